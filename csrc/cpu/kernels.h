@@ -1,0 +1,64 @@
+// What an instruction set offers: plain functions on blocks, no allocation, no threads. The driver owns both.
+#pragma once
+
+#include "../fec.h"
+#include "../math.h"
+
+namespace fec::cpu {
+
+constexpr int64_t kTile = 256;  // most points a side of a distance tile
+constexpr int64_t kDepth = 128;  // coordinates taken at a time, so that two packed panels stay in the L1 cache
+
+// A layer, its formula, and the power of two that brings its largest weight to [1, 2): huge and tiny layers then
+// neither overflow nor underflow when squared. Exact, and the entropies do not depend on it.
+struct Job {
+  const Layer* layer;
+  Formula formula;
+  double scale;
+  int64_t groups, points, coordinates;  // what `pairwise` compares: points inside a group
+};
+
+// A rectangle of the distances between the points of one group.
+struct Tile {
+  int64_t group, row, rows, column, columns;
+  void* out;
+  int64_t stride;  // elements between the rows of out
+  void* mirror;  // where the transposed rectangle goes; null: nowhere
+  int64_t mirror_stride;
+};
+
+// The kernels for one compute type (float or double; `void*` points at it).
+struct Real {
+  int lanes;
+
+  // Gathers `count` <= lanes filters from `first` side by side, block[channel][lane], sorts each of them, and returns
+  // the sum of |x_a - x_b| over their pairs, both orders.
+  double (*sort)(const Job& job, int64_t first, int64_t count, void* block);
+
+  // Entropies of the sorted filters of a block, which is overwritten; `scratch` has the size of the block.
+  void (*scan)(void* block, void* scratch, int64_t channels, int64_t count, double inverse_tau, double* out);
+
+  // Distances of one tile; returns their sum. `scratch` has tile_scratch(sizeof(type)) bytes.
+  double (*tile)(const Job& job, const Tile& tile, void* scratch);
+
+  // Adds `count` distances of one point to its sums.
+  void (*row)(Entropy entropy, const void* distances, int64_t count, double inverse_tau, RowSums* sums);
+};
+
+struct Kernels {
+  // The largest magnitude among n numbers as the bits of its own type (ordered like the magnitudes, with infinities
+  // and NaNs on top).
+  uint64_t (*largest)(DType dtype, const void* data, int64_t n, int64_t stride);
+  Real f32, f64;
+};
+
+// Two packed strips of points and the squared distances between them.
+constexpr int64_t tile_scratch(int64_t size) { return (2 * kTile * kDepth + kTile * kTile) * size; }
+
+extern const Kernels baseline_kernels;
+#ifdef FEC_X86
+extern const Kernels avx2_kernels;
+extern const Kernels avx512_kernels;
+#endif
+
+}  // namespace fec::cpu

@@ -1,0 +1,108 @@
+// Vectors of FEC_BYTES bytes on the GCC/Clang vector extension. Included only by the instruction-set files, inside
+// their own namespace; see math.h for why.
+#pragma once
+
+#define FEC_INLINE static inline __attribute__((always_inline))
+
+template <class T>
+struct Of;
+
+template <>
+struct Of<float> {
+  using Bits = uint32_t;
+  typedef float V __attribute__((vector_size(FEC_BYTES)));
+  typedef float Loose __attribute__((vector_size(FEC_BYTES), aligned(4), may_alias));
+  typedef uint32_t U __attribute__((vector_size(FEC_BYTES)));
+  static constexpr int lanes = FEC_BYTES / 4, mantissa = 23, bias = 127, exp_terms = 7, log_terms = 5;
+  static constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+  static constexpr float ln2_high = 0.693145751953125f, ln2_low = 1.428606765330187e-06f;
+  static constexpr float exp_limit = 87.0f;  // e^-87 is the last power that is not subnormal
+  static constexpr float inverse_tau_limit = 1e30f;
+};
+
+template <>
+struct Of<double> {
+  using Bits = uint64_t;
+  typedef double V __attribute__((vector_size(FEC_BYTES)));
+  typedef double Loose __attribute__((vector_size(FEC_BYTES), aligned(8), may_alias));
+  typedef uint64_t U __attribute__((vector_size(FEC_BYTES)));
+  static constexpr int lanes = FEC_BYTES / 8, mantissa = 52, bias = 1023, exp_terms = 13, log_terms = 11;
+  static constexpr double round = 6755399441055744.0;
+  static constexpr double ln2_high = 0.693147180369123816490, ln2_low = 1.90821492927058770002e-10;
+  static constexpr double exp_limit = 708.0;
+  static constexpr double inverse_tau_limit = 1e300;
+};
+
+template <class T>
+using Vec = typename Of<T>::V;
+
+template <class T>
+FEC_INLINE Vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename Of<T>::Loose*>(p);
+}
+
+template <class T>
+FEC_INLINE void store(T* p, Vec<T> v) {
+  *reinterpret_cast<typename Of<T>::Loose*>(p) = v;
+}
+
+template <class T>
+FEC_INLINE Vec<T> splat(T x) {
+  return x - Vec<T>{};
+}
+
+template <class V>
+FEC_INLINE V smaller(V a, V b) {
+  return a < b ? a : b;
+}
+
+template <class V>
+FEC_INLINE V larger(V a, V b) {
+  return a > b ? a : b;
+}
+
+template <class T>
+FEC_INLINE Vec<T> root(Vec<T> x) {
+  Vec<T> y{};
+  for (int l = 0; l < Of<T>::lanes; ++l) y[l] = sizeof(T) == 4 ? __builtin_sqrtf(x[l]) : __builtin_sqrt(x[l]);
+  return y;
+}
+
+template <class T>
+FEC_INLINE double total(Vec<T> x) {
+  double sum = 0;
+  for (int l = 0; l < Of<T>::lanes; ++l) sum += x[l];
+  return sum;
+}
+
+// e^-x for x >= 0; below the limit of the type it stays at the smallest normal power.
+template <class T>
+FEC_INLINE Vec<T> exp_minus(Vec<T> x) {
+  using K = Of<T>;
+  using U = typename K::U;
+  x = -smaller(x, splat<T>(K::exp_limit));
+  const Vec<T> shifted = x * T(1.4426950408889634) + K::round;
+  const Vec<T> n = shifted - K::round;
+  const Vec<T> r = (x - n * K::ln2_high) - n * K::ln2_low;
+  const Vec<T> power = exp_reduced<Vec<T>, K::exp_terms>(r);
+  return (Vec<T>)((U)power + ((U)shifted << K::mantissa));
+}
+
+// ln x for normal x > 0, and something finite for 0 (its callers multiply it by x).
+template <class T>
+FEC_INLINE Vec<T> logarithm(Vec<T> x) {
+  using K = Of<T>;
+  using U = typename K::U;
+  using B = typename K::Bits;
+  constexpr B half_range = sizeof(T) == 4 ? B(0x3f3504f3u) : B(0x3fe6a09e667f3bcdull);  // sqrt(1/2)
+  constexpr B one = B(K::bias) << K::mantissa;
+  const U moved = (U)x + (one - half_range);
+  Vec<T> exponent{};
+  const U steps = moved >> K::mantissa;
+  for (int l = 0; l < K::lanes; ++l) exponent[l] = T(int32_t(steps[l])) - T(K::bias);
+  const Vec<T> m = (Vec<T>)((moved & ((B(1) << K::mantissa) - 1)) + half_range);  // in [sqrt(1/2), sqrt(2))
+  const Vec<T> s = (m - 1) / (m + 1), s2 = s * s;
+  Vec<T> sum = splat<T>(T(1.0 / (2 * K::log_terms + 1)));
+  for (int n = K::log_terms - 1; n >= 0; --n) sum = sum * s2 + T(1.0 / (2 * n + 1));
+  return exponent * T(0.6931471805599453) + 2 * s * sum;
+}

@@ -1,0 +1,53 @@
+// The C++ interface: pointers, sizes, choices. No Python and no torch here.
+#pragma once
+
+#include <cstdint>
+
+namespace fec {
+
+enum class DType { F32, F64, F16, BF16 };
+enum class Compress { Rms, AbsMean, Mean, None };
+enum class Entropy { Similarity, Softmax, Distance };
+enum class Axis { Channels, Filters };
+enum class Algorithm { Auto, Sorted, Pairwise };
+
+// One weight, read where it lies. Filter f is the slice at outer index f / inner and inner index f % inner; it has
+// `channels` channels of `taps` numbers each. Strides count elements.
+struct Layer {
+  const void* data;
+  DType dtype;
+  int64_t outer, inner, channels, taps;
+  int64_t stride_outer, stride_inner, stride_channel, stride_tap;
+  double* out;  // outer * inner entropies in nats
+
+  int64_t filters() const { return outer * inner; }
+};
+
+struct Formula {
+  Compress compress;
+  Entropy entropy;
+  Axis axis;
+  double tau;  // 0: the layer's mean distance
+  double tau_scale;
+};
+
+struct Options {
+  Algorithm algorithm;
+  int threads;
+  const char* instruction_set;  // empty: the widest that this processor has
+};
+
+struct InstructionSet {
+  const char* name;
+  bool usable;
+};
+
+// The instruction sets that were built, narrowest first; ends with a null name.
+const InstructionSet* instruction_sets();
+
+// Writes the entropies of every filter of every layer. Returns -1, or the number of the first layer with a weight
+// that is not finite (layers from there on are not written). Throws std::invalid_argument for an instruction set that
+// is not usable or a layer that `Sorted` cannot do, std::bad_alloc when there is no memory.
+int64_t entropies(const Layer* layers, int64_t count, const Formula& formula, const Options& options);
+
+}  // namespace fec

@@ -1,0 +1,55 @@
+"""Channel-similarity entropy pruning of convolutional networks."""
+
+from .backends import backends
+from .checkpoint import load, save
+from .equivalence import verify_equivalence
+from .errors import (
+    ArgumentError,
+    BackendError,
+    CheckpointError,
+    EquivalenceError,
+    FecError,
+    FormulaError,
+    InputError,
+    LayerError,
+    MissingExtraError,
+    PlanError,
+    RatioError,
+    TrainingError,
+    WeightError,
+)
+from .finetune import evaluate, finetune
+from .formula import Formula
+from .plan import Plan
+from .pruning import PruneResult, prune
+from .scoring import ModelScores, score_model
+from .surgery import apply_plan
+
+__all__ = [
+    "ArgumentError",
+    "BackendError",
+    "CheckpointError",
+    "EquivalenceError",
+    "FecError",
+    "Formula",
+    "FormulaError",
+    "InputError",
+    "LayerError",
+    "MissingExtraError",
+    "ModelScores",
+    "Plan",
+    "PlanError",
+    "PruneResult",
+    "RatioError",
+    "TrainingError",
+    "WeightError",
+    "apply_plan",
+    "backends",
+    "evaluate",
+    "finetune",
+    "load",
+    "prune",
+    "save",
+    "score_model",
+    "verify_equivalence",
+]

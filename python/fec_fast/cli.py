@@ -1,0 +1,168 @@
+"""The command line: ``fec-fast score | prune | finetune | demo | info``."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any
+
+import torch
+import typer
+from typer.core import TyperGroup
+
+from . import checkpoint, data, zoo
+from .backends import backends
+from .demo import run_demo
+from .errors import FecError, InputError
+from .finetune import evaluate
+from .finetune import finetune as run_finetune
+from .formula import Formula
+from .pruning import prune as run_prune
+from .scoring import score_model
+
+
+class _OneLineErrors(TyperGroup):
+    """Tells what is wrong in one line and exits with 2; a traceback is for faults of the program, not of its input."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (FecError, OSError) as error:
+            typer.echo("error: " + " ".join(str(error).split()), err=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    cls=_OneLineErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Channel-similarity entropy pruning of convolutional networks.",
+)
+
+_ModelName = Annotated[
+    str, typer.Argument(metavar="MODEL", help="torchvision:NAME, zoo:NAME or path/to/file.py:factory")
+]
+_Weights = Annotated[
+    Path | None, typer.Option(help="safetensors, or a .pth read with weights_only. Without it: fresh weights.")
+]
+_Json = Annotated[Path | None, typer.Option("--json", help="Write the result there, too.")]
+
+
+@app.command()
+def score(
+    model: _ModelName,
+    weights: _Weights = None,
+    json: _Json = None,
+    compress: Annotated[str | None, typer.Option(help="rms, absmean, mean or none")] = None,
+    axis: Annotated[str | None, typer.Option(help="channels or filters")] = None,
+    entropy: Annotated[str | None, typer.Option(help="similarity, softmax or distance")] = None,
+) -> None:
+    """Print the entropy of the filters of every convolution, in nats."""
+    given = {"compress": compress, "axis": axis, "entropy": entropy}
+    formula = Formula.from_dict({word: value for word, value in given.items() if value is not None})
+    scores = score_model(_build(model, weights), formula=formula)
+    typer.echo(str(scores))
+    if json is not None:
+        _write(json, scores.to_json())
+
+
+@app.command()
+def prune(
+    model: _ModelName,
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write.")],
+    ratio: Annotated[float, typer.Option(help="Share of the filters to remove, 0 <= ratio < 1.")] = 0.5,
+    weights: _Weights = None,
+    criterion: Annotated[str, typer.Option(help="fec, l1, l2, fpgm or random")] = "fec",
+    sides: Annotated[str, typer.Option(help="both or producer")] = "both",
+    input_shape: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,C,H,W",
+            help="Shape of the example input; 1,1,8,8 for the zoo's digits networks, 1,3,32,32 for the rest of the "
+            "zoo and 1,3,224,224 for all others, unless given.",
+        ),
+    ] = None,
+    round_to: Annotated[int, typer.Option(help="Keep widths at multiples of this.")] = 1,
+) -> None:
+    """Remove filters, check the result against the masked original, and save it."""
+    checkpoint.check_destination(out)
+    example = torch.randn(_shape(model, input_shape), generator=torch.Generator().manual_seed(0))
+    network = _build(model, weights).eval()
+    result = run_prune(network, example, ratio=ratio, criterion=criterion, sides=sides, round_to=round_to)
+    typer.echo(result.summary())
+    typer.echo(f"saved in {checkpoint.save(result, out)}")
+
+
+@app.command()
+def finetune(
+    model: _ModelName,
+    checkpoint_folder: Annotated[Path, typer.Option("--checkpoint", help="What 'fec-fast prune' has written.")],
+    data_name: Annotated[str, typer.Option("--data", help="sklearn:digits or imagefolder:PATH")],
+    epochs: Annotated[int, typer.Option(help="Passes over the training data.")],
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write.")],
+) -> None:
+    """Train a pruned model further, evaluate it on the held-out data, and save it."""
+    checkpoint.check_destination(out)
+    plan = checkpoint.read_plan(checkpoint_folder)
+    network = checkpoint.load(zoo.build(model), checkpoint_folder)
+    train, held_out = data.load(data_name)
+    before = evaluate(network, held_out)
+    run_finetune(network, train, epochs=epochs)
+    after = evaluate(network, held_out)
+    typer.echo(f"held-out accuracy: {before:.4f} before, {after:.4f} after {epochs} epochs")
+    typer.echo(f"saved in {checkpoint.save(SimpleNamespace(model=network, plan=plan), out)}")
+
+
+@app.command()
+def demo(
+    json: Annotated[Path, typer.Option("--json", help="Where to write the figures.")] = Path("fec-fast-demo.json"),
+) -> None:
+    """Train, prune, fine-tune, save, load and evaluate two small networks on real digits; a few minutes on a CPU."""
+    run_demo(json)
+
+
+@app.command()
+def info() -> None:
+    """Print the version, and which backends are built and usable, and why the others are not."""
+    typer.echo(f"fec-fast {version('fec-fast')}, torch {torch.__version__}, Python {platform.python_version()}")
+    typer.echo(f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads")
+    for name, backend in backends().items():
+        state = "usable" if backend.usable else "built, not usable" if backend.built else "not built"
+        typer.echo(f"{name}: {state}" + (f" ({backend.reason})" if backend.reason else ""))
+
+
+def _build(name: str, weights: Path | None) -> torch.nn.Module:
+    model = zoo.build(name)
+    return model if weights is None else zoo.load_weights(model, weights)
+
+
+def _shape(model: str, text: str | None) -> tuple[int, ...]:
+    """The shape of the example input: as given, or that of the data a model of this name is made for."""
+    if text is None:
+        if not model.startswith("zoo:"):
+            return 1, 3, 224, 224
+        return (1, 1, 8, 8) if "digits" in model else (1, 3, 32, 32)
+    try:
+        shape = tuple(int(size) for size in text.split(","))
+    except ValueError:
+        raise InputError(f"--input-shape {text!r}: give whole numbers with commas, such as 1,3,224,224") from None
+    if any(size < 1 for size in shape):
+        raise InputError(f"--input-shape {text!r}: every size must be positive")
+    return shape
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a file beside and renames it, so that a half-written one never has the name."""
+    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(beside, path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise

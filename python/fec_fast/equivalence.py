@@ -1,0 +1,105 @@
+"""The proof of a pruning: the pruned network computes what the original computes with those channels masked."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import EquivalenceError, InputError
+from .inputs import call_model, describe, map_tensors, undisturbed
+from .plan import Plan
+from .scoring import unwrap
+from .tracer import tensors_in
+
+
+def mask(model: nn.Module, plan: Plan) -> nn.Module:
+    """A copy of a model in which the channels a plan removes are zero, on the side that makes them and on the one
+    that reads them.
+
+    Args:
+        model: The model before pruning.
+        plan: A plan for it.
+
+    Returns:
+        The masked copy, of the original's shape.
+
+    Raises:
+        PlanError: The plan is for another model.
+    """
+    model = unwrap(model)
+    plan.check(model)
+    masked = copy.deepcopy(model)
+    tensors = {**dict(masked.named_parameters()), **dict(masked.named_buffers())}
+    with torch.no_grad():
+        for name, axes in plan.keep.items():
+            # A variance of zero would divide by almost nothing; the other numbers of the channel are zero already.
+            if name not in tensors or name.endswith("running_var"):
+                continue
+            for axis, kept in axes.items():
+                gone = sorted(set(range(plan.shapes[name][int(axis)])) - set(kept))
+                tensors[name].index_fill_(int(axis), torch.tensor(gone, device=tensors[name].device), 0)
+    return masked
+
+
+def verify_equivalence(
+    original: nn.Module, pruned: nn.Module, plan: Plan, example_inputs: Any, *, tolerance: float = 1e-5
+) -> float:
+    """Compares a pruned network with the original whose removed channels are masked.
+
+    Both run in evaluation mode, as float64 copies, so that a difference is a mistake and not rounding; where the model
+    does not run in float64, in its own dtype.
+
+    Args:
+        original: The model before pruning; not changed.
+        pruned: The model after pruning; not changed.
+        plan: The plan that was applied.
+        example_inputs: See :func:`fec_fast.inputs.call_model`.
+        tolerance: The largest relative difference allowed.
+
+    Returns:
+        The largest absolute difference of any output tensor, divided by that tensor's largest absolute value.
+
+    Raises:
+        EquivalenceError: A larger difference, another shape of the outputs, or outputs that are not finite.
+        PlanError: The plan is for another model than ``original``.
+        InputError: A model cannot be run on these inputs.
+    """
+    masked, pruned = mask(original, plan), copy.deepcopy(unwrap(pruned))
+    try:
+        inputs = map_tensors(lambda t: t.double() if t.is_floating_point() else t, example_inputs)
+        expected = _outputs(masked.double(), inputs)
+    except InputError as error:
+        if not isinstance(error.__cause__, RuntimeError | TypeError):
+            raise
+        masked, inputs = mask(original, plan), example_inputs
+        expected = _outputs(masked, inputs)
+    else:
+        pruned = pruned.double()
+    found = _outputs(pruned, inputs)
+    if [t.shape for t in expected] != [t.shape for t in found]:
+        raise EquivalenceError(
+            f"the pruned network returns {describe(found)}, the masked original {describe(expected)}; "
+            "please report the model, and pass the layers concerned in ignore="
+        )
+    worst = 0.0
+    for left, right in zip(expected, found, strict=True):
+        left, right = left.double(), right.double()
+        if not bool(torch.isfinite(left).all() and torch.isfinite(right).all()):
+            raise EquivalenceError("an output is NaN or infinite, so nothing can be compared; try other example inputs")
+        if left.numel():
+            difference = float((left - right).abs().max())
+            worst = max(worst, difference / (float(left.abs().max()) or 1.0))
+    if worst > tolerance:
+        raise EquivalenceError(
+            f"the pruned network differs from the masked original by {worst:.3g} (relative), more than {tolerance:g}; "
+            "please report the model, and pass the layers concerned in ignore="
+        )
+    return worst
+
+
+def _outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
+    with undisturbed(model):
+        return [tensor.detach() for tensor in tensors_in(call_model(model, inputs))]

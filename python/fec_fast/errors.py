@@ -1,0 +1,95 @@
+"""Every error the package raises on purpose.
+
+All of them are :class:`FecError`. Where Python itself would raise ``ValueError``, ``TypeError``, ``KeyError`` or
+``ImportError``, the class is that as well, so callers need not know the package to handle it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FecError(Exception):
+    """Base of every error raised by fec_fast."""
+
+
+class FormulaError(FecError, ValueError):
+    """A formula word or number that does not exist or cannot be combined."""
+
+
+class WeightError(FecError, ValueError):
+    """A weight that cannot be scored: NaN or infinite, quantised, sparse, on the meta device, not initialised."""
+
+
+class LayerError(FecError, ValueError):
+    """A layer that does not exist, cannot be scored or cannot be pruned."""
+
+
+class RatioError(FecError, ValueError):
+    """A pruning ratio outside [0, 1), or contradictory ratios for coupled layers."""
+
+
+class InputError(FecError, ValueError):
+    """Example inputs the model cannot be run on, or data that cannot be trained on."""
+
+
+class ArgumentError(FecError, TypeError):
+    """An argument of the wrong kind."""
+
+
+class PlanError(FecError, ValueError):
+    """A plan that is malformed, or belongs to another model."""
+
+
+class CheckpointError(FecError, ValueError):
+    """A checkpoint that is missing, truncated, edited, or belongs to another model."""
+
+
+class EquivalenceError(FecError, ValueError):
+    """The pruned network does not compute what the masked original computes."""
+
+
+class BackendError(FecError, RuntimeError):
+    """A backend that is not built or cannot run here."""
+
+
+class TrainingError(FecError, RuntimeError):
+    """Training that cannot go on, such as a loss that is not a number."""
+
+
+class MissingExtraError(FecError, ImportError):
+    """An optional dependency is missing; the message names the command that installs it."""
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:
+    """Builds the error for an optional dependency that is not installed.
+
+    Args:
+        package: The distribution that could not be imported.
+        extra: The extra of fec_fast that brings it.
+        purpose: What it is needed for, as the subject of "needs".
+
+    Returns:
+        The error, to be raised by the caller.
+    """
+    return MissingExtraError(f"{purpose} needs {package}: pip install 'fec_fast[{extra}]'")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Words a hint at the real names nearest to a wrong one.
+
+    Args:
+        name: The name that was not found.
+        known: The names that exist.
+
+    Returns:
+        A clause such as ``"the nearest names are 'conv1' and 'conv2'"``, or one that lists a few names
+        when none is near.
+    """
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if close:
+        return "nearest: " + ", ".join(repr(n) for n in close)
+    shown = ", ".join(repr(n) for n in known[:5])
+    return f"known: {shown}{', ...' if len(known) > 5 else ''}" if known else "there are none"

@@ -1,0 +1,256 @@
+"""``prune``: trace, score, plan, cut and prove, in that order."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from .coupling import CoupledSet, Coupling, couple, kept_indices, new_attributes
+from .criteria import Criterion, check_criterion, unit_scores
+from .equivalence import verify_equivalence
+from .errors import ArgumentError, LayerError, RatioError, WeightError
+from .formula import Formula
+from .plan import Plan, fingerprint
+from .ratios import check_ratio, check_round_to, removals
+from .report import Counts, comparison_table, count
+from .scoring import unwrap
+from .surgery import apply_plan
+from .trace import Trace, trace
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """A pruned network and how it came about.
+
+    Attributes:
+        model: The pruned copy.
+        plan: What was removed.
+        before: Parameters and multiply-accumulates of the original, in all and by layer.
+        after: The same of the pruned copy.
+        difference: What :func:`fec_fast.verify_equivalence` returned; ``None`` when it was not asked for.
+    """
+
+    model: nn.Module
+    plan: Plan
+    before: Counts
+    after: Counts
+    difference: float | None
+
+    def summary(self) -> str:
+        """A table of parameters and multiply-accumulates before and after, by layer, with what was left alone.
+
+        Returns:
+            Text of several lines.
+        """
+        lines = [comparison_table(self.before, self.after)]
+        lines += [f"kept whole: {layer}: {reason}" for layer, reason in self.plan.pinned.items()]
+        lines += [f"note: {note}" for note in self.plan.notes]
+        return "\n".join(lines)
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    ratio: float | None = None,
+    ratios: Mapping[str, float] | None = None,
+    criterion: str | Criterion = "fec",
+    formula: Formula | None = None,
+    sides: str = "both",
+    ignore: Sequence[str] = (),
+    round_to: int = 1,
+    verify: bool = True,
+) -> PruneResult:
+    """Makes a physically smaller copy of a network.
+
+    The model is run once on the example inputs to find which channels stand or fall together; every coupled set loses
+    its lowest-scored channels. The model's outputs keep their width. The given model is not changed.
+
+    Args:
+        model: The network; DataParallel, DistributedDataParallel and torch.compile wrappers are looked through.
+        example_inputs: A tensor or list is the single argument, a tuple the positional arguments, a dictionary the
+            keyword arguments. A small batch will do.
+        ratio: The share of channels to remove from every coupled set, in [0, 1); 0.5 if neither this nor ``ratios``
+            is given.
+        ratios: The share for each named layer instead; layers that are not named (nor coupled to one) stay whole.
+        criterion: ``"fec"``, ``"l1"``, ``"l2"``, ``"fpgm"``, ``"random"`` (by torch's global generator), or a
+            function from weights ``[filters, channels, *kernel]`` to one number a filter. Low goes first.
+        formula: Of the entropies when the criterion is ``"fec"``; ``None`` is ``Formula()``.
+        sides: ``"both"`` scores a channel by the filters that make it times the slices that read it;
+            ``"producer"`` by the former alone.
+        ignore: Names of layers, or of modules that hold layers, that keep their channels.
+        round_to: Widths that remain are rounded up to a multiple of this, where possible.
+        verify: Whether to prove the result with :func:`fec_fast.verify_equivalence`.
+
+    Returns:
+        The pruned copy, its plan and its counts.
+
+    Raises:
+        RatioError: A ratio outside [0, 1), or different ratios for coupled layers.
+        LayerError: An unknown name, or a model with nothing to prune.
+        InputError: The model cannot be run on the example inputs.
+        WeightError: Weights that cannot be scored.
+        ArgumentError: An argument of the wrong kind.
+        EquivalenceError: The pruned network is not the masked original; please report it.
+    """
+    name, formula = _check(model, ratio, ratios, criterion, formula, sides, ignore, round_to)
+    model = unwrap(model)
+    _check_weights(model)
+    traced = trace(model, example_inputs)
+    coupling = couple(traced, ignore)
+    if not coupling.sets:
+        raise LayerError(f"{type(model).__name__} has nothing to prune: {_reasons(coupling)}")
+    known = [use.layer for use in traced.uses.values()] + traced.unreached
+    counts = removals(coupling, ratio, ratios, round_to, known)
+    weights = dict(model.named_parameters())
+    scores = unit_scores(coupling.sets, traced, weights, criterion, formula, sides)
+    removed, records = _choose(coupling.sets, counts, [score.tolist() for score in scores])
+    plan = _plan(model, traced, coupling, removed, records, name, formula if name == "fec" else None, sides)
+    if not removed and (ratio is None or ratio > 0):
+        warnings.warn("nothing was pruned: the ratios are too small for these widths and round_to", stacklevel=2)
+    pruned = copy.deepcopy(model)
+    apply_plan(pruned, plan)
+    difference = verify_equivalence(model, pruned, plan, example_inputs) if verify else None
+    return PruneResult(pruned, plan, count(model, example_inputs), count(pruned, example_inputs), difference)
+
+
+def _check(
+    model: nn.Module,
+    ratio: float | None,
+    ratios: Mapping[str, float] | None,
+    criterion: str | Criterion,
+    formula: Formula | None,
+    sides: str,
+    ignore: Sequence[str],
+    round_to: int,
+) -> tuple[str, Formula]:
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if ratio is not None and ratios is not None:
+        raise RatioError("give ratio= for every layer or ratios= by layer, not both")
+    if ratio is not None:
+        check_ratio("ratio", ratio)
+    if ratios is not None and not isinstance(ratios, Mapping):
+        raise ArgumentError(f"ratios: expected a mapping from layer names to numbers, got {type(ratios).__name__}")
+    if isinstance(ignore, str):
+        raise ArgumentError(f"ignore={ignore!r}: give a sequence of names, such as ({ignore!r},)")
+    if sides not in ("both", "producer"):
+        raise ArgumentError(f"sides={sides!r}: one of 'both', 'producer'")
+    if formula is not None and not isinstance(formula, Formula):
+        raise ArgumentError(f"formula: expected a fec_fast.Formula, got {type(formula).__name__}")
+    if formula is not None and criterion != "fec":
+        raise ArgumentError(f"formula= belongs to criterion='fec', not to criterion={criterion!r}")
+    check_round_to(round_to)
+    return check_criterion(criterion), formula or Formula()
+
+
+def _check_weights(model: nn.Module) -> None:
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    if not tensors:
+        raise LayerError(f"{type(model).__name__} has no parameters: there is nothing to prune")
+    for name, tensor in tensors:
+        if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
+            raise WeightError(f"{name} is not initialised: run the model once before pruning it")
+        if tensor.is_meta:
+            raise WeightError(f"{name} is on the meta device and has no values: load the weights first")
+        if tensor.layout != torch.strided:
+            raise WeightError(f"{name} is sparse ({tensor.layout}): convert it with .to_dense()")
+        if tensor.is_quantized:
+            raise WeightError(f"{name} is quantised ({tensor.dtype}): prune the float model and quantise it afterwards")
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
+            raise WeightError(f"{name} is quantised: prune the float model and quantise it afterwards")
+    for name, tensor in model.named_parameters():
+        finite = torch.isfinite(tensor.detach())
+        if not bool(finite.all()):
+            index = torch.nonzero(~finite)[0].tolist()
+            raise WeightError(f"{name} holds {float(tensor.detach()[tuple(index)])} at index {index}: repair or reload it")
+
+
+def _reasons(coupling: Coupling) -> str:
+    if not coupling.pinned:
+        return "it has no convolution or linear layer that the example inputs reach"
+    common = Counter(coupling.pinned.values()).most_common(3)
+    return "; ".join(f"{number} layer(s): {reason}" for reason, number in common)
+
+
+def _choose(
+    sets: Sequence[CoupledSet], counts: Sequence[int], scores: Sequence[list[float]]
+) -> tuple[set[int], list[dict[str, Any]]]:
+    removed: set[int] = set()
+    records = []
+    for one, number, values in zip(sets, counts, scores, strict=True):
+        gone = sorted(sorted(range(len(values)), key=lambda unit: (values[unit], unit))[:number])
+        removed.update(one.units[unit] for unit in gone)
+        records.append(
+            {"name": one.name, "layers": list(one.layers), "units": len(one.units), "removed": gone, "scores": values}
+        )
+    return removed, records
+
+
+def _plan(
+    model: nn.Module,
+    traced: Trace,
+    coupling: Coupling,
+    removed: set[int],
+    records: list[dict[str, Any]],
+    criterion: str,
+    formula: Formula | None,
+    sides: str,
+) -> Plan:
+    tensors = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    first_names: dict[int, str] = {}
+    for name, tensor in tensors.items():
+        first_names.setdefault(id(tensor), name)
+    keep: dict[str, dict[str, list[int]]] = {}
+    for name, tensor in tensors.items():
+        for axis in range(tensor.dim()):
+            line = traced.axes.get((first_names[id(tensor)], axis), [])
+            kept = kept_indices(line, removed, traced)
+            if len(kept) < len(line):
+                keep.setdefault(name, {})[str(axis)] = kept
+    notes = [f"{layer}: some channels stay: {reason}" for layer, reason in coupling.partly.items()]
+    return Plan(
+        fingerprint=fingerprint(model),
+        shapes={name: list(tensors[name].shape) for name in keep},
+        keep=keep,
+        attributes=_attributes(model, traced, removed, keep),
+        sets=records,
+        criterion=criterion,
+        formula=formula.to_dict() if formula else None,
+        sides=sides,
+        pinned=coupling.pinned,
+        notes=notes + traced.notes,
+    )
+
+
+def _attributes(
+    model: nn.Module, traced: Trace, removed: set[int], keep: Mapping[str, Mapping[str, list[int]]]
+) -> dict[str, dict[str, int]]:
+    names = {id(parameter): name for name, parameter in reversed(list(model.named_parameters()))}
+    attributes: dict[str, dict[str, int]] = {}
+    for name, module in model.named_modules():
+        weight_name = f"{name}.weight" if name else "weight"
+        if weight_name not in keep:
+            continue
+        use = traced.uses.get(names.get(id(module.weight), ""))
+        if isinstance(module, nn.modules.conv._ConvNd) and use is not None:
+            inputs, outputs, groups = new_attributes(use, removed, traced)
+            attributes[name] = {"in_channels": inputs, "out_channels": outputs, "groups": groups}
+        elif isinstance(module, nn.Linear) and use is not None:
+            inputs, outputs, _ = new_attributes(use, removed, traced)
+            attributes[name] = {"in_features": inputs, "out_features": outputs}
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            attributes[name] = {"num_features": len(keep[weight_name]["0"])}
+    return attributes

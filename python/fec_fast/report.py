@@ -1,0 +1,169 @@
+"""Counts and times: parameters, multiply-accumulates and latency of a model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.benchmark import Timer
+from torch.utils.flop_counter import FlopCounterMode
+
+from .errors import ArgumentError
+from .inputs import call_model, undisturbed
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """Size of one layer.
+
+    Attributes:
+        parameters: Numbers of its own, those of its children not included.
+        macs: Multiply-accumulates of its own in one call of the model, those of its children not included.
+    """
+
+    parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Size of a model.
+
+    Attributes:
+        parameters: Numbers in its parameters; a parameter shared by several layers counts once.
+        macs: Multiply-accumulates of one call on the example inputs: half the floating-point operations that torch's
+            counter gives (convolutions and matrix products; additions, activations and norms are not counted).
+        by_layer: The same by layer, in the order of the model, for layers with either; ``""`` is the model itself.
+            They add up to the totals.
+    """
+
+    parameters: int
+    macs: int
+    by_layer: dict[str, LayerCount] = field(default_factory=dict)
+
+
+def count(model: nn.Module, example_inputs: Any) -> Counts:
+    """Counts parameters and multiply-accumulates, in evaluation mode; the model is left as it was.
+
+    Args:
+        model: The model.
+        example_inputs: What it is called on; a tensor or list is the single argument, a tuple the positional
+            arguments, a dictionary the keyword arguments.
+
+    Returns:
+        The counts.
+
+    Raises:
+        InputError: The model cannot be run on the example inputs.
+    """
+    counter = FlopCounterMode(display=False)
+    with undisturbed(model), _no_fused_attention(), counter:
+        call_model(model, example_inputs)
+    # The counter's names start with the class of the outermost module.
+    root = type(model).__name__
+    flops = {name: sum(by_op.values()) for name, by_op in counter.get_flop_counts().items()}
+    flops[root] = counter.get_total_flops()
+
+    by_layer: dict[str, LayerCount] = {}
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        parameters = 0
+        for parameter in module.parameters(recurse=False):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                parameters += parameter.numel()
+        path = f"{root}.{name}" if name else root
+        own = flops.get(path, 0) - sum(flops.get(f"{path}.{child}", 0) for child, _ in module.named_children())
+        if parameters or own:
+            by_layer[name] = LayerCount(parameters, own // 2)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return Counts(total, flops[root] // 2, by_layer)
+
+
+@contextlib.contextmanager
+def _no_fused_attention() -> Iterator[None]:
+    """Switches off the fused attention of evaluation mode: it is one operator, for which the counter has no rule."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def comparison_table(before: Counts, after: Counts) -> str:
+    """A table of two counts by layer, with the totals in the last row.
+
+    Args:
+        before: The counts of the original.
+        after: The counts of the pruned model.
+
+    Returns:
+        Lines of text: layer, parameters before and after and their change, MACs before and after and their change.
+    """
+    nothing = LayerCount(0, 0)
+    rows = [("layer", "parameters", "after", "change", "MACs", "after", "change")]
+    for name in dict.fromkeys([*before.by_layer, *after.by_layer]):
+        old, new = before.by_layer.get(name, nothing), after.by_layer.get(name, nothing)
+        rows.append(_row(name or "(model)", old, new))
+    rows.append(
+        _row("total", LayerCount(before.parameters, before.macs), LayerCount(after.parameters, after.macs)),
+    )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+    rule = "-" * len(lines[0])
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def _row(name: str, old: LayerCount, new: LayerCount) -> tuple[str, ...]:
+    return (
+        name,
+        f"{old.parameters:,}",
+        f"{new.parameters:,}",
+        _change(old.parameters, new.parameters),
+        f"{old.macs:,}",
+        f"{new.macs:,}",
+        _change(old.macs, new.macs),
+    )
+
+
+def _change(old: int, new: int) -> str:
+    if old == new:
+        return "="
+    return f"{100 * (new - old) / old:+.1f} %" if old else "new"
+
+
+def measure_latency(model: nn.Module, example_inputs: Any, min_run_time: float = 1.0) -> float:
+    """Measures how long one call takes, in evaluation mode without gradients, with the threads torch is set to.
+
+    Args:
+        model: The model; it is left as it was.
+        example_inputs: What it is called on, as for :func:`count`.
+        min_run_time: How long to measure, in seconds.
+
+    Returns:
+        The median, in seconds.
+
+    Raises:
+        ArgumentError: min_run_time is not positive.
+        InputError: The model cannot be run on the example inputs.
+    """
+    if not min_run_time > 0:
+        raise ArgumentError(f"min_run_time={min_run_time!r}: give a positive number of seconds")
+    with undisturbed(model):
+        call_model(model, example_inputs)
+        timer = Timer(
+            "call_model(model, example_inputs)",
+            globals={"call_model": call_model, "model": model, "example_inputs": example_inputs},
+            num_threads=torch.get_num_threads(),
+        )
+        return float(timer.blocked_autorange(min_run_time=min_run_time).median)

@@ -1,0 +1,201 @@
+"""The state of an unfinished training on disk: weights and momentum as safetensors, the rest as JSON. No pickle.
+
+The folder holds ``training.json`` and the one tensor file that it names, with its checksum. A new state is written
+beside the old one and takes effect when ``training.json`` is renamed into place, so that a crash at any moment leaves
+either the old state or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .errors import CheckpointError
+
+_FORMAT = "fec_fast training state"
+_VERSION = 1
+_INDEX = "training.json"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a training needs to go on to the same numbers.
+
+    Attributes:
+        epoch: Number of finished epochs.
+        settings: Everything the coming numbers depend on; must be the same when training goes on.
+        history: One dictionary for each finished epoch.
+        scaler: State of the gradient scaler of float16 training, else ``None``.
+        model: The model's state dict.
+        momentum: Momentum buffers by parameter name; a parameter that never had a gradient has none.
+    """
+
+    epoch: int
+    settings: dict[str, Any]
+    history: list[dict[str, Any]]
+    scaler: dict[str, Any] | None
+    model: dict[str, Tensor]
+    momentum: dict[str, Tensor]
+
+
+def check_folder(folder: Path) -> None:
+    """Makes sure that a training state may be written to a folder.
+
+    Args:
+        folder: May be absent, empty, or hold a training state.
+
+    Raises:
+        CheckpointError: It is a file, or holds something else.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file; name a folder for the training state")
+    if not (folder / _INDEX).is_file() and any(folder.iterdir()):
+        raise CheckpointError(f"{folder} holds something else than a training state and is left alone; name another")
+
+
+def exists(folder: Path) -> bool:
+    """Tells whether a folder holds a training state.
+
+    Args:
+        folder: Any path.
+
+    Returns:
+        True if there is one, whole or not.
+    """
+    return (folder / _INDEX).is_file()
+
+
+def write(folder: Path, state: TrainingState) -> None:
+    """Writes a training state, replacing the one that is there only when the new one is whole.
+
+    Args:
+        folder: See :func:`check_folder`; made if absent.
+        state: What to write. Tensors may be on any device.
+
+    Raises:
+        CheckpointError: The folder holds something else.
+        OSError: The disk is full or not writable; the old state is still there.
+    """
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"state-{state.epoch:04d}.safetensors"
+    # A tensor that lies in the file twice (tied weights) must not share memory, hence the clones.
+    tensors = {
+        f"{kind}/{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for kind, group in (("model", state.model), ("momentum", state.momentum))
+        for key, value in group.items()
+    }
+    temporary = folder / f"{name}.part"
+    save_file(tensors, temporary)
+    _replace(temporary, folder / name)
+    index = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "epoch": state.epoch,
+        "settings": state.settings,
+        "history": state.history,
+        "scaler": state.scaler,
+        "file": name,
+        "sha256": _sha256(folder / name),
+    }
+    temporary = folder / f"{_INDEX}.part"
+    temporary.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    _replace(temporary, folder / _INDEX)
+    for old in [*folder.glob("state-*.safetensors"), *folder.glob("*.part")]:
+        if old.name != name:
+            old.unlink()
+
+
+def read(folder: Path, settings: Mapping[str, Any], model: nn.Module) -> TrainingState:
+    """Reads a training state and makes sure that it belongs to this training of this model.
+
+    Args:
+        folder: Holds a training state.
+        settings: The settings of the training that is to go on.
+        model: The model that is to be filled; not changed.
+
+    Returns:
+        The state, tensors on the CPU.
+
+    Raises:
+        CheckpointError: It is missing, truncated or edited, or belongs to another training or model.
+    """
+    try:
+        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        if index["format"] != _FORMAT or index["version"] != _VERSION:
+            raise CheckpointError(
+                f"{folder / _INDEX} is {index['format']!r} version {index['version']!r}; this version of fec_fast "
+                f"reads {_FORMAT!r} version {_VERSION}"
+            )
+        file = folder / Path(index["file"]).name
+        if _sha256(file) != index["sha256"]:
+            raise CheckpointError(f"{file} was truncated or edited: its checksum is not the one in {_INDEX}")
+        tensors = load_file(file)
+        state = TrainingState(
+            epoch=index["epoch"],
+            settings=index["settings"],
+            history=index["history"],
+            scaler=index["scaler"],
+            model={k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")},
+            momentum={k.removeprefix("momentum/"): v for k, v in tensors.items() if k.startswith("momentum/")},
+        )
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, safetensors.SafetensorError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"the training state in {folder} cannot be read: {reason}") from error
+    _check_settings(folder, state.settings, settings)
+    _check_tensors(folder, state, model)
+    return state
+
+
+def _check_settings(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    changed = [
+        f"{key} was {stored.get(key)!r} and is {wanted.get(key)!r}"
+        for key in sorted({*stored, *wanted})
+        if stored.get(key) != wanted.get(key)
+    ]
+    if changed:
+        raise CheckpointError(
+            f"the training in {folder} cannot go on with other settings ({'; '.join(changed)}): take the old ones, or "
+            "start anew with resume=False"
+        )
+
+
+def _check_tensors(folder: Path, state: TrainingState, model: nn.Module) -> None:
+    parameters = {key: value for key, value in model.named_parameters() if value.requires_grad}
+    for kind, stored, own in (
+        ("weights", state.model, model.state_dict()),
+        ("momentum", state.momentum, {key: parameters[key] for key in state.momentum if key in parameters}),
+    ):
+        odd = sorted(set(stored) ^ set(own))
+        odd += [key for key in stored if key in own and stored[key].shape != own[key].shape]
+        if odd:
+            raise CheckpointError(
+                f"the training state in {folder} is for another model: its {kind} differ in {odd[0]!r} and "
+                f"{len(odd) - 1} more; a pruned model must be loaded as pruned before it is trained on"
+            )
+
+
+def _replace(temporary: Path, final: Path) -> None:
+    """Renames a file into place after its bytes are on the disk."""
+    with temporary.open("rb+") as handle:
+        os.fsync(handle.fileno())
+    os.replace(temporary, final)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

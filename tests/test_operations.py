@@ -1,0 +1,179 @@
+"""One small network for each operation that other pruning tools get wrong: exact, or kept whole with its reason."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import fec_fast
+
+
+class Net(nn.Module):
+    """conv a -> body(x) -> conv b -> 3 outputs."""
+
+    def __init__(self, body, width=16, out=16):
+        super().__init__()
+        self.a = nn.Conv2d(3, width, 3, padding=1)
+        self.b = nn.Conv2d(out, 3, 1)
+        self.body = body if isinstance(body, nn.Module) else Function(body)
+
+    def forward(self, x):
+        return self.b(self.body(torch.relu(self.a(x))))
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class Gate(nn.Module):
+    """Squeeze and excitation."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.up(torch.relu(self.down(x.mean((2, 3), keepdim=True)))))
+
+
+class SpatialGate(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.map = nn.Conv2d(16, 1, 3, padding=1)
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.map(x))
+
+
+class Dense(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.grow = nn.Conv2d(16, 8, 3, padding=1)
+
+    def forward(self, x):
+        return torch.cat([x, self.grow(x)], 1)
+
+
+class Buffered(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.rand(1, 16, 1, 1))
+        self.gamma = nn.Parameter(torch.rand(16, 1, 1))
+
+    def forward(self, x):
+        return x * self.scale * self.gamma
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1)
+        self.two.weight = self.one.weight
+
+    def forward(self, x):
+        return self.two(self.one(x))
+
+
+EXACT = {
+    "identity": (nn.Identity(), 16),
+    "flip": (lambda x: x.flip(1), 16),
+    "depthwise": (nn.Conv2d(16, 16, 3, groups=16), 16),
+    "depthwise multiplier": (nn.Conv2d(16, 32, 3, groups=16), 32),
+    "grouped": (nn.Conv2d(16, 32, 3, groups=4), 32),
+    "many groups": (nn.Conv2d(16, 16, 3, groups=8), 16),
+    "transposed": (nn.ConvTranspose2d(16, 8, 2, stride=2), 8),
+    "grouped transposed": (nn.ConvTranspose2d(16, 8, 2, stride=2, groups=2), 8),
+    "depthwise transposed": (nn.ConvTranspose2d(16, 16, 2, stride=2, groups=16), 16),
+    "squeeze and excitation": (Gate(), 16),
+    "spatial gate": (SpatialGate(), 16),
+    "dense": (Dense(), 24),
+    "buffer and parameter products": (Buffered(), 16),
+    "tied weights": (Tied(), 16),
+    "L2 normalisation over channels": (lambda x: F.normalize(x, dim=1), 16),
+    "batch norm without affine": (nn.BatchNorm2d(16, affine=False), 16),
+    "upsampling": (nn.Upsample(scale_factor=2, mode="bilinear"), 16),
+}
+WHOLE = {
+    "channel shuffle": (nn.ChannelShuffle(2), 16, "splits channels|shuffle"),
+    "chunk": (lambda x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1], 8, "fixed positions"),
+    "roll": (lambda x: x.roll(3, 1), 16, "fixed positions"),
+    "index permutation": (lambda x: x[:, [*range(15, -1, -1)]], 16, "no rule"),
+    "pixel shuffle": (nn.PixelShuffle(2), 4, "aten.pixel_shuffle|splits channels"),
+    "group norm": (nn.GroupNorm(4, 16), 16, "statistics over channels"),
+    "softmax over channels": (lambda x: x.softmax(1), 16, "relates channels"),
+    "mean over channels": (lambda x: x - x.mean(1, keepdim=True), 16, "over channels"),
+    "functional weight": (lambda x: F.conv2d(x, torch.ones(16, 16, 1, 1)), 16, "not a parameter"),
+    "weight norm": (nn.utils.parametrizations.weight_norm(nn.Conv2d(16, 16, 1)), 16, "not a parameter"),
+    "scale by a constant": (lambda x: x * torch.arange(16.0).view(1, 16, 1, 1), 16, ""),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_exact(name):
+    torch.manual_seed(0)
+    body, out = EXACT[name]
+    model = Net(body, out=out).eval()
+    result = fec_fast.prune(model, torch.randn(2, 3, 8, 8), ratio=0.5)
+    assert result.difference is not None and result.difference < 1e-9
+    assert result.model.a.out_channels < 16
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_kept_whole_with_a_reason(name):
+    torch.manual_seed(0)
+    body, out, words = WHOLE[name]
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 3, 1), Net(body, out=out)).eval()
+    result = fec_fast.prune(model, torch.randn(2, 3, 8, 8), ratio=0.5)
+    assert result.difference is not None and result.difference < 1e-9
+    assert result.model[0].out_channels == 4
+    assert result.model[3].a.out_channels == 16
+    assert "3.a" in result.plan.pinned
+    assert any(word in " ".join([*result.plan.notes, *result.plan.pinned.values()]) for word in words.split("|"))
+
+
+@pytest.mark.parametrize("dimensions", [1, 3])
+def test_other_dimensions(dimensions):
+    conv, norm = (nn.Conv1d, nn.BatchNorm1d) if dimensions == 1 else (nn.Conv3d, nn.BatchNorm3d)
+    model = nn.Sequential(conv(2, 12, 3), norm(12), nn.ReLU(), conv(12, 4, 1)).eval()
+    result = fec_fast.prune(model, torch.randn(2, 2, *[6] * dimensions), ratio=0.5)
+    assert result.model[0].out_channels == 6 and result.model[1].num_features == 6
+    assert result.difference is not None and result.difference < 1e-9
+
+
+def test_hard_coded_view_is_refused_and_nothing_changes():
+    class Hard(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.fc = nn.Conv2d(3, 16, 1), nn.Linear(16, 2)
+
+        def forward(self, x):
+            return self.fc(self.a(x).mean((2, 3)).view(-1, 16))
+
+    model = Hard().eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(fec_fast.FecError):
+        fec_fast.prune(model, torch.randn(3, 3, 4, 4))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_training_branches_are_traced_too():
+    class Auxiliary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.aux = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 2, 1), nn.Conv2d(16, 4, 1)
+
+        def forward(self, x):
+            x = self.a(x)
+            return (self.b(x), self.aux(x)) if self.training else self.b(x)
+
+    result = fec_fast.prune(Auxiliary().eval(), torch.randn(2, 3, 4, 4))
+    assert result.model.aux.in_channels == 8 and result.model.aux.out_channels == 4
+    result.model.train()(torch.randn(2, 3, 4, 4))[1].sum().backward()
+    assert result.model.aux.weight.grad.shape == (4, 8, 1, 1)
