@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import warnings
 
+import fec_fast
 import pytest
 import torch
+from fec_fast import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-
-import fec_fast
-from fec_fast import zoo
 
 torchvision = pytest.importorskip("torchvision")
 models = torchvision.models

@@ -6,12 +6,12 @@ import copy
 import dataclasses
 import json
 
+import fec_fast
 import pytest
 import torch
-from torch import nn
-
-import fec_fast
 from fec_fast import surgery, zoo
+from fec_fast.plan import named_tensors
+from torch import nn
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def pruned():
 
 def snapshot(model: nn.Module) -> list[object]:
     return [
-        [(name, tensor.detach().clone(), tensor.requires_grad) for name, tensor in model.state_dict(keep_vars=True).items()],
+        [(name, tensor.detach().clone(), tensor.requires_grad) for name, tensor in named_tensors(model).items()],
         [None if parameter.grad is None else parameter.grad.clone() for parameter in model.parameters()],
         [{k: v for k, v in vars(m).items() if isinstance(v, int | bool | tuple)} for m in model.modules()],
         [id(parameter) for parameter in model.parameters()],

@@ -93,7 +93,8 @@ def couple(trace: Trace, ignore: Sequence[str] = ()) -> Coupling:
 
 
 def _pinned(trace: Trace) -> tuple[dict[str, str], dict[str, str]]:
-    pinned, partly = {}, {}
+    pinned: dict[str, str] = {}
+    partly: dict[str, str] = {}
     for use in trace.uses.values():
         reasons = [trace.sets.reason(label) for label in use.outputs]
         given = [reason for reason in reasons if reason is not None]

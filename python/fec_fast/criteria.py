@@ -38,7 +38,7 @@ def l2(weight: Tensor) -> Tensor:
     Returns:
         ``[filters]``.
     """
-    return weight.flatten(1).norm(dim=1)
+    return torch.linalg.vector_norm(weight.flatten(1), dim=1)
 
 
 def fpgm(weight: Tensor) -> Tensor:
@@ -110,8 +110,8 @@ def unit_scores(
     jobs = [(use, False) for use in trace.uses.values()]
     if sides == "both":
         jobs += [(use, True) for use in trace.uses.values()]
-    jobs = [(use, consumer) for use, consumer in jobs if _scorable(use, weights[use.weight], consumer, criterion, formula)]
     if criterion == "fec":
+        jobs = [(use, consumer) for use, consumer in jobs if _has_entropy(use, weights[use.weight], consumer, formula)]
         vectors = _entropies(jobs, weights, formula)
     else:
         function = criterion if callable(criterion) else CLASSICAL[criterion]
@@ -141,10 +141,8 @@ def _axis(use: Use, consumer: bool) -> int:
     return use.in_axis if consumer else use.out_axis
 
 
-def _scorable(use: Use, weight: Tensor, consumer: bool, criterion: str | Criterion, formula: Formula) -> bool:
+def _has_entropy(use: Use, weight: Tensor, consumer: bool, formula: Formula) -> bool:
     """Whether a side of a layer carries an entropy: one channel, or one filter, has nothing to compare."""
-    if criterion != "fec":
-        return True
     axis = _axis(use, consumer)
     if formula.axis == "channels":
         return weight.shape[1] > 1 if axis == 0 else weight.shape[0] // use.groups > 1

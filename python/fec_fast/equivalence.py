@@ -16,8 +16,7 @@ from .tracer import tensors_in
 
 
 def mask(model: nn.Module, plan: Plan) -> nn.Module:
-    """A copy of a model in which the channels a plan removes are zero, on the side that makes them and on the one
-    that reads them.
+    """Copies a model and sets the channels a plan removes to zero, where they are made and where they are read.
 
     Args:
         model: The model before pruning.

@@ -263,12 +263,18 @@ class _Training:
         self.sgd = torch.optim.SGD(
             self.named.values(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
+        self.forward = vars(model).get("forward")
         self.prepared, self.optimizer, self.loader = accelerator.prepare(model, self.sgd, train_loader)
         self.steps = len(self.loader)  # of this process
 
     def close(self) -> None:
         """Takes accelerate's wrappers off the model and restores the modes."""
         self.accelerator.unwrap_model(self.prepared, keep_fp32_wrapper=False)
+        # accelerate leaves an attribute that shadows the class's method.
+        if self.forward is None:
+            vars(self.model).pop("forward", None)
+        else:
+            self.model.forward = self.forward
         for module, mode in self.modes:
             module.training = mode
 

@@ -54,6 +54,7 @@ class Formula:
     tau_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        """Refuses words and numbers that mean nothing."""
         for field, words in (
             ("compress", get_args(Compress)),
             ("entropy", get_args(Entropy)),
@@ -108,6 +109,7 @@ class Formula:
         return cls(**values)
 
     def __str__(self) -> str:
+        """The choices in words."""
         words = f"{self.entropy} entropy, axis={self.axis}, compress={self.compress}"
         tau = "mean distance" if self.tau is None else f"{self.tau:g}"
         scale = "" if self.tau_scale == 1.0 else f"{self.tau_scale:g} x "

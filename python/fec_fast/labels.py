@@ -21,6 +21,7 @@ class LabelSets:
     """A union-find over labels, with the reason for which a set may not be removed."""
 
     def __init__(self) -> None:
+        """Starts with the one label that every fixed width has."""
         self._parent: list[int] = [FIXED]
         self._reason: dict[int, str] = {FIXED: "its width is fixed"}
 
@@ -191,4 +192,4 @@ def distinct(plane: Tensor) -> list[int]:
     """
     dims = varying(plane)
     core = plane[tuple(slice(None) if d in dims else 0 for d in range(plane.dim()))] if plane.numel() else plane
-    return torch.unique(core).tolist()
+    return [int(label) for label in torch.unique(core)]

@@ -7,13 +7,28 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import PlanError
 
 FORMAT = "fec_fast.plan"
 VERSION = 1
 ATTRIBUTES = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features")
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a model by every name they have.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Names to tensors; a tied tensor stands under each of its names.
+    """
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -25,8 +40,8 @@ def fingerprint(model: nn.Module) -> str:
     Returns:
         ``"sha256:..."``; equal for models a plan can serve alike, whatever their values, dtype and device.
     """
-    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    text = "\n".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(tensors, key=lambda item: item[0]))
+    tensors = sorted(named_tensors(model).items(), key=lambda item: item[0])
+    text = "\n".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -60,6 +75,7 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        """Refuses a plan that is inconsistent in itself."""
         _validate(self)
 
     @property
@@ -84,7 +100,7 @@ class Plan:
         """
         if fingerprint(model) == self.fingerprint:
             return
-        tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+        tensors = named_tensors(model)
         for name, shape in self.shapes.items():
             found = list(tensors[name].shape) if name in tensors else None
             if found != shape:
@@ -172,6 +188,7 @@ def _validate(plan: Plan) -> None:
         if len(weight) == 1 or narrow is None or wide is None:
             fits = wide == weight[0]
         else:
-            fits = (wide, narrow) == (weight[0], weight[1] * groups) or (narrow, wide) == (weight[0], weight[1] * groups)
+            # A transposed convolution holds its input channels first.
+            fits = (weight[0], weight[1] * groups) in ((wide, narrow), (narrow, wide))
         if not fits:
             raise PlanError(f"{module}: {values} does not fit its weight of shape {list(weight)}")

@@ -18,7 +18,7 @@ from .criteria import Criterion, check_criterion, unit_scores
 from .equivalence import verify_equivalence
 from .errors import ArgumentError, LayerError, RatioError, WeightError
 from .formula import Formula
-from .plan import Plan, fingerprint
+from .plan import Plan, fingerprint, named_tensors
 from .ratios import check_ratio, check_round_to, removals
 from .report import Counts, comparison_table, count
 from .scoring import unwrap
@@ -172,7 +172,8 @@ def _check_weights(model: nn.Module) -> None:
         finite = torch.isfinite(tensor.detach())
         if not bool(finite.all()):
             index = torch.nonzero(~finite)[0].tolist()
-            raise WeightError(f"{name} holds {float(tensor.detach()[tuple(index)])} at index {index}: repair or reload it")
+            value = float(tensor.detach()[tuple(index)])
+            raise WeightError(f"{name} holds {value} at index {index}: repair or reload it")
 
 
 def _reasons(coupling: Coupling) -> str:
@@ -206,10 +207,7 @@ def _plan(
     formula: Formula | None,
     sides: str,
 ) -> Plan:
-    tensors = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
+    tensors = named_tensors(model)
     first_names: dict[int, str] = {}
     for name, tensor in tensors.items():
         first_names.setdefault(id(tensor), name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from .coupling import CoupledSet, Coupling
+from .coupling import Coupling
 from .errors import ArgumentError, LayerError, RatioError, nearest
 
 

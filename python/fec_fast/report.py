@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import ArgumentError
@@ -159,6 +158,9 @@ def measure_latency(model: nn.Module, example_inputs: Any, min_run_time: float =
     """
     if not min_run_time > 0:
         raise ArgumentError(f"min_run_time={min_run_time!r}: give a positive number of seconds")
+    # Imported here only: it brings in torch's compiler support, which logs a warning where CUDA is half installed.
+    from torch.utils.benchmark import Timer
+
     with undisturbed(model):
         call_model(model, example_inputs)
         timer = Timer(

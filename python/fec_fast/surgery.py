@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .plan import Plan
+from .plan import Plan, named_tensors
 from .scoring import unwrap
 
 
@@ -26,7 +26,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> None:
     """
     model = unwrap(model)
     plan.check(model)
-    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    tensors = named_tensors(model)
     narrowed: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}
     for name, axes in plan.keep.items():
         tensor = tensors[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,23 +57,31 @@ class Use:
 ApplyRule = Callable[["Tracer", Any, Any, Any, Any], None]
 
 
-class Tracer(TorchDispatchMode):
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Carries planes beside tensors; the rules (``rules.py``, handed in) say how each operator moves them."""
 
     def __init__(self, model: nn.Module, apply_rule: ApplyRule) -> None:
-        super().__init__()
+        """Learns the parameters and buffers of a model.
+
+        Args:
+            model: The model that will be run.
+            apply_rule: Called after every operator with it, its arguments and its result.
+        """
+        super().__init__()  # type: ignore[no-untyped-call]
         self._apply_rule = apply_rule
         self.sets = lb.LabelSets()
         self.axes: dict[tuple[str, int], list[int]] = {}
         self.uses: dict[str, Use] = {}
         self.notes: dict[str, None] = {}
         self.modules = dict(model.named_modules())
-        self._owned = WeakTensorKeyDictionary()
-        self._planes = WeakTensorKeyDictionary()
+        # Weak keys compared by identity: a tensor that is freed takes its entry along.
+        self._owned: MutableMapping[Tensor, Owned] = WeakTensorKeyDictionary()
+        self._planes: MutableMapping[Tensor, tuple[Tensor, bool]] = WeakTensorKeyDictionary()
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             self._owned[tensor] = Owned(name, tensor, tuple(range(tensor.dim())))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs an operator, then moves the planes."""
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         self._apply_rule(self, func, args, kwargs, out)

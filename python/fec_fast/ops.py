@@ -1,0 +1,191 @@
+"""The operator ``fec_fast::entropy``: entropies of a list of weights, for tensors on any device."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .backends import cpu, resolve
+from .errors import ArgumentError, FormulaError, WeightError, nearest
+from .formula import Formula
+
+ALGORITHMS = ("auto", "sorted", "pairwise")
+
+
+class NonFiniteWeightError(WeightError):
+    """A weight with a NaN or an infinity.
+
+    Attributes:
+        layer_index: Its place in the list of weights.
+        index: The index of the first such element in the weight.
+    """
+
+    def __init__(self, layer_index: int, index: tuple[int, ...], value: float) -> None:
+        """Words the error.
+
+        Args:
+            layer_index: The weight's place in the list.
+            index: The element's index in the weight.
+            value: The element.
+        """
+        super().__init__(f"weight {layer_index} has {value} at {list(index)}")
+        self.layer_index = layer_index
+        self.index = index
+        self.value = value
+
+
+def entropies(
+    weights: Sequence[Tensor],
+    formula: Formula,
+    *,
+    axes: Sequence[int],
+    groups: Sequence[int],
+    algorithm: str = "auto",
+    backend: str = "cpu",
+) -> list[Tensor]:
+    """Computes the entropy of every filter of every weight, in one call of the extension.
+
+    Args:
+        weights: ``[N, C/groups, *kernel]`` each, float16, bfloat16, float32 or float64, on any device and with any
+            strides; convolutions' or linear layers' weights. They are read, never changed. A transposed
+            convolution's weight ``[C, N/groups, *kernel]`` is given with axis 1.
+        formula: What to compute.
+        axes: For each weight the axis its filters lie on. 0: filter ``i`` is ``weight[i]``. 1: filter
+            ``q * weight.shape[1] + l`` is ``weight[q*n:(q+1)*n, l]`` with ``n = weight.shape[0] // groups``.
+        groups: For each weight the groups of its layer.
+        algorithm: ``"sorted"`` (one number a channel, similarity entropy, channel axis only), ``"pairwise"``, or
+            ``"auto"``: sorted wherever it can be.
+        backend: A backend's name, or ``"auto"``.
+
+    Returns:
+        For each weight a float64 CPU tensor ``[filters]`` in nats.
+
+    Raises:
+        NonFiniteWeightError: A weight has a NaN or an infinity; the first one is named.
+        WeightError: A weight that cannot be read: on the meta device, sparse, quantised, an integer, fewer than two
+            dimensions, or not divisible into its groups. It has ``layer_index`` too.
+        FormulaError: An unknown algorithm, or ``"sorted"`` for a formula or a weight that it cannot do.
+        BackendError: An unknown backend, or one that cannot run here.
+        ArgumentError: Lists of different lengths, or something that is not a tensor.
+    """
+    resolve(backend)
+    if not len(weights) == len(axes) == len(groups):
+        raise ArgumentError(f"{len(weights)} weights, {len(axes)} axes and {len(groups)} groups; give as many of each")
+    if algorithm not in ALGORITHMS:
+        raise FormulaError(f"algorithm={algorithm!r}; {nearest(algorithm, ALGORITHMS)}")
+    for i, (weight, axis, group) in enumerate(zip(weights, axes, groups, strict=True)):
+        _check(i, weight, axis, group)
+        if algorithm == "sorted":
+            _check_sortable(i, weight, formula)
+    away = sorted({str(weight.device) for weight in weights if weight.device.type != "cpu"})
+    if away:
+        warnings.warn(
+            f"weights on {', '.join(away)} are copied to the CPU and scored there: this version has no other kernels",
+            stacklevel=2,
+        )
+    results: list[Tensor] = torch.ops.fec_fast.entropy(
+        [weight.detach() if weight.device.type == "cpu" else weight.detach().cpu() for weight in weights],
+        list(axes),
+        list(groups),
+        formula.compress,
+        formula.entropy,
+        formula.axis,
+        formula.tau,
+        formula.tau_scale,
+        algorithm,
+    )
+    return results
+
+
+def channel_distances(weight: Tensor, formula: Formula) -> Tensor:
+    """The matrix of distances itself, to look at or to check.
+
+    Args:
+        weight: ``[N, C, *kernel]`` of any floating dtype.
+        formula: Its ``compress`` and ``axis`` count.
+
+    Returns:
+        Float64 on the weight's device, in the units of the weights: ``[N, C, C]`` between the channels of each
+        filter for ``axis="channels"``, ``[N, N]`` between the filters for ``axis="filters"``.
+
+    Raises:
+        WeightError: As :func:`entropies` has it for the shape and the dtype.
+    """
+    _check(0, weight, 0, 1)
+    matrix = reference.distances(weight, formula)
+    return matrix[0] if formula.axis == "filters" else matrix
+
+
+def _unreadable(layer_index: int, message: str) -> WeightError:
+    error = WeightError(f"weight {layer_index} {message}")
+    error.layer_index = layer_index  # type: ignore[attr-defined]
+    return error
+
+
+def _check(i: int, weight: Tensor, axis: int, groups: int) -> None:
+    if not isinstance(weight, Tensor):
+        raise ArgumentError(f"weight {i} is a {type(weight).__name__}, not a tensor")
+    if weight.device.type == "meta":
+        raise _unreadable(i, "is on the meta device: it has no values to score")
+    if weight.layout != torch.strided:
+        raise _unreadable(i, f"is stored as {weight.layout}: give a dense tensor")
+    if not cpu.supported(weight.dtype):
+        raise _unreadable(i, f"is {weight.dtype}: only float16, bfloat16, float32 and float64 can be scored")
+    if weight.dim() < 2:
+        raise _unreadable(i, f"has shape {list(weight.shape)}: a filter needs channels, so two dimensions or more")
+    if axis not in (0, 1):
+        raise ArgumentError(f"axis {axis} of weight {i}: 0 or 1")
+    if groups < 1 or weight.shape[0] % groups:
+        raise _unreadable(i, f"has shape {list(weight.shape)}, which {groups} groups do not divide")
+
+
+def _check_sortable(i: int, weight: Tensor, formula: Formula) -> None:
+    several = formula.compress == "none" and weight.shape[2:].numel() != 1
+    if formula.axis != "channels" or formula.entropy != "similarity" or several:
+        raise FormulaError(
+            f"algorithm='sorted' needs the similarity entropy on the channel axis with one number a channel, "
+            f"not {formula} for weight {i} of shape {list(weight.shape)}; use 'auto'"
+        )
+
+
+@torch.library.custom_op("fec_fast::entropy", mutates_args=(), device_types="cpu")
+def entropy(
+    weights: list[Tensor],
+    axes: list[int],
+    groups: list[int],
+    compress: str,
+    entropy: str,
+    axis: str,
+    tau: float | None,
+    tau_scale: float,
+    algorithm: str,
+) -> list[Tensor]:
+    """The operator behind :func:`entropies`, with the formula's fields spelt out."""
+    formula = Formula(compress, entropy, axis, tau, tau_scale)  # type: ignore[arg-type]
+    results, bad = cpu.entropies(weights, formula, axes=axes, groups=groups, algorithm=algorithm)
+    if bad >= 0:
+        where = tuple(int(k) for k in (~torch.isfinite(weights[bad])).nonzero()[0])
+        raise NonFiniteWeightError(bad, where, float(weights[bad][where]))
+    return results
+
+
+@entropy.register_fake
+def _(
+    weights: list[Tensor],
+    axes: list[int],
+    groups: list[int],
+    compress: str,
+    entropy: str,
+    axis: str,
+    tau: float | None,
+    tau_scale: float,
+    algorithm: str,
+) -> list[Tensor]:
+    return [
+        weight.new_empty(weight.shape[0] if on == 0 else group * weight.shape[1], dtype=torch.float64)
+        for weight, on, group in zip(weights, axes, groups, strict=True)
+    ]

@@ -1,0 +1,329 @@
+"""save and load: bit-equal, whole or not at all, and nothing that is not ours is overwritten."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fec_fast
+from fec_fast import checkpoint, zoo
+
+EXAMPLE = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def pruned() -> fec_fast.PruneResult:
+    torch.manual_seed(0)
+    model = zoo.build("zoo:resnet-digits")
+    for _ in range(3):
+        model(torch.randn(8, 1, 8, 8))  # running statistics that are not the initial ones
+    return fec_fast.prune(model.eval(), EXAMPLE, ratio=0.5)
+
+
+@pytest.fixture
+def folder(pruned: fec_fast.PruneResult, tmp_path: Path) -> Path:
+    return fec_fast.save(pruned, tmp_path / "saved")
+
+
+def fresh() -> nn.Module:
+    torch.manual_seed(5)
+    return zoo.build("zoo:resnet-digits").eval()
+
+
+def snapshot(model: nn.Module) -> tuple[Any, ...]:
+    tensors = {name: (id(t), t.clone()) for name, t in [*model.named_parameters(), *model.named_buffers()]}
+    numbers = {
+        (name, key): value
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if isinstance(value, int | float)
+    }
+    return tensors, numbers
+
+
+def assert_untouched(model: nn.Module, before: tuple[Any, ...]) -> None:
+    tensors, numbers = snapshot(model)
+    assert numbers == before[1]
+    assert list(tensors) == list(before[0])
+    for name, (identity, value) in tensors.items():
+        assert identity == before[0][name][0]
+        assert torch.equal(value, before[0][name][1]), name
+
+
+def assert_same(model: nn.Module, other: nn.Module) -> None:
+    state, expected = model.state_dict(), other.state_dict()
+    assert list(state) == list(expected)
+    for name, tensor in expected.items():
+        assert state[name].dtype == tensor.dtype
+        assert torch.equal(state[name], tensor), name
+
+
+def test_loaded_model_is_bit_equal(pruned: fec_fast.PruneResult, folder: Path) -> None:
+    model = fresh()
+    assert fec_fast.load(model, folder) is model
+    assert_same(model, pruned.model)
+    with torch.no_grad():
+        assert torch.equal(model(EXAMPLE), pruned.model(EXAMPLE))
+    assert model.conv1.weight.requires_grad and not model.training
+
+
+def test_files(pruned: fec_fast.PruneResult, folder: Path) -> None:
+    assert sorted(os.listdir(folder)) == ["checkpoint.json", "model.safetensors", "plan.json"]
+    assert os.listdir(folder.parent) == ["saved"]
+    assert checkpoint.read_plan(folder) == pruned.plan
+    assert folder.stat().st_mode & 0o777 == 0o777 & ~checkpoint._umask()
+
+
+def test_loaded_model_trains(folder: Path) -> None:
+    model = fec_fast.load(fresh(), folder).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = model.conv1.weight.clone()
+    model(EXAMPLE).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(model.conv1.weight, before)
+
+
+def test_finetuned_weights_are_saved(pruned: fec_fast.PruneResult, tmp_path: Path) -> None:
+    tuned = copy.deepcopy(pruned.model)
+    with torch.no_grad():
+        tuned.conv1.weight += 1
+    path = fec_fast.save(SimpleNamespace(model=nn.DataParallel(tuned), plan=pruned.plan), tmp_path / "tuned")
+    assert_same(fec_fast.load(fresh(), path), tuned)
+
+
+def test_wrapped_model(pruned: fec_fast.PruneResult, folder: Path) -> None:
+    model = fresh()
+    wrapped = nn.DataParallel(model)
+    assert fec_fast.load(wrapped, folder) is wrapped
+    assert_same(model, pruned.model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_dtype_is_that_of_the_file(pruned: fec_fast.PruneResult, tmp_path: Path, dtype: torch.dtype) -> None:
+    converted = copy.deepcopy(pruned.model).to(dtype)
+    path = fec_fast.save(SimpleNamespace(model=converted, plan=pruned.plan), tmp_path / "converted")
+    model = fresh()
+    model.conv1.weight.grad = torch.zeros_like(model.conv1.weight)
+    assert_same(fec_fast.load(model, path), converted)
+
+
+class Tied(nn.Module):
+    """Two convolutions with one weight, and a buffer that is a view of a larger tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 6, 3, padding=1)
+        self.one = nn.Conv2d(6, 6, 3, padding=1)
+        self.two = nn.Conv2d(6, 6, 3, padding=1)
+        self.two.weight = self.one.weight
+        self.head = nn.Conv2d(6, 2, 1)
+        self.register_buffer("scale", torch.ones(100)[7:8])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.two(self.one(self.stem(x)))) * self.scale
+
+
+def test_tied_weights(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    result = fec_fast.prune(Tied().eval(), EXAMPLE, ratio=0.5)
+    path = fec_fast.save(result, tmp_path / "tied")
+    model = fec_fast.load(Tied().eval(), path)
+    assert model.one.weight is model.two.weight
+    assert_same(model, result.model)
+    with torch.no_grad():
+        assert torch.equal(model(EXAMPLE), result.model(EXAMPLE))
+
+
+def test_untied_file_does_not_fill_a_tied_model(tmp_path: Path) -> None:
+    result = fec_fast.prune(Tied().eval(), EXAMPLE, ratio=0.5)
+    untied = copy.deepcopy(result.model)
+    untied.two.weight = nn.Parameter(untied.one.weight + 1)
+    path = fec_fast.save(SimpleNamespace(model=untied, plan=result.plan), tmp_path / "untied")
+    model = Tied().eval()
+    before = snapshot(model)
+    with pytest.raises(fec_fast.CheckpointError, match=r"one\.weight.*two\.weight"):
+        fec_fast.load(model, path)
+    assert_untouched(model, before)
+
+
+def test_older_checkpoint_is_replaced(pruned: fec_fast.PruneResult, folder: Path) -> None:
+    changed = copy.deepcopy(pruned.model)
+    with torch.no_grad():
+        changed.conv1.weight.zero_()
+    assert fec_fast.save(SimpleNamespace(model=changed, plan=pruned.plan), folder) == folder
+    assert_same(fec_fast.load(fresh(), folder), changed)
+    assert os.listdir(folder.parent) == ["saved"]
+
+
+def test_replacing_without_an_exchange(
+    pruned: fec_fast.PruneResult, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_exchange", lambda one, other: False)
+    changed = copy.deepcopy(pruned.model)
+    with torch.no_grad():
+        changed.conv1.weight.zero_()
+    fec_fast.save(SimpleNamespace(model=changed, plan=pruned.plan), folder)
+    assert_same(fec_fast.load(fresh(), folder), changed)
+    assert os.listdir(folder.parent) == ["saved"]
+
+
+def test_new_and_empty_folders(pruned: fec_fast.PruneResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    fec_fast.save(pruned, tmp_path / "empty")
+    fec_fast.save(pruned, tmp_path / "new" / "deep")
+    monkeypatch.chdir(tmp_path)
+    assert fec_fast.save(pruned, "relative") == tmp_path / "relative"
+    for name in ("empty", "new/deep", "relative"):
+        assert_same(fec_fast.load(fresh(), name), pruned.model)
+
+
+def test_foreign_folder_is_not_overwritten(pruned: fec_fast.PruneResult, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("all of it")
+    (tmp_path / "file").write_text("x")
+    (folder / "notes.txt").write_text("mine")
+    for name, words in (("thesis", "chapter.tex"), ("file", "not a folder"), ("saved", "notes.txt")):
+        with pytest.raises(fec_fast.CheckpointError, match=words):
+            fec_fast.save(pruned, tmp_path / name)
+    assert (tmp_path / "thesis" / "chapter.tex").read_text() == "all of it"
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["file", "saved", "thesis"]
+
+
+def test_plan_json_of_another_program_is_not_overwritten(pruned: fec_fast.PruneResult, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(fec_fast.CheckpointError, match=r"no checkpoint\.json"):
+        fec_fast.save(pruned, tmp_path)
+
+
+def test_failed_save_leaves_the_old_checkpoint(
+    pruned: fec_fast.PruneResult, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {name: (folder / name).read_bytes() for name in os.listdir(folder)}
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        fec_fast.save(pruned, folder)
+    assert {name: (folder / name).read_bytes() for name in os.listdir(folder)} == before
+    assert os.listdir(folder.parent) == ["saved"]
+
+
+def test_state_that_is_not_a_tensor(pruned: fec_fast.PruneResult, tmp_path: Path) -> None:
+    class Stateful(nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"calls": 3}
+
+    with pytest.raises(fec_fast.CheckpointError, match="_extra_state"):
+        fec_fast.save(SimpleNamespace(model=Stateful(2, 2), plan=pruned.plan), tmp_path / "x")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["checkpoint.json", "plan.json", "model.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "edited", "empty"])
+def test_damaged_checkpoint(folder: Path, name: str, damage: str) -> None:
+    file = folder / name
+    content = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    elif damage == "truncated":
+        file.write_bytes(content[: len(content) // 2])
+    elif damage == "empty":
+        file.write_bytes(b"")
+    else:
+        # One digit for another keeps the size, and JSON stays JSON.
+        position = max(content.rfind(digit) for digit in (b"0", b"1", b"2", b"3"))
+        file.write_bytes(content[:position] + b"9" + content[position + 1 :])
+    model = fresh()
+    before = snapshot(model)
+    with pytest.raises(fec_fast.CheckpointError, match=name):
+        fec_fast.load(model, folder)
+    assert_untouched(model, before)
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(fec_fast.CheckpointError, match="no checkpoint folder"):
+        fec_fast.load(fresh(), tmp_path / "nowhere")
+    with pytest.raises(fec_fast.CheckpointError, match="not a checkpoint"):
+        fec_fast.load(fresh(), tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"version": 2}, {"format": "fec_fast.plan"}, {"files": {}}, {"files": 3}])
+def test_manifest_of_another_kind(folder: Path, change: dict[str, Any]) -> None:
+    file = folder / "checkpoint.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(fec_fast.CheckpointError, match=r"checkpoint\.json"):
+        fec_fast.load(fresh(), folder)
+
+
+def test_another_model(folder: Path) -> None:
+    model = zoo.build("zoo:vgg-digits")
+    before = snapshot(model)
+    with pytest.raises(fec_fast.PlanError, match="another model"):
+        fec_fast.load(model, folder)
+    assert_untouched(model, before)
+
+
+def test_already_pruned_model(pruned: fec_fast.PruneResult, folder: Path) -> None:
+    model = copy.deepcopy(pruned.model)
+    before = snapshot(model)
+    with pytest.raises(fec_fast.PlanError, match="already pruned"):
+        fec_fast.load(model, folder)
+    assert_untouched(model, before)
+
+
+def test_meta_model(folder: Path) -> None:
+    with torch.device("meta"):
+        model = zoo.build("zoo:resnet-digits")
+    with pytest.raises(fec_fast.CheckpointError, match="meta"):
+        fec_fast.load(model, folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: state.pop("conv1.weight"), r"lacks 'conv1\.weight'"),
+        (lambda state: state.update(extra=torch.ones(1)), "'extra'"),
+        (lambda state: state.update({"bn1.bias": torch.ones(99)}), r"'bn1\.bias'.*\[99\]"),
+        (lambda state: state.update({"bn1.bias": state["bn1.bias"].long()}), r"'bn1\.bias'.*int64"),
+    ],
+)
+def test_weights_that_do_not_fit(pruned: fec_fast.PruneResult, tmp_path: Path, change: Any, words: str) -> None:
+    """A checkpoint whose checksums are right but whose weights are not those of the plan."""
+
+    class Holder(nn.Module):
+        def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
+            return iter(())
+
+        def named_buffers(self, *args: Any, **kwargs: Any) -> Any:
+            return iter(state.items())
+
+        def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+            return dict(state)
+
+    state = dict(pruned.model.state_dict())
+    change(state)
+    path = fec_fast.save(SimpleNamespace(model=Holder(), plan=pruned.plan), tmp_path / "odd")
+    model = fresh()
+    before = snapshot(model)
+    with pytest.raises(fec_fast.CheckpointError, match=words):
+        fec_fast.load(model, path)
+    assert_untouched(model, before)
+
+
+def test_no_pickle_in_the_files(folder: Path) -> None:
+    for file in folder.iterdir():
+        if file.suffix == ".json":
+            json.loads(file.read_text())
+    header = (folder / "model.safetensors").read_bytes()[8:200]
+    assert header.startswith(b"{")
