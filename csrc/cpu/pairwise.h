@@ -50,7 +50,11 @@ static double distance_tile(const Job& job, const Tile& tile, void* scratch) {
   T* columns = rows + kTile * kDepth;
   T* sums = columns + kTile * kDepth;
   const bool diagonal = tile.row == tile.column;  // one strip packed, one triangle computed
-  for (int64_t i = 0; i < kTile * kTile; i += lanes) store(sums + i, Vec<T>{});
+  for (int64_t r = 0; r < (tile.rows + Panel<T>::rows - 1) / Panel<T>::rows * Panel<T>::rows; ++r) {
+    for (int64_t c = 0; c < (tile.columns + width - 1) / width * width; c += lanes) {
+      store(sums + r * kTile + c, Vec<T>{});
+    }
+  }
   for (int64_t k = 0; k < job.coordinates; k += kDepth) {
     const int64_t depth = job.coordinates - k < kDepth ? job.coordinates - k : kDepth;
     Readers<T>::visit(job.layer->dtype, [&](auto reader) {

@@ -23,17 +23,32 @@ using namespace cpu;
 
 constexpr int64_t kKeep = 16 << 20;  // bytes of sorted numbers or distances kept between the two passes of a layer
 
-struct Free {
-  void operator()(char* p) const { std::free(p); }
-};
-using Buffer = std::unique_ptr<char[], Free>;
+// Memory that grows and is used again from layer to layer: fresh pages would cost small layers more than their kernels.
+class Workspace {
+ public:
+  char* at_least(int64_t bytes) {
+    if (bytes > size_) {
+      const int64_t rounded = (bytes + 63) / 64 * 64;
+      memory_.reset();
+      size_ = 0;
+      memory_.reset(static_cast<char*>(std::aligned_alloc(64, static_cast<size_t>(rounded))));
+      if (memory_ == nullptr) throw std::bad_alloc();
+      size_ = rounded;
+    }
+    return memory_.get();
+  }
 
-Buffer allocate(int64_t bytes) {
-  const auto rounded = static_cast<size_t>((bytes + 63) / 64 * 64);
-  auto* p = static_cast<char*>(std::aligned_alloc(64, std::max<size_t>(rounded, 64)));
-  if (p == nullptr) throw std::bad_alloc();
-  return Buffer(p);
-}
+ private:
+  struct Free {
+    void operator()(char* p) const { std::free(p); }
+  };
+  std::unique_ptr<char[], Free> memory_;
+  int64_t size_ = 0;
+};
+
+struct Memory {
+  Workspace kept, scratch;
+};
 
 // Calls body(index, thread) for every index below count, in any order. The body must not throw.
 template <class Body>
@@ -111,12 +126,13 @@ double sum_of(const std::vector<double>& parts) {
   return sum;
 }
 
-void run_sorted(const Job& job, const Real& real, int64_t size, int threads) {
+void run_sorted(const Job& job, const Real& real, int64_t size, int threads, Memory& memory) {
   const int64_t filters = job.layer->filters(), channels = job.layer->channels, lanes = real.lanes;
   const int64_t blocks = (filters + lanes - 1) / lanes, bytes = channels * lanes * size;
   const bool keep = blocks * bytes <= kKeep;
-  const Buffer kept = allocate(keep ? blocks * bytes : threads * bytes), scratch = allocate(threads * bytes);
-  const auto block_of = [&](int64_t block, int thread) { return kept.get() + (keep ? block : thread) * bytes; };
+  char* kept = memory.kept.at_least(keep ? blocks * bytes : threads * bytes);
+  char* scratch = memory.scratch.at_least(threads * bytes);
+  const auto block_of = [&](int64_t block, int thread) { return kept + (keep ? block : thread) * bytes; };
   const auto count_of = [&](int64_t block) { return std::min(lanes, filters - block * lanes); };
   const auto sort = [&](int64_t block, int thread) {
     return real.sort(job, block * lanes, count_of(block), block_of(block, thread));
@@ -135,27 +151,27 @@ void run_sorted(const Job& job, const Real& real, int64_t size, int threads) {
   }
   parallel(blocks, threads, [&](int64_t b, int thread) {
     if (!keep) sort(b, thread);
-    real.scan(block_of(b, thread), scratch.get() + thread * bytes, channels, count_of(b), 1 / tau,
+    real.scan(block_of(b, thread), scratch + thread * bytes, channels, count_of(b), 1 / tau,
               job.layer->out + b * lanes);
   });
 }
 
-void run_pairwise(const Job& job, const Real& real, int64_t size, int threads) {
+void run_pairwise(const Job& job, const Real& real, int64_t size, int threads, Memory& memory) {
   const int64_t groups = job.groups, points = job.points;
   const int64_t side = std::min<int64_t>(points <= 512 ? 128 : kTile, points);
   const int64_t strips = (points + side - 1) / side;
   const bool keep = double(groups) * double(points) * double(points) * double(size) <= double(kKeep);
   const int64_t tile_bytes = side * side * size, scratch_bytes = tile_scratch(size);
-  const Buffer kept = allocate(keep ? groups * points * points * size : threads * tile_bytes);
-  const Buffer scratch = allocate(threads * scratch_bytes);
+  char* kept = memory.kept.at_least(keep ? groups * points * points * size : threads * tile_bytes);
+  char* scratch = memory.scratch.at_least(threads * scratch_bytes);
   const auto compute = [&](int64_t group, int64_t row, int64_t column, int thread, bool both) {
     Tile tile{group, row, std::min(side, points - row), column, std::min(side, points - column), nullptr, 0, nullptr, 0};
-    char* base = kept.get() + (keep ? group * points * points * size : thread * tile_bytes);
+    char* base = kept + (keep ? group * points * points * size : thread * tile_bytes);
     tile.stride = keep ? points : side;
     tile.out = base + (keep ? (row * points + column) * size : 0);
     tile.mirror = row == column ? tile.out : both ? base + (column * points + row) * size : nullptr;
     tile.mirror_stride = tile.stride;
-    return std::make_pair(real.tile(job, tile, scratch.get() + thread * scratch_bytes), tile);
+    return std::make_pair(real.tile(job, tile, scratch + thread * scratch_bytes), tile);
   };
   const bool measured = job.formula.tau <= 0 || job.formula.entropy == Entropy::Distance;
   double mean = 0;
@@ -184,7 +200,7 @@ void run_pairwise(const Job& job, const Real& real, int64_t size, int threads) {
     const int64_t group = i / strips, row = i % strips * side, rows = std::min(side, points - row);
     RowSums sums[kTile] = {};
     if (keep) {
-      const char* first = kept.get() + (group * points + row) * points * size;
+      const char* first = kept + (group * points + row) * points * size;
       for (int64_t r = 0; r < rows; ++r) {
         real.row(job.formula.entropy, first + r * points * size, points, 1 / tau, &sums[r]);
       }
@@ -256,6 +272,7 @@ const InstructionSet* instruction_sets() {
 int64_t entropies(const Layer* layers, int64_t count, const Formula& formula, const Options& options) {
   const Kernels& kernels = kernels_named(options.instruction_set);
   const int threads = std::max(options.threads, 1);
+  Memory memory;
   for (int64_t i = 0; i < count; ++i) {
     const Layer& layer = layers[i];
     const bool inside = formula.axis == Axis::Channels, one = formula.compress != Compress::None || layer.taps == 1;
@@ -285,9 +302,9 @@ int64_t entropies(const Layer* layers, int64_t count, const Formula& formula, co
     const Real& real = layer.dtype == DType::F64 ? kernels.f64 : kernels.f32;
     const int64_t size = layer.dtype == DType::F64 ? 8 : 4;
     if (sortable && options.algorithm != Algorithm::Pairwise) {
-      run_sorted(job, real, size, threads);
+      run_sorted(job, real, size, threads, memory);
     } else {
-      run_pairwise(job, real, size, threads);
+      run_pairwise(job, real, size, threads, memory);
     }
   }
   return -1;

@@ -198,9 +198,9 @@ def _validated(folder: str | os.PathLike[str]) -> Path:
             raise CheckpointError(f"{path} is incomplete: it has no {name}")
         size = file.stat().st_size
         if size != expected["bytes"]:
-            raise CheckpointError(f"{file} has {size} bytes, not the {expected['bytes']} that were saved: truncated?")
+            raise CheckpointError(f"{file} has {size} bytes, {_MANIFEST} says {expected['bytes']}: truncated?")
         if _digest(file) != expected["sha256"]:
-            raise CheckpointError(f"{file} is not what was saved (its SHA-256 differs): edited or damaged")
+            raise CheckpointError(f"{file} has another SHA-256 than {_MANIFEST} says: edited or damaged")
     return path
 
 

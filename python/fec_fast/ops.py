@@ -87,6 +87,8 @@ def entropies(
             f"weights on {', '.join(away)} are copied to the CPU and scored there: this version has no other kernels",
             stacklevel=2,
         )
+    if not weights:  # an operator without a tensor has no device to be dispatched by
+        return []
     results: list[Tensor] = torch.ops.fec_fast.entropy(
         [weight.detach() if weight.device.type == "cpu" else weight.detach().cpu() for weight in weights],
         list(axes),

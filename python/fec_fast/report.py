@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import ArgumentError
@@ -60,7 +61,7 @@ def count(model: nn.Module, example_inputs: Any) -> Counts:
         InputError: The model cannot be run on the example inputs.
     """
     counter = FlopCounterMode(display=False)
-    with undisturbed(model), _no_fused_attention(), counter:
+    with undisturbed(model), _unfused_attention(), counter:
         call_model(model, example_inputs)
     # The counter's names start with the class of the outermost module.
     root = type(model).__name__
@@ -84,12 +85,13 @@ def count(model: nn.Module, example_inputs: Any) -> Counts:
 
 
 @contextlib.contextmanager
-def _no_fused_attention() -> Iterator[None]:
-    """Switches off the fused attention of evaluation mode: it is one operator, for which the counter has no rule."""
+def _unfused_attention() -> Iterator[None]:
+    """Has attention computed by matrix products: the counter has no rules for all of the fused operators."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
 
@@ -105,7 +107,7 @@ def comparison_table(before: Counts, after: Counts) -> str:
         Lines of text: layer, parameters before and after and their change, MACs before and after and their change.
     """
     nothing = LayerCount(0, 0)
-    rows = [("layer", "parameters", "after", "change", "MACs", "after", "change")]
+    rows: list[tuple[str, ...]] = [("layer", "parameters", "after", "change", "MACs", "after", "change")]
     for name in dict.fromkeys([*before.by_layer, *after.by_layer]):
         old, new = before.by_layer.get(name, nothing), after.by_layer.get(name, nothing)
         rows.append(_row(name or "(model)", old, new))

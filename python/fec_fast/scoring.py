@@ -122,7 +122,7 @@ class ModelScores(Mapping[str, Tensor]):
 
     def __str__(self) -> str:
         """A table with a row a layer: name, kind, weight shape, filters, minimum, mean and maximum in nats."""
-        header = ("layer", "kind", "weight", "filters", "min", "mean", "max")
+        header: tuple[str, ...] = ("layer", "kind", "weight", "filters", "min", "mean", "max")
         rows = [header]
         for name, values in self.items():
             info = self.layers[name]

@@ -1,0 +1,160 @@
+"""The command line: what it prints and writes, and that wrong input is told in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import fec_fast
+import pytest
+import torch
+from fec_fast import cli, zoo
+from safetensors.torch import save_file
+from typer.testing import CliRunner, Result
+
+RUNNER = CliRunner()
+
+
+def run(*arguments: str | Path) -> Result:
+    return RUNNER.invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def succeed(*arguments: str | Path) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def fail(*arguments: str | Path) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "digits.safetensors"
+    save_file(zoo.build("zoo:vgg-digits").state_dict(), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def pruned(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pruned") / "checkpoint"
+    succeed("prune", "zoo:vgg-digits", "--weights", weights, "--out", folder, "--ratio", "0.25")
+    return folder
+
+
+def test_score(weights: Path, tmp_path: Path) -> None:
+    file = tmp_path / "scores.json"
+    formula = ["--compress", "rms", "--axis", "filters", "--entropy", "softmax"]
+    printed = succeed("score", "zoo:vgg-digits", "--weights", weights, "--json", file, *formula)
+    scores = fec_fast.ModelScores.from_json(file.read_text())
+    expected = fec_fast.Formula(compress="rms", axis="filters", entropy="softmax")
+    model = zoo.load_weights(zoo.build("zoo:vgg-digits"), weights)
+    assert scores == fec_fast.score_model(model, formula=expected)
+    assert printed.strip() == str(scores)
+    assert os.listdir(tmp_path) == ["scores.json"]
+
+
+def test_score_with_default_formula(weights: Path) -> None:
+    assert str(fec_fast.Formula()) in succeed("score", "zoo:vgg-digits", "--weights", weights)
+
+
+def test_score_of_a_factory_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Conv2d(3, 7, 3))\n")
+    assert "7x3x3x3" in succeed("score", f"{file}:net")
+
+
+def test_prune(weights: Path, pruned: Path) -> None:
+    model = fec_fast.load(zoo.build("zoo:vgg-digits").eval(), pruned)
+    original = zoo.load_weights(zoo.build("zoo:vgg-digits"), weights)
+    sizes = [sum(p.numel() for p in net.parameters()) for net in (model, original)]
+    assert 0.4 * sizes[1] < sizes[0] < 0.7 * sizes[1]
+    assert model(torch.randn(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_prune_prints_a_summary(weights: Path, tmp_path: Path) -> None:
+    arguments = ["--criterion", "l1", "--sides", "producer", "--round-to", "4", "--input-shape", "1,1,8,8"]
+    printed = succeed("prune", "zoo:vgg-digits", "--weights", weights, "--out", tmp_path / "out", *arguments)
+    assert "total" in printed and str(tmp_path / "out") in printed
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    assert (plan["criterion"], plan["sides"]) == ("l1", "producer")
+
+
+def test_finetune(pruned: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("accelerate")
+    out = tmp_path / "tuned"
+    arguments = ["--checkpoint", pruned, "--data", "sklearn:digits", "--epochs", "1", "--out", out]
+    assert "held-out accuracy" in succeed("finetune", "zoo:vgg-digits", *arguments)
+    before, after = (fec_fast.load(zoo.build("zoo:vgg-digits"), folder) for folder in (pruned, out))
+    assert [p.shape for p in before.parameters()] == [p.shape for p in after.parameters()]
+    assert not torch.equal(next(before.parameters()), next(after.parameters()))
+
+
+def test_demo_writes_where_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs: list[Path] = []
+    monkeypatch.setattr(cli, "run_demo", outputs.append)
+    succeed("demo", "--json", tmp_path / "figures.json")
+    assert outputs == [tmp_path / "figures.json"]
+
+
+def test_info() -> None:
+    printed = succeed("info")
+    assert f"torch {torch.__version__}" in printed
+    for name, backend in fec_fast.backends().items():
+        line = next(line for line in printed.splitlines() if line.startswith(f"{name}: "))
+        assert ("not" in line) == (not backend.usable)
+        assert backend.reason in line
+
+
+def test_wrong_input_is_told_in_one_line(weights: Path, pruned: Path, tmp_path: Path) -> None:
+    digits, out = "zoo:vgg-digits", tmp_path / "out"
+    assert "vgg-digits" in fail("score", "zoo:vgg-digit")
+    assert "nowhere" in fail("score", digits, "--weights", tmp_path / "nowhere.pth")
+    assert "'rms'" in fail("score", digits, "--compress", "rmss")
+    assert "gone" in fail("score", digits, "--json", tmp_path / "gone" / "scores.json")
+    assert "1.5" in fail("prune", digits, "--out", out, "--ratio", "1.5")
+    assert "'l1'" in fail("prune", digits, "--out", out, "--criterion", "l11")
+    assert "'1,x'" in fail("prune", digits, "--out", out, "--input-shape", "1,x")
+    assert "positive" in fail("prune", digits, "--out", out, "--input-shape", "1,0,8,8")
+    assert "[1, 3, 8, 8]" in fail("prune", digits, "--out", out, "--input-shape", "1,3,8,8")
+    data = ["--data", "sklearn:digits", "--epochs", "1"]
+    assert "no checkpoint" in fail("finetune", digits, "--checkpoint", tmp_path / "none", *data, "--out", out)
+    assert "another model" in fail("finetune", "zoo:resnet-digits", "--checkpoint", pruned, *data, "--out", out)
+    data[1] = "sklearn:letters"
+    assert "sklearn:digits" in fail("finetune", digits, "--checkpoint", pruned, *data, "--out", out)
+    assert not out.exists()
+
+
+def test_output_folder_is_checked_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the work was started")
+
+    monkeypatch.setattr(zoo, "build", unreachable)
+    (tmp_path / "mine.txt").write_text("")
+    assert "mine.txt" in fail("prune", "zoo:vgg-digits", "--out", tmp_path)
+    data = ["--data", "sklearn:digits", "--epochs", "1"]
+    assert "mine.txt" in fail("finetune", "zoo:vgg-digits", "--checkpoint", tmp_path, *data, "--out", tmp_path)
+
+
+def test_input_shape_by_name() -> None:
+    assert cli._shape("zoo:resnet-digits", None) == (1, 1, 8, 8)
+    assert cli._shape("zoo:vgg16-cifar", None) == (1, 3, 32, 32)
+    assert cli._shape("torchvision:resnet50", None) == (1, 3, 224, 224)
+    assert cli._shape("zoo:vgg16-cifar", "2,3,64,48") == (2, 3, 64, 48)
+
+
+def test_installed_command() -> None:
+    command = Path(sys.executable).parent / "fec-fast"
+    done = subprocess.run([command, "info"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "cpu: usable" in done.stdout

@@ -1,0 +1,132 @@
+"""The operator and the function in front of it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from fec_fast import ops, reference
+from fec_fast.backends import backends, resolve
+from fec_fast.errors import ArgumentError, BackendError, FormulaError, WeightError
+from fec_fast.formula import Formula
+
+RMS = Formula("rms", axis="channels")
+
+
+def weight(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def test_opcheck() -> None:
+    for tau in (None, 0.5):
+        formula = ("rms", "similarity", "channels", tau, 1.0)
+        arguments = ([weight(4, 6, 3, 3), weight(6, 2)], [0, 1], [1, 2], *formula, "auto")
+        torch.library.opcheck(torch.ops.fec_fast.entropy, arguments)
+
+
+def test_fake_shapes() -> None:
+    arguments = ([0, 1], [1, 2], "rms", "similarity", "channels", None, 1.0, "auto")
+    real = [weight(4, 6, 3, 3), weight(6, 5)]
+    fake = torch.ops.fec_fast.entropy([w.to("meta") for w in real], *arguments)
+    assert [f.shape for f in fake] == [r.shape for r in torch.ops.fec_fast.entropy(real, *arguments)]
+    assert all(f.dtype == torch.float64 for f in fake)
+
+
+def test_many_weights_in_one_call() -> None:
+    weights = [weight(8, 4, 3, 3), weight(6, 5, dtype=torch.bfloat16), weight(4, 3, 2, 2, 2), weight(12, 2, 3)]
+    axes, groups = [0, 1, 0, 1], [1, 1, 1, 3]
+    for formula in (RMS, Formula()):
+        got = ops.entropies(weights, formula, axes=axes, groups=groups, backend="auto")
+        assert [len(g) for g in got] == [8, 5, 4, 6]
+        for w, axis, group, g in zip(weights, axes, groups, got, strict=True):
+            assert torch.allclose(g, reference.entropy(w, formula, axis=axis, groups=group), rtol=0, atol=1e-5)
+
+
+def test_nothing_and_empty() -> None:
+    assert ops.entropies([], RMS, axes=[], groups=[]) == []
+    (none,) = ops.entropies([torch.empty(0, 3, 3, 3)], RMS, axes=[0], groups=[1])
+    assert none.shape == (0,)
+
+
+def test_the_weight_is_not_touched() -> None:
+    w = weight(8, 4, 3, 3).requires_grad_()
+    before, version = w.detach().clone(), w._version
+    (got,) = ops.entropies([w], RMS, axes=[0], groups=[1])
+    assert torch.equal(w.detach(), before) and w._version == version and w.grad is None and not got.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_not_finite(dtype: torch.dtype, value: float) -> None:
+    bad = weight(5, 4, 3, 3, dtype=dtype)
+    bad[4, 3, 2, 2] = value
+    bad[2, 1, 0, 2] = value
+    for strided in (bad, bad.to(memory_format=torch.channels_last), torch.nn.functional.pad(bad, (1, 1))[..., 1:-1]):
+        with pytest.raises(WeightError, match="weight 1 has") as caught:
+            ops.entropies([weight(2, 2), strided], RMS, axes=[0, 0], groups=[1, 1])
+        assert caught.value.layer_index == 1  # type: ignore[attr-defined]
+        assert caught.value.index == (2, 1, 0, 2)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (torch.empty(3, 3, device="meta"), "meta"),
+        (torch.ones(3, 3, dtype=torch.int8), "int8"),
+        (torch.ones(3), "two dimensions"),
+        (torch.ones(3, 3).to_sparse(), "sparse"),
+        (torch.ones(5, 3), "2 groups"),
+    ],
+)
+def test_unreadable_weights(bad: torch.Tensor, words: str) -> None:
+    with pytest.raises(WeightError, match=words) as caught:
+        ops.entropies([bad], RMS, axes=[1], groups=[2])
+    assert caught.value.layer_index == 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"axes": [0, 0]}, ArgumentError, "2 axes"),
+        ({"axes": [2]}, ArgumentError, "axis 2"),
+        ({"algorithm": "sort"}, FormulaError, "sorted"),
+        ({"algorithm": "sorted", "formula": Formula()}, FormulaError, "channel axis"),
+        ({"backend": "cuda"}, BackendError, "CUDA kernels"),
+        ({"backend": "cpuu"}, BackendError, "'cpu'"),
+        ({"weights": ["w"]}, ArgumentError, "str"),
+    ],
+)
+def test_wrong_arguments(change: dict[str, Any], error: type[Exception], words: str) -> None:
+    arguments = {"weights": [weight(3, 3, 3, 3)], "formula": RMS, "axes": [0], "groups": [1]} | change
+    weights, formula = arguments.pop("weights"), arguments.pop("formula")
+    with pytest.raises(error, match=words):
+        ops.entropies(weights, formula, **arguments)
+
+
+def test_channel_distances() -> None:
+    w = weight(4, 3, 2, 2)
+    inside = ops.channel_distances(w, Formula(axis="channels"))
+    between = ops.channel_distances(w, Formula(axis="filters"))
+    assert inside.shape == (4, 3, 3) and between.shape == (4, 4)
+    assert float(inside[1, 0, 2]) == pytest.approx(float((w[1, 0] - w[1, 2]).double().norm()), rel=1e-6)
+    assert float(between[0, 3]) == pytest.approx(float((w[0] - w[3]).double().norm()), rel=1e-6)
+    assert float(between.diagonal().abs().max()) == 0
+
+
+def test_backends() -> None:
+    known = backends()
+    assert list(known) == ["cpu", "cuda", "triton"]
+    assert known["cpu"].usable and not known["cuda"].built and "CUDA" in known["cuda"].reason
+    assert resolve("auto") == "cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_weights_on_a_gpu_are_scored_on_the_cpu_and_it_is_said() -> None:
+    w = weight(8, 4, 3, 3)
+    with pytest.warns(UserWarning, match="copied to the CPU") as caught:
+        got = ops.entropies([w.cuda(), w.cuda()], RMS, axes=[0, 0], groups=[1, 1])
+    assert len(caught) == 1
+    assert torch.equal(got[0], ops.entropies([w], RMS, axes=[0], groups=[1])[0])

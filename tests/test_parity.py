@@ -1,0 +1,226 @@
+"""The kernels against the float64 reference: every algorithm, every instruction set, every kind of weight."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fec_fast import reference
+from fec_fast.backends import cpu
+from fec_fast.formula import Formula
+
+SETS = list(cpu.instruction_sets())
+
+
+def tolerance(weight: Tensor, formula: Formula, axis: int, groups: int) -> float:
+    """The largest error a kernel may make, in nats.
+
+    An entropy is a smooth function of the distances in units of tau, with slopes of at most one or (Shannon entropies)
+    a logarithm. A distance of two points of magnitude ``m`` is known to ``eps * m * sqrt(K)`` for ``K`` coordinates, so
+    the condition number is ``sqrt(K) max|w| / tau``; sums and scans over ``M`` points add ``eps * sqrt(M)``, and the
+    polynomial exponential a few ``eps``.
+    """
+    eps = torch.finfo(torch.float64 if weight.dtype == torch.float64 else torch.float32).eps
+    d = reference.distances(weight, formula, axis=axis, groups=groups)
+    uses_tau = formula.tau is not None and formula.entropy != "distance"
+    tau = (formula.tau if uses_tau else float(d.mean())) * (formula.tau_scale if formula.entropy != "distance" else 1)
+    if tau == 0:
+        return 0.0
+    points = d.shape[-1]
+    coordinates = weight.numel() / max(1, d.shape[0] * points if formula.axis == "channels" else points)
+    condition = math.sqrt(coordinates) * float(weight.double().abs().max()) / tau
+    slope = 1 if formula.entropy == "similarity" else 1 + math.log(points) - math.log(eps)
+    return 2 * eps * slope * (8 + math.sqrt(points) + condition)
+
+
+def compare(weight: Tensor, formula: Formula, *, axis: int = 0, groups: int = 1, **choice: Any) -> Tensor:
+    (got,), bad = cpu.entropies([weight], formula, axes=[axis], groups=[groups], **choice)
+    want = reference.entropy(weight, formula, axis=axis, groups=groups)
+    assert bad == -1
+    assert got.dtype == torch.float64 and got.shape == want.shape
+    allowed = tolerance(weight, formula, axis, groups)
+    assert float((got - want).abs().max()) <= allowed, (formula, axis, groups, choice, got, want, allowed)
+    assert float(got.min()) >= 0
+    return got
+
+
+def skip_if_unusable(instruction_set: str) -> None:
+    if not cpu.instruction_sets()[instruction_set]:
+        pytest.skip(f"this processor has no {instruction_set}")
+
+
+def sortable(weight: Tensor, formula: Formula) -> bool:
+    one = formula.compress != "none" or weight.shape[2:].numel() == 1
+    return formula.axis == "channels" and formula.entropy == "similarity" and one
+
+
+@st.composite
+def weights(draw: st.DrawFn) -> tuple[Tensor, int, int]:
+    """A weight, the axis of its filters, its groups."""
+    kernel = draw(st.sampled_from([(), (1, 1), (3, 3), (2,), (1, 3), (2, 1, 2)]))
+    groups, axis = draw(st.sampled_from([1, 1, 2, 3])), draw(st.sampled_from([0, 1]))
+    shape = (groups * draw(st.integers(1, 24)), draw(st.integers(1, 40)), *kernel)
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    values = torch.randn(shape, generator=generator, dtype=torch.float64)
+    kind = draw(st.sampled_from(["normal", "few values", "equal channels", "equal filters", "offset", "sparse"]))
+    if kind == "few values":
+        values = values.round()
+    elif kind == "equal channels":
+        values = values[:, :1].expand(shape)
+    elif kind == "equal filters":
+        values = values[:1].expand(shape)
+    elif kind == "offset":
+        values = values + 100
+    elif kind == "sparse":
+        values = values * (values > 1)
+    dtype = draw(st.sampled_from([torch.float32, torch.float32, torch.float64, torch.float16, torch.bfloat16]))
+    scales = {torch.float16: [0, -8, 6], torch.float64: [0, -300, 300]}.get(dtype, [0, -40, -110, 40, 115])
+    weight = (values * 2.0 ** draw(st.sampled_from(scales))).to(dtype).clone()
+    layout = draw(st.sampled_from(["contiguous", "channels first in memory", "reversed dimensions", "cut out"]))
+    if layout == "channels first in memory":
+        weight = weight.movedim(1, -1).contiguous().movedim(-1, 1)
+    elif layout == "reversed dimensions":
+        order = tuple(reversed(range(weight.dim())))
+        weight = weight.permute(order).contiguous().permute(order)
+    elif layout == "cut out":
+        larger = torch.full([size + 3 for size in weight.shape], math.nan, dtype=dtype)
+        inside = larger[tuple(slice(1, 1 + size) for size in weight.shape)]
+        weight = inside.copy_(weight)
+    return weight, axis, groups
+
+
+@pytest.mark.parametrize("instruction_set", SETS)
+@settings(max_examples=100, deadline=None)
+@given(
+    weights(),
+    st.sampled_from(["rms", "absmean", "mean", "none"]),
+    st.sampled_from(["similarity", "softmax", "distance"]),
+    st.sampled_from(["channels", "filters"]),
+    st.sampled_from([None, None, 0.3, 2.0]),
+    st.sampled_from([1.0, 0.5]),
+)
+def test_every_kind_of_weight(
+    instruction_set: str,
+    case: tuple[Tensor, int, int],
+    compress: Any,
+    entropy: Any,
+    axis: Any,
+    tau: float | None,
+    tau_scale: float,
+) -> None:
+    skip_if_unusable(instruction_set)
+    weight, on, groups = case
+    if tau is not None:
+        tau *= float(weight.double().abs().max()) or 1.0
+    formula = Formula(compress, entropy, axis, tau, tau_scale)
+    for algorithm in ("sorted", "pairwise") if sortable(weight, formula) else ("pairwise",):
+        compare(weight, formula, axis=on, groups=groups, algorithm=algorithm, instruction_set=instruction_set)
+
+
+# More rows than the first-level cache holds (sorted), more points than a tile (pairwise), more coordinates than are
+# taken at a time, and lengths that no block divides.
+@pytest.mark.parametrize("instruction_set", SETS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("shape", "compress", "axis"),
+    [
+        ((2, 2300), "rms", "channels"),
+        ((19, 1031), "none", "channels"),
+        ((2, 601, 3, 3), "none", "channels"),
+        ((601, 33, 3, 3), "none", "filters"),
+        ((530, 7, 3, 3), "rms", "filters"),
+        ((129, 1000), "none", "filters"),
+    ],
+)
+def test_beyond_one_block(instruction_set: str, dtype: torch.dtype, shape: Any, compress: Any, axis: Any) -> None:
+    skip_if_unusable(instruction_set)
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    formula = Formula(compress=compress, axis=axis)
+    for algorithm in ("sorted", "pairwise") if sortable(weight, formula) else ("pairwise",):
+        compare(weight, formula, algorithm=algorithm, instruction_set=instruction_set)
+
+
+# Above 16 MiB nothing is kept between the two passes: the other branch of both algorithms.
+def test_too_large_to_keep() -> None:
+    generator = torch.Generator().manual_seed(2)
+    wide = torch.randn(2600, 1700, generator=generator)
+    got, bad = cpu.entropies([wide], Formula("rms", axis="channels"), axes=[0], groups=[1])
+    small = reference.entropy(wide[:4], Formula("rms", axis="channels", tau=mean_distance(wide)))
+    assert bad == -1
+    assert torch.allclose(got[0][:4], small, rtol=0, atol=tolerance(wide[:4], Formula("rms", axis="channels"), 0, 1))
+    for entropy in ("similarity", "softmax", "distance"):
+        compare(wide[:2100, :9], Formula("none", entropy, "filters"))
+
+
+def mean_distance(weight: Tensor) -> float:
+    """The mean distance between the magnitudes of a row, over all rows and pairs, from sorted rows."""
+    x = weight.abs().double().sort(-1).values
+    c = x.shape[-1]
+    return float((x * torch.arange(1 - c, c, 2)).sum() * 2 / (c * c * x.shape[0]))
+
+
+@pytest.mark.parametrize("instruction_set", SETS)
+@pytest.mark.parametrize("algorithm", ["sorted", "pairwise"])
+def test_alike_channels_have_exactly_no_entropy(instruction_set: str, algorithm: str) -> None:
+    skip_if_unusable(instruction_set)
+    weight = torch.randn(20, 49, 3, 3, generator=torch.Generator().manual_seed(3))
+    weight[7] = weight[7, :1]
+    (got,), _ = cpu.entropies(
+        [weight],
+        Formula("rms", axis="channels"),
+        axes=[0],
+        groups=[1],
+        algorithm=algorithm,
+        instruction_set=instruction_set,
+    )
+    assert got[7] == 0
+    assert int(got.argmin()) == 7 and float(got[:7].min()) > 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("axis", ["channels", "filters"])
+def test_scale_changes_nothing(dtype: torch.dtype, axis: Any) -> None:
+    weight = torch.randn(24, 30, 3, 3, generator=torch.Generator().manual_seed(4)).to(dtype)
+    for compress in ("rms", "mean", "none"):
+        formula = Formula(compress, axis=axis)
+        for power in (-6, 6) if dtype == torch.float16 else (-100, 100):
+            scaled = weight * 2.0**power
+            if dtype == torch.float16 and power < 0:
+                weight = scaled * 2.0**-power  # what survived as subnormals
+            first, _ = cpu.entropies([weight], formula, axes=[0], groups=[1])
+            second, _ = cpu.entropies([scaled], formula, axes=[0], groups=[1])
+            assert torch.equal(first[0], second[0])
+
+
+def test_the_number_of_threads_changes_nothing() -> None:
+    weight = torch.randn(300, 70, 3, 3, generator=torch.Generator().manual_seed(5))
+    formulas = [Formula("rms", axis="channels"), Formula("none", axis="channels"), Formula("none", axis="filters")]
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append([cpu.entropies([weight], formula, axes=[0], groups=[1])[0][0] for formula in formulas])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_known_value() -> None:
+    """Two channels at distance 2 and tau 1 (the mean of 0, 2, 2, 0): H = -ln((1 + e^-2) / 2)."""
+    weight = torch.tensor([[[[1.0]], [[3.0]]]])
+    want = -math.log((1 + math.exp(-2)) / 2)
+    assert float(reference.entropy(weight, Formula("rms", axis="channels"))) == pytest.approx(want, abs=1e-15)
+    (got,), _ = cpu.entropies([weight], Formula("rms", axis="channels"), axes=[0], groups=[1])
+    assert float(got) == pytest.approx(want, abs=1e-6)
+
+
+def test_unknown_instruction_set() -> None:
+    with pytest.raises(ValueError, match="mmx"):
+        cpu.entropies([torch.ones(2, 2)], Formula(), axes=[0], groups=[1], instruction_set="mmx")
