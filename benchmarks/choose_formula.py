@@ -17,11 +17,12 @@ import random
 import zipfile
 from pathlib import Path
 
-import fec_fast
 import torch
-from fec_fast import Formula, zoo
 from PIL import Image
 from torch import Tensor, nn
+
+import fec_fast
+from fec_fast import Formula, zoo
 
 CANDIDATES: dict[str, dict[str, object]] = {
     "l1, both sides": {"criterion": "l1"},
@@ -65,7 +66,8 @@ def accuracy(model: nn.Module, train: Tensor, images: Tensor, labels: Tensor) ->
         for batch in train.split(200):
             model(batch)
         model.eval()
-        right = sum(int((model(x).argmax(1) == y).sum()) for x, y in zip(images.split(500), labels.split(500), strict=True))
+        batches = zip(images.split(500), labels.split(500), strict=True)
+        right = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches)
     return 100 * right / len(labels)
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import fec_fast
 import pytest
 import torch
-from fec_fast import checkpoint, zoo
 from torch import Tensor, nn
+
+import fec_fast
+from fec_fast import checkpoint, zoo
 
 EXAMPLE = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 

@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import fec_fast
 import pytest
 import torch
-from fec_fast import cli, zoo
 from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
+
+import fec_fast
+from fec_fast import cli, zoo
 
 RUNNER = CliRunner()
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from fec_fast import finetune as module
 from fec_fast.errors import ArgumentError, BackendError, CheckpointError, InputError, TrainingError
 from fec_fast.finetune import Epoch, evaluate, finetune
 
@@ -246,6 +246,20 @@ def test_fp16_without_a_gpu_is_an_error_not_a_fallback() -> None:
     finetune(_model(), _loader(), epochs=1, progress=False)
 
 
+def test_precision_other_than_the_callers_accelerator_is_an_error_and_his_state_survives() -> None:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    own = Accelerator(mixed_precision="bf16")
+    try:
+        with pytest.raises(BackendError, match="mixed_precision='no'"):
+            finetune(_model(), _loader(), epochs=1, progress=False)
+        finetune(_model(), _loader(), epochs=1, mixed_precision="bf16", progress=False)
+        assert own.mixed_precision == "bf16"
+    finally:
+        AcceleratorState._reset_state()
+
+
 class _Poisoned(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     """One image holds NaN."""
 
@@ -399,9 +413,9 @@ def test_frozen_layers_stay(tmp_path: Path) -> None:
 
 
 def test_missing_accelerate_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "accelerate", None)
+    monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(ImportError, match=r"pip install 'fec_fast\[train\]'"):
-        module.finetune(_model(), _loader(), epochs=1)
+        finetune(_model(), _loader(), epochs=1)
 
 
 def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import fec_fast
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+import fec_fast
 
 
 class Net(nn.Module):

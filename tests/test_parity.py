@@ -23,8 +23,8 @@ def tolerance(weight: Tensor, formula: Formula, axis: int, groups: int) -> float
 
     An entropy is a smooth function of the distances in units of tau, with slopes of at most one or (Shannon entropies)
     a logarithm. A distance of two points of magnitude ``m`` is known to ``eps * m * sqrt(K)`` for ``K`` coordinates, so
-    the condition number is ``sqrt(K) max|w| / tau``; sums and scans over ``M`` points add ``eps * sqrt(M)``, and the
-    polynomial exponential a few ``eps``.
+    the condition number is ``sqrt(K) max|w| / tau``; sums and scans over ``M`` points add ``eps * sqrt(M)`` at worst (a
+    quarter of it is seen), and the polynomial exponential a few ``eps``.
     """
     eps = torch.finfo(torch.float64 if weight.dtype == torch.float64 else torch.float32).eps
     d = reference.distances(weight, formula, axis=axis, groups=groups)
@@ -36,7 +36,7 @@ def tolerance(weight: Tensor, formula: Formula, axis: int, groups: int) -> float
     coordinates = weight.numel() / max(1, d.shape[0] * points if formula.axis == "channels" else points)
     condition = math.sqrt(coordinates) * float(weight.double().abs().max()) / tau
     slope = 1 if formula.entropy == "similarity" else 1 + math.log(points) - math.log(eps)
-    return 2 * eps * slope * (8 + math.sqrt(points) + condition)
+    return eps * slope * (4 + math.sqrt(points) / 4 + condition)
 
 
 def compare(weight: Tensor, formula: Formula, *, axis: int = 0, groups: int = 1, **choice: Any) -> Tensor:

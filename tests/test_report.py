@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import fec_fast
 import pytest
 import torch
 import torch.nn.functional as F
-from fec_fast.report import Counts, LayerCount, comparison_table, count, measure_latency
 from torch import Tensor, nn
+
+import fec_fast
+from fec_fast.report import Counts, LayerCount, comparison_table, count, measure_latency
 
 
 class Net(nn.Module):

@@ -6,15 +6,16 @@ import copy
 import json
 from typing import Any
 
-import fec_fast
 import pytest
 import torch
-from fec_fast import Formula, ModelScores, score_model
-from fec_fast.reference import entropy
-from fec_fast.scoring import LayerInfo, unwrap
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+
+import fec_fast
+from fec_fast import Formula, ModelScores, score_model
+from fec_fast.reference import entropy
+from fec_fast.scoring import LayerInfo, unwrap
 
 CHANNELS = Formula(compress="rms", axis="channels")
 FILTERS = Formula(compress="none", axis="filters")

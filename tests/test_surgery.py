@@ -6,12 +6,13 @@ import copy
 import dataclasses
 import json
 
-import fec_fast
 import pytest
 import torch
+from torch import nn
+
+import fec_fast
 from fec_fast import surgery, zoo
 from fec_fast.plan import named_tensors
-from torch import nn
 
 
 @pytest.fixture(scope="module")

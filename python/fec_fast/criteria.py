@@ -38,7 +38,8 @@ def l2(weight: Tensor) -> Tensor:
     Returns:
         ``[filters]``.
     """
-    return torch.linalg.vector_norm(weight.flatten(1), dim=1)
+    norms: Tensor = torch.linalg.vector_norm(weight.flatten(1), dim=1)
+    return norms
 
 
 def fpgm(weight: Tensor) -> Tensor:

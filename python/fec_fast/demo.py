@@ -23,9 +23,9 @@ from .checkpoint import load, save
 from .errors import CheckpointError, InputError, nearest
 from .finetune import evaluate, finetune
 from .pruning import prune
-from .randomness import restored_randomness
 from .report import count, measure_latency
 from .scoring import score_model
+from .surroundings import restored_randomness
 
 # Share of channels removed from every layer of each network; about 9 and 8 of 10 parameters go.
 RATIOS: Mapping[str, float] = {"vgg-digits": 0.75, "resnet-digits": 0.6}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +18,8 @@ from torch import Tensor, nn
 
 from . import resume as states
 from .batches import check_data, check_labels, device_of, length, pair
-from .errors import ArgumentError, BackendError, InputError, TrainingError, missing_extra, nearest
-from .randomness import generators_of, restored_randomness, seed_all
+from .errors import ArgumentError, InputError, TrainingError, nearest
+from .surroundings import borrowed_accelerator, check_accelerate, generators_of, restored_randomness, seed_all
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -194,10 +193,7 @@ def finetune(
         TrainingError: The loss became infinite or NaN; the model holds the weights before that step.
         MissingExtraError: accelerate is not installed.
     """
-    try:
-        import accelerate
-    except ImportError as error:
-        raise missing_extra("accelerate", "train", "finetune") from error
+    check_accelerate()
     settings = _Settings(
         epochs=epochs,
         lr=lr,
@@ -227,7 +223,7 @@ def finetune(
                 state = states.read(folder, asdict(settings), model)
             elif resume:
                 warnings.warn(f"nothing to resume in {folder}: training starts from the beginning", stacklevel=2)
-        with _accelerator(accelerate, mixed_precision) as accelerator:
+        with borrowed_accelerator(mixed_precision) as accelerator:
             training = _Training(accelerator, model, teacher, train_loader, val_loader, settings, folder)
             try:
                 training.run(state, progress)
@@ -384,18 +380,3 @@ class _Training:
         if state.scaler is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state.scaler)
         self.history = [Epoch(**row) for row in state.history]
-
-
-@contextlib.contextmanager
-def _accelerator(accelerate: Any, mixed_precision: str) -> Iterator[Accelerator]:
-    """An accelerator whose precision does not stick to the process, which accelerate's shared state would do."""
-    ours = not accelerate.state.is_initialized()
-    try:
-        try:
-            accelerator = accelerate.Accelerator(mixed_precision=mixed_precision)
-        except ValueError as error:
-            raise BackendError(f"mixed_precision={mixed_precision!r} is not to be had here: {error}") from error
-        yield accelerator
-    finally:
-        if ours:
-            accelerate.state.AcceleratorState._reset_state()

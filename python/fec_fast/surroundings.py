@@ -1,0 +1,102 @@
+"""What a training borrows from the process and gives back: random states, and accelerate's shared state."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .errors import BackendError, missing_extra
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def check_accelerate() -> None:
+    """Makes sure that accelerate is installed.
+
+    Raises:
+        MissingExtraError: It is not.
+    """
+    try:
+        import accelerate  # noqa: F401 (only to see that it is there)
+    except ImportError as error:
+        raise missing_extra("accelerate", "train", "finetune") from error
+
+
+@contextlib.contextmanager
+def borrowed_accelerator(mixed_precision: str) -> Iterator[Accelerator]:
+    """Makes an accelerator whose precision does not stick to the process, as accelerate's shared state would have it.
+
+    Args:
+        mixed_precision: ``"no"``, ``"fp16"`` or ``"bf16"``.
+
+    Yields:
+        The accelerator.
+
+    Raises:
+        BackendError: The device does not have this precision, or an accelerator of the caller's has another.
+    """
+    import accelerate
+
+    ours = not accelerate.state.is_initialized()
+    try:
+        try:
+            accelerator = accelerate.Accelerator(mixed_precision=mixed_precision)
+        except ValueError as error:
+            raise BackendError(f"mixed_precision={mixed_precision!r} is not to be had here: {error}") from error
+        # On some devices accelerate takes the word and then trains in float32 all the same.
+        if mixed_precision != "no" and not accelerator.native_amp:
+            device = accelerator.device.type
+            raise BackendError(
+                f"mixed_precision={mixed_precision!r} is not to be had on {device!r}; take 'no' or 'bf16'"
+            )
+        yield accelerator
+    finally:
+        if ours:
+            accelerate.state.AcceleratorState._reset_state()
+
+
+@contextlib.contextmanager
+def restored_randomness() -> Iterator[None]:
+    """Restores the random states of Python, NumPy and torch (CPU and GPUs) at the end.
+
+    Yields:
+        Nothing.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def seed_all(seed: int) -> None:
+    """Seeds Python, NumPy and torch (CPU and GPUs).
+
+    Args:
+        seed: In [0, 2**32).
+    """
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def generators_of(loader: Any) -> list[torch.Generator]:
+    """Finds the generators of its own that a loader draws its order from.
+
+    Args:
+        loader: A DataLoader, or anything else.
+
+    Returns:
+        None, one or several.
+    """
+    samplers = (getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None))
+    found = [getattr(holder, "generator", None) for holder in (loader, *samplers)]
+    return [generator for generator in found if isinstance(generator, torch.Generator)]
