@@ -13,12 +13,12 @@ import ctypes
 import gc
 import json
 import os
-import platform
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
-from fec_fast import ops, reference
+from fec_fast import ops, reference, score_model
 from fec_fast.backends import backends, cpu
 from fec_fast.formula import Formula
+from fec_fast.report import machine
 
 CHANNELS, FILTERS = Formula("rms", axis="channels"), Formula("none", axis="filters")
 PARITY = 2e-5  # nats, ours; the largest entropies are about ln 2048 = 7.6
@@ -132,15 +133,6 @@ def pruning_toolkit(model: nn.Module, runs: int) -> dict[str, float | str]:
     }
 
 
-def processor() -> str:
-    """The processor's name as the system has it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "scoring.json")
@@ -158,12 +150,14 @@ def main() -> None:
 
     errors = parity(weights)
     memory = {
-        "channels/rms": peak_extra_mib(lambda: ops.entropies(every, CHANNELS, axes=[0] * len(every), groups=ones)),
-        "filters/none": peak_extra_mib(lambda: ops.entropies(every, FILTERS, axes=[0] * len(every), groups=ones)),
+        "channels/rms": peak_extra_mib(lambda: score_model(model, formula=CHANNELS)),
+        "filters/none": peak_extra_mib(lambda: score_model(model, formula=FILTERS)),
     }
     seconds: dict[str, float | str] = {
         "reading all weights (w.sum())": cpu_seconds(lambda: [w.sum() for w in every], 9)
     }
+    for what, formula in (("channels/rms", CHANNELS), ("filters/none", FILTERS)):
+        seconds[f"score_model {what}"] = cpu_seconds(partial(score_model, model, formula=formula), arguments.runs)
     for name, usable in cpu.instruction_sets().items():
         for what, formula in (("channels/rms", CHANNELS), ("filters/none", FILTERS)):
             key = f"fec_fast {what} on {name}"
@@ -189,14 +183,7 @@ def main() -> None:
             "measured_seconds": round(loop, 3),
             "share_of_pairs": round(share, 4),
         },
-        "machine": {
-            "processor": processor(),
-            "logical_cpus": os.cpu_count(),
-            "system": f"{platform.system()} {platform.machine()}",
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "fec_fast cpu": backends()["cpu"].reason,
-        },
+        "machine": machine() | {"fec_fast cpu": backends()["cpu"].reason},
     }
     for key, value in seconds.items():
         print(f"{key:62} {value:10.4f}" if isinstance(value, float) else f"{key:62} {value:>10}")

@@ -13,7 +13,7 @@ _SHORT = demo.DemoSettings(epochs=3, finetune_epochs=1, repeats=1, latency_secon
 
 
 def test_demo_end_to_end(tmp_path: Path) -> None:
-    console = Console(record=True, width=160)
+    console = Console(record=True, width=80)
     file = tmp_path / "demo.json"
     report = demo.run_demo(file, settings=_SHORT, console=console)
     assert json.loads(file.read_text()) == report
@@ -32,6 +32,7 @@ def test_demo_end_to_end(tmp_path: Path) -> None:
     assert report["machine"]["torch"] and report["machine"]["processor"]
     printed = console.export_text()
     assert "held-out images" in printed and "resnet-digits" in printed and "random" in printed
+    assert "…" not in printed, "a cell is cut off in a terminal of 80 columns"
 
 
 def test_wrong_names_are_found_before_training(tmp_path: Path) -> None:

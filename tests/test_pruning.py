@@ -133,7 +133,8 @@ def test_ratios_by_layer_ignore_and_round_to():
     assert result.model.layer4[1].conv1.out_channels == 256
     assert result.model.layer2[0].conv1.out_channels == 128
     result = fec_fast.prune(model, image, ratio=0.3, ignore=("layer1", "conv1"), round_to=8)
-    widths = {name: module.out_channels for name, module in result.model.named_modules() if isinstance(module, nn.Conv2d)}
+    convs = {name: module for name, module in result.model.named_modules() if isinstance(module, nn.Conv2d)}
+    widths = {name: module.out_channels for name, module in convs.items()}
     assert widths["conv1"] == 64 and widths["layer1.0.conv1"] == 64
     assert widths["layer2.0.conv1"] == 96  # 128 - 38 = 90, rounded up
     assert all(width % 8 == 0 for width in widths.values())

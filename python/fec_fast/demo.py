@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from .checkpoint import load, save
 from .errors import CheckpointError, InputError, nearest
 from .finetune import evaluate, finetune
 from .pruning import prune
-from .report import count, measure_latency
+from .report import count, machine, measure_latency
 from .scoring import score_model
 from .surroundings import restored_randomness
 
@@ -106,40 +106,18 @@ def run_demo(
         for name in chosen:
             report["networks"][name] = _network(name, settings, console)
     report["seconds"] = round(time.perf_counter() - start, 1)
-    console.print(_table(report))
+    for name in chosen:
+        console.print(_table(name, report["networks"][name]))
     where = report["machine"]
     console.print(
-        f"{images} held-out images, so one image is {100 / images:.2f} points; accuracies are means of "
-        f"{settings.repeats} fine-tunings (range in brackets). Latency: median for {_BATCH} images.\n"
+        f"Accuracy on {images} held-out images (one image is {100 / images:.2f} points), means of {settings.repeats} "
+        f"runs;\n'at once' is before the fine-tuning, 'tuned' after it. Latency: median for {_BATCH} images.\n"
         f"{where['processor']}, {where['threads']} threads, torch {where['torch']}; {report['seconds']} s in all."
     )
     if output is not None:
         _write(Path(output), report)
         console.print(f"figures written to {output}")
     return report
-
-
-def machine() -> dict[str, Any]:
-    """Describes the machine for a table of measurements.
-
-    Returns:
-        Processor, number of cores this process may use, torch's threads, system, and versions.
-    """
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")  # Linux, where platform.processor() says little
-    if cpuinfo.is_file():
-        models = [line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
-        processor = models[0].partition(":")[2].strip() if models else processor
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "processor": processor,
-        "cores": cores,
-        "threads": torch.get_num_threads(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-    }
 
 
 def _network(name: str, settings: DemoSettings, console: Console) -> dict[str, Any]:
@@ -219,33 +197,29 @@ def _through_disk(name: str, result: Any, example: Tensor) -> nn.Module:
     return model
 
 
-def _table(report: dict[str, Any]) -> Table:
-    table = Table(title="Held-out accuracy before and after pruning, at the same budget for every criterion")
-    for column in ("network", "removed by", "parameters", "MACs", "accuracy at once", "fine-tuned", "latency"):
-        table.add_column(column, justify="left" if column in ("network", "removed by") else "right")
-    for name, network in report["networks"].items():
-        whole = network["criteria"][DENSE]
-        for criterion, row in network["criteria"].items():
-            table.add_row(
-                name if criterion == DENSE else "",
-                "(nothing)" if criterion == DENSE else criterion,
-                _share(row["parameters"], whole["parameters"]),
-                _share(row["macs"], whole["macs"]),
-                _percent(row["accuracy_before_finetuning"]),
-                _percent(row["accuracy"]),
-                f"{row['latency_ms']:.2f} ms",
-            )
-        table.add_section()
+def _table(name: str, network: dict[str, Any]) -> Table:
+    """One network's figures; within 80 columns, what a terminal or a log has."""
+    title = f"{name}: {100 * network['ratio']:.0f} % of every layer's channels removed"
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in ("criterion", "parameters", "MACs", "at once", "tuned (range)", "latency"):
+        table.add_column(column, justify="left" if column == "criterion" else "right", no_wrap=True)
+    whole = network["criteria"][DENSE]
+    for criterion, row in network["criteria"].items():
+        accuracy = row["accuracy"]
+        table.add_row(
+            criterion,
+            _share(row["parameters"], whole["parameters"]),
+            _share(row["macs"], whole["macs"]),
+            f"{100 * fmean(row['accuracy_before_finetuning']):.1f} %",
+            f"{100 * fmean(accuracy):.1f} % ({100 * min(accuracy):.1f}-{100 * max(accuracy):.1f})",
+            f"{row['latency_ms']:.2f} ms",
+        )
     return table
 
 
 def _share(value: int, whole: int) -> str:
-    return f"{value:,}" if value == whole else f"{value:,} ({100 * (value / whole - 1):+.1f} %)"
-
-
-def _percent(values: list[float]) -> str:
-    spread = f" ({100 * min(values):.2f}-{100 * max(values):.2f})" if min(values) < max(values) else ""
-    return f"{100 * fmean(values):.2f} %{spread}"
+    text = f"{value / 1000:,.0f} k"
+    return text if value == whole else f"{text} {100 * (value / whole - 1):+.1f} %"
 
 
 def _write(file: Path, report: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .coupling import CoupledSet, Coupling, couple, kept_indices, new_attributes
 from .criteria import Criterion, check_criterion, unit_scores
@@ -51,7 +52,7 @@ class PruneResult:
             Text of several lines.
         """
         lines = [comparison_table(self.before, self.after)]
-        lines += [f"kept whole: {layer}: {reason}" for layer, reason in self.plan.pinned.items()]
+        lines += [f"kept whole: {layers}: {reason}" for reason, layers in _by_reason(self.plan.pinned).items()]
         lines += [f"note: {note}" for note in self.plan.notes]
         return "\n".join(lines)
 
@@ -165,6 +166,8 @@ def _check_weights(model: nn.Module) -> None:
             raise WeightError(f"{name} is sparse ({tensor.layout}): convert it with .to_dense()")
         if tensor.is_quantized:
             raise WeightError(f"{name} is quantised ({tensor.dtype}): prune the float model and quantise it afterwards")
+        if is_traceable_wrapper_subclass(tensor):
+            raise WeightError(f"{name} is a {type(tensor).__name__}: prune the plain model and convert it afterwards")
     for name, module in model.named_modules():
         if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
             raise WeightError(f"{name} is quantised: prune the float model and quantise it afterwards")
@@ -174,6 +177,14 @@ def _check_weights(model: nn.Module) -> None:
             index = torch.nonzero(~finite)[0].tolist()
             value = float(tensor.detach()[tuple(index)])
             raise WeightError(f"{name} holds {value} at index {index}: repair or reload it")
+
+
+def _by_reason(layers: Mapping[str, str]) -> dict[str, str]:
+    """From a reason for each layer to the layers of each reason, in words."""
+    gathered: dict[str, list[str]] = {}
+    for layer, reason in layers.items():
+        gathered.setdefault(reason, []).append(layer)
+    return {reason: ", ".join(names) for reason, names in gathered.items()}
 
 
 def _reasons(coupling: Coupling) -> str:
@@ -218,7 +229,7 @@ def _plan(
             kept = kept_indices(line, removed, traced)
             if len(kept) < len(line):
                 keep.setdefault(name, {})[str(axis)] = kept
-    notes = [f"{layer}: some channels stay: {reason}" for layer, reason in coupling.partly.items()]
+    notes = [f"{layers}: some channels stay: {reason}" for reason, layers in _by_reason(coupling.partly).items()]
     return Plan(
         fingerprint=fingerprint(model),
         shapes={name: list(tensors[name].shape) for name in keep},
