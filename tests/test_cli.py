@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from typer.testing import CliRunner, Result
 
 import fec_fast
@@ -88,6 +89,15 @@ def test_prune_prints_a_summary(weights: Path, tmp_path: Path) -> None:
     assert "total" in printed and str(tmp_path / "out") in printed
     plan = json.loads((tmp_path / "out" / "plan.json").read_text())
     assert (plan["criterion"], plan["sides"]) == ("l1", "producer")
+
+
+def test_prune_leaves_ignored_layers_alone(weights: Path, tmp_path: Path) -> None:
+    convolutions = [name for name, m in zoo.build("zoo:vgg-digits").named_modules() if isinstance(m, nn.Conv2d)]
+    ignored = [word for name in convolutions[:2] for word in ("--ignore", name)]
+    succeed("prune", "zoo:vgg-digits", "--weights", weights, "--out", tmp_path / "out", *ignored)
+    keep = json.loads((tmp_path / "out" / "plan.json").read_text())["keep"]
+    assert [name for name in convolutions if "0" in keep.get(f"{name}.weight", {})] == convolutions[2:]
+    assert "nearest" in fail("prune", "zoo:vgg-digits", "--out", tmp_path / "none", "--ignore", "featurs")
 
 
 def test_finetune(pruned: Path, tmp_path: Path) -> None:

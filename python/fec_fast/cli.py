@@ -88,12 +88,17 @@ def prune(
         ),
     ] = None,
     round_to: Annotated[int, typer.Option(help="Keep widths at multiples of this.")] = 1,
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="A layer, or a module that holds layers, to leave alone; may be repeated.")
+    ] = None,
 ) -> None:
     """Remove filters, check the result against the masked original, and save it."""
     checkpoint.check_destination(out)
     example = torch.randn(_shape(model, input_shape), generator=torch.Generator().manual_seed(0))
     network = _build(model, weights).eval()
-    result = run_prune(network, example, ratio=ratio, criterion=criterion, sides=sides, round_to=round_to)
+    result = run_prune(
+        network, example, ratio=ratio, criterion=criterion, sides=sides, round_to=round_to, ignore=ignore or ()
+    )
     typer.echo(result.summary())
     typer.echo(f"saved in {checkpoint.save(result, out)}")
 

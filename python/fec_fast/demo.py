@@ -111,7 +111,7 @@ def run_demo(
     where = report["machine"]
     console.print(
         f"Accuracy on {images} held-out images (one image is {100 / images:.2f} points), means of {settings.repeats} "
-        f"runs;\n'at once' is before the fine-tuning, 'tuned' after it. Latency: median for {_BATCH} images.\n"
+        f"runs;\n'at once' is before the fine-tuning, 'tuned' after it. Latency: median, {_BATCH} images.\n"
         f"{where['processor']}, {where['threads']} threads, torch {where['torch']}; {report['seconds']} s in all."
     )
     if output is not None:
