@@ -99,7 +99,13 @@ EXACT = {
     "L2 normalisation over channels": (lambda x: F.normalize(x, dim=1), 16),
     "batch norm without affine": (nn.BatchNorm2d(16, affine=False), 16),
     "upsampling": (nn.Upsample(scale_factor=2, mode="bilinear"), 16),
+    "PReLU": (nn.PReLU(16, init=0.3), 16),
 }
+ACTIVATIONS = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid),
+    *(nn.Hardtanh,),
+)
+OUT_OF_PLACE = (nn.GELU, nn.LogSigmoid, nn.Sigmoid, nn.Softplus, nn.Softsign, nn.Tanh, nn.Tanhshrink)
 WHOLE = {
     "channel shuffle": (nn.ChannelShuffle(2), 16, "splits channels|shuffle"),
     "chunk": (lambda x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1], 8, "fixed positions"),
@@ -123,6 +129,19 @@ def test_exact(name):
     result = fec_fast.prune(model, torch.randn(2, 3, 8, 8), ratio=0.5)
     assert result.difference is not None and result.difference < 1e-9
     assert result.model.a.out_channels < 16
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [*(kind() for kind in (*ACTIVATIONS, *OUT_OF_PLACE)), *(kind(inplace=True) for kind in ACTIVATIONS)],
+    ids=repr,
+)
+def test_activations(activation):
+    torch.manual_seed(0)
+    model = Net(nn.Sequential(nn.Conv2d(16, 16, 1), activation)).eval()
+    result = fec_fast.prune(model, torch.randn(2, 3, 8, 8), ratio=0.5)
+    assert result.difference is not None and result.difference < 1e-9
+    assert result.model.a.out_channels == 8 and result.model.body[0].out_channels == 8
 
 
 @pytest.mark.parametrize("name", WHOLE)

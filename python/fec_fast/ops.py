@@ -154,7 +154,14 @@ def _check_sortable(i: int, weight: Tensor, formula: Formula) -> None:
         )
 
 
-@torch.library.custom_op("fec_fast::entropy", mutates_args=(), device_types="cpu")
+# Spelt out because torch 2.6 cannot infer a schema from annotations with builtin generics.
+_SCHEMA = (
+    "(Tensor[] weights, int[] axes, int[] groups, str compress, str entropy, str axis, float? tau, float tau_scale, "
+    "str algorithm) -> Tensor[]"
+)
+
+
+@torch.library.custom_op("fec_fast::entropy", mutates_args=(), device_types="cpu", schema=_SCHEMA)
 def entropy(
     weights: list[Tensor],
     axes: list[int],

@@ -77,7 +77,12 @@ def _line(plane: Tensor) -> tuple[list[int], int | None]:
 
 
 # Element by element -------------------------------------------------------------------------------------------------
-@rule("copy_", "native_dropout", "lerp_", "masked_fill", "masked_fill_")
+# Beside the operators that torch tags: these it leaves untagged, the last line up to 2.6 only.
+@rule(
+    *("copy_", "native_dropout", "lerp_", "masked_fill", "masked_fill_"),
+    *("hardswish", "hardswish_", "mish_", "relu6_", "threshold_", "_prelu_kernel", "gelu_", "log_sigmoid_forward"),
+    *("hardtanh_", "leaky_relu", "leaky_relu_", "elu_", "celu_", "selu_", "hardsigmoid_"),
+)
 def pointwise(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Unites the channels that meet; a map of one channel that scales many (a gate) is pinned itself."""
     result = next(tensors_in(out), None)
