@@ -80,6 +80,7 @@ def test_files(pruned: fec_fast.PruneResult, folder: Path) -> None:
     assert os.listdir(folder.parent) == ["saved"]
     assert checkpoint.read_plan(folder) == pruned.plan
     assert folder.stat().st_mode & 0o777 == 0o777 & ~checkpoint._umask()
+    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o666 & ~checkpoint._umask()}
 
 
 def test_loaded_model_trains(folder: Path) -> None:

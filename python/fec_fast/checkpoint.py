@@ -79,6 +79,7 @@ def save(result: Pruned, folder: str | os.PathLike[str]) -> Path:
         for name in _FILES:
             with open(scratch / name, "rb+") as file:
                 os.fsync(file.fileno())
+            (scratch / name).chmod(0o666 & ~_umask())  # safetensors makes a file for its owner alone
         _replace(target, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
