@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import fec_fast
 from fec_fast import checkpoint, zoo
+from fec_fast.files import umask
 
 EXAMPLE = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -79,8 +80,8 @@ def test_files(pruned: fec_fast.PruneResult, folder: Path) -> None:
     assert sorted(os.listdir(folder)) == ["checkpoint.json", "model.safetensors", "plan.json"]
     assert os.listdir(folder.parent) == ["saved"]
     assert checkpoint.read_plan(folder) == pruned.plan
-    assert folder.stat().st_mode & 0o777 == 0o777 & ~checkpoint._umask()
-    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o666 & ~checkpoint._umask()}
+    assert folder.stat().st_mode & 0o777 == 0o777 & ~umask()
+    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o666 & ~umask()}
 
 
 def test_loaded_model_trains(folder: Path) -> None:

@@ -102,8 +102,8 @@ EXACT = {
     "PReLU": (nn.PReLU(16, init=0.3), 16),
 }
 ACTIVATIONS = (
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid),
-    *(nn.Hardtanh,),
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU),
+    *(nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh),
 )
 OUT_OF_PLACE = (nn.GELU, nn.LogSigmoid, nn.Sigmoid, nn.Softplus, nn.Softsign, nn.Tanh, nn.Tanhshrink)
 WHOLE = {
@@ -133,7 +133,11 @@ def test_exact(name):
 
 @pytest.mark.parametrize(
     "activation",
-    [*(kind() for kind in (*ACTIVATIONS, *OUT_OF_PLACE)), *(kind(inplace=True) for kind in ACTIVATIONS)],
+    [
+        *(kind() for kind in (*ACTIVATIONS, *OUT_OF_PLACE)),
+        *(kind(inplace=True) for kind in ACTIVATIONS),
+        nn.Threshold(0.1, 0.0, True),
+    ],
     ids=repr,
 )
 def test_activations(activation):

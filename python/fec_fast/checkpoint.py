@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .errors import CheckpointError, nearest
+from .files import settle, sha256, umask
 from .plan import Plan
 from .scoring import unwrap
 from .surgery import apply_plan
@@ -67,19 +67,17 @@ def save(result: Pruned, folder: str | os.PathLike[str]) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
     try:
-        scratch.chmod(0o777 & ~_umask())  # mkdtemp makes a folder for its owner alone
+        scratch.chmod(0o777 & ~umask())  # mkdtemp makes a folder for its owner alone
         (scratch / _PLAN).write_text(result.plan.to_json(), encoding="utf-8")
         save_file(tensors, scratch / _WEIGHTS, metadata={"format": "pt", "aliases": json.dumps(aliases)})
         files = {
-            name: {"bytes": (scratch / name).stat().st_size, "sha256": _digest(scratch / name)}
+            name: {"bytes": (scratch / name).stat().st_size, "sha256": sha256(scratch / name)}
             for name in (_PLAN, _WEIGHTS)
         }
         manifest = {"format": _FORMAT, "version": _VERSION, "files": files}
         (scratch / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         for name in _FILES:
-            with open(scratch / name, "rb+") as file:
-                os.fsync(file.fileno())
-            (scratch / name).chmod(0o666 & ~_umask())  # safetensors makes a file for its owner alone
+            settle(scratch / name)
         _replace(target, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -200,18 +198,13 @@ def _validated(folder: str | os.PathLike[str]) -> Path:
         size = file.stat().st_size
         if size != expected["bytes"]:
             raise CheckpointError(f"{file} has {size} bytes, {_MANIFEST} says {expected['bytes']}: truncated?")
-        if _digest(file) != expected["sha256"]:
+        if sha256(file) != expected["sha256"]:
             raise CheckpointError(f"{file} has another SHA-256 than {_MANIFEST} says: edited or damaged")
     return path
 
 
 def _parse_plan(path: Path) -> Plan:
     return Plan.from_json((path / _PLAN).read_text(encoding="utf-8"))
-
-
-def _digest(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
@@ -306,10 +299,3 @@ def _exchange(one: Path, other: Path) -> bool:
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     return renameat2 is not None and renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
-
-
-def _umask() -> int:
-    """The umask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +16,7 @@ from . import checkpoint, data, zoo
 from .backends import backends
 from .demo import run_demo
 from .errors import FecError, InputError
+from .files import write_text
 from .finetune import evaluate
 from .finetune import finetune as run_finetune
 from .formula import Formula
@@ -67,7 +67,7 @@ def score(
     scores = score_model(_build(model, weights), formula=formula)
     typer.echo(str(scores))
     if json is not None:
-        _write(json, scores.to_json())
+        write_text(json, scores.to_json())
 
 
 @app.command()
@@ -158,13 +158,3 @@ def _shape(model: str, text: str | None) -> tuple[int, ...]:
     if any(size < 1 for size in shape):
         raise InputError(f"--input-shape {text!r}: every size must be positive")
     return shape
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a file beside and renames it, so that a half-written one never has the name."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

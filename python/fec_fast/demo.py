@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from . import data, zoo
 from .checkpoint import load, save
 from .errors import CheckpointError, InputError, nearest
+from .files import write_text
 from .finetune import evaluate, finetune
 from .pruning import prune
 from .report import count, machine, measure_latency
@@ -115,7 +115,7 @@ def run_demo(
         f"{where['processor']}, {where['threads']} threads, torch {where['torch']}; {report['seconds']} s in all."
     )
     if output is not None:
-        _write(Path(output), report)
+        write_text(Path(output), json.dumps(report, indent=1) + "\n")
         console.print(f"figures written to {output}")
     return report
 
@@ -220,9 +220,3 @@ def _table(name: str, network: dict[str, Any]) -> Table:
 def _share(value: int, whole: int) -> str:
     text = f"{value / 1000:,.0f} k"
     return text if value == whole else f"{text} {100 * (value / whole - 1):+.1f} %"
-
-
-def _write(file: Path, report: dict[str, Any]) -> None:
-    temporary = file.with_name(f".{file.name}.part")
-    temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, file)

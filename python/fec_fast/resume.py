@@ -7,9 +7,7 @@ either the old state or the new one.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .errors import CheckpointError
+from .files import replace, sha256, write_text
 
 _FORMAT = "fec_fast training state"
 _VERSION = 1
@@ -99,7 +98,7 @@ def write(folder: Path, state: TrainingState) -> None:
     }
     temporary = folder / f"{name}.part"
     save_file(tensors, temporary)
-    _replace(temporary, folder / name)
+    replace(temporary, folder / name)
     index = {
         "format": _FORMAT,
         "version": _VERSION,
@@ -108,11 +107,9 @@ def write(folder: Path, state: TrainingState) -> None:
         "history": state.history,
         "scaler": state.scaler,
         "file": name,
-        "sha256": _sha256(folder / name),
+        "sha256": sha256(folder / name),
     }
-    temporary = folder / f"{_INDEX}.part"
-    temporary.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-    _replace(temporary, folder / _INDEX)
+    write_text(folder / _INDEX, json.dumps(index, indent=1) + "\n")
     for old in [*folder.glob("state-*.safetensors"), *folder.glob("*.part")]:
         if old.name != name:
             old.unlink()
@@ -140,7 +137,7 @@ def read(folder: Path, settings: Mapping[str, Any], model: nn.Module) -> Trainin
                 f"reads {_FORMAT!r} version {_VERSION}"
             )
         file = folder / Path(index["file"]).name
-        if _sha256(file) != index["sha256"]:
+        if sha256(file) != index["sha256"]:
             raise CheckpointError(f"{file} was truncated or edited: its checksum is not the one in {_INDEX}")
         tensors = load_file(file)
         state = TrainingState(
@@ -187,15 +184,3 @@ def _check_tensors(folder: Path, state: TrainingState, model: nn.Module) -> None
                 f"the training state in {folder} is for another model: its {kind} differ in {odd[0]!r} and "
                 f"{len(odd) - 1} more; a pruned model must be loaded as pruned before it is trained on"
             )
-
-
-def _replace(temporary: Path, final: Path) -> None:
-    """Renames a file into place after its bytes are on the disk."""
-    with temporary.open("rb+") as handle:
-        os.fsync(handle.fileno())
-    os.replace(temporary, final)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

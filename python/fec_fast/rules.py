@@ -77,10 +77,10 @@ def _line(plane: Tensor) -> tuple[list[int], int | None]:
 
 
 # Element by element -------------------------------------------------------------------------------------------------
-# Beside the operators that torch tags: these it leaves untagged, the last line up to 2.6 only.
+# Beside the operators that torch tags: these are untagged in 2.14, those of the last line in 2.6.
 @rule(
     *("copy_", "native_dropout", "lerp_", "masked_fill", "masked_fill_"),
-    *("hardswish", "hardswish_", "mish_", "relu6_", "threshold_", "_prelu_kernel", "gelu_", "log_sigmoid_forward"),
+    *("hardswish", "hardswish_", "mish_", "relu6_", "threshold_", "_prelu_kernel", "log_sigmoid_forward"),
     *("hardtanh_", "leaky_relu", "leaky_relu_", "elu_", "celu_", "selu_", "hardsigmoid_"),
 )
 def pointwise(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
