@@ -7,19 +7,28 @@ FEC_INLINE float float_of_bits(uint32_t bits) {
   return value;
 }
 
+// Storage types: one number (`get`) or a vector of neighbours (`many`).
 struct ReadF32 {
   using Storage = float;
   FEC_INLINE float get(float x) { return x; }
+  FEC_INLINE Vec<float> many(const float* p) { return load(p); }
 };
 
 struct ReadF64 {
   using Storage = double;
   FEC_INLINE double get(double x) { return x; }
+  FEC_INLINE Vec<double> many(const double* p) { return load(p); }
 };
+
+typedef uint16_t Halves __attribute__((vector_size(FEC_BYTES / 2), aligned(2), may_alias));
+using Words = Of<float>::U;
 
 struct ReadBF16 {
   using Storage = uint16_t;
   FEC_INLINE float get(uint16_t x) { return float_of_bits(uint32_t(x) << 16); }
+  FEC_INLINE Vec<float> many(const uint16_t* p) {
+    return (Vec<float>)(__builtin_convertvector(*reinterpret_cast<const Halves*>(p), Words) << 16);
+  }
 };
 
 struct ReadF16 {
@@ -29,6 +38,12 @@ struct ReadF16 {
     const float small = float(int32_t(magnitude)) * 0x1p-24f;  // subnormal: a multiple of 2^-24
     const float value = magnitude < 0x400u ? small : float_of_bits((magnitude << 13) + (112u << 23));
     return x & 0x8000u ? -value : value;
+  }
+  // The exponent is moved by a product, which a subnormal number survives as well.
+  FEC_INLINE Vec<float> many(const uint16_t* p) {
+    const Words x = __builtin_convertvector(*reinterpret_cast<const Halves*>(p), Words);
+    const Vec<float> size = (Vec<float>)((x & 0x7fffu) << 13) * 0x1p112f;
+    return (Vec<float>)((Words)size | ((x & 0x8000u) << 16));
   }
 };
 

@@ -13,6 +13,8 @@ namespace {
 
 #include "gather.h"
 
+#include "columns.h"
+
 #include "sorted.h"
 
 #include "pairwise.h"

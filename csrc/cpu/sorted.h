@@ -9,82 +9,160 @@ FEC_INLINE void exchange(V& a, V& b) {
   a = low;
 }
 
-// Sorts 8 rows in registers by the 19 exchanges of Batcher's network.
+// Batcher's network for 8 rows: 19 exchanges.
 template <class V>
-static void sort_eight(V* x) {
-  V r0 = x[0], r1 = x[1], r2 = x[2], r3 = x[3], r4 = x[4], r5 = x[5], r6 = x[6], r7 = x[7];
-  exchange(r0, r1), exchange(r2, r3), exchange(r4, r5), exchange(r6, r7);
-  exchange(r0, r2), exchange(r1, r3), exchange(r4, r6), exchange(r5, r7);
-  exchange(r1, r2), exchange(r5, r6);
-  exchange(r0, r4), exchange(r1, r5), exchange(r2, r6), exchange(r3, r7);
-  exchange(r2, r4), exchange(r3, r5);
-  exchange(r1, r2), exchange(r3, r4), exchange(r5, r6);
-  x[0] = r0, x[1] = r1, x[2] = r2, x[3] = r3, x[4] = r4, x[5] = r5, x[6] = r6, x[7] = r7;
+FEC_INLINE void sort_eight(V* r) {
+  exchange(r[0], r[1]), exchange(r[2], r[3]), exchange(r[4], r[5]), exchange(r[6], r[7]);
+  exchange(r[0], r[2]), exchange(r[1], r[3]), exchange(r[4], r[6]), exchange(r[5], r[7]);
+  exchange(r[1], r[2]), exchange(r[5], r[6]);
+  exchange(r[0], r[4]), exchange(r[1], r[5]), exchange(r[2], r[6]), exchange(r[3], r[7]);
+  exchange(r[2], r[4]), exchange(r[3], r[5]);
+  exchange(r[1], r[2]), exchange(r[3], r[4]), exchange(r[5], r[6]);
 }
 
-template <class V>
-FEC_INLINE void exchange_run(V* low, V* high, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) exchange(low[i], high[i]);
+// Sorts up to 16 rows in registers: two eights, then Batcher's odd-even merge; 63 exchanges. Rows that are not there
+// count as the largest number, here and below: every exchange puts the larger row last, so they never move forward.
+template <class T>
+static void sort_sixteen(Vec<T>* x, int64_t n) {
+  Vec<T> r[16];
+  if (n == 16) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) r[i] = x[i];
+  } else {
+    for (int i = 0; i < 16; ++i) r[i] = i < n ? x[i] : splat<T>(Of<T>::huge);
+  }
+  sort_eight(r), sort_eight(r + 8);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) exchange(r[i], r[i + 8]);
+#pragma GCC unroll 4
+  for (int i = 4; i < 8; ++i) exchange(r[i], r[i + 4]);
+#pragma GCC unroll 3
+  for (int i = 2; i < 14; i += 4) exchange(r[i], r[i + 2]), exchange(r[i + 1], r[i + 3]);
+#pragma GCC unroll 7
+  for (int i = 1; i < 15; i += 2) exchange(r[i], r[i + 1]);
+  if (n == 16) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) x[i] = r[i];
+  } else {
+    for (int i = 0; i < n; ++i) x[i] = r[i];
+  }
 }
 
-// Batcher's odd-even merge of every two neighbouring sorted runs of p rows. Rows at n and beyond count as infinite:
-// every exchange puts the larger row last, so they would stay where they are and can be left out.
-template <class V>
-static void merge_runs(V* x, int64_t n, int64_t p) {
-  for (int64_t start = 0; start + p < n; start += 2 * p) {
-    const int64_t end = start + 2 * p < n ? start + 2 * p : n;
-    exchange_run(x + start, x + start + p, end - start - p);
-    for (int64_t k = p / 2; k >= 1; k /= 2) {
-      for (int64_t j = start + k; j + k < end; j += 2 * k) {
-        exchange_run(x + j, x + j + k, j + 2 * k <= end ? k : end - j - k);
+// Exchanges at distances R/2, R/4 ... 1 among R rows in registers.
+template <int R, class V>
+FEC_INLINE void halve(V* r) {
+  if constexpr (R >= 8) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) exchange(r[i], r[i + 4]);
+  }
+  if constexpr (R >= 4) {
+#pragma GCC unroll 4
+    for (int i = 0; i < R; i += 4) exchange(r[i], r[i + 2]), exchange(r[i + 1], r[i + 3]);
+  }
+  if constexpr (R >= 2) {
+#pragma GCC unroll 4
+    for (int i = 0; i < R; i += 2) exchange(r[i], r[i + 1]);
+  }
+}
+
+// The first stages of a merge of two sorted runs of p rows, H rows of each at a time in registers: row i of the first
+// against row i from the end of the second, after which everything in the first run is at most everything in the
+// second; then distances p/2 ... p/H in either run. `n` rows are there.
+template <class T, int H>
+FEC_INLINE void merge_ends(Vec<T>* x, int64_t n, int64_t p) {
+  const int64_t step = p / H;
+  for (int64_t i = 0; i < step; ++i) {
+    Vec<T> r[2 * H];
+    Vec<T>* low = x + i;
+    Vec<T>* high = x + p + step - 1 - i;
+    const bool whole = n == 2 * p;
+#pragma GCC unroll 4
+    for (int q = 0; q < H; ++q) {
+      r[q] = low[q * step];
+      r[H + q] = whole || high + q * step < x + n ? high[q * step] : splat<T>(Of<T>::huge);
+    }
+#pragma GCC unroll 4
+    for (int q = 0; q < H; ++q) exchange(r[q], r[2 * H - 1 - q]);
+    halve<H>(r), halve<H>(r + H);
+#pragma GCC unroll 4
+    for (int q = 0; q < H; ++q) {
+      low[q * step] = r[q];
+      if (whole || high + q * step < x + n) high[q * step] = r[H + q];
+    }
+  }
+}
+
+// Three further stages: distances k, k/2 and k/4 in every 2k rows.
+template <class T>
+static void merge_thirds(Vec<T>* x, int64_t n, int64_t k) {
+  const int64_t step = k / 4;
+  for (int64_t start = 0; start < n; start += 2 * k) {
+    const bool whole = start + 2 * k <= n;
+    for (int64_t i = start; i < start + step && i < n; ++i) {
+      Vec<T> r[8];
+      if (whole) {
+#pragma GCC unroll 8
+        for (int q = 0; q < 8; ++q) r[q] = x[i + q * step];
+        halve<8>(r);
+#pragma GCC unroll 8
+        for (int q = 0; q < 8; ++q) x[i + q * step] = r[q];
+      } else {
+        for (int q = 0; q < 8; ++q) r[q] = i + q * step < n ? x[i + q * step] : splat<T>(Of<T>::huge);
+        halve<8>(r);
+        for (int q = 0; q < 8; ++q) {
+          if (i + q * step < n) x[i + q * step] = r[q];
+        }
       }
     }
   }
 }
 
-template <class V>
-static void sort_rows(V* x, int64_t n) {
-  constexpr int64_t resident = 32768 / int64_t(sizeof(V));  // rows that stay in the L1 cache: sorted there first
-  for (int64_t start = 0; start < n; start += resident) {
-    V* part = x + start;
-    const int64_t rows = start + resident < n ? resident : n - start;
-    int64_t whole = rows / 8 * 8;
-    for (int64_t i = 0; i < whole; i += 8) sort_eight(part + i);
-    for (int64_t p = 1; p < 8; p *= 2) merge_runs(part + whole, rows - whole, p);
-    for (int64_t p = 8; p < rows; p *= 2) merge_runs(part, rows, p);
+// Merges every two neighbouring sorted runs of p rows. Of the log2(2p) stages three go through the registers at a
+// time, which saves two of three loads and stores; the first pass takes what is left over.
+template <class T>
+static void merge_runs(Vec<T>* x, int64_t n, int64_t p) {
+  int left = 0;  // stages after the first
+  while ((p >> left) > 1) ++left;
+  for (int64_t start = 0; start + p < n; start += 2 * p) {
+    Vec<T>* pair = x + start;
+    const int64_t rows = n - start < 2 * p ? n - start : 2 * p;
+    int64_t k = p / 2;
+    switch (left % 3) {
+      case 0: merge_ends<T, 1>(pair, rows, p); break;
+      case 1: merge_ends<T, 2>(pair, rows, p), k /= 2; break;
+      default: merge_ends<T, 4>(pair, rows, p), k /= 4;
+    }
+    for (; k >= 4; k /= 8) merge_thirds<T>(pair, rows, k);
   }
-  for (int64_t p = resident; p < n; p *= 2) merge_runs(x, n, p);
+}
+
+template <class T>
+static void sort_rows(Vec<T>* x, int64_t n) {
+  constexpr int64_t resident = 32768 / int64_t(sizeof(Vec<T>));  // rows that stay in the L1 cache: sorted there first
+  for (int64_t start = 0; start < n; start += resident) {
+    Vec<T>* part = x + start;
+    const int64_t rows = n - start < resident ? n - start : resident;
+    for (int64_t i = 0; i < rows; i += 16) sort_sixteen<T>(part + i, rows - i < 16 ? rows - i : 16);
+    for (int64_t p = 16; p < rows; p *= 2) merge_runs<T>(part, rows, p);
+  }
+  for (int64_t p = resident; p < n; p *= 2) merge_runs<T>(x, n, p);
 }
 
 template <class T>
 static double sort_block(const Job& job, int64_t first, int64_t count, void* memory) {
   using V = Vec<T>;
-  constexpr int lanes = Of<T>::lanes;
-  constexpr int64_t strip = 64;  // channels of all lanes at a time: source and destination both stay in the cache
-  const Layer& layer = *job.layer;
-  const int64_t channels = layer.channels;
-  T* block = static_cast<T*>(memory);
+  const int64_t channels = job.layer->channels;
   V* rows = static_cast<V*>(memory);
-  if (count < lanes) {
-    for (int64_t c = 0; c < channels; ++c) rows[c] = V{};
-  }
-  Readers<T>::visit(layer.dtype, [&](auto reader) {
-    for (int64_t c = 0; c < channels; c += strip) {
-      const int64_t n = channels - c < strip ? channels - c : strip;
-      for (int64_t l = 0; l < count; ++l) {
-        numbers_of<T, decltype(reader)>(job, filter_offset(layer, first + l), c, n, block + c * lanes + l, lanes);
-      }
-    }
-  });
-  sort_rows(rows, channels);
+  columns_of<T>(job, lanes_of<T>(*job.layer, first, count), rows);
+  sort_rows<T>(rows, channels);
 
   // A gap between neighbours k and k + 1 lies inside k (C - k) pairs: only positive terms, no cancellation.
   double sum = 0;
-  for (int64_t c = 1; c < channels; c += 8) {
-    const int64_t end = c + 8 < channels ? c + 8 : channels;
-    V part{};
-    for (int64_t k = c; k < end; ++k) part += (rows[k] - rows[k - 1]) * T(double(k) * double(channels - k));
-    for (int64_t l = 0; l < count; ++l) sum += part[l];
+  for (int64_t c = 1; c < channels; c += 32) {
+    const int64_t end = c + 32 < channels ? c + 32 : channels;
+    V part[2] = {};
+    for (int64_t k = c; k < end; ++k) part[k & 1] += (rows[k] - rows[k - 1]) * T(double(k) * double(channels - k));
+    for (int64_t l = 0; l < count; ++l) sum += double(part[0][l]) + double(part[1][l]);
   }
   return 2 * sum;
 }
@@ -97,7 +175,7 @@ static void scan_block(void* memory, void* scratch, int64_t channels, int64_t co
   V* x = static_cast<V*>(memory);
   V* left = static_cast<V*>(scratch);
   const V scale = splat<T>(inverse < double(K::inverse_tau_limit) ? T(inverse) : K::inverse_tau_limit);
-  const V size = splat<T>(T(channels));
+  const T size = T(channels), size4 = (size * size) * (size * size);
 
   // left[k] = sum over rows before k of exp(-(x_k - x_e) / tau); x[k] becomes exp(-(x_{k+1} - x_k) / tau).
   V reach{}, here = x[0];
@@ -112,19 +190,28 @@ static void scan_block(void* memory, void* scratch, int64_t channels, int64_t co
   left[channels - 1] = reach;
 
   // The logarithms of all row means as one: a running product, its exponent taken out before it can underflow (four
-  // factors of at least 2^-31 each).
+  // factors of at least 1 / C each, and C below 2^30).
   constexpr typename K::Bits fraction = (typename K::Bits(1) << K::mantissa) - 1;
   constexpr typename K::Bits one = typename K::Bits(K::bias) << K::mantissa;
   V product = splat<T>(1), right{};
   U exponents{};
-  for (int64_t k = channels - 1; k >= 0; --k) {
-    product *= (left[k] + right + 1) / size;
-    if ((k & 3) == 0) {
-      exponents += ((U)product >> K::mantissa) - typename K::Bits(K::bias);
-      product = (V)(((U)product & fraction) | one);
-    }
+  const auto sum_of = [&](int64_t k) {
+    const V sum = left[k] + right + 1;
     if (k > 0) right = x[k - 1] * right + x[k - 1];
+    return sum;
+  };
+  const auto take_exponent = [&] {
+    exponents += ((U)product >> K::mantissa) - typename K::Bits(K::bias);
+    product = (V)(((U)product & fraction) | one);
+  };
+  int64_t k = channels - 1;
+  for (; k >= 3; k -= 4) {  // multiplied in the order of size4, so that equal channels come to exactly 1
+    const V first = sum_of(k), second = sum_of(k - 1), third = sum_of(k - 2), fourth = sum_of(k - 3);
+    product *= ((first * second) * (third * fourth)) / size4;
+    take_exponent();
   }
+  for (; k >= 0; --k) product *= sum_of(k) / size;
+  take_exponent();
   for (int64_t l = 0; l < count; ++l) {
     const double exponent = sizeof(T) == 4 ? double(int32_t(exponents[l])) : double(int64_t(exponents[l]));
     const double mean = (__builtin_log(double(product[l])) + exponent * 0.6931471805599453) / double(channels);

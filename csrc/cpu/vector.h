@@ -17,7 +17,7 @@ struct Of<float> {
   static constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   static constexpr float ln2_high = 0.693145751953125f, ln2_low = 1.428606765330187e-06f;
   static constexpr float exp_limit = 87.0f;  // e^-87 is the last power that is not subnormal
-  static constexpr float inverse_tau_limit = 1e30f;
+  static constexpr float inverse_tau_limit = 1e30f, huge = 3e38f;
 };
 
 template <>
@@ -30,7 +30,7 @@ struct Of<double> {
   static constexpr double round = 6755399441055744.0;
   static constexpr double ln2_high = 0.693147180369123816490, ln2_low = 1.90821492927058770002e-10;
   static constexpr double exp_limit = 708.0;
-  static constexpr double inverse_tau_limit = 1e300;
+  static constexpr double inverse_tau_limit = 1e300, huge = 1e308;
 };
 
 template <class T>
@@ -51,6 +51,45 @@ FEC_INLINE Vec<T> splat(T x) {
   return x - Vec<T>{};
 }
 
+// Two vectors of lanes, element by element: a0 b0 a1 b1 ..., the first half into a, the second into b.
+#ifdef __clang__
+#define FEC_SHUFFLE(...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define FEC_SHUFFLE(...) __builtin_shuffle(a, b, typename Of<T>::U{__VA_ARGS__})
+#endif
+
+template <class T>
+FEC_INLINE void interleave(Vec<T> a, Vec<T> b, Vec<T>& first, Vec<T>& second) {
+  if constexpr (Of<T>::lanes == 2) {
+    first = FEC_SHUFFLE(0, 2);
+    second = FEC_SHUFFLE(1, 3);
+  } else if constexpr (Of<T>::lanes == 4) {
+    first = FEC_SHUFFLE(0, 4, 1, 5);
+    second = FEC_SHUFFLE(2, 6, 3, 7);
+  } else if constexpr (Of<T>::lanes == 8) {
+    first = FEC_SHUFFLE(0, 8, 1, 9, 2, 10, 3, 11);
+    second = FEC_SHUFFLE(4, 12, 5, 13, 6, 14, 7, 15);
+  } else {
+    first = FEC_SHUFFLE(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    second = FEC_SHUFFLE(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  }
+}
+#undef FEC_SHUFFLE
+
+// Element j of row i becomes element i of row j, for as many rows as lanes.
+template <class T>
+FEC_INLINE void transpose(Vec<T>* rows) {
+  constexpr int lanes = Of<T>::lanes;
+#pragma GCC unroll 4
+  for (int round = 1; round < lanes; round *= 2) {
+    Vec<T> next[lanes];
+#pragma GCC unroll 8
+    for (int i = 0; i < lanes / 2; ++i) interleave<T>(rows[i], rows[i + lanes / 2], next[2 * i], next[2 * i + 1]);
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) rows[i] = next[i];
+  }
+}
+
 template <class V>
 FEC_INLINE V smaller(V a, V b) {
   return a < b ? a : b;
@@ -66,6 +105,11 @@ FEC_INLINE Vec<T> root(Vec<T> x) {
   Vec<T> y{};
   for (int l = 0; l < Of<T>::lanes; ++l) y[l] = sizeof(T) == 4 ? __builtin_sqrtf(x[l]) : __builtin_sqrt(x[l]);
   return y;
+}
+
+template <class T>
+FEC_INLINE Vec<T> magnitude(Vec<T> x) {
+  return (Vec<T>)((typename Of<T>::U)x & (typename Of<T>::Bits(~typename Of<T>::Bits(0)) >> 1));
 }
 
 template <class T>
