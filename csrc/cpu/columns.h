@@ -41,18 +41,19 @@ FEC_INLINE Vec<T> read_some(const typename Read::Storage* data, int64_t offset, 
   return Read::many(near);
 }
 
+// The numbers of `channels` channels, a row of lanes each, `step` numbers apart.
 template <class T, class Read, Compress compress>
-static void columns(const Layer& layer, T scale, const Lanes& lanes, Vec<T>* rows) {
+static void columns(const Layer& layer, T scale, const Lanes& lanes, int64_t channels, T* rows, int64_t step) {
   using V = Vec<T>;
   constexpr int64_t width = Of<T>::lanes;
   const auto* data = static_cast<const typename Read::Storage*>(layer.data);
-  const int64_t channels = layer.channels, taps = layer.taps, stride = layer.stride_channel, tap = layer.stride_tap;
+  const int64_t taps = layer.taps, stride = layer.stride_channel, tap = layer.stride_tap;
   if (lanes.neighbours) {
     for (int64_t c = 0; c < channels; ++c) {
       V sum{};
       const auto* from = data + lanes.offset[0] + c * stride;
       for (int64_t t = 0; t < taps; ++t) sum = with_tap<T, compress>(sum, Read::many(from + t * tap) * scale);
-      rows[c] = compressed<T, compress>(sum, T(taps));
+      store(rows + c * step, compressed<T, compress>(sum, T(taps)));
     }
   } else if (stride == 1) {  // channels are neighbours: the taps are summed before the turn
     for (int64_t c = 0; c < channels; c += width) {
@@ -67,7 +68,7 @@ static void columns(const Layer& layer, T scale, const Lanes& lanes, Vec<T>* row
         part[l] = sum;
       }
       transpose<T>(part);
-      for (int64_t i = 0; i < n; ++i) rows[c + i] = compressed<T, compress>(part[i], T(taps));
+      for (int64_t i = 0; i < n; ++i) store(rows + (c + i) * step, compressed<T, compress>(part[i], T(taps)));
     }
   } else if (tap == 1) {  // taps are neighbours: turned first, then summed
     const bool dense = stride == taps;
@@ -85,7 +86,7 @@ static void columns(const Layer& layer, T scale, const Lanes& lanes, Vec<T>* row
         for (int64_t i = 0; i < n; ++i) {
           sum = with_tap<T, compress>(sum, part[i]);
           if (++t < taps) continue;
-          rows[c++] = compressed<T, compress>(sum, T(taps));
+          store(rows + c++ * step, compressed<T, compress>(sum, T(taps)));
           sum = V{};
           t = 0;
         }
@@ -99,13 +100,13 @@ static void columns(const Layer& layer, T scale, const Lanes& lanes, Vec<T>* row
         for (int64_t l = 0; l < width; ++l) w[l] = Read::get(data[lanes.offset[l] + c * stride + t * tap]);
         sum = with_tap<T, compress>(sum, w * scale);
       }
-      rows[c] = compressed<T, compress>(sum, T(taps));
+      store(rows + c * step, compressed<T, compress>(sum, T(taps)));
     }
   }
 }
 
 template <class T>
-static void columns_of(const Job& job, const Lanes& lanes, Vec<T>* rows) {
+static void columns_of(const Job& job, const Lanes& lanes, int64_t channels, T* rows, int64_t step) {
   const Layer& layer = *job.layer;
   const T scale = T(job.scale);
   // The root mean square of a single tap is its magnitude.
@@ -114,10 +115,10 @@ static void columns_of(const Job& job, const Lanes& lanes, Vec<T>* rows) {
     using Read = decltype(reader);
     switch (job.formula.compress) {
       case Compress::Rms:
-        if (!one) return columns<T, Read, Compress::Rms>(layer, scale, lanes, rows);
+        if (!one) return columns<T, Read, Compress::Rms>(layer, scale, lanes, channels, rows, step);
         [[fallthrough]];
-      case Compress::AbsMean: return columns<T, Read, Compress::AbsMean>(layer, scale, lanes, rows);
-      default: return columns<T, Read, Compress::Mean>(layer, scale, lanes, rows);
+      case Compress::AbsMean: return columns<T, Read, Compress::AbsMean>(layer, scale, lanes, channels, rows, step);
+      default: return columns<T, Read, Compress::Mean>(layer, scale, lanes, channels, rows, step);
     }
   });
 }

@@ -17,6 +17,8 @@ namespace {
 
 #include "sorted.h"
 
+#include "pack.h"
+
 #include "pairwise.h"
 }  // namespace
 }  // namespace FEC_SET
@@ -24,9 +26,9 @@ namespace {
 const Kernels FEC_KERNELS = {
     FEC_SET::largest,
     {FEC_SET::Of<float>::lanes, FEC_SET::sort_block<float>, FEC_SET::scan_block<float>, FEC_SET::distance_tile<float>,
-     FEC_SET::distance_row<float>},
+     FEC_SET::tile_sums<float>},
     {FEC_SET::Of<double>::lanes, FEC_SET::sort_block<double>, FEC_SET::scan_block<double>,
-     FEC_SET::distance_tile<double>, FEC_SET::distance_row<double>},
+     FEC_SET::distance_tile<double>, FEC_SET::tile_sums<double>},
 };
 
 }  // namespace fec::cpu

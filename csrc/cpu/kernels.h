@@ -6,6 +6,8 @@
 
 namespace fec::cpu {
 
+static constexpr int64_t rounded(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
 constexpr int64_t kTile = 256;  // most points a side of a distance tile
 constexpr int64_t kDepth = 128;  // coordinates taken at a time, so that two packed panels stay in the L1 cache
 
@@ -18,13 +20,11 @@ struct Job {
   int64_t groups, points, coordinates;  // what `pairwise` compares: points inside a group
 };
 
-// A rectangle of the distances between the points of one group.
+// A rectangle of the distances between the points of one group, right of the diagonal or on it.
 struct Tile {
   int64_t group, row, rows, column, columns;
   void* out;
-  int64_t stride;  // elements between the rows of out
-  void* mirror;  // where the transposed rectangle goes; null: nowhere
-  int64_t mirror_stride;
+  int64_t stride;  // numbers between the rows of out: a multiple of kTile or the points of a small group, rounded up
 };
 
 // The kernels for one compute type (float or double; `void*` points at it).
@@ -38,11 +38,11 @@ struct Real {
   // Entropies of the sorted filters of a block, which is overwritten; `scratch` has the size of the block.
   void (*scan)(void* block, void* scratch, int64_t channels, int64_t count, double inverse_tau, double* out);
 
-  // Distances of one tile; returns their sum. `scratch` has tile_scratch(sizeof(type)) bytes.
+  // Distances of one tile; returns their sum. `scratch` has kTileScratch numbers, `out` rounded(rows, 8) rows.
   double (*tile)(const Job& job, const Tile& tile, void* scratch);
 
-  // Adds `count` distances of one point to its sums.
-  void (*row)(Entropy entropy, const void* distances, int64_t count, double inverse_tau, RowSums* sums);
+  // Adds the distances of a tile to the sums of its rows and, where not null, of its columns.
+  void (*tile_sums)(Entropy entropy, const Tile& tile, double inverse_tau, RowSums* of_rows, RowSums* of_columns);
 };
 
 struct Kernels {
@@ -52,13 +52,16 @@ struct Kernels {
   Real f32, f64;
 };
 
-// Two packed strips of points and the squared distances between them.
-constexpr int64_t tile_scratch(int64_t size) { return (2 * kTile * kDepth + kTile * kTile) * size; }
+constexpr int64_t kTileScratch = 2 * kTile * (kDepth + 1);  // two packed strips and the norms of their points
+constexpr int64_t kSide = 32;  // every panel width divides it: what the sides of tiles in memory are rounded up to
 
 extern const Kernels baseline_kernels;
 #ifdef FEC_X86
 extern const Kernels avx2_kernels;
 extern const Kernels avx512_kernels;
 #endif
+
+// The kernels of an instruction set; of the widest usable one for an empty name. Throws std::invalid_argument.
+const Kernels& kernels_named(const char* name);
 
 }  // namespace fec::cpu

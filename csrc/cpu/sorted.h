@@ -153,7 +153,7 @@ static double sort_block(const Job& job, int64_t first, int64_t count, void* mem
   using V = Vec<T>;
   const int64_t channels = job.layer->channels;
   V* rows = static_cast<V*>(memory);
-  columns_of<T>(job, lanes_of<T>(*job.layer, first, count), rows);
+  columns_of<T>(job, lanes_of<T>(*job.layer, first, count), channels, static_cast<T*>(memory), Of<T>::lanes);
   sort_rows<T>(rows, channels);
 
   // A gap between neighbours k and k + 1 lies inside k (C - k) pairs: only positive terms, no cancellation.

@@ -4,6 +4,13 @@
 
 #define FEC_INLINE static inline __attribute__((always_inline))
 
+// AVX-512 and NEON have 32 vector registers, the others 16.
+#if FEC_BYTES == 64 || defined(__aarch64__)
+constexpr bool kManyRegisters = true;
+#else
+constexpr bool kManyRegisters = false;
+#endif
+
 template <class T>
 struct Of;
 
