@@ -1,4 +1,4 @@
-"""What scoring ResNet-50 costs: our kernels, and the other ways to get filter scores.
+"""What scoring costs: our kernels and the other ways to get filter scores on ResNet-50, then a table of networks.
 
 One thread, CPU seconds (time.process_time), medians. Parity with the float64 reference is checked before anything is
 timed. Writes a JSON with the machine described.
@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet50
+from torchvision.models import get_model, resnet50
 
 from fec_fast import ops, reference, score_model
 from fec_fast.backends import backends, cpu
@@ -34,6 +34,16 @@ from fec_fast.report import machine
 CHANNELS, FILTERS = Formula("rms", axis="channels"), Formula("none", axis="filters")
 PARITY = 2e-5  # nats, ours; the largest entropies are about ln 2048 = 7.6
 PARITY_PLAIN = 1e-3  # nats, plain torch in float32: the matrix product in cdist cancels
+NETWORKS = (
+    "vgg16_bn",
+    "resnet34",
+    "resnet50",
+    "resnet152",
+    "wide_resnet101_2",
+    "densenet201",
+    "convnext_base",
+    "mobilenet_v3_large",
+)
 # A plain-torch loop over all of ResNet-50 takes most of a minute: these layers are run, the rest is scaled by pairs.
 LOOP_LAYERS = ("layer1.0.conv2", "layer2.1.conv1", "layer3.1.conv3", "layer3.1.conv1")
 
@@ -133,6 +143,45 @@ def pruning_toolkit(model: nn.Module, runs: int) -> dict[str, float | str]:
     }
 
 
+def best_wall(function: Callable[[], object], runs: int) -> float:
+    """The shortest wall time of a call."""
+    taken = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        function()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def network_row(name: str, runs: int) -> dict[str, float]:
+    """One network of the table. CPU milliseconds on one thread, but for the two-thread ratios (best wall times)."""
+    model = get_model(name, weights=None).eval()
+    weights = [m.weight.detach() for m in model.modules() if isinstance(m, nn.Conv2d)]
+    peak = max(peak_extra_mib(lambda f=f: score_model(model, formula=f)) for f in (CHANNELS, FILTERS))  # type: ignore[misc]
+    scored = [w for w in weights if w.shape[1] > 1]
+    axes, groups = [0] * len(scored), [1] * len(scored)
+    row = {"layers": float(len(weights)), "peak extra MiB": peak}
+    row["w.sum()"] = 1e3 * cpu_seconds(lambda: [w.sum() for w in weights], 9)
+    for compress in ("rms", "absmean", "mean"):
+        formula = Formula(compress, axis="channels")  # type: ignore[arg-type]
+        row[f"channels/{compress}"] = 1e3 * cpu_seconds(partial(score_model, model, formula=formula), runs)
+    kernels = 1e3 * cpu_seconds(lambda: cpu.entropies(scored, CHANNELS, axes=axes, groups=groups), runs)
+    row["channels/rms, kernels"] = kernels
+    row["overhead a layer, microseconds"] = 1e3 * (row["channels/rms"] - kernels) / len(weights)
+    row["filters/none"] = 1e3 * cpu_seconds(partial(score_model, model, formula=FILTERS), runs)
+    row["torch.cdist alone"] = 1e3 * cpu_seconds(lambda: [torch.cdist(w.flatten(1), w.flatten(1)) for w in weights], 3)
+    row["channels/rms / w.sum()"] = row["channels/rms"] / row["w.sum()"]
+    row["channels/rms, kernels / w.sum()"] = kernels / row["w.sum()"]
+    row["filters/none / torch.cdist"] = row["filters/none"] / row["torch.cdist alone"]
+    for what, formula in (("channels/rms", CHANNELS), ("filters/none", FILTERS)):
+        once = best_wall(partial(score_model, model, formula=formula), 3 * runs)
+        torch.set_num_threads(2)
+        twice = best_wall(partial(score_model, model, formula=formula), 3 * runs)
+        torch.set_num_threads(1)
+        row[f"{what}, two threads"] = once / twice
+    return {key: round(value, 3) for key, value in row.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "scoring.json")
@@ -172,7 +221,13 @@ def main() -> None:
     seconds["plain torch channels/rms, a filter at a time (extrapolated)"] = loop / share
     seconds |= pruning_toolkit(model, arguments.runs)
 
+    networks = {}
+    for name in NETWORKS:
+        networks[name] = network_row(name, arguments.runs)
+        print(name, networks[name], flush=True)
+
     result = {
+        "networks": networks,
         "network": "torchvision resnet50, random weights, float32, 53 convolutions",
         "measure": f"CPU seconds on one thread, median of {arguments.runs}",
         "cpu_seconds": {k: round(v, 5) if isinstance(v, float) else v for k, v in seconds.items()},

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fec_fast import ops, reference
-from fec_fast.backends import backends, resolve
+from fec_fast.backends import backends, cpu, resolve
 from fec_fast.errors import ArgumentError, BackendError, FormulaError, WeightError
 from fec_fast.formula import Formula
 
@@ -121,6 +121,18 @@ def test_backends() -> None:
     assert list(known) == ["cpu", "cuda", "triton"]
     assert known["cpu"].usable and not known["cuda"].built and "CUDA" in known["cuda"].reason
     assert resolve("auto") == "cpu"
+
+
+def test_a_forced_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEC_FAST_INSTRUCTION_SET", "baseline")
+    assert backends()["cpu"].reason.startswith("runs on baseline, as FEC_FAST_INSTRUCTION_SET=baseline asks")
+    w = weight(20, 70, 3, 3)
+    (got,) = ops.entropies([w], RMS, axes=[0], groups=[1])
+    (wanted,), _ = cpu.entropies([w], RMS, axes=[0], groups=[1], instruction_set="baseline")
+    assert torch.equal(got, wanted)
+    monkeypatch.setenv("FEC_FAST_INSTRUCTION_SET", "mmx")
+    with pytest.raises(BackendError, match="FEC_FAST_INSTRUCTION_SET=mmx"):
+        ops.entropies([w], RMS, axes=[0], groups=[1])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

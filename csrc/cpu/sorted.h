@@ -29,6 +29,7 @@ static void sort_sixteen(Vec<T>* x, int64_t n) {
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) r[i] = x[i];
   } else {
+#pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) r[i] = i < n ? x[i] : splat<T>(Of<T>::huge);
   }
   sort_eight(r), sort_eight(r + 8);
@@ -44,7 +45,10 @@ static void sort_sixteen(Vec<T>* x, int64_t n) {
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) x[i] = r[i];
   } else {
-    for (int i = 0; i < n; ++i) x[i] = r[i];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) {
+      if (i < n) x[i] = r[i];
+    }
   }
 }
 
@@ -107,8 +111,10 @@ static void merge_thirds(Vec<T>* x, int64_t n, int64_t k) {
 #pragma GCC unroll 8
         for (int q = 0; q < 8; ++q) x[i + q * step] = r[q];
       } else {
+#pragma GCC unroll 8
         for (int q = 0; q < 8; ++q) r[q] = i + q * step < n ? x[i + q * step] : splat<T>(Of<T>::huge);
         halve<8>(r);
+#pragma GCC unroll 8
         for (int q = 0; q < 8; ++q) {
           if (i + q * step < n) x[i + q * step] = r[q];
         }

@@ -37,9 +37,15 @@ def backends() -> dict[str, BackendInfo]:
     lacking = [name for name, has in sets.items() if not has]
     threads = "OpenMP threads" if cpu.has_threads() else "one thread (built without OpenMP)"
     reason = f"runs on {usable[-1]}, {threads}" + (f"; not on this processor: {', '.join(lacking)}" if lacking else "")
+    forced = cpu.forced()
+    runs = not forced or sets.get(forced, False)
+    if forced:
+        setting = f"FEC_FAST_INSTRUCTION_SET={forced}"
+        wrong = f"{setting}, which cannot run here; unset it, or one of: {', '.join(usable)}"
+        reason = f"runs on {forced}, as {setting} asks, {threads}" if runs else wrong
     absent = "this version has no {} kernels"
     return {
-        "cpu": BackendInfo("cpu", True, True, reason),
+        "cpu": BackendInfo("cpu", True, runs, reason),
         "cuda": BackendInfo("cuda", False, False, absent.format("CUDA")),
         "triton": BackendInfo("triton", False, False, absent.format("Triton")),
     }
@@ -57,9 +63,8 @@ def resolve(backend: str) -> str:
     Raises:
         BackendError: No backend has this name, or it cannot run here.
     """
-    if backend == "auto":
-        return "cpu"
     known = backends()
+    backend = "cpu" if backend == "auto" else backend
     if backend not in known:
         raise BackendError(f"no backend is called {backend!r}; {nearest(backend, ['auto', *known])}")
     if not known[backend].usable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -21,6 +22,11 @@ _DTYPES = {
 def instruction_sets() -> dict[str, bool]:
     """The instruction sets that were built, narrowest first, and whether this processor has them."""
     return dict(_native.instruction_sets())
+
+
+def forced() -> str:
+    """The instruction set that the environment variable ``FEC_FAST_INSTRUCTION_SET`` asks for; empty for none."""
+    return os.environ.get("FEC_FAST_INSTRUCTION_SET", "")
 
 
 def has_threads() -> bool:
@@ -50,11 +56,12 @@ def entropies(
         axes: The axis of each weight on which its filters lie, 0 or 1.
         groups: The groups of each weight's layer.
         algorithm: ``"auto"``, ``"sorted"`` or ``"pairwise"``.
-        instruction_set: One of :func:`instruction_sets`; empty takes the widest usable one.
+        instruction_set: One of :func:`instruction_sets`; empty takes the one forced by the environment, else the widest
+            usable one.
 
     Returns:
         A float64 tensor of nats for each weight, and the number of the first weight with a value that is not
-        finite, or -1. From that weight on the results mean nothing.
+        finite, or -1. With such a weight the results mean nothing.
 
     Raises:
         ValueError: An instruction set that is not usable, or a weight that ``"sorted"`` cannot do.
@@ -74,7 +81,7 @@ def entropies(
         tau_scale=formula.tau_scale,
         algorithm=algorithm,
         threads=torch.get_num_threads(),
-        instruction_set=instruction_set,
+        instruction_set=instruction_set or forced(),
     )
     return results, bad
 
