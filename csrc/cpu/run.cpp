@@ -103,11 +103,6 @@ struct Memory {
   char* scratch;
 };
 
-// Sums the distances of a block of filters, or of a share of a matrix; keeps what the second pass wants.
-double measure(const Run& run, int64_t unit, Memory memory);
-// Writes the entropies of a block or a group, or a share's part of the row sums.
-void finish(Run& run, int64_t unit, Memory memory);
-
 double sort_unit(const Run& run, int64_t unit, char* block) {
   const int64_t first = unit * run.real.lanes, count = std::min<int64_t>(run.real.lanes, run.job.layer->filters() - first);
   return run.real.sort(run.job, first, count, block);
@@ -130,6 +125,7 @@ void each_tile(const Run& run, int64_t unit, Memory memory, const Body& body) {
   }
 }
 
+// Sums the distances of a block of filters, or of a share of a matrix; keeps what the second pass wants.
 double measure(const Run& run, int64_t unit, Memory memory) {
   if (run.sorted) return sort_unit(run, unit, run.keep ? memory.kept + unit * run.piece : memory.scratch);
   double sum = 0;
@@ -139,6 +135,7 @@ double measure(const Run& run, int64_t unit, Memory memory) {
   return sum;
 }
 
+// Writes the entropies of a block or a group, or a share's part of the row sums.
 void finish(Run& run, int64_t unit, Memory memory) {
   const Layer& layer = *run.job.layer;
   char* scratch = memory.scratch + rounded(run.piece, 64);
@@ -177,12 +174,35 @@ void join(Run& run) {
   }
 }
 
-// Calls body(run, unit, thread) for every unit of every run, in any order. The body must not throw.
-template <class Count, class Body>
-void each_unit(std::vector<Run>& runs, int threads, const Count& count, const Body& body) {
+// Layers that go through the phases together.
+struct Batch {
+  std::vector<Run> runs;
+  std::vector<Pieces> pieces;
+  std::vector<std::vector<uint64_t>> most;  // [run][piece]: the bits of the largest weight
+  std::vector<int64_t> begins;  // of the runs' kept bytes
+};
+
+// The layers from `next` on that fit one batch; moves `next` behind them.
+Batch batch_from(int64_t& next, const Layer* layers, int64_t count, const Formula& formula, const Options& options,
+                 const Kernels& kernels) {
+  Batch batch;
+  for (int64_t bytes = 0; next < count; ++next) {
+    Run run(layers[next], formula, options, kernels);
+    bytes += std::max(run.kept_bytes(), layers[next].filters() * layers[next].channels * run.size);
+    if (!batch.runs.empty() && bytes > kBatch) break;
+    batch.pieces.emplace_back(layers[next]);
+    batch.most.emplace_back(static_cast<size_t>(run.units == 0 ? 0 : batch.pieces.back().count()));
+    batch.runs.push_back(std::move(run));
+  }
+  return batch;
+}
+
+// Calls body(index, unit, thread) for every unit below counts[index], in any order. The body must not throw.
+template <class Body>
+void each_unit(const std::vector<int64_t>& counts, int threads, const Body& body) {
   std::vector<int64_t> ends;
   int64_t all = 0;
-  for (const Run& run : runs) ends.push_back(all += count(run));
+  for (const int64_t count : counts) ends.push_back(all += count);
   const auto call = [&](int64_t i, int thread) {
     const auto which = std::upper_bound(ends.begin(), ends.end(), i) - ends.begin();
     body(static_cast<size_t>(which), which == 0 ? i : i - ends[static_cast<size_t>(which) - 1], thread);
@@ -198,25 +218,16 @@ void each_unit(std::vector<Run>& runs, int threads, const Count& count, const Bo
   for (int64_t i = 0; i < all; ++i) call(i, 0);
 }
 
-// The scales of the runs' weights. Returns the index of the first run with one that is not finite, or -1.
-int64_t scale_runs(std::vector<Run>& runs, const Kernels& kernels, int threads) {
-  std::vector<Pieces> pieces;
-  std::vector<std::vector<uint64_t>> most;
-  for (const Run& run : runs) {
-    pieces.emplace_back(*run.job.layer);
-    most.emplace_back(static_cast<size_t>(run.units == 0 ? 0 : pieces.back().count()));
-  }
-  const Run* first = runs.data();
-  each_unit(
-      runs, threads, [&](const Run& run) { return static_cast<int64_t>(most[static_cast<size_t>(&run - first)].size()); },
-      [&](size_t i, int64_t piece, int) { most[i][static_cast<size_t>(piece)] = pieces[i].largest(kernels, piece); });
-  for (size_t i = 0; i < runs.size(); ++i) {
-    if (runs[i].units == 0) continue;
-    const DType dtype = runs[i].job.layer->dtype;
-    const double magnitude = magnitude_of(dtype, *std::max_element(most[i].begin(), most[i].end()));
+// Sets the scales of the runs. Returns the index of the first run with a weight that is not finite, or -1.
+int64_t set_scales(Batch& batch) {
+  for (size_t i = 0; i < batch.runs.size(); ++i) {
+    Run& run = batch.runs[i];
+    if (run.units == 0) continue;
+    const DType dtype = run.job.layer->dtype;
+    const double magnitude = magnitude_of(dtype, *std::max_element(batch.most[i].begin(), batch.most[i].end()));
     if (std::isinf(magnitude)) return static_cast<int64_t>(i);
     const int limit = dtype == DType::F64 ? 1022 : 126;  // beyond it the factor itself would not be normal
-    runs[i].job.scale = std::ldexp(1.0, -(magnitude > 0 ? std::clamp(std::ilogb(magnitude), -limit, limit) : 0));
+    run.job.scale = std::ldexp(1.0, -(magnitude > 0 ? std::clamp(std::ilogb(magnitude), -limit, limit) : 0));
   }
   return -1;
 }
@@ -232,61 +243,79 @@ void set_tau(Run& run) {
   else run.tau = (job.formula.tau > 0 ? job.formula.tau * job.scale : mean) * job.formula.tau_scale;
 }
 
-// Returns the index of the first run that is not finite, or -1.
-int64_t run_batch(std::vector<Run>& runs, const Kernels& kernels, int threads, Workspace& keeping, Workspace& working) {
-  const int64_t bad = scale_runs(runs, kernels, threads);
-  if (bad >= 0) return bad;
-  std::vector<int64_t> begins;
-  int64_t kept_bytes = 0, scratch_bytes = 0;
-  for (Run& run : runs) {
-    begins.push_back(kept_bytes);
-    kept_bytes += rounded(run.kept_bytes(), 64);
-    scratch_bytes = std::max(scratch_bytes, rounded(run.scratch_bytes(), 64));
-    if (run.job.formula.axis == Axis::Filters) run.shares.resize(static_cast<size_t>(run.units * run.job.points));
+// The threads and what they work in.
+class Crew {
+ public:
+  Crew(const Kernels& kernels, int threads) : kernels_(kernels), threads_(threads) {}
+
+  void first_pass(Batch& batch) {
+    int64_t kept_bytes = 0;
+    scratch_bytes_ = 0;
+    std::vector<int64_t> counts;
+    for (Run& run : batch.runs) {
+      batch.begins.push_back(kept_bytes);
+      kept_bytes += rounded(run.kept_bytes(), 64);
+      scratch_bytes_ = std::max(scratch_bytes_, rounded(run.scratch_bytes(), 64));
+      if (run.job.formula.axis == Axis::Filters) run.shares.resize(static_cast<size_t>(run.units * run.job.points));
+      const bool measured = run.job.formula.tau <= 0 || run.job.formula.entropy == Entropy::Distance;
+      counts.push_back(run.keep || measured ? run.units : 0);
+    }
+    kept_ = keeping_.at_least(kept_bytes);
+    scratch_ = working_.at_least(threads_ * scratch_bytes_);
+    each_unit(counts, threads_, [&](size_t i, int64_t unit, int thread) {
+      batch.runs[i].sums[static_cast<size_t>(unit)] = measure(batch.runs[i], unit, memory(batch, i, thread));
+    });
+    for (Run& run : batch.runs) {
+      set_tau(run);
+      if (!(run.tau > 0)) run.units = 0;  // all alike, or nothing in it
+      if (run.units == 0) std::fill_n(run.job.layer->out, run.job.layer->filters(), 0.0);
+    }
   }
-  char* kept = keeping.at_least(kept_bytes);
-  char* scratch = working.at_least(threads * scratch_bytes);
-  const auto memory = [&](size_t i, int thread) { return Memory{kept + begins[i], scratch + thread * scratch_bytes}; };
-  const auto has_first = [](const Run& run) {
-    return run.keep || run.job.formula.tau <= 0 || run.job.formula.entropy == Entropy::Distance;
-  };
-  each_unit(
-      runs, threads, [&](const Run& run) { return has_first(run) ? run.units : 0; },
-      [&](size_t i, int64_t unit, int thread) {
-        runs[i].sums[static_cast<size_t>(unit)] = measure(runs[i], unit, memory(i, thread));
-      });
-  for (Run& run : runs) {
-    set_tau(run);
-    if (!(run.tau > 0)) run.units = 0;  // all alike, or nothing in it
-    if (run.units == 0) std::fill_n(run.job.layer->out, run.job.layer->filters(), 0.0);
+
+  // Ends one batch and looks for the largest weights of the next: apart from one another, so without a barrier.
+  void second_pass(Batch& batch, Batch& next) {
+    std::vector<int64_t> counts;
+    for (const Run& run : batch.runs) counts.push_back(run.units);
+    for (const auto& most : next.most) counts.push_back(static_cast<int64_t>(most.size()));
+    const size_t own = batch.runs.size();
+    each_unit(counts, threads_, [&](size_t i, int64_t unit, int thread) {
+      if (i < own) finish(batch.runs[i], unit, memory(batch, i, thread));
+      else next.most[i - own][static_cast<size_t>(unit)] = next.pieces[i - own].largest(kernels_, unit);
+    });
+    for (Run& run : batch.runs) {
+      if (run.units > 0 && !run.sorted && run.job.formula.axis == Axis::Filters) join(run);
+    }
   }
-  each_unit(
-      runs, threads, [](const Run& run) { return run.units; },
-      [&](size_t i, int64_t unit, int thread) { finish(runs[i], unit, memory(i, thread)); });
-  for (Run& run : runs) {
-    if (run.units > 0 && !run.sorted && run.job.formula.axis == Axis::Filters) join(run);
+
+ private:
+  Memory memory(const Batch& batch, size_t i, int thread) const {
+    return {kept_ + batch.begins[i], scratch_ + thread * scratch_bytes_};
   }
-  return -1;
-}
+
+  const Kernels& kernels_;
+  int threads_;
+  Workspace keeping_, working_;
+  char* kept_ = nullptr;
+  char* scratch_ = nullptr;
+  int64_t scratch_bytes_ = 0;
+};
 
 }  // namespace
 
 int64_t entropies(const Layer* layers, int64_t count, const Formula& formula, const Options& options) {
   const Kernels& kernels = kernels_named(options.instruction_set);
-  const int threads = std::max(options.threads, 1);
-  Workspace keeping, working;
-  for (int64_t i = 0; i < count;) {
-    const int64_t begin = i;
-    std::vector<Run> batch;
-    int64_t bytes = 0;
-    for (; i < count; ++i) {
-      Run run(layers[i], formula, options, kernels);
-      bytes += std::max(run.kept_bytes(), layers[i].filters() * layers[i].channels * run.size);
-      if (!batch.empty() && bytes > kBatch) break;
-      batch.push_back(std::move(run));
-    }
-    const int64_t bad = run_batch(batch, kernels, threads, keeping, working);
+  Crew crew(kernels, std::max(options.threads, 1));
+  int64_t begin = 0, end = 0;
+  Batch batch, next = batch_from(end, layers, count, formula, options, kernels);
+  crew.second_pass(batch, next);
+  while (!next.runs.empty()) {
+    batch = std::move(next);
+    const int64_t bad = set_scales(batch);
     if (bad >= 0) return begin + bad;
+    begin = end;
+    next = batch_from(end, layers, count, formula, options, kernels);
+    crew.first_pass(batch);
+    crew.second_pass(batch, next);
   }
   return -1;
 }
