@@ -27,6 +27,44 @@ def test_opcheck() -> None:
         torch.library.opcheck(torch.ops.fec_fast.entropy, arguments)
 
 
+def test_compiled_around_without_a_graph_break() -> None:
+    def total(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        arguments = ([0, 0], [1, 1], "rms", "similarity", "channels", None, 1.0, "auto")
+        found = torch.ops.fec_fast.entropy([a * 2, b], *arguments)
+        return found[0].sum() + found[1].sum()
+
+    weights = weight(8, 6, 3, 3), weight(5, 7)
+    compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
+    assert float(compiled(*weights)) == float(total(*weights))
+
+
+class Scores(torch.utils.data.Dataset[float]):
+    """A dataset that scores a weight in the worker."""
+
+    def __init__(self, w: torch.Tensor) -> None:
+        self.w = w
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> float:
+        assert torch.get_num_threads() == 1  # what governs the kernels: a worker has one
+        return float(ops.entropies([self.w], RMS, axes=[0], groups=[1])[0].sum())
+
+
+def test_in_a_data_loader_worker() -> None:
+    """Forked after the parent has run the kernels on several threads, which a worker must not try."""
+    w = weight(64, 70, 3, 3)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        wanted = float(ops.entropies([w], RMS, axes=[0], groups=[1])[0].sum())
+        found = list(torch.utils.data.DataLoader(Scores(w), num_workers=1, batch_size=None, timeout=60))
+    finally:
+        torch.set_num_threads(before)
+    assert found == [wanted, wanted]
+
+
 def test_fake_shapes() -> None:
     arguments = ([0, 1], [1, 2], "rms", "similarity", "channels", None, 1.0, "auto")
     real = [weight(4, 6, 3, 3), weight(6, 5)]
@@ -114,6 +152,13 @@ def test_channel_distances() -> None:
     assert float(inside[1, 0, 2]) == pytest.approx(float((w[1, 0] - w[1, 2]).double().norm()), rel=1e-6)
     assert float(between[0, 3]) == pytest.approx(float((w[0] - w[3]).double().norm()), rel=1e-6)
     assert float(between.diagonal().abs().max()) == 0
+    assert torch.equal(ops.channel_distances(w), ops.channel_distances(w, RMS))
+    some = slice(1, 3)
+    assert torch.equal(ops.channel_distances(w, RMS, filters=some), ops.channel_distances(w)[some])
+    assert torch.equal(ops.channel_distances(w, Formula(axis="filters"), filters=some), between[some])
+    for wrong in (slice(4, 9), 2):
+        with pytest.raises(ArgumentError, match="filters="):
+            ops.channel_distances(w, filters=wrong)  # type: ignore[arg-type]
 
 
 def test_backends() -> None:

@@ -20,6 +20,7 @@ from .errors import (
 )
 from .finetune import evaluate, finetune
 from .formula import Formula
+from .ops import channel_distances
 from .plan import Plan
 from .pruning import PruneResult, prune
 from .scoring import ModelScores, score_model
@@ -45,6 +46,7 @@ __all__ = [
     "WeightError",
     "apply_plan",
     "backends",
+    "channel_distances",
     "evaluate",
     "finetune",
     "load",

@@ -103,23 +103,34 @@ def entropies(
     return results
 
 
-def channel_distances(weight: Tensor, formula: Formula) -> Tensor:
+def channel_distances(weight: Tensor, formula: Formula | None = None, *, filters: slice | None = None) -> Tensor:
     """The matrix of distances itself, to look at or to check.
 
     Args:
         weight: ``[N, C, *kernel]`` of any floating dtype.
-        formula: Its ``compress`` and ``axis`` count.
+        formula: Its ``compress`` and ``axis`` count; ``None`` compares the channels inside a filter, each by its root
+            mean square: ``Formula("rms", axis="channels")``.
+        filters: The filters whose distances are wanted, ``None`` for all. All of a large layer may not fit in
+            memory: ``8 N C^2`` bytes.
 
     Returns:
-        Float64 on the weight's device, in the units of the weights: ``[N, C, C]`` between the channels of each
-        filter for ``axis="channels"``, ``[N, N]`` between the filters for ``axis="filters"``.
+        Float64 on the weight's device, in the units of the weights, for the ``B`` filters chosen: ``[B, C, C]``
+        between the channels of each for ``axis="channels"``, ``[B, N]`` to all filters for ``axis="filters"``.
 
     Raises:
         WeightError: As :func:`entropies` has it for the shape and the dtype.
+        ArgumentError: ``filters`` is not a slice, or holds no filter of the weight.
     """
     _check(0, weight, 0, 1)
-    matrix = reference.distances(weight, formula)
-    return matrix[0] if formula.axis == "filters" else matrix
+    formula = formula or Formula("rms", axis="channels")
+    if filters is not None and not isinstance(filters, slice):
+        raise ArgumentError(f"filters={filters!r}: give a slice, as slice(0, 8) for the first eight")
+    chosen = slice(None) if filters is None else filters
+    if weight.shape[0] and len(range(weight.shape[0])[chosen]) == 0:
+        raise ArgumentError(f"filters={filters!r} holds none of the weight's {weight.shape[0]} filters")
+    if formula.axis == "filters":
+        return reference.distances(weight, formula)[0, chosen]
+    return reference.distances(weight[chosen], formula)
 
 
 def _unreadable(layer_index: int, message: str) -> WeightError:
