@@ -10,8 +10,9 @@
 template <class T>
 struct Panel {
   static constexpr int64_t width = 2 * Of<T>::lanes;  // points packed side by side
-  // Points of the other side held in registers: as many as the instruction set has room for (see vector.h).
-  static constexpr int64_t rows = kManyRegisters ? 8 : 4;
+  // Points of the other side held in registers: as many as there is room for (see vector.h), all of one panel.
+  static constexpr int64_t rows = kManyRegisters && width >= 8 ? 8 : 4;
+  static_assert(width % rows == 0);
 };
 
 constexpr int64_t kExpanded = 24;  // coordinates from which `expanded` is worth its second look
