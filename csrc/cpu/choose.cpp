@@ -1,5 +1,4 @@
 // Which instruction set runs: found once, or asked for by name.
-#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 #include <string>

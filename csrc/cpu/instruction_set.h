@@ -17,6 +17,8 @@ namespace {
 
 #include "sorted.h"
 
+#include "scans.h"
+
 #include "pack.h"
 
 #include "pairwise.h"

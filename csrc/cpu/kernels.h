@@ -35,8 +35,9 @@ struct Real {
   // the sum of |x_a - x_b| over their pairs, both orders.
   double (*sort)(const Job& job, int64_t first, int64_t count, void* block);
 
-  // Entropies of the sorted filters of a block, which is overwritten; `scratch` has the size of the block.
-  void (*scan)(void* block, void* scratch, int64_t channels, int64_t count, double inverse_tau, double* out);
+  // Entropies of the sorted filters of a block, which is overwritten; `scratch` has twice the size of the block.
+  void (*scan)(Entropy entropy, void* block, void* scratch, int64_t channels, int64_t count, double inverse_tau,
+               double* out);
 
   // Distances of one tile; returns their sum. `scratch` has kTileScratch numbers, `out` rounded(rows, 8) rows.
   double (*tile)(const Job& job, const Tile& tile, void* scratch);

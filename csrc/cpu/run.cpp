@@ -1,5 +1,5 @@
-// The driver: layers in batches, each in three phases over all its pieces, on the threads asked for. No
-// instruction-set flags here.
+// The driver: layers in batches, each in two parallel regions: distances and their means, then entropies beside
+// the largest weights of the next batch. No instruction-set flags here.
 //
 // A batch holds as many layers as their kept numbers fit the budget: few enough bytes to stay in the caches, enough
 // work between two barriers. What is summed is summed in the order of the pieces: the same bits on any thread count.
@@ -55,9 +55,9 @@ struct Run {
         real(layer.dtype == DType::F64 ? kernels.f64 : kernels.f32),
         size(layer.dtype == DType::F64 ? 8 : 4) {
     const bool inside = formula.axis == Axis::Channels, one = formula.compress != Compress::None || layer.taps == 1;
-    sorted = inside && one && formula.entropy == Entropy::Similarity;
+    sorted = inside && one;
     if (options.algorithm == Algorithm::Sorted && !sorted) {
-      throw std::invalid_argument("sorted needs axis=channels, the similarity entropy and one number a channel");
+      throw std::invalid_argument("sorted needs axis=channels and one number a channel");
     }
     sorted = sorted && options.algorithm != Algorithm::Pairwise;
     if (inside) {
@@ -85,7 +85,7 @@ struct Run {
   // Bytes one thread needs: what is not kept, the kernels' scratch, and the sums of a group's points.
   int64_t scratch_bytes() const {
     const int64_t pairs = rounded(kTileScratch * size, 64) + rounded(job.points * int64_t(sizeof(RowSums)), 64);
-    return rounded(piece, 64) + (sorted ? piece : pairs);
+    return rounded(piece, 64) + (sorted ? 2 * piece : pairs);
   }
 
   Job job;
@@ -143,7 +143,8 @@ void finish(Run& run, int64_t unit, Memory memory) {
     char* block = run.keep ? memory.kept + unit * run.piece : memory.scratch;
     if (!run.keep) sort_unit(run, unit, block);
     const int64_t first = unit * run.real.lanes, count = std::min<int64_t>(run.real.lanes, layer.filters() - first);
-    return run.real.scan(block, scratch, layer.channels, count, 1 / run.tau, layer.out + first);
+    return run.real.scan(run.job.formula.entropy, block, scratch, layer.channels, count, 1 / run.tau,
+                         layer.out + first);
   }
   const bool inside = run.job.formula.axis == Axis::Channels;
   const int64_t points = run.job.points;

@@ -1,5 +1,5 @@
 // `sorted`: filters side by side in the lanes of a vector, one row a channel. A sort of the rows gives the mean
-// distance and, by two scans, every row sum of the similarity matrix, without the matrix.
+// distance here and, by scans of the rows (scans.h), every row sum of the distance matrix, without the matrix.
 #pragma once
 
 template <class V>
@@ -171,56 +171,4 @@ static double sort_block(const Job& job, int64_t first, int64_t count, void* mem
     for (int64_t l = 0; l < count; ++l) sum += double(part[0][l]) + double(part[1][l]);
   }
   return 2 * sum;
-}
-
-template <class T>
-static void scan_block(void* memory, void* scratch, int64_t channels, int64_t count, double inverse, double* out) {
-  using K = Of<T>;
-  using V = Vec<T>;
-  using U = typename K::U;
-  V* x = static_cast<V*>(memory);
-  V* left = static_cast<V*>(scratch);
-  const V scale = splat<T>(inverse < double(K::inverse_tau_limit) ? T(inverse) : K::inverse_tau_limit);
-  const T size = T(channels), size4 = (size * size) * (size * size);
-
-  // left[k] = sum over rows before k of exp(-(x_k - x_e) / tau); x[k] becomes exp(-(x_{k+1} - x_k) / tau).
-  V reach{}, here = x[0];
-  for (int64_t k = 0; k + 1 < channels; ++k) {
-    const V next = x[k + 1];
-    const V decay = exp_minus<T>((next - here) * scale);
-    left[k] = reach;
-    x[k] = decay;
-    reach = decay * reach + decay;
-    here = next;
-  }
-  left[channels - 1] = reach;
-
-  // The logarithms of all row means as one: a running product, its exponent taken out before it can underflow (four
-  // factors of at least 1 / C each, and C below 2^30).
-  constexpr typename K::Bits fraction = (typename K::Bits(1) << K::mantissa) - 1;
-  constexpr typename K::Bits one = typename K::Bits(K::bias) << K::mantissa;
-  V product = splat<T>(1), right{};
-  U exponents{};
-  const auto sum_of = [&](int64_t k) {
-    const V sum = left[k] + right + 1;
-    if (k > 0) right = x[k - 1] * right + x[k - 1];
-    return sum;
-  };
-  const auto take_exponent = [&] {
-    exponents += ((U)product >> K::mantissa) - typename K::Bits(K::bias);
-    product = (V)(((U)product & fraction) | one);
-  };
-  int64_t k = channels - 1;
-  for (; k >= 3; k -= 4) {  // multiplied in the order of size4, so that equal channels come to exactly 1
-    const V first = sum_of(k), second = sum_of(k - 1), third = sum_of(k - 2), fourth = sum_of(k - 3);
-    product *= ((first * second) * (third * fourth)) / size4;
-    take_exponent();
-  }
-  for (; k >= 0; --k) product *= sum_of(k) / size;
-  take_exponent();
-  for (int64_t l = 0; l < count; ++l) {
-    const double exponent = sizeof(T) == 4 ? double(int32_t(exponents[l])) : double(int64_t(exponents[l]));
-    const double mean = (__builtin_log(double(product[l])) + exponent * 0.6931471805599453) / double(channels);
-    out[l] = mean > 0 ? 0 : -mean;
-  }
 }
