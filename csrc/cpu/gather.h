@@ -1,4 +1,4 @@
-// Reading weights: any of the four storage types and any strides, scaled, compressed to one number a channel or not.
+// Reading weights: the four storage types, one number or a vector at a time, and the largest magnitude.
 #pragma once
 
 FEC_INLINE float float_of_bits(uint32_t bits) {

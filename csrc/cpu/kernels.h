@@ -6,6 +6,9 @@
 
 namespace fec::cpu {
 
+// Bytes of a stored number.
+static constexpr int64_t size_of(DType dtype) { return dtype == DType::F64 ? 8 : dtype == DType::F32 ? 4 : 2; }
+
 static constexpr int64_t rounded(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
 constexpr int64_t kTile = 256;  // most points a side of a distance tile

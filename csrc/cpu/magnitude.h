@@ -10,8 +10,6 @@
 
 namespace fec::cpu {
 
-inline int64_t size_of(DType dtype) { return dtype == DType::F64 ? 8 : dtype == DType::F32 ? 4 : 2; }
-
 // The magnitude whose bits the kernel `largest` returned; infinity for anything that is not finite.
 inline double magnitude_of(DType dtype, uint64_t bits) {
   if (dtype == DType::F16) {

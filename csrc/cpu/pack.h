@@ -1,7 +1,7 @@
 // Points for `pairwise`, packed coordinate by coordinate: panels of Panel::width points side by side.
 #pragma once
 
-// One number a channel: channels [point, point + count) of a filter.
+// One number a point: channels [point, point + count) of a filter, or filters of one channel.
 template <class T>
 static void points_on_line(const Job& job, int64_t group, int64_t point, int64_t count, T* to) {
   const Layer& layer = *job.layer;
@@ -80,8 +80,7 @@ static void pack(const Job& job, int64_t group, int64_t point, int64_t count, in
     points.inner = layer.channels;
     points.stride_inner = layer.stride_channel;
     points.channels = 1;
-    const int64_t size = layer.dtype == DType::F64 ? 8 : layer.dtype == DType::F32 ? 4 : 2;
-    points.data = static_cast<const char*>(layer.data) + filter_offset(layer, group) * size;
+    points.data = static_cast<const char*>(layer.data) + filter_offset(layer, group) * size_of(layer.dtype);
   }
   Job shifted = job;
   shifted.layer = &points;

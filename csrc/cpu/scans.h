@@ -112,7 +112,7 @@ template <class T>
 struct Chains {
   static constexpr bool wide = sizeof(T) == 8;
   static constexpr int count = wide ? 2 : 1, nodes = wide ? 60 : 30, group = 6;
-  static constexpr int smallest = wide ? -8 : -5;  // t from 2^smallest to 2^(smallest + nodes - 1)
+  static constexpr int smallest = wide ? -10 : -5;  // t from 2^smallest to 2^(smallest + nodes - 1)
   static_assert(nodes % group == 0);
 
   double start[count];

@@ -57,7 +57,7 @@ def entropies(
         axes: For each weight the axis its filters lie on. 0: filter ``i`` is ``weight[i]``. 1: filter
             ``q * weight.shape[1] + l`` is ``weight[q*n:(q+1)*n, l]`` with ``n = weight.shape[0] // groups``.
         groups: For each weight the groups of its layer.
-        algorithm: ``"sorted"`` (one number a channel, similarity entropy, channel axis only), ``"pairwise"``, or
+        algorithm: ``"sorted"`` (channel axis, one number a channel), ``"pairwise"``, or
             ``"auto"``: sorted wherever it can be.
         backend: A backend's name, or ``"auto"``.
 
@@ -158,10 +158,10 @@ def _check(i: int, weight: Tensor, axis: int, groups: int) -> None:
 
 def _check_sortable(i: int, weight: Tensor, formula: Formula) -> None:
     several = formula.compress == "none" and weight.shape[2:].numel() != 1
-    if formula.axis != "channels" or formula.entropy != "similarity" or several:
+    if formula.axis != "channels" or several:
         raise FormulaError(
-            f"algorithm='sorted' needs the similarity entropy on the channel axis with one number a channel, "
-            f"not {formula} for weight {i} of shape {list(weight.shape)}; use 'auto'"
+            f"algorithm='sorted' needs the channel axis and one number a channel, not {formula} for weight {i} of shape "
+            f"{list(weight.shape)}; use 'auto'"
         )
 
 

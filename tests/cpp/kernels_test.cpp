@@ -190,6 +190,11 @@ int main() {
     check({1, 3, channels, 1}, Layout::Rows, fec::DType::F32, sorted, random);
     check({1, 3, channels, 1}, Layout::Rows, fec::DType::F64, sorted, random);
   }
+  for (const fec::Entropy entropy : {fec::Entropy::Softmax, fec::Entropy::Distance}) {
+    const fec::Formula scanned{fec::Compress::Rms, entropy, fec::Axis::Channels, 0, 1};
+    check({1, 19, 700, 1}, Layout::Rows, fec::DType::F32, scanned, random);
+    check({1, 19, 700, 1}, Layout::Rows, fec::DType::F64, scanned, random);
+  }
   check({1, 530, 30, 1}, Layout::Rows, fec::DType::F32,
         {fec::Compress::None, fec::Entropy::Similarity, fec::Axis::Filters, 0, 1}, random);
   std::printf("%d passed, %d failed\n", checks - failures, failures);
