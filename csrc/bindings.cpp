@@ -76,8 +76,8 @@ PYBIND11_MODULE(_native, m) {
         "Writes the entropies of all layers; returns -1 or the number of the first layer with a non-finite weight.");
   m.def("instruction_sets", &instruction_sets, "The instruction sets built, with whether this processor has them.");
 #ifdef _OPENMP
-  m.attr("threads") = true;
+  m.attr("threads") = "OpenMP threads";
 #else
-  m.attr("threads") = false;
+  m.attr("threads") = "std::threads (built without OpenMP)";
 #endif
 }

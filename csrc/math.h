@@ -14,30 +14,61 @@ struct RowSums {
   double first, second;
 };
 
-// The entropy, in nats, of a point from its sums over `points` points.
-static inline double row_entropy(Entropy entropy, RowSums sums, int64_t points) {
-  const double top = __builtin_log(static_cast<double>(points));
-  double nats = 0;
-  if (entropy == Entropy::Similarity) {
-    nats = -__builtin_log(sums.first / static_cast<double>(points));
-  } else if (entropy == Entropy::Softmax) {
-    nats = __builtin_log(sums.first) + sums.second / sums.first;  // ln p = -x - ln S: no logarithm a pair
-  } else if (sums.first > 0) {
-    nats = __builtin_log(sums.first) - sums.second / sums.first;
-  }
-  return nats < 0 ? 0 : nats > top ? top : nats;  // rounding may step over either end
+// A row's entropy as ln(of) + plus.
+struct RowEntropy {
+  double of, plus;
+};
+
+static inline RowEntropy row_entropy_parts(Entropy entropy, RowSums sums, int64_t points) {
+  if (entropy == Entropy::Similarity) return {static_cast<double>(points) / sums.first, 0};
+  if (!(sums.first > 0)) return {1, 0};
+  const double ratio = sums.second / sums.first;
+  return {sums.first, entropy == Entropy::Softmax ? ratio : -ratio};  // softmax: ln p = -x - ln S, no logarithm a pair
 }
 
-// 1 / n!
-static constexpr double inverse_factorial(int n) { return n < 2 ? 1.0 : inverse_factorial(n - 1) / n; }
+// Rounding may step over either end of what an entropy of so many points can be.
+static inline double clamped_entropy(double nats, int64_t points) {
+  const double top = __builtin_log(static_cast<double>(points));
+  return nats < 0 ? 0 : nats > top ? top : nats;
+}
 
-// e^r by Horner's rule, |r| <= ln(2) / 2: Taylor to 7 terms leaves 5e-9, to 13 terms 4e-18.
+// The entropy, in nats, of a point from its sums over `points` points.
+static inline double row_entropy(Entropy entropy, RowSums sums, int64_t points) {
+  const RowEntropy row = row_entropy_parts(entropy, sums, points);
+  return clamped_entropy(__builtin_log(row.of) + row.plus, points);
+}
+
+// The mean of the entropies of all rows. The logarithms are taken as one, of the product: for few points they would
+// cost more than the distances. Its exponent is taken out after every factor, so it neither overflows nor vanishes.
+static inline double mean_row_entropy(Entropy entropy, const RowSums* sums, int64_t points) {
+  double product = 1, plus = 0;
+  int64_t exponent = 0;
+  for (int64_t p = 0; p < points; ++p) {
+    const RowEntropy row = row_entropy_parts(entropy, sums[p], points);
+    plus += row.plus;
+    product *= row.of;
+    uint64_t bits;
+    __builtin_memcpy(&bits, &product, 8);
+    exponent += static_cast<int64_t>(bits >> 52) - 1023;
+    bits = (bits & 0x000fffffffffffffull) | 0x3ff0000000000000ull;
+    __builtin_memcpy(&product, &bits, 8);
+  }
+  const double logarithms = __builtin_log(product) + static_cast<double>(exponent) * 0.6931471805599453;
+  return clamped_entropy((logarithms + plus) / static_cast<double>(points), points);
+}
+
+// ln(2)^n / n!
+static constexpr double exp2_coefficient(int n) {
+  return n < 1 ? 1.0 : exp2_coefficient(n - 1) * 0.69314718055994530942 / n;
+}
+
+// 2^r by Horner's rule, |r| <= 1/2: Taylor to 7 terms leaves 5e-9, to 13 terms 4e-18.
 template <class V, int Terms>
-static inline __attribute__((always_inline)) V exp_reduced(V r) {
+static inline __attribute__((always_inline)) V exp2_reduced(V r) {
   using T = decltype(r[0] + 0);
-  V sum = r * T(inverse_factorial(Terms)) + T(inverse_factorial(Terms - 1));
+  V sum = r * T(exp2_coefficient(Terms)) + T(exp2_coefficient(Terms - 1));
 #pragma GCC unroll 16
-  for (int n = Terms - 2; n >= 0; --n) sum = sum * r + T(inverse_factorial(n));
+  for (int n = Terms - 2; n >= 0; --n) sum = sum * r + T(exp2_coefficient(n));
   return sum;
 }
 

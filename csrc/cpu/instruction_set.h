@@ -22,15 +22,23 @@ namespace {
 #include "pack.h"
 
 #include "pairwise.h"
+
+#include "pairwise_channels.h"
+
+#include "pairwise_filters.h"
+
+template <class T>
+constexpr Real kernels_for() {
+  return {Of<T>::lanes,         sort_block<T>,    scan_block<T>, channel_distances<T>,
+          channel_entropy<T>, distance_tile<T>, tile_sums<T>};
+}
 }  // namespace
 }  // namespace FEC_SET
 
 const Kernels FEC_KERNELS = {
     FEC_SET::largest,
-    {FEC_SET::Of<float>::lanes, FEC_SET::sort_block<float>, FEC_SET::scan_block<float>, FEC_SET::distance_tile<float>,
-     FEC_SET::tile_sums<float>},
-    {FEC_SET::Of<double>::lanes, FEC_SET::sort_block<double>, FEC_SET::scan_block<double>,
-     FEC_SET::distance_tile<double>, FEC_SET::tile_sums<double>},
+    FEC_SET::kernels_for<float>(),
+    FEC_SET::kernels_for<double>(),
 };
 
 }  // namespace fec::cpu

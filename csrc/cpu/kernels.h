@@ -11,7 +11,7 @@ static constexpr int64_t size_of(DType dtype) { return dtype == DType::F64 ? 8 :
 
 static constexpr int64_t rounded(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
-constexpr int64_t kTile = 256;  // most points a side of a distance tile
+constexpr int64_t kTile = 256;  // most points a side of a tile of distances
 constexpr int64_t kDepth = 128;  // coordinates taken at a time, so that two packed panels stay in the L1 cache
 
 // A layer, its formula, and the power of two that brings its largest weight to [1, 2): huge and tiny layers then
@@ -20,14 +20,14 @@ struct Job {
   const Layer* layer;
   Formula formula;
   double scale;
-  int64_t groups, points, coordinates;  // what `pairwise` compares: points inside a group
+  int64_t points, coordinates;  // what is compared: the channels of a filter, or the filters of the layer
 };
 
-// A rectangle of the distances between the points of one group, right of the diagonal or on it.
+// A rectangle of the distances between the filters of a layer, right of the diagonal or on it.
 struct Tile {
-  int64_t group, row, rows, column, columns;
+  int64_t row, rows, column, columns;
   void* out;
-  int64_t stride;  // numbers between the rows of out: a multiple of kTile or the points of a small group, rounded up
+  int64_t stride;  // numbers between the rows of out: a multiple of kSide
 };
 
 // The kernels for one compute type (float or double; `void*` points at it).
@@ -42,7 +42,12 @@ struct Real {
   void (*scan)(Entropy entropy, void* block, void* scratch, int64_t channels, int64_t count, double inverse_tau,
                double* out);
 
-  // Distances of one tile; returns their sum. `scratch` has kTileScratch numbers, `out` rounded(rows, 8) rows.
+  // `pairwise` between the channels of a filter: the sum of their distances, both orders, and the entropy. `scratch` has
+  // rounded(points, kSide) * (coordinates + 1) numbers, `sums` one for each channel.
+  double (*channel_distances)(const Job& job, int64_t filter, void* scratch);
+  double (*channel_entropy)(const Job& job, int64_t filter, double inverse_tau, RowSums* sums, void* scratch);
+
+  // `pairwise` between filters. Distances of one tile; returns their sum. `scratch` has kTileScratch numbers, `out` rounded(rows, 8) rows.
   double (*tile)(const Job& job, const Tile& tile, void* scratch);
 
   // Adds the distances of a tile to the sums of its rows and, where not null, of its columns.

@@ -26,7 +26,7 @@ static void points_on_line(const Job& job, int64_t group, int64_t point, int64_t
       to[p] = sum / taps;
     }
   });
-  for (int64_t p = count; p < rounded(count, Of<T>::lanes); ++p) to[p] = 0;
+  for (int64_t p = count; p < rounded(count, 2 * Of<T>::lanes); ++p) to[p] = 0;
   for (int64_t p = 0; squared && p < count; p += Of<T>::lanes) store(to + p, root<T>(load(to + p)));
 }
 

@@ -11,11 +11,8 @@
 #include <stdexcept>
 #include <vector>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #include "magnitude.h"
+#include "threads.h"
 
 namespace fec {
 namespace {
@@ -48,53 +45,64 @@ class Workspace {
   int64_t size_ = 0;
 };
 
+// What does a layer: the filters of a vector's lanes at a time, a filter at a time, or tiles of one matrix.
+enum class Way { Sorted, Channels, Filters };
+
+Way way_of(const Layer& layer, const Formula& formula, Algorithm algorithm) {
+  const bool inside = formula.axis == Axis::Channels, one = formula.compress != Compress::None || layer.taps == 1;
+  if (algorithm == Algorithm::Sorted && !(inside && one)) {
+    throw std::invalid_argument("sorted needs axis=channels and one number a channel");
+  }
+  if (inside && one && algorithm != Algorithm::Pairwise) return Way::Sorted;
+  return inside ? Way::Channels : Way::Filters;
+}
+
 // One layer on its way through the phases.
 struct Run {
   Run(const Layer& layer, const Formula& formula, const Options& options, const Kernels& kernels)
-      : job{&layer, formula, 1, 1, layer.filters(), 0},
+      : job{&layer, formula, 1, layer.channels, formula.compress == Compress::None ? layer.taps : 1},
         real(layer.dtype == DType::F64 ? kernels.f64 : kernels.f32),
+        way(way_of(layer, formula, options.algorithm)),
         size(layer.dtype == DType::F64 ? 8 : 4) {
-    const bool inside = formula.axis == Axis::Channels, one = formula.compress != Compress::None || layer.taps == 1;
-    sorted = inside && one;
-    if (options.algorithm == Algorithm::Sorted && !sorted) {
-      throw std::invalid_argument("sorted needs axis=channels and one number a channel");
+    if (way == Way::Filters) {
+      job.points = layer.filters();
+      job.coordinates *= layer.channels;
     }
-    sorted = sorted && options.algorithm != Algorithm::Pairwise;
-    if (inside) {
-      job.groups = layer.filters();
-      job.points = layer.channels;
-    }
-    job.coordinates = (inside ? 1 : layer.channels) * (formula.compress == Compress::None ? layer.taps : 1);
     if (layer.filters() == 0 || layer.channels == 0 || layer.taps == 0) return;
-    if (sorted) {
+    if (way == Way::Sorted) {
       units = (layer.filters() + real.lanes - 1) / real.lanes;
       piece = job.points * real.lanes * size;
       keep = units * piece <= kKeep;
+    } else if (way == Way::Channels) {
+      units = layer.filters();
     } else {
       side = std::min<int64_t>(job.points <= 512 ? 128 : kTile, rounded(job.points, kSide));
       strips = (job.points + side - 1) / side;
-      units = inside ? job.groups : std::min(strips, kShares);
+      units = std::min(strips, kShares);
       piece = side * side * size;
       tiles = strips * (strips + 1) / 2;
-      keep = double(job.groups) * double(tiles) * double(piece) <= double(kKeep);
+      keep = double(tiles) * double(piece) <= double(kKeep);
     }
     sums.resize(static_cast<size_t>(units));
   }
 
-  int64_t kept_bytes() const { return !keep || units == 0 ? 0 : sorted ? units * piece : job.groups * tiles * piece; }
-  // Bytes one thread needs: what is not kept, the kernels' scratch, and the sums of a group's points.
+  int64_t kept_bytes() const { return !keep ? 0 : way == Way::Sorted ? units * piece : tiles * piece; }
+  // Bytes one thread needs: what is not kept, and the kernels' own scratch.
   int64_t scratch_bytes() const {
-    const int64_t pairs = rounded(kTileScratch * size, 64) + rounded(job.points * int64_t(sizeof(RowSums)), 64);
-    return rounded(piece, 64) + (sorted ? 2 * piece : pairs);
+    if (way == Way::Sorted) return rounded(piece, 64) + 2 * piece;
+    if (way == Way::Channels) return row_sums_bytes() + rounded(job.points, kSide) * (job.coordinates + 1) * size;
+    return rounded(piece, 64) + kTileScratch * size;
   }
+  int64_t row_sums_bytes() const { return rounded(job.points * int64_t(sizeof(RowSums)), 64); }
 
   Job job;
   const Real& real;
+  Way way;
   int64_t size, units = 0, piece = 0, side = 0, strips = 0, tiles = 0;
-  bool sorted = false, keep = false;
+  bool keep = false;
   double tau = 0;
   std::vector<double> sums;  // of distances, one a unit
-  std::vector<RowSums> shares;  // axis=filters: [unit][point]
+  std::vector<RowSums> shares;  // of filters: [unit][point]
 };
 
 // Where a thread finds a run's memory.
@@ -108,26 +116,24 @@ double sort_unit(const Run& run, int64_t unit, char* block) {
   return run.real.sort(run.job, first, count, block);
 }
 
-// Calls body(tile, whether it is on the diagonal) for the tiles of a unit: of a whole group, or of every so many
-// strips of the one matrix.
+// Calls body(tile, whether it is on the diagonal) for the tiles of a unit: of every so many strips of the matrix.
 template <class Body>
 void each_tile(const Run& run, int64_t unit, Memory memory, const Body& body) {
-  const bool inside = run.job.formula.axis == Axis::Channels;
-  const int64_t group = inside ? unit : 0, points = run.job.points, side = run.side;
-  for (int64_t strip = inside ? 0 : unit; strip < run.strips; strip += inside ? 1 : run.units) {
+  const int64_t points = run.job.points, side = run.side;
+  for (int64_t strip = unit; strip < run.strips; strip += run.units) {
     for (int64_t other = strip; other < run.strips; ++other) {
       const int64_t before = strip * run.strips - strip * (strip - 1) / 2 + other - strip;  // tiles of earlier strips
-      char* out = run.keep ? memory.kept + (group * run.tiles + before) * run.piece : memory.scratch;
+      char* out = run.keep ? memory.kept + before * run.piece : memory.scratch;
       const int64_t row = strip * side, column = other * side;
-      body(Tile{group, row, std::min(side, points - row), column, std::min(side, points - column), out, side},
-           strip == other);
+      body(Tile{row, std::min(side, points - row), column, std::min(side, points - column), out, side}, strip == other);
     }
   }
 }
 
-// Sums the distances of a block of filters, or of a share of a matrix; keeps what the second pass wants.
+// Sums the distances of a block of filters, a filter, or a share of a matrix; keeps what the second pass wants.
 double measure(const Run& run, int64_t unit, Memory memory) {
-  if (run.sorted) return sort_unit(run, unit, run.keep ? memory.kept + unit * run.piece : memory.scratch);
+  if (run.way == Way::Sorted) return sort_unit(run, unit, run.keep ? memory.kept + unit * run.piece : memory.scratch);
+  if (run.way == Way::Channels) return run.real.channel_distances(run.job, unit, memory.scratch);
   double sum = 0;
   each_tile(run, unit, memory, [&](const Tile& tile, bool diagonal) {
     sum += (diagonal ? 1 : 2) * run.real.tile(run.job, tile, memory.scratch + rounded(run.piece, 64));
@@ -135,31 +141,29 @@ double measure(const Run& run, int64_t unit, Memory memory) {
   return sum;
 }
 
-// Writes the entropies of a block or a group, or a share's part of the row sums.
+// Writes the entropies of a block or of a filter, or a share's part of the row sums.
 void finish(Run& run, int64_t unit, Memory memory) {
   const Layer& layer = *run.job.layer;
+  if (run.way == Way::Channels) {
+    layer.out[unit] = run.real.channel_entropy(run.job, unit, 1 / run.tau, reinterpret_cast<RowSums*>(memory.scratch),
+                                               memory.scratch + run.row_sums_bytes());
+    return;
+  }
   char* scratch = memory.scratch + rounded(run.piece, 64);
-  if (run.sorted) {
+  if (run.way == Way::Sorted) {
     char* block = run.keep ? memory.kept + unit * run.piece : memory.scratch;
     if (!run.keep) sort_unit(run, unit, block);
     const int64_t first = unit * run.real.lanes, count = std::min<int64_t>(run.real.lanes, layer.filters() - first);
     return run.real.scan(run.job.formula.entropy, block, scratch, layer.channels, count, 1 / run.tau,
                          layer.out + first);
   }
-  const bool inside = run.job.formula.axis == Axis::Channels;
-  const int64_t points = run.job.points;
-  RowSums* sums = inside ? reinterpret_cast<RowSums*>(scratch + rounded(kTileScratch * run.size, 64))
-                         : run.shares.data() + unit * points;
-  std::fill_n(sums, points, RowSums{0, 0});
+  RowSums* sums = run.shares.data() + unit * run.job.points;
+  std::fill_n(sums, run.job.points, RowSums{0, 0});
   each_tile(run, unit, memory, [&](const Tile& tile, bool diagonal) {
     if (!run.keep) run.real.tile(run.job, tile, scratch);
     run.real.tile_sums(run.job.formula.entropy, tile, 1 / run.tau, sums + tile.row,
                        diagonal ? nullptr : sums + tile.column);
   });
-  if (!inside) return;
-  double total = 0;
-  for (int64_t p = 0; p < points; ++p) total += row_entropy(run.job.formula.entropy, sums[p], points);
-  layer.out[unit] = total / double(points);
 }
 
 // The sums of the shares of a matrix come together.
@@ -204,19 +208,10 @@ void each_unit(const std::vector<int64_t>& counts, int threads, const Body& body
   std::vector<int64_t> ends;
   int64_t all = 0;
   for (const int64_t count : counts) ends.push_back(all += count);
-  const auto call = [&](int64_t i, int thread) {
+  parallel_for(all, threads, [&](int64_t i, int thread) {
     const auto which = std::upper_bound(ends.begin(), ends.end(), i) - ends.begin();
     body(static_cast<size_t>(which), which == 0 ? i : i - ends[static_cast<size_t>(which) - 1], thread);
-  };
-#ifdef _OPENMP
-  if (threads > 1 && all > 1) {
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int64_t i = 0; i < all; ++i) call(i, omp_get_thread_num());
-    return;
-  }
-#endif
-  (void)threads;
-  for (int64_t i = 0; i < all; ++i) call(i, 0);
+  });
 }
 
 // Sets the scales of the runs. Returns the index of the first run with a weight that is not finite, or -1.
@@ -238,7 +233,8 @@ void set_tau(Run& run) {
   const Job& job = run.job;
   double sum = 0;
   for (const double part : run.sums) sum += part;
-  const double mean = sum / (double(job.points) * double(job.points) * double(job.groups));
+  const double matrices = run.way == Way::Filters ? 1 : double(job.layer->filters());
+  const double mean = sum / (double(job.points) * double(job.points) * matrices);
   // The distance entropy has no tau and does not depend on the scale; near 1 its sums lose least.
   if (job.formula.entropy == Entropy::Distance) run.tau = mean;
   else run.tau = (job.formula.tau > 0 ? job.formula.tau * job.scale : mean) * job.formula.tau_scale;
@@ -257,7 +253,7 @@ class Crew {
       batch.begins.push_back(kept_bytes);
       kept_bytes += rounded(run.kept_bytes(), 64);
       scratch_bytes_ = std::max(scratch_bytes_, rounded(run.scratch_bytes(), 64));
-      if (run.job.formula.axis == Axis::Filters) run.shares.resize(static_cast<size_t>(run.units * run.job.points));
+      if (run.way == Way::Filters) run.shares.resize(static_cast<size_t>(run.units * run.job.points));
       const bool measured = run.job.formula.tau <= 0 || run.job.formula.entropy == Entropy::Distance;
       counts.push_back(run.keep || measured ? run.units : 0);
     }
@@ -284,7 +280,7 @@ class Crew {
       else next.most[i - own][static_cast<size_t>(unit)] = next.pieces[i - own].largest(kernels_, unit);
     });
     for (Run& run : batch.runs) {
-      if (run.units > 0 && !run.sorted && run.job.formula.axis == Axis::Filters) join(run);
+      if (run.units > 0 && run.way == Way::Filters) join(run);
     }
   }
 

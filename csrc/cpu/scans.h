@@ -12,6 +12,7 @@ static void similarity_scans(void* memory, void* scratch, int64_t channels, int6
   using U = typename K::U;
   V* x = static_cast<V*>(memory);
   V* left = static_cast<V*>(scratch);
+  inverse *= kLog2e;
   const V scale = splat<T>(inverse < double(K::inverse_tau_limit) ? T(inverse) : K::inverse_tau_limit);
   const T size = T(channels), size4 = (size * size) * (size * size);
 
@@ -19,7 +20,7 @@ static void similarity_scans(void* memory, void* scratch, int64_t channels, int6
   V reach{}, here = x[0];
   for (int64_t k = 0; k + 1 < channels; ++k) {
     const V next = x[k + 1];
-    const V decay = exp_minus<T>((next - here) * scale);
+    const V decay = exp2_minus<T>((next - here) * scale);
     left[k] = reach;
     x[k] = decay;
     reach = decay * reach + decay;
@@ -87,7 +88,8 @@ static void softmax_scans(void* memory, void* scratch, int64_t channels, int64_t
     first[k] = reach;
     second[k] = moment;
     if (k + 1 == channels) break;
-    const V gap = smaller((x[k + 1] - x[k]) * scale, splat<T>(K::exp_limit)), decay = exp_minus<T>(gap);
+    const V gap = smaller((x[k + 1] - x[k]) * scale, splat<T>(K::exp2_limit * T(kLn2)));
+    const V decay = exp2_minus<T>(gap * T(kLog2e));
     x[k] = gap;
     moment = decay * (moment + gap * (reach + 1));
     reach = decay * (reach + 1);
@@ -97,7 +99,7 @@ static void softmax_scans(void* memory, void* scratch, int64_t channels, int64_t
     first[k] += reach + 1;
     second[k] += moment;
     if (k == 0) break;
-    const V decay = exp_minus<T>(x[k - 1]);
+    const V decay = exp2_minus<T>(x[k - 1] * T(kLog2e));
     moment = decay * (moment + x[k - 1] * (reach + 1));
     reach = decay * (reach + 1);
   }
@@ -160,6 +162,8 @@ static void scan_group(Vec<T>* y, Vec<T>* sums, int64_t channels, const T* weigh
     y[k] = step(y[k], n, down, sums[k]);
   }
 }
+
+static constexpr double inverse_factorial(int n) { return n < 2 ? 1.0 : inverse_factorial(n - 1) / n; }
 
 template <class T>
 static void distance_scans(void* memory, void* scratch, int64_t channels, int64_t count, double* out) {

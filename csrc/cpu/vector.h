@@ -22,8 +22,7 @@ struct Of<float> {
   typedef uint32_t U __attribute__((vector_size(FEC_BYTES)));
   static constexpr int lanes = FEC_BYTES / 4, mantissa = 23, bias = 127, exp_terms = 7, log_terms = 5;
   static constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
-  static constexpr float ln2_high = 0.693145751953125f, ln2_low = 1.428606765330187e-06f;
-  static constexpr float exp_limit = 87.0f;  // e^-87 is the last power that is not subnormal
+  static constexpr float exp2_limit = 126.0f;  // 2^-126 is the last power that is not subnormal
   static constexpr float inverse_tau_limit = 1e30f, huge = 3e38f;
 };
 
@@ -35,8 +34,7 @@ struct Of<double> {
   typedef uint64_t U __attribute__((vector_size(FEC_BYTES)));
   static constexpr int lanes = FEC_BYTES / 8, mantissa = 52, bias = 1023, exp_terms = 13, log_terms = 11;
   static constexpr double round = 6755399441055744.0;
-  static constexpr double ln2_high = 0.693147180369123816490, ln2_low = 1.90821492927058770002e-10;
-  static constexpr double exp_limit = 708.0;
+  static constexpr double exp2_limit = 1022.0;
   static constexpr double inverse_tau_limit = 1e300, huge = 1e308;
 };
 
@@ -126,16 +124,17 @@ FEC_INLINE double total(Vec<T> x) {
   return sum;
 }
 
-// e^-x for x >= 0; below the limit of the type it stays at the smallest normal power.
+constexpr double kLog2e = 1.44269504088896340736, kLn2 = 0.69314718055994530942;
+
+// 2^-y for y >= 0, exactly 1 at 0; below the limit of the type it stays at the smallest normal power.
 template <class T>
-FEC_INLINE Vec<T> exp_minus(Vec<T> x) {
+FEC_INLINE Vec<T> exp2_minus(Vec<T> y) {
   using K = Of<T>;
   using U = typename K::U;
-  x = -smaller(x, splat<T>(K::exp_limit));
-  const Vec<T> shifted = x * T(1.4426950408889634) + K::round;
-  const Vec<T> n = shifted - K::round;
-  const Vec<T> r = (x - n * K::ln2_high) - n * K::ln2_low;
-  const Vec<T> power = exp_reduced<Vec<T>, K::exp_terms>(r);
+  y = smaller(y, splat<T>(K::exp2_limit));
+  const Vec<T> shifted = K::round - y;
+  const Vec<T> r = (K::round - shifted) - y;
+  const Vec<T> power = exp2_reduced<Vec<T>, K::exp_terms>(r);
   return (Vec<T>)((U)power + ((U)shifted << K::mantissa));
 }
 
@@ -156,4 +155,36 @@ FEC_INLINE Vec<T> logarithm(Vec<T> x) {
   Vec<T> sum = splat<T>(T(1.0 / (2 * K::log_terms + 1)));
   for (int n = K::log_terms - 1; n >= 0; --n) sum = sum * s2 + T(1.0 / (2 * n + 1));
   return exponent * T(0.6931471805599453) + 2 * s * sum;
+}
+
+// The first n lanes of x, the others `rest`.
+template <class T>
+FEC_INLINE Vec<T> first_of(int64_t n, Vec<T> x, T rest) {
+  using U = typename Of<T>::U;
+  U lane{};
+  for (int l = 0; l < Of<T>::lanes; ++l) lane[l] = typename Of<T>::Bits(l);
+  const typename Of<T>::Bits end = n < 0 ? 0 : n > Of<T>::lanes ? Of<T>::lanes : n;
+  return lane < end ? x : splat(rest);
+}
+
+// Whether any lane is above 0.
+template <class T>
+FEC_INLINE bool any_positive(Vec<T> x) {
+  typedef uint64_t Pairs __attribute__((vector_size(FEC_BYTES)));
+  const Pairs lanes = (Pairs)(x > 0);
+  uint64_t any = 0;
+  for (int i = 0; i < FEC_BYTES / 8; ++i) any |= lanes[i];
+  return any != 0;
+}
+
+// Sums `n` <= lanes vectors of lanes, `apart` vectors from one another: lane i gets a part of the sum of vector i % n.
+template <class T, int n>
+FEC_INLINE Vec<T> part_sums(const Vec<T>* v, int apart = 1) {
+  if constexpr (n == 1) {
+    return v[0];
+  } else {
+    Vec<T> first, second;
+    interleave<T>(part_sums<T, n / 2>(v, 2 * apart), part_sums<T, n / 2>(v + apart, 2 * apart), first, second);
+    return first + second;
+  }
 }

@@ -35,7 +35,7 @@ def backends() -> dict[str, BackendInfo]:
     sets = cpu.instruction_sets()
     usable = [name for name, has in sets.items() if has]
     lacking = [name for name, has in sets.items() if not has]
-    threads = "OpenMP threads" if cpu.has_threads() else "one thread (built without OpenMP)"
+    threads = cpu.threads()
     reason = f"runs on {usable[-1]}, {threads}" + (f"; not on this processor: {', '.join(lacking)}" if lacking else "")
     forced = cpu.forced()
     runs = not forced or sets.get(forced, False)

@@ -29,9 +29,9 @@ def forced() -> str:
     return os.environ.get("FEC_FAST_INSTRUCTION_SET", "")
 
 
-def has_threads() -> bool:
-    """Whether the kernels were built with OpenMP."""
-    return bool(_native.threads)
+def threads() -> str:
+    """What runs the kernels on several threads, in words. ``torch.set_num_threads`` says on how many."""
+    return str(_native.threads)
 
 
 def supported(dtype: torch.dtype) -> bool:

@@ -1,0 +1,47 @@
+// One parallel loop. OpenMP where the build found it, because torch's own threads come from the same library and are
+// there already; std::thread elsewhere, and where a race detector has to see every lock.
+#pragma once
+
+#include <cstdint>
+
+#ifdef _OPENMP
+#include <omp.h>
+#else
+#include <algorithm>
+#include <atomic>
+#include <system_error>
+#include <thread>
+#include <vector>
+#endif
+
+namespace fec::cpu {
+
+// Calls body(i, thread) for every i below `count`, in any order, on at most `threads` threads. The body must not throw.
+template <class Body>
+void parallel_for(int64_t count, int threads, const Body& body) {
+  if (threads <= 1 || count <= 1) {
+    for (int64_t i = 0; i < count; ++i) body(i, 0);
+    return;
+  }
+#ifdef _OPENMP
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (int64_t i = 0; i < count; ++i) body(i, omp_get_thread_num());
+#else
+  std::atomic<int64_t> next{0};
+  const auto work = [&](int thread) {
+    for (int64_t i = next++; i < count; i = next++) body(i, thread);
+  };
+  std::vector<std::thread> others;
+  const int wanted = static_cast<int>(std::min<int64_t>(threads, count)) - 1;
+  others.reserve(static_cast<size_t>(wanted));
+  try {
+    while (static_cast<int>(others.size()) < wanted) others.emplace_back(work, static_cast<int>(others.size()) + 1);
+  } catch (const std::system_error&) {
+    // The system gives no more threads: those that run do all the work.
+  }
+  work(0);
+  for (std::thread& other : others) other.join();
+#endif
+}
+
+}  // namespace fec::cpu
