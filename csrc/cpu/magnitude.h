@@ -43,8 +43,8 @@ class Pieces {
       run_ *= dims_[next_++].size;
     }
     for (int64_t d = next_; d < 4; ++d) spans_ *= dims_[d].size;
-    chunk_ = spans_ == 1 ? 1 << 18 : run_;
-    together_ = std::max<int64_t>(1, (1 << 16) / std::max<int64_t>(run_, 1));
+    chunk_ = spans_ == 1 ? 1 << 15 : run_;
+    together_ = std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(run_, 1));
   }
 
   int64_t count() const {

@@ -105,9 +105,9 @@ def read_weight(name: str, module: nn.Module) -> Tensor:
     def refuse(trouble: str, remedy: str) -> WeightError:
         return WeightError(f"layer {name!r} ({type(module).__name__}): its weight {trouble}; {remedy}")
 
-    quantised = refuse("is quantised", "score and prune the float model, then quantise it")
+    float_model = "score and prune the float model, then quantise it"
     if _is_quantised(module):
-        raise quantised
+        raise refuse("is quantised", float_model)
     if parametrize.is_parametrized(module, "weight"):
         # Reading a parametrised weight runs code that may have a state, such as a spectral norm's power iteration.
         with undisturbed(module.parametrizations.weight):  # type: ignore[union-attr,arg-type]
@@ -119,7 +119,7 @@ def read_weight(name: str, module: nn.Module) -> Tensor:
     if is_lazy(weight):
         raise refuse("is not initialised yet", "run the lazy module once on an input")
     if weight.is_quantized:
-        raise quantised
+        raise refuse("is quantised", float_model)
     if weight.layout != torch.strided:
         raise refuse(f"is sparse ({weight.layout})", "make it dense with weight.to_dense()")
     if weight.device.type == "meta":
