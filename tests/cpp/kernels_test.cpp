@@ -135,7 +135,7 @@ void check(const Shape& s, Layout layout, fec::DType dtype, const fec::Formula& 
   layer.dtype = dtype;
   layer.out = out.data();
   const std::vector<double> want = reference(w, layer, f);
-  // The rule of the project: 5e-6 max(1, ln C) for float32 arithmetic; float64 has 29 bits more.
+  // The rule of fec_fast.reference.tolerance.
   const double points = double(f.axis == fec::Axis::Channels ? s.channels : layer.filters());
   const double allowed = (dtype == fec::DType::F64 ? 1e-13 : 5e-6) * std::fmax(1, std::log(points));
   for (const fec::InstructionSet* set = fec::instruction_sets(); set->name != nullptr; ++set) {
