@@ -160,8 +160,8 @@ def _check_sortable(i: int, weight: Tensor, formula: Formula) -> None:
     several = formula.compress == "none" and weight.shape[2:].numel() != 1
     if formula.axis != "channels" or several:
         raise FormulaError(
-            f"algorithm='sorted' needs the channel axis and one number a channel, not {formula} for weight {i} of shape "
-            f"{list(weight.shape)}; use 'auto'"
+            f"algorithm='sorted' needs the channel axis and one number a channel, not {formula} for weight {i} of "
+            f"shape {list(weight.shape)}; use 'auto'"
         )
 
 

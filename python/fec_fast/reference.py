@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -93,3 +95,20 @@ def entropy(weight: Tensor, formula: Formula, *, axis: int = 0, groups: int = 1)
     if formula.axis == "filters":
         return rows[0]
     return rows.mean(-1) if rows.shape[-1] else rows.new_zeros(rows.shape[0])
+
+
+def tolerance(dtype: torch.dtype, points: int) -> float:
+    """How far from :func:`entropy` a backend may be: the one rule, by dtype and length.
+
+    ``5e-6 max(1, ln points)`` for float32, float16 and bfloat16, which all backends compute in float32, and
+    ``1e-13 max(1, ln points)`` for float64; ``ln points`` is the largest that an entropy can be. It holds for weights
+    that are not much larger than they are apart (tau of the order of the largest weight), as those of networks are.
+
+    Args:
+        dtype: Of the weight.
+        points: What is compared with one another: the channels of a filter, or the filters of a layer.
+
+    Returns:
+        Nats.
+    """
+    return (1e-13 if dtype == torch.float64 else 5e-6) * max(1.0, math.log(max(points, 1)))
