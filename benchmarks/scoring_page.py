@@ -154,8 +154,8 @@ from [benchmarks/results/scoring.json](../benchmarks/results/scoring.json); do n
 
 Measured on: {"; ".join(sorted(machines))}.
 
-CPU seconds on one thread, medians, both sides of a ratio in turns in one run and with warm caches, random weights. Errors against the
-float64 reference are checked first, by the rule of `fec_fast.reference.tolerance`: {
+CPU seconds on one thread, medians, both sides of a ratio in turns in one run and with warm caches, random weights.
+Errors against the float64 reference are checked first, by the rule of `fec_fast.reference.tolerance`: {
         ", ".join(f"{error:.0e} nats for {formula}" for formula, error in fifty["largest_error_nats"].items())
     } on three layers.
 
