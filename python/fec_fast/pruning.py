@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from .coupling import CoupledSet, Coupling, couple, kept_indices, new_attributes
 from .criteria import Criterion, check_criterion, unit_scores
 from .equivalence import verify_equivalence
-from .errors import ArgumentError, LayerError, RatioError, WeightError
+from .errors import ArgumentError, InputError, LayerError, RatioError, WeightError
 from .formula import Formula
 from .plan import Plan, fingerprint, named_tensors
 from .ratios import check_ratio, check_round_to, removals
@@ -25,6 +25,7 @@ from .report import Counts, comparison_table, count
 from .scoring import unwrap
 from .surgery import apply_plan
 from .trace import Trace, trace
+from .trial import pin_where_it_stops
 
 
 @dataclass(frozen=True)
@@ -110,17 +111,24 @@ def prune(
     if not coupling.sets:
         raise LayerError(f"{type(model).__name__} has nothing to prune: {_reasons(coupling)}")
     known = [use.layer for use in traced.uses.values()] + traced.unreached
-    counts = removals(coupling, ratio, ratios, round_to, known)
     weights = dict(model.named_parameters())
-    scores = unit_scores(coupling.sets, traced, weights, criterion, formula, sides)
-    removed, records = _choose(coupling.sets, counts, [score.tolist() for score in scores])
-    plan = _plan(model, traced, coupling, removed, records, name, formula if name == "fec" else None, sides)
+    while True:
+        counts = removals(coupling, ratio, ratios, round_to, known)
+        scores = unit_scores(coupling.sets, traced, weights, criterion, formula, sides)
+        removed, records = _choose(coupling.sets, counts, [score.tolist() for score in scores])
+        plan = _plan(model, traced, coupling, removed, records, name, formula if name == "fec" else None, sides)
+        pruned = copy.deepcopy(model)
+        apply_plan(pruned, plan)
+        try:
+            after = count(pruned, example_inputs)
+            break
+        except InputError:  # a width that is written into the model's code: keep it, and plan again
+            pin_where_it_stops(pruned, example_inputs, traced)
+            coupling = couple(traced, ignore)
     if not removed and (ratio is None or ratio > 0):
         warnings.warn("nothing was pruned: the ratios are too small for these widths and round_to", stacklevel=2)
-    pruned = copy.deepcopy(model)
-    apply_plan(pruned, plan)
     difference = verify_equivalence(model, pruned, plan, example_inputs) if verify else None
-    return PruneResult(pruned, plan, count(model, example_inputs), count(pruned, example_inputs), difference)
+    return PruneResult(pruned, plan, count(model, example_inputs), after, difference)
 
 
 def _check(
