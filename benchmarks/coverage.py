@@ -18,6 +18,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from coverage_networks import Network, networks
 from coverage_page import page
 from measuring import RESULTS, write_json
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 import fec_fast
 from fec_fast.coupling import couple
@@ -43,11 +45,11 @@ def prunable_share(model: nn.Module, inputs: Any) -> tuple[float, dict[str, int]
     coupling = couple(traced)
     free, reasons = 0, {}
     total = 0
-    for name, module in model.named_modules():
+    for module in model.modules():
         if isinstance(module, CONVOLUTIONS):
             total += module.out_channels
     for use in traced.uses.values():
-        if isinstance(traced_module(model, use.layer), CONVOLUTIONS):
+        if isinstance(model.get_submodule(use.layer), CONVOLUTIONS):
             for label in use.outputs:
                 reason = traced.sets.reason(label)
                 if reason is None:
@@ -55,15 +57,11 @@ def prunable_share(model: nn.Module, inputs: Any) -> tuple[float, dict[str, int]
                 else:
                     reasons[general(reason)] = reasons.get(general(reason), 0) + 1
     for layer in traced.unreached:
-        module = traced_module(model, layer)
+        module = model.get_submodule(layer)
         if isinstance(module, CONVOLUTIONS):
             reason = coupling.pinned[layer]
             reasons[reason] = reasons.get(reason, 0) + module.out_channels
     return (free / total if total else float("nan")), reasons
-
-
-def traced_module(model: nn.Module, name: str) -> nn.Module:
-    return model.get_submodule(name)
 
 
 def general(reason: str) -> str:
@@ -71,9 +69,9 @@ def general(reason: str) -> str:
     return re.sub(r"it feeds (?!aten)\S+ together", "it feeds a layer together", reason)
 
 
-def backward(model: nn.Module, call: Any) -> None:
+def backward(model: nn.Module, call: Callable[[nn.Module], Any]) -> None:
     """Runs a model and differentiates the sum of its outputs."""
-    outputs = [t for t in tensors_in(call()) if t.requires_grad]
+    outputs = [t for t in tensors_in(call(model)) if t.requires_grad]
     if not outputs:
         return
     sum(t.float().sum() for t in outputs).backward()  # type: ignore[union-attr]
@@ -83,10 +81,51 @@ def backward(model: nn.Module, call: Any) -> None:
     model.zero_grad()
 
 
+def enliven(network: Network, model: nn.Module) -> None:
+    """Scales every layer so that its outputs have a spread of one on the inputs, and gives it a bias.
+
+    With random weights the signal of a deep network dies away, and a wrong channel would not show in the outputs.
+    """
+
+    def rescale(module: nn.Module, _: Any, output: Any) -> Any:
+        if not isinstance(output, Tensor) or output.numel() < 2:
+            return output
+        spread = float(output.std())
+        if not 0 < spread < float("inf"):
+            return output
+        module.weight.div_(spread)  # type: ignore[operator,union-attr]
+        if module.bias is not None:
+            module.bias.div_(spread)  # type: ignore[operator,union-attr]
+        return output / spread
+
+    layers = [m for m in model.modules() if isinstance(m, CONVOLUTIONS | nn.Linear)]
+    with torch.no_grad():
+        for layer in layers:
+            if layer.bias is not None:
+                layer.bias.normal_(0, 0.1)
+        hooks = [layer.register_forward_hook(rescale) for layer in layers if not parametrize.is_parametrized(layer)]
+        network.call(model)
+    for hook in hooks:
+        hook.remove()
+
+
+def sensitive(network: Network, model: nn.Module) -> bool:
+    """Whether the outputs depend on the inputs at all: if not, their equality proves nothing."""
+
+    def outputs(inputs: Any) -> list[Tensor]:
+        with torch.no_grad():
+            return [t for t in tensors_in(network.call(model, inputs)) if t.is_floating_point()]
+
+    moved = torch.utils._pytree.tree_map(lambda t: t.flip(-1), network.inputs)
+    found = list(zip(outputs(network.inputs), outputs(moved), strict=False))
+    return any(a.shape != b.shape or not torch.allclose(a, b, rtol=1e-4) for a, b in found)
+
+
 def examine(network: Network) -> dict[str, Any]:
     """One row of the table."""
     torch.manual_seed(0)
     model = network.build().eval()
+    enliven(network, model)
     row: dict[str, Any] = {"family": network.family}
     row["parameters"] = sum(p.numel() for p in model.parameters())
     start = time.process_time()
@@ -95,14 +134,14 @@ def examine(network: Network) -> dict[str, Any]:
     row["after"] = sum(p.numel() for p in result.model.parameters())
     row["difference"] = fec_fast.verify_equivalence(model, result.model, result.plan, network.inputs)
     share, reasons = prunable_share(model, network.inputs)
+    row["sensitive"] = sensitive(network, result.model)
     row["prunable"] = round(share, 4)
     row["kept for"] = dict(sorted(reasons.items(), key=lambda item: -item[1])[:3])
     row["notes"] = result.plan.notes
     del model
     pruned = copy.deepcopy(result.model)
-    backward(pruned.eval(), lambda: network.call(pruned))
-    backward(pruned.train(), lambda: network.call_training(pruned))
-    del pruned
+    backward(pruned.eval(), network.call)
+    backward(pruned.train(), network.call_training)
     with tempfile.TemporaryDirectory() as folder:
         fec_fast.save(result, Path(folder) / "pruned")
         torch.manual_seed(1)
