@@ -137,7 +137,7 @@ def test_verify_equivalence_can_fail(pruned):
     with pytest.raises(fec_fast.EquivalenceError, match="differs"):
         fec_fast.verify_equivalence(model, wrong, result.plan, image)
     keep = copy.deepcopy(result.plan.keep)
-    keep["layer1.0.conv1.weight"]["0"] = sorted(set(range(16)) - set(keep["layer1.0.conv1.weight"]["0"]))
+    keep["layer1.0.conv2.weight"]["1"] = sorted(set(range(16)) - set(keep["layer1.0.conv2.weight"]["1"]))
     plan = dataclasses.replace(result.plan, keep=keep)
     with pytest.raises(fec_fast.EquivalenceError):
         fec_fast.verify_equivalence(model, result.model, plan, image)
