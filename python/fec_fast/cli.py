@@ -166,7 +166,7 @@ def info() -> None:
 
 
 def _read_plan(path: Path) -> Plan:
-    return checkpoint.read_plan(path) if path.is_dir() else Plan.from_json(path.read_text(encoding="utf-8"))
+    return checkpoint.read_plan(path) if path.is_dir() else Plan.from_json(path.read_text("utf-8", "replace"))
 
 
 def _build(name: str, weights: Path | None) -> torch.nn.Module:
