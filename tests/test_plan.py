@@ -87,6 +87,9 @@ def put(*path: Any) -> Edit:
 
 WEIGHT = "conv1.weight"
 BY_SCHEMA: list[tuple[Edit, str]] = [
+    (put("format", "x"), "not a plan"),
+    (put("version", 99), "version 99"),
+    (lambda d: d.pop("sets"), "entries"),
     (put("fingerprint", "md5:0"), "fingerprint"),
     (put("pruned_fingerprint", None), "pruned_fingerprint"),
     (put("shapes", []), "shapes"),
@@ -119,6 +122,7 @@ BY_SCHEMA: list[tuple[Edit, str]] = [
     (put("notes", [3]), "notes"),
 ]
 BEYOND_SCHEMA: list[tuple[Edit, str]] = [
+    (put("keep", WEIGHT, "7", [0]), "axes"),
     (put("keep", WEIGHT, "0", [3, 1]), "rising"),
     (put("keep", WEIGHT, "0", [0, 32]), "outside"),
     (put("keep", "ghost", {"0": [0]}), "shape of every tensor"),
