@@ -78,7 +78,7 @@ class Tied(nn.Module):
 
 
 def mobilenet() -> nn.Module:
-    return pytest.importorskip("torchvision").models.mobilenet_v3_small(num_classes=10)
+    return pytest.importorskip("torchvision").models.mobilenet_v3_small(num_classes=10, width_mult=0.25)
 
 
 class Interrupted(BaseException):
@@ -109,9 +109,9 @@ def interrupt(call, at: int | None) -> int:
     return steps
 
 
-@pytest.mark.parametrize(("factory", "stride"), [(Tied, 1), (zoo.resnet20_cifar, 13), (mobilenet, 29)])
+@pytest.mark.parametrize(("factory", "stride"), [(Tied, 1), (zoo.resnet20_cifar, 7), (mobilenet, 29)])
 def test_an_exception_at_any_step_leaves_the_model_as_it_was(factory, stride):
-    """`stride` thins out the steps of the larger models; it shares no factor with the lines of a loop."""
+    """`stride` thins out the steps of the larger models, which repeat those of the smallest."""
     torch.manual_seed(0)
     model, picture = factory().eval(), torch.randn(2, 3, 32, 32)
     plan = fec_fast.prune(model, picture, ratio=0.5, criterion="l1").plan
