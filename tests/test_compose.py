@@ -99,10 +99,10 @@ def test_a_composed_plan_is_the_plans_in_turn(seed: int, rounds: list[dict[str, 
     )
     assert set(left.notes) >= set(first.notes + second.notes + third.notes)
     assert fec_fast.verify_equivalence(original, model, left, DIGIT) < 1e-9
-    for name, module in original.named_modules():
-        width = getattr(module, "out_channels", getattr(module, "out_features", None))
-        if name in left.pinned:
-            assert width == getattr(model.get_submodule(name), "out_channels", width)
+    for name in left.pinned:
+        whole, now = original.get_submodule(name), model.get_submodule(name)
+        width = "out_features" if isinstance(whole, nn.Linear) else "out_channels"
+        assert getattr(whole, width) == getattr(now, width)
 
 
 @pytest.fixture(scope="module")

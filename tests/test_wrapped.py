@@ -117,7 +117,7 @@ def test_the_old_ddp_does_not_train_on_in_silence(gloo: None, original: nn.Modul
     ddp = nn.parallel.DistributedDataParallel(copy.deepcopy(original))
     train(ddp, ddp.module)
     fec_fast.apply_plan(ddp.module, pruned.plan)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="finished reduction in the prior iteration"):
         train(ddp, ddp.module, steps=2)
 
 
