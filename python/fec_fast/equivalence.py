@@ -73,7 +73,7 @@ def verify_equivalence(
     masked, pruned = mask(original, plan), copy.deepcopy(unwrap(pruned))
     try:
         inputs = map_tensors(lambda t: t.double() if t.is_floating_point() else t, example_inputs)
-        with _Float64():
+        with _Float64():  # type: ignore[no-untyped-call]
             expected = _outputs(masked.double(), inputs, plan)
             found = _outputs(pruned.double(), inputs, plan)
     except InputError as error:
