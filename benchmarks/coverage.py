@@ -109,8 +109,8 @@ def enliven(network: Network, model: nn.Module) -> None:
         hook.remove()
 
 
-def sensitive(network: Network, model: nn.Module) -> bool:
-    """Whether the outputs depend on the inputs at all: if not, their equality proves nothing."""
+def sensitive(network: Network, model: nn.Module) -> bool | None:
+    """Whether the outputs depend on the inputs at all: if not, their equality proves nothing. None without outputs."""
 
     def outputs(inputs: Any) -> list[Tensor]:
         with torch.no_grad():
@@ -118,6 +118,8 @@ def sensitive(network: Network, model: nn.Module) -> bool:
 
     moved = torch.utils._pytree.tree_map(lambda t: t.flip(-1), network.inputs)
     found = list(zip(outputs(network.inputs), outputs(moved), strict=False))
+    if not any(a.numel() for a, _ in found):
+        return None
     return any(a.shape != b.shape or not torch.allclose(a, b, rtol=1e-4) for a, b in found)
 
 

@@ -46,7 +46,7 @@ def page(result: dict[str, Any]) -> str:
         mine = {name: row for name, row in rows.items() if row["family"] == family}
         fine = [row for row in mine.values() if "error" not in row]
         wide = sum(row["prunable"] >= ENOUGH for row in fine)
-        insensitive = sum(not row["sensitive"] for row in fine)
+        insensitive = sum(row["sensitive"] is False for row in fine)
         summary.append((family, len(mine), len(fine), wide, len(fine) - wide, insensitive))
         body = []
         for name, row in mine.items():
