@@ -2,6 +2,7 @@
 
 from .backends import backends
 from .checkpoint import load, save
+from .couplings import Couplings, couplings
 from .equivalence import verify_equivalence
 from .errors import (
     ArgumentError,
@@ -30,6 +31,7 @@ __all__ = [
     "ArgumentError",
     "BackendError",
     "CheckpointError",
+    "Couplings",
     "EquivalenceError",
     "FecError",
     "Formula",
@@ -47,6 +49,7 @@ __all__ = [
     "apply_plan",
     "backends",
     "channel_distances",
+    "couplings",
     "evaluate",
     "finetune",
     "load",
