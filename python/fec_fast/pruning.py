@@ -82,8 +82,9 @@ def prune(
         ratio: The share of channels to remove from every coupled set, in [0, 1); 0.5 if neither this nor ``ratios``
             is given.
         ratios: The share for each named layer instead; layers that are not named (nor coupled to one) stay whole.
-        criterion: ``"fec"``, ``"l1"``, ``"l2"``, ``"fpgm"``, ``"random"`` (by torch's global generator), or a
-            function from weights ``[filters, channels, *kernel]`` to one number a filter. Low goes first.
+        criterion: ``"fec"``, or for comparison ``"l1"``, ``"l2"``, ``"fpgm"``, ``"bn_scale"`` (every coupled set
+            needs a batch norm then) or ``"random"`` (by torch's global generator), see :mod:`fec_fast.criteria`; or
+            a function from weights ``[filters, channels, *kernel]`` to one number a filter. Low goes first.
         formula: Of the entropies when the criterion is ``"fec"``; ``None`` is ``Formula()``.
         sides: ``"both"`` scores a channel by the filters that make it times the slices that read it;
             ``"producer"`` by the former alone.
