@@ -24,6 +24,7 @@ from .formula import Formula
 from .ops import channel_distances
 from .plan import Plan
 from .pruning import PruneResult, prune
+from .report import Latency
 from .scoring import ModelScores, score_model
 from .surgery import apply_plan
 
@@ -37,6 +38,7 @@ __all__ = [
     "Formula",
     "FormulaError",
     "InputError",
+    "Latency",
     "LayerError",
     "MissingExtraError",
     "ModelScores",
