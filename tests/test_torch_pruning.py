@@ -204,8 +204,8 @@ def test_an_empty_history_is_a_plan_that_removes_nothing() -> None:
     assert plan_from_history(model, [], image).keep == {}
 
 
-class Shuffled(nn.Module):
-    """Torch-Pruning removes the same indices before and after the shuffle, which are other channels."""
+class Flipped(nn.Module):
+    """Torch-Pruning removes the same indices before and after the flip, which are other channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -217,12 +217,24 @@ class Shuffled(nn.Module):
 
 def test_a_coupling_that_differs_is_refused() -> None:
     torch.manual_seed(0)
-    model, image = Shuffled().eval(), torch.randn(1, 3, 4, 4)
+    model, image = Flipped().eval(), torch.randn(1, 3, 4, 4)
     theirs = copy.deepcopy(model)
     graph = tp.DependencyGraph().build_dependency(theirs, image)
     graph.get_pruning_group(theirs.a, tp.prune_conv_out_channels, [0, 1]).prune()
     with pytest.raises(fec_fast.PlanError, match=r"couple this model's channels differently: of b\.weight"):
         plan_from_history(model, graph.pruning_history(), image)
+
+
+def test_grouped_convolutions_that_lose_positions_there_and_groups_here_are_refused() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1, groups=4), nn.Conv2d(8, 2, 1)]
+    model, image = nn.Sequential(*layers).eval(), torch.randn(1, 3, 4, 4)
+    theirs = copy.deepcopy(model)
+    pruner = tp.pruner.BasePruner(theirs, image, importance=FECImportance(), ignored_layers=[theirs[2]])
+    pruner.step()
+    assert theirs(image).shape == (1, 2, 4, 4) and theirs[1].in_channels == 4
+    with pytest.raises(fec_fast.PlanError, match="fec_fast finds channel . coupled to them, and Torch-Pruning left it"):
+        plan_from_history(model, pruner.pruning_history(), image)
 
 
 def test_a_missing_extra_names_the_command_that_installs_it() -> None:
