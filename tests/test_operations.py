@@ -100,6 +100,10 @@ EXACT = {
     "batch norm without affine": (nn.BatchNorm2d(16, affine=False), 16),
     "upsampling": (nn.Upsample(scale_factor=2, mode="bilinear"), 16),
     "PReLU": (nn.PReLU(16, init=0.3), 16),
+    "pixel shuffle": (nn.PixelShuffle(2), 4),
+    "pixel unshuffle": (nn.PixelUnshuffle(2), 64),
+    "spatial index": (lambda x: x[:, :, torch.tensor([3, 1, 0, 1])], 16),
+    "grid sampling": (lambda x: F.grid_sample(x, torch.zeros(2, 4, 4, 2), align_corners=False), 16),
 }
 ACTIVATIONS = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU),
@@ -108,10 +112,10 @@ ACTIVATIONS = (
 OUT_OF_PLACE = (nn.GELU, nn.LogSigmoid, nn.Sigmoid, nn.Softplus, nn.Softsign, nn.Tanh, nn.Tanhshrink)
 WHOLE = {
     "channel shuffle": (nn.ChannelShuffle(2), 16, "splits channels|shuffle"),
+    "chunk, product, concatenation": (lambda x: torch.cat([x.chunk(2, 1)[0] * x.chunk(2, 1)[1], x], 1), 24, "fixed"),
     "chunk": (lambda x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1], 8, "fixed positions"),
     "roll": (lambda x: x.roll(3, 1), 16, "fixed positions"),
-    "index permutation": (lambda x: x[:, [*range(15, -1, -1)]], 16, "no rule"),
-    "pixel shuffle": (nn.PixelShuffle(2), 4, "aten.pixel_shuffle|splits channels"),
+    "index permutation": (lambda x: x[:, [*range(15, -1, -1)]], 16, "by their numbers"),
     "group norm": (nn.GroupNorm(4, 16), 16, "statistics over channels"),
     "softmax over channels": (lambda x: x.softmax(1), 16, "relates channels"),
     "mean over channels": (lambda x: x - x.mean(1, keepdim=True), 16, "over channels"),
@@ -170,18 +174,41 @@ def test_other_dimensions(dimensions):
     assert result.difference is not None and result.difference < 1e-9
 
 
-def test_hard_coded_view_is_refused_and_nothing_changes():
-    class Hard(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.fc = nn.Conv2d(3, 16, 1), nn.Linear(16, 2)
+class HardCoded(nn.Module):
+    """Widths that are numbers in the code: conv a may narrow, b and c may not."""
 
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 16, 1), nn.Conv2d(16, 20, 1)
+        self.fc = nn.Linear(20, 2)
+
+    def forward(self, x):
+        x = self.b(torch.relu(self.a(x)))
+        if x.shape[1] != 16:
+            raise ValueError("sixteen channels, please")
+        return self.fc(self.c(x).mean((2, 3)).view(-1, 20))
+
+
+def test_widths_in_the_code_are_found_kept_and_reported():
+    model = HardCoded().eval()
+    result = fec_fast.prune(model, torch.randn(3, 3, 4, 4), ratio=0.5)
+    assert result.difference is not None and result.difference < 1e-9
+    assert [m.out_channels for m in (result.model.a, result.model.b, result.model.c)] == [6, 16, 20]
+    assert "sixteen channels" in result.plan.pinned["b"] and "view" in result.plan.pinned["c"]
+    assert sum("wants the width" in note for note in result.plan.notes) == 2
+
+
+def test_a_model_that_cannot_be_pruned_at_all_is_left_as_it_was():
+    class Counted(HardCoded):
         def forward(self, x):
-            return self.fc(self.a(x).mean((2, 3)).view(-1, 16))
+            if sum(p.numel() for p in self.parameters()) != 638:
+                raise ValueError("whole, please")
+            return super().forward(x)
 
-    model = Hard().eval()
+    model = Counted().eval()
+    assert sum(p.numel() for p in model.parameters()) == 638
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(fec_fast.FecError):
+    with pytest.raises(fec_fast.InputError, match="whole, please.*ignore="):
         fec_fast.prune(model, torch.randn(3, 3, 4, 4))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
+import sys
 
 import pytest
 import torch
@@ -23,50 +23,143 @@ def pruned():
 
 
 def snapshot(model: nn.Module) -> list[object]:
+    """All that surgery could disturb; tensors as their objects, values, layouts and places in memory."""
     return [
-        [(name, tensor.detach().clone(), tensor.requires_grad) for name, tensor in named_tensors(model).items()],
-        [None if parameter.grad is None else parameter.grad.clone() for parameter in model.parameters()],
-        [{k: v for k, v in vars(m).items() if isinstance(v, int | bool | tuple)} for m in model.modules()],
-        [id(parameter) for parameter in model.parameters()],
+        [(name, tensor, image(tensor), image(tensor.grad)) for name, tensor in named_tensors(model).items()],
+        [(name, own(module)) for name, module in model.named_modules()],
     ]
+
+
+def image(tensor: torch.Tensor | None) -> object:
+    if tensor is None:
+        return None
+    place = (tensor.data_ptr(), tensor.stride(), tensor.storage_offset(), tensor.dtype)
+    return (id(tensor), *place, tensor.requires_grad, dict(tensor._backward_hooks or {}), tensor.detach().clone())
+
+
+def own(module: nn.Module) -> dict[str, object]:
+    """A module's attributes, hooks and training mode among them; parameters and buffers are compared by themselves."""
+    return {
+        key: dict(value) if isinstance(value, dict) else value
+        for key, value in vars(module).items()
+        if key not in ("_parameters", "_buffers")
+    }
 
 
 def equal(left: object, right: object) -> bool:
     if isinstance(left, torch.Tensor):
-        return isinstance(right, torch.Tensor) and torch.equal(left, right)
+        same = isinstance(right, torch.Tensor) and left.shape == right.shape and left.dtype == right.dtype
+        return same and torch.equal(
+            left.contiguous().view(-1).view(torch.uint8), right.contiguous().view(-1).view(torch.uint8)
+        )
     if isinstance(left, list | tuple):
-        return len(left) == len(right) and all(equal(a, b) for a, b in zip(left, right, strict=True))
+        return isinstance(right, type(left)) and len(left) == len(right) and all(map(equal, left, right))
     return left == right
 
 
-def test_an_exception_at_any_step_leaves_the_model_as_it_was(pruned, monkeypatch):
-    original, image, result = pruned
-    model = copy.deepcopy(original).train()
-    model(image).sum().backward()
-    model.conv1.weight.requires_grad_(False)
+class Tied(nn.Module):
+    """Two convolutions with one weight, a depthwise and a grouped one, channels-last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.one = nn.Conv2d(8, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.two = nn.Conv2d(8, 8, 3, padding=1)
+        self.two.weight = self.one.weight
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.grouped = nn.Conv2d(8, 12, 3, padding=1, groups=4)
+        self.head = nn.Conv2d(12, 2, 1)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.two(self.norm(self.one(self.stem(x))).relu())
+        return self.head(self.grouped(self.depthwise(x).relu()).relu()).mean((2, 3))
+
+
+def mobilenet() -> nn.Module:
+    return pytest.importorskip("torchvision").models.mobilenet_v3_small(num_classes=10, width_mult=0.25)
+
+
+class Interrupted(BaseException):
+    pass
+
+
+def interrupt(call, at: int | None) -> int:
+    """Makes a call, raising just before its `at`-th step: a line or a return of surgery.py. Returns the steps made."""
+    steps = 0
+
+    def trace(frame, event, argument):
+        nonlocal steps
+        if frame.f_code.co_filename != surgery.__file__:
+            return None
+        if event in ("line", "return"):
+            steps += 1
+            if steps == at:
+                sys.settrace(None)
+                raise Interrupted
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return steps
+
+
+@pytest.mark.parametrize(("factory", "stride"), [(Tied, 1), (zoo.resnet20_cifar, 7), (mobilenet, 29)])
+def test_an_exception_at_any_step_leaves_the_model_as_it_was(factory, stride):
+    """`stride` thins out the steps of the larger models, which repeat those of the smallest."""
+    torch.manual_seed(0)
+    model, picture = factory().eval(), torch.randn(2, 3, 32, 32)
+    plan = fec_fast.prune(model, picture, ratio=0.5, criterion="l1").plan
+    model.train()
+    model(picture).square().sum().backward()
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    convolutions[0].weight.requires_grad_(False)
+    convolutions[1].weight.register_hook(lambda grad: grad)
+    convolutions[1].register_forward_hook(lambda *_: None)
+    convolutions[2].register_full_backward_hook(lambda *_: None)
+    convolutions[2].eval()
     before = snapshot(model)
-    real_swap, real_setattr = surgery._swap, nn.Module.__setattr__
-    steps = len({name for name in result.plan.keep}) + sum(map(len, result.plan.attributes.values()))
-    for fatal in range(steps):
-        count = -1
-        undoing = False
+    steps = interrupt(lambda: fec_fast.apply_plan(copy.deepcopy(model), plan), None)
+    # The last one is the return of apply_plan, when all is done.
+    for at in [*range(1, steps - 40, stride), *range(max(1, steps - 40), steps)]:
+        with pytest.raises(Interrupted):
+            interrupt(lambda: fec_fast.apply_plan(model, plan), at)
+        assert equal(snapshot(model), before), f"step {at} of {steps}"
+    fec_fast.apply_plan(model, plan)
+    after = snapshot(model)
+    assert not equal(after, before)
+    hooks = ("_forward_hooks", "_backward_hooks", "training")
+    assert [[attributes[hook] for hook in hooks] for _, attributes in after[1]] == [
+        [attributes[hook] for hook in hooks] for _, attributes in before[1]
+    ]
+    assert [(name, id(tensor)) for name, tensor, *_ in after[0]] == [
+        (name, id(tensor)) for name, tensor, *_ in before[0]
+    ]
 
-        def step(real, *args, fatal=fatal):
-            nonlocal count, undoing
-            count += 1
-            if count == fatal and not undoing:
-                undoing = True
-                raise MemoryError("injected")
-            real(*args)
 
-        monkeypatch.setattr(surgery, "_swap", lambda *args, step=step: step(real_swap, *args))
-        monkeypatch.setattr(nn.Module, "__setattr__", lambda *args, step=step: step(real_setattr, *args))
-        with pytest.raises(MemoryError):
-            fec_fast.apply_plan(model, result.plan)
-        monkeypatch.undo()
-        assert equal(snapshot(model), before), f"step {fatal}"
+def test_training_goes_on_while_the_last_loss_is_alive(pruned):
+    """The graph of a loss holds nodes of the old shapes; neither that nor a hook may be in the way of the next."""
+    original, picture, result = pruned
+    model = copy.deepcopy(original).train()
+    shapes = []
+    model.conv1.weight.register_post_accumulate_grad_hook(lambda parameter: shapes.append(tuple(parameter.grad.shape)))
+    loss = model(picture).square().mean()
+    loss.backward()
     fec_fast.apply_plan(model, result.plan)
-    assert not equal(snapshot(model), before)
+    model.zero_grad()
+    model(picture).square().mean().backward()
+    assert loss.grad_fn is not None and shapes[0] == (16, 3, 3, 3)
+    assert shapes[1] == tuple(model.conv1.weight.shape) == result.plan.new_shapes["conv1.weight"]
+    fresh = copy.deepcopy(original).train()
+    fec_fast.apply_plan(fresh, result.plan)
+    fresh.load_state_dict(model.state_dict())
+    fresh(picture).square().mean().backward()
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(model.parameters(), fresh.parameters(), strict=True))
 
 
 def test_apply_keeps_gradients_ties_and_optimizers(pruned):
@@ -85,37 +178,6 @@ def test_apply_keeps_gradients_ties_and_optimizers(pruned):
     optimizer.step()
     optimizer.zero_grad()
     model(image).sum().backward()
-
-
-def test_plan_round_trip(pruned):
-    _, _, result = pruned
-    text = result.plan.to_json()
-    assert fec_fast.Plan.from_json(text) == result.plan
-    assert fec_fast.Plan.from_json(text).to_json() == text
-
-
-@pytest.mark.parametrize(
-    ("edit", "words"),
-    [
-        (lambda d: d.update(version=99), "version"),
-        (lambda d: d.update(format="x"), "not a plan"),
-        (lambda d: d.pop("sets"), "entries"),
-        (lambda d: d["keep"]["conv1.weight"].update({"0": [3, 1]}), "rising"),
-        (lambda d: d["keep"]["conv1.weight"].update({"0": [1, 1]}), "rising"),
-        (lambda d: d["keep"]["conv1.weight"].update({"0": [0, 16]}), "outside"),
-        (lambda d: d["keep"]["conv1.weight"].update({"0": [-1, 2]}), "outside"),
-        (lambda d: d["keep"]["conv1.weight"].update({"0": []}), "at least one"),
-        (lambda d: d["keep"]["conv1.weight"].update({"7": [0]}), "axes"),
-        (lambda d: d["keep"].update(ghost={"0": [0]}), "shape of every tensor"),
-        (lambda d: d["attributes"]["conv1"].update(out_channels=3), "does not fit"),
-        (lambda d: d["attributes"]["conv1"].update(training=1), "not an attribute"),
-    ],
-)
-def test_edited_plans_are_refused(pruned, edit, words):
-    document = json.loads(pruned[2].plan.to_json())
-    edit(document)
-    with pytest.raises(fec_fast.PlanError, match=words):
-        fec_fast.Plan.from_json(json.dumps(document))
 
 
 def test_a_plan_for_another_model(pruned):
@@ -137,7 +199,7 @@ def test_verify_equivalence_can_fail(pruned):
     with pytest.raises(fec_fast.EquivalenceError, match="differs"):
         fec_fast.verify_equivalence(model, wrong, result.plan, image)
     keep = copy.deepcopy(result.plan.keep)
-    keep["layer1.0.conv1.weight"]["0"] = sorted(set(range(16)) - set(keep["layer1.0.conv1.weight"]["0"]))
+    keep["layer1.0.conv2.weight"]["1"] = sorted(set(range(16)) - set(keep["layer1.0.conv2.weight"]["1"]))
     plan = dataclasses.replace(result.plan, keep=keep)
     with pytest.raises(fec_fast.EquivalenceError):
         fec_fast.verify_equivalence(model, result.model, plan, image)

@@ -2,6 +2,7 @@
 
 from .backends import backends
 from .checkpoint import load, save
+from .compose import compose
 from .couplings import Couplings, couplings
 from .equivalence import verify_equivalence
 from .errors import (
@@ -19,11 +20,13 @@ from .errors import (
     TrainingError,
     WeightError,
 )
+from .explain import explain
 from .finetune import evaluate, finetune
 from .formula import Formula
 from .ops import channel_distances
 from .plan import Plan
 from .pruning import PruneResult, prune
+from .remap import remap_optimizer
 from .report import Latency
 from .scoring import ModelScores, score_model
 from .surgery import apply_plan
@@ -51,11 +54,14 @@ __all__ = [
     "apply_plan",
     "backends",
     "channel_distances",
+    "compose",
     "couplings",
     "evaluate",
+    "explain",
     "finetune",
     "load",
     "prune",
+    "remap_optimizer",
     "save",
     "score_model",
     "verify_equivalence",

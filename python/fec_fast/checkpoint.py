@@ -22,6 +22,7 @@ from .files import settle, sha256, umask
 from .plan import Plan
 from .scoring import unwrap
 from .surgery import apply_plan
+from .wrappers import unwrap_for_surgery
 
 _FORMAT = "fec_fast.checkpoint"
 _VERSION = 1
@@ -88,7 +89,8 @@ def load(model: Model, folder: str | os.PathLike[str]) -> Model:
     """Makes a model fresh from its class into the pruned one, in place. Upon any error the model is as it was.
 
     Args:
-        model: A model of the original's architecture, at full width, on any device; it may be wrapped.
+        model: A model of the original's architecture, at full width, on any device; it may be wrapped by
+            ``DataParallel`` or ``torch.compile``. Wrap it by ``DistributedDataParallel`` afterwards.
         folder: A checkpoint written by :func:`save`.
 
     Returns:
@@ -97,8 +99,10 @@ def load(model: Model, folder: str | os.PathLike[str]) -> Model:
     Raises:
         CheckpointError: The checkpoint is missing, truncated, edited, or does not fit the model.
         PlanError: The plan is for another model.
+        ArgumentError: It is not a module, or is wrapped by ``DistributedDataParallel``.
+        WeightError: Its parameters are sharded (FSDP, DTensor).
     """
-    inner = unwrap(model)
+    inner = unwrap_for_surgery(model)
     path = _validated(folder)
     plan = _parse_plan(path)
     plan.check(inner)

@@ -1,4 +1,4 @@
-"""The command line: ``fec-fast score | prune | finetune | demo | info``."""
+"""The command line: ``fec-fast score | prune | explain | finetune | demo | info``."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from typer.core import TyperGroup
 from . import checkpoint, data, zoo
 from .backends import backends
 from .demo import run_demo
-from .errors import FecError, InputError
+from .errors import FecError, InputError, LayerError
+from .explain import explain as run_explain
 from .files import write_text
 from .finetune import evaluate
 from .finetune import finetune as run_finetune
 from .formula import Formula
+from .plan import Plan
 from .pruning import prune as run_prune
 from .scoring import score_model
 
@@ -103,6 +105,29 @@ def prune(
 
 
 @app.command()
+def explain(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan.json, or the folder of a checkpoint.")],
+    layer: Annotated[str, typer.Argument(metavar="LAYER", help="A layer of the model before pruning.")],
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="The model before pruning, to tell each filter's nearest neighbours."),
+    ] = None,
+    weights: _Weights = None,
+    index: Annotated[int | None, typer.Option("--filter", help="This filter only.")] = None,
+    removed: Annotated[bool, typer.Option("--removed", help="The filters that went only.")] = False,
+) -> None:
+    """Tell why each filter of a layer went or stayed: its score, its rank, and what it is coupled with."""
+    if weights is not None and model is None:
+        raise InputError(f"--weights {weights}: give the model they belong to with --model")
+    network = None if model is None else _build(model, weights)
+    told = run_explain(_read_plan(plan), layer, network)
+    if index is not None and index not in range(len(told.filters)):
+        raise LayerError(f"--filter {index}: {layer} has {len(told.filters)} filters in the plan, counted from 0")
+    chosen = [entry for entry in told.filters if index in (None, entry.index) and (entry.removed or not removed)]
+    typer.echo("\n".join([told.heading(), *map(str, chosen)]))
+
+
+@app.command()
 def finetune(
     model: _ModelName,
     checkpoint_folder: Annotated[Path, typer.Option("--checkpoint", help="What 'fec-fast prune' has written.")],
@@ -138,6 +163,10 @@ def info() -> None:
     for name, backend in backends().items():
         state = "usable" if backend.usable else "built, not usable" if backend.built else "not built"
         typer.echo(f"{name}: {state}" + (f" ({backend.reason})" if backend.reason else ""))
+
+
+def _read_plan(path: Path) -> Plan:
+    return checkpoint.read_plan(path) if path.is_dir() else Plan.from_json(path.read_text("utf-8", "replace"))
 
 
 def _build(name: str, weights: Path | None) -> torch.nn.Module:

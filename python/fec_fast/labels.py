@@ -8,6 +8,7 @@ one on which its labels vary. Two values are special: ``FIXED`` marks elements o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -151,6 +152,10 @@ def canonical(plane: Tensor) -> Tensor:
             first = plane.narrow(dim, 0, 1)
             if bool((plane == first).all()):
                 plane = first.expand(plane.shape)
+    numbers = math.prod(plane.shape[dim] for dim in varying(plane))
+    if plane.untyped_storage().nbytes() > 8 * numbers:  # of a plane that was written out in full: let go of the rest
+        core = plane[tuple(slice(None) if stride else slice(0, 1) for stride in plane.stride())]
+        plane = core.clone(memory_format=torch.contiguous_format).expand(plane.shape)
     return plane
 
 

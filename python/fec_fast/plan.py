@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from torch import Tensor, nn
 
 from .errors import PlanError
+from .validation import validate
 
 FORMAT = "fec_fast.plan"
-VERSION = 1
-ATTRIBUTES = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features")
+VERSION = 2
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -40,9 +41,38 @@ def fingerprint(model: nn.Module) -> str:
     Returns:
         ``"sha256:..."``; equal for models a plan can serve alike, whatever their values, dtype and device.
     """
-    tensors = sorted(named_tensors(model).items(), key=lambda item: item[0])
-    text = "\n".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors)
+    return digest({name: tensor.shape for name, tensor in named_tensors(model).items()})
+
+
+def digest(shapes: Mapping[str, Sequence[int]]) -> str:
+    """A digest of names and shapes, as :func:`fingerprint` has it for a model.
+
+    Args:
+        shapes: The shape of each parameter and buffer by name.
+
+    Returns:
+        ``"sha256:..."``.
+    """
+    text = "\n".join(f"{name} {list(shapes[name])}" for name in sorted(shapes))
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def narrowed_shapes(
+    shapes: Mapping[str, Sequence[int]], keep: Mapping[str, Mapping[str, Sequence[int]]]
+) -> dict[str, tuple[int, ...]]:
+    """The shapes that tensors have after pruning.
+
+    Args:
+        shapes: The shape of each narrowed tensor before.
+        keep: For each of them and axis (as text), the kept indices.
+
+    Returns:
+        The shape of each of them after.
+    """
+    return {
+        name: tuple(len(keep[name][str(axis)]) if str(axis) in keep[name] else size for axis, size in enumerate(shape))
+        for name, shape in shapes.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -51,19 +81,22 @@ class Plan:
 
     Attributes:
         fingerprint: Of the model before pruning, see :func:`fingerprint`.
+        pruned_fingerprint: Of the model after pruning.
         shapes: The shape, before pruning, of each tensor that is narrowed, by its name in the model.
         keep: For each such tensor and axis (as text, as JSON has it), the kept indices in order.
         attributes: For each module, the numbers that change with its weight (``in_channels`` and so on).
-        sets: What was decided: for each coupled set its ``name``, ``layers``, number of ``units``, those ``removed``
-            and the ``scores`` all units had.
-        criterion: The name of the criterion.
-        formula: The fields of the :class:`fec_fast.Formula`, for the criterion ``"fec"``.
-        sides: ``"both"`` or ``"producer"``.
+        sets: What was decided: for each coupled set its ``name``, ``layers``, number of ``units``, those ``removed``,
+            the ``scores`` all units had, for each layer the unit that each of its ``filters`` belongs to (``None``
+            for the filters of other sets), and the ``round``: 1, or more in a plan made by :func:`fec_fast.compose`.
+        criterion: The name of the criterion; of the last round.
+        formula: The fields of the :class:`fec_fast.Formula`, for the criterion ``"fec"``; of the last round.
+        sides: ``"both"`` or ``"producer"``; of the last round.
         pinned: For each layer that kept all its filters, the reason.
         notes: What else the user should know.
     """
 
     fingerprint: str
+    pruned_fingerprint: str
     shapes: dict[str, list[int]]
     keep: dict[str, dict[str, list[int]]]
     attributes: dict[str, dict[str, int]]
@@ -76,18 +109,12 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Refuses a plan that is inconsistent in itself."""
-        _validate(self)
+        validate(self)
 
     @property
     def new_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape, after pruning, of each tensor that is narrowed."""
-        return {
-            name: tuple(
-                len(self.keep[name][str(axis)]) if str(axis) in self.keep[name] else size
-                for axis, size in enumerate(shape)
-            )
-            for name, shape in self.shapes.items()
-        }
+        return narrowed_shapes(self.shapes, self.keep)
 
     def check(self, model: nn.Module) -> None:
         """Makes sure that the plan was made for a model of this shape.
@@ -98,17 +125,28 @@ class Plan:
         Raises:
             PlanError: The plan is for another model; the first difference is named.
         """
-        if fingerprint(model) == self.fingerprint:
-            return
         tensors = named_tensors(model)
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if digest(shapes) != self.fingerprint:
+            raise PlanError(f"the plan is for another model: {self._difference(shapes)}")
+        if digest({**shapes, **self.new_shapes}) != self.pruned_fingerprint:
+            raise PlanError("the plan was edited: what it keeps is not what its pruned_fingerprint was made from")
+        seen: dict[int, str] = {}
+        for name, tensor in tensors.items():
+            other = seen.setdefault(id(tensor), name)
+            if self.keep.get(other) != self.keep.get(name):
+                raise PlanError(f"the model shares {other!r} and {name!r}, of which the plan keeps different indices")
+
+    def _difference(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
+        """Words for the first difference between the model the plan was made for and that of these shapes."""
+        if digest(shapes) == self.pruned_fingerprint:
+            return "this one is already pruned by this plan, or by one that leaves the same shapes"
         for name, shape in self.shapes.items():
-            found = list(tensors[name].shape) if name in tensors else None
-            if found != shape:
-                where = f"has {name} of shape {found}" if found else f"has no {name}"
-                pruned = tuple(found or ()) == self.new_shapes[name]
-                hint = "it is already pruned by this plan" if pruned else "build the model the plan was made for"
-                raise PlanError(f"the plan is for another model: this one {where}, the plan expects {shape}; {hint}")
-        raise PlanError("the plan is for another model: the names or shapes of its parameters differ")
+            found = shapes.get(name)
+            if found != tuple(shape):
+                where = f"has no {name}" if found is None else f"has {name} of shape {list(found)}"
+                return f"this one {where}, the plan expects {shape}; build the model the plan was made for"
+        return "the names or shapes of its parameters differ; build the model the plan was made for"
 
     def to_json(self) -> str:
         """The plan as JSON.
@@ -156,39 +194,3 @@ def _dump(value: Any, indent: int = 0) -> str:
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         return "[\n" + ",\n".join(f"{pad}{_dump(item, indent + 1)}" for item in value) + "\n" + "  " * indent + "]"
     return json.dumps(value, allow_nan=False)
-
-
-def _validate(plan: Plan) -> None:
-    """Raises PlanError unless the plan is consistent in itself."""
-    if not isinstance(plan.keep, dict) or not isinstance(plan.shapes, dict) or set(plan.keep) != set(plan.shapes):
-        raise PlanError("a plan names the shape of every tensor it narrows, and of no other")
-    for name, axes in plan.keep.items():
-        shape = plan.shapes[name]
-        for axis, indices in axes.items():
-            where = f"{name}, axis {axis}"
-            if not axis.isdigit() or int(axis) >= len(shape):
-                raise PlanError(f"{where}: the tensor has {len(shape)} axes")
-            if not indices or any(type(index) is not int for index in indices):
-                raise PlanError(f"{where}: the kept indices must be a list of at least one whole number")
-            if any(b <= a for a, b in zip(indices, indices[1:], strict=False)):
-                raise PlanError(f"{where}: the kept indices must be rising and without repetition")
-            if indices[0] < 0 or indices[-1] >= shape[int(axis)]:
-                raise PlanError(f"{where}: an index lies outside 0 to {shape[int(axis)] - 1}")
-    new_shapes = plan.new_shapes
-    for module, values in plan.attributes.items():
-        weight = new_shapes.get(f"{module}.weight" if module else "weight")
-        for attribute, value in values.items():
-            if attribute not in ATTRIBUTES or type(value) is not int or value < 1:
-                raise PlanError(f"{module}: {attribute}={value!r} is not an attribute a plan may set")
-        if weight is None:
-            raise PlanError(f"{module}: its attributes change but its weight does not")
-        groups = values.get("groups", 1)
-        wide = values.get("out_channels", values.get("out_features", values.get("num_features")))
-        narrow = values.get("in_channels", values.get("in_features"))
-        if len(weight) == 1 or narrow is None or wide is None:
-            fits = wide == weight[0]
-        else:
-            # A transposed convolution holds its input channels first.
-            fits = (weight[0], weight[1] * groups) in ((wide, narrow), (narrow, wide))
-        if not fits:
-            raise PlanError(f"{module}: {values} does not fit its weight of shape {list(weight)}")

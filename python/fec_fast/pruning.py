@@ -17,15 +17,17 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from .coupling import CoupledSet, Coupling, couple, kept_indices, new_attributes
 from .criteria import Criterion, check_criterion, unit_scores
 from .equivalence import verify_equivalence
-from .errors import ArgumentError, LayerError, RatioError, WeightError
+from .errors import ArgumentError, InputError, LayerError, RatioError, WeightError
 from .formula import Formula
-from .plan import Plan, fingerprint, named_tensors
+from .plan import Plan, digest, fingerprint, named_tensors, narrowed_shapes
 from .ratios import check_ratio, check_round_to, removals
 from .report import Counts, Latency, compare_latency, comparison_table, count
 from .scoring import unwrap
 from .surgery import apply_plan
 from .trace import Trace, trace
+from .trial import pin_where_it_stops
 from .widths import width_notes
+from .wrappers import refuse_sharded
 
 
 @dataclass(frozen=True)
@@ -128,29 +130,37 @@ def prune(
         RatioError: A ratio outside [0, 1), or different ratios for coupled layers.
         LayerError: An unknown name, or a model with nothing to prune.
         InputError: The model cannot be run on the example inputs.
-        WeightError: Weights that cannot be scored.
+        WeightError: Weights that cannot be scored, or are sharded (FSDP, DTensor).
         ArgumentError: An argument of the wrong kind.
         EquivalenceError: The pruned network is not the masked original; please report it.
     """
     name, formula = _check(model, ratio, ratios, criterion, formula, sides, ignore, round_to)
     model = unwrap(model)
+    refuse_sharded(model)
     _check_weights(model)
     traced = trace(model, example_inputs)
     coupling = couple(traced, ignore)
     if not coupling.sets:
         raise LayerError(f"{type(model).__name__} has nothing to prune: {_reasons(coupling)}")
     known = [use.layer for use in traced.uses.values()] + traced.unreached
-    counts = removals(coupling, ratio, ratios, round_to, known)
     weights = dict(model.named_parameters())
-    scores = unit_scores(coupling.sets, traced, weights, criterion, formula, sides)
-    removed, records = _choose(coupling.sets, counts, [score.tolist() for score in scores])
-    plan = _plan(model, traced, coupling, removed, records, name, formula if name == "fec" else None, sides)
+    while True:
+        counts = removals(coupling, ratio, ratios, round_to, known)
+        scores = unit_scores(coupling.sets, traced, weights, criterion, formula, sides)
+        removed, records = _choose(coupling.sets, counts, [score.tolist() for score in scores], traced)
+        plan = _plan(model, traced, coupling, removed, records, name, formula if name == "fec" else None, sides)
+        pruned = copy.deepcopy(model)
+        apply_plan(pruned, plan)
+        try:
+            after = count(pruned, example_inputs)
+            break
+        except InputError:  # a width that is written into the model's code: keep it, and plan again
+            pin_where_it_stops(pruned, example_inputs, traced)
+            coupling = couple(traced, ignore)
     if not removed and (ratio is None or ratio > 0):
         warnings.warn("nothing was pruned: the ratios are too small for these widths and round_to", stacklevel=2)
-    pruned = copy.deepcopy(model)
-    apply_plan(pruned, plan)
     difference = verify_equivalence(model, pruned, plan, example_inputs) if verify else None
-    return PruneResult(pruned, plan, count(model, example_inputs), count(pruned, example_inputs), difference)
+    return PruneResult(pruned, plan, count(model, example_inputs), after, difference)
 
 
 def _check(
@@ -225,7 +235,7 @@ def _reasons(coupling: Coupling) -> str:
 
 
 def _choose(
-    sets: Sequence[CoupledSet], counts: Sequence[int], scores: Sequence[list[float]]
+    sets: Sequence[CoupledSet], counts: Sequence[int], scores: Sequence[list[float]], traced: Trace
 ) -> tuple[set[int], list[dict[str, Any]]]:
     removed: set[int] = set()
     records = []
@@ -233,9 +243,27 @@ def _choose(
         gone = sorted(sorted(range(len(values)), key=lambda unit: (values[unit], unit))[:number])
         removed.update(one.units[unit] for unit in gone)
         records.append(
-            {"name": one.name, "layers": list(one.layers), "units": len(one.units), "removed": gone, "scores": values}
+            {
+                "name": one.name,
+                "round": 1,
+                "layers": list(one.layers),
+                "units": len(one.units),
+                "removed": gone,
+                "scores": values,
+                "filters": _units_by_filter(one, traced),
+            }
         )
     return removed, records
+
+
+def _units_by_filter(one: CoupledSet, traced: Trace) -> dict[str, list[int | None]]:
+    """For each layer of a set, the unit each of its filters belongs to; None for those of other sets or of none."""
+    units = {root: unit for unit, root in enumerate(one.units)}
+    filters: dict[str, list[int | None]] = {layer: [] for layer in one.layers}
+    for use in traced.uses.values():
+        if use.layer in filters:
+            filters[use.layer] += [units.get(traced.sets.find(label)) for label in use.outputs]
+    return filters
 
 
 def _plan(
@@ -260,9 +288,12 @@ def _plan(
             if len(kept) < len(line):
                 keep.setdefault(name, {})[str(axis)] = kept
     notes = [f"{layers}: some channels stay: {reason}" for reason, layers in _by_reason(coupling.partly).items()]
+    shapes = {name: list(tensors[name].shape) for name in keep}
+    after = {**{name: tuple(tensor.shape) for name, tensor in tensors.items()}, **narrowed_shapes(shapes, keep)}
     return Plan(
         fingerprint=fingerprint(model),
-        shapes={name: list(tensors[name].shape) for name in keep},
+        pruned_fingerprint=digest(after),
+        shapes=shapes,
         keep=keep,
         attributes=_attributes(model, traced, removed, keep),
         sets=records,

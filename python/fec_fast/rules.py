@@ -39,8 +39,8 @@ def apply_rule(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> N
         kwargs: Its keyword arguments.
         out: Its result.
     """
-    namespace, _, name = func._schema.name.partition("::")
-    found = RULES.get(name) if namespace == "aten" else None
+    found = RULES.get(func._schema.name.removeprefix("aten::"))
+    tracer.remember(func, args, kwargs)
     with torch.utils._python_dispatch._disable_current_modes():
         if found is not None:
             found(tracer, func, args, kwargs, out)
@@ -311,6 +311,62 @@ def window(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     _keep(tracer, out, line, dim, vanishes)
 
 
+@rule("grid_sampler_2d", "grid_sampler_3d", "torchvision::roi_align", "torchvision::roi_pool")
+def sample(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """Samples each channel's own map at places that other tensors name."""
+    plane, vanishes = tracer.plane(args[0])
+    line, dim = _line(plane)
+    if dim not in (None, 1) or out.numel() == 0:
+        opaque(tracer, func, args, kwargs, out, "samples across channels here" if out.numel() else "found nothing")
+        return
+    tracer.pin(args[1:], f"it says where {func} samples", f"{func} keeps the width of what says where to sample")
+    _keep(tracer, out, line, dim, vanishes)
+
+
+@rule("pixel_shuffle", "pixel_unshuffle")
+def shuffle_pixels(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """Trades channels for pixels: the channels that make one map, or are made of one, stand or fall together."""
+    plane, vanishes = tracer.plane(args[0])
+    line, dim = _line(plane)
+    if dim is None:
+        _keep(tracer, out, line, None, vanishes)
+        return
+    if dim != plane.dim() - 3:
+        opaque(tracer, func, args, kwargs, out, "works across channels here")
+        return
+    square = args[1] ** 2
+    if func._schema.name == "aten::pixel_unshuffle":
+        _keep(tracer, out, [label for label in line for _ in range(square)], dim, vanishes)
+        return
+    for index, label in enumerate(line):
+        tracer.sets.unite(line[index - index % square], label, f"it is shuffled with channels of fixed width in {func}")
+    _keep(tracer, out, line[::square], dim, vanishes)
+
+
+@rule("index")
+def index(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """Picks places by tensors of indices; channels picked by number must all stay."""
+    source, indices = args
+    plane, vanishes = tracer.plane(source)
+    line, dim = _line(plane)
+    at = 0
+    for picked in indices:
+        span = picked.dim() if isinstance(picked, Tensor) and picked.dtype in (torch.bool, torch.uint8) else 1
+        if picked is not None and dim is not None and at <= dim < at + span:
+            opaque(tracer, func, args, kwargs, out, "picks channels by their numbers")
+            return
+        at += span
+    for picked in indices:
+        if picked is not None:
+            tracer.pin(picked, f"it says what {func} picks", f"{func} keeps the width of what says what to pick")
+    if dim is None or out.numel() == 0:
+        _keep(tracer, out, line if dim is None else [lb.FIXED], None, vanishes and dim is None)
+        if dim is not None:
+            tracer.pin(source, f"it feeds {func}, which found nothing")
+        return
+    tracer.put(out, lb.canonical(func(plane, indices)), vanishes)
+
+
 @rule("constant_pad_nd")
 def pad(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Pads; channels that are added have a number written in the model's code and must stay."""
@@ -332,10 +388,13 @@ def pad(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     _keep(tracer, out, line, dim, vanishes and value == 0)
 
 
-@rule("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like")
+@rule(
+    *("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like"),
+    *("bernoulli", "bernoulli_", "uniform_", "normal_", "exponential_", "zero_"),
+)
 def like(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-    """A new tensor whose extent follows another's."""
-    tracer.put(out, tracer.plane(args[0])[0], func._schema.name == "aten::zeros_like")
+    """New numbers in a tensor whose extent follows another's."""
+    tracer.put(out, tracer.plane(args[0])[0], func._schema.name in ("aten::zeros_like", "aten::zero_"))
 
 
 # Weighted sums ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import labels as lb
 from .inputs import call_model, undisturbed
@@ -25,6 +25,7 @@ class Trace:
         uses: Each weight's convolution or linear operation, by weight name.
         unreached: Convolution and linear layers that the example inputs did not reach.
         notes: Operators that were not understood, in words for the user.
+        history: The operators of the run in evaluation mode, with the planes that went into each.
     """
 
     sets: lb.LabelSets
@@ -32,6 +33,7 @@ class Trace:
     uses: dict[str, Use]
     unreached: list[str]
     notes: list[str]
+    history: list[tuple[str, list[Tensor]]]
 
 
 def trace(model: nn.Module, example_inputs: Any) -> Trace:
@@ -52,6 +54,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Trace:
     """
     tracer = Tracer(model, apply_rule)
     _run(model, example_inputs, tracer, training=False)
+    history = list(tracer.history)
     if _unreached(model, tracer):
         try:
             _run(model, example_inputs, tracer, training=True)
@@ -60,7 +63,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Trace:
     for name, module in model.named_modules():
         if isinstance(module, nn.MultiheadAttention) and (f"{name}.in_proj_weight", 0) not in tracer.axes:
             tracer.notes[f"{name}: attention was not traced and keeps its width"] = None
-    return Trace(tracer.sets, tracer.axes, tracer.uses, _unreached(model, tracer), list(tracer.notes))
+    return Trace(tracer.sets, tracer.axes, tracer.uses, _unreached(model, tracer), list(tracer.notes), history)
 
 
 def _run(model: nn.Module, example_inputs: Any, tracer: Tracer, *, training: bool) -> None:

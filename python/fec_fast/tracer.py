@@ -73,6 +73,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.axes: dict[tuple[str, int], list[int]] = {}
         self.uses: dict[str, Use] = {}
         self.notes: dict[str, None] = {}
+        self.history: list[tuple[str, list[Tensor]]] = []
         self.modules = dict(model.named_modules())
         # Weak keys compared by identity: a tensor that is freed takes its entry along.
         self._owned: MutableMapping[Tensor, Owned] = WeakTensorKeyDictionary()
@@ -128,6 +129,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for left, right in zip(known, proposal, strict=True):
                 self.sets.unite(left, max(right, lb.FIXED), reason)
         return known
+
+    def remember(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Keeps the name of an operator and the planes that go into it, for :mod:`fec_fast.trial`."""
+        planes = [self._planes[tensor][0] for tensor in tensors_in((args, kwargs)) if tensor in self._planes]
+        self.history.append((str(func), planes))
 
     def pin_axis(self, owned: Owned, axis: int, reason: str) -> None:
         """Forbids the narrowing of a parameter's axis."""

@@ -16,7 +16,7 @@ from ..errors import ArgumentError, PlanError, WeightError, missing_extra, neare
 from ..formula import Formula
 from ..inputs import call_model
 from ..plan import Plan, named_tensors
-from ..pruning import _plan
+from ..pruning import _choose, _plan
 from ..scoring import unwrap
 from ..surgery import apply_plan
 from ..trace import Trace, trace
@@ -142,8 +142,8 @@ def plan_from_history(model: nn.Module, history: Sequence[Sequence[Any]], exampl
             keyword arguments.
 
     Returns:
-        A plan for :func:`fec_fast.apply_plan`, :func:`fec_fast.verify_equivalence` and the like. Its sets have no
-        scores, as the history has none.
+        A plan for :func:`fec_fast.apply_plan`, :func:`fec_fast.verify_equivalence` and the like. As the history has
+        no scores, each unit's is 0 where it was removed and 1 where it was kept.
 
     Raises:
         PlanError: The history does not fit the model, or fec_fast couples the channels in another way than
@@ -169,12 +169,10 @@ def plan_from_history(model: nn.Module, history: Sequence[Sequence[Any]], exampl
             if traced.sets.find(label) not in removed
         ]
         removed |= _units(traced, where, line, indices)
-    records = []
-    for one in coupling.sets:
-        gone = [position for position, unit in enumerate(one.units) if unit in removed]
-        records.append(
-            {"name": one.name, "layers": list(one.layers), "units": len(one.units), "removed": gone, "scores": []}
-        )
+    # The history has no scores: 0 for what went and 1 for what stayed keep the record true to itself.
+    scores = [[float(unit not in removed) for unit in one.units] for one in coupling.sets]
+    counts = [values.count(0.0) for values in scores]
+    removed, records = _choose(coupling.sets, counts, scores, traced)
     plan = _plan(model, traced, coupling, removed, records, CRITERION, None, "both")
     _compare_with_replay(model, plan, steps, example_inputs)
     return plan
