@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fec_fast
-from fec_fast.report import Counts, LayerCount, comparison_table, count, measure_latency
+from fec_fast.report import Counts, Latency, LayerCount, compare_latency, comparison_table, count, measure_latency
 
 
 class Net(nn.Module):
@@ -97,3 +97,52 @@ def test_comparison_table() -> None:
     assert rows["b"] == ["200", "100", "-50.0", "%", "2,000", "2,000", "="]
     assert rows["(model)"] == ["0", "0", "=", "0", "500", "new"]
     assert rows["total"] == ["300", "150", "-50.0", "%", "3,000", "3,000", "="]
+
+
+@pytest.fixture(scope="module")
+def narrowed() -> tuple[nn.Module, Tensor, fec_fast.PruneResult]:
+    torch.manual_seed(0)
+    # 32 channels in two groups of 16, and 12 outputs: what is left of them is 20 in two groups of 10, and 8.
+    layers = [nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 1, groups=2), nn.Conv2d(32, 12, 1), nn.Conv2d(12, 4, 1)]
+    model, image = nn.Sequential(*layers).eval(), torch.randn(1, 3, 4, 4)
+    return model, image, fec_fast.prune(model, image, ratio=0.4)
+
+
+def test_summary_notes_widths_that_hardware_is_slow_at(narrowed: Any) -> None:
+    model, image, result = narrowed
+    notes = [line for line in result.summary().splitlines() if "hardware" in line]
+    assert len(notes) == 1
+    _, _, listed = notes[0].partition("slow at: ")
+    assert listed.split("; ") == ["32 to 20 outputs: 0, 1", "16 to 10 inputs a group: 1", "16 to 10 outputs a group: 1"]
+    rounded = fec_fast.prune(model, image, ratio=0.4, round_to=8)
+    assert rounded.model[0].out_channels == 32 and "hardware" not in rounded.summary()
+
+
+def test_summary_notes_fewer_than_eight() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 12, 1), nn.ConvTranspose2d(12, 16, 2, groups=2), nn.Conv2d(16, 2, 1)).eval()
+    summary = fec_fast.prune(model, torch.randn(1, 3, 4, 4), ratio=0.5).summary()
+    assert summary.endswith("slow at: 12 to 6 outputs: 0; 8 to 4 outputs a group: 1")
+
+
+def test_summary_shows_the_measured_latency(narrowed: Any) -> None:
+    model, image, result = narrowed
+    measured = result.latency(nn.DataParallel(model), image, min_run_time=0.01)
+    assert measured.before > 0 and measured.after > 0
+    assert measured.device == "cpu" and measured.threads == torch.get_num_threads()
+    assert str(measured) in result.summary(measured).splitlines()
+    assert "latency" not in result.summary()
+
+
+def test_latency_in_words() -> None:
+    words = str(Latency(before=0.25, after=0.1, device="cpu", threads=2))
+    assert words == "latency: 250 ms before, 100 ms after (2.50 times as fast) on cpu, 2 thread(s)"
+
+
+def test_latency_refuses_another_original_or_device(narrowed: Any) -> None:
+    model, image, result = narrowed
+    with pytest.raises(fec_fast.PlanError, match="already pruned"):
+        result.latency(result.model, image)
+    with pytest.raises(fec_fast.ArgumentError, match="min_run_time=-1"):
+        result.latency(model, image, min_run_time=-1)
+    with pytest.raises(fec_fast.ArgumentError, match="original is on meta, the pruned model on cpu"):
+        compare_latency(nn.Conv2d(3, 3, 1, device="meta"), nn.Conv2d(3, 2, 1), image)

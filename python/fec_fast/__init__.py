@@ -3,6 +3,7 @@
 from .backends import backends
 from .checkpoint import load, save
 from .compose import compose
+from .couplings import Couplings, couplings
 from .equivalence import verify_equivalence
 from .errors import (
     ArgumentError,
@@ -26,6 +27,7 @@ from .ops import channel_distances
 from .plan import Plan
 from .pruning import PruneResult, prune
 from .remap import remap_optimizer
+from .report import Latency
 from .scoring import ModelScores, score_model
 from .surgery import apply_plan
 
@@ -33,11 +35,13 @@ __all__ = [
     "ArgumentError",
     "BackendError",
     "CheckpointError",
+    "Couplings",
     "EquivalenceError",
     "FecError",
     "Formula",
     "FormulaError",
     "InputError",
+    "Latency",
     "LayerError",
     "MissingExtraError",
     "ModelScores",
@@ -51,6 +55,7 @@ __all__ = [
     "backends",
     "channel_distances",
     "compose",
+    "couplings",
     "evaluate",
     "explain",
     "finetune",

@@ -40,11 +40,13 @@ class Coupling:
         sets: The sets whose channels may be removed.
         pinned: For each layer none of whose channels may be removed, the reason.
         partly: For each layer some of whose channels may not, the reason.
+        lengths: The length of each ``(tensor, axis)``, with what must stay.
     """
 
     sets: tuple[CoupledSet, ...]
     pinned: dict[str, str]
     partly: dict[str, str]
+    lengths: dict[tuple[str, int], int]
 
 
 def couple(trace: Trace, ignore: Sequence[str] = ()) -> Coupling:
@@ -89,7 +91,7 @@ def couple(trace: Trace, ignore: Sequence[str] = ()) -> Coupling:
         found = tuple({key: at for key, at in members[root].items()} for root in roots)
         sets.append(CoupledSet(next(iter(layers)), tuple(layers), tuple(roots), found, tuple(layers.values())))
     pinned, partly = _pinned(trace)
-    return Coupling(tuple(sets), pinned, partly)
+    return Coupling(tuple(sets), pinned, partly, {key: len(line) for key, line in trace.axes.items()})
 
 
 def _pinned(trace: Trace) -> tuple[dict[str, str], dict[str, str]]:

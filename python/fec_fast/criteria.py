@@ -1,4 +1,8 @@
-"""What a channel is worth: the entropies of this package, and the classical criteria to compare with."""
+"""What a channel is worth: the entropies of this package, and the classical criteria to compare with.
+
+A criterion is a name of ``NAMES`` or any function from weights ``[filters, channels, *kernel]`` to one number a filter;
+low goes first. The published form of the classical ones looks at the filters alone: ``prune(..., sides="producer")``.
+"""
 
 from __future__ import annotations
 
@@ -18,45 +22,75 @@ Criterion = Callable[[Tensor], Tensor]
 
 
 def l1(weight: Tensor) -> Tensor:
-    """The sum of absolute weights of each filter (Li et al., ICLR 2017).
+    """The sum of absolute weights of each filter (Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017).
 
     Args:
-        weight: ``[filters, channels, *kernel]``.
+        weight: ``[filters, channels, *kernel]``, float32 or float64.
 
     Returns:
-        ``[filters]``.
+        ``[filters]``: ``sum(abs(weight[i]))``.
     """
     return weight.flatten(1).abs().sum(1)
 
 
 def l2(weight: Tensor) -> Tensor:
-    """The Euclidean norm of each filter.
+    """The Euclidean norm of each filter (He et al., Soft Filter Pruning, IJCAI 2018, with p = 2).
 
     Args:
-        weight: ``[filters, channels, *kernel]``.
+        weight: ``[filters, channels, *kernel]``, float32 or float64.
 
     Returns:
-        ``[filters]``.
+        ``[filters]``: ``sqrt(sum(weight[i] ** 2))``.
     """
     norms: Tensor = torch.linalg.vector_norm(weight.flatten(1), dim=1)
     return norms
 
 
 def fpgm(weight: Tensor) -> Tensor:
-    """The sum of each filter's distances to all others (He et al., CVPR 2019).
+    """The sum of each filter's distances to all others (He et al., Filter Pruning via Geometric Median, CVPR 2019).
+
+    A geometric median is a point with the least such sum; the paper looks for it among the filters themselves, so the
+    filters of the least sums, which the others can stand in for, go first.
 
     Args:
-        weight: ``[filters, channels, *kernel]``.
+        weight: ``[filters, channels, *kernel]``, float32 or float64.
 
     Returns:
-        ``[filters]``.
+        ``[filters]``: ``sum over j of norm(weight[i] - weight[j])``, Euclidean.
     """
     flat = weight.flatten(1)
     return torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
 
 
-CLASSICAL: dict[str, Criterion] = {"l1": l1, "l2": l2, "fpgm": fpgm}
-NAMES = ("fec", *CLASSICAL, "random")
+def bn_scale(gamma: Tensor) -> Tensor:
+    """The scale of each channel's batch norm (Liu et al., Network Slimming, ICCV 2017).
+
+    In a coupled set with several batch norms each is divided by its mean, and they are averaged. The paper trains
+    with an L1 penalty on the scales first; a network without it has little to tell by them.
+
+    Args:
+        gamma: ``[channels]``, the weight of a batch norm; not that of a convolution.
+
+    Returns:
+        ``[channels]``: ``abs(gamma[i])``.
+    """
+    return gamma.abs()
+
+
+def random(weight: Tensor) -> Tensor:
+    """A random number for each filter, by torch's global generator: the criterion that others have to beat.
+
+    Args:
+        weight: ``[filters, ...]``; its values do not count.
+
+    Returns:
+        ``[filters]``, float64, uniform in [0, 1).
+    """
+    return torch.rand(weight.shape[0], dtype=torch.float64)
+
+
+CLASSICAL: dict[str, Criterion] = {"l1": l1, "l2": l2, "fpgm": fpgm, "bn_scale": bn_scale, "random": random}
+NAMES = ("fec", *CLASSICAL)
 
 
 def check_criterion(criterion: str | Criterion) -> str:
@@ -66,11 +100,14 @@ def check_criterion(criterion: str | Criterion) -> str:
         criterion: A name or a callable.
 
     Returns:
-        Its name for the plan.
+        Its name for the plan: the functions of this module have the names they can be asked for by.
 
     Raises:
         ArgumentError: Neither a known name nor a callable.
     """
+    for name, function in CLASSICAL.items():
+        if criterion is function:
+            return name
     if callable(criterion):
         return f"callable {getattr(criterion, '__name__', type(criterion).__name__)}"
     if criterion not in NAMES:
@@ -89,7 +126,8 @@ def unit_scores(
     """Scores every unit of every coupled set; the lowest go first.
 
     A layer's scores are divided by their mean, so that layers of one set weigh alike, and averaged over the
-    producing layers; with ``sides="both"`` that is multiplied by the same average over the consuming layers.
+    producing layers; with ``sides="both"`` that is multiplied by the same average over the consuming layers. The
+    criteria ``"bn_scale"`` and ``"random"`` look at no weight of a layer, so ``sides`` makes no difference to them.
 
     Args:
         coupled: The sets.
@@ -103,24 +141,31 @@ def unit_scores(
         For each set a float64 tensor, one score a unit.
 
     Raises:
-        LayerError: A criterion that returns something else than one finite number a filter.
-        WeightError: A weight that is not finite.
+        LayerError: A criterion that returns something else than one number a filter; for ``"bn_scale"``, a set
+            without a batch norm.
+        WeightError: A weight or a score that is not finite.
     """
-    if criterion == "random":
-        return [torch.rand(len(one.units), dtype=torch.float64) for one in coupled]
+    if criterion in ("random", random):
+        # One draw a unit: a unit's mean over several layers would not be uniform.
+        return [random(torch.empty(len(one.units))) for one in coupled]
+    if criterion in ("bn_scale", bn_scale):
+        return _scales(coupled, weights)
     jobs = [(use, False) for use in trace.uses.values()]
     if sides == "both":
         jobs += [(use, True) for use in trace.uses.values()]
     if criterion == "fec":
-        jobs = [(use, consumer) for use, consumer in jobs if _has_entropy(use, weights[use.weight], consumer, formula)]
+        jobs = [
+            (use, consumer)
+            for use, consumer in jobs
+            if has_entropy(weights[use.weight], _axis(use, consumer), use.groups, formula)
+        ]
         vectors = _entropies(jobs, weights, formula)
     else:
         function = criterion if callable(criterion) else CLASSICAL[criterion]
         vectors = [_call(function, use, weights[use.weight], consumer) for use, consumer in jobs]
     sums: dict[tuple[int, bool], list[float]] = {}
     for (use, consumer), vector in zip(jobs, vectors, strict=True):
-        mean = float(vector.mean())
-        values = (vector / mean if mean > 0 else vector).tolist()
+        values = relative(vector).tolist()
         gathered: dict[int, list[float]] = {}
         for label, value in zip(use.inputs if consumer else use.outputs, values, strict=True):
             gathered.setdefault(trace.sets.find(label), []).append(value)
@@ -138,16 +183,62 @@ def _combine(sums: Mapping[tuple[int, bool], list[float]], root: int) -> float:
     return score
 
 
+def _scales(coupled: Sequence[CoupledSet], weights: Mapping[str, Tensor]) -> list[Tensor]:
+    """Scores units by the batch norms that hold them, known by a running variance beside their weight."""
+    norms: list[list[str]] = []
+    for one in coupled:
+        owners = [name.removesuffix(".running_var") for name, _ in one.members[0] if name.endswith(".running_var")]
+        norms.append([owner for owner in owners if (f"{owner}.weight", 0) in one.members[0]])
+    bare = [one.name for one, found in zip(coupled, norms, strict=True) if not found]
+    if bare:
+        raise LayerError(
+            f"criterion='bn_scale': no batch norm with weights and running statistics follows {', '.join(bare)} or "
+            f"what is coupled to them; pass ignore={tuple(bare)!r} or another criterion"
+        )
+    scores = []
+    for one, found in zip(coupled, norms, strict=True):
+        total = torch.zeros(len(one.units), dtype=torch.float64)
+        for owner in found:
+            key = (f"{owner}.weight", 0)
+            values = relative(bn_scale(weights[key[0]].detach().to("cpu", torch.float64)))
+            total += torch.stack([values[unit[key]].mean() for unit in one.members])
+        scores.append(total / len(found))
+    return scores
+
+
+def relative(vector: Tensor) -> Tensor:
+    """Divides a layer's scores by their mean, so that layers weigh alike.
+
+    Args:
+        vector: ``[filters]``, float64.
+
+    Returns:
+        The same shape and dtype; unchanged where the mean is not positive.
+    """
+    mean = float(vector.mean())
+    return vector / mean if mean > 0 else vector
+
+
 def _axis(use: Use, consumer: bool) -> int:
     return use.in_axis if consumer else use.out_axis
 
 
-def _has_entropy(use: Use, weight: Tensor, consumer: bool, formula: Formula) -> bool:
-    """Whether a side of a layer carries an entropy: one channel, or one filter, has nothing to compare."""
-    axis = _axis(use, consumer)
-    if formula.axis == "channels":
-        return weight.shape[1] > 1 if axis == 0 else weight.shape[0] // use.groups > 1
-    return len(use.inputs if consumer else use.outputs) > 1
+def has_entropy(weight: Tensor, axis: int, groups: int, formula: Formula) -> bool:
+    """Whether a side of a layer carries an entropy: one channel, or one filter, has nothing to compare.
+
+    Args:
+        weight: The layer's weight.
+        axis: The weight axis that the filters of this side lie on.
+        groups: The groups of the layer.
+        formula: Of the entropies.
+
+    Returns:
+        Whether more than one channel, or filter, is compared.
+    """
+    inside = formula.axis == "channels"
+    if axis == 0:
+        return weight.shape[1 if inside else 0] > 1
+    return weight.shape[0] // groups > 1 if inside else groups * weight.shape[1] > 1
 
 
 def _entropies(jobs: Sequence[tuple[Use, bool]], weights: Mapping[str, Tensor], formula: Formula) -> list[Tensor]:

@@ -21,11 +21,12 @@ from .errors import ArgumentError, InputError, LayerError, RatioError, WeightErr
 from .formula import Formula
 from .plan import Plan, digest, fingerprint, named_tensors, narrowed_shapes
 from .ratios import check_ratio, check_round_to, removals
-from .report import Counts, comparison_table, count
+from .report import Counts, Latency, compare_latency, comparison_table, count
 from .scoring import unwrap
 from .surgery import apply_plan
 from .trace import Trace, trace
 from .trial import pin_where_it_stops
+from .widths import width_notes
 from .wrappers import refuse_sharded
 
 
@@ -47,15 +48,43 @@ class PruneResult:
     after: Counts
     difference: float | None
 
-    def summary(self) -> str:
+    def latency(self, original: nn.Module, example_inputs: Any, *, min_run_time: float = 1.0) -> Latency:
+        """Measures how long a call took before and takes now, in evaluation mode, with the threads torch is set to.
+
+        Args:
+            original: The model that was pruned; the result does not hold on to it. It is left as it was.
+            example_inputs: What both are called on, as for :func:`prune`; measure with the batch size you will use.
+            min_run_time: How long to measure each, in seconds.
+
+        Returns:
+            Both medians in seconds with the device and the threads; :meth:`summary` can show them.
+
+        Raises:
+            PlanError: ``original`` is not of the shape that was pruned.
+            ArgumentError: The two lie on different devices, or min_run_time is not positive.
+            InputError: A model cannot be run on the example inputs.
+        """
+        original = unwrap(original)
+        self.plan.check(original)
+        return compare_latency(original, self.model, example_inputs, min_run_time)
+
+    def summary(self, latency: Latency | None = None) -> str:
         """A table of parameters and multiply-accumulates before and after, by layer, with what was left alone.
+
+        A note names the layers with a width that hardware may be slow at: no longer a multiple of 8, or fewer than 8
+        channels in a group, where the original had it better. ``prune(..., round_to=8)`` avoids them.
+
+        Args:
+            latency: What :meth:`latency` measured, to be shown too.
 
         Returns:
             Text of several lines.
         """
         lines = [comparison_table(self.before, self.after)]
+        if latency is not None:
+            lines.append(str(latency))
         lines += [f"kept whole: {layers}: {reason}" for reason, layers in _by_reason(self.plan.pinned).items()]
-        lines += [f"note: {note}" for note in self.plan.notes]
+        lines += [f"note: {note}" for note in [*self.plan.notes, *width_notes(self.model, self.plan)]]
         return "\n".join(lines)
 
 
@@ -84,8 +113,9 @@ def prune(
         ratio: The share of channels to remove from every coupled set, in [0, 1); 0.5 if neither this nor ``ratios``
             is given.
         ratios: The share for each named layer instead; layers that are not named (nor coupled to one) stay whole.
-        criterion: ``"fec"``, ``"l1"``, ``"l2"``, ``"fpgm"``, ``"random"`` (by torch's global generator), or a
-            function from weights ``[filters, channels, *kernel]`` to one number a filter. Low goes first.
+        criterion: ``"fec"``, or for comparison ``"l1"``, ``"l2"``, ``"fpgm"``, ``"bn_scale"`` (every coupled set
+            needs a batch norm then) or ``"random"`` (by torch's global generator), see :mod:`fec_fast.criteria`; or
+            a function from weights ``[filters, channels, *kernel]`` to one number a filter. Low goes first.
         formula: Of the entropies when the criterion is ``"fec"``; ``None`` is ``Formula()``.
         sides: ``"both"`` scores a channel by the filters that make it times the slices that read it;
             ``"producer"`` by the former alone.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from .coupling import Coupling
+from .coupling import CoupledSet, Coupling
 from .errors import ArgumentError, LayerError, RatioError, nearest
 
 
@@ -53,7 +53,10 @@ def removals(
 ) -> list[int]:
     """The number of units to remove from each coupled set.
 
-    The widths that remain are rounded up to multiples of ``round_to`` where a layer's channels all lie in one set.
+    With ``round_to``, fewer units may go than the share asks for, never more: every width that was a multiple of it
+    stays one. A width is the length of any axis that the set narrows, whatever else lies on that axis (concatenated
+    channels, channels that must stay), and the filters of one group of a grouped convolution. Where a layer's width
+    was no multiple, it becomes one if that can be had without harm to the others.
 
     Args:
         coupling: The sets.
@@ -76,11 +79,34 @@ def removals(
     counts = []
     for one, share in zip(coupling.sets, shares, strict=True):
         units = len(one.units)
-        step = math.lcm(*(round_to // math.gcd(round_to, width) for width in one.widths))
         # A share such as 0.7 of 10 must not lose a unit to binary rounding.
-        kept = units - math.floor(share * units + 1e-9)
-        counts.append(units - min(units, max(1, math.ceil(kept / step) * step)))
+        least = max(1, units - math.floor(share * units + 1e-9))
+        counts.append(units - _rounded(one, coupling.lengths, least, round_to))
     return counts
+
+
+def _rounded(one: CoupledSet, lengths: Mapping[tuple[str, int], int], least: int, round_to: int) -> int:
+    """The number of units to keep, ``least`` or more."""
+    units = len(one.units)
+    # The removed, not the kept, are counted in multiples: then it does not matter what else lies on the axis.
+    steps = [
+        round_to // math.gcd(round_to, len(indices))
+        for key, indices in one.members[0].items()
+        if lengths[key] % round_to == 0
+    ]
+    if units % round_to == 0 and any(_in_every_group(one, key, lengths[key]) for key in one.members[0]):
+        steps.append(round_to)
+    step = math.lcm(*steps)
+    kept = range(units - (units - least) // step * step, units + 1, step)
+    return next((k for k in kept if all(k * width % round_to == 0 for width in one.widths)), kept[0])
+
+
+def _in_every_group(one: CoupledSet, key: tuple[str, int], length: int) -> bool:
+    """Whether a unit holds the same position in each of several blocks, as in a grouped convolution."""
+    units = len(one.units)
+    if len(one.members[0][key]) < 2 or len(one.members[0][key]) * units != length:
+        return False
+    return all(unit[key] == list(range(unit[key][0], length, units)) for unit in one.members)
 
 
 def _named(coupling: Coupling, ratios: Mapping[str, float], known: Sequence[str]) -> list[float]:

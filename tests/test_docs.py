@@ -1,0 +1,34 @@
+"""The Python blocks of the pages run, in order, and the table they show is the one that is printed."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parents[1] / "docs" / "couplings.md"
+
+
+def test_the_blocks_of_the_couplings_page_run(tmp_path, monkeypatch, capsys) -> None:
+    for package in ("torchvision", "torch_pruning", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    text = PAGE.read_text(encoding="utf-8")
+    namespace: dict[str, object] = {"__name__": "page"}
+    ran, printed = 0, ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for block in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            language, source = block.groups()
+            if language == "python":
+                # The empty lines give a failure the line numbers of the page.
+                before = "\n" * text[: block.start(2)].count("\n")
+                exec(compile(before + source, str(PAGE), "exec"), namespace)
+                ran, printed = ran + 1, capsys.readouterr().out
+            else:  # what the block before printed, shortened
+                missing = [row for row in source.splitlines() if row != "..." and row not in printed.splitlines()]
+                assert not missing
+    assert ran == text.count("```python") > 8
+    assert (tmp_path / "pruned.onnx").is_file()
