@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -163,24 +164,17 @@ def unit_scores(
     else:
         function = criterion if callable(criterion) else CLASSICAL[criterion]
         vectors = [_call(function, use, weights[use.weight], consumer) for use, consumer in jobs]
-    sums: dict[tuple[int, bool], list[float]] = {}
+    roots = trace.sets.roots()
+    # For either side, by unit: the sum of its scores in the layers that have it, and in how many that is.
+    sums, layers = np.zeros((2, len(roots))), np.zeros((2, len(roots)))
     for (use, consumer), vector in zip(jobs, vectors, strict=True):
-        values = relative(vector).tolist()
-        gathered: dict[int, list[float]] = {}
-        for label, value in zip(use.inputs if consumer else use.outputs, values, strict=True):
-            gathered.setdefault(trace.sets.find(label), []).append(value)
-        for root, found in gathered.items():
-            sums.setdefault((root, consumer), []).append(sum(found) / len(found))
-    return [torch.tensor([_combine(sums, root) for root in one.units], dtype=torch.float64) for one in coupled]
-
-
-def _combine(sums: Mapping[tuple[int, bool], list[float]], root: int) -> float:
-    score = 1.0
-    for consumer in (False, True):
-        found = sums.get((root, consumer))
-        if found:
-            score *= sum(found) / len(found)
-    return score
+        line = roots[np.asarray(use.inputs if consumer else use.outputs, dtype=np.int64)]
+        units, place, counts = np.unique(line, return_inverse=True, return_counts=True)
+        sums[int(consumer), units] += np.bincount(place, weights=relative(vector).numpy()) / counts
+        layers[int(consumer), units] += 1
+    means = np.divide(sums, layers, out=np.ones_like(sums), where=layers > 0)
+    product = means[0] * means[1]
+    return [torch.from_numpy(product[list(one.units)]) for one in coupled]
 
 
 def _scales(coupled: Sequence[CoupledSet], weights: Mapping[str, Tensor]) -> list[Tensor]:

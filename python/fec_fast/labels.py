@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,6 +55,29 @@ class LabelSets:
         while self._parent[label] != root:
             self._parent[label], label = root, self._parent[label]
         return root
+
+    def roots(self) -> np.ndarray:
+        """The representative of every label at once.
+
+        Returns:
+            Int64 ``[labels]``.
+        """
+        parents = np.asarray(self._parent)
+        while True:
+            higher = parents[parents]
+            if np.array_equal(higher, parents):
+                return parents
+            parents = higher
+
+    def pinned(self) -> np.ndarray:
+        """Which representatives may not be removed.
+
+        Returns:
+            Bool ``[labels]``, true at such representatives.
+        """
+        mask = np.zeros(len(self._parent), dtype=bool)
+        mask[list(self._reason)] = True
+        return mask
 
     def unite(self, left: int, right: int, reason: str) -> None:
         """Makes two labels stand or fall together; with ``FIXED``, neither may fall.

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from .coupling import CoupledSet, Coupling, couple, kept_indices, new_attributes
+from .coupling import CoupledSet, Coupling, couple, gone_labels, kept_indices, new_attributes
 from .criteria import Criterion, check_criterion, unit_scores
 from .equivalence import verify_equivalence
 from .errors import ArgumentError, InputError, LayerError, RatioError, WeightError
@@ -280,11 +281,12 @@ def _plan(
     first_names: dict[int, str] = {}
     for name, tensor in tensors.items():
         first_names.setdefault(id(tensor), name)
+    gone = gone_labels(traced, removed)
     keep: dict[str, dict[str, list[int]]] = {}
     for name, tensor in tensors.items():
         for axis in range(tensor.dim()):
             line = traced.axes.get((first_names[id(tensor)], axis), [])
-            kept = kept_indices(line, removed, traced)
+            kept = kept_indices(line, gone)
             if len(kept) < len(line):
                 keep.setdefault(name, {})[str(axis)] = kept
     notes = [f"{layers}: some channels stay: {reason}" for reason, layers in _by_reason(coupling.partly).items()]
@@ -295,7 +297,7 @@ def _plan(
         pruned_fingerprint=digest(after),
         shapes=shapes,
         keep=keep,
-        attributes=_attributes(model, traced, removed, keep),
+        attributes=_attributes(model, traced, gone, keep),
         sets=records,
         criterion=criterion,
         formula=formula.to_dict() if formula else None,
@@ -306,7 +308,7 @@ def _plan(
 
 
 def _attributes(
-    model: nn.Module, traced: Trace, removed: set[int], keep: Mapping[str, Mapping[str, list[int]]]
+    model: nn.Module, traced: Trace, gone: np.ndarray, keep: Mapping[str, Mapping[str, list[int]]]
 ) -> dict[str, dict[str, int]]:
     names = {id(parameter): name for name, parameter in reversed(list(model.named_parameters()))}
     attributes: dict[str, dict[str, int]] = {}
@@ -316,10 +318,10 @@ def _attributes(
             continue
         use = traced.uses.get(names.get(id(module.weight), ""))
         if isinstance(module, nn.modules.conv._ConvNd) and use is not None:
-            inputs, outputs, groups = new_attributes(use, removed, traced)
+            inputs, outputs, groups = new_attributes(use, gone)
             attributes[name] = {"in_channels": inputs, "out_channels": outputs, "groups": groups}
         elif isinstance(module, nn.Linear) and use is not None:
-            inputs, outputs, _ = new_attributes(use, removed, traced)
+            inputs, outputs, _ = new_attributes(use, gone)
             attributes[name] = {"in_features": inputs, "out_features": outputs}
         elif isinstance(module, nn.modules.batchnorm._BatchNorm):
             attributes[name] = {"num_features": len(keep[weight_name]["0"])}

@@ -87,6 +87,8 @@ def removals(
 
 def _rounded(one: CoupledSet, lengths: Mapping[tuple[str, int], int], least: int, round_to: int) -> int:
     """The number of units to keep, ``least`` or more."""
+    if round_to == 1:
+        return least
     units = len(one.units)
     # The removed, not the kept, are counted in multiples: then it does not matter what else lies on the axis.
     steps = [
