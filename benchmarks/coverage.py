@@ -172,11 +172,13 @@ def main() -> None:
     result: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {"networks": {}}
     for network in [] if arguments.page_only else networks():
         chosen = network.name in arguments.only if arguments.only else True
-        known = result["networks"].get(network.name, {"error": "new"})
+        known = result["networks"].get(network.name, {"error": "not examined yet"})
         if not chosen or ("error" not in known and not arguments.anew and not arguments.only):
             continue
         try:
             row = examine(network)
+        except fec_fast.LayerError as error:
+            row = {"family": network.family, "nothing": str(error).partition("nothing to prune: ")[2] or str(error)}
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             row = {"family": network.family, "error": f"{type(error).__name__}: {error} ({where.name})"[:400]}

@@ -77,6 +77,8 @@ def detectors() -> Iterator[Network]:
             target["keypoints"] = torch.rand(1, 17, 3, generator=generator) * 60 + 8
             target["keypoints"][..., 2] = 1
         options: dict[str, Any] = {} if name.startswith("ssd") else {"min_size": 96, "max_size": 128}
+        if "rcnn" in name:  # a few proposals show as much as two thousand
+            options |= {f"rpn_{when}_nms_top_n_{mode}": 16 for when in ("pre", "post") for mode in ("train", "test")}
         build = partial(get_model, name, weights=None, weights_backbone=None, **options)
         yield Network(name, "torchvision, detection", build, images, [target, target])
 

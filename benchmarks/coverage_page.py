@@ -32,26 +32,25 @@ def in_words(reason: str) -> str:
     return next((words for key, words in STRUCTURAL.items() if key in reason), re.sub(r"`", "", reason))
 
 
-def status(row: dict[str, Any]) -> str:
-    if "error" in row:
-        return "**fails**"
-    return "passes" if row["prunable"] >= ENOUGH or row["prunable"] != row["prunable"] else "passes, kept mostly whole"
-
-
 def page(result: dict[str, Any]) -> str:
     rows = result["networks"]
     families = dict.fromkeys(row["family"] for row in rows.values())
     summary, parts = [], []
     for family in families:
         mine = {name: row for name, row in rows.items() if row["family"] == family}
-        fine = [row for row in mine.values() if "error" not in row]
+        fine = [row for row in mine.values() if "prunable" in row]
+        whole = sum("nothing" in row for row in mine.values())
         wide = sum(row["prunable"] >= ENOUGH for row in fine)
         insensitive = sum(row["sensitive"] is False for row in fine)
-        summary.append((family, len(mine), len(fine), wide, len(fine) - wide, insensitive))
+        failed = len(mine) - len(fine) - whole
+        summary.append((family, len(mine), len(fine), wide, len(fine) - wide, whole, failed, insensitive))
         body = []
         for name, row in mine.items():
             if "error" in row:
                 body.append((name, "", "", "", "", f"**fails**: {row['error'].replace('|', '/')[:200]}"))
+                continue
+            if "nothing" in row:
+                body.append((name, "", "", "", "0%", row["nothing"].replace("|", "/")))
                 continue
             reasons = Counter()
             for reason, count in row["kept for"].items():
@@ -96,6 +95,8 @@ whole is never silent: `result.plan.pinned` and `result.plan.notes` name it.
                 "pass",
                 f"of these {ENOUGH:.0%} prunable or more",
                 "less, for the reason given",
+                "nothing to prune",
+                "fail",
                 "outputs that ignore the inputs",
             ),
             summary,

@@ -39,9 +39,9 @@ def contract_convolution(tracer: Tracer, args: Any, out: Tensor) -> bool:
     if whole and getattr(tracer.modules[layer], "groups", None) != groups:
         return False  # the number of groups is not an attribute that could be changed
     sets, reason = tracer.sets, f"it feeds {layer} together with channels of fixed width"
-    for index in range(len(inputs)):
-        first = index - index % per_group_in if whole else index % per_group_in
-        sets.unite(inputs[first], inputs[index], reason)
+    if groups > 1:
+        firsts = [index - index % per_group_in if whole else index % per_group_in for index in range(len(inputs))]
+        sets.unite_all([inputs[first] for first in firsts], inputs, reason)
     if whole:
         outputs = [inputs[group * per_group_in] for group in range(groups) for _ in range(per_group_out)]
         tracer.axis(owned, 0, inputs if transposed else outputs, reason)
@@ -52,8 +52,7 @@ def contract_convolution(tracer: Tracer, args: Any, out: Tensor) -> bool:
         if transposed:
             outputs = line * groups
         else:
-            for index, label in enumerate(line):
-                sets.unite(line[index % per_group_out], label, reason)
+            sets.unite_all([line[index % per_group_out] for index in range(len(line))], line, reason)
             outputs = line
     _finish(tracer, Use(layer, owned.name, out_axis, in_axis, groups, whole, inputs, outputs), bias)
     vanishes = bias is None or tracer.owned(bias) is not None

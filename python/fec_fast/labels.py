@@ -100,6 +100,20 @@ class LabelSets:
         if second in self._reason:
             self._reason.setdefault(first, self._reason.pop(second))
 
+    def unite_all(self, left: Sequence[int], right: Sequence[int], reason: str) -> None:
+        """Unites the labels of two lines, index by index.
+
+        Args:
+            left: Labels.
+            right: As many.
+            reason: See :meth:`unite`.
+        """
+        if left == right:
+            return
+        for one, other in zip(left, right, strict=True):
+            if one != other:
+                self.unite(one, other, reason)
+
     def pin(self, labels: Iterable[int], reason: str) -> bool:
         """Forbids the removal of labels; the first reason of a set is kept.
 

@@ -9,23 +9,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from .coupling import CoupledSet, Coupling, couple, gone_labels, kept_indices, new_attributes
+from .coupling import Coupling, couple
 from .criteria import Criterion, check_criterion, unit_scores
 from .equivalence import verify_equivalence
 from .errors import ArgumentError, InputError, LayerError, RatioError, WeightError
 from .formula import Formula
-from .plan import Plan, digest, fingerprint, named_tensors, narrowed_shapes
+from .plan import Plan
+from .planning import by_reason, choose, make_plan
 from .ratios import check_ratio, check_round_to, removals
 from .report import Counts, Latency, compare_latency, comparison_table, count
 from .scoring import unwrap
 from .surgery import apply_plan
-from .trace import Trace, trace
+from .trace import trace
 from .trial import pin_where_it_stops
 from .widths import width_notes
 from .wrappers import refuse_sharded
@@ -84,7 +84,7 @@ class PruneResult:
         lines = [comparison_table(self.before, self.after)]
         if latency is not None:
             lines.append(str(latency))
-        lines += [f"kept whole: {layers}: {reason}" for reason, layers in _by_reason(self.plan.pinned).items()]
+        lines += [f"kept whole: {layers}: {reason}" for reason, layers in by_reason(self.plan.pinned).items()]
         lines += [f"note: {note}" for note in [*self.plan.notes, *width_notes(self.model, self.plan)]]
         return "\n".join(lines)
 
@@ -121,7 +121,7 @@ def prune(
         sides: ``"both"`` scores a channel by the filters that make it times the slices that read it;
             ``"producer"`` by the former alone.
         ignore: Names of layers, or of modules that hold layers, that keep their channels.
-        round_to: Widths that remain are rounded up to a multiple of this, where possible.
+        round_to: Channels go in multiples of this, so that every width that was a multiple stays one, per group too.
         verify: Whether to prove the result with :func:`fec_fast.verify_equivalence`.
 
     Returns:
@@ -148,8 +148,8 @@ def prune(
     while True:
         counts = removals(coupling, ratio, ratios, round_to, known)
         scores = unit_scores(coupling.sets, traced, weights, criterion, formula, sides)
-        removed, records = _choose(coupling.sets, counts, [score.tolist() for score in scores], traced)
-        plan = _plan(model, traced, coupling, removed, records, name, formula if name == "fec" else None, sides)
+        removed, records = choose(coupling.sets, counts, [score.tolist() for score in scores], traced)
+        plan = make_plan(model, traced, coupling, removed, records, name, formula if name == "fec" else None, sides)
         pruned = copy.deepcopy(model)
         apply_plan(pruned, plan)
         try:
@@ -220,109 +220,8 @@ def _check_weights(model: nn.Module) -> None:
             raise WeightError(f"{name} holds {value} at index {index}: repair or reload it")
 
 
-def _by_reason(layers: Mapping[str, str]) -> dict[str, str]:
-    """From a reason for each layer to the layers of each reason, in words."""
-    gathered: dict[str, list[str]] = {}
-    for layer, reason in layers.items():
-        gathered.setdefault(reason, []).append(layer)
-    return {reason: ", ".join(names) for reason, names in gathered.items()}
-
-
 def _reasons(coupling: Coupling) -> str:
     if not coupling.pinned:
         return "it has no convolution or linear layer that the example inputs reach"
     common = Counter(coupling.pinned.values()).most_common(3)
     return "; ".join(f"{number} layer(s): {reason}" for reason, number in common)
-
-
-def _choose(
-    sets: Sequence[CoupledSet], counts: Sequence[int], scores: Sequence[list[float]], traced: Trace
-) -> tuple[set[int], list[dict[str, Any]]]:
-    removed: set[int] = set()
-    records = []
-    for one, number, values in zip(sets, counts, scores, strict=True):
-        gone = sorted(sorted(range(len(values)), key=lambda unit: (values[unit], unit))[:number])
-        removed.update(one.units[unit] for unit in gone)
-        records.append(
-            {
-                "name": one.name,
-                "round": 1,
-                "layers": list(one.layers),
-                "units": len(one.units),
-                "removed": gone,
-                "scores": values,
-                "filters": _units_by_filter(one, traced),
-            }
-        )
-    return removed, records
-
-
-def _units_by_filter(one: CoupledSet, traced: Trace) -> dict[str, list[int | None]]:
-    """For each layer of a set, the unit each of its filters belongs to; None for those of other sets or of none."""
-    units = {root: unit for unit, root in enumerate(one.units)}
-    filters: dict[str, list[int | None]] = {layer: [] for layer in one.layers}
-    for use in traced.uses.values():
-        if use.layer in filters:
-            filters[use.layer] += [units.get(traced.sets.find(label)) for label in use.outputs]
-    return filters
-
-
-def _plan(
-    model: nn.Module,
-    traced: Trace,
-    coupling: Coupling,
-    removed: set[int],
-    records: list[dict[str, Any]],
-    criterion: str,
-    formula: Formula | None,
-    sides: str,
-) -> Plan:
-    tensors = named_tensors(model)
-    first_names: dict[int, str] = {}
-    for name, tensor in tensors.items():
-        first_names.setdefault(id(tensor), name)
-    gone = gone_labels(traced, removed)
-    keep: dict[str, dict[str, list[int]]] = {}
-    for name, tensor in tensors.items():
-        for axis in range(tensor.dim()):
-            line = traced.axes.get((first_names[id(tensor)], axis), [])
-            kept = kept_indices(line, gone)
-            if len(kept) < len(line):
-                keep.setdefault(name, {})[str(axis)] = kept
-    notes = [f"{layers}: some channels stay: {reason}" for reason, layers in _by_reason(coupling.partly).items()]
-    shapes = {name: list(tensors[name].shape) for name in keep}
-    after = {**{name: tuple(tensor.shape) for name, tensor in tensors.items()}, **narrowed_shapes(shapes, keep)}
-    return Plan(
-        fingerprint=fingerprint(model),
-        pruned_fingerprint=digest(after),
-        shapes=shapes,
-        keep=keep,
-        attributes=_attributes(model, traced, gone, keep),
-        sets=records,
-        criterion=criterion,
-        formula=formula.to_dict() if formula else None,
-        sides=sides,
-        pinned=coupling.pinned,
-        notes=notes + traced.notes,
-    )
-
-
-def _attributes(
-    model: nn.Module, traced: Trace, gone: np.ndarray, keep: Mapping[str, Mapping[str, list[int]]]
-) -> dict[str, dict[str, int]]:
-    names = {id(parameter): name for name, parameter in reversed(list(model.named_parameters()))}
-    attributes: dict[str, dict[str, int]] = {}
-    for name, module in model.named_modules():
-        weight_name = f"{name}.weight" if name else "weight"
-        if weight_name not in keep:
-            continue
-        use = traced.uses.get(names.get(id(module.weight), ""))
-        if isinstance(module, nn.modules.conv._ConvNd) and use is not None:
-            inputs, outputs, groups = new_attributes(use, gone)
-            attributes[name] = {"in_channels": inputs, "out_channels": outputs, "groups": groups}
-        elif isinstance(module, nn.Linear) and use is not None:
-            inputs, outputs, _ = new_attributes(use, gone)
-            attributes[name] = {"in_features": inputs, "out_features": outputs}
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
-            attributes[name] = {"num_features": len(keep[weight_name]["0"])}
-    return attributes

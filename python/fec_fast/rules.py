@@ -5,28 +5,16 @@ An operator without a rule pins what goes into it and what comes out: it is repo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import labels as lb
+from . import rules_places  # noqa: F401 (registers its rules)
 from .contractions import contract_convolution, contract_linear
+from .rulebook import RULES, argument, keep, line_of, opaque, rule
 from .tracer import Owned, Tracer, tensors_in
-
-Rule = Callable[[Tracer, Any, Any, Any, Any], None]
-RULES: dict[str, Rule] = {}
-
-
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Registers a function as the rule of the named ATen operators."""
-
-    def register(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(names, function))
-        return function
-
-    return register
 
 
 def apply_rule(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
@@ -48,32 +36,6 @@ def apply_rule(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> N
             pointwise(tracer, func, args, kwargs, out)
         else:
             opaque(tracer, func, args, kwargs, out)
-
-
-def opaque(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any, why: str = "has no rule") -> None:
-    """Pins everything an operator touches."""
-    tracer.pin(
-        (args, kwargs),
-        f"it feeds {func}, which {why}",
-        f"{func} {why}: the channels it reads keep their width",
-    )
-    for tensor in tensors_in(out):
-        tracer.put(tensor, lb.constant(lb.FREE if tensor.numel() == 1 else lb.FIXED, tensor.shape), False)
-
-
-def _keep(tracer: Tracer, out: Any, line: Sequence[int], dim: int | None, vanishes: bool) -> None:
-    """Gives every result the labels ``line`` along ``dim`` (or the one label of ``line``)."""
-    for tensor in tensors_in(out):
-        plane = lb.constant(line[0], tensor.shape) if dim is None else lb.spread(line, dim, tensor.shape)
-        tracer.put(tensor, plane, vanishes)
-
-
-def _line(plane: Tensor) -> tuple[list[int], int | None]:
-    """The labels of a plane along the dimension on which they vary; ``None`` where they do not."""
-    dims = lb.varying(plane)
-    if dims:
-        return lb.along(plane, dims[0]), dims[0]
-    return ([int(plane[(0,) * plane.dim()])] if plane.numel() else [lb.FREE]), None
 
 
 # Element by element -------------------------------------------------------------------------------------------------
@@ -104,21 +66,20 @@ def pointwise(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> No
             label = int(plane.reshape(-1)[0]) if plane.numel() else lb.FREE
             tracer.sets.unite(merged, label, f"it meets a tensor of fixed width in {func}")
             merged = label if merged == lb.FREE else merged
-        _keep(tracer, out, [merged], None, _vanishes(tracer, func, args, kwargs))
+        keep(tracer, out, [merged], None, _vanishes(tracer, func, args, kwargs))
         return
     (dim,) = dims
     size = result.shape[dim]
     line = [lb.FREE] * size
+    reason = f"it meets a tensor of fixed width in {func}"
     for plane in planes:
         labels = lb.along(plane, dim)
         if dim not in lb.varying(plane) and (plane.shape[dim] == 1 or labels[0] != lb.FIXED):
             tracer.sets.pin(labels, f"its one channel scales many in {func}")
             continue
-        for index, label in enumerate(labels):
-            tracer.sets.unite(line[index], label, f"it meets a tensor of fixed width in {func}")
-            if line[index] == lb.FREE:
-                line[index] = label
-    _keep(tracer, out, line, dim, _vanishes(tracer, func, args, kwargs))
+        tracer.sets.unite_all(line, labels, reason)
+        line = [label if known == lb.FREE else known for known, label in zip(line, labels, strict=True)]
+    keep(tracer, out, line, dim, _vanishes(tracer, func, args, kwargs))
 
 
 def _vanishes(tracer: Tracer, func: Any, args: Any, kwargs: Any) -> bool:
@@ -186,47 +147,6 @@ def _order(name: str, args: Any, rank: int) -> list[int] | None:
     return None
 
 
-def argument(func: Any, args: Any, kwargs: Any, name: str) -> Any:
-    """The value an operator's argument has in a call, its default included.
-
-    Args:
-        func: The ATen operator.
-        args: The positional arguments.
-        kwargs: The keyword arguments.
-        name: The argument's name in the operator's schema.
-
-    Returns:
-        The value, ``None`` where the schema has no such argument.
-    """
-    for index, declared in enumerate(func._schema.arguments):
-        if declared.name == name:
-            if index < len(args):
-                return args[index]
-            return kwargs.get(name, declared.default_value)
-    return None
-
-
-@rule("slice", "select", "split", "split_with_sizes", "unbind", "roll")
-def take(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-    """Cuts or shifts along a dimension; channels cut at fixed positions must all stay."""
-    source = args[0]
-    plane, vanishes = tracer.plane(source)
-    results = list(tensors_in(out))
-    planes = list(tensors_in(func(plane, *args[1:], **kwargs)))
-    rolled = argument(func, args, kwargs, "dims")
-    cut = [dim % plane.dim() for dim in (rolled if rolled is not None else [argument(func, args, kwargs, "dim")])]
-    if results[0].shape != source.shape or rolled is not None:
-        touched = set(lb.varying(plane)) & set(cut) if cut else set(lb.varying(plane))
-        if touched:
-            tracer.pin(
-                source,
-                f"{func} cuts its channels at fixed positions",
-                f"{func} cuts channels at fixed positions: they keep their width",
-            )
-    for result, result_plane in zip(results, planes, strict=True):
-        tracer.put(result, lb.canonical(result_plane), vanishes)
-
-
 @rule("cat", "stack")
 def join(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Concatenates planes; what has no channel of its own becomes fixed where it takes up room."""
@@ -249,8 +169,8 @@ def join(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         return
     line = lb.along(planes[0], other)
     for plane in planes[1:]:
-        for left, right in zip(line, lb.along(plane, other), strict=True):
-            tracer.sets.unite(left, max(right, lb.FIXED), f"it is joined to a tensor of fixed width in {func}")
+        labels = [max(label, lb.FIXED) for label in lb.along(plane, other)]
+        tracer.sets.unite_all(line, labels, f"it is joined to a tensor of fixed width in {func}")
     tracer.put(out, lb.spread(line, other, out.shape), all(flags))
 
 
@@ -263,7 +183,7 @@ def reduce(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     given = argument(func, args, kwargs, "dim")
     given = [given] if isinstance(given, int) else given
     reduced = sorted({dim % plane.dim() for dim in given}) if given else list(range(plane.dim()))
-    line, dim = _line(plane)
+    line, dim = line_of(plane)
     name = func._schema.name.removeprefix("aten::")
     if dim is not None and dim in reduced:
         order = argument(func, args, kwargs, "ord")
@@ -273,119 +193,24 @@ def reduce(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         line, dim, vanishes = [lb.FREE], None, False
     if dim is not None and not argument(func, args, kwargs, "keepdim"):
         dim -= sum(d < dim for d in reduced)
-    _keep(tracer, out, line, dim, vanishes and name in ("mean", "sum", "amax", "amin", "linalg_vector_norm"))
+    keep(tracer, out, line, dim, vanishes and name in ("mean", "sum", "amax", "amin", "linalg_vector_norm"))
 
 
 @rule("_softmax", "_log_softmax", "cumsum", "sort")
 def within(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Relates the elements along one dimension; channels may not be among them."""
     plane, _ = tracer.plane(args[0])
-    line, dim = _line(plane)
+    line, dim = line_of(plane)
     if dim is not None and dim == argument(func, args, kwargs, "dim") % plane.dim():
         opaque(tracer, func, args, kwargs, out, "relates channels to one another")
         return
-    _keep(tracer, out, line, dim, False)
+    keep(tracer, out, line, dim, False)
 
 
 @rule("native_layer_norm", "native_group_norm")
 def normalise(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Statistics over channels change when one is removed."""
     opaque(tracer, func, args, kwargs, out, "takes statistics over channels")
-
-
-@rule(
-    *("max_pool2d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool3d_with_indices"),
-    *("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
-    *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d"),
-    *("upsample_bicubic2d", "upsample_linear1d", "upsample_trilinear3d", "reflection_pad2d", "replication_pad2d"),
-)
-def window(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-    """Works inside each channel's own map."""
-    plane, vanishes = tracer.plane(args[0])
-    line, dim = _line(plane)
-    name = func._schema.name
-    spatial = next(int(digit) for digit in reversed(name.replace("_with_indices", "")) if digit.isdigit())
-    if dim is not None and dim >= plane.dim() - spatial:
-        opaque(tracer, func, args, kwargs, out, "works across channels here")
-        return
-    _keep(tracer, out, line, dim, vanishes)
-
-
-@rule("grid_sampler_2d", "grid_sampler_3d", "torchvision::roi_align", "torchvision::roi_pool")
-def sample(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-    """Samples each channel's own map at places that other tensors name."""
-    plane, vanishes = tracer.plane(args[0])
-    line, dim = _line(plane)
-    if dim not in (None, 1) or out.numel() == 0:
-        opaque(tracer, func, args, kwargs, out, "samples across channels here" if out.numel() else "found nothing")
-        return
-    tracer.pin(args[1:], f"it says where {func} samples", f"{func} keeps the width of what says where to sample")
-    _keep(tracer, out, line, dim, vanishes)
-
-
-@rule("pixel_shuffle", "pixel_unshuffle")
-def shuffle_pixels(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-    """Trades channels for pixels: the channels that make one map, or are made of one, stand or fall together."""
-    plane, vanishes = tracer.plane(args[0])
-    line, dim = _line(plane)
-    if dim is None:
-        _keep(tracer, out, line, None, vanishes)
-        return
-    if dim != plane.dim() - 3:
-        opaque(tracer, func, args, kwargs, out, "works across channels here")
-        return
-    square = args[1] ** 2
-    if func._schema.name == "aten::pixel_unshuffle":
-        _keep(tracer, out, [label for label in line for _ in range(square)], dim, vanishes)
-        return
-    for index, label in enumerate(line):
-        tracer.sets.unite(line[index - index % square], label, f"it is shuffled with channels of fixed width in {func}")
-    _keep(tracer, out, line[::square], dim, vanishes)
-
-
-@rule("index")
-def index(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-    """Picks places by tensors of indices; channels picked by number must all stay."""
-    source, indices = args
-    plane, vanishes = tracer.plane(source)
-    line, dim = _line(plane)
-    at = 0
-    for picked in indices:
-        span = picked.dim() if isinstance(picked, Tensor) and picked.dtype in (torch.bool, torch.uint8) else 1
-        if picked is not None and dim is not None and at <= dim < at + span:
-            opaque(tracer, func, args, kwargs, out, "picks channels by their numbers")
-            return
-        at += span
-    for picked in indices:
-        if picked is not None:
-            tracer.pin(picked, f"it says what {func} picks", f"{func} keeps the width of what says what to pick")
-    if dim is None or out.numel() == 0:
-        _keep(tracer, out, line if dim is None else [lb.FIXED], None, vanishes and dim is None)
-        if dim is not None:
-            tracer.pin(source, f"it feeds {func}, which found nothing")
-        return
-    tracer.put(out, lb.canonical(func(plane, indices)), vanishes)
-
-
-@rule("constant_pad_nd")
-def pad(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-    """Pads; channels that are added have a number written in the model's code and must stay."""
-    plane, vanishes = tracer.plane(args[0])
-    line, dim = _line(plane)
-    value = argument(func, args, kwargs, "value") or 0
-    amounts = list(args[1])
-    for position in range(len(amounts) // 2):
-        axis = plane.dim() - 1 - position
-        before, after = amounts[2 * position : 2 * position + 2]
-        if dim == axis:
-            if min(before, after) < 0:
-                opaque(tracer, func, args, kwargs, out, "crops channels by a fixed number")
-                return
-            line = [lb.FIXED] * before + line + [lb.FIXED] * after
-        elif dim is None and line[0] not in (lb.FREE, lb.FIXED) and before + after and plane.shape[axis] == 1:
-            opaque(tracer, func, args, kwargs, out, "pads a single channel")
-            return
-    _keep(tracer, out, line, dim, vanishes and value == 0)
 
 
 @rule(

@@ -126,8 +126,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             known = self.sets.fresh(size) if proposal is None else [max(label, lb.FIXED) for label in proposal]
             self.axes[key] = known
         elif proposal is not None:
-            for left, right in zip(known, proposal, strict=True):
-                self.sets.unite(left, max(right, lb.FIXED), reason)
+            self.sets.unite_all(known, [max(label, lb.FIXED) for label in proposal], reason)
         return known
 
     def remember(self, func: Any, args: Any, kwargs: Any) -> None:

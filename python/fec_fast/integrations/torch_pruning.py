@@ -16,7 +16,7 @@ from ..errors import ArgumentError, PlanError, WeightError, missing_extra, neare
 from ..formula import Formula
 from ..inputs import call_model
 from ..plan import Plan, named_tensors
-from ..pruning import _choose, _plan
+from ..planning import choose, make_plan
 from ..scoring import unwrap
 from ..surgery import apply_plan
 from ..trace import Trace, trace
@@ -172,8 +172,8 @@ def plan_from_history(model: nn.Module, history: Sequence[Sequence[Any]], exampl
     # The history has no scores: 0 for what went and 1 for what stayed keep the record true to itself.
     scores = [[float(unit not in removed) for unit in one.units] for one in coupling.sets]
     counts = [values.count(0.0) for values in scores]
-    removed, records = _choose(coupling.sets, counts, scores, traced)
-    plan = _plan(model, traced, coupling, removed, records, CRITERION, None, "both")
+    removed, records = choose(coupling.sets, counts, scores, traced)
+    plan = make_plan(model, traced, coupling, removed, records, CRITERION, None, "both")
     _compare_with_replay(model, plan, steps, example_inputs)
     return plan
 
