@@ -170,7 +170,9 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
     result: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {"networks": {}}
-    for network in [] if arguments.page_only else networks():
+    every = list(networks())
+    result["listed"] = len(every)
+    for network in [] if arguments.page_only else every:
         chosen = network.name in arguments.only if arguments.only else True
         known = result["networks"].get(network.name, {"error": "not examined yet"})
         if not chosen or ("error" not in known and not arguments.anew and not arguments.only):
@@ -187,6 +189,7 @@ def main() -> None:
         result["machine"] = machine()
         write_json(RESULT, result)
         gc.collect()
+    write_json(RESULT, result)
     PAGE.parent.mkdir(exist_ok=True)
     beside = PAGE.with_suffix(".part")
     beside.write_text(page(result))

@@ -71,21 +71,24 @@ def page(result: dict[str, Any]) -> str:
         parts.append(f"## {family[0].upper()}{family[1:]}\n\n{table(header, body)}")
     machine = result["machine"]
     joined = "\n".join(parts)
+    rest = result["listed"] - len(rows)
+    left = (
+        f"{rest} of the {result['listed']} listed were not examined yet; the command goes on with them." if rest else ""
+    )
     return f"""# Which networks can be pruned
 
 Written by `python benchmarks/coverage.py` (`pip install '.[coverage]'`) from
-[benchmarks/results/coverage.json](../benchmarks/results/coverage.json); do not edit. On a {machine["processor"]} with
+[benchmarks/results/coverage.json](../benchmarks/results/coverage.json); do not edit. {machine["processor"]},
 {machine["cores"]} cores, torch {
         machine["torch"]
-    }; no GPU. timm's networks are a spread of 150 over its convolutional and
-hybrid families, at most 60 million parameters each.
+    }, no GPU. timm's networks are a spread over its convolutional and hybrid
+families, at most 60 million parameters each. {left}
 
 Every network, randomly initialised and scaled so that its outputs depend on all of it, is pruned at ratio 0.5, run
 forward and backward in evaluation and in training mode, proven equal to the masked original (in float64, relative
 difference at most 1e-5), saved, loaded into a fresh instance and found bit-equal. "Prunable" is the share of the output
-channels of all convolutions that may go at all; where it is below {
-        ENOUGH:.0%}, the table says what keeps them. What stays
-whole is never silent: `result.plan.pinned` and `result.plan.notes` name it.
+channels of all convolutions that may go at all; below {ENOUGH:.0%}, the table says what keeps them. What stays whole is
+never silent: `result.plan.pinned` and `result.plan.notes` name it.
 
 {
         table(

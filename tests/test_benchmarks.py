@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_performance_page_is_that_of_the_results() -> None:
-    spec = importlib.util.spec_from_file_location("scoring_page", ROOT / "benchmarks" / "scoring_page.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    result = json.loads((ROOT / "benchmarks" / "results" / "scoring.json").read_text())
-    assert module.page(result) == (ROOT / "docs" / "performance.md").read_text()
+@pytest.mark.parametrize(
+    ("writer", "results", "page"),
+    [("scoring_page", "scoring.json", "performance.md"), ("coverage_page", "coverage.json", "coverage.md")],
+)
+def test_a_page_is_that_of_the_results(writer: str, results: str, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    module = importlib.import_module(writer)
+    result = json.loads((ROOT / "benchmarks" / "results" / results).read_text())
+    assert module.page(result) == (ROOT / "docs" / page).read_text()
