@@ -25,7 +25,7 @@ from .ratios import check_ratio, check_round_to, removals
 from .report import Counts, Latency, compare_latency, comparison_table, count
 from .scoring import unwrap
 from .surgery import apply_plan
-from .trace import trace
+from .trace import Trace, trace
 from .trial import pin_where_it_stops
 from .widths import width_notes
 from .wrappers import refuse_sharded
@@ -142,7 +142,7 @@ def prune(
     traced = trace(model, example_inputs)
     coupling = couple(traced, ignore)
     if not coupling.sets:
-        raise LayerError(f"{type(model).__name__} has nothing to prune: {_reasons(coupling)}")
+        raise LayerError(f"{type(model).__name__} has nothing to prune: {_reasons(coupling, traced)}")
     known = [use.layer for use in traced.uses.values()] + traced.unreached
     weights = dict(model.named_parameters())
     while True:
@@ -220,8 +220,8 @@ def _check_weights(model: nn.Module) -> None:
             raise WeightError(f"{name} holds {value} at index {index}: repair or reload it")
 
 
-def _reasons(coupling: Coupling) -> str:
-    if not coupling.pinned:
+def _reasons(coupling: Coupling, traced: Trace) -> str:
+    if not coupling.pinned and not traced.notes:
         return "it has no convolution or linear layer that the example inputs reach"
     common = Counter(coupling.pinned.values()).most_common(3)
-    return "; ".join(f"{number} layer(s): {reason}" for reason, number in common)
+    return "; ".join([*(f"{number} layer(s): {reason}" for reason, number in common), *traced.notes[:3]])

@@ -51,8 +51,10 @@ def pin_where_it_stops(pruned: nn.Module, example_inputs: Any, trace: Trace) -> 
         message = f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0][:160]}"
         reached = len(watcher.names)
         same = [name for name, _ in trace.history[:reached]] == watcher.names
-        # Back from the operator that was not passed: what stopped the run may be a check in the model's own code.
-        for name, planes in reversed(trace.history[: reached + 1] if same else []):
+        # The operator that was not passed, or one of the few before it: what stopped the run may be a check in the
+        # model's own code. Further back, the blame would be a guess.
+        suspects = trace.history[max(0, reached - 3) : reached + 1] if same else []
+        for name, planes in reversed(suspects):
             labels = [label for plane in planes for label in lb.distinct(plane)]
             if trace.sets.pin(labels, f"the model's code wants its width at {name} ({message})"):
                 trace.notes.append(f"{name}: the model's code wants the width that it was written for ({message})")
