@@ -47,7 +47,8 @@ struct Real {
   double (*channel_distances)(const Job& job, int64_t filter, void* scratch);
   double (*channel_entropy)(const Job& job, int64_t filter, double inverse_tau, RowSums* sums, void* scratch);
 
-  // `pairwise` between filters. Distances of one tile; returns their sum. `scratch` has kTileScratch numbers, `out` rounded(rows, 8) rows.
+  // `pairwise` between filters. Distances of one tile; returns their sum. `scratch` has kTileScratch numbers, `out`
+  // rounded(rows, 8) rows.
   double (*tile)(const Job& job, const Tile& tile, void* scratch);
 
   // Adds the distances of a tile to the sums of its rows and, where not null, of its columns.

@@ -1,6 +1,6 @@
 from collections.abc import Sequence
 
-threads: bool
+threads: str
 
 def entropies(
     layers: Sequence[tuple[int, str, int, int, int, int, int, int, int, int, int]],
