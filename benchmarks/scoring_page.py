@@ -154,7 +154,8 @@ from [benchmarks/results/scoring.json](../benchmarks/results/scoring.json); do n
 
 Measured on: {"; ".join(sorted(machines))}.
 
-CPU seconds on one thread, medians, both sides of a ratio in turns in one run and with warm caches, random weights.
+CPU seconds on one thread, medians, both sides of a ratio in one run, with warm caches, and in turns wherever plain
+torch does not take long (its loops over a whole network come after ours); random weights.
 Errors against the float64 reference are checked first, by the rule of `fec_fast.reference.tolerance`: {
         ", ".join(f"{error:.0e} nats for {formula}" for formula, error in fifty["largest_error_nats"].items())
     } on three layers.
@@ -287,7 +288,10 @@ Nanoseconds a channel over the number of channels of a filter, 3x3 kernels, read
 
 {table(("channels", *columns), [(r["channels"], *(number(r[c]) for c in columns)) for r in growth])}
 `sorted` is a network of min and max with all filters of a vector side by side: log² C stages, three of them a pass
-through the memory. It was kept for all sizes: even at 16384 channels the sort is not what costs most.
+through the memory. It was kept for
+all sizes: from {growth[5]["channels"]} to {growth[-1]["channels"]} channels, where log² C grows {
+        (14 / 9) ** 2:.1f} times,
+a channel's cost grows {growth[-1]["sorted"] / growth[5]["sorted"]:.1f} times.
 
 ## Memory
 
