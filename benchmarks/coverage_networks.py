@@ -132,7 +132,7 @@ def timm_networks() -> Iterator[Network]:
 
     for entry in TIMM.split():
         name, size = entry.split(":")
-        yield Network(name, "timm", partial(timm.create_model, name, pretrained=False), _image(int(size)))
+        yield Network(f"timm/{name}", "timm", partial(timm.create_model, name, pretrained=False), _image(int(size)))
 
 
 def networks() -> Iterator[Network]:

@@ -109,9 +109,18 @@ def interrupt(call, at: int | None) -> int:
     return steps
 
 
-@pytest.mark.parametrize(("factory", "stride"), [(Tied, 1), (zoo.resnet20_cifar, 7), (mobilenet, 29)])
+@pytest.mark.parametrize(
+    ("factory", "stride"),
+    [
+        (Tied, 1),
+        (zoo.resnet20_cifar, 7),
+        (mobilenet, 29),
+        pytest.param(zoo.resnet20_cifar, 1, marks=pytest.mark.slow),
+        pytest.param(mobilenet, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_an_exception_at_any_step_leaves_the_model_as_it_was(factory, stride):
-    """`stride` thins out the steps of the larger models, which repeat those of the smallest."""
+    """`stride` thins out the steps of the larger models, which repeat those of the smallest; `-m slow` takes all."""
     torch.manual_seed(0)
     model, picture = factory().eval(), torch.randn(2, 3, 32, 32)
     plan = fec_fast.prune(model, picture, ratio=0.5, criterion="l1").plan

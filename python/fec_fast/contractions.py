@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from . import labels as lb
@@ -29,9 +30,9 @@ def contract_convolution(tracer: Tracer, args: Any, out: Tensor) -> bool:
     owned = tracer.owned(weight)
     plane, _ = tracer.plane(source)
     channel_dim = source.dim() - weight.dim() + 1
-    if owned is None or owned.axes != tuple(range(weight.dim())) or lb.varying(plane) not in ([], [channel_dim]):
+    if owned is None or owned.axes != tuple(range(weight.dim())) or plane.dim not in (None, channel_dim):
         return False
-    inputs = [max(label, lb.FIXED) for label in lb.along(plane, channel_dim)]
+    inputs = lb.solid(plane.along(channel_dim))
     out_axis, in_axis = (1, 0) if transposed else (0, 1)
     per_group_in, per_group_out = len(inputs) // groups, out.shape[channel_dim] // groups
     layer = _owner(owned)
@@ -39,24 +40,26 @@ def contract_convolution(tracer: Tracer, args: Any, out: Tensor) -> bool:
     if whole and getattr(tracer.modules[layer], "groups", None) != groups:
         return False  # the number of groups is not an attribute that could be changed
     sets, reason = tracer.sets, f"it feeds {layer} together with channels of fixed width"
-    if groups > 1:
-        firsts = [index - index % per_group_in if whole else index % per_group_in for index in range(len(inputs))]
-        sets.unite_all([inputs[first] for first in firsts], inputs, reason)
+    if groups > 1 and (per_group_in > 1 or not whole):
+        index = np.arange(len(inputs))
+        sets.unite(inputs[index - index % per_group_in if whole else index % per_group_in], inputs, reason)
     if whole:
-        outputs = [inputs[group * per_group_in] for group in range(groups) for _ in range(per_group_out)]
+        single = per_group_in == per_group_out == 1
+        outputs = inputs if single else np.repeat(inputs[::per_group_in], per_group_out)
         tracer.axis(owned, 0, inputs if transposed else outputs, reason)
         tracer.pin_axis(owned, 1, "whole groups are removed, so a group keeps its size")
     else:
         tracer.axis(owned, in_axis, inputs if transposed else inputs[:per_group_in], reason)
         line = tracer.axis(owned, out_axis)
         if transposed:
-            outputs = line * groups
+            outputs = np.tile(line, groups)
         else:
-            sets.unite_all([line[index % per_group_out] for index in range(len(line))], line, reason)
+            if groups > 1:
+                sets.unite(line[np.arange(len(line)) % per_group_out], line, reason)
             outputs = line
     _finish(tracer, Use(layer, owned.name, out_axis, in_axis, groups, whole, inputs, outputs), bias)
     vanishes = bias is None or tracer.owned(bias) is not None
-    tracer.put(out, lb.canonical(lb.spread(outputs, channel_dim, out.shape)), vanishes)
+    tracer.put(out, lb.folded(outputs, channel_dim, out.shape), vanishes)
     return True
 
 
@@ -75,17 +78,17 @@ def contract_linear(tracer: Tracer, bias: Tensor | None, source: Tensor, weight:
     """
     owned = tracer.owned(weight)
     plane, _ = tracer.plane(source)
-    if owned is None or owned.tensor.dim() != 2 or lb.varying(plane) not in ([], [1]):
+    if owned is None or owned.tensor.dim() != 2 or plane.dim not in (None, 1):
         return False
     if bias is not None and (tracer.owned(bias) is None or bias.dim() != 1):
         return False
     in_axis, out_axis = owned.axes
-    inputs = [max(label, lb.FIXED) for label in lb.along(plane, 1)]
+    inputs = lb.solid(plane.along(1))
     layer = _owner(owned)
     tracer.axis(owned, in_axis, inputs, f"it feeds {layer} together with channels of fixed width")
     outputs = tracer.axis(owned, out_axis)
     _finish(tracer, Use(layer, owned.name, out_axis, in_axis, 1, False, inputs, outputs), bias)
-    tracer.put(out, lb.canonical(lb.spread(outputs, 1, out.shape)), True)
+    tracer.put(out, lb.folded(outputs, 1, out.shape), True)
     return True
 
 
@@ -98,6 +101,7 @@ def _finish(tracer: Tracer, use: Use, bias: Tensor | None) -> None:
         bias: The bias, if any.
     """
     tracer.uses.setdefault(use.weight, use)
+    tracer.costs[-1].weight = use.weight
     if bias is None:
         return
     owned = tracer.owned(bias)

@@ -31,7 +31,7 @@ def l1(weight: Tensor) -> Tensor:
     Returns:
         ``[filters]``: ``sum(abs(weight[i]))``.
     """
-    return weight.flatten(1).abs().sum(1)
+    return _added(weight.abs())
 
 
 def l2(weight: Tensor) -> Tensor:
@@ -43,8 +43,12 @@ def l2(weight: Tensor) -> Tensor:
     Returns:
         ``[filters]``: ``sqrt(sum(weight[i] ** 2))``.
     """
-    norms: Tensor = torch.linalg.vector_norm(weight.flatten(1), dim=1)
-    return norms
+    return _added(weight.square()).sqrt()
+
+
+def _added(terms: Tensor) -> Tensor:
+    """The sum of each filter's terms; a side that lies across the memory is not copied for it."""
+    return terms.flatten(1).sum(1) if terms.is_contiguous() else terms.sum(tuple(range(1, terms.dim())))
 
 
 def fpgm(weight: Tensor) -> Tensor:
@@ -151,9 +155,8 @@ def unit_scores(
         return [random(torch.empty(len(one.units))) for one in coupled]
     if criterion in ("bn_scale", bn_scale):
         return _scales(coupled, weights)
-    jobs = [(use, False) for use in trace.uses.values()]
-    if sides == "both":
-        jobs += [(use, True) for use in trace.uses.values()]
+    consumers = (False, True) if sides == "both" else (False,)
+    jobs = [(use, consumer) for use in trace.uses.values() for consumer in consumers]
     if criterion == "fec":
         jobs = [
             (use, consumer)
@@ -163,15 +166,19 @@ def unit_scores(
         vectors = _entropies(jobs, weights, formula)
     else:
         function = criterion if callable(criterion) else CLASSICAL[criterion]
-        vectors = [_call(function, use, weights[use.weight], consumer) for use, consumer in jobs]
+        called = [_call(function, use, weights[use.weight], consumers) for use in trace.uses.values()]
+        vectors = [vector for of_use in called for vector in of_use]
     roots = trace.sets.roots()
     # For either side, by unit: the sum of its scores in the layers that have it, and in how many that is.
     sums, layers = np.zeros((2, len(roots))), np.zeros((2, len(roots)))
     for (use, consumer), vector in zip(jobs, vectors, strict=True):
-        line = roots[np.asarray(use.inputs if consumer else use.outputs, dtype=np.int64)]
-        units, place, counts = np.unique(line, return_inverse=True, return_counts=True)
-        sums[int(consumer), units] += np.bincount(place, weights=relative(vector).numpy()) / counts
-        layers[int(consumer), units] += 1
+        line = roots[use.inputs if consumer else use.outputs]
+        values = relative(vector).numpy()
+        if (line[1:] <= line[:-1]).any():  # a unit may have several channels of a layer: their mean counts
+            line, place, counts = np.unique(line, return_inverse=True, return_counts=True)
+            values = np.bincount(place, weights=values) / counts
+        sums[int(consumer), line] += values
+        layers[int(consumer), line] += 1
     means = np.divide(sums, layers, out=np.ones_like(sums), where=layers > 0)
     product = means[0] * means[1]
     return [torch.from_numpy(product[list(one.units)]) for one in coupled]
@@ -263,16 +270,26 @@ def as_filters(weight: Tensor, axis: int, groups: int) -> Tensor:
     """
     if axis == 0:
         return weight
+    if groups == 1:
+        return weight.transpose(0, 1)
     rows, columns, *kernel = weight.shape
     grouped = weight.reshape(groups, rows // groups, columns, *kernel).transpose(1, 2)
     return grouped.reshape(groups * columns, rows // groups, *kernel)
 
 
-def _call(function: Criterion, use: Use, weight: Tensor, consumer: bool) -> Tensor:
-    side = as_filters(weight.detach(), _axis(use, consumer), use.groups).float()
-    scores = torch.as_tensor(function(side)).detach().to("cpu", torch.float64)
-    if scores.shape != side.shape[:1]:
-        raise LayerError(f"{use.layer}: the criterion returned shape {list(scores.shape)}, expected [{side.shape[0]}]")
-    if not bool(torch.isfinite(scores).all()):
-        raise WeightError(f"{use.layer}: the criterion returned NaN or infinity; look at this layer's weights")
-    return scores
+def _call(function: Criterion, use: Use, weight: Tensor, consumers: Sequence[bool]) -> list[Tensor]:
+    weight = weight.detach().float()
+    if function in (l1, l2):  # both sides share the terms
+        weight = weight.abs() if function is l1 else weight.square()
+        function = _added if function is l1 else lambda terms: _added(terms).sqrt()
+    vectors = []
+    for consumer in consumers:
+        side = as_filters(weight, _axis(use, consumer), use.groups)
+        scores = torch.as_tensor(function(side)).detach().to("cpu", torch.float64)
+        if scores.shape != side.shape[:1]:
+            shape = list(scores.shape)
+            raise LayerError(f"{use.layer}: the criterion returned shape {shape}, expected [{side.shape[0]}]")
+        if not bool(torch.isfinite(scores).all()):
+            raise WeightError(f"{use.layer}: the criterion returned NaN or infinity; look at this layer's weights")
+        vectors.append(scores)
+    return vectors

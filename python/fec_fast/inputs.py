@@ -82,14 +82,21 @@ def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
         Nothing.
     """
     modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    buffers = [
+        (buffer, buffer.detach().clone())
+        for module, _ in modes
+        for buffer in module._buffers.values()
+        if buffer is not None
+    ]
     try:
         with torch.random.fork_rng(), torch.no_grad():
-            model.train(training)
+            if any(mode != training for _, mode in modes):
+                model.train(training)
             yield
     finally:
         for module, mode in modes:
-            module.training = mode
+            if module.training != mode:
+                module.training = mode
         with torch.no_grad():
-            for buffer, before in buffers:
+            for buffer, before in buffers:  # whatever their version: batch norm writes to them behind its back
                 buffer.copy_(before)

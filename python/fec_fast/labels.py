@@ -1,15 +1,19 @@
 """Channel labels: which elements of which tensors stand or fall together.
 
-Next to each tensor of a traced run goes a *plane*: an integer tensor of the same shape that names the channel each
-element belongs to. A plane costs almost nothing, because it is broadcast (stride 0) along every dimension but the
-one on which its labels vary. Two values are special: ``FIXED`` marks elements of an extent that cannot shrink,
-``FREE`` marks elements without a channel of their own whose extent follows whatever it meets.
+Beside each tensor of a traced run goes a :class:`Plane` that names the channel each element belongs to. Labels vary
+along one dimension at most, so a plane is that dimension and one line of labels. Two labels are special: ``FIXED``
+marks elements of an extent that cannot shrink, ``FREE`` marks elements without a channel of their own whose extent
+follows whatever it meets.
+
+A line is an int64 array that nobody writes to: operators that leave the channels alone hand on the same object, so that
+most comparisons of lines are comparisons of objects.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,17 +21,24 @@ from torch import Tensor
 
 FIXED = 0
 FREE = -1
+_NO_REASON = np.iinfo(np.int64).max
 
 
 class LabelSets:
-    """A union-find over labels, with the reason for which a set may not be removed."""
+    """Sets of labels that stand or fall together, with the reason for which a set may not be removed.
+
+    Unions are collected and carried out together when somebody asks: a root is the least label of its set.
+    """
 
     def __init__(self) -> None:
         """Starts with the one label that every fixed width has."""
-        self._parent: list[int] = [FIXED]
-        self._reason: dict[int, str] = {FIXED: "its width is fixed"}
+        self._count = 1
+        self._parent = np.zeros(1, dtype=np.int64)
+        self._why = np.zeros(1, dtype=np.int64)  # at a root, and at some of its labels: the number of a reason
+        self._reasons = ["its width is fixed"]
+        self._pending: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def fresh(self, count: int) -> list[int]:
+    def fresh(self, count: int) -> np.ndarray:
         """Makes new labels.
 
         Args:
@@ -36,9 +47,9 @@ class LabelSets:
         Returns:
             The labels, each a set of its own.
         """
-        start = len(self._parent)
-        self._parent.extend(range(start, start + count))
-        return list(range(start, start + count))
+        start = self._count
+        self._count += count
+        return np.arange(start, self._count)
 
     def find(self, label: int) -> int:
         """The representative of a label's set.
@@ -47,27 +58,18 @@ class LabelSets:
             label: A label, not ``FREE``.
 
         Returns:
-            The representative label.
+            The least label of the set.
         """
-        root = label
-        while self._parent[root] != root:
-            root = self._parent[root]
-        while self._parent[label] != root:
-            self._parent[label], label = root, self._parent[label]
-        return root
+        return int(self.roots()[label])
 
     def roots(self) -> np.ndarray:
-        """The representative of every label at once.
+        """The representative of every label.
 
         Returns:
             Int64 ``[labels]``.
         """
-        parents = np.asarray(self._parent)
-        while True:
-            higher = parents[parents]
-            if np.array_equal(higher, parents):
-                return parents
-            parents = higher
+        self._settle()
+        return self._parent[: self._count]
 
     def pinned(self) -> np.ndarray:
         """Which representatives may not be removed.
@@ -75,46 +77,30 @@ class LabelSets:
         Returns:
             Bool ``[labels]``, true at such representatives.
         """
-        mask = np.zeros(len(self._parent), dtype=bool)
-        mask[list(self._reason)] = True
-        return mask
+        is_root = self.roots() == np.arange(self._count)
+        return np.asarray((self._why[: self._count] != _NO_REASON) & is_root)
 
-    def unite(self, left: int, right: int, reason: str) -> None:
-        """Makes two labels stand or fall together; with ``FIXED``, neither may fall.
-
-        Args:
-            left: A label or ``FREE`` (then nothing happens).
-            right: A label or ``FREE``.
-            reason: Why, in case one of them is ``FIXED``.
-        """
-        if left == right or FREE in (left, right):
-            return
-        if FIXED in (left, right):
-            self.pin((left, right), reason)
-            return
-        a, b = self.find(left), self.find(right)
-        if a == b:
-            return
-        first, second = min(a, b), max(a, b)
-        self._parent[second] = first
-        if second in self._reason:
-            self._reason.setdefault(first, self._reason.pop(second))
-
-    def unite_all(self, left: Sequence[int], right: Sequence[int], reason: str) -> None:
-        """Unites the labels of two lines, index by index.
+    def unite(self, left: np.ndarray, right: np.ndarray, reason: str) -> None:
+        """Makes the labels of two lines stand or fall together, index by index; with ``FIXED``, neither may fall.
 
         Args:
-            left: Labels.
+            left: Labels; ``FREE`` is united with nothing.
             right: As many.
-            reason: See :meth:`unite`.
+            reason: Why, in case one of two is ``FIXED``.
         """
-        if left == right:
+        if left is right:
             return
-        for one, other in zip(left, right, strict=True):
-            if one != other:
-                self.unite(one, other, reason)
+        apart = (left != right) & (left != FREE) & (right != FREE)
+        if not apart.any():
+            return
+        left, right = left[apart], right[apart]
+        fixed = (left == FIXED) | (right == FIXED)
+        if fixed.any():
+            self.pin(np.maximum(left, right)[fixed], reason)
+            left, right = left[~fixed], right[~fixed]
+        self._pending.append((left, right))
 
-    def pin(self, labels: Iterable[int], reason: str) -> bool:
+    def pin(self, labels: np.ndarray, reason: str) -> bool:
         """Forbids the removal of labels; the first reason of a set is kept.
 
         Args:
@@ -124,15 +110,19 @@ class LabelSets:
         Returns:
             Whether any of them could have been removed before.
         """
-        changed = False
-        for label in labels:
-            if label in (FREE, FIXED):
-                continue
-            root = self.find(label)
-            if root not in self._reason:
-                self._reason[root] = reason
-                changed = True
-        return changed
+        self._grow()
+        labels = labels[labels > FIXED]
+        labels = labels[self._why[labels] == _NO_REASON]
+        if not len(labels):
+            return False
+        self._settle()
+        roots = self._parent[labels]
+        news = roots[self._why[roots] == _NO_REASON]
+        if len(news):
+            self._why[news] = len(self._reasons)
+            self._reasons.append(reason)
+        self._why[labels] = self._why[roots]  # so that the next time they need not be looked for
+        return bool(len(news))
 
     def reason(self, label: int) -> str | None:
         """Why a label may not be removed.
@@ -143,10 +133,74 @@ class LabelSets:
         Returns:
             The reason, or ``None`` when it may be removed.
         """
-        return self._reason.get(self.find(label)) if label != FREE else self._reason[FIXED]
+        why = int(self._why[self.find(label)]) if label != FREE else FIXED
+        return None if why == _NO_REASON else self._reasons[why]
+
+    def _grow(self) -> None:
+        """Makes room for the labels that were made since."""
+        size = len(self._parent)
+        if size < self._count:
+            more = max(self._count, 2 * size) - size
+            self._parent = np.concatenate([self._parent, np.arange(size, size + more)])
+            self._why = np.concatenate([self._why, np.full(more, _NO_REASON)])
+
+    def _settle(self) -> None:
+        """Carries out the unions that are pending."""
+        self._grow()
+        if not self._pending:
+            return
+        left, right = (np.concatenate(side) for side in zip(*self._pending, strict=True))
+        self._pending = []
+        parent = self._parent
+        while True:
+            one, other = parent[left], parent[right]
+            apart = one != other
+            if not apart.any():
+                break
+            left, right, one, other = left[apart], right[apart], one[apart], other[apart]
+            np.minimum.at(parent, np.maximum(one, other), np.minimum(one, other))
+            while not np.array_equal(higher := parent[parent], parent):
+                parent = higher
+        self._parent = parent
+        known = np.flatnonzero(self._why != _NO_REASON)
+        np.minimum.at(self._why, parent[known], self._why[known])
 
 
-def constant(label: int, shape: Sequence[int]) -> Tensor:
+@dataclass(frozen=True, slots=True, eq=False)
+class Plane:
+    """The labels of a tensor's elements.
+
+    Attributes:
+        shape: The tensor's shape.
+        dim: The dimension along which the labels vary; ``None`` where all elements have the same one.
+        line: One label an index of ``dim``, or the one label.
+    """
+
+    shape: tuple[int, ...]
+    dim: int | None
+    line: np.ndarray
+
+    def along(self, dim: int) -> np.ndarray:
+        """The labels met when walking along a dimension, the others held at index 0.
+
+        Args:
+            dim: The dimension.
+
+        Returns:
+            One label an index.
+        """
+        return self.line if dim == self.dim else np.full(self.shape[dim], self.line[0])
+
+    def tensor(self) -> Tensor:
+        """The labels as an int64 tensor of the plane's shape that occupies as many numbers as the line has."""
+        line = torch.from_numpy(self.line)
+        return line.view([-1 if d == self.dim else 1 for d in range(len(self.shape))]).expand(self.shape)
+
+
+_LINES = {label: np.array([label]) for label in (FIXED, FREE)}
+
+
+def constant(label: int, shape: Sequence[int]) -> Plane:
     """A plane with one label everywhere.
 
     Args:
@@ -154,85 +208,77 @@ def constant(label: int, shape: Sequence[int]) -> Tensor:
         shape: The shape of the tensor it belongs to.
 
     Returns:
-        An int64 plane that occupies one number.
+        The plane.
     """
-    return torch.tensor(label).expand(tuple(shape))
+    line = _LINES.get(label)
+    return Plane(tuple(shape), None, np.array([label]) if line is None else line)
 
 
-def spread(labels: Sequence[int], dim: int, shape: Sequence[int]) -> Tensor:
+def spread(line: np.ndarray, dim: int, shape: Sequence[int]) -> Plane:
     """A plane whose labels vary along one dimension.
 
     Args:
-        labels: One label an index of ``dim``.
+        line: One label an index of ``dim``.
         dim: The dimension.
         shape: The shape of the tensor it belongs to.
 
     Returns:
-        An int64 plane that occupies ``len(labels)`` numbers.
+        The plane.
     """
-    line = torch.tensor(labels, dtype=torch.int64)
-    return line.view([-1 if d == dim else 1 for d in range(len(shape))]).expand(tuple(shape))
+    return Plane(tuple(shape), dim if len(line) > 1 else None, line if len(line) else _LINES[FREE])
 
 
-def canonical(plane: Tensor) -> Tensor:
-    """Broadcasts a plane along every dimension on which its labels do not vary.
+def folded(line: np.ndarray, dim: int, shape: Sequence[int]) -> Plane:
+    """The same as :func:`spread`; a line of equal labels becomes one label.
 
     Args:
-        plane: Any int64 plane.
-
-    Returns:
-        An equal plane in which the varying dimensions are those of a stride other than 0.
-    """
-    if plane.numel() == 0:
-        return constant(FREE, plane.shape)
-    for dim, (size, stride) in enumerate(zip(plane.shape, plane.stride(), strict=True)):
-        if size > 1 and stride != 0:
-            first = plane.narrow(dim, 0, 1)
-            if bool((plane == first).all()):
-                plane = first.expand(plane.shape)
-    numbers = math.prod(plane.shape[dim] for dim in varying(plane))
-    if plane.untyped_storage().nbytes() > 8 * numbers:  # of a plane that was written out in full: let go of the rest
-        core = plane[tuple(slice(None) if stride else slice(0, 1) for stride in plane.stride())]
-        plane = core.clone(memory_format=torch.contiguous_format).expand(plane.shape)
-    return plane
-
-
-def varying(plane: Tensor) -> list[int]:
-    """The dimensions on which the labels of a canonical plane vary.
-
-    Args:
-        plane: A canonical plane.
-
-    Returns:
-        The dimensions in order.
-    """
-    return [d for d, (n, s) in enumerate(zip(plane.shape, plane.stride(), strict=True)) if n > 1 and s != 0]
-
-
-def along(plane: Tensor, dim: int) -> list[int]:
-    """The labels met when walking along one dimension, the others held at index 0.
-
-    Args:
-        plane: A plane.
+        line: One label an index of ``dim``.
         dim: The dimension.
+        shape: The shape of the tensor it belongs to.
 
     Returns:
-        One label an index.
+        The plane.
     """
-    if plane.numel() == 0:
-        return [FREE] * plane.shape[dim]
-    return plane[tuple(slice(None) if d == dim else 0 for d in range(plane.dim()))].tolist()
+    if len(line) > 1 and (line == line[0]).all():
+        line = line[:1]
+    return spread(line, dim, shape)
 
 
-def distinct(plane: Tensor) -> list[int]:
-    """All labels of a canonical plane.
+def plane_of(labels: Tensor) -> Plane | list[int]:
+    """The plane of labels that an operator has moved about.
 
     Args:
-        plane: A canonical plane.
+        labels: Int64, any shape.
 
     Returns:
-        The labels, each once.
+        The plane; where the labels vary along several dimensions there is none, and those dimensions are returned.
     """
-    dims = varying(plane)
-    core = plane[tuple(slice(None) if d in dims else 0 for d in range(plane.dim()))] if plane.numel() else plane
-    return [int(label) for label in torch.unique(core)]
+    shape = tuple(labels.shape)
+    if math.prod(shape) == 0:
+        return constant(FREE, shape)
+    dims = []
+    for dim, (size, stride) in enumerate(zip(shape, labels.stride(), strict=True)):
+        if size > 1 and stride != 0:
+            first = labels.narrow(dim, 0, 1)
+            if bool((labels == first).all()):
+                labels = first.expand(shape)
+            else:
+                dims.append(dim)
+    if len(dims) > 1:
+        return dims
+    if not dims:
+        return constant(int(labels[(0,) * labels.dim()]), shape)
+    line = labels[tuple(slice(None) if d == dims[0] else 0 for d in range(labels.dim()))]
+    return Plane(shape, dims[0], line.clone(memory_format=torch.contiguous_format).numpy())
+
+
+def solid(line: np.ndarray) -> np.ndarray:
+    """A line for the axis of a weight, whose extent follows nothing else.
+
+    Args:
+        line: Labels.
+
+    Returns:
+        The same with ``FIXED`` in place of ``FREE``; the very object where it has none.
+    """
+    return np.maximum(line, FIXED) if (line < FIXED).any() else line

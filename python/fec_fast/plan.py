@@ -26,10 +26,14 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     Returns:
         Names to tensors; a tied tensor stands under each of its names.
     """
-    return {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
+    parameters: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for found, own in ((parameters, module._parameters), (buffers, module._buffers)):
+            for name, tensor in own.items():
+                if tensor is not None:
+                    found[f"{prefix}.{name}" if prefix else name] = tensor
+    return parameters | buffers
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -83,7 +87,8 @@ class Plan:
         fingerprint: Of the model before pruning, see :func:`fingerprint`.
         pruned_fingerprint: Of the model after pruning.
         shapes: The shape, before pruning, of each tensor that is narrowed, by its name in the model.
-        keep: For each such tensor and axis (as text, as JSON has it), the kept indices in order.
+        keep: For each such tensor and axis (as text, as JSON has it), the kept indices in order; axes that belong to
+            one another may share a list.
         attributes: For each module, the numbers that change with its weight (``in_channels`` and so on).
         sets: What was decided: for each coupled set its ``name``, ``layers``, number of ``units``, those ``removed``,
             the ``scores`` all units had, for each layer the unit that each of its ``filters`` belongs to (``None``

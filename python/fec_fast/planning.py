@@ -10,8 +10,9 @@ from torch import nn
 
 from .coupling import CoupledSet, Coupling, gone_labels, kept_indices, new_attributes
 from .formula import Formula
-from .plan import Plan, digest, fingerprint, named_tensors, narrowed_shapes
+from .plan import Plan, digest, named_tensors, narrowed_shapes
 from .trace import Trace
+from .tracer import Use
 
 
 def by_reason(layers: Mapping[str, str]) -> dict[str, str]:
@@ -38,9 +39,12 @@ def choose(
     """
     removed: set[int] = set()
     records = []
+    uses: dict[str, list[Use]] = {}
+    for use in traced.uses.values():
+        uses.setdefault(use.layer, []).append(use)
     for one, number, values in zip(sets, counts, scores, strict=True):
-        gone = sorted(sorted(range(len(values)), key=lambda unit: (values[unit], unit))[:number])
-        removed.update(one.units[unit] for unit in gone)
+        gone = np.sort(np.argsort(values, kind="stable")[:number]).tolist()  # of equal scores the first unit goes
+        removed.update(map(one.units.__getitem__, gone))
         records.append(
             {
                 "name": one.name,
@@ -49,20 +53,21 @@ def choose(
                 "units": len(one.units),
                 "removed": gone,
                 "scores": values,
-                "filters": _units_by_filter(one, traced),
+                "filters": _units_by_filter(one, uses, traced.sets.roots()),
             }
         )
     return removed, records
 
 
-def _units_by_filter(one: CoupledSet, traced: Trace) -> dict[str, list[int | None]]:
+def _units_by_filter(
+    one: CoupledSet, uses: Mapping[str, Sequence[Use]], roots: np.ndarray
+) -> dict[str, list[int | None]]:
     """For each layer of a set, the unit each of its filters belongs to; None for those of other sets or of none."""
-    units = {root: unit for unit, root in enumerate(one.units)}
-    filters: dict[str, list[int | None]] = {layer: [] for layer in one.layers}
-    for use in traced.uses.values():
-        if use.layer in filters:
-            filters[use.layer] += [units.get(traced.sets.find(label)) for label in use.outputs]
-    return filters
+    unit_of = dict(zip(one.units, range(len(one.units)), strict=True))
+    return {
+        layer: [unit for use in uses[layer] for unit in map(unit_of.get, roots[use.outputs].tolist())]
+        for layer in one.layers
+    }
 
 
 def make_plan(
@@ -95,22 +100,23 @@ def make_plan(
     for name, tensor in tensors.items():
         first_names.setdefault(id(tensor), name)
     gone = gone_labels(traced, removed)
+    kept = {id(line): kept_indices(line, gone) for line in traced.axes.values()}
     keep: dict[str, dict[str, list[int]]] = {}
     for name, tensor in tensors.items():
         for axis in range(tensor.dim()):
-            line = traced.axes.get((first_names[id(tensor)], axis), [])
-            kept = kept_indices(line, gone)
-            if len(kept) < len(line):
-                keep.setdefault(name, {})[str(axis)] = kept
+            line = traced.axes.get((first_names[id(tensor)], axis))
+            if line is not None and len(kept[id(line)]) < len(line):
+                keep.setdefault(name, {})[str(axis)] = kept[id(line)]
     notes = [f"{layers}: some channels stay: {reason}" for reason, layers in by_reason(coupling.partly).items()]
     shapes = {name: list(tensors[name].shape) for name in keep}
-    after = {**{name: tuple(tensor.shape) for name, tensor in tensors.items()}, **narrowed_shapes(shapes, keep)}
+    before = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    after = {**before, **narrowed_shapes(shapes, keep)}
     return Plan(
-        fingerprint=fingerprint(model),
+        fingerprint=digest(before),
         pruned_fingerprint=digest(after),
         shapes=shapes,
         keep=keep,
-        attributes=_attributes(model, traced, gone, keep),
+        attributes=_attributes(model, traced, gone, keep, first_names),
         sets=records,
         criterion=criterion,
         formula=formula.to_dict() if formula else None,
@@ -120,16 +126,44 @@ def make_plan(
     )
 
 
+def costs_after(traced: Trace, removed: set[int]) -> list[tuple[str, int]]:
+    """What the operators of the traced run cost once units are gone.
+
+    A convolution or linear operation costs as much as its widths are long; whatever else is counted has its widths
+    pinned. Exact where the run does not depend on the values; a detector is counted with the proposals it had.
+
+    Args:
+        traced: The traced model.
+        removed: The labels (representatives) of the units that go.
+
+    Returns:
+        For each operator the name of its module and its multiply-accumulates.
+    """
+    gone = gone_labels(traced, removed)
+    widths = {name: new_attributes(use, gone) for name, use in traced.uses.items()}
+    costs = []
+    for cost in traced.costs:
+        macs = cost.macs
+        if cost.weight is not None:
+            use, (inputs, outputs, groups) = traced.uses[cost.weight], widths[cost.weight]
+            macs = macs * inputs * outputs * use.groups // (len(use.inputs) * len(use.outputs) * groups)
+        costs.append((cost.layer, macs))
+    return costs
+
+
 def _attributes(
-    model: nn.Module, traced: Trace, gone: np.ndarray, keep: Mapping[str, Mapping[str, list[int]]]
+    model: nn.Module,
+    traced: Trace,
+    gone: np.ndarray,
+    keep: Mapping[str, Mapping[str, list[int]]],
+    first_names: Mapping[int, str],
 ) -> dict[str, dict[str, int]]:
-    names = {id(parameter): name for name, parameter in reversed(list(model.named_parameters()))}
     attributes: dict[str, dict[str, int]] = {}
     for name, module in model.named_modules():
         weight_name = f"{name}.weight" if name else "weight"
         if weight_name not in keep:
             continue
-        use = traced.uses.get(names.get(id(module.weight), ""))
+        use = traced.uses.get(first_names[id(module.weight)])
         if isinstance(module, nn.modules.conv._ConvNd) and use is not None:
             inputs, outputs, groups = new_attributes(use, gone)
             attributes[name] = {"in_channels": inputs, "out_channels": outputs, "groups": groups}

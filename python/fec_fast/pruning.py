@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,16 +16,16 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from .coupling import Coupling, couple
 from .criteria import Criterion, check_criterion, unit_scores
 from .equivalence import verify_equivalence
-from .errors import ArgumentError, InputError, LayerError, RatioError, WeightError
+from .errors import ArgumentError, LayerError, RatioError, WeightError
 from .formula import Formula
-from .plan import Plan
-from .planning import by_reason, choose, make_plan
+from .plan import Plan, named_tensors
+from .planning import by_reason, choose, costs_after, make_plan
 from .ratios import check_ratio, check_round_to, removals
-from .report import Counts, Latency, compare_latency, comparison_table, count
+from .report import Counts, Latency, compare_latency, comparison_table, tally
 from .scoring import unwrap
-from .surgery import apply_plan
+from .surgery import pruned_copy
 from .trace import Trace, trace
-from .trial import pin_where_it_stops
+from .trial import pin_where_it_stops, runs
 from .widths import width_notes
 from .wrappers import refuse_sharded
 
@@ -144,24 +143,23 @@ def prune(
     if not coupling.sets:
         raise LayerError(f"{type(model).__name__} has nothing to prune: {_reasons(coupling, traced)}")
     known = [use.layer for use in traced.uses.values()] + traced.unreached
-    weights = dict(model.named_parameters())
+    weights = named_tensors(model)
     while True:
         counts = removals(coupling, ratio, ratios, round_to, known)
         scores = unit_scores(coupling.sets, traced, weights, criterion, formula, sides)
         removed, records = choose(coupling.sets, counts, [score.tolist() for score in scores], traced)
         plan = make_plan(model, traced, coupling, removed, records, name, formula if name == "fec" else None, sides)
-        pruned = copy.deepcopy(model)
-        apply_plan(pruned, plan)
-        try:
-            after = count(pruned, example_inputs)
+        pruned = pruned_copy(model, plan)
+        if runs(pruned, example_inputs):
             break
-        except InputError:  # a width that is written into the model's code: keep it, and plan again
-            pin_where_it_stops(pruned, example_inputs, traced)
-            coupling = couple(traced, ignore)
+        # A width is written into the model's code: keep it, and plan again.
+        pin_where_it_stops(pruned, example_inputs, traced)
+        coupling = couple(traced, ignore)
     if not removed and (ratio is None or ratio > 0):
         warnings.warn("nothing was pruned: the ratios are too small for these widths and round_to", stacklevel=2)
     difference = verify_equivalence(model, pruned, plan, example_inputs) if verify else None
-    return PruneResult(pruned, plan, count(model, example_inputs), after, difference)
+    before = tally(model, ((cost.layer, cost.macs) for cost in traced.costs))
+    return PruneResult(pruned, plan, before, tally(pruned, costs_after(traced, removed)), difference)
 
 
 def _check(
@@ -195,10 +193,10 @@ def _check(
 
 
 def _check_weights(model: nn.Module) -> None:
-    tensors = [*model.named_parameters(), *model.named_buffers()]
+    tensors = named_tensors(model)
     if not tensors:
         raise LayerError(f"{type(model).__name__} has no parameters: there is nothing to prune")
-    for name, tensor in tensors:
+    for name, tensor in tensors.items():
         if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
             raise WeightError(f"{name} is not initialised: run the model once before pruning it")
         if tensor.is_meta:
@@ -212,9 +210,12 @@ def _check_weights(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
             raise WeightError(f"{name} is quantised: prune the float model and quantise it afterwards")
-    for name, tensor in model.named_parameters():
-        finite = torch.isfinite(tensor.detach())
-        if not bool(finite.all()):
+    for name, tensor in tensors.items():
+        # A sum is not finite where a term is not; where it merely overflows, every element is looked at.
+        if isinstance(tensor, nn.Parameter) and tensor.numel() and not bool(torch.isfinite(tensor.detach().sum())):
+            finite = torch.isfinite(tensor.detach())
+            if bool(finite.all()):
+                continue
             index = torch.nonzero(~finite)[0].tolist()
             value = float(tensor.detach()[tuple(index)])
             raise WeightError(f"{name} holds {value} at index {index}: repair or reload it")

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import ArgumentError
 from .inputs import call_model, undisturbed
+from .trace import trace
 
 
 @dataclass(frozen=True)
@@ -63,40 +62,31 @@ def count(model: nn.Module, example_inputs: Any) -> Counts:
     Raises:
         InputError: The model cannot be run on the example inputs.
     """
-    counter = FlopCounterMode(display=False)
-    with undisturbed(model), _unfused_attention(), counter:
-        call_model(model, example_inputs)
-    # The counter's names start with the class of the outermost module.
-    root = type(model).__name__
-    flops = {name: sum(by_op.values()) for name, by_op in counter.get_flop_counts().items()}
-    flops[root] = counter.get_total_flops()
-
-    by_layer: dict[str, LayerCount] = {}
-    seen: set[int] = set()
-    for name, module in model.named_modules():
-        parameters = 0
-        for parameter in module.parameters(recurse=False):
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
-                parameters += parameter.numel()
-        path = f"{root}.{name}" if name else root
-        own = flops.get(path, 0) - sum(flops.get(f"{path}.{child}", 0) for child, _ in module.named_children())
-        if parameters or own:
-            by_layer[name] = LayerCount(parameters, own // 2)
-    total = sum(parameter.numel() for parameter in model.parameters())
-    return Counts(total, flops[root] // 2, by_layer)
+    return tally(model, ((cost.layer, cost.macs) for cost in trace(model, example_inputs).costs))
 
 
-@contextlib.contextmanager
-def _unfused_attention() -> Iterator[None]:
-    """Has attention computed by matrix products: the counter has no rules for all of the fused operators."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+def tally(model: nn.Module, costs: Iterable[tuple[str, int]]) -> Counts:
+    """Adds up the costs of a run by layer, beside the parameters.
+
+    Args:
+        model: The model.
+        costs: For each operator the name of its module and its multiply-accumulates.
+
+    Returns:
+        The counts.
+    """
+    parameters: dict[str, int] = defaultdict(int)
+    for name, parameter in model.named_parameters():
+        parameters[name.rpartition(".")[0]] += parameter.numel()
+    macs: dict[str, int] = defaultdict(int)
+    for layer, number in costs:
+        macs[layer] += number
+    by_layer = {
+        name: LayerCount(parameters[name], macs[name])
+        for name, _ in model.named_modules()
+        if parameters[name] or macs[name]
+    }
+    return Counts(sum(parameters.values()), sum(macs.values()), by_layer)
 
 
 def comparison_table(before: Counts, after: Counts) -> str:

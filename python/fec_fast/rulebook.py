@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from . import labels as lb
-from .tracer import Tracer, tensors_in
+from .tracer import Tracer, operands_of
 
 Rule = Callable[[Tracer, Any, Any, Any, Any], None]
 RULES: dict[str, Rule] = {}
@@ -31,23 +33,32 @@ def opaque(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any, why: str
         f"it feeds {func}, which {why}",
         f"{func} {why}: the channels it reads keep their width",
     )
-    for tensor in tensors_in(out):
+    for tensor in results(out):
         tracer.put(tensor, lb.constant(lb.FREE if tensor.numel() == 1 else lb.FIXED, tensor.shape), False)
 
 
-def keep(tracer: Tracer, out: Any, line: Sequence[int], dim: int | None, vanishes: bool) -> None:
+def keep(tracer: Tracer, out: Any, line: np.ndarray, dim: int | None, vanishes: bool) -> None:
     """Gives every result the labels ``line`` along ``dim`` (or the one label of ``line``)."""
-    for tensor in tensors_in(out):
-        plane = lb.constant(line[0], tensor.shape) if dim is None else lb.spread(line, dim, tensor.shape)
+    for tensor in results(out):
+        plane = lb.Plane(tuple(tensor.shape), None, line) if dim is None else lb.spread(line, dim, tensor.shape)
         tracer.put(tensor, plane, vanishes)
 
 
-def line_of(plane: Tensor) -> tuple[list[int], int | None]:
-    """The labels of a plane along the dimension on which they vary; ``None`` where they do not."""
-    dims = lb.varying(plane)
-    if dims:
-        return lb.along(plane, dims[0]), dims[0]
-    return ([int(plane[(0,) * plane.dim()])] if plane.numel() else [lb.FREE]), None
+def name_of(func: Any) -> str:
+    """The name of an ATen operator in all its overloads; of another library's, with that library's."""
+    name: str = func._schema.name
+    return name.removeprefix("aten::")
+
+
+def results(out: Any) -> list[Tensor]:
+    """The tensors that an operator returned."""
+    return operands_of(out if isinstance(out, tuple) else (out,))
+
+
+def moved(plane: lb.Plane, func: Any, *args: Any, **kwargs: Any) -> lb.Plane | list[int]:
+    """Applies an operator to the labels themselves; see :func:`fec_fast.labels.plane_of` for the result."""
+    with torch.utils._python_dispatch._disable_current_modes():
+        return lb.plane_of(func(plane.tensor(), *args, **kwargs))
 
 
 def argument(func: Any, args: Any, kwargs: Any, name: str) -> Any:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from . import labels as lb
-from .rulebook import argument, keep, line_of, opaque, rule
-from .tracer import Tracer, tensors_in
+from .rulebook import argument, keep, moved, opaque, results, rule
+from .tracer import Tracer
 
 
 @rule("slice", "select", "split", "split_with_sizes", "unbind", "roll")
@@ -17,20 +18,24 @@ def take(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Cuts or shifts along a dimension; channels cut at fixed positions must all stay."""
     source = args[0]
     plane, vanishes = tracer.plane(source)
-    results = list(tensors_in(out))
-    planes = list(tensors_in(func(plane, *args[1:], **kwargs)))
+    pieces = results(out)
+    if plane.dim is None:
+        keep(tracer, pieces, plane.line, None, vanishes)
+        return
     rolled = argument(func, args, kwargs, "dims")
-    cut = [dim % plane.dim() for dim in (rolled if rolled is not None else [argument(func, args, kwargs, "dim")])]
-    if results[0].shape != source.shape or rolled is not None:
-        touched = set(lb.varying(plane)) & set(cut) if cut else set(lb.varying(plane))
-        if touched:
-            tracer.pin(
-                source,
-                f"{func} cuts its channels at fixed positions",
-                f"{func} cuts channels at fixed positions: they keep their width",
-            )
-    for result, result_plane in zip(results, planes, strict=True):
-        tracer.put(result, lb.canonical(result_plane), vanishes)
+    cut = [dim % source.dim() for dim in (rolled if rolled is not None else [argument(func, args, kwargs, "dim")])]
+    if (pieces[0].shape != source.shape or rolled is not None) and (plane.dim in cut or not cut):
+        tracer.pin(
+            source,
+            f"{func} cuts its channels at fixed positions",
+            f"{func} cuts channels at fixed positions: they keep their width",
+        )
+    with torch.utils._python_dispatch._disable_current_modes():
+        labels = results(func(plane.tensor(), *args[1:], **kwargs))
+    for piece, of_piece in zip(pieces, labels, strict=True):
+        there = lb.plane_of(of_piece)
+        assert isinstance(there, lb.Plane)  # a cut brings no new dimension
+        tracer.put(piece, there, vanishes)
 
 
 @rule(
@@ -42,44 +47,42 @@ def take(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
 def window(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Works inside each channel's own map."""
     plane, vanishes = tracer.plane(args[0])
-    line, dim = line_of(plane)
     name = func._schema.name
     spatial = next(int(digit) for digit in reversed(name.replace("_with_indices", "")) if digit.isdigit())
-    if dim is not None and dim >= plane.dim() - spatial:
+    if plane.dim is not None and plane.dim >= len(plane.shape) - spatial:
         opaque(tracer, func, args, kwargs, out, "works across channels here")
         return
-    keep(tracer, out, line, dim, vanishes)
+    keep(tracer, out, plane.line, plane.dim, vanishes)
 
 
 @rule("grid_sampler_2d", "grid_sampler_3d", "torchvision::roi_align", "torchvision::roi_pool")
 def sample(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Samples each channel's own map at places that other tensors name."""
     plane, vanishes = tracer.plane(args[0])
-    line, dim = line_of(plane)
-    if dim not in (None, 1) or out.numel() == 0:
+    if plane.dim not in (None, 1) or out.numel() == 0:
         opaque(tracer, func, args, kwargs, out, "samples across channels here" if out.numel() else "found nothing")
         return
     tracer.pin(args[1:], f"it says where {func} samples", f"{func} keeps the width of what says where to sample")
-    keep(tracer, out, line, dim, vanishes)
+    keep(tracer, out, plane.line, plane.dim, vanishes)
 
 
 @rule("pixel_shuffle", "pixel_unshuffle")
 def shuffle_pixels(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Trades channels for pixels: the channels that make one map, or are made of one, stand or fall together."""
     plane, vanishes = tracer.plane(args[0])
-    line, dim = line_of(plane)
+    line, dim = plane.line, plane.dim
     if dim is None:
         keep(tracer, out, line, None, vanishes)
         return
-    if dim != plane.dim() - 3:
+    if dim != len(plane.shape) - 3:
         opaque(tracer, func, args, kwargs, out, "works across channels here")
         return
     square = args[1] ** 2
     if func._schema.name == "aten::pixel_unshuffle":
-        keep(tracer, out, [label for label in line for _ in range(square)], dim, vanishes)
+        keep(tracer, out, np.repeat(line, square), dim, vanishes)
         return
-    for index, label in enumerate(line):
-        tracer.sets.unite(line[index - index % square], label, f"it is shuffled with channels of fixed width in {func}")
+    firsts = np.repeat(line[::square], square)
+    tracer.sets.unite(firsts, line, f"it is shuffled with channels of fixed width in {func}")
     keep(tracer, out, line[::square], dim, vanishes)
 
 
@@ -88,7 +91,7 @@ def index(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Picks places by tensors of indices; channels picked by number must all stay."""
     source, indices = args
     plane, vanishes = tracer.plane(source)
-    line, dim = line_of(plane)
+    line, dim = plane.line, plane.dim
     at = 0
     for picked in indices:
         span = picked.dim() if isinstance(picked, Tensor) and picked.dtype in (torch.bool, torch.uint8) else 1
@@ -100,28 +103,30 @@ def index(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         if picked is not None:
             tracer.pin(picked, f"it says what {func} picks", f"{func} keeps the width of what says what to pick")
     if dim is None or out.numel() == 0:
-        keep(tracer, out, line if dim is None else [lb.FIXED], None, vanishes and dim is None)
+        keep(tracer, out, line if dim is None else np.array([lb.FIXED]), None, vanishes and dim is None)
         if dim is not None:
             tracer.pin(source, f"it feeds {func}, which found nothing")
         return
-    tracer.put(out, lb.canonical(func(plane, indices)), vanishes)
+    there = moved(plane, func, indices)
+    assert isinstance(there, lb.Plane)  # places are picked, channels stay beside one another
+    tracer.put(out, there, vanishes)
 
 
 @rule("constant_pad_nd")
 def pad(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Pads; channels that are added have a number written in the model's code and must stay."""
     plane, vanishes = tracer.plane(args[0])
-    line, dim = line_of(plane)
+    line, dim = plane.line, plane.dim
     value = argument(func, args, kwargs, "value") or 0
     amounts = list(args[1])
     for position in range(len(amounts) // 2):
-        axis = plane.dim() - 1 - position
+        axis = len(plane.shape) - 1 - position
         before, after = amounts[2 * position : 2 * position + 2]
         if dim == axis:
             if min(before, after) < 0:
                 opaque(tracer, func, args, kwargs, out, "crops channels by a fixed number")
                 return
-            line = [lb.FIXED] * before + line + [lb.FIXED] * after
+            line = np.pad(line, (before, after), constant_values=lb.FIXED)
         elif dim is None and line[0] not in (lb.FREE, lb.FIXED) and before + after and plane.shape[axis] == 1:
             opaque(tracer, func, args, kwargs, out, "pads a single channel")
             return

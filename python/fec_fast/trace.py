@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from . import hollow
 from . import labels as lb
+from .errors import InputError
 from .inputs import call_model, undisturbed
 from .rules import apply_rule
-from .tracer import Tracer, Use
+from .tracer import Cost, Tracer, Use
 
 
 @dataclass
@@ -21,19 +27,21 @@ class Trace:
 
     Attributes:
         sets: Which labels stand or fall together, and which must stay.
-        axes: For each parameter or buffer (first name) and axis, one label an index.
+        axes: For each parameter or buffer (first name) and axis, one label an index, int64.
         uses: Each weight's convolution or linear operation, by weight name.
         unreached: Convolution and linear layers that the example inputs did not reach.
         notes: Operators that were not understood, in words for the user.
         history: The operators of the run in evaluation mode, with the planes that went into each.
+        costs: The multiply-accumulates of that run, operator by operator.
     """
 
     sets: lb.LabelSets
-    axes: dict[tuple[str, int], list[int]]
+    axes: dict[tuple[str, int], np.ndarray]
     uses: dict[str, Use]
     unreached: list[str]
     notes: list[str]
-    history: list[tuple[str, list[Tensor]]]
+    history: list[tuple[Any, list[lb.Plane]]]
+    costs: list[Cost]
 
 
 def trace(model: nn.Module, example_inputs: Any) -> Trace:
@@ -52,40 +60,57 @@ def trace(model: nn.Module, example_inputs: Any) -> Trace:
     Raises:
         InputError: The model cannot be run on these inputs.
     """
-    tracer = Tracer(model, apply_rule)
-    _run(model, example_inputs, tracer, training=False)
-    history = list(tracer.history)
-    if _unreached(model, tracer):
+    for evaluate in (hollow.evaluate, _as_it_is):
+        tracer = Tracer(model, apply_rule, evaluate)
+        try:
+            _run(model, example_inputs, tracer, training=False)
+            break
+        except InputError:  # it looks at numbers, or it cannot be run at all
+            if evaluate is _as_it_is:
+                raise
+    history, costs = list(tracer.history), list(tracer.costs)
+    if _unreached(tracer):
+        tracer.evaluate = _as_it_is
         try:
             _run(model, example_inputs, tracer, training=True)
         except Exception as error:
             tracer.notes[f"training mode could not be traced: {error}"] = None
-    for name, module in model.named_modules():
+    for name, module in tracer.modules.items():
         if isinstance(module, nn.MultiheadAttention) and (f"{name}.in_proj_weight", 0) not in tracer.axes:
             tracer.notes[f"{name}: attention was not traced and keeps its width"] = None
-    return Trace(tracer.sets, tracer.axes, tracer.uses, _unreached(model, tracer), list(tracer.notes), history)
+    return Trace(tracer.sets, tracer.axes, tracer.uses, _unreached(tracer), list(tracer.notes), history, costs)
+
+
+def _as_it_is(func: Any, args: Any, kwargs: Any) -> Any:
+    return func(*args, **kwargs)
 
 
 def _run(model: nn.Module, example_inputs: Any, tracer: Tracer, *, training: bool) -> None:
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one opaque operator would hide the layers inside it
-    try:
-        with undisturbed(model, training=training), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            with tracer:
-                outputs = call_model(model, example_inputs)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+    with undisturbed(model, training=training), unfused_attention(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        with tracer.following():
+            outputs = call_model(model, example_inputs)
     tracer.pin(outputs, "its channels are outputs of the model")
 
 
-def _unreached(model: nn.Module, tracer: Tracer) -> list[str]:
+@contextlib.contextmanager
+def unfused_attention() -> Iterator[None]:
+    """Has attention computed by matrix products: a fused operator would hide the layers, or the products, inside it."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _unreached(tracer: Tracer) -> list[str]:
     seen = {name for name, _ in tracer.axes}
-    first_names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(getattr(module, "weight", None), nn.Parameter)
-        and isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
-        and first_names[id(module.weight)] not in seen
-    ]
+    unreached = []
+    for name, module in tracer.modules.items():
+        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+            owned = tracer.owned(getattr(module, "weight", None))
+            if owned is not None and owned.name not in seen:
+                unreached.append(name)
+    return unreached

@@ -6,15 +6,17 @@ the original's run passed the same operators in the same order, so it is known w
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
+import numpy as np
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from . import labels as lb
+from . import hollow
 from .errors import InputError
 from .inputs import call_model, undisturbed
-from .trace import Trace
+from .trace import Trace, unfused_attention
 
 
 class _Names(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -28,6 +30,25 @@ class _Names(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **(kwargs or {}))
         self.names.append(str(func))
         return result
+
+
+class _Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return hollow.evaluate(func, args, kwargs or {})
+
+
+def runs(pruned: nn.Module, example_inputs: Any) -> bool:
+    """Whether a pruned network can be run.
+
+    Args:
+        pruned: The pruned network; left as it was.
+        example_inputs: What the trace was made with.
+    """
+    for mode in (_Hollow(), contextlib.nullcontext()):  # type: ignore[no-untyped-call]
+        with contextlib.suppress(InputError), undisturbed(pruned), mode:
+            call_model(pruned, example_inputs)
+            return True
+    return False
 
 
 def pin_where_it_stops(pruned: nn.Module, example_inputs: Any, trace: Trace) -> None:
@@ -44,20 +65,20 @@ def pin_where_it_stops(pruned: nn.Module, example_inputs: Any, trace: Trace) -> 
     """
     watcher = _Names()
     try:
-        with undisturbed(pruned), watcher:
+        with undisturbed(pruned), unfused_attention(), watcher:
             call_model(pruned, example_inputs)
     except InputError as error:
         cause = error.__cause__
         message = f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0][:160]}"
         reached = len(watcher.names)
-        same = [name for name, _ in trace.history[:reached]] == watcher.names
+        same = [str(func) for func, _ in trace.history[:reached]] == watcher.names
         # The operator that was not passed, or one of the few before it: what stopped the run may be a check in the
         # model's own code. Further back, the blame would be a guess.
         suspects = trace.history[max(0, reached - 3) : reached + 1] if same else []
-        for name, planes in reversed(suspects):
-            labels = [label for plane in planes for label in lb.distinct(plane)]
-            if trace.sets.pin(labels, f"the model's code wants its width at {name} ({message})"):
-                trace.notes.append(f"{name}: the model's code wants the width that it was written for ({message})")
+        for func, planes in reversed(suspects):
+            labels = np.concatenate([plane.line for plane in planes] or [np.zeros(0, dtype=np.int64)])
+            if trace.sets.pin(labels, f"the model's code wants its width at {func} ({message})"):
+                trace.notes.append(f"{func}: the model's code wants the width that it was written for ({message})")
                 return
         raise InputError(
             f"the pruned {type(pruned).__name__} cannot be run ({message}): its code wants a width that was pruned; "

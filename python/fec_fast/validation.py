@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -31,18 +33,18 @@ def validate(plan: Plan) -> None:
     _check_kinds(plan)
     _check_kept(plan)
     _check_attributes(plan)
-    lost: dict[str, dict[int, bool]] = {}
+    lost: dict[str, set[int]] = {}
     for position, record in enumerate(plan.sets):
         _check_record(f"sets[{position}]", record)
         for layer, units in record["filters"].items():
-            _gather(lost.setdefault(layer, {}), layer, units, set(record["removed"]), record["round"])
+            _gather(lost.setdefault(layer, set()), layer, units, set(record["removed"]), record["round"])
     widths = {layer: len(units) for record in plan.sets for layer, units in record["filters"].items()}
     for record in plan.sets:
         for layer, units in record["filters"].items():
             if len(units) != widths[layer]:
                 raise PlanError(f"{layer}: the sets disagree on its filters, {len(units)} or {widths[layer]}")
     for layer, filters in lost.items():
-        _check_loss(plan, layer, widths[layer], {index for index, gone in filters.items() if gone})
+        _check_loss(plan, layer, widths[layer], filters)
 
 
 def _check_kinds(plan: Plan) -> None:
@@ -77,25 +79,28 @@ def _is_named(value: Any) -> bool:
 
 
 def _are_whole(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+    return isinstance(values, list) and set(map(type, values)) <= {int} and min(values, default=0) >= 0
 
 
 def _is_rising(indices: Sequence[int]) -> bool:
-    return all(a < b for a, b in zip(indices, indices[1:], strict=False))
+    return all(map(operator.lt, indices, indices[1:]))
 
 
 def _check_kept(plan: Plan) -> None:
     if set(plan.keep) != set(plan.shapes):
         raise PlanError("a plan names the shape of every tensor it narrows, and of no other")
+    rising: dict[int, bool] = {}  # a batch norm's tensors share the list of the layer before: it is walked once
     for name, axes in plan.keep.items():
         shape = plan.shapes[name]
         for axis, indices in axes.items():
             where = f"{name}, axis {axis}"
             if axis not in map(str, range(len(shape))):
                 raise PlanError(f"{where}: the tensor has {len(shape)} axes")
-            if not isinstance(indices, list) or not indices or any(type(index) is not int for index in indices):
-                raise PlanError(f"{where}: the kept indices must be a list of at least one whole number")
-            if not _is_rising(indices):
+            if id(indices) not in rising:
+                if not isinstance(indices, list) or set(map(type, indices)) != {int}:
+                    raise PlanError(f"{where}: the kept indices must be a list of at least one whole number")
+                rising[id(indices)] = _is_rising(indices)
+            if not rising[id(indices)]:
                 raise PlanError(f"{where}: the kept indices must be rising and without repetition")
             if indices[0] < 0 or indices[-1] >= shape[int(axis)]:
                 raise PlanError(f"{where}: an index lies outside 0 to {shape[int(axis)] - 1}")
@@ -131,36 +136,34 @@ def _check_record(where: str, record: Any) -> None:
         raise PlanError(f"{where}: units and round are whole numbers from 1")
     if not isinstance(layers, list) or not all(isinstance(layer, str) for layer in layers) or name not in layers:
         raise PlanError(f"{where}: the layers are a list of names, and the set's own name is one of them")
-    if not _are_whole(removed) or not _is_rising(removed) or any(unit >= units for unit in removed):
+    if not _are_whole(removed) or not _is_rising(removed) or max(removed, default=0) >= units:
         raise PlanError(f"{where}: the removed units must be rising, without repetition, and below {units}")
     if len(removed) == units:
         raise PlanError(f"{where}: all {units} units are removed; one at least has to stay")
     scores = record["scores"]
-    if not isinstance(scores, list) or len(scores) != units or not all(_is_finite(score) for score in scores):
+    if not isinstance(scores, list) or len(scores) != units or not _are_finite(scores):
         raise PlanError(f"{where}: it has {units} units, so the scores must be {units} finite numbers")
     filters = record["filters"]
     if not isinstance(filters, dict) or sorted(filters) != sorted(layers):
         raise PlanError(f"{where}: filters has each of the layers once, and no other")
     for layer, of in filters.items():
-        if not isinstance(of, list) or {unit for unit in of if unit is not None} != set(range(units)):
+        kinds = set(map(type, of)) if isinstance(of, list) else {object}
+        if not kinds <= {int, type(None)} or set(of) - {None} != set(range(units)):
             raise PlanError(
                 f"{where}: the filters of {layer} must belong to units 0 to {units - 1}, each used, or null"
             )
 
 
-def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+def _are_finite(values: list[Any]) -> bool:
+    return set(map(type, values)) <= {int, float} and all(map(math.isfinite, values))
 
 
-def _gather(known: dict[int, bool], layer: str, units: Sequence[int | None], removed: set[int], round_: int) -> None:
-    """Notes which filters of a layer a set removes; one that is gone cannot be decided again."""
-    for index, unit in enumerate(units):
-        if unit is not None:
-            if known.get(index):
-                raise PlanError(
-                    f"{layer}: filter {index} is removed by one set and decided by another (round {round_})"
-                )
-            known[index] = unit in removed
+def _gather(lost: set[int], layer: str, units: Sequence[int | None], removed: set[int], round_: int) -> None:
+    """Adds the filters of a layer that a set removes; one that is gone cannot be decided again."""
+    again = next((index for index in sorted(lost) if index < len(units) and units[index] is not None), None)
+    if again is not None:
+        raise PlanError(f"{layer}: filter {again} is removed by one set and decided by another (round {round_})")
+    lost.update(itertools.compress(itertools.count(), map(removed.__contains__, units)))
 
 
 def _check_loss(plan: Plan, layer: str, width: int, gone: set[int]) -> None:

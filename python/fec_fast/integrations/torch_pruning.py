@@ -191,9 +191,7 @@ def _steps(history: Sequence[Sequence[Any]]) -> list[tuple[str, bool, list[int]]
     return steps
 
 
-def _line(
-    model: nn.Module, traced: Trace, where: str, name: str, outputs: bool, reasons: dict[str, str]
-) -> Sequence[int]:
+def _line(model: nn.Module, traced: Trace, where: str, name: str, outputs: bool, reasons: dict[str, str]) -> list[int]:
     """The labels of the channels that a step counts in, before any pruning."""
     modules = dict(model.named_modules())
     if name not in modules:
@@ -202,9 +200,9 @@ def _line(
     first = next((known for known, tensor in model.named_parameters() if tensor is weight), "")
     use = traced.uses.get(first)
     if use is not None:
-        return use.outputs if outputs else use.inputs
+        return list(map(int, use.outputs if outputs else use.inputs))
     if isinstance(modules[name], nn.modules.batchnorm._BatchNorm) and (first, 0) in traced.axes:
-        return traced.axes[first, 0]
+        return list(map(int, traced.axes[first, 0]))
     raise PlanError(f"{where}: fec_fast keeps them: {reasons.get(name, 'it does not follow channels through it')}")
 
 

@@ -1,0 +1,112 @@
+"""Runs for the shapes alone: the operators that take most of a run's time return zeros instead.
+
+Which channels belong together, and whether a network's code accepts its new widths, does not depend on the numbers. A
+model that looks at numbers (a detector that keeps the best boxes), or that fails, is run again as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._prims_common import suggest_memory_format
+
+aten = torch.ops.aten
+
+
+class NeedsValuesError(Exception):
+    """An operator whose result, or its shape, depends on the numbers."""
+
+
+def evaluate(func: Any, args: Any, kwargs: Any) -> Any:
+    """Calls an ATen operator, or returns zeros of the shape that its result has.
+
+    Args:
+        func: The operator.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+
+    Returns:
+        What the operator returns, or zeros.
+
+    Raises:
+        NeedsValuesError: The operator looks at numbers that may have been left out.
+    """
+    shape_of = _SHAPES.get(func)
+    if shape_of is not None:
+        return shape_of(*args, **kwargs)
+    tags = func.tags
+    if torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags or func.namespace != "aten":
+        raise NeedsValuesError(str(func))
+    return func(*args, **kwargs)
+
+
+def _convolution(
+    source: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+) -> Tensor:
+    reads, filters = weight.shape[0], weight.shape[1] * groups
+    if not transposed:
+        reads, filters = filters, reads
+    if source.shape[1] != reads or filters % groups or (bias is not None and len(bias) != filters):
+        raise NeedsValuesError(f"a convolution of {list(source.shape)} by {list(weight.shape)}")  # to fail by itself
+    sizes = []
+    for at, size in enumerate(source.shape[2:]):
+        reach = dilation[at % len(dilation)] * (weight.shape[2 + at] - 1)
+        step, edge = stride[at % len(stride)], padding[at % len(padding)]
+        if transposed:
+            sizes.append((size - 1) * step - 2 * edge + reach + output_padding[at % len(output_padding)] + 1)
+        else:
+            sizes.append((size + 2 * edge - reach - 1) // step + 1)
+    shape = (source.shape[0], filters, *sizes)
+    layouts = [suggest_memory_format(tensor) for tensor in (source, weight)]  # one that is channels-last is enough
+    layout = layouts[1] if layouts[0] == torch.contiguous_format else layouts[0]
+    return torch.zeros_like(source.new_empty(shape), memory_format=layout)
+
+
+def _mm(left: Tensor, right: Tensor) -> Tensor:
+    if left.shape[-1] != right.shape[-2]:
+        raise NeedsValuesError(f"a product of {list(left.shape)} and {list(right.shape)}")
+    return left.new_zeros((*left.shape[:-1], right.shape[-1]))
+
+
+def _addmm(bias: Tensor, left: Tensor, right: Tensor, **_: Any) -> Tensor:
+    product = _mm(left, right)
+    if torch.broadcast_shapes(bias.shape, product.shape) != product.shape:
+        raise NeedsValuesError(f"a bias of {list(bias.shape)} for {list(product.shape)}")
+    return product
+
+
+def _batch_norm(source: Tensor, weight: Tensor | None, bias: Tensor | None, *others: Any) -> tuple[Tensor, ...]:
+    for numbers in (weight, bias, *others[:2]):
+        if isinstance(numbers, Tensor) and len(numbers) != source.shape[1]:
+            raise NeedsValuesError(f"a batch norm of {len(numbers)} for {list(source.shape)}")
+    return torch.zeros_like(source), source.new_empty(0), source.new_empty(0)
+
+
+def _in_place(source: Tensor, *_: Any) -> Tensor:
+    return source
+
+
+_SHAPES: dict[Any, Callable[..., Any]] = {
+    aten.convolution.default: _convolution,
+    aten.mm.default: _mm,
+    aten.bmm.default: _mm,
+    aten.addmm.default: _addmm,
+    aten.baddbmm.default: _addmm,
+    aten.native_batch_norm.default: _batch_norm,
+    aten._native_batch_norm_legit_no_training.default: _batch_norm,
+    aten.relu_.default: _in_place,
+    aten.hardtanh_.default: _in_place,
+    aten.hardswish_.default: _in_place,
+    aten.silu_.default: _in_place,
+}

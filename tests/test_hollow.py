@@ -1,0 +1,150 @@
+"""Runs for the shapes alone: the shapes are those of a real run, and mistakes still stop them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch._prims_common import suggest_memory_format
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+import fec_fast
+from fec_fast import hollow, zoo
+from fec_fast.costs import macs_of
+from fec_fast.report import count
+from fec_fast.trial import runs
+
+
+class Both(TorchDispatchMode):
+    """Evaluates every operator twice, and keeps what it costs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs, self.hollow = 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        short = hollow.evaluate(func, args, kwargs or {})
+        one, other = (out[0] if isinstance(out, tuple) else out for out in (result, short))
+        assert (one.shape, one.dtype, suggest_memory_format(one)) == (
+            other.shape,
+            other.dtype,
+            suggest_memory_format(other),
+        ), func
+        self.macs += macs_of(func, args, kwargs or {}, result) or 0
+        self.hollow += func in hollow._SHAPES
+        return result
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=60)
+def test_convolutions_have_the_shapes_and_costs_of_real_ones(data: st.DataObject) -> None:
+    draw = data.draw
+    rank = draw(st.sampled_from([1, 2, 3]))
+    groups, into, out = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    transposed = draw(st.booleans())
+    kernel = [draw(st.integers(1, 3)) for _ in range(rank)]
+    options = {
+        "stride": [draw(st.integers(2, 3)) for _ in range(rank)],
+        "padding": [draw(st.integers(0, 2)) for _ in range(rank)],
+        "dilation": [draw(st.integers(1, 2)) for _ in range(rank)],
+        "groups": groups,
+    }
+    sizes = [draw(st.integers(5, 8)) for _ in range(rank)]
+    source = torch.randn(draw(st.integers(1, 2)), groups * into, *sizes)
+    if rank == 2 and draw(st.booleans()):
+        source = source.to(memory_format=torch.channels_last)
+    weight = torch.randn(*((groups * into, out) if transposed else (groups * out, into)), *kernel)
+    if rank == 2 and draw(st.booleans()):
+        weight = weight.to(memory_format=torch.channels_last)
+    bias = torch.randn(groups * out) if draw(st.booleans()) else None
+    if transposed:
+        options["output_padding"] = [draw(st.integers(0, 1)) for _ in range(rank)]
+    name = f"conv{'_transpose' if transposed else ''}{rank}d"
+    with FlopCounterMode(display=False) as counter, Both() as both:
+        getattr(F, name)(source, weight, bias, **options)
+    assert both.hollow == 1
+    assert 2 * both.macs == counter.get_total_flops()
+
+
+def test_products_norms_and_activations() -> None:
+    x = torch.randn(4, 6)
+    norm = nn.BatchNorm2d(3).eval()
+    with FlopCounterMode(display=False) as counter, Both() as both, torch.no_grad():
+        F.linear(x, torch.randn(5, 6), torch.randn(5))
+        x @ torch.randn(6, 5)
+        torch.bmm(torch.randn(2, 3, 4), torch.randn(2, 4, 5))
+        torch.baddbmm(torch.randn(2, 3, 5), torch.randn(2, 3, 4), torch.randn(2, 4, 5))
+        norm(torch.randn(2, 3, 4, 4))
+        for activation in (F.relu_, F.hardtanh_, lambda t: F.hardswish(t, True), lambda t: F.silu(t, True)):
+            activation(torch.randn(3))
+    assert both.hollow == 9
+    assert 2 * both.macs == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda x: F.conv2d(x, torch.randn(4, 2, 1, 1)),
+        lambda x: F.conv2d(x, torch.randn(4, 3, 1, 1), torch.randn(3)),
+        lambda x: F.conv2d(x, torch.randn(4, 1, 1, 1), groups=3),
+        lambda x: F.batch_norm(x, torch.zeros(2), torch.ones(2)),
+        lambda x: F.linear(x, torch.randn(5, 3), torch.randn(5)),
+        lambda x: F.linear(x, torch.randn(5, 4), torch.randn(3)),
+        lambda x: x.reshape(2, 3, 16) @ torch.randn(2, 5, 5),
+    ],
+)
+def test_a_mistake_stops_a_hollow_run(mistake) -> None:
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return mistake(x)
+
+    assert not runs(Net(), torch.randn(2, 3, 4, 4))
+
+
+class LooksAtNumbers(nn.Module):
+    """Takes another layer where its numbers ask for it; zeros would not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 1)
+        self.usual, self.rare = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.last = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = self.usual(x) if bool(x.abs().sum() > 0) else self.rare(x)
+        return self.last(x.mean((2, 3)))
+
+
+def test_a_model_that_looks_at_numbers_is_traced_with_them() -> None:
+    torch.manual_seed(0)
+    found = fec_fast.couplings(LooksAtNumbers().eval(), torch.randn(2, 3, 4, 4))
+    assert [one.name for one in found.sets] == ["first", "usual"]
+    assert [(kept.layer, kept.reason) for kept in found.pinned][-1] == ("rare", "the example inputs do not reach it")
+
+
+@pytest.mark.parametrize("name", ["resnet20_cifar", "vgg16_cifar"])
+def test_the_counts_of_the_pruned_network_are_those_of_running_it(name: str) -> None:
+    torch.manual_seed(0)
+    model, image = getattr(zoo, name)().eval(), torch.randn(2, 3, 32, 32)
+    result = fec_fast.prune(model, image, ratio=0.4, criterion="l1", verify=False)
+    assert result.after == count(result.model, image)
+    for counts, network in ((result.before, model), (result.after, result.model)):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(image)
+        assert 2 * counts.macs == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnext50_32x4d", "shufflenet_v2_x0_5", "vit_b_32"])
+def test_the_same_on_groups_and_attention(name: str) -> None:
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    model, image = models.get_model(name, weights=None).eval(), torch.randn(1, 3, 224, 224)
+    result = fec_fast.prune(model, image, ratio=0.5, criterion="l1", verify=False)
+    assert result.after == count(result.model, image)
+    assert result.after.macs < result.before.macs
