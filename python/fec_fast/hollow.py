@@ -81,7 +81,7 @@ def _mm(left: Tensor, right: Tensor) -> Tensor:
 
 def _addmm(bias: Tensor, left: Tensor, right: Tensor, **_: Any) -> Tensor:
     product = _mm(left, right)
-    if torch.broadcast_shapes(bias.shape, product.shape) != product.shape:
+    if torch.broadcast_shapes(bias.shape, product.shape) != product.shape:  # type: ignore[no-untyped-call]
         raise NeedsValuesError(f"a bias of {list(bias.shape)} for {list(product.shape)}")
     return product
 
