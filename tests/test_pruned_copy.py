@@ -13,8 +13,8 @@ from torch.nn.utils import parametrizations
 
 import fec_fast
 from fec_fast import zoo
-from fec_fast.plan import named_tensors
 from fec_fast.surgery import pruned_copy
+from fec_fast.walk import named_tensors
 
 
 class Marked(nn.Parameter):

@@ -12,7 +12,7 @@ from torch import nn
 
 import fec_fast
 from fec_fast import surgery, zoo
-from fec_fast.plan import named_tensors
+from fec_fast.walk import named_tensors
 
 
 @pytest.fixture(scope="module")

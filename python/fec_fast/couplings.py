@@ -10,9 +10,9 @@ from torch import nn
 
 from .coupling import CoupledSet, couple
 from .errors import ArgumentError
-from .plan import named_tensors
 from .scoring import unwrap
 from .trace import Trace, trace
+from .walk import named_tensors
 
 
 @dataclass(frozen=True)

@@ -68,9 +68,17 @@ def _convolution(
         else:
             sizes.append((size + 2 * edge - reach - 1) // step + 1)
     shape = (source.shape[0], filters, *sizes)
-    layouts = [suggest_memory_format(tensor) for tensor in (source, weight)]  # one that is channels-last is enough
-    layout = layouts[1] if layouts[0] == torch.contiguous_format else layouts[0]
-    return torch.zeros_like(source.new_empty(shape), memory_format=layout)
+    if any(_is_channels_last(tensor) for tensor in (source, weight)):
+        return torch.zeros_like(source.new_empty(shape), memory_format=torch.channels_last)
+    return source.new_zeros(shape)
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    return (
+        tensor.dim() == 4
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+        and suggest_memory_format(tensor) == torch.channels_last  # by the strides, where a size of 1 leaves it open
+    )
 
 
 def _mm(left: Tensor, right: Tensor) -> Tensor:

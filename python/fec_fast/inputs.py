@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .errors import InputError
+from .walk import modules_of
 
 
 def call_model(model: nn.Module, example_inputs: Any) -> Any:
@@ -81,7 +82,7 @@ def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in modules_of(model).values()]
     buffers = [
         (buffer, buffer.detach().clone())
         for module, _ in modes

@@ -8,32 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from .errors import PlanError
 from .validation import validate
+from .walk import named_tensors
 
 FORMAT = "fec_fast.plan"
 VERSION = 2
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters and buffers of a model by every name they have.
-
-    Args:
-        model: The model.
-
-    Returns:
-        Names to tensors; a tied tensor stands under each of its names.
-    """
-    parameters: dict[str, Tensor] = {}
-    buffers: dict[str, Tensor] = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        for found, own in ((parameters, module._parameters), (buffers, module._buffers)):
-            for name, tensor in own.items():
-                if tensor is not None:
-                    found[f"{prefix}.{name}" if prefix else name] = tensor
-    return parameters | buffers
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -10,9 +10,10 @@ from torch import nn
 
 from .coupling import CoupledSet, Coupling, gone_labels, kept_indices, new_attributes
 from .formula import Formula
-from .plan import Plan, digest, named_tensors, narrowed_shapes
+from .plan import Plan, digest, narrowed_shapes
 from .trace import Trace
 from .tracer import Use
+from .walk import modules_of, named_tensors
 
 
 def by_reason(layers: Mapping[str, str]) -> dict[str, str]:
@@ -159,7 +160,7 @@ def _attributes(
     first_names: Mapping[int, str],
 ) -> dict[str, dict[str, int]]:
     attributes: dict[str, dict[str, int]] = {}
-    for name, module in model.named_modules():
+    for name, module in modules_of(model).items():
         weight_name = f"{name}.weight" if name else "weight"
         if weight_name not in keep:
             continue

@@ -18,7 +18,7 @@ from .criteria import Criterion, check_criterion, unit_scores
 from .equivalence import verify_equivalence
 from .errors import ArgumentError, LayerError, RatioError, WeightError
 from .formula import Formula
-from .plan import Plan, named_tensors
+from .plan import Plan
 from .planning import by_reason, choose, costs_after, make_plan
 from .ratios import check_ratio, check_round_to, removals
 from .report import Counts, Latency, compare_latency, comparison_table, tally
@@ -26,6 +26,7 @@ from .scoring import unwrap
 from .surgery import pruned_copy
 from .trace import Trace, trace
 from .trial import pin_where_it_stops, runs
+from .walk import modules_of, named_tensors
 from .widths import width_notes
 from .wrappers import refuse_sharded
 
@@ -207,7 +208,7 @@ def _check_weights(model: nn.Module) -> None:
             raise WeightError(f"{name} is quantised ({tensor.dtype}): prune the float model and quantise it afterwards")
         if is_traceable_wrapper_subclass(tensor):
             raise WeightError(f"{name} is a {type(tensor).__name__}: prune the plain model and convert it afterwards")
-    for name, module in model.named_modules():
+    for name, module in modules_of(model).items():
         if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
             raise WeightError(f"{name} is quantised: prune the float model and quantise it afterwards")
     for name, tensor in tensors.items():

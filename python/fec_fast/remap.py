@@ -9,9 +9,10 @@ from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from .errors import ArgumentError, PlanError
-from .plan import Plan, digest, named_tensors
+from .plan import Plan, digest
 from .scoring import unwrap
 from .surgery import narrow
+from .walk import named_tensors
 
 
 def remap_optimizer(optimizer: Optimizer, plan: Plan, model: nn.Module) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 from .errors import ArgumentError
 from .inputs import call_model, undisturbed
 from .trace import trace
+from .walk import modules_of
 
 
 @dataclass(frozen=True)
@@ -76,16 +77,17 @@ def tally(model: nn.Module, costs: Iterable[tuple[str, int]]) -> Counts:
         The counts.
     """
     parameters: dict[str, int] = defaultdict(int)
-    for name, parameter in model.named_parameters():
-        parameters[name.rpartition(".")[0]] += parameter.numel()
+    modules = modules_of(model)
+    seen: set[int] = set()
+    for name, module in modules.items():
+        for parameter in module._parameters.values():
+            if parameter is not None and id(parameter) not in seen:
+                seen.add(id(parameter))
+                parameters[name] += parameter.numel()
     macs: dict[str, int] = defaultdict(int)
     for layer, number in costs:
         macs[layer] += number
-    by_layer = {
-        name: LayerCount(parameters[name], macs[name])
-        for name, _ in model.named_modules()
-        if parameters[name] or macs[name]
-    }
+    by_layer = {name: LayerCount(parameters[name], macs[name]) for name in modules if parameters[name] or macs[name]}
     return Counts(sum(parameters.values()), sum(macs.values()), by_layer)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .plan import Plan, named_tensors
+from .plan import Plan
+from .walk import modules_of, named_tensors
 from .wrappers import unwrap_for_surgery
 
 
@@ -39,7 +40,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> None:
         if id(tensor) not in narrowed:
             grad = None if tensor.grad is None else narrow(tensor.grad.detach(), axes)
             narrowed[id(tensor)] = (tensor, narrow(tensor.detach(), axes), grad)
-    modules = dict(model.named_modules())
+    modules = modules_of(model)
     undo: list[Callable[[], None]] = []
     try:
         for tensor, data, grad in narrowed.values():
@@ -87,7 +88,7 @@ def pruned_copy(model: nn.Module, plan: Plan) -> nn.Module:
         for name, axes in others.items():
             if tensors[name].shape == torch.Size(plan.shapes[name]):  # a tied one may have been narrowed already
                 tensors[name].data = narrow(tensors[name].detach(), axes)
-    modules = dict(copied.named_modules())
+    modules = modules_of(copied)
     for name, values in plan.attributes.items():
         for attribute, value in values.items():
             setattr(modules[name], attribute, value)
@@ -99,20 +100,32 @@ def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
     Most of a module's attributes are plain numbers, and empty dictionaries, which ``deepcopy`` is slow at.
     """
-    plain = [module for module in model.modules() if _is_copied_plainly(type(module))]
+    kinds = {kind: _is_copied_plainly(kind) for kind in {type(module) for module in modules_of(model).values()}}
+    plain = [module for module in modules_of(model).values() if kinds[type(module)]]
     for module in plain:  # all of them first, so that whatever refers to a module finds its copy
         memo[id(module)] = object.__new__(type(module))
     for module in plain:
-        state = {}
-        for name, value in module.__getstate__().items():  # type: ignore[no-untyped-call]
-            if type(value) in _CONTAINERS and not value and id(value) not in memo:
-                memo[id(value)] = type(value)()
-            state[name] = value if type(value) in _ATOMIC else copy.deepcopy(value, memo)
-        memo[id(module)].__setstate__(state)
+        state = module.__getstate__()  # type: ignore[no-untyped-call]
+        memo[id(module)].__setstate__({name: _copied_value(value, memo) for name, value in state.items()})
     return copy.deepcopy(model, memo)
 
 
-_CONTAINERS = {dict, OrderedDict, set, list}
+def _copied_value(value: Any, memo: dict[int, Any]) -> Any:
+    """``copy.deepcopy(value, memo)`` with short ways for what most attributes of modules are."""
+    kind = type(value)
+    if kind in _ATOMIC or (kind is tuple and all(type(item) in _ATOMIC for item in value)):
+        return value
+    known = memo.get(id(value))
+    if known is not None:
+        return known
+    if kind not in (dict, OrderedDict) or not all(type(key) is str for key in value):
+        return copy.deepcopy(value, memo)
+    copied = memo[id(value)] = kind()
+    for key, item in value.items():
+        copied[key] = _copied_value(item, memo)
+    return copied
+
+
 _ATOMIC = {int, float, bool, str, type(None)}
 
 

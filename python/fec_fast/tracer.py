@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import labels as lb
 from .costs import macs_of
+from .walk import modules_of
 
 
 @dataclass(slots=True)
@@ -99,7 +100,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.notes: dict[str, None] = {}
         self.vanishing: dict[Any, bool] = {}  # what the rule of element-wise operators has found out
         self.history: list[tuple[Any, list[lb.Plane]]] = []
-        self.modules = dict(model.named_modules())
+        self.modules = modules_of(model)
         self._names = {id(module): name for name, module in self.modules.items()}
         self._inside = [""]
         # By identity. The model holds its own tensors; others may die and leave their number to a new one, which the

@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .errors import ArgumentError, WeightError
 from .scoring import unwrap
+from .walk import modules_of
 
 
 def unwrap_for_surgery(model: nn.Module) -> nn.Module:
@@ -47,13 +48,12 @@ def refuse_sharded(model: nn.Module) -> None:
         WeightError: It is wrapped by FSDP, or holds a DTensor; the layer is named.
     """
     remedy = "prune the plain model before sharding it, on every rank alike"
-    for name, module in model.named_modules():
+    for name, module in modules_of(model).items():
         # By the name, because importing FSDP takes a second; fully_shard mixes its class in.
         if any(kind.__module__.startswith("torch.distributed.fsdp") for kind in type(module).__mro__):
             where = f"layer {name!r}" if name else "the model"
             raise WeightError(f"{where} is sharded by FSDP, so its weights are not here as a whole: {remedy}")
-        for own, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            if is_traceable_wrapper_subclass(tensor) and type(tensor).__module__.startswith("torch.distributed"):
-                raise WeightError(
-                    f"layer {name!r}: its {own} is a {type(tensor).__name__}, sharded over devices: {remedy}"
-                )
+        for own, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            kind = type(tensor)
+            if is_traceable_wrapper_subclass(tensor) and kind.__module__.startswith("torch.distributed"):
+                raise WeightError(f"layer {name!r}: its {own} is a {kind.__name__}, sharded over devices: {remedy}")

@@ -15,11 +15,12 @@ from ..criteria import has_entropy, relative
 from ..errors import ArgumentError, PlanError, WeightError, missing_extra, nearest
 from ..formula import Formula
 from ..inputs import call_model
-from ..plan import Plan, named_tensors
+from ..plan import Plan
 from ..planning import choose, make_plan
 from ..scoring import unwrap
 from ..surgery import apply_plan
 from ..trace import Trace, trace
+from ..walk import named_tensors
 
 try:
     import torch_pruning as tp
