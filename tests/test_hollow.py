@@ -148,3 +148,31 @@ def test_the_same_on_groups_and_attention(name: str) -> None:
     result = fec_fast.prune(model, image, ratio=0.5, criterion="l1", verify=False)
     assert result.after == count(result.model, image)
     assert result.after.macs < result.before.macs
+
+
+@pytest.mark.parametrize(
+    ("function", "needs"),
+    [
+        (lambda x: x.sum().item(), True),
+        (lambda x: x.nonzero(), True),
+        (lambda x: x[x > 0], True),
+        (lambda x: x[torch.ones(3, dtype=torch.bool)], True),
+        (lambda x: x.unique(), True),
+        (lambda x: x[torch.tensor([2, 0])], False),
+        (lambda x: x.sort(dim=1)[0].softmax(0).cumsum(1), False),
+        (lambda x: x.topk(2)[0], False),
+    ],
+)
+def test_what_looks_at_numbers(function, needs: bool) -> None:
+    class Hollow(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            return hollow.evaluate(func, args, kwargs or {})
+
+    x = torch.randn(3, 4)
+    if needs:
+        with pytest.raises(hollow.NeedsValuesError), Hollow():
+            function(x)
+    else:
+        with Hollow():
+            found = function(x)
+        assert torch.equal(found, function(x))

@@ -278,18 +278,36 @@ def as_filters(weight: Tensor, axis: int, groups: int) -> Tensor:
 
 
 def _call(function: Criterion, use: Use, weight: Tensor, consumers: Sequence[bool]) -> list[Tensor]:
-    weight = weight.detach().float()
-    if function in (l1, l2):  # both sides share the terms
-        weight = weight.abs() if function is l1 else weight.square()
-        function = _added if function is l1 else lambda terms: _added(terms).sqrt()
+    weight, axes = weight.detach(), [_axis(use, consumer) for consumer in consumers]
+    if function in (l1, l2):
+        found = _norms(function, weight, axes, use.groups)
+    else:
+        found = [function(as_filters(weight, axis, use.groups).float()) for axis in axes]
     vectors = []
-    for consumer in consumers:
-        side = as_filters(weight, _axis(use, consumer), use.groups)
-        scores = torch.as_tensor(function(side)).detach().to("cpu", torch.float64)
-        if scores.shape != side.shape[:1]:
-            shape = list(scores.shape)
-            raise LayerError(f"{use.layer}: the criterion returned shape {shape}, expected [{side.shape[0]}]")
+    for axis, vector in zip(axes, found, strict=True):
+        scores, filters = torch.as_tensor(vector).detach().to("cpu", torch.float64), len(weight)
+        if axis == 1:
+            filters = weight.shape[1] * use.groups
+        if scores.shape != (filters,):
+            raise LayerError(f"{use.layer}: the criterion returned shape {list(scores.shape)}, expected [{filters}]")
         if not bool(torch.isfinite(scores).all()):
             raise WeightError(f"{use.layer}: the criterion returned NaN or infinity; look at this layer's weights")
         vectors.append(scores)
     return vectors
+
+
+def _norms(function: Criterion, weight: Tensor, axes: Sequence[int], groups: int) -> list[Tensor]:
+    """The L1 or L2 norms of either side: they share the terms, a block of rows at a time, so that no weight is copied."""
+    rows = max(1, _BLOCK * len(weight) // weight.numel()) if groups == 1 else len(weight)
+    sums: list[list[Tensor]] = [[] for _ in axes]
+    for block in weight.split(rows):
+        terms = block.float().abs() if function is l1 else block.float().square()
+        for found, axis in zip(sums, axes, strict=True):
+            found.append(_added(as_filters(terms, axis, groups)))
+    totals = [
+        torch.stack(found).sum(0) if axis == 1 else torch.cat(found) for found, axis in zip(sums, axes, strict=True)
+    ]
+    return totals if function is l1 else [total.sqrt() for total in totals]
+
+
+_BLOCK = 2**20  # weights looked at together: they fit into the cache

@@ -37,10 +37,16 @@ def evaluate(func: Any, args: Any, kwargs: Any) -> Any:
     shape_of = _SHAPES.get(func)
     if shape_of is not None:
         return shape_of(*args, **kwargs)
-    tags = func.tags
-    if torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags or func.namespace != "aten":
+    if _looks_at_numbers(func, args):
         raise NeedsValuesError(str(func))
     return func(*args, **kwargs)
+
+
+def _looks_at_numbers(func: Any, args: Any) -> bool:
+    if func is aten.index.Tensor:  # by a mask; by numbers, the shape is that of the indices
+        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+    depends = torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+    return depends or func.namespace != "aten"
 
 
 def _convolution(
