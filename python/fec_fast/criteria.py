@@ -297,10 +297,10 @@ def _call(function: Criterion, use: Use, weight: Tensor, consumers: Sequence[boo
 
 
 def _norms(function: Criterion, weight: Tensor, axes: Sequence[int], groups: int) -> list[Tensor]:
-    """The L1 or L2 norms of either side: they share the terms, a block of rows at a time, so that no weight is copied."""
+    """The L1 or L2 norms of either side: they share the terms, a block of rows at a time, and no weight is copied."""
     rows = max(1, _BLOCK * len(weight) // weight.numel()) if groups == 1 else len(weight)
     sums: list[list[Tensor]] = [[] for _ in axes]
-    for block in weight.split(rows):
+    for block in weight.split(rows):  # type: ignore[no-untyped-call]
         terms = block.float().abs() if function is l1 else block.float().square()
         for found, axis in zip(sums, axes, strict=True):
             found.append(_added(as_filters(terms, axis, groups)))

@@ -70,11 +70,14 @@ def trace(model: nn.Module, example_inputs: Any) -> Trace:
                 raise
     history, costs = list(tracer.history), list(tracer.costs)
     if _unreached(tracer):
-        tracer.evaluate = _as_it_is
-        try:
-            _run(model, example_inputs, tracer, training=True)
-        except Exception as error:
-            tracer.notes[f"training mode could not be traced: {error}"] = None
+        for evaluate in (hollow.evaluate, _as_it_is):
+            tracer.evaluate = evaluate
+            try:
+                _run(model, example_inputs, tracer, training=True)
+                break
+            except Exception as error:
+                if evaluate is _as_it_is:
+                    tracer.notes[f"training mode could not be traced: {error}"] = None
     for name, module in tracer.modules.items():
         if isinstance(module, nn.MultiheadAttention) and (f"{name}.in_proj_weight", 0) not in tracer.axes:
             tracer.notes[f"{name}: attention was not traced and keeps its width"] = None
