@@ -160,3 +160,12 @@ def test_fully_sharded_is_refused(gloo: None, original: nn.Module, pruned) -> No
     for call in (lambda: fec_fast.apply_plan(model, pruned.plan), lambda: fec_fast.prune(model, IMAGE)):
         with pytest.raises(fec_fast.WeightError, match="the model is sharded by FSDP"):
             call()
+
+
+def test_an_optimizer_that_shards_its_state_is_refused(gloo: None, original: nn.Module, pruned) -> None:
+    optim = pytest.importorskip("torch.distributed.optim")
+    model = copy.deepcopy(original)
+    optimizer = optim.ZeroRedundancyOptimizer(model.parameters(), optimizer_class=torch.optim.SGD, lr=0.1)
+    fec_fast.apply_plan(model, pruned.plan)
+    with pytest.raises(fec_fast.ArgumentError, match="ZeroRedundancyOptimizer shards its state.*new one after pruning"):
+        fec_fast.remap_optimizer(optimizer, pruned.plan, model)
