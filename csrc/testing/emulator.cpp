@@ -301,7 +301,7 @@ void launch(const char* name, unsigned grid, unsigned threads, size_t shared, cu
       order[t] = t;
     }
     seen.threads += threads;
-    if (b == 0) __tsan_release(&launch_start);
+    __tsan_release(&launch_start);
     while (block.left < threads && seen.fault[0] == 0) {
       std::shuffle(order.begin(), order.end(), random);
       block.moved = false;
