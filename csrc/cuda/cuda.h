@@ -14,7 +14,7 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Bytes of device memory that `entropies` needs beside the weights, at any address that 256 divides.
+// Bytes of device memory that `entropies` needs beside the weights, at any address that 64 divides.
 int64_t workspace_bytes(const Layer* layers, int64_t count, const Formula& formula, Algorithm algorithm);
 
 // Puts the kernels for all layers into a stream (a cudaStream_t) of a device. Entropies that are NaN say that their

@@ -47,16 +47,16 @@ __global__ void __launch_bounds__(128) largest_weights(const Range range) {
 // One number a channel, for `pairwise`: points[filter][channel]. A filter a block.
 template <class T>
 __global__ void __launch_bounds__(128, 4) compress(const Range range, Compress kind) {
-  DYN_SHARED(Reader<T>, readers);
+  DYN_SHARED(SmallReader<T>, readers);
   const Place found = place(range, kFilters);
   const Entry& layer = *found.entry;
   const int32_t filter = static_cast<int32_t>(found.unit);
   const T scale = scale_of<T>(*found.state);
-  Reader<T>* reader = readers + warp();
+  SmallReader<T>* reader = readers + warp();
   T* to = static_cast<T*>(layer.points) + static_cast<int64_t>(filter) * layer.channels;
   const int step = static_cast<int>(blockDim.x);
-  for (int first = 32 * warp(); first < layer.channels; first += kHeap * step) {
-    const int count = smaller_int(kHeap, (layer.channels - first + step - 1) / step);
+  for (int first = 32 * warp(); first < layer.channels; first += 16 * step) {
+    const int count = smaller_int(16, (layer.channels - first + step - 1) / step);
     read_channels<T>(layer, kind, scale, filter, first, step, count, layer.channels, reader);  // known to be finite or not
     __syncwarp();
     for (int i = 0; i < count; ++i) {

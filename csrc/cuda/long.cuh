@@ -32,8 +32,8 @@ __global__ void __launch_bounds__(32 * kWide) long_sort(const SortWork work) {
   const Entry& layer = *found.entry;
   const Run run = run_of<T>(found);
   T x[kHeld<T>];
-  const bool bad =
-      sorted_numbers<kHeld<T>, kWide>(layer, work.choice, run.filter, run.first, run.count, x, shared);
+  bool bad = read_filter<T>(layer, work.choice, run.filter, run.first, run.first + run.count, kHeld<T>, true, shared);
+  bad = sorted_numbers<kHeld<T>, kWide>(bad, x, shared);
   T* to = static_cast<T*>(layer.points) + static_cast<int64_t>(run.filter) * layer.channels + run.first;
   const int own = static_cast<int>(threadIdx.x) * kHeld<T>;
 #pragma unroll

@@ -43,7 +43,7 @@ void measure_pairs(const Call& call) {
     LAUNCH((largest_weights<T>), group.blocks[kFilters], 128, 4 * sizeof(unsigned long long), call.stream, range);
     check_launch("largest_weights");
     if (way == Way::Line || (way == Way::Filters && call.choice.compress != Compress::None)) {
-      LAUNCH((compress<T>), group.blocks[kFilters], 128, 4 * sizeof(Reader<T>), call.stream, range,
+      LAUNCH((compress<T>), group.blocks[kFilters], 128, 4 * sizeof(SmallReader<T>), call.stream, range,
              call.choice.compress);
       check_launch("compress");
     }

@@ -84,15 +84,18 @@ class Channel {
 };
 
 constexpr int kTaps = 9;  // taps read at a time
-constexpr int kHeap = 8;  // channels that a lane reads before they are looked at
+constexpr int kAtOnce = 8;  // channels that a lane asks for before it looks at the first
 
-// Shared memory of a warp that reads channels.
-template <class T>
+// Shared memory of a warp that reads up to `heap` channels a lane. Without a stage, each lane reads its own taps.
+template <class T, int heap, bool with_stage>
 struct Reader {
-  static constexpr bool staged = sizeof(T) == 4;  // for double, taps are read by the lane that adds them up
-  T stage[staged ? 32 * kTaps : 1];
-  T numbers[kHeap * 32];
+  static constexpr bool staged = with_stage;
+  T stage[with_stage ? 32 * kTaps : 1];
+  T numbers[heap * 32];
 };
+// Of double only a few networks are made: their taps are read by the lane that adds them up.
+template <class T>
+using SmallReader = Reader<T, 16, sizeof(T) == 4>;
 
 // The power of two that brings the largest weight of a layer to [1, 2): exact, and no entropy depends on it.
 template <class T>
@@ -154,37 +157,40 @@ FEC_DEVICE void add_rows(const S* data, int64_t stride, int channels, int taps, 
   }
 }
 
-// numbers[32 i + lane] = that of channel first + i * step + lane, for i below `count` <= kHeap, or infinity from `end`
-// on. All lanes take part. Whether one of this lane's weights was not finite.
-template <class T>
-FEC_CALLED bool read_channels(const Entry& layer, Compress compress, T scale, int32_t filter, int first, int step,
-                              int count, int end, Reader<T>* shared) {
+// numbers[32 i + lane] = that of channel first + i * step + lane, for i below `count`, or infinity from `end` on. All
+// lanes take part. Whether one of this lane's weights was not finite.
+template <class T, class R>
+FEC_DEVICE bool read_channels(const Entry& layer, Compress compress, T scale, int32_t filter, int first, int step,
+                              int count, int end, R* shared) {
   bool bad = false;
   const int taps = layer.taps;
   const T past = static_cast<T>(INFINITY);
   with_storage<T>(layer, filter_offset(layer, filter), [&](const auto* data) {
     if (taps == 1) {
-      T held[kHeap];
+      const bool absolute = compress == Compress::Rms || compress == Compress::AbsMean;
+      for (int begin = 0; begin < count; begin += kAtOnce) {
+        T held[kAtOnce];
 #pragma unroll
-      for (int i = 0; i < kHeap; ++i) {
-        const int own = first + i * step + lane();
-        if (i < count && own < end) held[i] = value_of(data[own * layer.stride_channel]) * scale;
-      }
+        for (int i = 0; i < kAtOnce; ++i) {
+          const int own = first + (begin + i) * step + lane();
+          held[i] = begin + i < count && own < end ? value_of(data[own * layer.stride_channel]) * scale : T(0);
+        }
 #pragma unroll
-      for (int i = 0; i < kHeap; ++i) {
-        const int own = first + i * step + lane();
-        if (i >= count) continue;
-        if (own < end && !(magnitude(held[i]) <= Limits<T>::most)) bad = true;
-        const bool absolute = compress == Compress::Rms || compress == Compress::AbsMean;
-        shared->numbers[32 * i + lane()] = own < end ? (absolute ? magnitude(held[i]) : held[i]) : past;
+        for (int i = 0; i < kAtOnce; ++i) {
+          const int own = first + (begin + i) * step + lane();
+          bad |= !(magnitude(held[i]) <= Limits<T>::most);
+          const T number = absolute ? magnitude(held[i]) : held[i];
+          if (begin + i < count) shared->numbers[32 * (begin + i) + lane()] = own < end ? number : past;
+        }
       }
       return;
     }
+#pragma unroll 1
     for (int i = 0; i < count; ++i) {
       const int channel = first + i * step, own = channel + lane(), channels = smaller_int(32, end - channel);
       const auto* from = data + channel * layer.stride_channel;
       Channel<T> sum(compress);
-      if (Reader<T>::staged && layer.stride_tap == 1) {
+      if (R::staged && layer.stride_tap == 1) {
         if (taps <= kTaps && layer.stride_channel == taps) {
           add_lines<T>(from, channels * taps, taps, lane() < channels, scale, shared->stage, sum);
         } else {

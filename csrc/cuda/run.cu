@@ -48,7 +48,7 @@ void entropies(const Layer* layers, int64_t count, const Formula& formula, Algor
   const Plan plan(layers, count, formula, algorithm, static_cast<char*>(workspace));
   if (plan.entries.empty()) return;
   if (plan.bytes() > bytes) throw std::invalid_argument("the workspace is too small");
-  if (reinterpret_cast<uintptr_t>(workspace) % 256 != 0) throw std::invalid_argument("the workspace is not aligned");
+  if (reinterpret_cast<uintptr_t>(workspace) % 64 != 0) throw std::invalid_argument("the workspace is not aligned");
   const DeviceGuard guard(device);
   const Call call{plan, {formula.compress, formula.entropy, formula.tau, formula.tau_scale},
                   static_cast<cudaStream_t>(stream)};

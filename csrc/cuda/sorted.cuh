@@ -8,6 +8,8 @@
 //   beyond       as the row before, in runs of so many, which long.cuh merges
 #pragma once
 
+#include <type_traits>
+
 #include "bitonic.cuh"
 #include "scan.cuh"
 
@@ -18,7 +20,7 @@ template <class T>
 constexpr int kRun = sizeof(T) == 8 ? 4096 : 8192;  // the longest filter that a block sorts
 
 // The numbers a filter takes in memory: a power of two, so that it is written and read back in whole warps.
-constexpr int64_t padded_channels(int64_t channels) {
+FEC_BOTH constexpr int64_t padded_channels(int64_t channels) {
   int64_t size = 32;
   while (size < channels) size *= 2;
   return size;
@@ -26,10 +28,14 @@ constexpr int64_t padded_channels(int64_t channels) {
 FEC_BOTH constexpr bool a_warp_each(int64_t channels) { return channels <= 512; }
 FEC_BOTH constexpr bool is_wide(int64_t channels) { return channels > 2048; }
 
+// Blocks of 16 warps have no room for stages.
+template <class T, int warps>
+using SortReader = std::conditional_t<warps == kWide, Reader<T, kRun<T> / (32 * kWide), false>, SmallReader<T>>;
+
 template <class T, int warps>
 struct SortShared {
   union {
-    Reader<T> readers[warps];
+    SortReader<T, warps> readers[warps];
     T exchanged[warps * 32 * kExchanged];  // between warps, once the numbers are read
   };
   WarpReach<T> reach;
@@ -79,40 +85,42 @@ FEC_DEVICE void entropy_of_sorted(const Place& place, const Choice& choice, int3
   }
 }
 
-// Reads and sorts `channels` channels of a filter from `channel` on; whether one of them is not finite.
+// Reads `count` channels a lane of a filter, or a run of one, that a warp or (`together`) a block is about to sort; the
+// channels are those from `channel` up to `end`. Whether one of this lane's weights is not finite.
+template <class T, int all_warps>
+FEC_DEVICE bool read_filter(const Entry& layer, const Choice& choice, int32_t filter, int channel, int end, int count,
+                            bool together, SortShared<T, all_warps>* shared) {
+  const int step = together ? 32 * all_warps : 32, first = channel + (together ? 32 * warp() : 0);
+  // Halves: the difference of two of them is finite.
+  const bool bad =
+      read_channels<T>(layer, choice.compress, T(0.5), filter, first, step, count, end, shared->readers + warp());
+  __syncwarp();
+  return bad;
+}
+
+// What was read, sorted over the threads of the warp or block; whether some of it was not finite.
 template <int E, int warps, class T, int all_warps>
-FEC_DEVICE bool sorted_numbers(const Entry& layer, const Choice& choice, int32_t filter, int channel, int channels,
-                               T (&x)[E], SortShared<T, all_warps>* shared) {
-  constexpr int threads = 32 * warps, part = E < kHeap ? E : kHeap;
-  bool bad = false;
-  Reader<T>* reader = shared->readers + warp();
-  const int begin = channel + (warps == 1 ? 0 : 32 * warp()), end = channel + channels;
+FEC_DEVICE bool sorted_numbers(bool bad, T (&x)[E], SortShared<T, all_warps>* shared) {
 #pragma unroll
-  for (int first = 0; first < E; first += part) {
-    // Halves: the difference of two of them is finite.
-    bad |= read_channels<T>(layer, choice.compress, T(0.5), filter, begin + first * threads, threads, part, end, reader);
-    __syncwarp();
-#pragma unroll
-    for (int e = 0; e < part; ++e) x[first + e] = reader->numbers[32 * e + lane()];
-    __syncwarp();
-  }
+  for (int e = 0; e < E; ++e) x[e] = shared->readers[warp()].numbers[32 * e + lane()];
   if constexpr (warps == 1) {
     bad = __any_sync(kAll, bad);
     sort_warp<E>(x);
   } else {
     bad = __syncthreads_or(bad) != 0;
-    sort_block<E, threads>(x, shared->exchanged);
+    sort_block<E, 32 * warps>(x, shared->exchanged);
   }
   return bad;
 }
 
 template <int E, int warps, bool both, class T, int all_warps>
-FEC_DEVICE void sort_filter(const Place& place, const SortWork& work, int32_t filter, SortShared<T, all_warps>* shared) {
+FEC_DEVICE void sort_filter(const Place& place, const SortWork& work, int32_t filter, bool bad,
+                            SortShared<T, all_warps>* shared) {
   constexpr int threads = 32 * warps;
   const Entry& layer = *place.entry;
   const int own = warps == 1 ? lane() : static_cast<int>(threadIdx.x);
   T x[E];
-  const bool bad = sorted_numbers<E, warps>(layer, work.choice, filter, 0, layer.channels, x, shared);
+  bad = sorted_numbers<E, warps>(bad, x, shared);
   if constexpr (both) {
     if (!bad) return entropy_of_sorted<E, warps>(place, work.choice, filter, x, &shared->reach, shared->sums);
     if (own == 0) layer.out[filter] = NAN;
@@ -140,9 +148,10 @@ FEC_DEVICE void scan_filter(const Place& place, const SortWork& work, int32_t fi
 }
 
 template <int E, int warps, Task task, class T, int all_warps>
-FEC_DEVICE void do_filter(const Place& place, const SortWork& work, int32_t filter, SortShared<T, all_warps>* shared) {
+FEC_DEVICE void do_filter(const Place& place, const SortWork& work, int32_t filter, bool bad,
+                          SortShared<T, all_warps>* shared) {
   if constexpr (task != Task::Scan) {
-    sort_filter<E, warps, task == Task::Both>(place, work, filter, shared);
+    sort_filter<E, warps, task == Task::Both>(place, work, filter, bad, shared);
   } else {
     scan_filter<E, warps, T>(place, work, filter, &shared->reach, shared->sums);
   }
@@ -154,33 +163,44 @@ __global__ void __launch_bounds__(32 * kNarrow, sizeof(T) == 8 ? 3 : 5) narrow_f
   using Shared = SortShared<T, kNarrow>;
   DYN_SHARED(Shared, shared);
   const Place found = place(work.range, kMain);
-  const int channels = found.entry->channels;
-  if (a_warp_each(channels)) {
-    const int32_t filter = static_cast<int32_t>(found.unit) * kNarrow + warp();
-    if (filter >= found.entry->filters) return;
-    if (channels <= 32) return do_filter<1, 1, task>(found, work, filter, shared);
-    if (channels <= 64) return do_filter<2, 1, task>(found, work, filter, shared);
-    if (channels <= 128) return do_filter<4, 1, task>(found, work, filter, shared);
-    if (channels <= 256) return do_filter<8, 1, task>(found, work, filter, shared);
-    return do_filter<16, 1, task>(found, work, filter, shared);
+  const Entry& layer = *found.entry;
+  const int channels = layer.channels, padded = static_cast<int>(padded_channels(channels));
+  const bool together = !a_warp_each(channels);
+  const int32_t filter = static_cast<int32_t>(found.unit) * (together ? 1 : kNarrow) + (together ? 0 : warp());
+  if (filter >= layer.filters) return;
+  bool bad = false;
+  if constexpr (task != Task::Scan) {
+    const int count = padded / (together ? 32 * kNarrow : 32);
+    bad = read_filter<T>(layer, work.choice, filter, 0, channels, count, together, shared);
   }
-  const int32_t filter = static_cast<int32_t>(found.unit);
-  if (channels <= 1024) return do_filter<8, kNarrow, task>(found, work, filter, shared);
-  do_filter<16, kNarrow, task>(found, work, filter, shared);
+  switch (padded) {
+    case 32: return do_filter<1, 1, task>(found, work, filter, bad, shared);
+    case 64: return do_filter<2, 1, task>(found, work, filter, bad, shared);
+    case 128: return do_filter<4, 1, task>(found, work, filter, bad, shared);
+    case 256: return do_filter<8, 1, task>(found, work, filter, bad, shared);
+    case 512: return do_filter<16, 1, task>(found, work, filter, bad, shared);
+    case 1024: return do_filter<8, kNarrow, task>(found, work, filter, bad, shared);
+    default: return do_filter<16, kNarrow, task>(found, work, filter, bad, shared);
+  }
 }
 
 // The filters of up to kRun channels.
 template <class T, Task task>
-__global__ void __launch_bounds__(32 * kWide) wide_filters(const SortWork work) {
+__global__ void __launch_bounds__(32 * kWide, 1) wide_filters(const SortWork work) {
   using Shared = SortShared<T, kWide>;
   DYN_SHARED(Shared, shared);
   const Place found = place(work.range, kMain);
-  const int channels = found.entry->channels;
+  const Entry& layer = *found.entry;
   const int32_t filter = static_cast<int32_t>(found.unit);
-  if constexpr (kRun<T> > 4096) {
-    if (channels > 4096) return do_filter<16, kWide, task>(found, work, filter, shared);
+  const bool longer = kRun<T> > 4096 && layer.channels > 4096;
+  bool bad = false;
+  if constexpr (task != Task::Scan) {
+    bad = read_filter<T>(layer, work.choice, filter, 0, layer.channels, longer ? 16 : 8, true, shared);
   }
-  do_filter<8, kWide, task>(found, work, filter, shared);
+  if constexpr (kRun<T> > 4096) {
+    if (longer) return do_filter<16, kWide, task>(found, work, filter, bad, shared);
+  }
+  do_filter<8, kWide, task>(found, work, filter, bad, shared);
 }
 
 }  // namespace fec::cuda

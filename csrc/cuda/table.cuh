@@ -50,7 +50,7 @@ struct Choice {
   double tau, tau_scale;
 };
 
-constexpr int kCarried = 23;  // entries a launch: its arguments stay within 4 KiB
+constexpr int kCarried = 29;  // entries a launch: its arguments stay within 4 KiB
 
 struct Carried {
   Entry entries[kCarried];

@@ -1,0 +1,158 @@
+// That the emulator can fail: bugs are planted in the kernels, one at a time, and each has to be caught.
+//
+// A removed barrier: every place in the sources with a barrier, in turn. Under the thread sanitizer each has to show as
+// a race (or a wrong result); without it, a run may be lucky, so only the count is printed and must not be zero.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "cuda/cuda.h"
+#include "emulator.h"
+#include "formula_check.h"
+
+#include "cuda/portable.h"
+
+namespace {
+int races = 0;
+}
+
+#ifdef FEC_TSAN
+extern "C" void __tsan_on_report(void*) { ++races; }
+extern "C" const char* __tsan_default_options() {
+  return "suppress_equal_stacks=0:suppress_equal_addresses=0:exitcode=0:symbolize=0:log_path=/dev/null";
+}
+#endif
+
+namespace {
+
+int failures = 0;
+
+void require(bool holds, const char* what) {
+  std::printf("%s: %s\n", holds ? "caught" : "NOT CAUGHT", what);
+  failures += !holds;
+}
+
+// One call of each kind of kernel that has barriers; how many entropies were wrong.
+int run_all() {
+  std::mt19937 random(3);
+  int wrong = 0;
+  const auto one = [&](Shape s, fec::DType dtype, fec::Formula f, fec::Algorithm algorithm, Layout layout) {
+    fec::Layer layer = strided(s, layout);
+    std::vector<double> w = random_weights(static_cast<size_t>(s.outer * s.inner * s.channels * s.taps), random);
+    const std::vector<char> bytes = stored(w, dtype);
+    std::vector<double> out(static_cast<size_t>(layer.filters()));
+    layer.data = bytes.data();
+    layer.dtype = dtype;
+    layer.out = out.data();
+    const int64_t size = fec::cuda::workspace_bytes(&layer, 1, f, algorithm);
+    char* workspace = static_cast<char*>(std::aligned_alloc(256, static_cast<size_t>(size)));
+    std::memset(workspace, 0xff, static_cast<size_t>(size));
+    fec::cuda::entropies(&layer, 1, f, algorithm, workspace, size, 0, nullptr);
+    std::free(workspace);
+    const std::vector<double> want = reference(w, layer, f);
+    for (size_t i = 0; i < out.size(); ++i) wrong += !(std::fabs(out[i] - want[i]) <= tolerance(dtype, 2000));
+  };
+  using namespace fec;
+  const Formula sorted{Compress::Rms, Entropy::Similarity, Axis::Channels, 0, 1};
+  const Formula none{Compress::None, Entropy::Similarity, Axis::Channels, 0, 1};
+  const Formula filters{Compress::None, Entropy::Similarity, Axis::Filters, 0, 1};
+  const Formula compressed{Compress::Rms, Entropy::Similarity, Axis::Filters, 0, 1};
+  one({1, 2, 40, 9}, DType::F32, sorted, Algorithm::Auto, Layout::Rows);  // taps in lines
+  one({1, 2, 40, 25}, DType::F32, sorted, Algorithm::Auto, Layout::Rows);  // and in rows
+  one({1, 2, 600, 1}, DType::F32, sorted, Algorithm::Auto, Layout::Rows);
+  one({1, 1, 8200, 1}, DType::F32, sorted, Algorithm::Auto, Layout::Rows);
+  one({1, 2, 300, 9}, DType::F32, sorted, Algorithm::Pairwise, Layout::Rows);
+  one({1, 2, 70, 9}, DType::F32, none, Algorithm::Auto, Layout::Rows);
+  one({1, 70, 30, 1}, DType::F32, filters, Algorithm::Auto, Layout::Rows);
+  one({1, 40, 300, 4}, DType::F32, compressed, Algorithm::Auto, Layout::Rows);
+  return wrong;
+}
+
+void removed_barriers() {
+  emulator::reset();
+  const bool sound = run_all() == 0 && races == 0 && emulator::seen.fault[0] == 0;
+  if (!sound) std::printf("%d races, fault: %s\n", races, emulator::seen.fault);
+  require(sound, "(nothing, where nothing is planted)");
+  int caught = 0;
+  const int count = emulator::barriers_count;
+  for (int b = 0; b < count; ++b) {
+    emulator::reset();
+    emulator::settings.removed_barrier = b;
+    races = 0;
+    const int wrong = run_all();
+    const bool seen = races > 0 || wrong > 0 || emulator::seen.fault[0] != 0;
+    caught += seen;
+    const char* name = std::strrchr(emulator::barriers[b].file, '/');
+    std::printf("barrier at %s:%d removed: %d races, %d wrong entropies%s\n", name == nullptr ? "?" : name + 1,
+                emulator::barriers[b].line, races, wrong, seen ? "" : ", NOT SEEN");
+  }
+  emulator::settings.removed_barrier = -1;
+  emulator::reset();
+  std::printf("%d of %d removed barriers were caught\n", caught, count);
+#ifdef FEC_TSAN
+  failures += caught != count;
+#else
+  failures += caught == 0;
+#endif
+}
+
+__global__ void outside_mask(int* out) {
+  if (fec::cuda::lane() < 16) *out = __shfl_sync(0xffffu, fec::cuda::lane(), 20);
+}
+__global__ void not_all_there(int* out) {
+  if (fec::cuda::lane() < 16) *out = __shfl_xor_sync(fec::cuda::kAll, fec::cuda::lane(), 1);
+}
+__global__ void barrier_in_a_branch(int*) {
+  if (threadIdx.x < 32) __syncthreads();
+}
+__global__ void past_shared_memory(int*) {
+  DYN_SHARED(int, shared);
+  shared[threadIdx.x + 1] = 0;
+}
+__global__ void past_global_memory(int* out) { out[threadIdx.x + 1] = 0; }
+
+template <class F>
+bool fault_of(const char* words, const F& launch) {
+  emulator::reset();
+  launch();
+  const bool found = std::strstr(emulator::seen.fault, words) != nullptr;
+  if (!found) std::printf("fault: %s\n", emulator::seen.fault);
+  return found;
+}
+
+// Whether a process that does this ends by a sanitizer's hand.
+template <class F>
+bool dies(const F& f) {
+  std::fflush(stdout);
+  const pid_t child = fork();
+  if (child == 0) {
+    if (std::freopen("/dev/null", "w", stderr) == nullptr) _exit(0);
+    f();
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return status != 0;
+}
+
+}  // namespace
+
+int main() {
+  removed_barriers();
+  std::vector<int> out(64);
+  int* at = out.data();
+  require(fault_of("not in the mask", [&] { LAUNCH(outside_mask, 1, 32, 0, nullptr, at); }), "a shuffle outside its mask");
+  require(fault_of("another way", [&] { LAUNCH(not_all_there, 1, 32, 0, nullptr, at); }), "a shuffle without all of its lanes");
+  require(fault_of("another way", [&] { LAUNCH(barrier_in_a_branch, 1, 64, 0, nullptr, at); }), "a barrier in a branch");
+  require(fault_of("wants", [&] { LAUNCH(past_shared_memory, 1, 32, 0, nullptr, at); }), "no shared memory at all");
+#ifdef FEC_ASAN
+  require(dies([&] { LAUNCH(past_shared_memory, 1, 32, 32 * sizeof(int), nullptr, at); }), "an index past shared memory");
+  require(dies([&] { LAUNCH(past_global_memory, 1, 64, 0, nullptr, at); }), "an index past global memory");
+  require(!dies([&] { LAUNCH(past_global_memory, 1, 63, 0, nullptr, at); }), "(nothing, at the last index)");
+#endif
+  emulator::reset();
+  std::printf("%s\n", failures == 0 ? "every planted bug was caught" : "FAILED");
+  return failures == 0 ? 0 : 1;
+}
