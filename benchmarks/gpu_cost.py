@@ -43,8 +43,11 @@ ON_FMA = ("FFMA", "FMUL", "FADD", "IMAD", "HFMA2", "FFMA32I", "FMUL32I", "FADD32
 ON_XU = ("MUFU", "F2F", "I2F", "F2I", "FRND", "POPC", "I2FP")
 ON_LSU = ("SHFL", "LDS", "STS", "LDG", "STG", "LDL", "STL", "LDSM", "ATOMG", "RED", "ATOM")
 ON_FP64 = ("DFMA", "DADD", "DMUL", "DSETP", "DMNMX")
-ELSEWHERE = ("BRA", "EXIT", "NOP", "BSSY", "BSYNC", "BAR", "CALL", "RET", "WARPSYNC", "LDC", "ULDC", "S2R", "S2UR",
-             "DEPBAR", "UMOV", "USEL", "UISETP", "ULOP3", "UIADD3", "ULEA", "USHF", "UIMAD", "CS2R", "R2UR", "VOTE", "VOTEU", "LDCU", "MEMBAR", "ERRBAR", "YIELD")  # fmt: skip
+ELSEWHERE = (
+    *("BRA", "EXIT", "NOP", "BSSY", "BSYNC", "BAR", "CALL", "RET", "WARPSYNC", "LDC", "ULDC", "LDCU", "S2R", "S2UR"),
+    *("DEPBAR", "UMOV", "USEL", "UISETP", "ULOP3", "UIADD3", "ULEA", "USHF", "UIMAD", "CS2R", "R2UR", "VOTE", "VOTEU"),
+    *("MEMBAR", "ERRBAR", "YIELD"),
+)
 
 
 def pipe(opcode: str) -> str:
@@ -199,7 +202,10 @@ def cost(folder: Path, gpu: Gpu) -> list[str]:
         f"{products} multiply-adds a turn |",
     ]
     if gpu.architecture == 90:
-        goals = [("sorted within 5 times the read", bound <= 5 * read), ("20 times below pairwise", pair_bound >= 20 * bound)]
+        goals = [
+            ("sorted within 5 times the read", bound <= 5 * read),
+            ("20 times below pairwise", pair_bound >= 20 * bound),
+        ]
         lines += ["", "Aims: " + "; ".join(f"{what}: {'met' if met else '**missed**'}" for what, met in goals) + "."]
     return lines
 
@@ -222,7 +228,11 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         for name, gpu in GPUS.items():
-            lines += ["", f"## {name} (sm_{gpu.architecture}, {gpu.processors} multiprocessors at {gpu.clock:g} GHz)", ""]
+            lines += [
+                "",
+                f"## {name} (sm_{gpu.architecture}, {gpu.processors} multiprocessors at {gpu.clock:g} GHz)",
+                "",
+            ]
             lines += cost(Path(folder), gpu)
     text = "\n".join(lines) + "\n"
     if not check:

@@ -109,7 +109,7 @@ class CudaCall {
 
 void add_cuda(py::module_& m) {
   py::module_ cuda = m.def_submodule("cuda", "The CUDA kernels. Called by fec_fast.backends.cuda.");
-  py::register_exception<fec::cuda::Error>(cuda, "Error", PyExc_RuntimeError);
+  py::register_local_exception<fec::cuda::Error>(cuda, "Error", PyExc_RuntimeError);
   py::class_<CudaCall>(cuda, "Call", py::module_local())
       .def(py::init<const std::vector<Row>&, const std::string&, const std::string&, const std::string&, double,
                     double, const std::string&>(),

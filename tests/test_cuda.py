@@ -83,7 +83,11 @@ def test_strides_are_followed_and_odd_ones_copied(monkeypatch: pytest.MonkeyPatc
     emulated.backend(monkeypatch)
     w = weight(6, 20, 3, 3)
     cut = torch.nn.functional.pad(w, (1, 1))[..., 1:-1]
-    for strided in (w.to(memory_format=torch.channels_last), cut, w.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)):
+    for strided in (
+        w.to(memory_format=torch.channels_last),
+        cut,
+        w.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0),
+    ):
         assert not strided.is_contiguous()
         compare(strided, RMS)
         compare(strided, Formula())
@@ -138,7 +142,9 @@ def test_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_launch_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     emulated.backend(monkeypatch)
     monkeypatch.setattr(cuda, "stream_of", lambda device: (7, 0))  # the emulator has one device
-    with pytest.raises(BackendError, match="could not be launched on cpu: choosing the device: .*cudaErrorInvalidDevice"):
+    with pytest.raises(
+        BackendError, match="could not be launched on cpu: choosing the device: .*cudaErrorInvalidDevice"
+    ):
         cuda.entropies([weight(4, 4)], RMS, axes=[0], groups=[1])
 
 

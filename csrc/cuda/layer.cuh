@@ -58,12 +58,10 @@ __global__ void __launch_bounds__(128, 4) compress(const Range range, Compress k
   for (int first = 32 * warp(); first < layer.channels; first += 16 * step) {
     const int count = smaller_int(16, (layer.channels - first + step - 1) / step);
     read_channels<T>(layer, kind, scale, filter, first, step, count, layer.channels, reader);  // known to be finite or not
-    __syncwarp();
     for (int i = 0; i < count; ++i) {
       const int channel = first + i * step + lane();
-      if (channel < layer.channels) to[channel] = reader->numbers[32 * i + lane()];
+      if (channel < layer.channels) to[channel] = reader->numbers[32 * i + lane()];  // written by this very lane
     }
-    __syncwarp();
   }
 }
 

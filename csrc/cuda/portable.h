@@ -68,10 +68,9 @@ FEC_DEVICE double warp_sum(double x) {
   return x;
 }
 
-// Sum over a block, valid in thread 0; `shared` has a number for every warp. Always in the same order.
+// Sum over a block, valid in thread 0, always in the same order. `shared` has a number for every warp, and nobody else's.
 FEC_DEVICE double block_sum(double x, double* shared) {
   x = warp_sum(x);
-  __syncthreads();
   if (lane() == 0) shared[warp()] = x;
   __syncthreads();
   double sum = 0;

@@ -92,17 +92,14 @@ FEC_DEVICE bool read_filter(const Entry& layer, const Choice& choice, int32_t fi
                             bool together, SortShared<T, all_warps>* shared) {
   const int step = together ? 32 * all_warps : 32, first = channel + (together ? 32 * warp() : 0);
   // Halves: the difference of two of them is finite.
-  const bool bad =
-      read_channels<T>(layer, choice.compress, T(0.5), filter, first, step, count, end, shared->readers + warp());
-  __syncwarp();
-  return bad;
+  return read_channels<T>(layer, choice.compress, T(0.5), filter, first, step, count, end, shared->readers + warp());
 }
 
 // What was read, sorted over the threads of the warp or block; whether some of it was not finite.
 template <int E, int warps, class T, int all_warps>
 FEC_DEVICE bool sorted_numbers(bool bad, T (&x)[E], SortShared<T, all_warps>* shared) {
 #pragma unroll
-  for (int e = 0; e < E; ++e) x[e] = shared->readers[warp()].numbers[32 * e + lane()];
+  for (int e = 0; e < E; ++e) x[e] = shared->readers[warp()].numbers[32 * e + lane()];  // written by this very lane
   if constexpr (warps == 1) {
     bad = __any_sync(kAll, bad);
     sort_warp<E>(x);

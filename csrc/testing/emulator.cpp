@@ -195,9 +195,9 @@ bool has_barrier(const char* file, int line) {
   int i = 0;
   while (i < barriers_count && !(barriers[i].line == line && std::strcmp(barriers[i].file, file) == 0)) ++i;
   if (i == barriers_count && i < 256) barriers[barriers_count++] = {file, line};
-  if (i != settings.removed_barrier) return true;
-  seen.removed = true;
-  return false;
+  if (line != settings.removed_line) return true;
+  const size_t length = std::strlen(file), wanted = std::strlen(settings.removed_file);
+  return length < wanted || std::strcmp(file + length - wanted, settings.removed_file) != 0;
 }
 
 void expect(void* stream, int device) {

@@ -68,7 +68,8 @@ struct Settings {
   cudaError_t no_devices = cudaSuccess;  // what asking for them returns
   int fail_launch = -1;  // the number of the launch that fails, counted from the last `reset`
   cudaError_t failure = cudaErrorLaunchOutOfResources;
-  int removed_barrier = -1;  // of `barriers`: a planted bug
+  const char* removed_file = "";  // the end of its path: a barrier that is not there, a planted bug
+  int removed_line = 0;
 };
 extern Settings settings;
 
@@ -76,7 +77,6 @@ struct Seen {
   int device = 0;  // the current one
   int launches = 0;
   unsigned long long threads = 0;
-  bool removed = false;  // a thread went past the removed barrier
   bool other_stream = false, other_device = false;  // a launch on another stream or device than `expect`ed
   char fault[512] = "";  // the first wrong use of CUDA by a kernel
 };

@@ -136,8 +136,8 @@ def _check_devices(weights: list[Tensor], backend: str) -> None:
 
 
 def _fetched(weights: list[Tensor], results: list[Tensor], backend: str) -> list[Tensor]:
-    """The results on the CPU, in one copy, the only place that waits for the device. NaN tells of non-finite weights."""
-    host = list(torch.cat(results).cpu().split([len(result) for result in results]))
+    """The results on the CPU, in one copy: the only place that waits for the device. NaN is a weight not finite."""
+    host = list(torch.split(torch.cat(results).cpu(), [len(result) for result in results]))
     for i, entropies_of_one in enumerate(host):
         if not bool(entropies_of_one.isnan().any()):
             continue

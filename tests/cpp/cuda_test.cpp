@@ -8,8 +8,20 @@
 #include <cstdlib>
 
 #include "cuda/cuda.h"
+#include "cuda/long.cuh"
+#include "cuda/pairwise.cuh"
+#include "cuda/layer.cuh"
 #include "emulator.h"
 #include "formula_check.h"
+
+// The sizes that benchmarks/gpu_resources.py has in LAUNCHES.
+static_assert(sizeof(fec::cuda::SortShared<float, fec::cuda::kNarrow>) == 13160);
+static_assert(sizeof(fec::cuda::SortShared<double, fec::cuda::kNarrow>) == 17096);
+static_assert(sizeof(fec::cuda::SortShared<float, fec::cuda::kWide>) == 33288);
+static_assert(sizeof(fec::cuda::SortShared<double, fec::cuda::kWide>) == 33672);
+static_assert(sizeof(fec::cuda::LineShared<float>) == 1056 && sizeof(fec::cuda::LineShared<double>) == 2080);
+static_assert(sizeof(fec::cuda::TileShared<float>) == 12392 && sizeof(fec::cuda::TileShared<double>) == 11880);
+static_assert(4 * sizeof(fec::cuda::SmallReader<float>) == 12800 && 4 * sizeof(fec::cuda::SmallReader<double>) == 16416);
 
 namespace {
 

@@ -12,6 +12,7 @@ from .. import _native
 from ..formula import Formula
 from .rows import rows_of
 
+
 def instruction_sets() -> dict[str, bool]:
     """The instruction sets that were built, narrowest first, and whether this processor has them."""
     return dict(_native.instruction_sets())

@@ -78,7 +78,9 @@ def entropies(
                 f"some, or use backend='cpu'"
             ) from error
         except RuntimeError as error:
-            raise BackendError(f"the Triton kernels could not be run for weight {i} on {weight.device}: {error}") from error
+            raise BackendError(
+                f"the Triton kernels could not be run for weight {i} on {weight.device}: {error}"
+            ) from error
     return found
 
 
