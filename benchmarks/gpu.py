@@ -2,10 +2,11 @@
 
     python -m benchmarks.gpu [--runs 20] [--skip-sanitizer]
 
-Builds the extension anew for the GPU here, compares every kernel of both GPU backends with the float64 reference on the
-device (so nothing is timed that is wrong), replays a CUDA graph, runs compute-sanitizer's memcheck and racecheck on
-small shapes, measures throughput, and writes benchmarks/results/gpu-NAME.json with a table ready for docs/gpu.md. Without a
-GPU it says so and does nothing. What imports the extension runs in processes of its own, so that it is the new one.
+Builds the extension anew for the GPU here, compares every kernel of both GPU backends with the float64 reference on
+the device (so nothing is timed that is wrong), replays a CUDA graph, runs compute-sanitizer's memcheck and racecheck
+on small shapes, measures throughput, and writes benchmarks/results/gpu-NAME.json with a table ready for docs/gpu.md.
+Without a GPU it says so and does nothing. What imports the extension runs in processes of its own, so that it is the
+new one.
 """
 
 from __future__ import annotations

@@ -154,8 +154,8 @@ def cost(folder: Path, gpu: Gpu) -> list[str]:
             "scan": divided(count(piece(found, f"probe_scanILi{e}ELi{warps}E")), e),
         }
     reads = {taps: divided(count(piece(found, f"probe_readILi{taps}E")), 8) for taps in (1, 9, 49)}
-    lines = [f"| {'channels':>8} | sort | mean distance | scan, logarithm | all | FMNMX etc. (alu) | fma | lsu | clocks | pipe |",
-             "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+    columns = ("channels", "sort", "mean distance", "scan, logarithm", "all", "alu", "fma", "lsu", "clocks", "pipe")
+    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
     for (e, warps), parts in steps.items():
         whole = parts["sort"] + parts["mean"] + parts["scan"]
         time, slowest = clocks(whole, gpu)
@@ -187,15 +187,17 @@ def cost(folder: Path, gpu: Gpu) -> list[str]:
     tile, products = inner_loop(body, "FFMA")
     lines += [
         "",
-        f"ResNet-50: {weights / 1e6:.1f} M weights, {channels / 1e6:.1f} M channels, {pairs_of_channels / 1e9:.1f} G pairs.",
+        f"ResNet-50: {weights / 1e6:.1f} M weights, {channels / 1e6:.1f} M channels, "
+        f"{pairs_of_channels / 1e9:.1f} G pairs.",
         "",
         "| | |",
         "| --- | --- |",
         f"| `sorted`, all of it, with reading and padding | {bound:.3f} ms, bound by {slowest} "
         f"({channels / bound / 1e6:.0f} G channels/s) |",
-        f"| reading the weights once at 80 % of {gpu.memory:g} TB/s | {read:.3f} ms; `sorted` is {bound / read:.1f} times that |",
-        f"| sorted numbers written and read again for tau | {2 * 4 * channels / (0.8 * gpu.memory * 1e9):.3f} ms if all of it "
-        f"went to memory |",
+        f"| reading the weights once at 80 % of {gpu.memory:g} TB/s | {read:.3f} ms; "
+        f"`sorted` is {bound / read:.1f} times that |",
+        f"| sorted numbers written and read again for tau, if all of it went to memory | "
+        f"{2 * 4 * channels / (0.8 * gpu.memory * 1e9):.3f} ms |",
         f"| `pairwise` | {pair['issue']:.2f} instructions a pair, bound by {pair_pipe}: {pair_rate:.1f} T pairs/s, "
         f"{pair_bound:.2f} ms; `sorted` is {pair_bound / bound:.0f} times less |",
         f"| between filters, inner loop | {tile['issue'] / products:.2f} instructions a multiply-add, "
@@ -217,14 +219,16 @@ def main() -> None:
     version = compiler_version()
     committed = re.search(r"nvcc ([0-9.]+)", PAGE.read_text()) if PAGE.exists() else None
     if check and (committed is None or committed[1] != version):
-        sys.exit(f"not run: the page is of nvcc {committed[1] if committed else '(none)'}, this is {version}")
+        print(f"not run: the page is of nvcc {committed[1] if committed else '(none)'}, this is {version}")
+        return
     lines = [
         "# What the CUDA kernels cost, on paper",
         "",
-        f"Written by `python benchmarks/gpu_cost.py` with nvcc {version}; do not edit. **Not measured: not yet run on a GPU.**",
-        "Instructions a channel (of float32, similarity), counted from the machine code of the kernels' pieces compiled",
-        "straight through, with the thread's own overhead, its loads and its stores; and the clocks that one",
-        "multiprocessor's slowest pipe needs for 1 thread's share. A bound: no latency, no tail, every pipe at its rate.",
+        f"Written by `python benchmarks/gpu_cost.py` with nvcc {version}; do not edit. **Not yet run on a GPU**:",
+        "counted, not measured. Instructions a channel (float32, similarity, tau measured), from the machine code of",
+        "the kernels' pieces compiled straight through (the kernels keep some loops, which adds a little), with the",
+        "threads' overhead, loads and stores; and the clocks that the slowest pipe of a multiprocessor needs for one",
+        "channel. A bound: no latency, no tail, every pipe at the rate of the CUDA programming guide.",
     ]
     with tempfile.TemporaryDirectory() as folder:
         for name, gpu in GPUS.items():
