@@ -41,6 +41,7 @@ struct SortShared {
   WarpReach<T> reach;
   double sums[warps];
 };
+
 struct SortWork {
   Range range;
   Choice choice;

@@ -77,11 +77,17 @@ def entropies(
                 f"no room on {weight.device} for what the kernels need for weight {i}, {list(weight.shape)}: free "
                 f"some, or use backend='cpu'"
             ) from error
-        except RuntimeError as error:
+        except _failures() as error:
             raise BackendError(
                 f"the Triton kernels could not be run for weight {i} on {weight.device}: {error}"
             ) from error
     return found
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    from triton.errors import TritonError
+
+    return RuntimeError, TritonError
 
 
 class _Layer:
