@@ -113,8 +113,7 @@ FEC_DEVICE void long_scan(const Place& place, const LongWork& work, SortShared<T
 #pragma unroll
   for (int e = 0; e < kHeld<T>; ++e) steps[e] = step_over(unit.gap(x[e], e + 1 < kHeld<T> ? x[(e + 1) % kHeld<T>] : next));
   if (lane() == 0) shared->reach.first[warp()] = x[0];
-  if (threadIdx.x == blockDim.x - 1) shared->reach.first[kWide] = next;
-  __syncthreads();
+  if (threadIdx.x == blockDim.x - 1) shared->reach.first[kWide] = next;  // `gather` waits before it reads them
   Around<T> around = gather<kHeld<T>, kWide, moments>(x, steps, unit, next, &shared->reach);
   // Behind the sums of distances, two a run: what it reaches behind itself and at its own beginning.
   Reach<T>* reaches = reinterpret_cast<Reach<T>*>(layer.parts + static_cast<int64_t>(layer.filters) * runs) +

@@ -69,7 +69,7 @@ FEC_DEVICE void tile_of(uint32_t unit, int strips, int& row, int& column) {
 // The filters of a layer: a tile a block, each pair of filters once. What a tile adds to its rows and to its columns
 // goes to a place of its own, parts[strip][filter], and is added up in the order of the strips: the same bits always.
 template <class T>
-__global__ void __launch_bounds__(kTileThreads) filter_pairs(const PairWork work) {
+__global__ void __launch_bounds__(kTileThreads, 6) filter_pairs(const PairWork work) {
   DYN_SHARED(TileShared<T>, shared);
   const Place found = place(work.range, kMain);
   const Entry& layer = *found.entry;

@@ -59,7 +59,8 @@ FEC_DEVICE Reach<T> operator+(Reach<T> a, Reach<T> b) {
   return {a.sum + b.sum, a.moment + b.moment};
 }
 
-// Room of a block: what each warp's elements reach, and each warp's first number (and infinity behind the last).
+// Room of a block: what each warp's elements reach, and each warp's first number (and infinity behind the last). Written
+// once a kernel: what writes it does not wait for who may have read it.
 template <class T>
 struct WarpReach {
   Reach<T> left[16], right[16];
@@ -99,7 +100,6 @@ FEC_DEVICE Around<T> gather(const T (&x)[E], const Step<T> (&steps)[E], const Un
   if (lane() == 0) around.left = {0, 0};
   if (lane() == 31) around.right = {0, 0};
   if constexpr (warps > 1) {
-    __syncthreads();
     if (lane() == 31) shared->left[warp()] = left;
     if (lane() == 0) shared->right[warp()] = right;
     __syncthreads();
@@ -122,7 +122,6 @@ template <int warps, class T>
 FEC_DEVICE T next_first(T first, WarpReach<T>* shared) {
   T next = __shfl_down_sync(kAll, first, 1);
   if constexpr (warps > 1) {
-    __syncthreads();
     if (lane() == 0) shared->first[warp()] = first;
     if (threadIdx.x == 0) shared->first[warps] = static_cast<T>(INFINITY);
     __syncthreads();

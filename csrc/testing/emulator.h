@@ -77,6 +77,7 @@ struct Seen {
   int device = 0;  // the current one
   int launches = 0;
   unsigned long long threads = 0;
+  int races = 0;  // that the thread sanitizer has reported
   bool other_stream = false, other_device = false;  // a launch on another stream or device than `expect`ed
   char fault[512] = "";  // the first wrong use of CUDA by a kernel
 };

@@ -1,7 +1,8 @@
 // That the emulator can fail: bugs are planted in the kernels, one at a time, and each has to be caught.
 //
 // A removed barrier: every place in the sources with a barrier, in turn. Under the thread sanitizer each has to show as
-// a race (or a wrong result); without it, a run may be lucky, so only the count is printed and must not be zero.
+// a race (or a wrong result); without it, a run may be lucky, so only the count is printed and must not be zero. An
+// index past the end: under the address sanitizer.
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -12,14 +13,9 @@
 
 #include "cuda/portable.h"
 
-namespace {
-int races = 0;
-}
-
 #ifdef FEC_TSAN
-extern "C" void __tsan_on_report(void*) { ++races; }
 extern "C" const char* __tsan_default_options() {
-  return "suppress_equal_stacks=0:suppress_equal_addresses=0:exitcode=0:symbolize=0:log_path=/dev/null";
+  return "suppress_equal_stacks=0:suppress_equal_addresses=0:exitcode=0:symbolize=0";
 }
 #endif
 
@@ -37,6 +33,7 @@ int run_all() {
   std::mt19937 random(3);
   int wrong = 0;
   const auto one = [&](Shape s, fec::DType dtype, fec::Formula f, fec::Algorithm algorithm, Layout layout) {
+    if (wrong > 0 || emulator::seen.races > 0 || emulator::seen.fault[0] != 0) return;  // seen already
     fec::Layer layer = strided(s, layout);
     std::vector<double> w = random_weights(static_cast<size_t>(s.outer * s.inner * s.channels * s.taps), random);
     const std::vector<char> bytes = stored(w, dtype);
@@ -60,11 +57,11 @@ int run_all() {
   one({1, 2, 40, 9}, DType::F32, sorted, Algorithm::Auto, Layout::Rows);  // taps in lines
   one({1, 2, 40, 25}, DType::F32, sorted, Algorithm::Auto, Layout::Rows);  // and in rows
   one({1, 2, 600, 1}, DType::F32, sorted, Algorithm::Auto, Layout::Rows);
-  one({1, 1, 8200, 1}, DType::F32, sorted, Algorithm::Auto, Layout::Rows);
   one({1, 2, 300, 9}, DType::F32, sorted, Algorithm::Pairwise, Layout::Rows);
   one({1, 2, 70, 9}, DType::F32, none, Algorithm::Auto, Layout::Rows);
   one({1, 70, 30, 1}, DType::F32, filters, Algorithm::Auto, Layout::Rows);
   one({1, 40, 300, 4}, DType::F32, compressed, Algorithm::Auto, Layout::Rows);
+  one({1, 1, 4100, 1}, DType::F64, sorted, Algorithm::Auto, Layout::Rows);
   return wrong;
 }
 
@@ -77,10 +74,10 @@ bool dies(const std::string& arguments) {
   return std::system(command.c_str()) != 0;
 }
 
-void removed_barriers() {
+[[maybe_unused]] void removed_barriers() {
   emulator::reset();
-  const bool sound = run_all() == 0 && races == 0 && emulator::seen.fault[0] == 0;
-  if (!sound) std::printf("%d races, fault: %s\n", races, emulator::seen.fault);
+  const bool sound = run_all() == 0 && emulator::seen.races == 0 && emulator::seen.fault[0] == 0;
+  if (!sound) std::printf("%d races, fault: %s\n", emulator::seen.races, emulator::seen.fault);
   require(sound, "(nothing, where nothing is planted)");
   require(!dies("barrier none 1"), "(nothing, where no barrier is removed)");
   int caught = 0;
@@ -135,7 +132,7 @@ int main(int argc, char** argv) {
   if (argc == 4) {
     emulator::settings.removed_file = argv[2];
     emulator::settings.removed_line = std::atoi(argv[3]);
-    return run_all() > 0 || races > 0 || emulator::seen.fault[0] != 0 ? 1 : 0;
+    return run_all() > 0 || emulator::seen.races > 0 || emulator::seen.fault[0] != 0 ? 1 : 0;
   }
   if (argc == 3) {
     const auto threads = static_cast<unsigned>(std::atoi(argv[2]));
@@ -143,7 +140,11 @@ int main(int argc, char** argv) {
     else LAUNCH(past_global_memory, 1, threads, 0, nullptr, at);
     return 0;
   }
+#ifdef FEC_ASAN
+  std::printf("barriers are removed where the thread sanitizer looks, or none\n");
+#else
   removed_barriers();
+#endif
   require(fault_of("not in the mask", [&] { LAUNCH(outside_mask, 1, 32, 0, nullptr, at); }), "a shuffle outside its mask");
   require(fault_of("another way", [&] { LAUNCH(not_all_there, 1, 32, 0, nullptr, at); }), "a shuffle without all of its lanes");
   require(fault_of("another way", [&] { LAUNCH(barrier_in_a_branch, 1, 64, 0, nullptr, at); }), "a barrier in a branch");
