@@ -54,7 +54,8 @@ fec::Formula formula_of(const std::string& compress, const std::string& entropy,
           chosen<fec::Entropy>(entropy, {{"similarity", fec::Entropy::Similarity},
                                          {"softmax", fec::Entropy::Softmax},
                                          {"distance", fec::Entropy::Distance}}),
-          chosen<fec::Axis>(axis, {{"channels", fec::Axis::Channels}, {"filters", fec::Axis::Filters}}), tau, tau_scale};
+          chosen<fec::Axis>(axis, {{"channels", fec::Axis::Channels}, {"filters", fec::Axis::Filters}}), tau,
+          tau_scale};
 }
 
 fec::Algorithm algorithm_of(const std::string& word) {

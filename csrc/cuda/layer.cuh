@@ -15,7 +15,8 @@ __global__ void __launch_bounds__(128) largest_weights(const Range range) {
   // Along the taps where they are neighbours, else along the channels.
   const bool along = layer.stride_tap == 1;
   const int64_t inner = along ? layer.taps : layer.channels;
-  const int64_t inner_stride = along ? 1 : layer.stride_channel, outer_stride = along ? layer.stride_channel : layer.stride_tap;
+  const int64_t inner_stride = along ? 1 : layer.stride_channel,
+                outer_stride = along ? layer.stride_channel : layer.stride_tap;
   unsigned long long most = 0;
   with_storage<T>(layer, filter_offset(layer, filter), [&](const auto* data) {
     const int64_t count = static_cast<int64_t>(layer.channels) * layer.taps;
@@ -57,7 +58,8 @@ __global__ void __launch_bounds__(128, 4) compress(const Range range, Compress k
   const int step = static_cast<int>(blockDim.x);
   for (int first = 32 * warp(); first < layer.channels; first += 16 * step) {
     const int count = smaller_int(16, (layer.channels - first + step - 1) / step);
-    read_channels<T>(layer, kind, scale, filter, first, step, count, layer.channels, reader);  // known to be finite or not
+    read_channels<T>(layer, kind, scale, filter, first, step, count, layer.channels,
+                     reader);  // known to be finite or not
     for (int i = 0; i < count; ++i) {
       const int channel = first + i * step + lane();
       if (channel < layer.channels) to[channel] = reader->numbers[32 * i + lane()];  // written by this very lane

@@ -19,7 +19,8 @@ struct Run {
 
 template <class T>
 FEC_DEVICE Run run_of(const Place& place) {
-  const int runs = runs_of<T>(*place.entry), first = static_cast<int>(place.unit % static_cast<uint32_t>(runs)) * kRun<T>;
+  const int runs = runs_of<T>(*place.entry),
+            first = static_cast<int>(place.unit % static_cast<uint32_t>(runs)) * kRun<T>;
   return {static_cast<int32_t>(place.unit / static_cast<uint32_t>(runs)), first,
           smaller_int(kRun<T>, place.entry->channels - first)};
 }
@@ -88,8 +89,8 @@ __global__ void __launch_bounds__(32 * kWide) long_distances(const Range range, 
   const Run run = run_of<T>(found);
   T x[kHeld<T>], next;
   load_run(*found.entry, run, spare, x, next);
-  const double part =
-      mean_distance_part<kHeld<T>>(x, next, run.first + static_cast<int>(threadIdx.x) * kHeld<T>, found.entry->channels);
+  const double part = mean_distance_part<kHeld<T>>(x, next, run.first + static_cast<int>(threadIdx.x) * kHeld<T>,
+                                                   found.entry->channels);
   const double half = block_sum(part, sums);
   if (threadIdx.x == 0) found.entry->sums[found.unit] = 2 * half + found.entry->parts[found.unit];
 }
@@ -111,7 +112,8 @@ FEC_DEVICE void long_scan(const Place& place, const LongWork& work, SortShared<T
   const Unit<T> unit(*place.state);
   Step<T> steps[kHeld<T>];
 #pragma unroll
-  for (int e = 0; e < kHeld<T>; ++e) steps[e] = step_over(unit.gap(x[e], e + 1 < kHeld<T> ? x[(e + 1) % kHeld<T>] : next));
+  for (int e = 0; e < kHeld<T>; ++e)
+    steps[e] = step_over(unit.gap(x[e], e + 1 < kHeld<T> ? x[(e + 1) % kHeld<T>] : next));
   if (lane() == 0) shared->reach.first[warp()] = x[0];
   if (threadIdx.x == blockDim.x - 1) shared->reach.first[kWide] = next;  // `gather` waits before it reads them
   Around<T> around = gather<kHeld<T>, kWide, moments>(x, steps, unit, next, &shared->reach);

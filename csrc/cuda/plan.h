@@ -1,5 +1,5 @@
-// What a call is going to do, as numbers: which kernels each layer goes through, how many blocks they have, where in the
-// workspace its parts lie. Host code only; no call of the CUDA runtime.
+// What a call is going to do, as numbers: which kernels each layer goes through, how many blocks they have, where in
+// the workspace its parts lie. Host code only; no call of the CUDA runtime.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +22,8 @@ inline Way way_of(const Layer& layer, const Formula& formula, Algorithm algorith
   const bool inside = formula.axis == Axis::Channels, one = formula.compress != Compress::None || layer.taps == 1;
   const bool sortable = inside && one && formula.entropy != Entropy::Distance;
   if (algorithm == Algorithm::Sorted && !sortable) {
-    throw std::invalid_argument("sorted needs axis=channels, one number a channel, and on CUDA an entropy other than distance");
+    throw std::invalid_argument(
+        "sorted needs axis=channels, one number a channel, and on CUDA an entropy other than distance");
   }
   if (sortable && algorithm != Algorithm::Pairwise) {
     return layer.channels > run_of_type(layer.dtype) ? Way::Long : is_wide(layer.channels) ? Way::Wide : Way::Narrow;

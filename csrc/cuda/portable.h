@@ -27,7 +27,8 @@ FEC_DEVICE int smaller_int(int a, int b) { return a < b ? a : b; }
 FEC_DEVICE int lane() { return static_cast<int>(threadIdx.x & 31); }
 FEC_DEVICE int warp() { return static_cast<int>(threadIdx.x >> 5); }
 
-// 2^-y for y >= 0, exactly 1 at 0. In float32 one instruction, off by at most 2^-22 of the result (PTX ISA, ex2.approx).
+// 2^-y for y >= 0, exactly 1 at 0. In float32 one instruction, off by at most 2^-22 of the result (PTX ISA,
+// ex2.approx).
 FEC_DEVICE float exp2_minus(float y) {
 #ifndef FEC_EMULATOR
   float z;
@@ -68,7 +69,8 @@ FEC_DEVICE double warp_sum(double x) {
   return x;
 }
 
-// Sum over a block, valid in thread 0, always in the same order. `shared` has a number for every warp, and nobody else's.
+// Sum over a block, valid in thread 0, always in the same order. `shared` has a number for every warp, and nobody
+// else's.
 FEC_DEVICE double block_sum(double x, double* shared) {
   x = warp_sum(x);
   if (lane() == 0) shared[warp()] = x;

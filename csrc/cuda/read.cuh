@@ -1,8 +1,8 @@
 // Reading weights, and making one number of each channel.
 //
 // A warp takes 32 neighbouring channels at a time, a lane each. One tap, or channels that lie side by side (channels
-// last): lanes read neighbours. Taps side by side: the warp reads along them through shared memory, so that neighbouring
-// lanes read neighbouring addresses and every byte is asked for once.
+// last): lanes read neighbours. Taps side by side: the warp reads along them through shared memory, so that
+// neighbouring lanes read neighbouring addresses and every byte is asked for once.
 #pragma once
 
 #include "table.cuh"
@@ -152,7 +152,8 @@ FEC_DEVICE void add_rows(const S* data, int64_t stride, int channels, int taps, 
 #pragma unroll
     for (int i = 0; i < 8; ++i) stage[(i * 4 + lane() / 8) * kTaps + k] = held[i];
     __syncwarp();
-    for (int t = 0; lane() < channels && t < smaller_int(8, taps - first); ++t) sum.add(stage[lane() * kTaps + t] * scale);
+    for (int t = 0; lane() < channels && t < smaller_int(8, taps - first); ++t)
+      sum.add(stage[lane() * kTaps + t] * scale);
     __syncwarp();
   }
 }

@@ -59,8 +59,8 @@ FEC_DEVICE Reach<T> operator+(Reach<T> a, Reach<T> b) {
   return {a.sum + b.sum, a.moment + b.moment};
 }
 
-// Room of a block: what each warp's elements reach, and each warp's first number (and infinity behind the last). Written
-// once a kernel: what writes it does not wait for who may have read it.
+// Room of a block: what each warp's elements reach, and each warp's first number (and infinity behind the last).
+// Written once a kernel: what writes it does not wait for who may have read it.
 template <class T>
 struct WarpReach {
   Reach<T> left[16], right[16];
@@ -69,12 +69,14 @@ struct WarpReach {
 
 template <class T>
 struct Around {
-  Reach<T> left, right;  // arriving at the thread's first element from before it; at the next thread's first, from there
+  Reach<T> left,
+      right;  // arriving at the thread's first element from before it; at the next thread's first, from there
 };
 
 // What arrives at every thread from the others. `warps` 1: each warp is for itself, `shared` is not used.
 template <int E, int warps, bool moments, class T>
-FEC_DEVICE Around<T> gather(const T (&x)[E], const Step<T> (&steps)[E], const Unit<T>& unit, T next, WarpReach<T>* shared) {
+FEC_DEVICE Around<T> gather(const T (&x)[E], const Step<T> (&steps)[E], const Unit<T>& unit, T next,
+                            WarpReach<T>* shared) {
   const T first = x[0];
   Reach<T> left{0, 0}, right{0, 0};
 #pragma unroll
@@ -105,12 +107,14 @@ FEC_DEVICE Around<T> gather(const T (&x)[E], const Step<T> (&steps)[E], const Un
     __syncthreads();
     Reach<T> carry{0, 0};
     for (int w = 0; w < warp(); ++w) {
-      carry = carry.template over<moments>(step_over(unit.gap(shared->first[w], shared->first[w + 1]))) + shared->left[w];
+      carry =
+          carry.template over<moments>(step_over(unit.gap(shared->first[w], shared->first[w + 1]))) + shared->left[w];
     }
     around.left = around.left + carry.template over<moments>(step_over(unit.gap(shared->first[warp()], first)));
     carry = {0, 0};
     for (int w = warps - 1; w > warp(); --w) {
-      carry = carry.template over<moments>(step_over(unit.gap(shared->first[w], shared->first[w + 1]))) + shared->right[w];
+      carry =
+          carry.template over<moments>(step_over(unit.gap(shared->first[w], shared->first[w + 1]))) + shared->right[w];
     }
     around.right = around.right + carry.template over<moments>(step_over(unit.gap(next, shared->first[warp() + 1])));
   }

@@ -25,7 +25,8 @@ struct Points {
   DType dtype;
   int64_t base, stride_outer, stride_inner;  // of the points
   int32_t inner, count;
-  int64_t coordinates, run, stride_run, stride_step;  // coordinate k lies at k / run * stride_run + k % run * stride_step
+  int64_t coordinates, run, stride_run,
+      stride_step;  // coordinate k lies at k / run * stride_run + k % run * stride_step
   bool neighbours;  // points lie closer together than coordinates
 };
 
@@ -113,7 +114,8 @@ FEC_CALLED void load_strip(TileShared<T>* shared, int strip, int32_t first, int6
       for (int i = 0; i < batch; ++i) {
         // Neighbouring threads take what is nearest in memory.
         const int at = begin + i * kTileThreads;
-        const int p = points.neighbours ? at % kTile<T> : at / kDepth, c = points.neighbours ? at / kTile<T> : at % kDepth;
+        const int p = points.neighbours ? at % kTile<T> : at / kDepth,
+                  c = points.neighbours ? at / kTile<T> : at % kDepth;
         const bool there = first + p < points.count && k + c < points.coordinates;
         held[i] = there ? static_cast<T>(value_of(data[offsets[p] + coordinate_offset(points, k + c)])) * scale : T(0);
       }

@@ -224,7 +224,8 @@ const uint64_t* meet(unsigned mask, Meeting kind, uint64_t brought) {
   const unsigned own = 1u << (here.thread.x & 31), meeting = current->meetings++;
   const unsigned parity = meeting & 1;
   if (!(mask & own)) fault("a lane meets others with a mask %08x that it is not in", mask);
-  while (warp.done != meeting && seen.fault[0] == 0) to_scheduler();  // lanes of the meeting before are still on their way
+  while (warp.done != meeting && seen.fault[0] == 0)
+    to_scheduler();  // lanes of the meeting before are still on their way
   if (warp.arrived == 0) {
     warp.mask = mask;
     warp.kind = kind;

@@ -170,7 +170,8 @@ inline bool __any_sync(unsigned mask, int vote) { return __ballot_sync(mask, vot
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline unsigned long long atomicMax(unsigned long long* at, unsigned long long value) {
   unsigned long long before = __atomic_load_n(at, __ATOMIC_RELAXED);
-  while (before < value && !__atomic_compare_exchange_n(at, &before, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  while (before < value &&
+         !__atomic_compare_exchange_n(at, &before, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
   }
   return before;
 }

@@ -21,7 +21,8 @@ static_assert(sizeof(fec::cuda::SortShared<float, fec::cuda::kWide>) == 33288);
 static_assert(sizeof(fec::cuda::SortShared<double, fec::cuda::kWide>) == 33672);
 static_assert(sizeof(fec::cuda::LineShared<float>) == 1056 && sizeof(fec::cuda::LineShared<double>) == 2080);
 static_assert(sizeof(fec::cuda::TileShared<float>) == 12392 && sizeof(fec::cuda::TileShared<double>) == 11880);
-static_assert(4 * sizeof(fec::cuda::SmallReader<float>) == 12800 && 4 * sizeof(fec::cuda::SmallReader<double>) == 16416);
+static_assert(4 * sizeof(fec::cuda::SmallReader<float>) == 12800 &&
+              4 * sizeof(fec::cuda::SmallReader<double>) == 16416);
 
 namespace {
 
@@ -98,11 +99,13 @@ void compare(std::vector<Weight>& weights, const fec::Formula& f, fec::Algorithm
       if (worst <= w.allowed) continue;
       ++failures;
       const fec::Layer& l = w.layer;
-      std::printf("dtype %d, strides %lld %lld %lld %lld, [%lld x %lld, %lld, %lld], compress %d entropy %d axis %d tau %g, algorithm "
-                  "%d: off by %.2e (allowed %.2e)\n",
-                  int(l.dtype), (long long)l.stride_outer, (long long)l.stride_inner, (long long)l.stride_channel,
-                  (long long)l.stride_tap, (long long)l.outer, (long long)l.inner, (long long)l.channels, (long long)l.taps,
-                  int(f.compress), int(f.entropy), int(f.axis), f.tau, int(algorithm), worst, w.allowed);
+      std::printf(
+          "dtype %d, strides %lld %lld %lld %lld, [%lld x %lld, %lld, %lld], compress %d entropy %d axis %d tau %g, "
+          "algorithm "
+          "%d: off by %.2e (allowed %.2e)\n",
+          int(l.dtype), (long long)l.stride_outer, (long long)l.stride_inner, (long long)l.stride_channel,
+          (long long)l.stride_tap, (long long)l.outer, (long long)l.inner, (long long)l.channels, (long long)l.taps,
+          int(f.compress), int(f.entropy), int(f.axis), f.tau, int(algorithm), worst, w.allowed);
     }
     require(before.empty() || before == all, "the same bits whatever the order of the threads");
     before = all;
@@ -116,7 +119,8 @@ void check(const Shape& s, Layout layout, fec::DType dtype, const fec::Formula& 
   compare(one, f, algorithm);
 }
 
-constexpr fec::Compress kCompress[] = {fec::Compress::Rms, fec::Compress::AbsMean, fec::Compress::Mean, fec::Compress::None};
+constexpr fec::Compress kCompress[] = {fec::Compress::Rms, fec::Compress::AbsMean, fec::Compress::Mean,
+                                       fec::Compress::None};
 constexpr fec::Entropy kEntropies[] = {fec::Entropy::Similarity, fec::Entropy::Softmax, fec::Entropy::Distance};
 constexpr fec::DType kTypes[] = {fec::DType::F32, fec::DType::F64, fec::DType::F16, fec::DType::BF16};
 
@@ -150,7 +154,8 @@ void formulas(bool small, std::mt19937& random) {
 void edges(bool small, std::mt19937& random) {
   const fec::Formula sorted{fec::Compress::Rms, fec::Entropy::Similarity, fec::Axis::Channels, 0, 1};
   const fec::Formula given{fec::Compress::AbsMean, fec::Entropy::Softmax, fec::Axis::Channels, 0.3, 1};
-  for (const int64_t c : {1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 512, 513, 1023, 1024, 1025}) {
+  for (const int64_t c :
+       {1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 512, 513, 1023, 1024, 1025}) {
     if (small && c % 32 != 1) continue;
     for (const fec::DType dtype : {fec::DType::F32, fec::DType::F64}) {
       check({1, c < 100 ? 5 : 2, c, 1}, Layout::Rows, dtype, sorted, random);
@@ -295,7 +300,8 @@ void launches(std::mt19937& random) {
   emulator::seen.device = 2;
   run(layers, f, fec::Algorithm::Auto, 1);
   require(emulator::seen.device == 2, "the device that was current is so again");
-  require(throws<fec::cuda::Error>("choosing the device", [&] { run(layers, f, fec::Algorithm::Auto, 7); }), "no device 7");
+  require(throws<fec::cuda::Error>("choosing the device", [&] { run(layers, f, fec::Algorithm::Auto, 7); }),
+          "no device 7");
   const int all = [&] {
     run(layers, f, fec::Algorithm::Auto);
     return emulator::seen.launches;
@@ -311,7 +317,8 @@ void launches(std::mt19937& random) {
   emulator::settings.fail_launch = -1;
   emulator::settings.no_devices = cudaErrorInsufficientDriver;
   require(throws<fec::cuda::Error>("cudaErrorInsufficientDriver", [] { fec::cuda::device_count(); }), "no driver");
-  require(throws<fec::cuda::Error>("cudaErrorInsufficientDriver", [&] { run(layers, f, fec::Algorithm::Auto); }), "no driver");
+  require(throws<fec::cuda::Error>("cudaErrorInsufficientDriver", [&] { run(layers, f, fec::Algorithm::Auto); }),
+          "no driver");
   emulator::settings = emulator::Settings{};
   emulator::seen.device = 0;
   require(fec::cuda::device_count() == 1, "one device");
@@ -322,7 +329,8 @@ void launches(std::mt19937& random) {
     fec::cuda::entropies(layers.data(), 1, f, fec::Algorithm::Auto, at, size, 0, nullptr);
   };
   require(throws<std::invalid_argument>("too small", [&] { call(aligned, bytes - 1); }), "too small a workspace");
-  require(throws<std::invalid_argument>("aligned", [&] { call(aligned + 8, bytes); }), "an address that is not aligned");
+  require(throws<std::invalid_argument>("aligned", [&] { call(aligned + 8, bytes); }),
+          "an address that is not aligned");
   fec::Layer& empty = layers[0];
   for (int64_t* size : {&empty.inner, &empty.channels, &empty.taps}) {
     const int64_t before = *size;
@@ -335,7 +343,8 @@ void launches(std::mt19937& random) {
   require(throws<std::invalid_argument>("2^30", [&] { run(layers, f, fec::Algorithm::Auto); }), "too large");
   empty.channels = 40;
   const fec::Formula between{fec::Compress::Rms, fec::Entropy::Similarity, fec::Axis::Filters, 0, 1};
-  require(throws<std::invalid_argument>("sorted needs", [&] { run(layers, between, fec::Algorithm::Sorted); }), "not sortable");
+  require(throws<std::invalid_argument>("sorted needs", [&] { run(layers, between, fec::Algorithm::Sorted); }),
+          "not sortable");
 }
 
 }  // namespace

@@ -33,8 +33,8 @@ inline fec::Layer strided(const Shape& s, Layout layout) {
   return layer;
 }
 
-inline double point(const std::vector<double>& w, const fec::Layer& l, fec::Compress compress, int64_t filter, int64_t channel,
-             int64_t tap) {
+inline double point(const std::vector<double>& w, const fec::Layer& l, fec::Compress compress, int64_t filter,
+                    int64_t channel, int64_t tap) {
   const int64_t at = filter / l.inner * l.stride_outer + filter % l.inner * l.stride_inner + channel * l.stride_channel;
   if (compress == fec::Compress::None) return w[static_cast<size_t>(at + tap * l.stride_tap)];
   double sum = 0;

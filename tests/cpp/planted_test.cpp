@@ -65,8 +65,8 @@ int run_all() {
   return wrong;
 }
 
-// Whether this program, run again with some arguments, ends by a sanitizer's hand or says itself that something is wrong.
-// In a process of its own: what is read without a barrier may be an address.
+// Whether this program, run again with some arguments, ends by a sanitizer's hand or says itself that something is
+// wrong. In a process of its own: what is read without a barrier may be an address.
 const char* program = "";
 bool dies(const std::string& arguments) {
   std::fflush(stdout);
@@ -145,9 +145,12 @@ int main(int argc, char** argv) {
 #else
   removed_barriers();
 #endif
-  require(fault_of("not in the mask", [&] { LAUNCH(outside_mask, 1, 32, 0, nullptr, at); }), "a shuffle outside its mask");
-  require(fault_of("another way", [&] { LAUNCH(not_all_there, 1, 32, 0, nullptr, at); }), "a shuffle without all of its lanes");
-  require(fault_of("another way", [&] { LAUNCH(barrier_in_a_branch, 1, 64, 0, nullptr, at); }), "a barrier in a branch");
+  require(fault_of("not in the mask", [&] { LAUNCH(outside_mask, 1, 32, 0, nullptr, at); }),
+          "a shuffle outside its mask");
+  require(fault_of("another way", [&] { LAUNCH(not_all_there, 1, 32, 0, nullptr, at); }),
+          "a shuffle without all of its lanes");
+  require(fault_of("another way", [&] { LAUNCH(barrier_in_a_branch, 1, 64, 0, nullptr, at); }),
+          "a barrier in a branch");
   require(fault_of("wants", [&] { LAUNCH(past_shared_memory, 1, 32, 0, nullptr, at); }), "no shared memory at all");
 #ifdef FEC_ASAN
   require(dies("shared 32"), "an index past shared memory");
