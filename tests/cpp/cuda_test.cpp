@@ -166,8 +166,9 @@ void edges(bool small, std::mt19937& random) {
   if (!small) wide.insert(wide.end(), {2047, 2048, 4095, 4096, 8191, 8192, 8193, 16384, 20000});
   for (const int64_t c : wide) {
     for (const fec::DType dtype : {fec::DType::F32, fec::DType::F64}) {
+      if (small && (dtype == fec::DType::F64) != (c == 4097)) continue;  // one block, and in runs
       check({1, 1, c, 1}, Layout::Rows, dtype, sorted, random);
-      if (c < 5000 || c > 16384) check({1, 1, c, 1}, Layout::Rows, dtype, given, random);
+      if ((c < 5000 && !small) || c > 16384) check({1, 1, c, 1}, Layout::Rows, dtype, given, random);
     }
   }
   const fec::Formula pairs{fec::Compress::Rms, fec::Entropy::Softmax, fec::Axis::Channels, 0, 1};

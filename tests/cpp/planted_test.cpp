@@ -145,6 +145,7 @@ int main(int argc, char** argv) {
 #else
   removed_barriers();
 #endif
+#ifndef FEC_TSAN  // a thread that is left behind in the middle of a kernel looks like a race to what comes after it
   require(fault_of("not in the mask", [&] { LAUNCH(outside_mask, 1, 32, 0, nullptr, at); }),
           "a shuffle outside its mask");
   require(fault_of("another way", [&] { LAUNCH(not_all_there, 1, 32, 0, nullptr, at); }),
@@ -152,6 +153,7 @@ int main(int argc, char** argv) {
   require(fault_of("another way", [&] { LAUNCH(barrier_in_a_branch, 1, 64, 0, nullptr, at); }),
           "a barrier in a branch");
   require(fault_of("wants", [&] { LAUNCH(past_shared_memory, 1, 32, 0, nullptr, at); }), "no shared memory at all");
+#endif
 #ifdef FEC_ASAN
   require(dies("shared 32"), "an index past shared memory");
   require(dies("global 64"), "an index past global memory");
