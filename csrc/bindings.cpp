@@ -8,6 +8,9 @@
 #include <vector>
 
 #include "fec.h"
+#ifdef FEC_WITH_CUDA
+#include "cuda/cuda.h"
+#endif
 
 namespace py = pybind11;
 
@@ -35,25 +38,38 @@ fec::Layer layer_of(const Row& row) {
           outer, inner, channels, taps, s_outer, s_inner, s_channel, s_tap, reinterpret_cast<double*>(out)};
 }
 
-int64_t entropies(const std::vector<Row>& rows, const std::string& compress, const std::string& entropy,
-                  const std::string& axis, double tau, double tau_scale, const std::string& algorithm, int threads,
-                  const std::string& instruction_set) {
+std::vector<fec::Layer> layers_of(const std::vector<Row>& rows) {
   std::vector<fec::Layer> layers;
   layers.reserve(rows.size());
   for (const Row& row : rows) layers.push_back(layer_of(row));
-  const fec::Formula formula{
-      chosen<fec::Compress>(compress, {{"rms", fec::Compress::Rms},
-                                       {"absmean", fec::Compress::AbsMean},
-                                       {"mean", fec::Compress::Mean},
-                                       {"none", fec::Compress::None}}),
-      chosen<fec::Entropy>(entropy, {{"similarity", fec::Entropy::Similarity},
-                                     {"softmax", fec::Entropy::Softmax},
-                                     {"distance", fec::Entropy::Distance}}),
-      chosen<fec::Axis>(axis, {{"channels", fec::Axis::Channels}, {"filters", fec::Axis::Filters}}), tau, tau_scale};
-  const fec::Options options{chosen<fec::Algorithm>(algorithm, {{"auto", fec::Algorithm::Auto},
-                                                                {"sorted", fec::Algorithm::Sorted},
-                                                                {"pairwise", fec::Algorithm::Pairwise}}),
-                             threads, instruction_set.c_str()};
+  return layers;
+}
+
+fec::Formula formula_of(const std::string& compress, const std::string& entropy, const std::string& axis, double tau,
+                        double tau_scale) {
+  return {chosen<fec::Compress>(compress, {{"rms", fec::Compress::Rms},
+                                           {"absmean", fec::Compress::AbsMean},
+                                           {"mean", fec::Compress::Mean},
+                                           {"none", fec::Compress::None}}),
+          chosen<fec::Entropy>(entropy, {{"similarity", fec::Entropy::Similarity},
+                                         {"softmax", fec::Entropy::Softmax},
+                                         {"distance", fec::Entropy::Distance}}),
+          chosen<fec::Axis>(axis, {{"channels", fec::Axis::Channels}, {"filters", fec::Axis::Filters}}), tau,
+          tau_scale};
+}
+
+fec::Algorithm algorithm_of(const std::string& word) {
+  return chosen<fec::Algorithm>(word, {{"auto", fec::Algorithm::Auto},
+                                       {"sorted", fec::Algorithm::Sorted},
+                                       {"pairwise", fec::Algorithm::Pairwise}});
+}
+
+int64_t entropies(const std::vector<Row>& rows, const std::string& compress, const std::string& entropy,
+                  const std::string& axis, double tau, double tau_scale, const std::string& algorithm, int threads,
+                  const std::string& instruction_set) {
+  const std::vector<fec::Layer> layers = layers_of(rows);
+  const fec::Formula formula = formula_of(compress, entropy, axis, tau, tau_scale);
+  const fec::Options options{algorithm_of(algorithm), threads, instruction_set.c_str()};
   py::gil_scoped_release release;
   return fec::entropies(layers.data(), static_cast<int64_t>(layers.size()), formula, options);
 }
@@ -66,10 +82,51 @@ std::vector<std::pair<std::string, bool>> instruction_sets() {
   return sets;
 }
 
+#ifdef FEC_WITH_CUDA
+// A call that has been planned: how much workspace it needs, and then the call itself.
+class CudaCall {
+ public:
+  CudaCall(const std::vector<Row>& rows, const std::string& compress, const std::string& entropy,
+           const std::string& axis, double tau, double tau_scale, const std::string& algorithm)
+      : layers_(layers_of(rows)),
+        formula_(formula_of(compress, entropy, axis, tau, tau_scale)),
+        algorithm_(algorithm_of(algorithm)) {}
+
+  int64_t workspace_bytes() const { return fec::cuda::workspace_bytes(layers_.data(), count(), formula_, algorithm_); }
+
+  void launch(uintptr_t workspace, int64_t bytes, int device, uintptr_t stream) const {
+    py::gil_scoped_release release;
+    fec::cuda::entropies(layers_.data(), count(), formula_, algorithm_, reinterpret_cast<void*>(workspace), bytes,
+                         device, reinterpret_cast<void*>(stream));
+  }
+
+ private:
+  int64_t count() const { return static_cast<int64_t>(layers_.size()); }
+
+  std::vector<fec::Layer> layers_;
+  fec::Formula formula_;
+  fec::Algorithm algorithm_;
+};
+
+void add_cuda(py::module_& m) {
+  py::module_ cuda = m.def_submodule("cuda", "The CUDA kernels. Called by fec_fast.backends.cuda.");
+  py::register_local_exception<fec::cuda::Error>(cuda, "Error", PyExc_RuntimeError);
+  py::class_<CudaCall>(cuda, "Call", py::module_local())
+      .def(py::init<const std::vector<Row>&, const std::string&, const std::string&, const std::string&, double,
+                    double, const std::string&>(),
+           py::arg("layers"), py::kw_only(), py::arg("compress"), py::arg("entropy"), py::arg("axis"), py::arg("tau"),
+           py::arg("tau_scale"), py::arg("algorithm"))
+      .def("workspace_bytes", &CudaCall::workspace_bytes)
+      .def("launch", &CudaCall::launch, py::arg("workspace"), py::arg("bytes"), py::arg("device"), py::arg("stream"));
+  cuda.def("device_count", &fec::cuda::device_count);
+  cuda.def("has_code_for", &fec::cuda::has_code_for, py::arg("device"));
+}
+#endif
+
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
-  m.doc() = "The compiled kernels of fec_fast. Called by fec_fast.backends.cpu, which checks the arguments.";
+  m.doc() = "The compiled kernels of fec_fast. Called by fec_fast.backends, which checks the arguments.";
   m.def("entropies", &entropies, py::arg("layers"), py::kw_only(), py::arg("compress"), py::arg("entropy"),
         py::arg("axis"), py::arg("tau"), py::arg("tau_scale"), py::arg("algorithm"), py::arg("threads"),
         py::arg("instruction_set") = "",
@@ -79,5 +136,8 @@ PYBIND11_MODULE(_native, m) {
   m.attr("threads") = "OpenMP threads";
 #else
   m.attr("threads") = "std::threads (built without OpenMP)";
+#endif
+#ifdef FEC_WITH_CUDA
+  add_cuda(m);
 #endif
 }

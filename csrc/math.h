@@ -6,7 +6,22 @@
 
 #include "fec.h"
 
+// Functions of both the host and a CUDA device.
+#ifdef __CUDACC__
+#define FEC_BOTH __host__ __device__
+#else
+#define FEC_BOTH
+#endif
+
 namespace fec {
+
+static FEC_BOTH inline double natural_logarithm(double x) {
+#ifdef __CUDA_ARCH__
+  return ::log(x);
+#else
+  return __builtin_log(x);
+#endif
+}
 
 // What one point's distances to all points (itself included) are reduced to. With x = d / tau and z = exp(-x):
 // similarity: first = sum z; softmax: first = sum z, second = sum z x; distance: first = sum x, second = sum x ln x.
@@ -19,7 +34,7 @@ struct RowEntropy {
   double of, plus;
 };
 
-static inline RowEntropy row_entropy_parts(Entropy entropy, RowSums sums, int64_t points) {
+static FEC_BOTH inline RowEntropy row_entropy_parts(Entropy entropy, RowSums sums, int64_t points) {
   if (entropy == Entropy::Similarity) return {static_cast<double>(points) / sums.first, 0};
   if (!(sums.first > 0)) return {1, 0};
   const double ratio = sums.second / sums.first;
@@ -27,16 +42,18 @@ static inline RowEntropy row_entropy_parts(Entropy entropy, RowSums sums, int64_
 }
 
 // Rounding may step over either end of what an entropy of so many points can be.
-static inline double clamped_entropy(double nats, int64_t points) {
-  const double top = __builtin_log(static_cast<double>(points));
+static FEC_BOTH inline double clamped_entropy(double nats, int64_t points) {
+  const double top = natural_logarithm(static_cast<double>(points));
   return nats < 0 ? 0 : nats > top ? top : nats;
 }
 
 // The entropy, in nats, of a point from its sums over `points` points.
-static inline double row_entropy(Entropy entropy, RowSums sums, int64_t points) {
+static FEC_BOTH inline double row_entropy(Entropy entropy, RowSums sums, int64_t points) {
   const RowEntropy row = row_entropy_parts(entropy, sums, points);
-  return clamped_entropy(__builtin_log(row.of) + row.plus, points);
+  return clamped_entropy(natural_logarithm(row.of) + row.plus, points);
 }
+
+#ifndef __CUDACC__  // for the processor only: vectors, and what replaces the instructions that a GPU has
 
 // The mean of the entropies of all rows. The logarithms are taken as one, of the product: for few points they would
 // cost more than the distances. Its exponent is taken out after every factor, so it neither overflows nor vanishes.
@@ -71,5 +88,7 @@ static inline __attribute__((always_inline)) V exp2_reduced(V r) {
   for (int n = Terms - 2; n >= 0; --n) sum = sum * r + T(exp2_coefficient(n));
   return sum;
 }
+
+#endif
 
 }  // namespace fec

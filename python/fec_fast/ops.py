@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .backends import cpu, resolve
-from .errors import ArgumentError, FormulaError, WeightError, nearest
+from .backends import backends, cpu, cuda, resolve, rows, triton
+from .errors import ArgumentError, BackendError, FormulaError, WeightError, nearest
 from .formula import Formula
 
 ALGORITHMS = ("auto", "sorted", "pairwise")
@@ -50,16 +50,17 @@ def entropies(
     """Computes the entropy of every filter of every weight, in one call of the extension.
 
     Args:
-        weights: ``[N, C/groups, *kernel]`` each, float16, bfloat16, float32 or float64, on any device and with any
-            strides; convolutions' or linear layers' weights. They are read, never changed. A transposed
+        weights: ``[N, C/groups, *kernel]`` each, float16, bfloat16, float32 or float64, on any one device and with
+            any strides; convolutions' or linear layers' weights. They are read, never changed. A transposed
             convolution's weight ``[C, N/groups, *kernel]`` is given with axis 1.
         formula: What to compute.
         axes: For each weight the axis its filters lie on. 0: filter ``i`` is ``weight[i]``. 1: filter
             ``q * weight.shape[1] + l`` is ``weight[q*n:(q+1)*n, l]`` with ``n = weight.shape[0] // groups``.
         groups: For each weight the groups of its layer.
-        algorithm: ``"sorted"`` (channel axis, one number a channel), ``"pairwise"``, or
-            ``"auto"``: sorted wherever it can be.
-        backend: A backend's name, or ``"auto"``.
+        algorithm: ``"sorted"`` (channel axis, one number a channel; on a GPU not for the distance entropy),
+            ``"pairwise"``, or ``"auto"``: sorted wherever it can be.
+        backend: A backend's name, or ``"auto"``: see :func:`fec_fast.backends.resolve`. ``"cpu"`` scores weights on
+            other devices by copies, and says so.
 
     Returns:
         For each weight a float64 CPU tensor ``[filters]`` in nats.
@@ -69,10 +70,12 @@ def entropies(
         WeightError: A weight that cannot be read: on the meta device, sparse, quantised, an integer, fewer than two
             dimensions, or not divisible into its groups. It has ``layer_index`` too.
         FormulaError: An unknown algorithm, or ``"sorted"`` for a formula or a weight that it cannot do.
-        BackendError: An unknown backend, or one that cannot run here.
+        BackendError: An unknown backend, one that cannot run here, or weights that are not where it runs: on the CPU,
+            or on several devices.
         ArgumentError: Lists of different lengths, or something that is not a tensor.
     """
-    resolve(backend)
+    if backend != "auto":
+        resolve(backend)
     if not len(weights) == len(axes) == len(groups):
         raise ArgumentError(f"{len(weights)} weights, {len(axes)} axes and {len(groups)} groups; give as many of each")
     if algorithm not in ALGORITHMS:
@@ -81,16 +84,16 @@ def entropies(
         _check(i, weight, axis, group)
         if algorithm == "sorted":
             _check_sortable(i, weight, formula)
-    away = sorted({str(weight.device) for weight in weights if weight.device.type != "cpu"})
-    if away:
-        warnings.warn(
-            f"weights on {', '.join(away)} are copied to the CPU and scored there: this version has no other kernels",
-            stacklevel=2,
-        )
     if not weights:  # an operator without a tensor has no device to be dispatched by
         return []
+    used = resolve(backend, weights[0].device.type)
+    detached = [weight.detach() for weight in weights]
+    if used == "cpu":
+        detached = _on_cpu(detached, backend)
+    else:
+        _check_devices(detached, used)
     results: list[Tensor] = torch.ops.fec_fast.entropy(
-        [weight.detach() if weight.device.type == "cpu" else weight.detach().cpu() for weight in weights],
+        detached,
         list(axes),
         list(groups),
         formula.compress,
@@ -99,8 +102,54 @@ def entropies(
         formula.tau,
         formula.tau_scale,
         algorithm,
+        used,
     )
-    return results
+    return results if used == "cpu" else _fetched(detached, results, used)
+
+
+def _on_cpu(weights: list[Tensor], asked: str) -> list[Tensor]:
+    away = sorted({str(weight.device) for weight in weights if weight.device.type != "cpu"})
+    if away:
+        reasons = "".join(f"; {name}: {info.reason}" for name, info in backends().items() if name != "cpu")
+        warnings.warn(
+            f"weights on {', '.join(away)} are copied to the CPU and scored there"
+            + (reasons if asked == "auto" else ", as backend='cpu' asks"),
+            stacklevel=3,
+        )
+    return [weight.cpu() for weight in weights]
+
+
+def _check_devices(weights: list[Tensor], backend: str) -> None:
+    devices = [str(weight.device) for weight in weights]
+    first = weights[0].device
+    for i, weight in enumerate(weights):
+        if weight.device.type != "cuda":
+            raise BackendError(
+                f"weight {i} is on {weight.device}, where the backend {backend!r} does not run; move the model to a "
+                f"CUDA device, or use backend='cpu'"
+            )
+        if weight.device != first:
+            raise BackendError(
+                f"weight {i} is on {weight.device}, weight 0 on {first}: the backend {backend!r} scores weights of one "
+                f"device at a time ({', '.join(sorted(set(devices)))}); move the model to one, or use backend='cpu'"
+            )
+
+
+def _fetched(weights: list[Tensor], results: list[Tensor], backend: str) -> list[Tensor]:
+    """The results on the CPU, in one copy: the only place that waits for the device. NaN is a weight not finite."""
+    host = list(torch.split(torch.cat(results).cpu(), [len(result) for result in results]))
+    for i, entropies_of_one in enumerate(host):
+        if not bool(entropies_of_one.isnan().any()):
+            continue
+        if bool(torch.isfinite(weights[i]).all()):
+            raise BackendError(f"the backend {backend!r} gave NaN for weight {i}, which is finite: please report it")
+        raise _not_finite(weights, i)
+    return host
+
+
+def _not_finite(weights: list[Tensor], i: int) -> NonFiniteWeightError:
+    where = tuple(int(k) for k in (~torch.isfinite(weights[i])).nonzero()[0])
+    return NonFiniteWeightError(i, where, float(weights[i][where]))
 
 
 def channel_distances(weight: Tensor, formula: Formula | None = None, *, filters: slice | None = None) -> Tensor:
@@ -146,7 +195,7 @@ def _check(i: int, weight: Tensor, axis: int, groups: int) -> None:
         raise _unreadable(i, "is on the meta device: it has no values to score")
     if weight.layout != torch.strided:
         raise _unreadable(i, f"is stored as {weight.layout}: give a dense tensor")
-    if not cpu.supported(weight.dtype):
+    if not rows.supported(weight.dtype):
         raise _unreadable(i, f"is {weight.dtype}: only float16, bfloat16, float32 and float64 can be scored")
     if weight.dim() < 2:
         raise _unreadable(i, f"has shape {list(weight.shape)}: a filter needs channels, so two dimensions or more")
@@ -168,7 +217,7 @@ def _check_sortable(i: int, weight: Tensor, formula: Formula) -> None:
 # Spelt out because torch 2.6 cannot infer a schema from annotations with builtin generics.
 _SCHEMA = (
     "(Tensor[] weights, int[] axes, int[] groups, str compress, str entropy, str axis, float? tau, float tau_scale, "
-    "str algorithm) -> Tensor[]"
+    "str algorithm, str backend='auto') -> Tensor[]"
 )
 
 
@@ -183,14 +232,40 @@ def entropy(
     tau: float | None,
     tau_scale: float,
     algorithm: str,
+    backend: str = "auto",
 ) -> list[Tensor]:
-    """The operator behind :func:`entropies`, with the formula's fields spelt out."""
+    """The operator behind :func:`entropies`, with the formula's fields spelt out.
+
+    On the CPU a weight that is not finite is an error. On a CUDA device it is NaN in the entropies of that weight: the
+    operator waits for nothing, so that it can be part of a CUDA graph, and whoever reads the entropies has to look.
+    """
     formula = Formula(compress, entropy, axis, tau, tau_scale)  # type: ignore[arg-type]
     results, bad = cpu.entropies(weights, formula, axes=axes, groups=groups, algorithm=algorithm)
     if bad >= 0:
-        where = tuple(int(k) for k in (~torch.isfinite(weights[bad])).nonzero()[0])
-        raise NonFiniteWeightError(bad, where, float(weights[bad][where]))
+        raise _not_finite(weights, bad)
     return results
+
+
+@entropy.register_kernel("cuda")
+def _(
+    weights: list[Tensor],
+    axes: list[int],
+    groups: list[int],
+    compress: str,
+    entropy: str,
+    axis: str,
+    tau: float | None,
+    tau_scale: float,
+    algorithm: str,
+    backend: str = "auto",
+) -> list[Tensor]:
+    formula = Formula(compress, entropy, axis, tau, tau_scale)  # type: ignore[arg-type]
+    used = resolve(backend, "cuda")
+    if used == "cpu":
+        reasons = "; ".join(f"{name}: {info.reason}" for name, info in backends().items() if name != "cpu")
+        raise BackendError(f"nothing can score weights on a CUDA device here ({reasons}); move them to the CPU")
+    kernels = cuda.entropies if used == "cuda" else triton.entropies
+    return kernels(weights, formula, axes=axes, groups=groups, algorithm=algorithm)
 
 
 @entropy.register_fake
@@ -204,6 +279,7 @@ def _(
     tau: float | None,
     tau_scale: float,
     algorithm: str,
+    backend: str = "auto",
 ) -> list[Tensor]:
     return [
         weight.new_empty(weight.shape[0] if on == 0 else group * weight.shape[1], dtype=torch.float64)

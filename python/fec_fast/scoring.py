@@ -253,7 +253,9 @@ def score_model(
         model: The model; it may be wrapped by ``DataParallel``, ``DistributedDataParallel`` or ``torch.compile``, and
             may be on any device.
         formula: How the entropy is computed; ``None`` takes ``Formula()``.
-        backend: ``"auto"`` or the name of a backend, which is then never replaced by another.
+        backend: ``"auto"`` or the name of a backend, which is then never replaced by another. ``"auto"`` takes the CPU
+            for weights on the CPU; for weights on a CUDA device the CUDA kernels, else Triton's, else (with a warning
+            that says why) the CPU's.
         layers: ``None`` for every convolution, plain or transposed, of one to three dimensions; or the layers to
             score, as names and module classes (``[nn.Conv2d, nn.Linear, "head"]``).
 
@@ -272,7 +274,8 @@ def score_model(
     elif not isinstance(formula, Formula):
         raise ArgumentError(f"formula={formula!r}: give a fec_fast.Formula")
     model = unwrap(model)
-    used = resolve(backend)
+    if backend != "auto":
+        resolve(backend)
     chosen, unscored = select(model, layers)
 
     weights: dict[str, Tensor] = {}
@@ -295,13 +298,14 @@ def score_model(
         raise LayerError(_nothing_to_score(model, unscored))
 
     names = list(weights)
+    used = resolve(backend, next(iter(weights.values())).device.type)
     try:
         entropies = ops.entropies(
             list(weights.values()),
             formula,
             axes=[infos[name].axis for name in names],
             groups=[infos[name].groups for name in names],
-            backend=used,
+            backend=backend,
         )
     except WeightError as error:
         position, index = getattr(error, "layer_index", None), getattr(error, "index", None)

@@ -24,12 +24,7 @@ class BackendInfo:
     reason: str
 
 
-def backends() -> dict[str, BackendInfo]:
-    """Says of every backend whether it is built and usable.
-
-    Returns:
-        Names to facts.
-    """
+def _cpu() -> BackendInfo:
     from . import cpu
 
     sets = cpu.instruction_sets()
@@ -43,19 +38,42 @@ def backends() -> dict[str, BackendInfo]:
         setting = f"FEC_FAST_INSTRUCTION_SET={forced}"
         wrong = f"{setting}, which cannot run here; unset it, or one of: {', '.join(usable)}"
         reason = f"runs on {forced}, as {setting} asks, {threads}" if runs else wrong
-    absent = "this version has no {} kernels"
-    return {
-        "cpu": BackendInfo("cpu", True, runs, reason),
-        "cuda": BackendInfo("cuda", False, False, absent.format("CUDA")),
-        "triton": BackendInfo("triton", False, False, absent.format("Triton")),
-    }
+    return BackendInfo("cpu", True, runs, reason)
 
 
-def resolve(backend: str) -> str:
+def _cuda() -> BackendInfo:
+    from . import cuda
+
+    trouble = cuda.trouble()
+    return BackendInfo("cuda", cuda.compiled() is not None, not trouble, trouble or cuda.describe())
+
+
+def _triton() -> BackendInfo:
+    from . import triton
+
+    trouble = triton.trouble()
+    return BackendInfo("triton", triton.installed(), not trouble, trouble or triton.describe())
+
+
+_KNOWN = {"cpu": _cpu, "cuda": _cuda, "triton": _triton}
+
+
+def backends() -> dict[str, BackendInfo]:
+    """Says of every backend whether it is built and usable.
+
+    Returns:
+        Names to facts.
+    """
+    return {name: look() for name, look in _KNOWN.items()}
+
+
+def resolve(backend: str, device: str = "cpu") -> str:
     """Chooses a backend.
 
     Args:
-        backend: A backend's name, or ``"auto"``. One asked for by name is never replaced by another.
+        backend: A backend's name, or ``"auto"``: on CUDA tensors the CUDA kernels where they are built and usable, else
+            Triton's, else the CPU's on copies of the weights. One asked for by name is never replaced by another.
+        device: The type of device that the weights are on.
 
     Returns:
         The name of a usable backend.
@@ -63,10 +81,12 @@ def resolve(backend: str) -> str:
     Raises:
         BackendError: No backend has this name, or it cannot run here.
     """
-    known = backends()
-    backend = "cpu" if backend == "auto" else backend
-    if backend not in known:
-        raise BackendError(f"no backend is called {backend!r}; {nearest(backend, ['auto', *known])}")
-    if not known[backend].usable:
-        raise BackendError(f"the backend {backend!r} cannot run: {known[backend].reason}")
+    if backend == "auto":
+        ready = [name for name in ("cuda", "triton") if device == "cuda" and _KNOWN[name]().usable]
+        backend = ready[0] if ready else "cpu"
+    if backend not in _KNOWN:
+        raise BackendError(f"no backend is called {backend!r}; {nearest(backend, ['auto', *_KNOWN])}")
+    info = _KNOWN[backend]()
+    if not info.usable:
+        raise BackendError(f"the backend {backend!r} cannot run: {info.reason}")
     return backend

@@ -1,0 +1,36 @@
+# Finds a CUDA compiler, and chooses for which devices it builds.
+include(CheckLanguage)
+
+set(cuda_sources csrc/cuda/run.cu)
+foreach(type f32 f64)
+  list(APPEND cuda_sources csrc/cuda/sorted_${type}.cu csrc/cuda/pairwise_${type}.cu)
+endforeach()
+
+# Before check_language, which would settle on the compiler's own default: those of the GPUs here; without a GPU, every
+# major generation, and PTX for those to come.
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
+  execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader
+    OUTPUT_VARIABLE capabilities ERROR_QUIET RESULT_VARIABLE failed OUTPUT_STRIP_TRAILING_WHITESPACE)
+  if(NOT failed AND capabilities MATCHES "^[0-9.\n]+$")
+    string(REPLACE "." "" capabilities "${capabilities}")
+    string(REPLACE "\n" ";" CMAKE_CUDA_ARCHITECTURES "${capabilities}")
+    list(REMOVE_DUPLICATES CMAKE_CUDA_ARCHITECTURES)
+  else()
+    set(CMAKE_CUDA_ARCHITECTURES all-major)
+  endif()
+endif()
+check_language(CUDA)
+if(CMAKE_CUDA_COMPILER AND CMAKE_VERSION VERSION_LESS 3.23)
+  message(FATAL_ERROR "fec_fast: the CUDA kernels need CMake 3.23 or newer, this is ${CMAKE_VERSION}; "
+    "pip install cmake, or set FEC_CUDA=OFF")
+elseif(CMAKE_CUDA_COMPILER)
+  set(CMAKE_CUDA_STANDARD 17)
+  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+  enable_language(CUDA)
+  message(STATUS "fec_fast: CUDA kernels for ${CMAKE_CUDA_ARCHITECTURES}")
+elseif(FEC_CUDA STREQUAL "ON")
+  message(FATAL_ERROR "fec_fast: FEC_CUDA=ON, but there is no CUDA compiler; put nvcc on the PATH or set CUDACXX, "
+    "or use FEC_CUDA=AUTO")
+else()
+  message(STATUS "fec_fast: no CUDA compiler, so no CUDA kernels")
+endif()

@@ -1,0 +1,85 @@
+// What the kernels and launches need of CUDA's language: from nvcc, or from the emulator (csrc/testing), which compiles
+// the same sources with g++.
+#pragma once
+
+#ifdef FEC_EMULATOR
+#include "emulator.h"
+#else
+#include <cuda_runtime.h>
+
+#define LAUNCH(kernel, grid, block, shared, stream, ...) kernel<<<grid, block, shared, stream>>>(__VA_ARGS__)
+#define DYN_SHARED(T, name)                                    \
+  extern __shared__ __align__(16) unsigned char fec_shared[]; \
+  T* const name = reinterpret_cast<T*>(fec_shared)
+// A function that is compiled once and called from many places.
+#define FEC_CALLED static __device__ __noinline__
+#endif
+
+#define FEC_DEVICE static __device__ __forceinline__
+#define FEC_INSIDE __device__ __forceinline__  // of a class
+
+namespace fec::cuda {
+
+constexpr unsigned kAll = 0xffffffffu;  // the mask of a whole warp
+constexpr double kLog2e = 1.44269504088896340736, kLn2 = 0.69314718055994530942;
+
+FEC_DEVICE int smaller_int(int a, int b) { return a < b ? a : b; }
+FEC_DEVICE int lane() { return static_cast<int>(threadIdx.x & 31); }
+FEC_DEVICE int warp() { return static_cast<int>(threadIdx.x >> 5); }
+
+// 2^-y for y >= 0, exactly 1 at 0. In float32 one instruction, off by at most 2^-22 of the result (PTX ISA,
+// ex2.approx).
+FEC_DEVICE float exp2_minus(float y) {
+#ifndef FEC_EMULATOR
+  float z;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(z) : "f"(-y));
+  return z;
+#else
+  return emulated_exp2(-y);
+#endif
+}
+FEC_DEVICE double exp2_minus(double y) { return exp2(-y); }
+
+// log2 of y > 0; in float32 off by at most 2^-22, of the result or (around 1) of 1.
+FEC_DEVICE float log2_of(float y) {
+#ifndef FEC_EMULATOR
+  float z;
+  asm("lg2.approx.f32 %0, %1;" : "=f"(z) : "f"(y));
+  return z;
+#else
+  return emulated_log2(y);
+#endif
+}
+FEC_DEVICE double log2_of(double y) { return log2(y); }
+
+FEC_DEVICE float smaller(float a, float b) { return fminf(a, b); }
+FEC_DEVICE double smaller(double a, double b) { return fmin(a, b); }
+FEC_DEVICE float larger(float a, float b) { return fmaxf(a, b); }
+FEC_DEVICE double larger(double a, double b) { return fmax(a, b); }
+FEC_DEVICE float magnitude(float x) { return fabsf(x); }
+FEC_DEVICE double magnitude(double x) { return fabs(x); }
+FEC_DEVICE float root(float x) { return sqrtf(x); }
+FEC_DEVICE double root(double x) { return sqrt(x); }
+FEC_DEVICE float logarithm(float x) { return logf(x); }
+FEC_DEVICE double logarithm(double x) { return log(x); }
+
+// Sum over a warp, the same bits in every lane.
+FEC_DEVICE double warp_sum(double x) {
+  for (int apart = 16; apart > 0; apart /= 2) x += __shfl_xor_sync(kAll, x, apart);
+  return x;
+}
+
+// Sum over a block, valid in thread 0, always in the same order. `shared` has a number for every warp, and nobody
+// else's.
+FEC_DEVICE double block_sum(double x, double* shared) {
+  x = warp_sum(x);
+  if (lane() == 0) shared[warp()] = x;
+  __syncthreads();
+  double sum = 0;
+  if (threadIdx.x == 0) {
+    for (unsigned w = 0; w < blockDim.x / 32; ++w) sum += shared[w];
+  }
+  return sum;
+}
+
+}  // namespace fec::cuda

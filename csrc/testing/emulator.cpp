@@ -1,0 +1,360 @@
+// The emulator's scheduler: a block at a time, each of its threads a fiber that runs until it has to wait for others.
+//
+// Never compiled with -fsanitize itself: the build says by FEC_ASAN and FEC_TSAN what the kernels are compiled with. To
+// the thread sanitizer each fiber is a thread. What orders them is told to it and nothing else: the barriers, a launch
+// before and after another. So it sees races in a block, and between blocks.
+#include "emulator.h"
+
+#include <algorithm>
+
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <vector>
+
+#ifndef __x86_64__
+#error "the emulator switches fibers in x86-64 assembly"
+#endif
+#ifdef FEC_ASAN
+#include <sanitizer/common_interface_defs.h>
+#endif
+#ifdef FEC_TSAN
+extern "C" {
+void* __tsan_get_current_fiber();
+void* __tsan_create_fiber(unsigned flags);
+void __tsan_switch_to_fiber(void* fiber, unsigned flags);
+void __tsan_acquire(void* address);
+void __tsan_release(void* address);
+}
+#else
+static void __tsan_acquire(void*) {}
+static void __tsan_release(void*) {}
+#endif
+
+// Saves the callee's registers and the stack pointer, and takes up those of another fiber.
+extern "C" void emulator_switch(void** save, void* take);
+asm(R"(
+.text
+.globl emulator_switch
+.type emulator_switch, @function
+emulator_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size emulator_switch, .-emulator_switch
+)");
+
+namespace emulator {
+
+Settings settings;
+Seen seen;
+Barrier barriers[256];
+int barriers_count = 0;
+thread_local Coordinates here;
+
+namespace {
+
+void* expected_stream = nullptr;
+int expected_device = 0;
+cudaError_t pending = cudaSuccess;
+
+constexpr size_t kStack = 128 << 10;
+
+struct Fiber {
+  std::vector<unsigned char> stack;
+  void* pointer = nullptr;
+  void* sanitizer = nullptr;  // of the thread sanitizer
+  void* fake_stack = nullptr;  // of the address sanitizer
+  Coordinates coordinates;
+  char sync = 0;  // of its stack, from block to block
+  bool done = false;
+  unsigned meetings = 0;  // of its warp's or block's that it has been to
+  unsigned block_meetings = 0;
+};
+
+// A meeting of a warp: `values` of the one being gathered and of the one before, which may still be read.
+struct Warp {
+  unsigned arrived = 0, mask = 0, done = 0;
+  Meeting kind = Meeting::Sync;
+  uint64_t values[2][32] = {};
+  char sync[2] = {};
+};
+
+struct Block {
+  std::vector<Fiber> fibers;  // as many as the largest block had
+  unsigned threads = 0;
+  std::vector<Warp> warps;
+  unsigned arrived = 0, votes = 0, last_votes = 0, done = 0, left = 0;
+  char sync[2] = {};
+  unsigned char* aligned = nullptr;
+  size_t shared_bytes = 0;
+  const std::function<void()>* thread = nullptr;
+  bool moved = false;
+} block;
+
+char launch_start, launch_end;
+Fiber* current = nullptr;
+void* scheduler = nullptr;
+#ifdef FEC_TSAN
+void* scheduler_fiber = nullptr;
+#endif
+#ifdef FEC_ASAN
+const void* scheduler_stack = nullptr;
+size_t scheduler_size = 0;
+#endif
+
+void to_scheduler() {
+  Fiber* self = current;
+#ifdef FEC_ASAN
+  __sanitizer_start_switch_fiber(self->done ? nullptr : &self->fake_stack, scheduler_stack, scheduler_size);
+#endif
+#ifdef FEC_TSAN
+  __tsan_switch_to_fiber(scheduler_fiber, 1);
+#endif
+  emulator_switch(&self->pointer, scheduler);
+#ifdef FEC_ASAN
+  __sanitizer_finish_switch_fiber(self->fake_stack, &scheduler_stack, &scheduler_size);
+#endif
+}
+
+void begin() {
+#ifdef FEC_ASAN
+  __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_size);
+#endif
+  Fiber* self = current;
+  __tsan_acquire(&self->sync);
+  __tsan_acquire(&launch_start);
+  (*block.thread)();
+  __tsan_release(&launch_end);
+  __tsan_release(&self->sync);
+  current->done = true;
+  block.moved = true;
+  ++block.left;
+  to_scheduler();
+  std::abort();
+}
+
+void to_fiber(Fiber& fiber) {
+  current = &fiber;
+  here = fiber.coordinates;
+#ifdef FEC_ASAN
+  void* fake = nullptr;
+  __sanitizer_start_switch_fiber(&fake, fiber.stack.data(), fiber.stack.size());
+#endif
+#ifdef FEC_TSAN
+  __tsan_switch_to_fiber(fiber.sanitizer, 1);
+#endif
+  emulator_switch(&scheduler, fiber.pointer);
+#ifdef FEC_ASAN
+  __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
+#endif
+}
+
+void prepare(Fiber& fiber) {
+  if (fiber.stack.empty()) fiber.stack.resize(kStack);
+  auto top = reinterpret_cast<uintptr_t>(fiber.stack.data() + kStack) & ~uintptr_t(15);
+  auto* words = reinterpret_cast<void**>(top) - 8;
+  std::memset(words, 0, 64);
+  words[6] = reinterpret_cast<void*>(&begin);  // six registers, then where to return to
+  fiber.pointer = words;
+  fiber.done = false;
+  fiber.meetings = fiber.block_meetings = 0;
+}
+
+void stuck(const char* kernel) {
+  int waiting = 0;
+  for (unsigned t = 0; t < block.threads; ++t) waiting += !block.fibers[t].done;
+  fault("%s, block %u: %d of %u threads wait for others that have gone another way", kernel, here.block.x, waiting,
+        block.threads);
+}
+
+}  // namespace
+
+void fault(const char* format, ...) {
+  if (seen.fault[0] != 0) return;
+  va_list arguments;
+  va_start(arguments, format);
+  std::vsnprintf(seen.fault, sizeof seen.fault, format, arguments);
+  va_end(arguments);
+}
+
+bool has_barrier(const char* file, int line) {
+  int i = 0;
+  while (i < barriers_count && !(barriers[i].line == line && std::strcmp(barriers[i].file, file) == 0)) ++i;
+  if (i == barriers_count && i < 256) barriers[barriers_count++] = {file, line};
+  if (line != settings.removed_line) return true;
+  const size_t length = std::strlen(file), wanted = std::strlen(settings.removed_file);
+  return length < wanted || std::strcmp(file + length - wanted, settings.removed_file) != 0;
+}
+
+void expect(void* stream, int device) {
+  expected_stream = stream;
+  expected_device = device;
+}
+
+void reset() {
+  const int device = seen.device;
+  seen = Seen{};
+  seen.device = device;
+  pending = cudaSuccess;
+}
+
+unsigned char* shared_memory(size_t least) {
+  if (least > block.shared_bytes) {
+    fault("a kernel wants %zu bytes of shared memory; the launch gave it %zu", least, block.shared_bytes);
+  }
+  return block.aligned;
+}
+
+const uint64_t* meet(unsigned mask, Meeting kind, uint64_t brought) {
+  Warp& warp = block.warps[here.thread.x / 32];
+  const unsigned own = 1u << (here.thread.x & 31), meeting = current->meetings++;
+  const unsigned parity = meeting & 1;
+  if (!(mask & own)) fault("a lane meets others with a mask %08x that it is not in", mask);
+  while (warp.done != meeting && seen.fault[0] == 0)
+    to_scheduler();  // lanes of the meeting before are still on their way
+  if (warp.arrived == 0) {
+    warp.mask = mask;
+    warp.kind = kind;
+  } else if (warp.mask != mask || warp.kind != kind) {
+    fault("lanes of a warp meet with different masks (%08x, %08x) or for different things", warp.mask, mask);
+  }
+  warp.values[parity][here.thread.x & 31] = brought;
+  __tsan_release(&warp.sync[parity]);
+  warp.arrived |= own;
+  block.moved = true;
+  if (warp.arrived == warp.mask) {
+    warp.arrived = 0;
+    ++warp.done;
+  }
+  while (warp.done == meeting && seen.fault[0] == 0) to_scheduler();
+  __tsan_acquire(&warp.sync[parity]);
+  return warp.values[parity];
+}
+
+int meet_block(int vote) {
+  const unsigned meeting = current->block_meetings++, parity = meeting & 1;
+  block.votes += static_cast<unsigned>(vote);
+  __tsan_release(&block.sync[parity]);
+  block.moved = true;
+  if (++block.arrived == block.threads) {
+    block.arrived = 0;
+    block.last_votes = block.votes;
+    block.votes = 0;
+    ++block.done;
+  }
+  while (block.done == meeting && seen.fault[0] == 0) to_scheduler();
+  __tsan_acquire(&block.sync[parity]);
+  return static_cast<int>(block.last_votes);
+}
+
+void launch(const char* name, unsigned grid, unsigned threads, size_t shared, cudaStream_t stream,
+            const std::function<void()>& thread) {
+  seen.other_stream |= stream != expected_stream;
+  seen.other_device |= seen.device != expected_device;
+  const int number = seen.launches++;
+  if (number == settings.fail_launch) {
+    pending = settings.failure;
+    return;
+  }
+  if (grid == 0 || threads == 0 || threads > 1024 || shared > 48 << 10) {
+    fault("%s: a launch of %u blocks of %u threads with %zu bytes of shared memory", name, grid, threads, shared);
+    return;
+  }
+  std::mt19937 random(settings.seed + static_cast<unsigned>(number));
+  std::vector<size_t> order(threads);
+  std::vector<unsigned char*> all_shared;  // kept to the end: memory used twice would order the blocks
+#ifdef FEC_TSAN
+  scheduler_fiber = __tsan_get_current_fiber();
+#endif
+  for (unsigned b = 0; b < grid && seen.fault[0] == 0; ++b) {
+    if (block.fibers.size() < threads) block.fibers.resize(threads);
+    block.threads = threads;
+    block.warps.assign((threads + 31) / 32, Warp{});
+    block.arrived = block.votes = block.done = block.left = 0;
+    // Exactly as much as was asked for, so that the address sanitizer sees the first byte past it; full of NaN.
+    auto* bytes = static_cast<unsigned char*>(std::malloc(shared == 0 ? 1 : shared));
+    all_shared.push_back(bytes);
+    std::memset(bytes, 0xff, shared);  // NaN, as a float and as a double
+    block.aligned = bytes;
+    block.shared_bytes = shared;
+    block.thread = &thread;
+    for (unsigned t = 0; t < threads; ++t) {
+      Fiber& fiber = block.fibers[t];
+      fiber.coordinates = {{t, 0, 0}, {b, 0, 0}, {threads, 1, 1}, {grid, 1, 1}};
+      prepare(fiber);
+#ifdef FEC_TSAN
+      if (fiber.sanitizer == nullptr) fiber.sanitizer = __tsan_create_fiber(0);  // kept: making one is slow
+#endif
+      order[t] = t;
+    }
+    seen.threads += threads;
+    __tsan_release(&launch_start);
+    while (block.left < threads && seen.fault[0] == 0) {
+      std::shuffle(order.begin(), order.end(), random);
+      block.moved = false;
+      for (const size_t t : order) {
+        if (!block.fibers[t].done && seen.fault[0] == 0) to_fiber(block.fibers[t]);
+      }
+      if (!block.moved && block.left < threads) stuck(name);
+    }
+  }
+  __tsan_acquire(&launch_end);
+  for (unsigned char* bytes : all_shared) std::free(bytes);
+}
+
+}  // namespace emulator
+
+#ifdef FEC_TSAN
+// Here, because what counts must not be looked at itself: the sanitizer holds its own lock while it reports.
+extern "C" void __tsan_on_report(void*) {
+  ++emulator::seen.races;
+  emulator::fault("a data race");  // ends the launch: reports are slow
+}
+#endif
+
+const char* cudaGetErrorName(cudaError_t error) {
+  return error == cudaErrorMemoryAllocation ? "cudaErrorMemoryAllocation"
+         : error == cudaErrorInsufficientDriver ? "cudaErrorInsufficientDriver"
+         : error == cudaErrorInvalidDevice      ? "cudaErrorInvalidDevice"
+         : error == cudaErrorNoDevice           ? "cudaErrorNoDevice"
+         : error == cudaErrorLaunchOutOfResources ? "cudaErrorLaunchOutOfResources"
+                                                  : "cudaError";
+}
+const char* cudaGetErrorString(cudaError_t error) { return error == cudaSuccess ? "no error" : "emulated failure"; }
+cudaError_t cudaGetLastError() {
+  const cudaError_t error = emulator::pending;
+  emulator::pending = cudaSuccess;
+  return error;
+}
+cudaError_t cudaGetDevice(int* device) {
+  if (emulator::settings.no_devices != cudaSuccess) return emulator::settings.no_devices;
+  *device = emulator::seen.device;
+  return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int device) {
+  if (device < 0 || device >= emulator::settings.devices) return cudaErrorInvalidDevice;
+  emulator::seen.device = device;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = emulator::settings.no_devices == cudaSuccess ? emulator::settings.devices : 0;
+  return emulator::settings.no_devices;
+}
+cudaError_t emulated_attributes(cudaFuncAttributes* attributes) {
+  attributes->numRegs = 0;
+  return emulator::settings.no_devices;
+}

@@ -1,0 +1,217 @@
+// CUDA's language for g++: kernels and their launches, compiled from the very sources that nvcc compiles, run on the
+// processor. See README.md beside this file for what it can find and what it cannot.
+#pragma once
+
+#ifndef FEC_EMULATOR
+#error "emulator.h is chosen by FEC_EMULATOR"
+#endif
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <limits>
+
+#define __global__ __attribute__((unused))
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define FEC_CALLED static __attribute__((noinline, unused))
+#define LAUNCH(kernel, grid, block, shared, stream, ...)                     \
+  ::emulator::launch(#kernel, (grid), (block), (shared), (stream), [&](auto... arguments) { \
+    return [=] { kernel(arguments...); };                                    \
+  }(__VA_ARGS__))
+#define DYN_SHARED(T, name) T* const name = reinterpret_cast<T*>(::emulator::shared_memory(sizeof(T)))
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+};
+
+// --- the runtime: one that fails where a test asks it to, and records what it was asked for -----------------------
+
+using cudaStream_t = void*;
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInsufficientDriver = 35,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorInvalidDeviceFunction = 98,
+  cudaErrorNoDevice = 100,
+  cudaErrorNoKernelImageForDevice = 209,
+  cudaErrorUnsupportedPtxVersion = 222,
+  cudaErrorLaunchOutOfResources = 701,
+};
+struct cudaFuncAttributes {
+  int numRegs;
+};
+const char* cudaGetErrorName(cudaError_t error);
+const char* cudaGetErrorString(cudaError_t error);
+cudaError_t cudaGetLastError();
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDeviceCount(int* count);
+cudaError_t emulated_attributes(cudaFuncAttributes* attributes);
+template <class F>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, F) {
+  return emulated_attributes(attributes);
+}
+
+namespace emulator {
+
+// --- what a test sets and sees ---
+
+struct Settings {
+  unsigned seed = 1;  // of the order in which threads run
+  int devices = 1;
+  cudaError_t no_devices = cudaSuccess;  // what asking for them returns
+  int fail_launch = -1;  // the number of the launch that fails, counted from the last `reset`
+  cudaError_t failure = cudaErrorLaunchOutOfResources;
+  const char* removed_file = "";  // the end of its path: a barrier that is not there, a planted bug
+  int removed_line = 0;
+};
+extern Settings settings;
+
+struct Seen {
+  int device = 0;  // the current one
+  int launches = 0;
+  unsigned long long threads = 0;
+  int races = 0;  // that the thread sanitizer has reported
+  bool other_stream = false, other_device = false;  // a launch on another stream or device than `expect`ed
+  char fault[512] = "";  // the first wrong use of CUDA by a kernel
+};
+extern Seen seen;
+
+// The places in the sources with a barrier, as far as kernels have come by them.
+struct Barrier {
+  const char* file;
+  int line;
+};
+extern Barrier barriers[256];
+extern int barriers_count;
+bool has_barrier(const char* file, int line);
+
+void expect(void* stream, int device);
+void reset();
+
+// --- inside a kernel ---
+
+struct Coordinates {
+  dim3 thread, block, threads, blocks;
+};
+extern thread_local Coordinates here;
+
+unsigned char* shared_memory(size_t least);
+void fault(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+void launch(const char* name, unsigned grid, unsigned block, size_t shared, cudaStream_t stream,
+            const std::function<void()>& thread);
+
+enum class Meeting { Shuffle, Sync, Ballot };
+// All lanes of the mask meet; returns what they brought, by lane.
+const uint64_t* meet(unsigned mask, Meeting kind, uint64_t brought);
+int meet_block(int vote);  // __syncthreads; how many threads voted
+
+template <class T>
+T shuffle(unsigned mask, T value, int source) {
+  static_assert(sizeof(T) <= 8);
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(T));
+  const uint64_t* all = meet(mask, Meeting::Shuffle, bits);
+  if (source < 0 || source > 31) return value;
+  if (!(mask >> source & 1)) {
+    fault("shuffle from lane %d, which is not in the mask %08x", source, mask);
+    return value;
+  }
+  std::memcpy(&value, &all[source], sizeof(T));
+  return value;
+}
+
+inline int own_lane() { return static_cast<int>(here.thread.x & 31); }
+
+}  // namespace emulator
+
+#define threadIdx (::emulator::here.thread)
+#define blockIdx (::emulator::here.block)
+#define blockDim (::emulator::here.threads)
+#define gridDim (::emulator::here.blocks)
+
+inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  if (::emulator::has_barrier(file, line)) ::emulator::meet_block(0);
+}
+inline int __syncthreads_or(int vote) { return ::emulator::meet_block(vote != 0) != 0; }
+inline void __syncwarp(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  if (::emulator::has_barrier(file, line)) ::emulator::meet(0xffffffffu, ::emulator::Meeting::Sync, 0);
+}
+template <class T>
+T __shfl_sync(unsigned mask, T value, int lane) {
+  return ::emulator::shuffle(mask, value, lane & 31);
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int apart) {
+  return ::emulator::shuffle(mask, value, ::emulator::own_lane() ^ apart);
+}
+template <class T>
+T __shfl_up_sync(unsigned mask, T value, int apart) {
+  return ::emulator::shuffle(mask, value, ::emulator::own_lane() - apart);
+}
+template <class T>
+T __shfl_down_sync(unsigned mask, T value, int apart) {
+  return ::emulator::shuffle(mask, value, ::emulator::own_lane() + apart);
+}
+inline unsigned __ballot_sync(unsigned mask, int vote) {
+  const uint64_t* votes = ::emulator::meet(mask, ::emulator::Meeting::Ballot, vote != 0);
+  unsigned bits = 0;
+  for (int l = 0; l < 32; ++l) bits |= (mask >> l & 1) && votes[l] ? 1u << l : 0u;
+  return bits;
+}
+inline bool __any_sync(unsigned mask, int vote) { return __ballot_sync(mask, vote) != 0; }
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline unsigned long long atomicMax(unsigned long long* at, unsigned long long value) {
+  unsigned long long before = __atomic_load_n(at, __ATOMIC_RELAXED);
+  while (before < value &&
+         !__atomic_compare_exchange_n(at, &before, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+  return before;
+}
+inline float __uint_as_float(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+inline double __longlong_as_double(long long bits) {
+  double value;
+  std::memcpy(&value, &bits, 8);
+  return value;
+}
+inline long long __double_as_longlong(double value) {
+  long long bits;
+  std::memcpy(&bits, &value, 8);
+  return bits;
+}
+
+// The approximate instructions at their worst: off by the largest error that the PTX ISA allows, up or down as the
+// argument's bits fall, so that a tolerance which holds here holds on a device. Exact where the ISA says so.
+inline float emulated_error(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  bits *= 2654435761u;
+  return (bits >> 16 & 1) ? 0x1p-22f : -0x1p-22f;
+}
+inline float emulated_exp2(float x) {
+  if (x == 0) return 1;
+  const float z = std::exp2(x) * (1 + emulated_error(x));
+  return z < std::numeric_limits<float>::min() ? 0 : z;
+}
+inline float emulated_log2(float x) {
+  const float y = std::log2(x);
+  return x == 1 ? 0 : x > 0.5f && x < 2 ? y + emulated_error(x) : y * (1 + emulated_error(x));
+}
+inline float emulated_half(uint16_t x) {
+  const uint32_t size = x & 0x7fffu;
+  if (size >= 0x7c00u) return size > 0x7c00u ? NAN : x & 0x8000u ? -INFINITY : INFINITY;
+  const float small = static_cast<float>(size) * 0x1p-24f;
+  const float value = size < 0x400u ? small : __uint_as_float((size << 13) + (112u << 23));
+  return x & 0x8000u ? -value : value;
+}

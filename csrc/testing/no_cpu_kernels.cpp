@@ -1,0 +1,13 @@
+// In place of the CPU's kernels, for an extension that is built for its emulated CUDA kernels only.
+#include "fec.h"
+
+namespace fec {
+
+const InstructionSet* instruction_sets() {
+  static const InstructionSet none{nullptr, false};
+  return &none;
+}
+
+int64_t entropies(const Layer*, int64_t, const Formula&, const Options&) { return -1; }
+
+}  // namespace fec

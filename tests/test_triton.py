@@ -1,0 +1,68 @@
+"""The Triton kernels: in the interpreter and ahead of time, in processes of their own; what is said without a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fec_fast import ops
+from fec_fast.backends import backends, triton
+from fec_fast.errors import BackendError
+from fec_fast.formula import Formula
+
+HERE = Path(__file__).parent
+needs_triton = pytest.mark.skipif(not triton.installed(), reason="needs triton")
+
+
+def run(script: str, *arguments: str, **environment: str) -> str:
+    command = [sys.executable, str(HERE / script), *arguments]
+    where = os.pathsep.join(path for path in sys.path if path)
+    options = os.environ | {"PYTHONPATH": where} | environment
+    done = subprocess.run(command, capture_output=True, text=True, env=options, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@needs_triton
+def test_every_kernel_in_the_interpreter() -> None:
+    said = run("triton_interpreted.py", TRITON_INTERPRET="1")
+    assert int(said.split()[0]) >= 90 and said.split()[1] == "comparisons"
+
+
+@needs_triton
+@pytest.mark.parametrize("architecture", ["80", "90", "100"])
+def test_compiled_ahead_of_time(architecture: str) -> None:
+    report = json.loads(run("triton_compiled.py", "cuda", architecture, "32"))
+    assert len(report) == 32
+    for what, takes in report.items():
+        # 48 KiB need no permission; more than 128 registers only the float64 scans, of few programs.
+        assert takes["shared"] <= 48 << 10, (what, takes)
+        assert takes["registers"] <= (232 if "scan_rows fp64" in what else 128), (what, takes)
+        assert takes["stack"] <= (64 if "sort_rows fp64" in what else 0), (what, takes)  # float64 spills a little
+
+
+@needs_triton
+def test_compiled_for_an_amd_gpu() -> None:
+    report = json.loads(run("triton_compiled.py", "hip", "gfx942", "64"))
+    assert len(report) == 32 and all(takes["shared"] <= 64 << 10 for takes in report.values())
+
+
+@needs_triton
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_device_it_is_said_why() -> None:
+    info = backends()["triton"]
+    assert info.built and not info.usable and "sees no GPU" in info.reason
+    with pytest.raises(BackendError, match="the backend 'triton' cannot run"):
+        ops.entropies([torch.ones(3, 3)], Formula(), axes=[0], groups=[1], backend="triton")
+
+
+def test_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton.importlib.util, "find_spec", lambda name: None)
+    info = backends()["triton"]
+    assert not info.built and "pip install triton" in info.reason
