@@ -63,7 +63,7 @@ Settings settings;
 Seen seen;
 Barrier barriers[256];
 int barriers_count = 0;
-thread_local Coordinates here;
+Coordinates here;
 
 namespace {
 

@@ -100,7 +100,7 @@ void reset();
 struct Coordinates {
   dim3 thread, block, threads, blocks;
 };
-extern thread_local Coordinates here;
+extern Coordinates here;  // of the fiber that runs
 
 unsigned char* shared_memory(size_t least);
 void fault(const char* format, ...) __attribute__((format(printf, 1, 2)));
