@@ -1,6 +1,7 @@
 """Channel-similarity entropy pruning of convolutional networks."""
 
 from .backends import backends
+from .budget import Budget
 from .checkpoint import load, save
 from .compose import compose
 from .couplings import Couplings, couplings
@@ -8,6 +9,7 @@ from .equivalence import verify_equivalence
 from .errors import (
     ArgumentError,
     BackendError,
+    BudgetError,
     CheckpointError,
     EquivalenceError,
     FecError,
@@ -26,6 +28,7 @@ from .formula import Formula
 from .ops import channel_distances
 from .plan import Plan
 from .pruning import PruneResult, prune
+from .recalibrate import recalibrate
 from .remap import remap_optimizer
 from .report import Latency
 from .scoring import ModelScores, score_model
@@ -34,6 +37,8 @@ from .surgery import apply_plan
 __all__ = [
     "ArgumentError",
     "BackendError",
+    "Budget",
+    "BudgetError",
     "CheckpointError",
     "Couplings",
     "EquivalenceError",
@@ -61,6 +66,7 @@ __all__ = [
     "finetune",
     "load",
     "prune",
+    "recalibrate",
     "remap_optimizer",
     "save",
     "score_model",

@@ -13,14 +13,16 @@ from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from .amounts import Amounts
+from .budget import Budget
 from .coupling import Coupling, couple
 from .criteria import Criterion, check_criterion, unit_scores
 from .equivalence import verify_equivalence
-from .errors import ArgumentError, LayerError, RatioError, WeightError
+from .errors import ArgumentError, LayerError, WeightError
 from .formula import Formula
 from .plan import Plan, named_tensors
-from .planning import by_reason, choose, costs_after, make_plan
-from .ratios import check_ratio, check_round_to, removals
+from .planning import by_reason, costs_after
+from .problem import Problem
 from .report import Counts, Latency, compare_latency, comparison_table, tally
 from .scoring import unwrap
 from .surgery import pruned_copy
@@ -93,11 +95,13 @@ def prune(
     example_inputs: Any,
     *,
     ratio: float | None = None,
-    ratios: Mapping[str, float] | None = None,
+    ratios: str | Mapping[str, float] | None = None,
+    budget: Budget | None = None,
     criterion: str | Criterion = "fec",
     formula: Formula | None = None,
     sides: str = "both",
     ignore: Sequence[str] = (),
+    min_channels: int = 1,
     round_to: int = 1,
     verify: bool = True,
 ) -> PruneResult:
@@ -134,7 +138,8 @@ def prune(
         ArgumentError: An argument of the wrong kind.
         EquivalenceError: The pruned network is not the masked original; please report it.
     """
-    name, formula = _check(model, ratio, ratios, criterion, formula, sides, ignore, round_to)
+    amounts = Amounts(ratio, ratios, budget, min_channels, round_to)
+    name, formula = _check(model, criterion, formula, sides, ignore)
     model = unwrap(model)
     refuse_sharded(model)
     _check_weights(model)
@@ -142,13 +147,11 @@ def prune(
     coupling = couple(traced, ignore)
     if not coupling.sets:
         raise LayerError(f"{type(model).__name__} has nothing to prune: {_reasons(coupling, traced)}")
-    known = [use.layer for use in traced.uses.values()] + traced.unreached
     weights = named_tensors(model)
     while True:
-        counts = removals(coupling, ratio, ratios, round_to, known)
         scores = unit_scores(coupling.sets, traced, weights, criterion, formula, sides)
-        removed, records = choose(coupling.sets, counts, [score.tolist() for score in scores], traced)
-        plan = make_plan(model, traced, coupling, removed, records, name, formula if name == "fec" else None, sides)
+        problem = Problem(model, example_inputs, traced, coupling, scores, name, formula, sides)
+        plan, removed = problem.plan(*amounts.counts(problem))
         pruned = pruned_copy(model, plan)
         if runs(pruned, example_inputs):
             break
@@ -163,23 +166,10 @@ def prune(
 
 
 def _check(
-    model: nn.Module,
-    ratio: float | None,
-    ratios: Mapping[str, float] | None,
-    criterion: str | Criterion,
-    formula: Formula | None,
-    sides: str,
-    ignore: Sequence[str],
-    round_to: int,
+    model: nn.Module, criterion: str | Criterion, formula: Formula | None, sides: str, ignore: Sequence[str]
 ) -> tuple[str, Formula]:
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if ratio is not None and ratios is not None:
-        raise RatioError("give ratio= for every layer or ratios= by layer, not both")
-    if ratio is not None:
-        check_ratio("ratio", ratio)
-    if ratios is not None and not isinstance(ratios, Mapping):
-        raise ArgumentError(f"ratios: expected a mapping from layer names to numbers, got {type(ratios).__name__}")
     if isinstance(ignore, str):
         raise ArgumentError(f"ignore={ignore!r}: give a sequence of names, such as ({ignore!r},)")
     if sides not in ("both", "producer"):
@@ -188,7 +178,6 @@ def _check(
         raise ArgumentError(f"formula: expected a fec_fast.Formula, got {type(formula).__name__}")
     if formula is not None and criterion != "fec":
         raise ArgumentError(f"formula= belongs to criterion='fec', not to criterion={criterion!r}")
-    check_round_to(round_to)
     return check_criterion(criterion), formula or Formula()
 
 

@@ -1,0 +1,113 @@
+"""How much goes where: from what the caller asked for to a number of units for each coupled set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+import numpy as np
+from . import policies
+from .budget import CURRENCIES, Budget
+from .errors import ArgumentError, BudgetError, RatioError, nearest
+from .problem import Problem
+from .ratios import check_min_channels, check_ratio, check_round_to, levels, named, removals
+from .sizes import Sizes
+from .solver import solve
+
+# A budget is met well if no more than this share of what should go goes besides.
+NEAR = 0.01
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """What the caller of :func:`fec_fast.prune` said about how much goes where.
+
+    Attributes:
+        ratio: See there, as are the others.
+        ratios: See there.
+        budget: See there.
+        min_channels: See there.
+        round_to: See there.
+    """
+
+    ratio: float | None
+    ratios: str | Mapping[str, float] | None
+    budget: Budget | None
+    min_channels: int
+    round_to: int
+
+    def __post_init__(self) -> None:
+        """Refuses what contradicts itself."""
+        if self.budget is not None and not isinstance(self.budget, Budget):
+            raise ArgumentError(f"budget={self.budget!r}: give a fec_fast.Budget, such as Budget(params=0.7)")
+        if self.ratio is not None:
+            check_ratio("ratio", self.ratio)
+            if self.ratios is not None:
+                raise RatioError("give ratio= for every layer or ratios= by layer, not both")
+            if self.budget is not None:
+                raise RatioError("give ratio= for every layer or budget= for the whole, not both")
+        if isinstance(self.ratios, str):
+            if self.ratios not in policies.NAMES:
+                hint = nearest(self.ratios, policies.NAMES)
+                raise ArgumentError(f"ratios={self.ratios!r}: {hint}; one of {policies.NAMES} or a mapping")
+            if self.budget is None:
+                raise RatioError(
+                    f"ratios={self.ratios!r} says where and not how much: add a budget, such as "
+                    "budget=fec_fast.Budget(params=0.5)"
+                )
+        elif self.ratios is not None and not isinstance(self.ratios, Mapping):
+            kind = type(self.ratios).__name__
+            raise ArgumentError(f"ratios: expected a mapping from layer names to numbers or a policy, got {kind}")
+        check_round_to(self.round_to)
+        check_min_channels(self.min_channels)
+
+    def counts(self, problem: Problem) -> tuple[list[int], list[str]]:
+        """Decides.
+
+        Args:
+            problem: The traced model.
+
+        Returns:
+            How many units each set loses, and notes for the plan.
+        """
+        coupling = problem.coupling
+        if self.budget is None:
+            assert not isinstance(self.ratios, str)
+            known = problem.known
+            return removals(coupling, self.ratio, self.ratios, self.round_to, self.min_channels, known), []
+        sizes = Sizes(problem.model, problem.traced, coupling)
+        allowed = [levels(one, coupling.lengths, self.round_to, self.min_channels) for one in coupling.sets]
+        pressures = self._pressures(problem, sizes)
+        size = getattr(sizes, self.budget.currency)
+        whole = float(size(np.zeros(len(coupling.sets))))
+        limit = whole * (1 - self.budget.amount)
+        counts = solve(size, limit, limit - NEAR * (whole - limit), pressures, allowed)
+        return counts.tolist(), self._told(size, whole, counts, allowed)
+
+    def _pressures(self, problem: Problem, sizes: Sizes) -> list[np.ndarray]:
+        sets = problem.coupling.sets
+        if isinstance(self.ratios, Mapping):
+            return policies.profile(sets, named(problem.coupling, self.ratios, problem.known))
+        if self.ratios == "entropy":
+            return policies.entropy(sets, problem.traced, problem.weights, problem.formula)
+        if self.ratios == "global":
+            return policies.ranking(problem.scores)
+        return policies.uniform(sets)
+
+    def _told(
+        self, size: Callable[[np.ndarray], np.ndarray], whole: float, counts: np.ndarray, allowed: list[np.ndarray]
+    ) -> list[str]:
+        """Says what was met, or raises where it was not."""
+        assert self.budget is not None
+        left = float(size(counts))
+        share = 1 - left / whole
+        name, asked = self.budget.currency, self.budget.amount
+        if share < asked and left > whole * (1 - asked):
+            why = f"round_to={self.round_to}, min_channels={self.min_channels}"
+            raise BudgetError(
+                f"Budget({self.budget}) cannot be met: at most {share:.4f} of the {CURRENCIES[name]} can go with {why}"
+                f"; the nearest that can be met is Budget({name}={np.floor(share * 1e4) / 1e4:g})"
+            )
+        note = f"budget {self.budget}: {share:.4f} of the {CURRENCIES[name]} removed"
+        if share - asked > NEAR * asked:
+            note += ", as near as whole steps of the widths come"
+        return [note]
