@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import warnings
 from typing import Any
 
@@ -112,9 +113,7 @@ def test_memory_by_hand() -> None:
     round_to=st.sampled_from([1, 2, 4]),
     seed=st.integers(0, 3),
 )
-def test_a_budget_is_met_or_the_nearest_is_named(
-    widths, currency, share, policy, min_channels, round_to, seed
-) -> None:
+def test_a_budget_is_met_or_the_nearest_is_named(widths, currency, share, policy, min_channels, round_to, seed) -> None:
     model = blocks(*widths, seed=seed)
     options = {"ratios": policy, "min_channels": min_channels, "round_to": round_to, "verify": True}
     before = whole_sizes(model, IMAGE)[currency]
@@ -184,12 +183,13 @@ def test_uniform_is_the_same_ratio_everywhere() -> None:
     model, image = zoo.vgg16_cifar().eval(), torch.randn(1, 3, 32, 32)
     plan = prune(model, image, budget=Budget(params=0.75), criterion="l1", verify=False).plan
     shares = [len(record["removed"]) / record["units"] for record in plan.sets]
-    assert max(shares) - min(shares) < 0.02 and 0.48 < min(shares)
+    assert max(shares) - min(shares) < 0.02 and min(shares) > 0.48
 
 
 def test_ratios_by_layer_are_a_profile() -> None:
     torch.manual_seed(0)
-    layers: list[nn.Module] = [nn.Conv2d(3, 400, 1), nn.Conv2d(400, 400, 1), nn.Conv2d(400, 400, 1), nn.Conv2d(400, 2, 1)]
+    widths = [3, 400, 400, 400, 2]
+    layers = [nn.Conv2d(inputs, outputs, 1) for inputs, outputs in itertools.pairwise(widths)]
     model, ratios = nn.Sequential(*layers).eval(), {"0": 0.2, "1": 0.36}
     plain = prune(model, torch.randn(1, 3, 2, 2), ratios=ratios, criterion="l1")
     share = 1 - plain.after.parameters / plain.before.parameters

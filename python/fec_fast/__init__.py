@@ -32,6 +32,7 @@ from .recalibrate import recalibrate
 from .remap import remap_optimizer
 from .report import Latency
 from .scoring import ModelScores, score_model
+from .sensitivity import Sensitivity, measure_sensitivity
 from .surgery import apply_plan
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "PlanError",
     "PruneResult",
     "RatioError",
+    "Sensitivity",
     "TrainingError",
     "WeightError",
     "apply_plan",
@@ -65,6 +67,7 @@ __all__ = [
     "explain",
     "finetune",
     "load",
+    "measure_sensitivity",
     "prune",
     "recalibrate",
     "remap_optimizer",

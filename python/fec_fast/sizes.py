@@ -97,10 +97,10 @@ class Sizes:
     def memory(self, counts: np.ndarray) -> np.ndarray:
         """Bytes: parameters, buffers and the largest sum of results that are in use at one time."""
         results = self.results(counts)
-        changes = np.zeros((*results.shape[:-1], self._moments + 1))
+        changes = np.zeros((self._moments + 1, *results.shape[:-1]))
         for moments, sign in ((self._born, 1), (self._died, -1)):
-            np.add.at(changes, (..., moments), sign * results)
-        most = changes.cumsum(-1).max(-1, initial=0)
+            np.add.at(changes, moments, sign * np.moveaxis(results, -1, 0))
+        most = changes.cumsum(0).max(0, initial=0)
         return np.asarray((self._numbers(counts) * self._bytes).sum(-1) + most)
 
     def results(self, counts: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 A policy says in which order units go: for each coupled set, a pressure at which its first, second, ... unit goes, never
 falling. All sets' steps by rising pressure make one sequence; removing more of it never makes a network larger, so the
 shortest beginning that meets a limit is found by bisection. What it removes too much is then given back, where a single
-step of a set fits.
+step of a set fits; where the last step was too coarse to come near the limit, finer ones of other sets take its place.
 """
 
 from __future__ import annotations
@@ -31,19 +31,36 @@ def solve(
         Int64 ``[sets]``, each of ``allowed``. The size is at most ``limit``; where it is below ``near``, giving a step
         of any one set back would exceed the limit. If the limit is out of reach, the least size.
     """
-    steps = Steps(pressures, allowed)
+    best: np.ndarray | None = None
+    allowed = list(allowed)
+    for _ in allowed:
+        steps = Steps(pressures, allowed)
+        if float(size(steps.counts(0))) <= limit:
+            return steps.counts(0)
+        if float(size(steps.counts(len(steps)))) > limit:
+            return steps.counts(len(steps)) if best is None else best
+        met = _least_number(size, limit, steps)
+        counts = _given_back(size, limit, near, steps.counts(met), allowed)
+        if best is None or float(size(counts)) > float(size(best)):
+            best = counts
+        if float(size(best)) >= near:
+            return best
+        # The step that met the limit is too coarse to come near it: finer steps of others, in its place.
+        coarse = steps.set_of(met - 1)
+        allowed[coarse] = allowed[coarse][: int(np.searchsorted(allowed[coarse], steps.counts(met - 1)[coarse])) + 1]
+    return np.zeros(0, dtype=np.int64) if best is None else best
+
+
+def _least_number(size: Size, limit: float, steps: Steps) -> int:
+    """The least number of steps that meets a limit, which none does not and all do."""
     low, high = 0, len(steps)
-    if float(size(steps.counts(0))) <= limit:
-        return steps.counts(0)
-    if float(size(steps.counts(high))) > limit:
-        return steps.counts(high)
     while high - low > 1:
         middle = (low + high) // 2
         if float(size(steps.counts(middle))) <= limit:
             high = middle
         else:
             low = middle
-    return _given_back(size, limit, near, steps.counts(high), allowed)
+    return high
 
 
 class Steps:
@@ -66,6 +83,17 @@ class Steps:
         """How many steps there are."""
         return len(self._sets)
 
+    def set_of(self, number: int) -> int:
+        """Which set a step belongs to.
+
+        Args:
+            number: Of the step, from 0.
+
+        Returns:
+            The number of the set.
+        """
+        return int(self._sets[number])
+
     def counts(self, number: int) -> np.ndarray:
         """How many units of each set have gone after so many steps.
 
@@ -79,9 +107,7 @@ class Steps:
         return np.array([numbers[n] for numbers, n in zip(self._allowed, taken, strict=True)], dtype=np.int64)
 
 
-def _given_back(
-    size: Size, limit: float, near: float, counts: np.ndarray, allowed: Sequence[np.ndarray]
-) -> np.ndarray:
+def _given_back(size: Size, limit: float, near: float, counts: np.ndarray, allowed: Sequence[np.ndarray]) -> np.ndarray:
     """Gives single steps back; several of a set only where that is not near enough."""
     while True:
         fewer = _one_turn(size, limit, counts, allowed)
