@@ -119,7 +119,7 @@ def test_processes_share_the_work(tmp_path: Path) -> None:
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), cache=str(tmp_path / "cache")))
     # What `accelerate launch` runs underneath; its own --cpu needs MPI for several processes on one machine.
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = f"{PATH}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     done = subprocess.run([*launch, script], capture_output=True, text=True, env=environment, timeout=100, check=False)
     assert done.returncode == 0, done.stderr

@@ -25,6 +25,7 @@ from .errors import (
 from .explain import explain
 from .finetune import evaluate, finetune
 from .formula import Formula
+from .iterative import prune_iteratively
 from .ops import channel_distances
 from .plan import Plan
 from .pruning import PruneResult, prune
@@ -69,6 +70,7 @@ __all__ = [
     "load",
     "measure_sensitivity",
     "prune",
+    "prune_iteratively",
     "recalibrate",
     "remap_optimizer",
     "save",

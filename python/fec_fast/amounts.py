@@ -105,12 +105,12 @@ class Amounts:
             return policies.uniform(sets)
         if isinstance(self.ratios, Mapping):
             return policies.profile(sets, named(problem.coupling, self.ratios, problem.known))
-        if self.ratios == "entropy":
-            return policies.entropy(problem)
-        if self.ratios == "global":
-            return policies.ranking(sets, problem.scores)
         # A forecast of latency needs tables, and saves by whole steps of the hardware: multiply-accumulates stand in.
         prices = _prices(sizes, "macs" if self.budget.currency == "latency_ms" else self.budget.currency, len(sets))
+        if self.ratios == "entropy":
+            return policies.entropy(problem, prices)
+        if self.ratios == "global":
+            return policies.ranking(sets, problem.scores, prices)
         if isinstance(self.ratios, Sensitivity):
             return knapsack(self.ratios, problem, prices)
         assert self.calibration is not None

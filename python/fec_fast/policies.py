@@ -4,9 +4,9 @@ A policy gives each set a rising row of *pressures*, one a unit: at which pressu
 so on (which units these are, the criterion says). The pressures are compared across sets and mean nothing else;
 :mod:`fec_fast.solver` raises the pressure until a budget is met.
 
-``"entropy"`` and ``"global"`` say what is lost with a unit, and do not divide it by what the unit saves of the budget,
-as a knapsack would. That was tried, with the saving to the powers 1/4, 1/2 and 1: on a CIFAR VGG-16 it made no
-difference that could be told, on a CIFAR ResNet-56 it lost accuracy, the more the higher the power (docs/study.md).
+``"entropy"`` and ``"global"`` weigh what is lost with a unit against its *price*, what the budget saves by it, to the
+power of one quarter. A knapsack would take the full price, but what is lost is estimated too roughly for that: of the
+powers 0, 1/4, 1/2 and 1, a CIFAR ResNet-56 did best with 0 and a CIFAR VGG-16 with 1/4 (docs/study.md).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ NAMES = ("uniform", "entropy", "global", "sensitivity")
 
 # At tau = the mean distance nearly every layer has e effectively distinct filters; at a quarter of it, layers differ.
 TAU_SCALE = 0.25
+PRICE_POWER = 0.25
 
 
 def uniform(sets: Sequence[CoupledSet]) -> list[np.ndarray]:
@@ -57,7 +58,7 @@ def profile(sets: Sequence[CoupledSet], shares: Sequence[float]) -> list[np.ndar
         ]
 
 
-def entropy(problem: Problem) -> list[np.ndarray]:
+def entropy(problem: Problem, prices: np.ndarray) -> list[np.ndarray]:
     r"""By the number of effectively distinct filters that go with a unit; without data.
 
     The entropy ``H_i`` of a filter among the ``N`` of its layer is minus the logarithm of its mean similarity to them
@@ -74,6 +75,7 @@ def entropy(problem: Problem) -> list[np.ndarray]:
     Args:
         problem: The traced model. The formula's ``compress``, ``entropy`` and ``tau`` are not used: the policy does
             not depend on the criterion.
+        prices: For each set, what one unit less saves of the budget; positive.
 
     Returns:
         For each set, ``[units]``.
@@ -88,10 +90,11 @@ def entropy(problem: Problem) -> list[np.ndarray]:
         found = [parts.get(layer, np.full(1, math.log(usual))) for layer in one.layers]
         distinct.append(sum(float(np.exp(vector.mean())) for vector in found))
         rows.append(np.mean([_resampled(np.exp(np.sort(vector)), len(one.units)) for vector in found], 0))
-    return [number * _of_what_is_left(row) for number, row in zip(distinct, rows, strict=True)]
+    worth = np.array(distinct) / prices**PRICE_POWER
+    return [number * _of_what_is_left(row) for number, row in zip(worth, rows, strict=True)]
 
 
-def ranking(sets: Sequence[CoupledSet], scores: Sequence[Tensor]) -> list[np.ndarray]:
+def ranking(sets: Sequence[CoupledSet], scores: Sequence[Tensor], prices: np.ndarray) -> list[np.ndarray]:
     """All units in one ranking of their scores.
 
     Scores of different layers are not comparable as they are. Each is divided by the sum of those scores of its set
@@ -103,13 +106,13 @@ def ranking(sets: Sequence[CoupledSet], scores: Sequence[Tensor]) -> list[np.nda
     Args:
         sets: The coupled sets.
         scores: For each set ``[units]``, of any criterion whose scores are not negative.
+        prices: For each set, what one unit less saves of the budget; positive.
 
     Returns:
         For each set, ``[units]``.
     """
-    return [
-        len(one.layers) * _of_what_is_left(np.sort(values.numpy())) for one, values in zip(sets, scores, strict=True)
-    ]
+    worth = np.array([len(one.layers) for one in sets]) / prices**PRICE_POWER
+    return [number * _of_what_is_left(np.sort(values.numpy())) for number, values in zip(worth, scores, strict=True)]
 
 
 def _of_what_is_left(rising: np.ndarray) -> np.ndarray:

@@ -150,18 +150,18 @@ def measure(
 
     store = _Store(None if cache is None else Path(cache), _key(problem))
     place = processes()
-    missing = [job for job in jobs if job not in store.known][place.rank :: place.number]
+    mine = jobs[place.rank :: place.number]
 
     def work() -> dict[tuple[str, int], float]:
-        found = {}
+        found = dict(store.known)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True), disable=not progress or place.rank > 0) as bar:
-            for job in bar.track(missing, description="sensitivity"):
+            for job in bar.track([job for job in mine if job not in found], description="sensitivity"):
                 found[job] = value(*job)
                 store.keep(job, found[job], place.rank)
-        return found
+        return {job: found[job] for job in mine}
 
-    known = {**store.known, **place.together(work)}
+    known = place.together(work)
     return Sensitivity(
         fingerprint(problem.model),
         known["", 0],

@@ -159,6 +159,8 @@ def processes() -> Processes:
         return Processes()
     check_accelerate()
     from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
 
-    state = PartialState()
+    # Asked for the CPU in so many words, or else it takes no notice of the other processes where there is no GPU.
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available())
     return Processes(state.process_index, state.num_processes)
