@@ -177,7 +177,7 @@ class Study:
             if self.arguments.dense_steps:
                 self.tune(network, model, self.arguments.dense_steps, seed=100)
             save_file(model.state_dict(), file)
-            after = bits(model, self.test(network))
+            after = bits(model, self.test(network)) if self.arguments.dense_steps else before
             self.document["dense"][network] = {
                 "as_it_came": 100 * sum(before) / len(before),
                 "accuracy": 100 * sum(after) / len(after),
@@ -234,7 +234,7 @@ def main() -> None:
     parser.add_argument("--work", default=ROOT.parent / "runs" / "study", type=Path)
     parser.add_argument("--test-images", default=8000, type=int, help="a multiple of 4, at most 8,000")
     parser.add_argument("--calibration-images", default=1000, type=int)
-    parser.add_argument("--dense-steps", default=400, type=int, help="of 128 images, before pruning")
+    parser.add_argument("--dense-steps", default=400, type=int, help="of 128 images, before pruning; 0 for none")
     parser.add_argument("--steps", default=400, type=int, help="of 128 images, after pruning")
     parser.add_argument("--lr", default=0.02, type=float)
     parser.add_argument("--seeds", default=3, type=int)

@@ -91,7 +91,8 @@ def test_a_real_machine_is_measured() -> None:
     image = torch.randn(2, 1, 8, 8)
     found = latency.timed_model(model, image, claim=0.5, longest=0.5)
     assert found.seconds > 0 and found.half_width >= 0
-    problem = pose(network(), IMAGE, "l1", None, "both", ())
-    sizes = Sizes(problem.model, problem.traced, couple(problem.traced))
-    counts = np.zeros(len(problem.coupling.sets))
-    assert latency.Forecast(problem, sizes, 1.0)(counts) == pytest.approx(1.0)
+    for network_, example in ((network(), IMAGE), (model, image)):  # the latter reads a single channel
+        problem = pose(network_, example, "l1", None, "both", ())
+        sizes = Sizes(problem.model, problem.traced, couple(problem.traced))
+        counts = np.zeros(len(problem.coupling.sets))
+        assert latency.Forecast(problem, sizes, 1.0)(counts) == pytest.approx(1.0)
