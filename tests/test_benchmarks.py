@@ -13,7 +13,11 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.parametrize(
     ("writer", "results", "page"),
-    [("scoring_page", "scoring.json", "performance.md"), ("coverage_page", "coverage.json", "coverage.md")],
+    [
+        ("scoring_page", "scoring.json", "performance.md"),
+        ("coverage_page", "coverage.json", "coverage.md"),
+        ("study_page", "study.json", "study.md"),
+    ],
 )
 def test_a_page_is_that_of_the_results(writer: str, results: str, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))

@@ -131,6 +131,30 @@ def test_processes_share_the_work(tmp_path: Path) -> None:
     assert sorted(lines) == [3, 4]
 
 
+class Halves(nn.Module):
+    """One layer comes first in two sets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.left, self.right = nn.Conv2d(3, 24, 1), nn.Conv2d(3, 8, 1), nn.Conv2d(3, 16, 1)
+        self.head = nn.Conv2d(24, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.stem(x) + torch.cat([self.left(x), self.right(x)], 1))
+
+
+def test_sets_of_the_same_layer_are_told_apart() -> None:
+    torch.manual_seed(0)
+    model = Halves().eval()
+    found = fec_fast.measure_sensitivity(
+        model, IMAGE, lambda network: float(network.left.out_channels), at=(0.5,), progress=False
+    )
+    assert found.units == {"stem": 8, "stem (2)": 16}
+    assert found.values == {"stem": {4: 4.0}, "stem (2)": {8: 8.0}} and found.whole == 8.0
+    result = fec_fast.prune(model, IMAGE, budget=Budget(params=0.4), ratios=found)
+    assert result.model.left.out_channels == 8 and result.model.right.out_channels < 10
+
+
 def test_hull_is_convex_and_below() -> None:
     x, y = np.array([0.0, 1, 2, 3, 4]), np.array([0.0, 3, 1, 5, 6])
     assert _hull(x, y) == [0, 2, 4]

@@ -122,11 +122,16 @@ class Amounts:
         left = float(size(counts))
         share = 1 - left / whole
         name, asked = self.budget.currency, self.budget.amount
-        if share < asked and left > whole * (1 - asked):
-            why = f"round_to={self.round_to}, min_channels={self.min_channels}"
+        if left > whole * (1 - asked):
+            nearest_share = np.floor(share * 1e4) / 1e4
+            which = (
+                f"the nearest that can be met is Budget({name}={nearest_share:g})"
+                if nearest_share
+                else "nothing can go"
+            )
             raise BudgetError(
-                f"Budget({self.budget}) cannot be met: at most {share:.4f} of the {CURRENCIES[name]} can go with {why}"
-                f"; the nearest that can be met is Budget({name}={np.floor(share * 1e4) / 1e4:g})"
+                f"Budget({self.budget}) cannot be met: at most {share:.4f} of the {CURRENCIES[name]} can go with "
+                f"round_to={self.round_to}, min_channels={self.min_channels} and these ratios; {which}"
             )
         note = f"budget {self.budget}: {share:.4f} of the {CURRENCIES[name]} removed"
         if share - asked > NEAR * asked:

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from .batches import check_labels, device_of, pair
+from .coupling import CoupledSet
 from .criteria import Criterion
 from .errors import ArgumentError, InputError, LayerError, PlanError, RatioError
 from .finetune import evaluate
@@ -136,11 +138,12 @@ def measure(
             raise RatioError(f"at={share!r}: give shares between 0 and 1")
     value_of = _value_of(problem, calibration)
     sets = problem.coupling.sets
+    names = _names(sets)
     jobs: list[tuple[str, int]] = [("", 0)]
-    for one in sets:
+    for name, one in zip(names, sets, strict=True):
         units = len(one.units)
-        jobs += [(one.name, n) for n in sorted({min(units - 1, max(1, round(share * units))) for share in at}) if n]
-    position = {one.name: number for number, one in enumerate(sets)}
+        jobs += [(name, n) for n in sorted({min(units - 1, max(1, round(share * units))) for share in at}) if n]
+    position = {name: number for number, name in enumerate(names)}
 
     def value(name: str, number: int) -> float:
         counts = [0] * len(sets)
@@ -165,8 +168,8 @@ def measure(
     return Sensitivity(
         fingerprint(problem.model),
         known["", 0],
-        {one.name: len(one.units) for one in sets},
-        {one.name: {n: known[name, n] for name, n in jobs if name == one.name} for one in sets},
+        {name: len(one.units) for name, one in zip(names, sets, strict=True)},
+        {name: {n: known[job, n] for job, n in jobs if job == name} for name in names},
     )
 
 
@@ -196,11 +199,12 @@ def knapsack(sensitivity: Sensitivity, problem: Problem, prices: np.ndarray) -> 
     losses = [sensitivity.whole - value for found in sensitivity.values.values() for value in found.values()]
     worst = 2 * max(floor, *losses)  # what losing a whole set counts as
     rows = []
-    for one, price in zip(problem.coupling.sets, prices.tolist(), strict=True):
-        if one.name not in sensitivity.values:
-            raise LayerError(f"ratios: the sensitivity of {one.name!r} was not measured; ignore it, or measure it")
+    sets = problem.coupling.sets
+    for name, one, price in zip(_names(sets), sets, prices.tolist(), strict=True):
+        if name not in sensitivity.values:
+            raise LayerError(f"ratios: the sensitivity of {name!r} was not measured; ignore it, or measure it")
         units = len(one.units)
-        points = sorted(sensitivity.values[one.name].items())
+        points = sorted(sensitivity.values[name].items())
         removed = np.array([0, *(n for n, _ in points), units], dtype=np.float64)
         lost = np.maximum.accumulate([0.0, *(max(0.0, sensitivity.whole - value) for _, value in points), worst])
         corners = _hull(removed, lost)
@@ -208,6 +212,16 @@ def knapsack(sensitivity: Sensitivity, problem: Problem, prices: np.ndarray) -> 
         line += floor * (np.arange(units + 1) / units) ** 2
         rows.append(np.diff(line) / price)
     return rows
+
+
+def _names(sets: Sequence[CoupledSet]) -> list[str]:
+    """A name for each set; of several that begin with the same layer, the later ones are numbered."""
+    seen: Counter[str] = Counter()
+    names = []
+    for one in sets:
+        seen[one.name] += 1
+        names.append(one.name if seen[one.name] == 1 else f"{one.name} ({seen[one.name]})")
+    return names
 
 
 def _hull(x: np.ndarray, y: np.ndarray) -> list[int]:
