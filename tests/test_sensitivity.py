@@ -147,10 +147,10 @@ def test_sets_of_the_same_layer_are_told_apart() -> None:
     torch.manual_seed(0)
     model = Halves().eval()
     found = fec_fast.measure_sensitivity(
-        model, IMAGE, lambda network: float(network.left.out_channels), at=(0.5,), progress=False
+        model, IMAGE, lambda network: float(network.left.out_channels), at=(0.5, 0.9), progress=False
     )
     assert found.units == {"stem": 8, "stem (2)": 16}
-    assert found.values == {"stem": {4: 4.0}, "stem (2)": {8: 8.0}} and found.whole == 8.0
+    assert found.values == {"stem": {4: 4.0, 7: 1.0}, "stem (2)": {8: 8.0, 14: 8.0}} and found.whole == 8.0
     result = fec_fast.prune(model, IMAGE, budget=Budget(params=0.4), ratios=found)
     assert result.model.left.out_channels == 8 and result.model.right.out_channels < 10
 
