@@ -42,7 +42,7 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 def policies(document: dict[str, Any], found: Rows, tuned: bool) -> list[str]:
-    """A table a network: criterion and budget by policy, with the difference to uniform."""
+    """A table a network: criterion and budget by policy, with the difference to uniform and what a call costs."""
     images = document["settings"]["test_images"]
     lines: list[str] = []
     for network, title in NAMES.items():
@@ -64,6 +64,7 @@ def policies(document: dict[str, Any], found: Rows, tuned: bool) -> list[str]:
                     pairs = [a - b for a, b in zip(values, rights(base, images), strict=True)]
                     difference, reach = interval(pairs)
                     cell += f" ({difference:+.1f} +- {reach:.1f})"
+                cell += f", {here[0]['macs'] / 1e6:.0f} M"
                 cells.append(cell)
             seeds = max(len(found.get((network, criterion, policy, budget, tuned), [])) for policy in POLICIES)
             rows.append(f"| {100 * budget:.0f} % | {criterion} | {' | '.join(cells)} | {seeds} |")
@@ -89,29 +90,31 @@ def at_once(found: Rows) -> list[str]:
 def page(document: dict[str, Any]) -> str:
     """The whole page."""
     settings, where, found = document["settings"], document["machine"], grouped(document)
-    dense = "; ".join(
-        f"{NAMES[name]} {row['accuracy']:.1f} % ({row['as_it_came']:.1f} % as it came)"
-        for name, row in document["dense"].items()
-    )
+    dense = "; ".join(f"{NAMES[name]} {row['accuracy']:.1f} %" for name, row in document["dense"].items())
     tuned = sum(key[4] for key in found)
     trained = (
-        f"was fine-tuned for {settings['dense_steps']} steps of 128 images first"
+        f"was fine-tuned on these images for {settings['dense_steps']} steps of 128 first"
         if settings["dense_steps"]
         else "was taken as it came: **not** fine-tuned on these images first, for want of time"
     )
+    flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
     lines = [
         "# The study: what to remove where",
         "",
-        "Written by `python benchmarks/study_page.py` from what `python benchmarks/study.py --data FOLDER` measured,",
-        "in [benchmarks/results/study.json](../benchmarks/results/study.json): CIFAR-10 as JPEG, accuracy in % on "
-        f"{settings['test_images']:,} test images,",
-        "none of which a formula or a policy was chosen on. Every row that was measured is here.",
+        "Written by `python benchmarks/study_page.py` from",
+        "[benchmarks/results/study.json](../benchmarks/results/study.json), which holds every row that was measured by",
         "",
-        f"Each network {trained}. Accuracy before pruning: {dense}.",
-        f"Batch norm is re-estimated on {settings['calibration_images']:,} training images, drawn anew for each seed. "
-        "Intervals are 95 %, over the test",
-        "images, and do not hold what other seeds or networks would add; in brackets the difference to `uniform`",
-        "on the same images.",
+        "```sh",
+        f"python benchmarks/study.py --data FOLDER {flags}",
+        "```",
+        "",
+        f"CIFAR-10 as JPEG, accuracy in % on {settings['test_images']:,} test images. Formulas and policies were",
+        "chosen on other test images, but on these two networks: how they do on other networks is not known.",
+        f"Each network {trained}.",
+        f"Accuracy before pruning: {dense}.",
+        f"Batch norm is re-estimated on {settings['calibration_images']:,} training images, drawn anew for each seed.",
+        "Intervals are 95 %, over the test images, and do not hold what other seeds or networks would add; in brackets",
+        "the difference to `uniform` on the same images.",
         "",
         f"**What was run:** {len(document['rows'])} rows, {len(document['rows']) - tuned} of them without fine-tuning. "
         + (
@@ -125,6 +128,10 @@ def page(document: dict[str, Any]) -> str:
         f"{where['processor']}, {where['threads']} thread(s), torch {where['torch']}, {where['device']}.",
         "",
         "## One shot, after batch norm was re-estimated",
+        "",
+        "Accuracy, and millions of multiply-accumulates that are left: the budget is in parameters, so the policies do",
+        "**not** leave networks of the same speed. `entropy` and `global` take from the wide late layers, which hold",
+        "the parameters, and leave more of the early ones, which take the time.",
         "",
         "![Accuracy by budget](study.svg)",
         "",

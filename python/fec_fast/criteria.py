@@ -6,7 +6,6 @@ low goes first. The published form of the classical ones looks at the filters al
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -263,21 +262,6 @@ def side_entropies(
         if has_entropy(weights[use.weight], _axis(use, consumer), use.groups, formula)
     ]
     return jobs, _entropies(jobs, weights, formula)
-
-
-def most_entropy(use: Use, consumer: bool, formula: Formula) -> float:
-    """The largest entropy that a filter (or slice) of a side could have: the logarithm of how many are compared.
-
-    Args:
-        use: The layer's use.
-        consumer: Whether it is the side of the slices that read a channel.
-        formula: Of the entropies.
-
-    Returns:
-        ``ln N`` for ``axis="filters"``, ``ln C`` for ``axis="channels"``, in nats.
-    """
-    own, other = (use.inputs, use.outputs) if consumer else (use.outputs, use.inputs)
-    return math.log(len(own)) if formula.axis == "filters" else math.log(len(other) // use.groups)
 
 
 def _entropies(jobs: Sequence[tuple[Use, bool]], weights: Mapping[str, Tensor], formula: Formula) -> list[Tensor]:

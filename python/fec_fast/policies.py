@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
 
 from .coupling import CoupledSet
 from .criteria import side_entropies
+from .formula import Formula
 from .problem import Problem
 
 NAMES = ("uniform", "entropy", "global", "sensitivity")
@@ -73,14 +73,13 @@ def entropy(problem: Problem, prices: np.ndarray) -> list[np.ndarray]:
     averaged. A layer without entropies (depthwise) counts as one of equal parts and the average ``D``.
 
     Args:
-        problem: The traced model. The formula's ``compress``, ``entropy`` and ``tau`` are not used: the policy does
-            not depend on the criterion.
+        problem: The traced model. Its own formula is not used: the policy does not depend on the criterion.
         prices: For each set, what one unit less saves of the budget; positive.
 
     Returns:
         For each set, ``[units]``.
     """
-    formula = replace(type(problem.formula)(), tau_scale=TAU_SCALE)
+    formula = Formula(tau_scale=TAU_SCALE)
     jobs, vectors = side_entropies(problem.traced, problem.weights, formula, (False,))
     parts = {use.layer: vector.numpy() for (use, _), vector in zip(jobs, vectors, strict=True)}
     sets = problem.coupling.sets
