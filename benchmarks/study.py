@@ -1,6 +1,6 @@
 """Which criterion, and which spread over the layers? Accuracy of pruned CIFAR networks, by budget.
 
-    python benchmarks/study.py --data FOLDER
+    pip install '.[bench,train,vision]' && python benchmarks/study.py --data FOLDER
 
 The folder holds ``cifar10-jpeg.zip`` (folders ``train/CLASS`` and ``test/CLASS``), ``cifar-resnet56.pth`` and
 ``cifar-vgg16bn.pth``. The dense networks are fine-tuned on the images first; then every combination is pruned, measured
