@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
         ("scoring_page", "scoring.json", "performance.md"),
         ("coverage_page", "coverage.json", "coverage.md"),
         ("surgery_page", "surgery.json", "surgery.md"),
+        ("study_page", "study.json", "study.md"),
     ],
 )
 def test_a_page_is_that_of_the_results(writer: str, results: str, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,3 +25,24 @@ def test_a_page_is_that_of_the_results(writer: str, results: str, page: str, mon
     module = importlib.import_module(writer)
     result = json.loads((ROOT / "benchmarks" / "results" / results).read_text())
     assert module.page(result) == (ROOT / "docs" / page).read_text()
+
+
+def test_the_study_has_every_combination_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("PIL")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    study = importlib.import_module("study")
+    keys = [json.dumps(job.key()) for job in study.jobs(3)]
+    assert len(keys) == len(set(keys))
+    formulas = dict(study.formulas())
+    assert len(formulas) == 4 * 2 * 2 * 5  # compress, axis, sides, and the entropies with their scales of tau
+    rows = [json.loads(key) for key in keys]
+    assert {row[3] for row in rows} == {0.5, 0.7, 0.9, 0.94} and {row[2] for row in rows} >= {"sensitivity", "global"}
+    assert study.packed([True, False, False, True, False, True, True, True]) == "97"
+
+
+def test_intervals_of_the_study_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    page = importlib.import_module("study_page")
+    assert page.rights([{"right": "97"}, {"right": "07"}], 8) == [0.5, 0, 0, 0.5, 0, 1, 1, 1]
+    mean, half = page.interval([1.0] * 75 + [0.0] * 25)
+    assert mean == 75 and half == pytest.approx(196 * (0.75 * 0.25 / 100) ** 0.5)

@@ -169,3 +169,25 @@ def test_installed_command() -> None:
     done = subprocess.run([command, "info"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "cpu: usable" in done.stdout
+
+
+def test_prune_to_a_budget(weights: Path, tmp_path: Path) -> None:
+    arguments = ["--budget", "params=0.7", "--ratios", "entropy", "--round-to", "4", "--min-channels", "8"]
+    printed = succeed("prune", "zoo:vgg-digits", "--weights", weights, "--out", tmp_path / "out", *arguments)
+    assert "note: budget params=0.7: 0.7" in printed
+    pruned = fec_fast.load(zoo.build("zoo:vgg-digits"), tmp_path / "out")
+    sizes = [sum(p.numel() for p in net.parameters()) for net in (pruned, zoo.build("zoo:vgg-digits"))]
+    assert 0.7 <= 1 - sizes[0] / sizes[1] <= 0.72  # four channels of every layer at a time
+    widths = [m.out_channels for m in pruned.modules() if isinstance(m, nn.Conv2d)]
+    assert min(widths) >= 8 and all(width % 4 == 0 for width in widths)
+
+
+def test_budgets_that_are_none_are_told_in_one_line(weights: Path, tmp_path: Path) -> None:
+    start = ["prune", "zoo:vgg-digits", "--weights", weights, "--out", tmp_path / "out"]
+    assert "NAME=NUMBER" in fail(*start, "--budget", "0.7")
+    assert "'params'" in fail(*start, "--budget", "parms=0.7")
+    assert "not both" in fail(*start, "--budget", "params=0.7", "--ratio", "0.5")
+    assert "add a budget" in fail(*start, "--ratios", "entropy")
+    assert "needs calibration" in fail(*start, "--budget", "params=0.7", "--ratios", "sensitivity")
+    assert "nearest that can be met" in fail(*start, "--budget", "params=0.99", "--min-channels", "16")
+    assert not (tmp_path / "out").exists()

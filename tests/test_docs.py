@@ -8,14 +8,22 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[1] / "docs" / "couplings.md"
+DOCS = Path(__file__).parents[1] / "docs"
 
 
-def test_the_blocks_of_the_couplings_page_run(tmp_path, monkeypatch, capsys) -> None:
-    for package in ("torchvision", "torch_pruning", "onnxscript", "onnxruntime"):
+@pytest.mark.parametrize(
+    ("name", "packages", "blocks"),
+    [
+        ("couplings", ("torchvision", "torch_pruning", "onnxscript", "onnxruntime"), 10),
+        ("budgets", ("torchvision",), 5),
+    ],
+)
+def test_the_blocks_of_a_page_run(name, packages, blocks, tmp_path, monkeypatch, capsys) -> None:
+    for package in packages:
         pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
-    text = PAGE.read_text(encoding="utf-8")
+    page = DOCS / f"{name}.md"
+    text = page.read_text(encoding="utf-8")
     namespace: dict[str, object] = {"__name__": "page"}
     ran, printed = 0, ""
     with warnings.catch_warnings():
@@ -25,10 +33,10 @@ def test_the_blocks_of_the_couplings_page_run(tmp_path, monkeypatch, capsys) -> 
             if language == "python":
                 # The empty lines give a failure the line numbers of the page.
                 before = "\n" * text[: block.start(2)].count("\n")
-                exec(compile(before + source, str(PAGE), "exec"), namespace)
+                exec(compile(before + source, str(page), "exec"), namespace)
                 ran, printed = ran + 1, capsys.readouterr().out
-            else:  # what the block before printed, shortened
+            elif not language:  # what the block before printed, shortened
                 missing = [row for row in source.splitlines() if row != "..." and row not in printed.splitlines()]
                 assert not missing
-    assert ran == text.count("```python") > 8
-    assert (tmp_path / "pruned.onnx").is_file()
+    assert ran == text.count("```python") == blocks
+    assert (tmp_path / "pruned.onnx").is_file() == (name == "couplings")

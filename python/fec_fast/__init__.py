@@ -1,6 +1,7 @@
 """Channel-similarity entropy pruning of convolutional networks."""
 
 from .backends import backends
+from .budget import Budget
 from .checkpoint import load, save
 from .compose import compose
 from .couplings import Couplings, couplings
@@ -8,6 +9,7 @@ from .equivalence import verify_equivalence
 from .errors import (
     ArgumentError,
     BackendError,
+    BudgetError,
     CheckpointError,
     EquivalenceError,
     FecError,
@@ -23,17 +25,22 @@ from .errors import (
 from .explain import explain
 from .finetune import evaluate, finetune
 from .formula import Formula
+from .iterative import prune_iteratively
 from .ops import channel_distances
 from .plan import Plan
 from .pruning import PruneResult, prune
+from .recalibrate import recalibrate
 from .remap import remap_optimizer
 from .report import Latency
 from .scoring import ModelScores, score_model
+from .sensitivity import Sensitivity, measure_sensitivity
 from .surgery import apply_plan
 
 __all__ = [
     "ArgumentError",
     "BackendError",
+    "Budget",
+    "BudgetError",
     "CheckpointError",
     "Couplings",
     "EquivalenceError",
@@ -49,6 +56,7 @@ __all__ = [
     "PlanError",
     "PruneResult",
     "RatioError",
+    "Sensitivity",
     "TrainingError",
     "WeightError",
     "apply_plan",
@@ -60,7 +68,10 @@ __all__ = [
     "explain",
     "finetune",
     "load",
+    "measure_sensitivity",
     "prune",
+    "prune_iteratively",
+    "recalibrate",
     "remap_optimizer",
     "save",
     "score_model",

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from . import checkpoint, data, zoo
 from .backends import backends
+from .budget import Budget
 from .demo import run_demo
 from .errors import FecError, InputError, LayerError
 from .explain import explain as run_explain
@@ -76,9 +77,28 @@ def score(
 def prune(
     model: _ModelName,
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write.")],
-    ratio: Annotated[float, typer.Option(help="Share of the filters to remove, 0 <= ratio < 1.")] = 0.5,
+    ratio: Annotated[
+        float | None,
+        typer.Option(help="Share of every layer's filters to remove, 0 <= ratio < 1; 0.5 without a budget."),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=NUMBER",
+            help="What the whole has to come to: params=0.7, macs=0.5 or memory=0.5 removes such a share; latency_ms=5 "
+            "is milliseconds a call.",
+        ),
+    ] = None,
+    ratios: Annotated[
+        str | None, typer.Option(help="How a budget is spread over the layers: uniform, entropy, global or sensitivity")
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="For --ratios sensitivity: sklearn:digits or imagefolder:PATH, its training images."),
+    ] = None,
+    min_channels: Annotated[int, typer.Option(help="So many channels every layer keeps.")] = 1,
     weights: _Weights = None,
-    criterion: Annotated[str, typer.Option(help="fec, l1, l2, fpgm or random")] = "fec",
+    criterion: Annotated[str, typer.Option(help="fec, l1, l2, fpgm, bn_scale or random")] = "fec",
     sides: Annotated[str, typer.Option(help="both or producer")] = "both",
     input_shape: Annotated[
         str | None,
@@ -98,7 +118,17 @@ def prune(
     example = torch.randn(_shape(model, input_shape), generator=torch.Generator().manual_seed(0))
     network = _build(model, weights).eval()
     result = run_prune(
-        network, example, ratio=ratio, criterion=criterion, sides=sides, round_to=round_to, ignore=ignore or ()
+        network,
+        example,
+        ratio=ratio,
+        ratios=ratios,
+        budget=None if budget is None else Budget.parse(budget),
+        calibration=None if calibration is None else data.load(calibration)[0],
+        criterion=criterion,
+        sides=sides,
+        min_channels=min_channels,
+        round_to=round_to,
+        ignore=ignore or (),
     )
     typer.echo(result.summary())
     typer.echo(f"saved in {checkpoint.save(result, out)}")

@@ -158,12 +158,7 @@ def unit_scores(
     consumers = (False, True) if sides == "both" else (False,)
     jobs = [(use, consumer) for use in trace.uses.values() for consumer in consumers]
     if criterion == "fec":
-        jobs = [
-            (use, consumer)
-            for use, consumer in jobs
-            if has_entropy(weights[use.weight], _axis(use, consumer), use.groups, formula)
-        ]
-        vectors = _entropies(jobs, weights, formula)
+        jobs, vectors = side_entropies(trace, weights, formula, consumers)
     else:
         function = criterion if callable(criterion) else CLASSICAL[criterion]
         called = [_call(function, use, weights[use.weight], consumers) for use in trace.uses.values()]
@@ -240,6 +235,33 @@ def has_entropy(weight: Tensor, axis: int, groups: int, formula: Formula) -> boo
     if axis == 0:
         return weight.shape[1 if inside else 0] > 1
     return weight.shape[0] // groups > 1 if inside else groups * weight.shape[1] > 1
+
+
+def side_entropies(
+    trace: Trace, weights: Mapping[str, Tensor], formula: Formula, consumers: Sequence[bool]
+) -> tuple[list[tuple[Use, bool]], list[Tensor]]:
+    """The entropies of the layers' sides.
+
+    Args:
+        trace: The traced model.
+        weights: The weights by name.
+        formula: Of the entropies.
+        consumers: Which sides: ``False`` for the filters, ``True`` for the slices that read a channel.
+
+    Returns:
+        The sides that carry an entropy, as uses and whether it is the consumers' side, and for each of them float64
+        ``[filters or slices]``, in nats.
+
+    Raises:
+        WeightError: A weight that is not finite.
+    """
+    jobs = [
+        (use, consumer)
+        for use in trace.uses.values()
+        for consumer in consumers
+        if has_entropy(weights[use.weight], _axis(use, consumer), use.groups, formula)
+    ]
+    return jobs, _entropies(jobs, weights, formula)
 
 
 def _entropies(jobs: Sequence[tuple[Use, bool]], weights: Mapping[str, Tensor], formula: Formula) -> list[Tensor]:

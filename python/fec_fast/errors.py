@@ -30,6 +30,10 @@ class RatioError(FecError, ValueError):
     """A pruning ratio outside [0, 1), or contradictory ratios for coupled layers."""
 
 
+class BudgetError(FecError, ValueError):
+    """A budget that says nothing, contradicts itself, or cannot be met."""
+
+
 class InputError(FecError, ValueError):
     """Example inputs the model cannot be run on, or data that cannot be trained on."""
 

@@ -80,6 +80,7 @@ def make_plan(
     criterion: str,
     formula: Formula | None,
     sides: str,
+    told: Sequence[str] = (),
 ) -> Plan:
     """Writes down what remains of every tensor.
 
@@ -92,6 +93,7 @@ def make_plan(
         criterion: The criterion's name.
         formula: For the criterion ``"fec"``.
         sides: ``"both"`` or ``"producer"``.
+        told: Notes that come before the plan's own.
 
     Returns:
         The plan.
@@ -123,7 +125,7 @@ def make_plan(
         formula=formula.to_dict() if formula else None,
         sides=sides,
         pinned=coupling.pinned,
-        notes=notes + traced.notes,
+        notes=[*told, *notes, *traced.notes],
     )
 
 

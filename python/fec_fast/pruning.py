@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from .coupling import Coupling, couple
-from .criteria import Criterion, check_criterion, unit_scores
+from .amounts import Amounts
+from .budget import Budget
+from .criteria import Criterion
 from .equivalence import verify_equivalence
-from .errors import ArgumentError, LayerError, RatioError, WeightError
 from .formula import Formula
 from .plan import Plan
-from .planning import by_reason, choose, costs_after, make_plan
-from .ratios import check_ratio, check_round_to, removals
+from .planning import by_reason, costs_after
+from .problem import pose
 from .report import Counts, Latency, compare_latency, comparison_table, tally
 from .scoring import unwrap
+from .sensitivity import Calibration, Sensitivity
 from .surgery import pruned_copy
-from .trace import Trace, trace
 from .trial import pin_where_it_stops, runs
-from .walk import modules_of, named_tensors
 from .widths import width_notes
-from .wrappers import refuse_sharded
 
 
 @dataclass(frozen=True)
@@ -94,11 +88,14 @@ def prune(
     example_inputs: Any,
     *,
     ratio: float | None = None,
-    ratios: Mapping[str, float] | None = None,
+    ratios: str | Mapping[str, float] | Sensitivity | None = None,
+    budget: Budget | None = None,
+    calibration: Calibration | None = None,
     criterion: str | Criterion = "fec",
     formula: Formula | None = None,
     sides: str = "both",
     ignore: Sequence[str] = (),
+    min_channels: int = 1,
     round_to: int = 1,
     verify: bool = True,
 ) -> PruneResult:
@@ -111,9 +108,15 @@ def prune(
         model: The network; DataParallel, DistributedDataParallel and torch.compile wrappers are looked through.
         example_inputs: A tensor or list is the single argument, a tuple the positional arguments, a dictionary the
             keyword arguments. A small batch will do.
-        ratio: The share of channels to remove from every coupled set, in [0, 1); 0.5 if neither this nor ``ratios``
-            is given.
-        ratios: The share for each named layer instead; layers that are not named (nor coupled to one) stay whole.
+        ratio: The share of channels to remove from every coupled set, in [0, 1); 0.5 if nothing else says how much.
+        ratios: The share for each named layer; layers that are not named (nor coupled to one) stay whole. With a
+            budget: how removal is spread over the layers. ``"uniform"`` (unless given): the same share everywhere.
+            ``"entropy"``: by how many filters of a layer are effectively distinct. ``"global"``: by one ranking of all
+            units' scores. ``"sensitivity"``: by what the calibration shows, or a :class:`fec_fast.Sensitivity` that was
+            measured before. A mapping: in these proportions. See :mod:`fec_fast.policies`.
+        budget: What the whole has to come to.
+        calibration: For ``ratios="sensitivity"``: a loader of images and labels, or a function from a model to a
+            number, higher being better; see :func:`fec_fast.measure_sensitivity`.
         criterion: ``"fec"``, or for comparison ``"l1"``, ``"l2"``, ``"fpgm"``, ``"bn_scale"`` (every coupled set
             needs a batch norm then) or ``"random"`` (by torch's global generator), see :mod:`fec_fast.criteria`; or
             a function from weights ``[filters, channels, *kernel]`` to one number a filter. Low goes first.
@@ -121,6 +124,7 @@ def prune(
         sides: ``"both"`` scores a channel by the filters that make it times the slices that read it;
             ``"producer"`` by the former alone.
         ignore: Names of layers, or of modules that hold layers, that keep their channels.
+        min_channels: So many output channels every layer keeps, or all where it has fewer.
         round_to: Channels go in multiples of this, so that every width that was a multiple stays one, per group too.
         verify: Whether to prove the result with :func:`fec_fast.verify_equivalence`.
 
@@ -128,102 +132,27 @@ def prune(
         The pruned copy, its plan and its counts.
 
     Raises:
-        RatioError: A ratio outside [0, 1), or different ratios for coupled layers.
+        RatioError: A ratio outside [0, 1), different ratios for coupled layers, or arguments that contradict.
+        BudgetError: A budget that cannot be met; the nearest that can is named.
         LayerError: An unknown name, or a model with nothing to prune.
         InputError: The model cannot be run on the example inputs.
         WeightError: Weights that cannot be scored, or are sharded (FSDP, DTensor).
         ArgumentError: An argument of the wrong kind.
         EquivalenceError: The pruned network is not the masked original; please report it.
     """
-    name, formula = _check(model, ratio, ratios, criterion, formula, sides, ignore, round_to)
-    model = unwrap(model)
-    refuse_sharded(model)
-    _check_weights(model)
-    traced = trace(model, example_inputs)
-    coupling = couple(traced, ignore)
-    if not coupling.sets:
-        raise LayerError(f"{type(model).__name__} has nothing to prune: {_reasons(coupling, traced)}")
-    known = [use.layer for use in traced.uses.values()] + traced.unreached
-    weights = named_tensors(model)
+    amounts = Amounts(ratio, ratios, budget, calibration, min_channels, round_to)
+    problem = pose(model, example_inputs, criterion, formula, sides, ignore)
+    model, traced = problem.model, problem.traced
     while True:
-        counts = removals(coupling, ratio, ratios, round_to, known)
-        scores = unit_scores(coupling.sets, traced, weights, criterion, formula, sides)
-        removed, records = choose(coupling.sets, counts, [score.tolist() for score in scores], traced)
-        plan = make_plan(model, traced, coupling, removed, records, name, formula if name == "fec" else None, sides)
+        plan, removed = problem.plan(*amounts.counts(problem))
         pruned = pruned_copy(model, plan)
         if runs(pruned, example_inputs):
             break
         # A width is written into the model's code: keep it, and plan again.
         pin_where_it_stops(pruned, example_inputs, traced)
-        coupling = couple(traced, ignore)
-    if not removed and (ratio is None or ratio > 0):
+        problem = problem.again()
+    if not removed and budget is None and (ratio is None or ratio > 0):
         warnings.warn("nothing was pruned: the ratios are too small for these widths and round_to", stacklevel=2)
     difference = verify_equivalence(model, pruned, plan, example_inputs) if verify else None
     before = tally(model, ((cost.layer, cost.macs) for cost in traced.costs))
     return PruneResult(pruned, plan, before, tally(pruned, costs_after(traced, removed)), difference)
-
-
-def _check(
-    model: nn.Module,
-    ratio: float | None,
-    ratios: Mapping[str, float] | None,
-    criterion: str | Criterion,
-    formula: Formula | None,
-    sides: str,
-    ignore: Sequence[str],
-    round_to: int,
-) -> tuple[str, Formula]:
-    if not isinstance(model, nn.Module):
-        raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if ratio is not None and ratios is not None:
-        raise RatioError("give ratio= for every layer or ratios= by layer, not both")
-    if ratio is not None:
-        check_ratio("ratio", ratio)
-    if ratios is not None and not isinstance(ratios, Mapping):
-        raise ArgumentError(f"ratios: expected a mapping from layer names to numbers, got {type(ratios).__name__}")
-    if isinstance(ignore, str):
-        raise ArgumentError(f"ignore={ignore!r}: give a sequence of names, such as ({ignore!r},)")
-    if sides not in ("both", "producer"):
-        raise ArgumentError(f"sides={sides!r}: one of 'both', 'producer'")
-    if formula is not None and not isinstance(formula, Formula):
-        raise ArgumentError(f"formula: expected a fec_fast.Formula, got {type(formula).__name__}")
-    if formula is not None and criterion != "fec":
-        raise ArgumentError(f"formula= belongs to criterion='fec', not to criterion={criterion!r}")
-    check_round_to(round_to)
-    return check_criterion(criterion), formula or Formula()
-
-
-def _check_weights(model: nn.Module) -> None:
-    tensors = named_tensors(model)
-    if not tensors:
-        raise LayerError(f"{type(model).__name__} has no parameters: there is nothing to prune")
-    for name, tensor in tensors.items():
-        if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
-            raise WeightError(f"{name} is not initialised: run the model once before pruning it")
-        if tensor.is_meta:
-            raise WeightError(f"{name} is on the meta device and has no values: load the weights first")
-        if tensor.layout != torch.strided:
-            raise WeightError(f"{name} is sparse ({tensor.layout}): convert it with .to_dense()")
-        if tensor.is_quantized:
-            raise WeightError(f"{name} is quantised ({tensor.dtype}): prune the float model and quantise it afterwards")
-        if is_traceable_wrapper_subclass(tensor):
-            raise WeightError(f"{name} is a {type(tensor).__name__}: prune the plain model and convert it afterwards")
-    for name, module in modules_of(model).items():
-        if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
-            raise WeightError(f"{name} is quantised: prune the float model and quantise it afterwards")
-    for name, tensor in tensors.items():
-        # A sum is not finite where a term is not; where it merely overflows, every element is looked at.
-        if isinstance(tensor, nn.Parameter) and tensor.numel() and not bool(torch.isfinite(tensor.detach().sum())):
-            finite = torch.isfinite(tensor.detach())
-            if bool(finite.all()):
-                continue
-            index = torch.nonzero(~finite)[0].tolist()
-            value = float(tensor.detach()[tuple(index)])
-            raise WeightError(f"{name} holds {value} at index {index}: repair or reload it")
-
-
-def _reasons(coupling: Coupling, traced: Trace) -> str:
-    if not coupling.pinned and not traced.notes:
-        return "it has no convolution or linear layer that the example inputs reach"
-    common = Counter(coupling.pinned.values()).most_common(3)
-    return "; ".join([*(f"{number} layer(s): {reason}" for reason, number in common), *traced.notes[:3]])

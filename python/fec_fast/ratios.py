@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from .coupling import CoupledSet, Coupling
 from .errors import ArgumentError, LayerError, RatioError, nearest
 
@@ -44,25 +46,39 @@ def check_round_to(round_to: object) -> int:
     return round_to
 
 
+def check_min_channels(min_channels: object) -> int:
+    """Validates the number of channels that every layer keeps.
+
+    Args:
+        min_channels: The number.
+
+    Returns:
+        The number.
+
+    Raises:
+        ArgumentError: Not a whole number of at least 1.
+    """
+    if type(min_channels) is not int or min_channels < 1:
+        raise ArgumentError(f"min_channels={min_channels!r}: give a whole number of at least 1")
+    return min_channels
+
+
 def removals(
     coupling: Coupling,
     ratio: float | None,
     ratios: Mapping[str, float] | None,
     round_to: int,
+    min_channels: int,
     known: Sequence[str],
 ) -> list[int]:
     """The number of units to remove from each coupled set.
-
-    With ``round_to``, fewer units may go than the share asks for, never more: every width that was a multiple of it
-    stays one. A width is the length of any axis that the set narrows, whatever else lies on that axis (concatenated
-    channels, channels that must stay), and the filters of one group of a grouped convolution. Where a layer's width
-    was no multiple, it becomes one if that can be had without harm to the others.
 
     Args:
         coupling: The sets.
         ratio: The share of every set, or ``None``.
         ratios: The share for each named layer; sets of which no layer is named keep all.
-        round_to: See above.
+        round_to: See :func:`levels`.
+        min_channels: See :func:`levels`.
         known: The names of all layers that could be named.
 
     Returns:
@@ -75,32 +91,56 @@ def removals(
     if ratios is None:
         shares: list[float] = [0.5 if ratio is None else check_ratio("ratio", ratio)] * len(coupling.sets)
     else:
-        shares = _named(coupling, ratios, known)
+        shares = named(coupling, ratios, known)
     counts = []
     for one, share in zip(coupling.sets, shares, strict=True):
-        units = len(one.units)
+        allowed = levels(one, coupling.lengths, round_to, min_channels)
         # A share such as 0.7 of 10 must not lose a unit to binary rounding.
-        least = max(1, units - math.floor(share * units + 1e-9))
-        counts.append(units - _rounded(one, coupling.lengths, least, round_to))
+        most = math.floor(share * len(one.units) + 1e-9)
+        counts.append(int(allowed[np.searchsorted(allowed, most, side="right") - 1]))
     return counts
 
 
-def _rounded(one: CoupledSet, lengths: Mapping[tuple[str, int], int], least: int, round_to: int) -> int:
-    """The number of units to keep, ``least`` or more."""
-    if round_to == 1:
-        return least
+def levels(one: CoupledSet, lengths: Mapping[tuple[str, int], int], round_to: int, min_channels: int) -> np.ndarray:
+    """The numbers of units that may be removed from a set.
+
+    With ``round_to``, every width that was a multiple of it stays one. A width is the length of any axis that the set
+    narrows, whatever else lies on that axis (concatenated channels, channels that must stay), and the filters of one
+    group of a grouped convolution. Where a layer's width was no multiple, it becomes one if that can be had without
+    harm to the others.
+
+    Args:
+        one: The set.
+        lengths: The length of each ``(tensor, axis)``.
+        round_to: See above.
+        min_channels: Of these channels every layer of the set keeps so many, or all where it has fewer.
+
+    Returns:
+        Rising from 0, int64, all less than the number of units.
+    """
     units = len(one.units)
-    # The removed, not the kept, are counted in multiples: then it does not matter what else lies on the axis.
+    least = max(min(units, -(-min_channels // width)) for width in one.widths)
+    kept = np.arange(units, least - 1, -_step(one, lengths, round_to), dtype=np.int64)
+    multiple = np.all([kept * width % round_to == 0 for width in one.widths], axis=0)
+    # Where a width can become a multiple, smaller ones that are none are passed over.
+    allowed = multiple | (kept > kept[multiple].max(initial=-1))
+    removed: np.ndarray = units - kept[allowed]
+    return removed
+
+
+def _step(one: CoupledSet, lengths: Mapping[tuple[str, int], int], round_to: int) -> int:
+    """Units go in multiples of this: the removed are counted, so it does not matter what else lies on an axis."""
+    if round_to == 1:
+        return 1
     steps = [
         round_to // math.gcd(round_to, len(indices))
         for key, indices in one.members[0].items()
         if lengths[key] % round_to == 0
     ]
-    if units % round_to == 0 and any(_in_every_group(one, key, lengths[key]) for key in one.members[0]):
+    whole = len(one.units) % round_to == 0
+    if whole and any(_in_every_group(one, key, lengths[key]) for key in one.members[0]):
         steps.append(round_to)
-    step = math.lcm(*steps)
-    kept = range(units - (units - least) // step * step, units + 1, step)
-    return next((k for k in kept if all(k * width % round_to == 0 for width in one.widths)), kept[0])
+    return math.lcm(*steps)
 
 
 def _in_every_group(one: CoupledSet, key: tuple[str, int], length: int) -> bool:
@@ -111,7 +151,21 @@ def _in_every_group(one: CoupledSet, key: tuple[str, int], length: int) -> bool:
     return all(unit[key] == list(range(unit[key][0], length, units)) for unit in one.members)
 
 
-def _named(coupling: Coupling, ratios: Mapping[str, float], known: Sequence[str]) -> list[float]:
+def named(coupling: Coupling, ratios: Mapping[str, float], known: Sequence[str]) -> list[float]:
+    """The share of each coupled set, from ratios by layer.
+
+    Args:
+        coupling: The sets.
+        ratios: The share for each named layer.
+        known: The names of all layers that could be named.
+
+    Returns:
+        One share a set; 0 for those of which no layer is named.
+
+    Raises:
+        RatioError: A ratio outside [0, 1), or different ratios for coupled layers.
+        LayerError: A name that does not exist or cannot be pruned.
+    """
     wanted = {name: check_ratio(f"ratios[{name!r}]", ratio) for name, ratio in ratios.items()}
     prunable = {layer for one in coupling.sets for layer in one.layers}
     for name, share in wanted.items():

@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from . import hollow
 from . import labels as lb
+from .allocations import Allocation
 from .errors import InputError
 from .inputs import call_model, undisturbed
 from .rules import apply_rule
@@ -33,6 +34,7 @@ class Trace:
         notes: Operators that were not understood, in words for the user.
         history: The operators of the run in evaluation mode, with the planes that went into each.
         costs: The multiply-accumulates of that run, operator by operator.
+        allocations: The memory that its results took.
     """
 
     sets: lb.LabelSets
@@ -42,6 +44,7 @@ class Trace:
     notes: list[str]
     history: list[tuple[Any, list[lb.Plane]]]
     costs: list[Cost]
+    allocations: list[Allocation]
 
 
 def trace(model: nn.Module, example_inputs: Any) -> Trace:
@@ -68,7 +71,9 @@ def trace(model: nn.Module, example_inputs: Any) -> Trace:
         except InputError:  # it looks at numbers, or it cannot be run at all
             if evaluate is _as_it_is:
                 raise
-    history, costs = list(tracer.history), list(tracer.costs)
+    assert tracer.allocations is not None
+    history, costs, allocations = list(tracer.history), list(tracer.costs), tracer.allocations.end()
+    tracer.allocations = None
     if _unreached(tracer):
         for evaluate in (hollow.evaluate, _as_it_is):
             tracer.evaluate = evaluate
@@ -81,7 +86,8 @@ def trace(model: nn.Module, example_inputs: Any) -> Trace:
     for name, module in tracer.modules.items():
         if isinstance(module, nn.MultiheadAttention) and (f"{name}.in_proj_weight", 0) not in tracer.axes:
             tracer.notes[f"{name}: attention was not traced and keeps its width"] = None
-    return Trace(tracer.sets, tracer.axes, tracer.uses, _unreached(tracer), list(tracer.notes), history, costs)
+    notes = list(tracer.notes)
+    return Trace(tracer.sets, tracer.axes, tracer.uses, _unreached(tracer), notes, history, costs, allocations)
 
 
 def _as_it_is(func: Any, args: Any, kwargs: Any) -> Any:

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import labels as lb
+from .allocations import Allocations
 from .costs import macs_of
 from .walk import modules_of
 
@@ -97,6 +98,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.axes: dict[tuple[str, int], np.ndarray] = {}
         self.uses: dict[str, Use] = {}
         self.costs: list[Cost] = []
+        self.allocations: Allocations | None = Allocations(model)
         self.notes: dict[str, None] = {}
         self.vanishing: dict[Any, bool] = {}  # what the rule of element-wise operators has found out
         self.history: list[tuple[Any, list[lb.Plane]]] = []
@@ -122,6 +124,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if macs is not None:
             self.costs.append(Cost(self._inside[-1], macs, None))
         self._apply_rule(self, func, args, kwargs, out)
+        if self.allocations is not None:
+            results = operands_of(out if isinstance(out, tuple) else (out,))
+            self.allocations.follow(results, operands_of(args, kwargs), lambda tensor: self.plane(tensor)[0])
         return out
 
     @contextlib.contextmanager

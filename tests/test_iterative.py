@@ -1,0 +1,83 @@
+"""Several rounds of pruning and training as one plan."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import fec_fast
+from fec_fast import Budget, zoo
+
+DIGIT = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def shake(model: nn.Module, number: int) -> None:
+    """Stands in for training: every weight changes."""
+    generator = torch.Generator().manual_seed(number)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.mark.parametrize("policy", ["uniform", "entropy", "global"])
+def test_rounds_meet_the_budget_and_load_from_the_original_class(policy: str, tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    model = zoo.resnet_digits().eval()
+    before = copy.deepcopy(model.state_dict())
+    sizes = []
+
+    def train(network: nn.Module, number: int) -> None:
+        sizes.append(sum(parameter.numel() for parameter in network.parameters()))
+        assert len(sizes) == number
+        shake(network, number)
+
+    result = fec_fast.prune_iteratively(
+        model, DIGIT, budget=Budget(params=0.875), train=train, rounds=3, ratios=policy, criterion="l1"
+    )
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert sizes[-1] == result.after.parameters and result.before.parameters == whole
+    for size, share in zip(sizes, (0.5, 0.75, 0.875), strict=True):
+        assert share <= 1 - size / whole + 1e-9 <= 1.01 * share
+    assert {record["round"] for record in result.plan.sets} == {1, 2, 3}
+    assert result.difference is not None and result.difference < 1e-9
+    fec_fast.save(SimpleNamespace(model=result.model, plan=result.plan), tmp_path / "pruned")
+    fresh = fec_fast.load(zoo.resnet_digits().eval(), tmp_path / "pruned")
+    with torch.no_grad():
+        assert torch.equal(fresh(DIGIT), result.model.eval()(DIGIT))
+
+
+def test_one_round_is_prune() -> None:
+    torch.manual_seed(0)
+    model = zoo.vgg_digits().eval()
+    once = fec_fast.prune_iteratively(
+        model, DIGIT, budget=Budget(macs=0.6), train=lambda network, number: None, rounds=1, criterion="l1"
+    )
+    plain = fec_fast.prune(model, DIGIT, budget=Budget(macs=0.6), criterion="l1")
+    assert once.plan.keep == plain.plan.keep
+
+
+def reshape(model: nn.Module, number: int) -> None:
+    model.classifier = nn.Linear(3, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "words"),
+    [
+        ({"ratio": 0.5}, fec_fast.RatioError, "rounds"),
+        ({"ratios": {"features.0": 0.5}}, fec_fast.RatioError, "one round"),
+        ({"rounds": 0}, fec_fast.ArgumentError, "rounds=0"),
+        ({"train": 3}, fec_fast.ArgumentError, "int"),
+        ({"budget": 0.5}, fec_fast.ArgumentError, "0.5"),
+        ({"train": reshape}, fec_fast.TrainingError, "shapes of the network in round 1"),
+    ],
+)
+def test_contradictions(options: dict[str, Any], kind: type, words: str) -> None:
+    given: dict[str, Any] = {"budget": Budget(params=0.5), "train": shake, **options}
+    with pytest.raises(kind, match=words):
+        fec_fast.prune_iteratively(zoo.vgg_digits(), DIGIT, **given)

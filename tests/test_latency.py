@@ -1,0 +1,98 @@
+"""Latency budgets, on a machine of which the times are made up: forecast, measured, corrected, told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import fec_fast
+from fec_fast import Budget, latency, zoo
+from fec_fast.coupling import couple
+from fec_fast.latency import Timing
+from fec_fast.problem import pose
+from fec_fast.report import count
+from fec_fast.sizes import Sizes
+
+IMAGE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 48, 3), nn.BatchNorm2d(48), nn.ReLU(), nn.Conv2d(48, 48, 3, groups=4), nn.ReLU()]
+    layers += [nn.Conv2d(48, 48, 3, groups=48), nn.ConvTranspose2d(48, 40, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(40, 10)).eval()
+
+
+def made_up(monkeypatch: pytest.MonkeyPatch, half_width: float = 0.0) -> Callable[[nn.Module], float]:
+    """A machine that takes a nanosecond a multiply-accumulate, a microsecond a layer and twice as long alone."""
+
+    def seconds(model: nn.Module) -> float:
+        return 1e-9 * count(model, IMAGE).macs + 1e-6 * len(list(model.modules()))
+
+    def timed_model(model: nn.Module, inputs: Any, claim: float = 0.0, longest: float = 0.0) -> Timing:
+        return Timing(seconds(model), half_width * seconds(model))
+
+    def layer(shape: Any, inputs: int, outputs: int) -> float:
+        groups = shape.groups * outputs // shape.outputs if shape.whole_groups else shape.groups
+        options = dict(shape.options)
+        kernel = options.get("kernel_size", ())
+        lost = 0 if options.get("transposed", True) else kernel[0] - 1  # of rows and columns, where nothing is padded
+        pixels = float(np.prod([size - lost for size in shape.image[1:]]))
+        return 2e-9 * shape.image[0] * pixels * inputs * outputs * float(np.prod(kernel)) / groups
+
+    monkeypatch.setattr(latency, "timed_model", timed_model)
+    monkeypatch.setattr(latency, "_seconds", layer)
+    return seconds
+
+
+@pytest.mark.parametrize("policy", ["uniform", "entropy", "global"])
+@pytest.mark.parametrize("share", [0.8, 0.5, 0.3])
+def test_a_latency_is_met(policy: str, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = made_up(monkeypatch)
+    model = network()
+    target = 1e3 * share * seconds(model)
+    result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=target), ratios=policy)
+    assert 0.96 * target <= 1e3 * seconds(result.model) <= target  # one unit is up to 3 % of it here
+    assert any(f"budget latency_ms={target:g}" in note and "measured" in note for note in result.plan.notes)
+
+
+def test_what_cannot_be_met_or_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = made_up(monkeypatch)
+    model = network()
+    with pytest.raises(fec_fast.BudgetError, match="fastest network that was found takes .* nearest that can be met"):
+        fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=1e3 * 0.001 * seconds(model)))
+    result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=2e3 * seconds(model)))
+    assert "that fast already" in result.plan.notes[0] and result.after == result.before
+    made_up(monkeypatch, half_width=0.1)
+    result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=500 * seconds(model)))
+    assert "too unsteady to tell 1 %" in result.plan.notes[0]
+
+
+def test_the_forecast_is_exact_where_widths_are_on_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_up(monkeypatch)
+    model = network()
+    problem = pose(model, IMAGE, "l1", None, "both", ())
+    sizes = Sizes(model, problem.traced, problem.coupling)
+    forecast = latency.Forecast(problem, sizes, 1.0)
+    half = np.array([len(one.units) // 2 for one in problem.coupling.sets])
+    bare = forecast(half) - forecast._rest * sizes.results(half).sum() / sizes.results(half * 0).sum()
+    assert bare == pytest.approx(2e-9 * sizes.macs(half), rel=1e-9)
+    both = forecast(np.stack([half, half * 0]))
+    assert both == pytest.approx([float(forecast(half)), 1.0])
+
+
+def test_a_real_machine_is_measured() -> None:
+    model = zoo.vgg_digits().eval()
+    image = torch.randn(2, 1, 8, 8)
+    found = latency.timed_model(model, image, claim=0.5, longest=0.5)
+    assert found.seconds > 0 and found.half_width >= 0
+    for network_, example in ((network(), IMAGE), (model, image)):  # the latter reads a single channel
+        problem = pose(network_, example, "l1", None, "both", ())
+        sizes = Sizes(problem.model, problem.traced, couple(problem.traced))
+        counts = np.zeros(len(problem.coupling.sets))
+        assert latency.Forecast(problem, sizes, 1.0)(counts) == pytest.approx(1.0)

@@ -1,0 +1,88 @@
+"""Batch norm re-estimated: plain averages over the images, and nothing else changed."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import fec_fast
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6, momentum=0.3), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(6, 4, 1)]
+    return nn.Sequential(*layers, nn.BatchNorm2d(4))
+
+
+IMAGES = torch.randn(40, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_statistics_are_averages_over_the_images(labelled: bool) -> None:
+    model = network()
+    parts = IMAGES.split(16)  # the last of 8 weighs half as much
+    fec_fast.recalibrate(model, [(part, None) for part in parts] if labelled else list(parts))
+    with torch.no_grad():
+        outputs = [model[0](part) for part in parts]
+    share = torch.tensor([len(part) / len(IMAGES) for part in parts])
+    means = torch.stack([output.mean((0, 2, 3)) for output in outputs])
+    variances = torch.stack([output.var((0, 2, 3)) for output in outputs])
+    assert torch.allclose(model[1].running_mean, share @ means, atol=1e-6)
+    assert torch.allclose(model[1].running_var, share @ variances, atol=1e-6)
+    assert not torch.equal(model[5].running_mean, torch.zeros(4))
+
+
+def test_nothing_else_changes() -> None:
+    model = network().train()
+    model[1].eval()
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    modes = [module.training for module in model.modules()]
+    state = torch.random.get_rng_state()
+    fec_fast.recalibrate(nn.DataParallel(model), [IMAGES])
+    assert [module.training for module in model.modules()] == modes
+    assert (model[1].momentum, model[5].momentum) == (0.3, 0.1)
+    assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
+    assert torch.equal(torch.random.get_rng_state(), state)  # dropout stayed off
+
+
+@pytest.mark.parametrize(
+    ("loader", "words"),
+    [
+        ([], "empty"),
+        ([IMAGES, "no images"], "must be images"),
+        ([IMAGES, IMAGES[:, :2]], r"float32 \[40, 2, 6, 6\]"),
+        ([IMAGES, IMAGES * float("nan")], "'1' NaN or infinite"),
+    ],
+)
+def test_bad_data_leaves_the_model_as_it_was(loader: Any, words: str) -> None:
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(fec_fast.InputError, match=words):
+        fec_fast.recalibrate(model, loader)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert model.training and model[1].momentum == 0.3
+
+
+def test_a_model_without_batch_norm_says_so() -> None:
+    with pytest.warns(UserWarning, match="Conv2d has no batch norm"):
+        fec_fast.recalibrate(nn.Conv2d(3, 2, 1), [IMAGES])
+    with pytest.raises(fec_fast.ArgumentError, match="str"):
+        fec_fast.recalibrate("model", [IMAGES])  # type: ignore[arg-type]
+
+
+def test_a_pruned_network_recovers() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 64, 1), nn.ReLU(), nn.Conv2d(64, 4, 1, bias=False), nn.BatchNorm2d(4)).eval()
+    fec_fast.recalibrate(model, [IMAGES])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pruned = fec_fast.prune(model, IMAGES, ratio=0.7, criterion="l1").model
+    off = pruned(IMAGES).var((0, 2, 3))
+    fec_fast.recalibrate(pruned, [IMAGES])
+    assert torch.allclose(pruned(IMAGES).var((0, 2, 3)), torch.ones(4), atol=0.02)
+    assert (off - 1).abs().max() > 0.1

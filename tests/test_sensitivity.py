@@ -1,0 +1,198 @@
+"""Sensitivity: what is measured, kept, resumed, shared among processes, and what the knapsack makes of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import fec_fast
+from fec_fast import Budget
+from fec_fast.sensitivity import _hull
+
+IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+PATH = Path(fec_fast.__file__).parents[1]
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 20, 3), nn.BatchNorm2d(20), nn.ReLU(), nn.Conv2d(20, 20, 3), nn.ReLU(), nn.Conv2d(20, 20, 1)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(20, 4)).eval()
+
+
+def widths(model: nn.Module) -> list[int]:
+    return [module.out_channels for module in model.modules() if isinstance(module, nn.Conv2d)]
+
+
+def first_matters(model: nn.Module) -> float:
+    """Loses 0.01 for each channel of the first layer, a tenth of that for the second, nothing for the third."""
+    first, second, _ = widths(model)
+    return 1 - 0.01 * (20 - first) - 0.001 * (20 - second)
+
+
+def batches(labels: int = 4) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (torch.randn(8, 3, 8, 8, generator=generator), torch.randint(labels, (8,), generator=generator))
+        for _ in range(2)
+    ]
+
+
+def test_values_are_those_of_the_function() -> None:
+    found = fec_fast.measure_sensitivity(network(), IMAGE, first_matters, at=(0.2, 0.5), progress=False)
+    assert found.whole == 1.0 and found.units == {"0": 20, "3": 20, "5": 20}
+    assert found.values["0"] == {4: pytest.approx(0.96), 10: pytest.approx(0.9)}
+    assert found.values["5"] == {4: 1.0, 10: 1.0}
+    assert "0.20: 0.96" in str(found)
+
+
+def test_the_knapsack_takes_where_little_is_lost() -> None:
+    model = network()
+    result = fec_fast.prune(
+        model, IMAGE, budget=Budget(params=0.5), ratios="sensitivity", calibration=first_matters, verify=False
+    )
+    first, second, third = widths(result.model)
+    assert first > 16 and first > second and second >= third
+    measured = fec_fast.measure_sensitivity(model, IMAGE, first_matters, progress=False)
+    again = fec_fast.prune(model, IMAGE, budget=Budget(params=0.5), ratios=measured, verify=False)
+    assert again.plan.keep == result.plan.keep
+
+
+def test_accuracy_on_a_loader_leaves_the_model_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    model = network().train()
+    before = copy.deepcopy(model.state_dict())
+    found = fec_fast.measure_sensitivity(model, IMAGE, batches(), at=(0.5,))
+    assert all(0 <= value <= 1 for values in found.values.values() for value in values.values())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items()) and model.training
+    assert "sensitivity" in capsys.readouterr().err
+
+
+def test_the_cache_resumes_after_an_interruption(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def breaks(model: nn.Module) -> float:
+        calls.append(1)
+        if len(calls) == 4:
+            raise RuntimeError("out of patience")
+        return first_matters(model)
+
+    options: dict[str, Any] = {"at": (0.2, 0.5), "cache": tmp_path, "progress": False}
+    with pytest.raises(fec_fast.InputError, match="RuntimeError with 4 units less in 3: out of patience"):
+        fec_fast.measure_sensitivity(network(), IMAGE, breaks, **options)
+    file = tmp_path / "sensitivity-0.jsonl"
+    file.write_text(file.read_text() + '{"key": "torn')  # killed while it wrote
+    found = fec_fast.measure_sensitivity(network(), IMAGE, breaks, **options)
+    assert len(calls) == 4 + 4
+    assert found == fec_fast.measure_sensitivity(network(), IMAGE, first_matters, at=(0.2, 0.5), progress=False)
+    fec_fast.measure_sensitivity(network(), IMAGE, breaks, **options)
+    assert len(calls) == 8
+    other = network()
+    with torch.no_grad():
+        other[0].weight[0, 0, 0, 0] += 1e-3
+    fec_fast.measure_sensitivity(other, IMAGE, breaks, **options)  # other weights, other values
+    assert len(calls) == 8 + 7
+
+
+SCRIPT = """
+import json, os, pathlib, sys
+sys.path.insert(0, {tests!r})
+from test_sensitivity import IMAGE, first_matters, network
+import fec_fast
+found = fec_fast.measure_sensitivity(network(), IMAGE, first_matters, at=(0.2, 0.5), cache={cache!r}, progress=False)
+pathlib.Path({cache!r}, "found-" + os.environ["RANK"]).write_text(json.dumps([found.whole, found.values]))
+"""
+
+
+def test_processes_share_the_work(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), cache=str(tmp_path / "cache")))
+    # What `accelerate launch` runs underneath; its own --cpu needs MPI for several processes on one machine.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = f"{PATH}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    done = subprocess.run([*launch, script], capture_output=True, text=True, env=environment, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    written = [json.loads((tmp_path / "cache" / f"found-{rank}").read_text()) for rank in (0, 1)]
+    expected = fec_fast.measure_sensitivity(network(), IMAGE, first_matters, at=(0.2, 0.5), progress=False)
+    values = {name: {str(n): value for n, value in of.items()} for name, of in expected.values.items()}
+    assert written == [[expected.whole, values]] * 2
+    lines = [len((tmp_path / "cache" / f"sensitivity-{rank}.jsonl").read_text().splitlines()) for rank in (0, 1)]
+    assert sorted(lines) == [3, 4]
+
+
+class Halves(nn.Module):
+    """One layer comes first in two sets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.left, self.right = nn.Conv2d(3, 24, 1), nn.Conv2d(3, 8, 1), nn.Conv2d(3, 16, 1)
+        self.head = nn.Conv2d(24, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.stem(x) + torch.cat([self.left(x), self.right(x)], 1))
+
+
+def test_sets_of_the_same_layer_are_told_apart() -> None:
+    torch.manual_seed(0)
+    model = Halves().eval()
+    found = fec_fast.measure_sensitivity(
+        model, IMAGE, lambda network: float(network.left.out_channels), at=(0.5, 0.9), progress=False
+    )
+    assert found.units == {"stem": 8, "stem (2)": 16}
+    assert found.values == {"stem": {4: 4.0, 7: 1.0}, "stem (2)": {8: 8.0, 14: 8.0}} and found.whole == 8.0
+    result = fec_fast.prune(model, IMAGE, budget=Budget(params=0.4), ratios=found)
+    assert result.model.left.out_channels == 8 and result.model.right.out_channels < 10
+
+
+def test_hull_is_convex_and_below() -> None:
+    x, y = np.array([0.0, 1, 2, 3, 4]), np.array([0.0, 3, 1, 5, 6])
+    assert _hull(x, y) == [0, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("calibration", "kind", "words"),
+    [
+        (lambda model: math.nan, fec_fast.InputError, "returned nan with nothing removed"),
+        (lambda model: "good", fec_fast.ArgumentError, "returned a str"),
+        (lambda model: 1 / 0, fec_fast.InputError, "ZeroDivisionError"),
+        ([], fec_fast.InputError, "empty"),
+        (iter([]), fec_fast.ArgumentError, "only once"),
+        (batches(labels=9), fec_fast.InputError, "not one of the model's 4 classes"),
+        ([torch.zeros(2, 3, 8, 8)], fec_fast.InputError, "a pair of images"),
+        (3, fec_fast.ArgumentError, "int"),
+    ],
+)
+def test_bad_calibration_is_told(calibration: Any, kind: type, words: str) -> None:
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(kind, match=words):
+        fec_fast.prune(model, IMAGE, budget=Budget(params=0.5), ratios="sensitivity", calibration=calibration)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_what_belongs_together_is_asked_for() -> None:
+    budget = Budget(params=0.5)
+    with pytest.raises(fec_fast.RatioError, match="needs calibration"):
+        fec_fast.prune(network(), IMAGE, budget=budget, ratios="sensitivity")
+    with pytest.raises(fec_fast.RatioError, match="nothing else does"):
+        fec_fast.prune(network(), IMAGE, budget=budget, calibration=first_matters)
+    with pytest.raises(fec_fast.RatioError, match="at=0"):
+        fec_fast.measure_sensitivity(network(), IMAGE, first_matters, at=(0,))
+    measured = fec_fast.measure_sensitivity(network(), IMAGE, first_matters, at=(0.5,), ignore=("0",), progress=False)
+    with pytest.raises(fec_fast.RatioError, match="add a budget"):
+        fec_fast.prune(network(), IMAGE, ratios=measured)
+    with pytest.raises(fec_fast.LayerError, match="'0' was not measured"):
+        fec_fast.prune(network(), IMAGE, budget=budget, ratios=measured)
+    with pytest.raises(fec_fast.PlanError, match="measured on a model of other names"):
+        fec_fast.prune(network()[:5], IMAGE, budget=budget, ratios=measured)
