@@ -91,7 +91,7 @@ def page(document: dict[str, Any]) -> str:
     """The whole page."""
     settings, where, found = document["settings"], document["machine"], grouped(document)
     dense = "; ".join(f"{NAMES[name]} {row['accuracy']:.1f} %" for name, row in document["dense"].items())
-    tuned = sum(key[4] for key in found)
+    tuned = sum(row["key"][5] for row in document["rows"])
     trained = (
         f"was fine-tuned on these images for {settings['dense_steps']} steps of 128 first"
         if settings["dense_steps"]

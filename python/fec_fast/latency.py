@@ -223,8 +223,9 @@ def meet(
                 best = counts, found
             if found.seconds >= target * (1 - near):
                 break
-        elif missed is None or found.seconds < missed.seconds:
-            missed = found
+        else:
+            missed = found if missed is None or found.seconds < missed.seconds else missed
+            aim = max(target / 2, target * (1 - near / 2) - found.half_width)  # on an unsteady machine, with a margin
         forecast.factor *= found.seconds / float(forecast(counts))
     if best is None:
         assert missed is not None
