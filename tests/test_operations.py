@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import fec_fast
+from fec_fast import zoo
 
 
 class Net(nn.Module):
@@ -227,3 +228,26 @@ def test_training_branches_are_traced_too():
     assert result.model.aux.in_channels == 8 and result.model.aux.out_channels == 4
     result.model.train()(torch.randn(2, 3, 4, 4))[1].sum().backward()
     assert result.model.aux.weight.grad.shape == (4, 8, 1, 1)
+
+
+def test_the_layout_of_the_inputs_makes_no_difference():
+    """Pooling to one pixel restrides its result where the input is channels-last."""
+    torch.manual_seed(0)
+    model = zoo.resnet20_cifar().eval()
+    image = torch.randn(2, 3, 32, 32)
+    plain = fec_fast.couplings(model, image)
+    last = fec_fast.couplings(model, image.to(memory_format=torch.channels_last))
+    assert plain == last and not last.notes
+
+
+def test_a_restride_that_moves_elements_is_not_understood():
+    class Moved(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            return self.b(self.a(x).as_strided_((1, 4, 2, 2), (16, 1, 4, 8)))
+
+    found = fec_fast.couplings(Moved().eval(), torch.randn(1, 3, 2, 2))
+    assert not found.sets and "as_strided_" in found.notes[0]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.utils import _pytree as pytree
@@ -119,11 +120,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs an operator, then moves the planes."""
         kwargs = kwargs or {}
+        # Before it is called, because afterwards the old strides are lost.
+        stays = func is torch.ops.aten.as_strided_.default and _moves_nothing(*args)
         out = self.evaluate(func, args, kwargs)
         macs = macs_of(func, args, kwargs, out)
         if macs is not None:
             self.costs.append(Cost(self._inside[-1], macs, None))
-        self._apply_rule(self, func, args, kwargs, out)
+        if stays:
+            self.remember(func, args[:1])
+        else:
+            self._apply_rule(self, func, args, kwargs, out)
         if self.allocations is not None:
             results = operands_of(out if isinstance(out, tuple) else (out,))
             self.allocations.follow(results, operands_of(args, kwargs), lambda tensor: self.plane(tensor)[0])
@@ -219,6 +225,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             changed |= self.sets.pin(self.plane(tensor)[0].line, reason)
         if changed and note is not None:
             self.notes[note] = None
+
+
+def _moves_nothing(tensor: Tensor, size: Sequence[int], stride: Sequence[int], offset: int | None = None) -> bool:
+    """Whether new strides are those of dimensions of size 1 alone, as pooling sets them for a channels-last input."""
+    same = zip(size, stride, tensor.stride(), strict=False)
+    return (
+        tuple(size) == tuple(tensor.shape)
+        and offset in (None, tensor.storage_offset())
+        and all(new == old for number, new, old in same if number > 1)
+    )
 
 
 def tensors_in(values: Any) -> Iterator[Tensor]:
