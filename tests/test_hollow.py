@@ -30,11 +30,10 @@ class Both(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         short = hollow.evaluate(func, args, kwargs or {})
         one, other = (out[0] if isinstance(out, tuple) else out for out in (result, short))
-        assert (one.shape, one.dtype, suggest_memory_format(one)) == (
-            other.shape,
-            other.dtype,
-            suggest_memory_format(other),
-        ), func
+        assert (one.shape, one.dtype) == (other.shape, other.dtype), func
+        layouts = {suggest_memory_format(tensor) for tensor in args[:2] if isinstance(tensor, Tensor)}
+        if len(layouts) == 1:  # of a mixture, versions of torch make different things
+            assert suggest_memory_format(one) == suggest_memory_format(other), func
         self.macs += macs_of(func, args, kwargs or {}, result) or 0
         self.hollow += func in hollow._SHAPES
         return result
