@@ -31,8 +31,10 @@ class Both(TorchDispatchMode):
         short = hollow.evaluate(func, args, kwargs or {})
         one, other = (out[0] if isinstance(out, tuple) else out for out in (result, short))
         assert (one.shape, one.dtype) == (other.shape, other.dtype), func
-        layouts = {suggest_memory_format(tensor) for tensor in args[:2] if isinstance(tensor, Tensor)}
-        if len(layouts) == 1:  # of a mixture, versions of torch make different things
+        tensors = [tensor for tensor in args[:2] if isinstance(tensor, Tensor)]
+        layouts = {suggest_memory_format(tensor) for tensor in tensors}
+        # Of a mixture, and where a size of 1 leaves the layout open, versions of torch make different things.
+        if len(layouts) == 1 and not any(1 in tensor.shape for tensor in [one, *tensors]):
             assert suggest_memory_format(one) == suggest_memory_format(other), func
         self.macs += macs_of(func, args, kwargs or {}, result) or 0
         self.hollow += func in hollow._SHAPES
