@@ -72,9 +72,10 @@ def pin_where_it_stops(pruned: nn.Module, example_inputs: Any, trace: Trace) -> 
         message = f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0][:160]}"
         reached = len(watcher.names)
         same = [str(func) for func, _ in trace.history[:reached]] == watcher.names
-        # The operator that was not passed, or one of the few before it: what stopped the run may be a check in the
-        # model's own code. Further back, the blame would be a guess.
-        suspects = trace.history[max(0, reached - 3) : reached + 1] if same else []
+        # The operator that was not passed, or the nearest before it that has removable channels: a check in the model's
+        # own code may have stopped the run, or attention, whose operators keep their width, reshaped to that of what
+        # came in. Further back, the blame would be a guess.
+        suspects = trace.history[max(0, reached - _REACH) : reached + 1] if same else []
         for func, planes in reversed(suspects):
             labels = np.concatenate([plane.line for plane in planes] or [np.zeros(0, dtype=np.int64)])
             if trace.sets.pin(labels, f"the model's code wants its width at {func} ({message})"):
@@ -85,3 +86,6 @@ def pin_where_it_stops(pruned: nn.Module, example_inputs: Any, trace: Trace) -> 
             "name the layer that makes it in ignore="
         ) from error
     raise InputError(f"the pruned {type(pruned).__name__} runs on these inputs at one time and not at another")
+
+
+_REACH = 40  # operators; attention takes some twenty from its input to its output
