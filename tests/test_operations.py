@@ -251,3 +251,24 @@ def test_a_restride_that_moves_elements_is_not_understood():
 
     found = fec_fast.couplings(Moved().eval(), torch.randn(1, 3, 2, 2))
     assert not found.sets and "as_strided_" in found.notes[0]
+
+
+def test_attention_that_reshapes_to_the_width_of_its_input_keeps_that():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.stem = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 16, 1)
+            self.qkv, self.head = nn.Linear(16, 48), nn.Linear(16, 2)
+
+        def forward(self, x):
+            x = self.stem(self.first(x).relu()).flatten(2).transpose(1, 2)
+            batch, places, width = x.shape
+            q, k, v = self.qkv(x).reshape(batch, places, 3, 2, 8).permute(2, 0, 3, 1, 4).unbind(0)
+            x = (q @ k.transpose(-2, -1)).softmax(-1) @ v
+            return self.head(x.transpose(1, 2).reshape(batch, places, width).mean(1))
+
+    result = fec_fast.prune(Attention().eval(), torch.randn(2, 3, 4, 4), ratio=0.5)
+    assert result.difference is not None and result.difference < 1e-9
+    assert (result.model.first.out_channels, result.model.stem.out_channels) == (6, 16)
+    assert "wants its width" in result.plan.pinned["stem"]
+    assert any("wants the width" in note for note in result.plan.notes)
