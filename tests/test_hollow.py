@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -110,23 +111,36 @@ def test_a_mistake_stops_a_hollow_run(mistake) -> None:
 class LooksAtNumbers(nn.Module):
     """Takes another layer where its numbers ask for it; zeros would not."""
 
-    def __init__(self) -> None:
+    def __init__(self, read) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, 8, 1)
         self.usual, self.rare = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
         self.last = nn.Linear(8, 2)
+        self.read = read
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
-        x = self.usual(x) if bool(x.abs().sum() > 0) else self.rare(x)
+        x = self.usual(x) if self.read(x.abs().sum()) > 0 else self.rare(x)
         return self.last(x.mean((2, 3)))
 
 
-def test_a_model_that_looks_at_numbers_is_traced_with_them() -> None:
+READING = [float, Tensor.item, Tensor.tolist, Tensor.numpy, np.asarray, np.from_dlpack]
+
+
+@pytest.mark.parametrize("read", READING)
+def test_a_model_that_looks_at_numbers_is_traced_with_them(read) -> None:
     torch.manual_seed(0)
-    found = fec_fast.couplings(LooksAtNumbers().eval(), torch.randn(2, 3, 4, 4))
+    found = fec_fast.couplings(LooksAtNumbers(read).eval(), torch.randn(2, 3, 4, 4))
     assert [one.name for one in found.sets] == ["first", "usual"]
     assert [(kept.layer, kept.reason) for kept in found.pinned][-1] == ("rare", "the example inputs do not reach it")
+
+
+@pytest.mark.parametrize("read", READING)
+def test_a_trial_run_looks_at_numbers_too(read) -> None:
+    model, image = LooksAtNumbers(read).eval(), torch.randn(2, 3, 4, 4)
+    assert runs(model, image)
+    model.usual = nn.Conv2d(7, 8, 1)
+    assert not runs(model, image)
 
 
 @pytest.mark.parametrize("name", ["resnet20_cifar", "vgg16_cifar"])

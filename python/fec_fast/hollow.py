@@ -12,12 +12,29 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
+from torch.overrides import TorchFunctionMode
 
 aten = torch.ops.aten
 
 
 class NeedsValuesError(Exception):
     """An operator whose result, or its shape, depends on the numbers."""
+
+
+class ReadingRefused(TorchFunctionMode):
+    """To be entered around a hollow run: refuses the ways to a tensor's numbers that are no operators.
+
+    Such a run would go on with zeros, perhaps into another branch of the model's code than its numbers would take.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Raises for a method that reads."""
+        if func in _READING:
+            raise NeedsValuesError(f"Tensor.{func.__name__}")
+        return func(*args, **(kwargs or {}))
+
+
+_READING = {Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr}
 
 
 def evaluate(func: Any, args: Any, kwargs: Any) -> Any:
