@@ -135,6 +135,7 @@ def _is_copied_plainly(kind: type[nn.Module]) -> bool:
         and kind.__reduce_ex__ is object.__reduce_ex__
         and kind.__reduce__ is object.__reduce__
         and kind.__new__ is object.__new__
+        and kind.__getstate__ is nn.Module.__getstate__
         and not any("__slots__" in vars(parent) for parent in kind.__mro__)
     )
 
