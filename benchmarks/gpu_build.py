@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,3 +80,29 @@ def compiler_version() -> str:
     text = subprocess.run([nvcc(), "--version"], capture_output=True, text=True, check=True).stdout
     found = re.search(r"release ([0-9.]+)", text)
     return found[1] if found else "unknown"
+
+
+def keep_page(description: str | None, page: Path, write: Callable[[Path, str], str]) -> None:
+    """The command line of a table: writes a page, or with ``--check`` compares the committed one.
+
+    Args:
+        description: Of the command.
+        page: The page.
+        write: From a folder for what is built and nvcc's version to the page's text.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare with the committed page, do not write it")
+    check = parser.parse_args().check
+    version, name = compiler_version(), f"{page.parent.name}/{page.name}"
+    committed = re.search(r"nvcc ([0-9.]+)", page.read_text()) if page.exists() else None
+    if check and (committed is None or committed[1] != version):
+        print(f"not run: the page is of nvcc {committed[1] if committed else '(none)'}, this is {version}")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        text = write(Path(folder), version)
+    if not check:
+        page.write_text(text)
+    elif text != page.read_text():
+        sys.exit(f"{name} is not what nvcc makes: run python {sys.argv[0]}")
+    else:
+        print(f"{name} is what nvcc {version} makes")

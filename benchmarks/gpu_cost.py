@@ -7,16 +7,13 @@ Needs nvcc and no GPU. It is a bound, not a measurement: every pipe as fast as i
 
 from __future__ import annotations
 
-import argparse
 import re
 import subprocess
-import sys
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu_build import CUDA, ROOT, compile_all, compiler_version, tool
+from gpu_build import CUDA, ROOT, compile_all, keep_page, tool
 
 PAGE = ROOT / "docs" / "gpu_cost.md"
 # Threads' results a clock and multiprocessor (CUDA programming guide, arithmetic instructions) by pipe, the number of
@@ -212,15 +209,8 @@ def cost(folder: Path, gpu: Gpu) -> list[str]:
     return lines
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="compare with the committed page, do not write it")
-    check = parser.parse_args().check
-    version = compiler_version()
-    committed = re.search(r"nvcc ([0-9.]+)", PAGE.read_text()) if PAGE.exists() else None
-    if check and (committed is None or committed[1] != version):
-        print(f"not run: the page is of nvcc {committed[1] if committed else '(none)'}, this is {version}")
-        return
+def page(folder: Path, version: str) -> str:
+    """The page, from what is compiled in a folder by this version of nvcc."""
     lines = [
         "# What the CUDA kernels cost, on paper",
         "",
@@ -230,22 +220,11 @@ def main() -> None:
         "threads' overhead, loads and stores; and the clocks that the slowest pipe of a multiprocessor needs for one",
         "channel. A bound: no latency, no tail, every pipe at the rate of the CUDA programming guide.",
     ]
-    with tempfile.TemporaryDirectory() as folder:
-        for name, gpu in GPUS.items():
-            lines += [
-                "",
-                f"## {name} (sm_{gpu.architecture}, {gpu.processors} multiprocessors at {gpu.clock:g} GHz)",
-                "",
-            ]
-            lines += cost(Path(folder), gpu)
-    text = "\n".join(lines) + "\n"
-    if not check:
-        PAGE.write_text(text)
-    elif text != PAGE.read_text():
-        sys.exit("docs/gpu_cost.md is not what nvcc makes: run python benchmarks/gpu_cost.py")
-    else:
-        print(f"docs/gpu_cost.md is what nvcc {version} makes")
+    for name, gpu in GPUS.items():
+        lines += ["", f"## {name} (sm_{gpu.architecture}, {gpu.processors} multiprocessors at {gpu.clock:g} GHz)", ""]
+        lines += cost(folder, gpu)
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    main()
+    keep_page(__doc__, PAGE, page)

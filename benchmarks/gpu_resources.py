@@ -7,14 +7,12 @@ Needs nvcc and no GPU. Spills in a hot kernel end it with an error.
 
 from __future__ import annotations
 
-import argparse
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from gpu_build import ARCHITECTURES, CUDA, DEVICES, FILES, ROOT, compile_all, compiler_version, tool
+from gpu_build import ARCHITECTURES, CUDA, DEVICES, FILES, ROOT, compile_all, keep_page, tool
 
 PAGE = ROOT / "docs" / "gpu_resources.md"
 # Threads a block, and dynamic shared memory as the launches give it (sorted_launch.h, pairwise_launch.h).
@@ -101,29 +99,15 @@ def page(rows: dict[tuple[str, str, str], dict[int, tuple[int, int, float]]], ve
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="compare with the committed page, do not write it")
-    check = parser.parse_args().check
-    version = compiler_version()
-    committed = re.search(r"nvcc ([0-9.]+)", PAGE.read_text()) if PAGE.exists() else None
-    if check and (committed is None or committed[1] != version):
-        print(f"not run: the page is of nvcc {committed[1] if committed else '(none)'}, this is {version}")
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        rows = measure(Path(folder))
+def written(folder: Path, version: str) -> str:
+    """The page; ends the program where a hot kernel spills, so that no page says it is well."""
+    rows = measure(folder)
     spilling = [f"{' '.join(name)} on sm_{a}: {by[a][1]} bytes" for name, by in rows.items() for a in by
                 if name[0] in HOT and name[1] == "float" and by[a][1] > 0]  # fmt: skip
-    text = page(rows, version)
-    if check:
-        if text != PAGE.read_text():
-            sys.exit("docs/gpu_resources.md is not what nvcc makes: run python benchmarks/gpu_resources.py")
-        print(f"docs/gpu_resources.md is what nvcc {version} makes, for {len(ARCHITECTURES)} architectures")
-    else:
-        PAGE.write_text(text)
     if spilling:
         sys.exit("spills in hot kernels: " + "; ".join(spilling))
+    return page(rows, version)
 
 
 if __name__ == "__main__":
-    main()
+    keep_page(__doc__, PAGE, written)

@@ -95,30 +95,25 @@ def weights(draw: st.DrawFn) -> tuple[Tensor, int, int]:
     return weight, axis, groups
 
 
-@pytest.mark.parametrize("instruction_set", SETS)
-@settings(max_examples=100, deadline=None)
-@given(
-    weights(),
-    st.sampled_from(["rms", "absmean", "mean", "none"]),
-    st.sampled_from(["similarity", "softmax", "distance"]),
-    st.sampled_from(["channels", "filters"]),
-    st.sampled_from([None, None, 0.3, 2.0]),
-    st.sampled_from([1.0, 0.5]),
-)
-def test_every_kind_of_weight(
-    instruction_set: str,
-    case: tuple[Tensor, int, int],
-    compress: Any,
-    entropy: Any,
-    axis: Any,
-    tau: float | None,
-    tau_scale: float,
-) -> None:
-    skip_if_unusable(instruction_set)
-    weight, on, groups = case
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Tensor, int, int, Formula]:
+    """A weight, the axis of its filters, its groups, and a formula whose tau, if any, is of the weight's size."""
+    weight, on, groups = draw(weights())
+    compress: Any = draw(st.sampled_from(["rms", "absmean", "mean", "none"]))
+    entropy: Any = draw(st.sampled_from(["similarity", "softmax", "distance"]))
+    axis: Any = draw(st.sampled_from(["channels", "filters"]))
+    tau, tau_scale = draw(st.sampled_from([None, None, 0.3, 2.0])), draw(st.sampled_from([1.0, 0.5]))
     if tau is not None:
         tau *= float(weight.double().abs().max()) or 1.0
-    formula = Formula(compress, entropy, axis, tau, tau_scale)
+    return weight, on, groups, Formula(compress, entropy, axis, tau, tau_scale)
+
+
+@pytest.mark.parametrize("instruction_set", SETS)
+@settings(max_examples=100, deadline=None)
+@given(cases())
+def test_every_kind_of_weight(instruction_set: str, case: tuple[Tensor, int, int, Formula]) -> None:
+    skip_if_unusable(instruction_set)
+    weight, on, groups, formula = case
     for algorithm in ("sorted", "pairwise") if sortable(weight, formula) else ("pairwise",):
         compare(weight, formula, axis=on, groups=groups, algorithm=algorithm, instruction_set=instruction_set)
 

@@ -11,7 +11,7 @@ from . import latency, policies
 from .budget import CURRENCIES, Budget
 from .errors import ArgumentError, BudgetError, RatioError, nearest
 from .problem import Problem
-from .ratios import check_min_channels, check_ratio, check_round_to, levels, named, removals
+from .ratios import check_number, check_ratio, levels, named, removals
 from .sensitivity import Calibration, Sensitivity, knapsack, measure
 from .sizes import Sizes
 from .solver import Size, solve
@@ -69,8 +69,8 @@ class Amounts:
                 "ratios='sensitivity' needs calibration=, a loader of images and labels or a function from a model to "
                 "a number; nothing else does"
             )
-        check_round_to(self.round_to)
-        check_min_channels(self.min_channels)
+        check_number("round_to", self.round_to)
+        check_number("min_channels", self.min_channels)
 
     def counts(self, problem: Problem) -> tuple[list[int], list[str]]:
         """Decides.

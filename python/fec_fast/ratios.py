@@ -29,11 +29,12 @@ def check_ratio(where: str, ratio: object) -> float:
     return float(ratio)
 
 
-def check_round_to(round_to: object) -> int:
-    """Validates the number that layer widths are to be multiples of.
+def check_number(where: str, number: object) -> int:
+    """Validates a number of channels.
 
     Args:
-        round_to: The number.
+        where: What to call it in the message.
+        number: The number.
 
     Returns:
         The number.
@@ -41,26 +42,9 @@ def check_round_to(round_to: object) -> int:
     Raises:
         ArgumentError: Not a whole number of at least 1.
     """
-    if type(round_to) is not int or round_to < 1:
-        raise ArgumentError(f"round_to={round_to!r}: give a whole number of at least 1")
-    return round_to
-
-
-def check_min_channels(min_channels: object) -> int:
-    """Validates the number of channels that every layer keeps.
-
-    Args:
-        min_channels: The number.
-
-    Returns:
-        The number.
-
-    Raises:
-        ArgumentError: Not a whole number of at least 1.
-    """
-    if type(min_channels) is not int or min_channels < 1:
-        raise ArgumentError(f"min_channels={min_channels!r}: give a whole number of at least 1")
-    return min_channels
+    if type(number) is not int or number < 1:
+        raise ArgumentError(f"{where}={number!r}: give a whole number of at least 1")
+    return number
 
 
 def removals(

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import _native
 from ..errors import BackendError, FormulaError
 from ..formula import Formula
-from .rows import rows_of
+from .rows import check_one_device, rows_of
 
 
 def compiled() -> Any:
@@ -80,9 +80,7 @@ def entropies(
         BackendError: Weights on different devices, no memory for the workspace, or a launch that was refused.
     """
     module = compiled()
-    devices = sorted({str(weight.device) for weight in weights})
-    if len(devices) > 1:
-        raise BackendError(f"weights on {' and '.join(devices)} in one call of the kernels; move them to one device")
+    check_one_device(weights)
     rows, results, kept = rows_of(weights, axes, groups)
     for result, weight in zip(results, kept, strict=True):
         if weight.numel() == 0:

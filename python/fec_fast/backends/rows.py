@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..errors import BackendError
+
 DTYPES = {
     torch.float32: "float32",
     torch.float64: "float64",
@@ -21,6 +23,20 @@ Row = tuple[int, str, int, int, int, int, int, int, int, int, int]
 def supported(dtype: torch.dtype) -> bool:
     """Whether weights of this dtype can be read."""
     return dtype in DTYPES
+
+
+def check_one_device(weights: Sequence[Tensor]) -> None:
+    """Makes sure that one call of a GPU's kernels can read all weights.
+
+    Args:
+        weights: The weights.
+
+    Raises:
+        BackendError: They are on several devices.
+    """
+    devices = sorted({str(weight.device) for weight in weights})
+    if len(devices) > 1:
+        raise BackendError(f"weights on {' and '.join(devices)} in one call of the kernels; move them to one device")
 
 
 def rows_of(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import BackendError, FormulaError
 from ..formula import Formula
-from .rows import evenly_strided, filters_of, layout
+from .rows import check_one_device, evenly_strided, filters_of, layout
 
 SORTED = 4096  # the longest filter that one program sorts; longer ones compare all pairs
 _CHANNELS, _ROWS, _COLUMNS = 128, 32, 32  # what a program takes at a time
@@ -65,9 +65,7 @@ def entropies(
         FormulaError: ``"sorted"`` for what it cannot do.
         BackendError: Weights on different devices, no memory, or a kernel that could not be compiled or launched.
     """
-    devices = sorted({str(weight.device) for weight in weights})
-    if len(devices) > 1:
-        raise BackendError(f"weights on {' and '.join(devices)} in one call of the kernels; move them to one device")
+    check_one_device(weights)
     found = []
     for i, (weight, axis, group) in enumerate(zip(weights, axes, groups, strict=True)):
         try:
