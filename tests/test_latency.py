@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +14,10 @@ from torch import nn
 import fec_fast
 from fec_fast import Budget, latency, zoo
 from fec_fast.coupling import couple
-from fec_fast.latency import Timing
 from fec_fast.problem import pose
 from fec_fast.report import count
 from fec_fast.sizes import Sizes
+from fec_fast.timing import Timing, timed
 
 IMAGE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -96,3 +97,15 @@ def test_a_real_machine_is_measured() -> None:
         sizes = Sizes(problem.model, problem.traced, couple(problem.traced))
         counts = np.zeros(len(problem.coupling.sets))
         assert latency.Forecast(problem, sizes, 1.0)(counts) == pytest.approx(1.0)
+
+
+def test_a_slow_call_is_timed_often_enough_for_an_interval() -> None:
+    """A block of torch's timer holds a single slow call, and one number has no spread to tell."""
+    calls = []
+
+    def slow() -> None:
+        calls.append(time.sleep((0.01, 0.02, 0.03)[len(calls) % 3]))
+
+    found = timed(slow, claim=0.5, longest=0.05)
+    assert len(calls) >= 6
+    assert found.half_width > 0.001

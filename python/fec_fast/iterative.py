@@ -13,11 +13,11 @@ from .budget import Budget
 from .compose import compose
 from .coupling import couple
 from .errors import ArgumentError, RatioError, TrainingError
-from .latency import timed_model
 from .plan import fingerprint
 from .pruning import PruneResult, prune
 from .scoring import unwrap
 from .sizes import Sizes
+from .timing import timed_model
 from .trace import trace
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from .errors import ArgumentError
-from .inputs import call_model, undisturbed
+from .timing import timed_model
 from .trace import trace
 from .walk import modules_of
 
@@ -155,17 +155,7 @@ def measure_latency(model: nn.Module, example_inputs: Any, min_run_time: float =
     """
     if not min_run_time > 0:
         raise ArgumentError(f"min_run_time={min_run_time!r}: give a positive number of seconds")
-    # Imported here only: it brings in torch's compiler support, which logs a warning where CUDA is half installed.
-    from torch.utils.benchmark import Timer
-
-    with undisturbed(model):
-        call_model(model, example_inputs)
-        timer = Timer(
-            "call_model(model, example_inputs)",
-            globals={"call_model": call_model, "model": model, "example_inputs": example_inputs},
-            num_threads=torch.get_num_threads(),
-        )
-        return float(timer.blocked_autorange(min_run_time=min_run_time).median)
+    return timed_model(model, example_inputs, claim=0.0, longest=min_run_time).seconds
 
 
 @dataclass(frozen=True)
