@@ -17,7 +17,7 @@ from fec_fast.errors import BackendError
 from fec_fast.formula import Formula
 
 HERE = Path(__file__).parent
-needs_triton = pytest.mark.skipif(not triton.installed(), reason="needs triton")
+needs_triton = pytest.mark.skipif(not triton.installed() or triton.is_too_old(), reason="needs triton 3.4")
 
 
 def run(script: str, *arguments: str, **environment: str) -> str:
@@ -60,6 +60,14 @@ def test_without_a_device_it_is_said_why() -> None:
     assert info.built and not info.usable and "sees no GPU" in info.reason
     with pytest.raises(BackendError, match="the backend 'triton' cannot run"):
         ops.entropies([torch.ones(3, 3)], Formula(), axes=[0], groups=[1], backend="triton")
+
+
+@pytest.mark.parametrize(("found", "old"), [("3.2.0", True), ("3.3.1+git", True), ("3.4.0", False), ("4.0", False)])
+def test_versions_that_compute_wrongly_are_refused(monkeypatch: pytest.MonkeyPatch, found: str, old: bool) -> None:
+    monkeypatch.setattr(triton, "installed", lambda: True)
+    monkeypatch.setattr(triton, "version", lambda _: found)
+    monkeypatch.setattr(triton.torch.cuda, "is_available", lambda: True)
+    assert ("computes these kernels wrongly" in triton.trouble()) == old
 
 
 def test_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from ..errors import BackendError, FormulaError
 from ..formula import Formula
 from .rows import check_one_device, evenly_strided, filters_of, layout
 
+OLDEST = (3, 4)
 SORTED = 4096  # the longest filter that one program sorts; longer ones compare all pairs
 _CHANNELS, _ROWS, _COLUMNS = 128, 32, 32  # what a program takes at a time
 
@@ -25,10 +27,17 @@ def installed() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+def is_too_old() -> bool:
+    """Whether the version of Triton is one whose interpreter gives wrong entropies: 3.2 and 3.3, by 0.4 nats."""
+    return tuple(int(part) for part in version("triton").split(".")[:2]) < OLDEST
+
+
 def trouble() -> str:
     """Why the kernels cannot run here; empty if they can."""
     if not installed():
         return "Triton is not installed: pip install triton"
+    if is_too_old():
+        return f"Triton {version('triton')} computes these kernels wrongly (seen in its interpreter): 3.4 is needed"
     if not torch.cuda.is_available():
         return f"torch {torch.__version__} sees no GPU"
     return ""
@@ -36,8 +45,6 @@ def trouble() -> str:
 
 def describe() -> str:
     """What the kernels run on, in words."""
-    from importlib.metadata import version
-
     return f"Triton {version('triton')} on {torch.cuda.get_device_name(torch.cuda.current_device())}"
 
 
