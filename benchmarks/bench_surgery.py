@@ -20,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def main() -> None:
         if arguments.only and network.name not in arguments.only:
             continue
         result["networks"][network.name] = row_of(network)
-        result |= {"machine": machine(), "torch-pruning": tp.__version__}
+        result |= {"machine": machine(), "torch-pruning": version("torch-pruning")}
         result["networks"] = dict(sorted(result["networks"].items()))
         print(network.name, result["networks"][network.name], flush=True)
         write_json(RESULT, result)
