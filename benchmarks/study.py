@@ -121,9 +121,9 @@ def build(network: str, folder: Path) -> nn.Module:
 
 
 def bits(model: nn.Module, test: list[tuple[Tensor, Tensor]]) -> list[bool]:
-    """For each image whether it is classified rightly."""
+    """For each image whether it is classified rightly, in bfloat16 where that is faster."""
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         return [right for x, y in test for right in (model(x).argmax(1) == y).tolist()]
 
 
@@ -165,8 +165,10 @@ class Study:
     def tune(self, network: str, model: nn.Module, steps: int, seed: int) -> None:
         """Trains for a number of steps."""
         loader = images.loader(*self.archive.train(network), steps, seed)
-        fec_fast.finetune(model, loader, epochs=1, lr=self.arguments.lr, seed=seed, progress=False)
-        model.cpu()
+        model.to(memory_format=torch.channels_last)  # faster in bfloat16, which processors of late are built for
+        options: dict[str, Any] = {"lr": self.arguments.lr, "seed": seed, "mixed_precision": "bf16", "progress": False}
+        fec_fast.finetune(model, loader, epochs=1, **options)
+        model.cpu().to(memory_format=torch.contiguous_format)
 
     def dense(self, network: str) -> nn.Module:
         """The network before pruning, fine-tuned on the images."""
@@ -232,10 +234,10 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--output", default=ROOT / "results" / "study.json", type=Path)
     parser.add_argument("--work", default=ROOT.parent / "runs" / "study", type=Path)
-    parser.add_argument("--test-images", default=8000, type=int, help="a multiple of 4, at most 8,000")
+    parser.add_argument("--test-images", default=4000, type=int, help="a multiple of 4, at most 8,000")
     parser.add_argument("--calibration-images", default=1000, type=int)
-    parser.add_argument("--dense-steps", default=400, type=int, help="of 128 images, before pruning; 0 for none")
-    parser.add_argument("--steps", default=400, type=int, help="of 128 images, after pruning")
+    parser.add_argument("--dense-steps", default=1170, type=int, help="of 128 images, before pruning; 0 for none")
+    parser.add_argument("--steps", default=100, type=int, help="of 128 images, after pruning")
     parser.add_argument("--lr", default=0.02, type=float)
     parser.add_argument("--seeds", default=3, type=int)
     arguments = parser.parse_args()
