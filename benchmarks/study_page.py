@@ -8,25 +8,48 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-STAGES = {"at_once": "at once", "recalibrated": "re-estimated", "tuned": "fine-tuned"}
-NAMES = {"vgg16": "VGG-16-BN", "resnet56": "ResNet-56"}
+NAMES = {
+    "resnet56": "ResNet-56",
+    "vgg16": "VGG-16-BN",
+    "resnet20": "ResNet-20",
+    "resnet-digits": "ResNet on digits",
+    "vgg-digits": "VGG on digits",
+}
+CHOSEN_ON = ("resnet56", "vgg16")
 POLICIES = ("uniform", "entropy", "global", "sensitivity")
+POLICY = "entropy"
+SHARES = (0.5, 0.7, 0.9, 0.94)
+BOTH = ("l1, both sides", "l2, both sides", "fpgm, both sides")
+ONE_SIDED = ("l1", "l2", "fpgm")
+CLASSICAL = (*BOTH, *ONE_SIDED, "bn_scale")
+STAGES = {False: "One shot, batch norm re-estimated", True: "Fine-tuned"}
 
-Rows = dict[tuple[str, str, str, float, bool], list[dict[str, Any]]]
 
+class Rows:
+    """What was measured, by what was pruned how."""
 
-def grouped(document: dict[str, Any]) -> Rows:
-    """The rows of each combination, one a seed."""
-    found: Rows = defaultdict(list)
-    for row in document["rows"]:
-        network, criterion, policy, budget, _, tuned = row["key"]
-        found[network, criterion, policy, budget, tuned].append(row)
-    return found
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.rows: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+        for row in document["rows"]:
+            network, criterion, policy, kind, share, _, tuned = row["key"]
+            self.rows[network, criterion, policy, kind, share, tuned].append(row)
+        self.images = {name: dense["images"] for name, dense in document["dense"].items()}
+        self.dense = document["dense"]
+
+    def get(self, *key: Any) -> list[float] | None:
+        """For each test image the share of the seeds that classify it rightly; ``None`` if nothing was measured."""
+        rows = self.rows.get(key)
+        return rights(rows, len(rows[0]["right"]) * 4 if "tau" in key[2] else self.images[key[0]]) if rows else None
+
+    def first(self, *key: Any) -> dict[str, Any]:
+        """One of the rows."""
+        return self.rows[key][0]
 
 
 def rights(rows: list[dict[str, Any]], images: int) -> list[float]:
@@ -41,62 +64,185 @@ def interval(values: list[float]) -> tuple[float, float]:
     return 100 * mean, 196 * math.sqrt(fmean((value - mean) ** 2 for value in values) / len(values))
 
 
-def policies(document: dict[str, Any], found: Rows, tuned: bool) -> list[str]:
-    """A table a network: criterion and budget by policy, with the difference to uniform and what a call costs."""
-    images = document["settings"]["test_images"]
+def difference(ours: list[float], theirs: list[float]) -> tuple[float, float]:
+    """Of two on the same images."""
+    return interval([a - b for a, b in zip(ours, theirs, strict=True)])
+
+
+def pooled(found: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """The mean of independent means, and its interval."""
+    means, halves = zip(*found, strict=True)
+    return fmean(means), math.sqrt(sum(half**2 for half in halves)) / len(halves)
+
+
+def words(value: tuple[float, float], sign: str = "") -> str:
+    """A mean with its interval."""
+    return f"{value[0]:{sign}.1f} ± {value[1]:.1f}"
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """A table in Markdown, if it has rows."""
+    if not rows:
+        return []
+    return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(row)} |" for row in rows), ""]
+
+
+def criteria(rows: Rows, network: str, tuned: bool) -> list[str]:
+    """Criteria under one policy by budget, each with its difference to ``fec`` on the same images."""
+    names = list(dict.fromkeys(key[1] for key in rows.rows if "Formula" not in key[1]))
+    lines = []
+    for name in names:
+        cells = []
+        for share in SHARES:
+            here = rows.get(network, name, POLICY, "params", share, tuned)
+            base = rows.get(network, "fec", POLICY, "params", share, tuned)
+            if here is None:
+                cells.append("")
+            elif name == "fec" or base is None:
+                cells.append(f"**{words(interval(here))}**")
+            else:
+                cells.append(f"{interval(here)[0]:.1f} ({words(difference(here, base), '+')})")
+        if any(cells):
+            lines.append([name, *cells])
+    return table([NAMES[network], *(f"-{100 * share:.0f} %" for share in SHARES)], lines)
+
+
+def verdict(rows: Rows, networks: tuple[str, ...], tuned: bool) -> list[str]:
+    """``fec`` against the classical criteria, by budget, over the networks that have all of them."""
+    lines = []
+    for title, rivals in (
+        ("the best of all classical", CLASSICAL),
+        *((f"{name}, filters only", (name,)) for name in ONE_SIDED),
+    ):
+        cells = [title]
+        for share in SHARES:
+            found = []
+            for network in networks:
+                ours = rows.get(network, "fec", POLICY, "params", share, tuned)
+                theirs = [(name, rows.get(network, name, POLICY, "params", share, tuned)) for name in rivals]
+                known = [(fmean(values), name, values) for name, values in theirs if values is not None]
+                if ours is not None and known:
+                    found.append(difference(ours, max(known)[2]))
+            cells.append(words(pooled(found), "+") if found else "")
+        lines.append(cells)
+    return table(["`fec` minus", *(f"-{100 * share:.0f} %" for share in SHARES)], lines)
+
+
+def policies(rows: Rows, network: str, tuned: bool) -> list[str]:
+    """A table a network: policies by budget, with the difference to uniform, and what is left of the other currency."""
+    lines = []
+    for kind, share in [("params", share) for share in SHARES] + [("macs", share) for share in (0.5, 0.7)]:
+        cells, base = [], rows.get(network, "fec", "uniform", kind, share, tuned)
+        for policy in POLICIES:
+            key = (network, "fec", policy, kind, share, tuned)
+            here = rows.get(*key)
+            if here is None:
+                cells.append("")
+                continue
+            cell = words(interval(here))
+            if base is not None and policy != "uniform":
+                cell += f" ({words(difference(here, base), '+')})"
+            row = rows.first(*key)
+            left = f"{row['macs'] / 1e6:.3g} M" if kind == "params" else f"{row['parameters'] / 1e3:.4g} k"
+            cells.append(f"{cell}, {left}")
+        if any(cells):
+            lines.append([f"{100 * share:.0f} % of {'parameters' if kind == 'params' else 'MACs'}", *cells])
+    return table([NAMES[network], *POLICIES], lines)
+
+
+def ablation(rows: Rows) -> list[str]:
+    """The constants of the policy ``entropy``."""
+    variants = list(dict.fromkeys(key[2] for key in rows.rows if "tau" in key[2]))
+    budgets = [(network, *budget) for network in CHOSEN_ON for budget in (("params", 0.7), ("macs", 0.5))]
+    lines = []
+    for variant in variants:
+        found = [rows.get(network, "fec", variant, kind, share, False) for network, kind, share in budgets]
+        cells = ["" if one is None else words(interval(one)) for one in found]
+        known = [interval(one) for one in found if one is not None]
+        lines.append([variant.removeprefix("entropy, "), *cells, f"{fmean(mean for mean, _ in known):.1f}"])
+    head = [f"{NAMES[network]}, -{100 * share:.0f} % {kind}" for network, kind, share in budgets]
+    return table(["tau scale, power of the price", *head, "mean"], lines)
+
+
+def formulas(rows: Rows) -> list[str]:
+    """Every formula of the family: entropies, compression and axis by scale of tau and sides."""
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    columns: dict[str, None] = {}
+    for key in rows.rows:
+        if key[1].startswith("Formula("):
+            values = rows.get(*key)
+            assert values is not None
+            text, sides = key[1].rsplit(", ", 1)
+            scale = "0.5" if "tau_scale=0.5" in text else "1"
+            column = f"{sides}, tau scale {scale}"
+            columns[column] = None
+            inside = text.removeprefix("Formula(").rstrip(")")
+            name = ", ".join(word.split("=")[1].strip("'") for word in inside.split(", ") if "tau" not in word)
+            found[name][column] = interval(values)[0]
+    ranked = sorted(found.items(), key=lambda item: -max(item[1].values()))
+    lines = [[name, *(f"{cells[c]:.1f}" if c in cells else "" for c in columns)] for name, cells in ranked]
+    return table(["compress, axis, entropy", *columns], lines)
+
+
+def at_once(rows: Rows) -> list[str]:
+    """What re-estimating batch norm is worth, by network and budget."""
+    sums: dict[tuple[str, float], list[tuple[float, float]]] = defaultdict(list)
+    for (network, _, _, kind, share, _), found in rows.rows.items():
+        if kind == "params":
+            sums[network, share] += [(row["at_once"], row["recalibrated"]) for row in found if "at_once" in row]
+    lines = []
+    for (network, share), pairs in sorted(sums.items()):
+        if pairs:
+            means = [fmean(values) for values in zip(*pairs, strict=True)]
+            lines.append(
+                [NAMES[network], f"{100 * share:.0f} %", f"{means[0]:.1f}", f"{means[1]:.1f}", str(len(pairs))]
+            )
+    return table(["network", "removed", "at once", "re-estimated", "rows"], lines)
+
+
+def part(rows: Rows, networks: tuple[str, ...]) -> list[str]:
+    """Verdicts, criteria and policies of some networks."""
     lines: list[str] = []
-    for network, title in NAMES.items():
-        keys = sorted(
-            {(key[3], key[1]) for key in found if key[0] == network and key[4] == tuned and key[2] != "uniform"}
-        )
-        rows = []
-        for budget, criterion in keys:
-            cells, base = [], found.get((network, criterion, "uniform", budget, tuned))
-            for policy in POLICIES:
-                here = found.get((network, criterion, policy, budget, tuned))
-                if here is None:
-                    cells.append("")
-                    continue
-                values = rights(here, images)
-                mean, half = interval(values)
-                cell = f"{mean:.1f} +- {half:.1f}"
-                if base is not None and policy != "uniform":
-                    pairs = [a - b for a, b in zip(values, rights(base, images), strict=True)]
-                    difference, reach = interval(pairs)
-                    cell += f" ({difference:+.1f} +- {reach:.1f})"
-                cell += f", {here[0]['macs'] / 1e6:.0f} M"
-                cells.append(cell)
-            seeds = max(len(found.get((network, criterion, policy, budget, tuned), [])) for policy in POLICIES)
-            rows.append(f"| {100 * budget:.0f} % | {criterion} | {' | '.join(cells)} | {seeds} |")
-        if rows:
-            lines += [f"### {title}", "", f"| removed | criterion | {' | '.join(POLICIES)} | seeds |"]
-            lines += ["|---|---|" + "---|" * len(POLICIES) + "---|", *rows, ""]
+    for tuned, title in STAGES.items():
+        body = [line for network in networks for line in criteria(rows, network, tuned)]
+        if body:
+            lines += [f"**{title}.**", "", *verdict(rows, networks, tuned), *body]
+        body = [line for network in networks for line in policies(rows, network, tuned)]
+        if body:
+            lines += [
+                f"**{title}, by policy,** the criterion `fec`; what is left of the other currency stands behind.",
+                "",
+            ]
+            lines += body
     return lines
 
 
-def at_once(found: Rows) -> list[str]:
-    """What re-estimating batch norm is worth, by network and budget, over all rows that were not fine-tuned."""
-    sums: dict[tuple[str, float], list[tuple[float, float]]] = defaultdict(list)
-    for (network, _, _, budget, tuned), rows in found.items():
-        if not tuned:
-            sums[network, budget] += [(row["at_once"], row["recalibrated"]) for row in rows]
-    lines = ["| network | removed | at once | re-estimated | rows |", "|---|---|---|---|---|"]
-    for (network, budget), pairs in sorted(sums.items()):
-        means = [sum(values) / len(pairs) for values in zip(*pairs, strict=True)]
-        lines.append(f"| {NAMES[network]} | {100 * budget:.0f} % | {means[0]:.1f} | {means[1]:.1f} | {len(pairs)} |")
-    return [*lines, ""]
+def seeds(document: dict[str, Any], networks: tuple[str, ...]) -> str:
+    """How many seeds each network has, the least and the most of all its combinations."""
+    counts: dict[str, dict[str, set[int]]] = {name: defaultdict(set) for name in networks}
+    for row in document["rows"]:
+        network, *key = row["key"]
+        if network in counts and "tau" not in key[1] and "Formula" not in key[0] and key[1] != "sensitivity":
+            counts[network][json.dumps([*key[:4], key[5]])].add(key[4])
+    words = []
+    for name, found in counts.items():
+        numbers = [len(one) for one in found.values()]
+        if numbers:
+            span = f"{min(numbers)}" if min(numbers) == max(numbers) else f"{min(numbers)} to {max(numbers)}"
+            words.append(f"{NAMES[name]} {span}")
+    return ", ".join(words)
 
 
 def page(document: dict[str, Any]) -> str:
     """The whole page."""
-    settings, where, found = document["settings"], document["machine"], grouped(document)
-    dense = "; ".join(f"{NAMES[name]} {row['accuracy']:.1f} %" for name, row in document["dense"].items())
-    tuned = sum(row["key"][5] for row in document["rows"])
-    trained = (
-        f"was fine-tuned on these images for {settings['dense_steps']} steps of 128 first"
-        if settings["dense_steps"]
-        else "was taken as it came: **not** fine-tuned on these images first, for want of time"
+    settings, where, rows = document["settings"], document["machine"], Rows(document)
+    dense = "; ".join(
+        f"{NAMES[name]} {row['accuracy']:.1f}"
+        + (f" (as it came {row['as_it_came']:.1f})" if row["as_it_came"] is not None else "")
+        for name, row in document["dense"].items()
     )
+    tuned = sum(row["key"][6] for row in document["rows"])
+    others = tuple(name for name in NAMES if name not in CHOSEN_ON)
     flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
     lines = [
         "# The study: what to remove where",
@@ -108,42 +254,47 @@ def page(document: dict[str, Any]) -> str:
         f"python benchmarks/study.py --data FOLDER {flags}",
         "```",
         "",
-        f"CIFAR-10 as JPEG, accuracy in % on {settings['test_images']:,} test images. Formulas and policies were",
-        "chosen on other test images, but on these two networks: how they do on other networks is not known.",
-        f"Each network {trained}.",
-        f"Accuracy before pruning: {dense}.",
-        f"Batch norm is re-estimated on {settings['calibration_images']:,} training images, drawn anew for each seed.",
-        "Intervals are 95 %, over the test images, and do not hold what other seeds or networks would add; in brackets",
-        "the difference to `uniform` on the same images.",
+        f"CIFAR-10 as JPEG, accuracy in % on {settings['test_images']:,} test images that nothing was chosen on, and",
+        "scikit-learn's digits (450). The dense networks were trained on the images first; their accuracy, in %:",
+        f"{dense}.",
+        f"Batch norm is re-estimated on {settings['calibration_images']:,} training images, drawn anew for each seed;",
+        f"fine-tuning is {settings['steps']} steps of 128 images (64 digits), so a beginning and not the end. All in",
+        "bfloat16 but the re-estimation. Intervals are 95 %, over the test images; in brackets the difference on the",
+        "same images. They do not hold what other networks would add.",
         "",
-        f"**What was run:** {len(document['rows'])} rows, {len(document['rows']) - tuned} of them without fine-tuning. "
-        + (
-            "Nothing was fine-tuned after pruning."
-            if not tuned
-            else f"Fine-tuning was {settings['steps']} steps of 128."
-        )
-        + " What the tables",
-        "lack (criteria, seeds, networks) was not run: the command goes on where it stopped. No default rests on it.",
+        f"{len(document['rows']):,} rows, {tuned:,} of them fine-tuned.",
+        f"Seeds: {seeds(document, (*CHOSEN_ON, *others))}.",
+        "What the tables lack was not run: the command goes on where it stopped.",
         "",
         f"{where['processor']}, {where['threads']} thread(s), torch {where['torch']}, {where['device']}.",
         "",
-        "## One shot, after batch norm was re-estimated",
-        "",
-        "Accuracy, and millions of multiply-accumulates that are left: the budget is in parameters, so the policies do",
-        "**not** leave networks of the same speed. `entropy` and `global` take from the wide late layers, which hold",
-        "the parameters, and leave more of the early ones, which take the time.",
-        "",
         "![Accuracy by budget](study.svg)",
         "",
-        *policies(document, found, tuned=False),
-        "## What the re-estimation is worth",
+        "## The networks that formulas and policies were chosen on",
         "",
-        "Means over all rows without fine-tuning:",
+        "Criteria are compared under the policy `entropy`.",
         "",
-        *at_once(found),
+        *part(rows, CHOSEN_ON),
     ]
-    if tuned:
-        lines += ["## After fine-tuning", "", *policies(document, found, tuned=True)]
+    if any(key[0] in others for key in rows.rows):
+        lines += ["## Networks and images that nothing was chosen on", "", *part(rows, others)]
+    if any("tau" in key[2] for key in rows.rows):
+        lines += [
+            "## The constants of `entropy`",
+            "",
+            "One shot, re-estimated, on 2,000 other test images, which may be chosen on:",
+            "",
+            *ablation(rows),
+        ]
+    if any("Formula" in key[1] for key in rows.rows):
+        lines += [
+            "## Every formula of the family",
+            "",
+            "ResNet-56, -50 % of parameters, one shot, re-estimated:",
+            "",
+            *formulas(rows),
+        ]
+    lines += ["## What the re-estimation is worth", "", "The criterion `fec` under all policies:", "", *at_once(rows)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -155,27 +306,23 @@ def figure(document: dict[str, Any], file: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "fec_fast"
     from matplotlib import pyplot
 
-    found, images = grouped(document), document["settings"]["test_images"]
-    _, panels = pyplot.subplots(1, len(NAMES), figsize=(9, 3.5), sharey=True)
-    for panel, (network, title) in zip(panels, NAMES.items(), strict=True):
-        for policy in POLICIES:
-            keys = sorted(key for key in found if key[0] == network and key[1:3] == ("fec", policy) and not key[4])
-            points = [interval(rights(found[key], images)) for key in keys]
-            if points:
-                panel.errorbar(
-                    [100 * key[3] for key in keys],
-                    [mean for mean, _ in points],
-                    [half for _, half in points],
-                    marker="o",
-                    capsize=3,
-                    label=policy,
-                )
-        if network in document["dense"]:
-            panel.axhline(document["dense"][network]["accuracy"], color="grey", linestyle=":", label="dense")
-        panel.set_title(f"{title}, criterion fec")
+    rows = Rows(document)
+    _, panels = pyplot.subplots(1, 2, figsize=(9, 3.5), sharey=True)
+    for panel, network in zip(panels, CHOSEN_ON, strict=True):
+        for number, policy in enumerate(POLICIES[:3]):
+            for tuned, line in ((False, ":"), (True, "-")):
+                found = [(share, rows.get(network, "fec", policy, "params", share, tuned)) for share in SHARES]
+                points = [(100 * share, *interval(values)) for share, values in found if values is not None]
+                if points:
+                    x, y, half = zip(*points, strict=True)
+                    label = f"{policy}, fine-tuned" if tuned else policy
+                    panel.errorbar(x, y, half, marker="o", capsize=3, label=label, linestyle=line, color=f"C{number}")
+        if network in rows.dense:
+            panel.axhline(rows.dense[network]["accuracy"], color="grey", linestyle="--", label="dense")
+        panel.set_title(f"{NAMES[network]}, criterion fec")
         panel.set_xlabel("parameters removed, %")
-    panels[0].set_ylabel("accuracy, one shot, re-estimated, %")
-    panels[0].legend()
+    panels[0].set_ylabel("accuracy, %")
+    panels[0].legend(fontsize=7)
     pyplot.tight_layout()
     pyplot.savefig(file, metadata={"Date": None})
 

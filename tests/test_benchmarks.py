@@ -30,14 +30,18 @@ def test_a_page_is_that_of_the_results(writer: str, results: str, page: str, mon
 def test_the_study_has_every_combination_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("PIL")
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    study = importlib.import_module("study")
-    keys = [json.dumps(job.key()) for job in study.jobs(3)]
+    planned = importlib.import_module("study_jobs")
+    keys = [json.dumps(job.key()) for job in planned.jobs(3)]
     assert len(keys) == len(set(keys))
-    formulas = dict(study.formulas())
+    formulas = dict(planned.formulas())
     assert len(formulas) == 4 * 2 * 2 * 5  # compress, axis, sides, and the entropies with their scales of tau
     rows = [json.loads(key) for key in keys]
-    assert {row[3] for row in rows} == {0.5, 0.7, 0.9, 0.94} and {row[2] for row in rows} >= {"sensitivity", "global"}
+    assert {row[4] for row in rows if row[3] == "params"} == {0.5, 0.7, 0.9, 0.94}
+    assert {row[2] for row in rows} >= {"uniform", "entropy", "global", "sensitivity"}
+    assert {row[5] for row in rows} == {0, 1, 2}
+    study = importlib.import_module("study")
     assert study.packed([True, False, False, True, False, True, True, True]) == "97"
+    assert study.packed([True, False, False, True, True]) == "13"
 
 
 def test_intervals_of_the_study_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:

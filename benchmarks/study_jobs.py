@@ -1,0 +1,126 @@
+"""The rows of the study: which network is pruned how, in which order, and which of them are fine-tuned."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from fec_fast import Formula
+
+SHARES = (0.7, 0.94, 0.5, 0.9)
+MACS = (0.5, 0.7)
+POLICIES = ("uniform", "entropy", "global")
+# The policy under which criteria are compared.
+POLICY = "entropy"
+CHOSEN_ON = ("resnet56", "vgg16")  # what formulas and policies were chosen on
+HELD_OUT = ("resnet-digits", "vgg-digits", "resnet20")
+CRITERIA: dict[str, dict[str, Any]] = {
+    "fec": {},
+    "l1, both sides": {"criterion": "l1"},
+    "l1": {"criterion": "l1", "sides": "producer"},
+    "fpgm, both sides": {"criterion": "fpgm"},
+    "fpgm": {"criterion": "fpgm", "sides": "producer"},
+    "l2, both sides": {"criterion": "l2"},
+    "l2": {"criterion": "l2", "sides": "producer"},
+    "random": {"criterion": "random"},
+    "bn_scale": {"criterion": "bn_scale"},
+    "fec, channels, rms": {"formula": Formula(compress="rms", axis="channels")},
+    "fec, literal": {"formula": Formula.literal()},
+    "fec, one side": {"sides": "producer"},
+}
+# Fine-tuned: the default, and the classical criteria as they were published and both-sided.
+TUNED = ("fec", "l1, both sides", "fpgm, both sides", "l1", "fpgm", "l2", "random")
+# The constants of the policy "entropy": a quarter of tau's usual scale, and the power of the price.
+ABLATION = [(0.25, 0.25), (1.0, 0.25), (0.5, 0.25), (0.125, 0.25), (0.25, 0.0), (0.25, 0.5), (0.25, 1.0)]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One pruning.
+
+    Attributes:
+        network: Its name.
+        criterion: A name for the options.
+        options: For ``prune``.
+        policy: How the budget is spread.
+        budget: What it counts (``"params"`` or ``"macs"``), and the share removed.
+        seed: Of the images for the re-estimation, of random scores and of the fine-tuning.
+        tuned: Whether to fine-tune.
+    """
+
+    network: str
+    criterion: str
+    options: dict[str, Any]
+    policy: str
+    budget: tuple[str, float]
+    seed: int
+    tuned: bool
+
+    def key(self) -> list[Any]:
+        """What the row is found by."""
+        return [self.network, self.criterion, self.policy, *self.budget, self.seed, self.tuned]
+
+
+def formulas() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every formula of the family, by what it is called."""
+    words = itertools.product(
+        ("none", "rms", "absmean", "mean"),
+        ("similarity", "softmax", "distance"),
+        ("filters", "channels"),
+        (1.0, 0.5),
+        ("both", "producer"),
+    )
+    for compress, entropy, axis, scale, sides in words:
+        if entropy != "distance" or scale == 1.0:  # that one has no tau
+            formula = Formula(compress=compress, entropy=entropy, axis=axis, tau_scale=scale)
+            yield f"{formula}, {sides}", {"formula": formula, "sides": sides}
+
+
+def jobs(seeds: int) -> Iterator[Job]:
+    """All of them, each once, those that tell most first."""
+    seen = set()
+    for job in _jobs(seeds):
+        key = tuple(job.key())
+        if key not in seen:
+            seen.add(key)
+            yield job
+
+
+def _jobs(seeds: int) -> Iterator[Job]:
+    for network, (tau, power) in itertools.product(CHOSEN_ON, ABLATION):
+        for budget in (("params", 0.7), ("macs", 0.5)):
+            yield Job(network, "fec", {}, f"entropy, tau {tau}, power {power}", budget, 0, False)
+    yield from _policies(CHOSEN_ON, 0, tuned=False)
+    yield from _criteria(CHOSEN_ON, list(CRITERIA), 0, tuned=False)
+    for seed, tuned in itertools.product(range(seeds), (False, True)):
+        yield from _policies(HELD_OUT[:2], seed, tuned=tuned)
+        yield from _criteria(HELD_OUT[:2], list(TUNED), seed, tuned=tuned)
+    yield from _policies(CHOSEN_ON, 0, tuned=True)
+    yield from _criteria(CHOSEN_ON, list(TUNED), 0, tuned=True)
+    for name, options in formulas():
+        yield Job("resnet56", name, options, POLICY, ("params", 0.5), 0, False)
+    for seed in range(1, seeds):
+        yield from _policies(CHOSEN_ON, seed, tuned=False)
+        yield from _criteria(CHOSEN_ON, list(CRITERIA), seed, tuned=False)
+        yield from _criteria(CHOSEN_ON, list(TUNED), seed, tuned=True)
+        yield from _policies(CHOSEN_ON, seed, tuned=True)
+    for seed, tuned in itertools.product(range(seeds), (False, True)):
+        yield from _policies(HELD_OUT[2:], seed, tuned=tuned)
+        yield from _criteria(HELD_OUT[2:], list(TUNED), seed, tuned=tuned)
+    for network, share in itertools.product(CHOSEN_ON, SHARES):
+        yield Job(network, "fec", {}, "sensitivity", ("params", share), 0, False)
+
+
+def _policies(networks: tuple[str, ...], seed: int, *, tuned: bool) -> Iterator[Job]:
+    """Every policy with the default criterion, by either budget."""
+    budgets = [("params", share) for share in SHARES] + [("macs", share) for share in MACS]
+    for budget, policy, network in itertools.product(budgets, POLICIES, networks):
+        yield Job(network, "fec", {}, policy, budget, seed, tuned)
+
+
+def _criteria(networks: tuple[str, ...], names: list[str], seed: int, *, tuned: bool) -> Iterator[Job]:
+    """Criteria under the one policy, by budgets in parameters."""
+    for share, name, network in itertools.product(SHARES, names, networks):
+        yield Job(network, name, CRITERIA[name], POLICY, ("params", share), seed, tuned)
