@@ -181,9 +181,17 @@ def test_real_networks(round_to: int) -> None:
 def test_uniform_is_the_same_ratio_everywhere() -> None:
     torch.manual_seed(0)
     model, image = zoo.vgg16_cifar().eval(), torch.randn(1, 3, 32, 32)
-    plan = prune(model, image, budget=Budget(params=0.75), criterion="l1", verify=False).plan
+    plan = prune(model, image, budget=Budget(params=0.75), ratios="uniform", criterion="l1", verify=False).plan
     shares = [len(record["removed"]) / record["units"] for record in plan.sets]
     assert max(shares) - min(shares) < 0.02 and min(shares) > 0.48
+
+
+def test_the_policy_of_a_budget_is_entropy_unless_another_is_named() -> None:
+    torch.manual_seed(0)
+    model, image = zoo.resnet_digits().eval(), torch.randn(1, 1, 8, 8)
+    plans = [prune(model, image, budget=Budget(params=0.7), ratios=ratios).plan for ratios in (None, "entropy")]
+    assert plans[0].keep == plans[1].keep
+    assert plans[0].keep != prune(model, image, budget=Budget(params=0.7), ratios="uniform").plan.keep
 
 
 def test_ratios_by_layer_are_a_profile() -> None:

@@ -101,18 +101,19 @@ class Amounts:
     def _pressures(self, problem: Problem, sizes: Sizes) -> list[np.ndarray]:
         assert self.budget is not None
         sets = problem.coupling.sets
-        if self.ratios is None or self.ratios == "uniform":
+        ratios = policies.DEFAULT if self.ratios is None else self.ratios
+        if ratios == "uniform":
             return policies.uniform(sets)
-        if isinstance(self.ratios, Mapping):
-            return policies.profile(sets, named(problem.coupling, self.ratios, problem.known))
+        if isinstance(ratios, Mapping):
+            return policies.profile(sets, named(problem.coupling, ratios, problem.known))
         # A forecast of latency needs tables, and saves by whole steps of the hardware: multiply-accumulates stand in.
         prices = _prices(sizes, "macs" if self.budget.currency == "latency_ms" else self.budget.currency, len(sets))
-        if self.ratios == "entropy":
+        if ratios == "entropy":
             return policies.entropy(problem, prices)
-        if self.ratios == "global":
+        if ratios == "global":
             return policies.ranking(sets, problem.scores, prices)
-        if isinstance(self.ratios, Sensitivity):
-            return knapsack(self.ratios, problem, prices)
+        if isinstance(ratios, Sensitivity):
+            return knapsack(ratios, problem, prices)
         assert self.calibration is not None
         return knapsack(measure(problem, self.calibration), problem, prices)
 

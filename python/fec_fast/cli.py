@@ -90,7 +90,10 @@ def prune(
         ),
     ] = None,
     ratios: Annotated[
-        str | None, typer.Option(help="How a budget is spread over the layers: uniform, entropy, global or sensitivity")
+        str | None,
+        typer.Option(
+            help="How a budget is spread over the layers: entropy (unless given), uniform, global or sensitivity"
+        ),
     ] = None,
     calibration: Annotated[
         str | None,

@@ -4,10 +4,10 @@ A policy gives each set a rising row of *pressures*, one a unit: at which pressu
 so on (which units these are, the criterion says). The pressures are compared across sets and mean nothing else;
 :mod:`fec_fast.solver` raises the pressure until a budget is met.
 
-``"entropy"`` and ``"global"`` weigh what is lost with a unit against its *price*, what the budget saves by it, to the
-power of one quarter. A knapsack would take the full price, but what is lost is estimated too roughly for that: at a
-first look at the powers 0, 1/4, 1/2 and 1 (one shot, 1,000 images, one seed), the full price was the worst on a CIFAR
-ResNet-56, and not to be told from none on a CIFAR VGG-16. That look is no part of the study; an ablation is to be made.
+``"entropy"`` and ``"global"`` weigh what is lost with a unit against the square root of its *price*, what the budget
+saves by it. A knapsack would take the full price, but what is lost is estimated too roughly for that: of the powers 0,
+1/4, 1/2 and 1, and of four scales of tau, the two constants below left the most of two CIFAR networks (docs/study.md,
+"The constants of entropy").
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from .formula import Formula
 from .problem import Problem
 
 NAMES = ("uniform", "entropy", "global", "sensitivity")
+DEFAULT = "entropy"  # by docs/study.md
 
 # At tau = the mean distance nearly every layer has e effectively distinct filters; at a quarter of it, layers differ.
 TAU_SCALE = 0.25
-PRICE_POWER = 0.25
+PRICE_POWER = 0.5
 
 
 def uniform(sets: Sequence[CoupledSet]) -> list[np.ndarray]:

@@ -110,8 +110,8 @@ def prune(
             keyword arguments. A small batch will do.
         ratio: The share of channels to remove from every coupled set, in [0, 1); 0.5 if nothing else says how much.
         ratios: The share for each named layer; layers that are not named (nor coupled to one) stay whole. With a
-            budget: how removal is spread over the layers. ``"uniform"`` (unless given): the same share everywhere.
-            ``"entropy"``: by how many filters of a layer are effectively distinct. ``"global"``: by one ranking of all
+            budget: how removal is spread over the layers. ``"entropy"`` (unless given): by how many filters of a layer
+            are effectively distinct. ``"uniform"``: the same share everywhere. ``"global"``: by one ranking of all
             units' scores. ``"sensitivity"``: by what the calibration shows, or a :class:`fec_fast.Sensitivity` that was
             measured before. A mapping: in these proportions. See :mod:`fec_fast.policies`.
         budget: What the whole has to come to.
