@@ -32,8 +32,12 @@ CRITERIA: dict[str, dict[str, Any]] = {
 }
 # Fine-tuned: the default, and the classical criteria as they were published and both-sided.
 TUNED = ("fec", "l1, both sides", "fpgm, both sides", "l1", "fpgm", "l2", "random")
-# The constants of the policy "entropy": a quarter of tau's usual scale, and the power of the price.
-ABLATION = [(0.25, 0.25), (1.0, 0.25), (0.5, 0.25), (0.125, 0.25), (0.25, 0.0), (0.25, 0.5), (0.25, 1.0)]
+# The constants of the policy "entropy": the scale of tau, and the power of the price.
+ABLATION = [
+    *((tau, 0.25) for tau in (0.125, 0.25, 0.5, 1.0)),
+    *((0.25, power) for power in (0.0, 0.5, 1.0)),
+    *((tau, 0.5) for tau in (0.125, 0.5)),
+]
 
 
 @dataclass(frozen=True)
