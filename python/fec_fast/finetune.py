@@ -17,6 +17,7 @@ from .history import Epoch, FinetuneResult, best_of
 from .settings import TrainingSettings
 from .surroundings import borrowed_accelerator, check_accelerate, restored_randomness
 from .tasks import Classification, Task
+from .trackers import check_logs, start, tracker
 from .training import Job, Training
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def finetune(
     task: Task | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    log_dir: str | Path | None = None,
+    log_with: str = "csv",
     progress: bool = True,
     **given: Any,
 ) -> FinetuneResult:
@@ -82,6 +85,8 @@ def finetune(
         checkpoint: Folder for the state of the training, written anew after every epoch. A training state that is
             there already is replaced.
         resume: Go on from ``checkpoint``; with nothing there, a warning, and training starts from the beginning.
+        log_dir: Folder for logs, one row an epoch; ``None`` keeps none.
+        log_with: ``"csv"`` (``metrics.csv``, written anew after every epoch) or ``"tensorboard"``.
         progress: Show a bar on the standard error.
         **given: Settings by name, such as ``epochs=20, lr=0.01``; they prevail over ``settings``.
 
@@ -99,7 +104,7 @@ def finetune(
         TrainingError: The loss became infinite or NaN; the model holds the weights before that step.
         TrainingInterrupted: Ctrl-C (a ``KeyboardInterrupt``); the message tells how to go on. The model holds the
             weights after the last step.
-        MissingExtraError: accelerate or torchmetrics is not installed.
+        MissingExtraError: accelerate or torchmetrics is not installed, or tensorboard where it is asked for.
     """
     check_accelerate()
     chosen = TrainingSettings.of(settings, given)
@@ -118,12 +123,14 @@ def finetune(
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(f"{type(model).__name__} has no parameter with requires_grad=True: nothing to train")
     folder = None if checkpoint is None else Path(checkpoint)
+    logs = check_logs(log_dir, log_with)
     with restored_randomness():
         task.check(model, teacher, train_loader, chosen)
         if folder is not None:
             states.check_folder(folder)
         job = Job(task, model, teacher, train_loader, val_loader, chosen, folder)
-        with borrowed_accelerator(chosen.mixed_precision, chosen.accumulate) as accelerator:
+        tracks = tracker(logs, log_with)
+        with borrowed_accelerator(chosen.mixed_precision, chosen.accumulate, tracks, logs) as accelerator:
             _check_sharing(accelerator, train_loader)
             facts = job.facts(batches, accelerator.num_processes)
             state = None
@@ -131,11 +138,14 @@ def finetune(
                 state = states.read(folder, facts, model)
             elif resume:
                 warnings.warn(f"nothing to resume in {folder}: training starts from the beginning", stacklevel=2)
+            start(accelerator, facts)
             training = Training(accelerator, job, facts)
             try:
                 training.run(state, progress)
             finally:
                 training.close()
+                for opened in accelerator.trackers:
+                    opened.finish()
     best = None if chosen.patience is None else best_of(training.history, task.main_metric)
     return FinetuneResult(model, training.history, str(training.stopped), best)
 

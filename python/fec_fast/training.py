@@ -23,6 +23,7 @@ from .schedule import Schedule
 from .settings import TrainingSettings
 from .surroundings import deferred_interrupt, generators_of, seed_all
 from .tasks import Task
+from .trackers import logged
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -122,6 +123,7 @@ class Training:
                         row = self.epoch(_Line(bar, line), interrupted)
                         if row is not None:
                             self.history.append(row)
+                            self.accelerator.log(logged(row), step=row.epoch)
                         self.stopped = self.reason()
                         self.keep(row)
             except KeyboardInterrupt as error:
@@ -170,11 +172,12 @@ class Training:
         loss_sum, images, rate = 0.0, 0, self.settings.lr
         for batch_number, batch in enumerate(self.loader):
             step = number * self.batches + batch_number
-            self.progress = self.advance(step, time.perf_counter() - start, batch_number)
-            if self.progress >= 1.0 and step:
-                self.cut = True
-                break
-            rate = self.schedule.rate(min(self.progress, 1.0))
+            if batch_number % self.settings.accumulate == 0:  # where a step of the optimizer begins
+                self.progress = self.advance(step, time.perf_counter() - start, batch_number)
+                if self.progress >= 1.0 and step:
+                    self.cut = True
+                    break
+                rate = self.schedule.rate(min(self.progress, 1.0))
             loss, count = self.step(batch, rate, batch_number, f"step {step + 1} (epoch {number + 1})")
             loss_sum += loss * count
             images += count
@@ -184,13 +187,11 @@ class Training:
             line.show(self, loss, seen / (time.perf_counter() - start))
         if not images:
             return None
-        from accelerate.utils import gather_object
-
         if self.settings.max_minutes is None:
             self.progress = (number + 1) / self.settings.epochs
-        total = self.accelerator.reduce(
-            torch.tensor([loss_sum, images], device=self.accelerator.device), reduction="sum"
-        )
+        from accelerate.utils import gather_object
+
+        loss_sum, images = (sum(part) for part in zip(*gather_object([(loss_sum, images)]), strict=True))
         metrics = self.objective.metrics()
         held_out = self.evaluate()
         seconds = time.perf_counter() - start
