@@ -81,6 +81,20 @@ def borrowed_accelerator(
             accelerate.state.AcceleratorState._reset_state()
 
 
+def training_device() -> torch.device:
+    """The device that a training in this process would take.
+
+    Returns:
+        What accelerate chooses: a GPU of this process's own, if there is one.
+
+    Raises:
+        MissingExtraError: accelerate is not installed.
+    """
+    check_accelerate()
+    with borrowed_accelerator("no") as accelerator:
+        return torch.device(accelerator.device)
+
+
 @contextlib.contextmanager
 def restored_randomness() -> Iterator[None]:
     """Restores the random states of Python, NumPy and torch (CPU and GPUs) at the end.

@@ -247,6 +247,21 @@ def names() -> list[str]:
     return [f"zoo:{name}" for name in _ZOO]
 
 
+def input_shape(name: str) -> tuple[int, ...]:
+    """The shape of the images that a network of this name is made for.
+
+    Args:
+        name: As for :func:`build`.
+
+    Returns:
+        One image: ``(1, 1, 8, 8)`` for the zoo's digits networks, ``(1, 3, 32, 32)`` for the rest of the zoo, and
+        ``(1, 3, 224, 224)`` for all others.
+    """
+    if not name.startswith("zoo:"):
+        return 1, 3, 224, 224
+    return (1, 1, 8, 8) if "digits" in name else (1, 3, 32, 32)
+
+
 def build(name: str, **kwargs: Any) -> nn.Module:
     """Builds a network from its name, with fresh weights. Nothing is downloaded.
 
