@@ -425,6 +425,9 @@ def test_csv_log_is_the_history_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file"):
         _train(_model(), log_dir=tmp_path / "file")
+    (tmp_path / "metrics.csv").write_text("name,height\n")
+    with pytest.raises(InputError, match="left alone"):
+        _train(_model(), log_dir=tmp_path)
     with pytest.raises(InputError, match="'tensorboard'"):
         _train(_model(), log_dir=tmp_path, log_with="tensorbord")
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default
 from .errors import ArgumentError, FecError, InputError, missing_extra, nearest
 from .factories import from_file
 from .images import AUGMENTATIONS, Images, open_parts, transforms
+from .surroundings import processes
 
 Loader = DataLoader[Any]
 
@@ -170,8 +171,16 @@ def cifar(name: str, path: str | Path, batch_size: int = 64, seed: int = 0, **gi
     known = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
     if name not in known:
         raise InputError(f"{what}: {nearest(name, known)}")
+    share = processes()
+
+    def fetch() -> dict[Any, Any]:
+        if options.download and share.rank == 0:
+            known[name](path, download=True)
+        return {}
+
     try:
-        train, held_out = (known[name](path, train=part, download=options.download) for part in (True, False))
+        share.together(fetch)  # the others wait
+        train, held_out = (known[name](path, train=part) for part in (True, False))
     except RuntimeError as error:
         raise InputError(f"{what}: {error}. To let torchvision fetch it, say download=True (download: true)") from error
     train.transform, held_out.transform = _transforms(options, train[0][0])

@@ -6,7 +6,7 @@ import copy
 import json
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +30,7 @@ from .report import machine
 from .surroundings import processes, restored_randomness, training_device
 from .tasks import Classification, Task
 
+_TASKS: dict[str, Callable[[], Task]] = {"classification": Classification}
 _RECALIBRATE = 4096  # images, unless the recipe says otherwise
 _RECIPE, _RESULTS, _CHECKPOINT, _STATES = "recipe.json", "results.json", "checkpoint", "training"
 
@@ -78,7 +79,7 @@ def run_recipe(
         warnings.warn("the recipe names no weights (--weights): the network starts from fresh ones", stacklevel=2)
     train, held_out = data.load(**recipe.data)
     example = torch.randn(_shape(recipe), generator=torch.Generator().manual_seed(0))
-    task: Task = Classification()
+    task = _TASKS[recipe.content.get("task", "classification")]()
     if main:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / _RECIPE, json.dumps(recipe.content, indent=1) + "\n")

@@ -31,7 +31,7 @@ def check_logs(log_dir: str | Path | None, log_with: str) -> Path | None:
         The folder.
 
     Raises:
-        InputError: An unknown kind, or a folder that is a file.
+        InputError: An unknown kind, a folder that is a file, or one with a ``metrics.csv`` that is something else.
         ArgumentError: Not a path.
         MissingExtraError: TensorBoard is not installed.
     """
@@ -44,6 +44,9 @@ def check_logs(log_dir: str | Path | None, log_with: str) -> Path | None:
     folder = Path(log_dir)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"log_dir: {folder} is a file; name a folder")
+    file = folder / _FILE
+    if log_with == "csv" and file.is_file() and not file.read_text("utf-8", "replace").startswith("epoch,"):
+        raise InputError(f"log_dir: {file} is no log of a training and is left alone; name another folder")
     if log_with == "tensorboard":
         try:
             importlib.import_module("tensorboard")
