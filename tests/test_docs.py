@@ -16,6 +16,8 @@ DOCS = Path(__file__).parents[1] / "docs"
     [
         ("couplings", ("torchvision", "torch_pruning", "onnxscript", "onnxruntime"), 10),
         ("budgets", ("torchvision",), 5),
+        ("finetuning", ("accelerate", "torchmetrics", "torchvision", "sklearn"), 4),
+        ("scale", ("torchvision",), 1),
     ],
 )
 def test_the_blocks_of_a_page_run(name, packages, blocks, tmp_path, monkeypatch, capsys) -> None:

@@ -111,8 +111,9 @@ def test_resume_comes_to_the_same_bits(tmp_path: Path, own_generator: bool, inte
     def loader() -> DataLoader[Any]:
         return _loader(generator=torch.Generator().manual_seed(2) if own_generator else None)
 
+    held_out = DataLoader(_data(), batch_size=16)
     straight = _model()
-    whole = finetune(straight, loader(), epochs=4, val_loader=loader(), progress=False)
+    whole = finetune(straight, loader(), epochs=4, val_loader=held_out, progress=False)
 
     first = _model()
     with pytest.raises(KeyboardInterrupt):
@@ -120,7 +121,7 @@ def test_resume_comes_to_the_same_bits(tmp_path: Path, own_generator: bool, inte
             first,
             loader(),
             epochs=4,
-            val_loader=_Stops(loader(), interrupted_after),
+            val_loader=_Stops(held_out, interrupted_after),
             checkpoint=tmp_path / "state",
             progress=False,
         )
@@ -128,7 +129,7 @@ def test_resume_comes_to_the_same_bits(tmp_path: Path, own_generator: bool, inte
     second = _model()
     torch.manual_seed(77)
     resumed = finetune(
-        second, loader(), epochs=4, val_loader=loader(), checkpoint=tmp_path / "state", resume=True, progress=False
+        second, loader(), epochs=4, val_loader=held_out, checkpoint=tmp_path / "state", resume=True, progress=False
     )
     assert _same(second, straight)
     assert _numbers(resumed.history) == _numbers(whole.history)

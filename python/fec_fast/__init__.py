@@ -20,6 +20,7 @@ from .errors import (
     PlanError,
     RatioError,
     TrainingError,
+    TrainingInterrupted,
     WeightError,
 )
 from .explain import explain
@@ -34,6 +35,7 @@ from .remap import remap_optimizer
 from .report import Latency
 from .scoring import ModelScores, score_model
 from .sensitivity import Sensitivity, measure_sensitivity
+from .settings import TrainingSettings
 from .surgery import apply_plan
 
 __all__ = [
@@ -58,6 +60,8 @@ __all__ = [
     "RatioError",
     "Sensitivity",
     "TrainingError",
+    "TrainingInterrupted",
+    "TrainingSettings",
     "WeightError",
     "apply_plan",
     "backends",

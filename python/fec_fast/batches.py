@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 import torch
@@ -25,6 +26,26 @@ def device_of(model: nn.Module) -> torch.device:
     """
     first: Tensor | None = next(itertools.chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if first is None else first.device
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Puts a model in evaluation mode, without gradients; the modes of its modules are restored.
+
+    Args:
+        model: Any.
+
+    Yields:
+        Nothing.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def pair(batch: Any) -> tuple[Tensor, Tensor]:
@@ -98,11 +119,9 @@ def check_data(model: nn.Module, teacher: nn.Module | None, loader: Iterable[Any
         loader: The training data.
 
     Raises:
-        InputError: The model has no parameter to train, a batch is no pair of images and labels, the networks do not
-            return logits ``[B, classes]`` for it, or a label is outside the classes.
+        InputError: A batch is no pair of images and labels, the networks do not return logits ``[B, classes]`` for it,
+            or a label is outside the classes.
     """
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise InputError(f"{type(model).__name__} has no parameter with requires_grad=True: nothing to train")
     images, labels = pair(next(iter(loader)))
     classes = _classes(model, images)
     if teacher is not None and _classes(teacher, images) != classes:

@@ -1,4 +1,4 @@
-"""The command line: ``fec-fast score | prune | explain | finetune | demo | info``."""
+"""The command line: ``fec-fast score | prune | explain | finetune | run | demo | info``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 import typer
 from typer.core import TyperGroup
 
-from . import checkpoint, data, zoo
+from . import checkpoint, data, recipes, zoo
 from .backends import backends
 from .budget import Budget
 from .demo import run_demo
-from .errors import FecError, InputError, LayerError
+from .errors import FecError, InputError, LayerError, TrainingInterrupted
 from .explain import explain as run_explain
 from .files import write_text
 from .finetune import evaluate
@@ -24,7 +24,9 @@ from .finetune import finetune as run_finetune
 from .formula import Formula
 from .plan import Plan
 from .pruning import prune as run_prune
+from .run import run_recipe
 from .scoring import score_model
+from .surroundings import processes
 
 
 class _OneLineErrors(TyperGroup):
@@ -33,6 +35,9 @@ class _OneLineErrors(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except TrainingInterrupted as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(130) from error
         except (FecError, OSError) as error:
             typer.echo("error: " + " ".join(str(error).split()), err=True)
             raise typer.Exit(2) from error
@@ -51,6 +56,17 @@ _ModelName = Annotated[
 ]
 _Weights = Annotated[
     Path | None, typer.Option(help="safetensors, or a .pth read with weights_only. Without it: fresh weights.")
+]
+_Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="imagefolder:PATH (a folder or a zip), torchvision:cifar10:PATH, sklearn:digits or file.py:factory",
+    ),
+]
+_Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the recipe, such as finetune.epochs=1."),
 ]
 _Json = Annotated[Path | None, typer.Option("--json", help="Write the result there, too.")]
 
@@ -97,7 +113,7 @@ def prune(
     ] = None,
     calibration: Annotated[
         str | None,
-        typer.Option(help="For --ratios sensitivity: sklearn:digits or imagefolder:PATH, its training images."),
+        typer.Option(help="For --ratios sensitivity: data as for finetune, of which the training images are taken."),
     ] = None,
     min_channels: Annotated[int, typer.Option(help="So many channels every layer keeps.")] = 1,
     weights: _Weights = None,
@@ -162,22 +178,62 @@ def explain(
 
 @app.command()
 def finetune(
-    model: _ModelName,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="torchvision:NAME, zoo:NAME or path/to/file.py:factory")
+    ] = None,
+    *,
     checkpoint_folder: Annotated[Path, typer.Option("--checkpoint", help="What 'fec-fast prune' has written.")],
-    data_name: Annotated[str, typer.Option("--data", help="sklearn:digits or imagefolder:PATH")],
-    epochs: Annotated[int, typer.Option(help="Passes over the training data.")],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write.")],
+    config: Annotated[Path | None, typer.Option(help="A recipe, for whatever is not given otherwise.")] = None,
+    data_name: _Data = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
+    overrides: _Set = None,
+    state: Annotated[Path | None, typer.Option(help="Folder for the state of the training, to resume from.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from --state.")] = False,
+    log: Annotated[Path | None, typer.Option(help="Folder for metrics.csv.")] = None,
 ) -> None:
     """Train a pruned model further, evaluate it on the held-out data, and save it."""
     checkpoint.check_destination(out)
+    given = {"model": model, "data.name": data_name, "finetune.epochs": epochs}
+    recipe = recipes.read(config, overrides or (), given)
     plan = checkpoint.read_plan(checkpoint_folder)
-    network = checkpoint.load(zoo.build(model), checkpoint_folder)
-    train, held_out = data.load(data_name)
+    options = recipe.content.get("model_options", {})
+    network = checkpoint.load(zoo.build(recipe.model, **options), checkpoint_folder)
+    teacher = None
+    if recipe.content.get("teacher", False):
+        if recipe.weights is None:
+            raise InputError("teacher: true needs the weights before pruning: --set weights=FILE")
+        teacher = zoo.load_weights(zoo.build(recipe.model, **options), recipe.weights)
+    train, held_out = data.load(**recipe.data)
     before = evaluate(network, held_out)
-    run_finetune(network, train, epochs=epochs)
+    result = run_finetune(
+        network,
+        train,
+        settings=recipe.training,
+        val_loader=held_out,
+        teacher=teacher,
+        checkpoint=state,
+        resume=resume,
+        log_dir=log,
+    )
     after = evaluate(network, held_out)
-    typer.echo(f"held-out accuracy: {before:.4f} before, {after:.4f} after {epochs} epochs")
-    typer.echo(f"saved in {checkpoint.save(SimpleNamespace(model=network, plan=plan), out)}")
+    typer.echo(f"held-out accuracy: {before:.4f} before, {after:.4f} after {len(result.history)} epochs")
+    if processes().rank == 0:
+        typer.echo(f"saved in {checkpoint.save(SimpleNamespace(model=network, plan=plan), out)}")
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe in YAML, such as those in recipes/.")],
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint, results.json and states of training.")],
+    data_name: _Data = None,
+    weights: _Weights = None,
+    overrides: _Set = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run in --out.")] = False,
+) -> None:
+    """Run a whole recipe: measure, prune, fine-tune (the dense network too, if it says so), save, and write figures."""
+    given = {"data.name": data_name, "weights": None if weights is None else str(weights)}
+    run_recipe(recipes.read(recipe, overrides or (), given), out, resume=resume)
 
 
 @app.command()
@@ -210,9 +266,7 @@ def _build(name: str, weights: Path | None) -> torch.nn.Module:
 def _shape(model: str, text: str | None) -> tuple[int, ...]:
     """The shape of the example input: as given, or that of the data a model of this name is made for."""
     if text is None:
-        if not model.startswith("zoo:"):
-            return 1, 3, 224, 224
-        return (1, 1, 8, 8) if "digits" in model else (1, 3, 32, 32)
+        return zoo.input_shape(model)
     try:
         shape = tuple(int(size) for size in text.split(","))
     except ValueError:

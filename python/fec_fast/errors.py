@@ -62,6 +62,10 @@ class TrainingError(FecError, RuntimeError):
     """Training that cannot go on, such as a loss that is not a number."""
 
 
+class TrainingInterrupted(KeyboardInterrupt):  # noqa: N818 (what it is, rather than an error)
+    """Ctrl-C during training; the message tells how to go on. No FecError: ``except Exception`` must not swallow it."""
+
+
 class MissingExtraError(FecError, ImportError):
     """An optional dependency is missing; the message names the command that installs it."""
 

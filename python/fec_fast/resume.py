@@ -1,4 +1,4 @@
-"""The state of an unfinished training on disk: weights and momentum as safetensors, the rest as JSON. No pickle.
+"""The state of an unfinished training on disk: tensors as safetensors, the rest as JSON. No pickle.
 
 The folder holds ``training.json`` and the one tensor file that it names, with its checksum. A new state is written
 beside the old one and takes effect when ``training.json`` is renamed into place, so that a crash at any moment leaves
@@ -22,7 +22,7 @@ from .errors import CheckpointError
 from .files import replace, sha256, write_text
 
 _FORMAT = "fec_fast training state"
-_VERSION = 1
+_VERSION = 2
 _INDEX = "training.json"
 
 
@@ -34,17 +34,29 @@ class TrainingState:
         epoch: Number of finished epochs.
         settings: Everything the coming numbers depend on; must be the same when training goes on.
         history: One dictionary for each finished epoch.
+        progress: Share of the training that is done, in [0, 1].
+        stopped: What ended the training; ``None`` while it is not over.
         scaler: State of the gradient scaler of float16 training, else ``None``.
         model: The model's state dict.
-        momentum: Momentum buffers by parameter name; a parameter that never had a gradient has none.
+        optimizer: Tensors of the optimizer, by ``"what/parameter"``; a parameter that never had a gradient has none.
+        average: The averaged weights and their count, if an average is kept; otherwise empty.
+        best: The state dict of the best epoch, if one is chosen; otherwise empty.
     """
 
     epoch: int
     settings: dict[str, Any]
     history: list[dict[str, Any]]
+    progress: float
+    stopped: str | None
     scaler: dict[str, Any] | None
     model: dict[str, Tensor]
-    momentum: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    average: dict[str, Tensor]
+    best: dict[str, Tensor]
+
+
+_TENSORS = ("model", "optimizer", "average", "best")
+_PLAIN = ("epoch", "settings", "history", "progress", "stopped", "scaler")
 
 
 def check_folder(folder: Path) -> None:
@@ -93,8 +105,8 @@ def write(folder: Path, state: TrainingState) -> None:
     # A tensor that lies in the file twice (tied weights) must not share memory, hence the clones.
     tensors = {
         f"{kind}/{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for kind, group in (("model", state.model), ("momentum", state.momentum))
-        for key, value in group.items()
+        for kind in _TENSORS
+        for key, value in getattr(state, kind).items()
     }
     temporary = folder / f"{name}.part"
     save_file(tensors, temporary)
@@ -102,10 +114,7 @@ def write(folder: Path, state: TrainingState) -> None:
     index = {
         "format": _FORMAT,
         "version": _VERSION,
-        "epoch": state.epoch,
-        "settings": state.settings,
-        "history": state.history,
-        "scaler": state.scaler,
+        **{name: getattr(state, name) for name in _PLAIN},
         "file": name,
         "sha256": sha256(folder / name),
     }
@@ -140,20 +149,17 @@ def read(folder: Path, settings: Mapping[str, Any], model: nn.Module) -> Trainin
         if sha256(file) != index["sha256"]:
             raise CheckpointError(f"{file} was truncated or edited: its checksum is not the one in {_INDEX}")
         tensors = load_file(file)
-        state = TrainingState(
-            epoch=index["epoch"],
-            settings=index["settings"],
-            history=index["history"],
-            scaler=index["scaler"],
-            model={k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")},
-            momentum={k.removeprefix("momentum/"): v for k, v in tensors.items() if k.startswith("momentum/")},
-        )
+        groups: dict[str, dict[str, Tensor]] = {kind: {} for kind in _TENSORS}
+        for key, value in tensors.items():
+            kind, _, rest = key.partition("/")
+            groups[kind][rest] = value
+        state = TrainingState(**{**{name: index[name] for name in _PLAIN}, **groups})
     except (OSError, KeyError, TypeError, AttributeError, ValueError, safetensors.SafetensorError) as error:
         if isinstance(error, CheckpointError):
             raise
         reason = f"{type(error).__name__}: {error}"
         raise CheckpointError(f"the training state in {folder} cannot be read: {reason}") from error
-    _check_settings(folder, state.settings, settings)
+    _check_settings(folder, state.settings, json.loads(json.dumps(settings)))
     _check_tensors(folder, state, model)
     return state
 
@@ -172,15 +178,17 @@ def _check_settings(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str
 
 
 def _check_tensors(folder: Path, state: TrainingState, model: nn.Module) -> None:
+    own = model.state_dict()
     parameters = {key: value for key, value in model.named_parameters() if value.requires_grad}
-    for kind, stored, own in (
-        ("weights", state.model, model.state_dict()),
-        ("momentum", state.momentum, {key: parameters[key] for key in state.momentum if key in parameters}),
-    ):
-        odd = sorted(set(stored) ^ set(own))
-        odd += [key for key in stored if key in own and stored[key].shape != own[key].shape]
-        if odd:
-            raise CheckpointError(
-                f"the training state in {folder} is for another model: its {kind} differ in {odd[0]!r} and "
-                f"{len(odd) - 1} more; a pruned model must be loaded as pruned before it is trained on"
-            )
+    odd = sorted(set(state.model) ^ set(own))
+    odd += [key for key in state.model if key in own and state.model[key].shape != own[key].shape]
+    for key, value in state.optimizer.items():
+        name = key.partition("/")[2]
+        # What is not as large as the parameter is a count of steps.
+        if name not in parameters or (value.ndim and value.shape != parameters[name].shape):
+            odd.append(name)
+    if odd:
+        raise CheckpointError(
+            f"the training state in {folder} is for another model: it differs in {odd[0]!r} and {len(odd) - 1} more; a "
+            "pruned model must be loaded as pruned before it is trained on"
+        )

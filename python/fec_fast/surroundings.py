@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import random
+import signal
+import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,23 +22,29 @@ if TYPE_CHECKING:
 
 
 def check_accelerate() -> None:
-    """Makes sure that accelerate is installed.
+    """Makes sure that accelerate and torchmetrics are installed.
 
     Raises:
-        MissingExtraError: It is not.
+        MissingExtraError: One is not.
     """
-    try:
-        import accelerate  # noqa: F401 (only to see that it is there)
-    except ImportError as error:
-        raise missing_extra("accelerate", "train", "finetune") from error
+    for package in ("accelerate", "torchmetrics"):
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise missing_extra(package, "train", "finetune") from error
 
 
 @contextlib.contextmanager
-def borrowed_accelerator(mixed_precision: str) -> Iterator[Accelerator]:
-    """Makes an accelerator whose precision does not stick to the process, as accelerate's shared state would have it.
+def borrowed_accelerator(
+    mixed_precision: str, accumulate: int = 1, trackers: Any = None, log_dir: Path | None = None
+) -> Iterator[Accelerator]:
+    """Makes an accelerator that leaves nothing behind in the process, as accelerate's shared states would have it.
 
     Args:
         mixed_precision: ``"no"``, ``"fp16"`` or ``"bf16"``.
+        accumulate: So many batches make one step of the optimizer.
+        trackers: What accelerate takes as ``log_with``.
+        log_dir: Where they write.
 
     Yields:
         The accelerator.
@@ -45,9 +55,16 @@ def borrowed_accelerator(mixed_precision: str) -> Iterator[Accelerator]:
     import accelerate
 
     ours = not accelerate.state.is_initialized()
+    gradients = accelerate.state.GradientState._shared_state
+    before = dict(gradients)
     try:
         try:
-            accelerator = accelerate.Accelerator(mixed_precision=mixed_precision)
+            accelerator = accelerate.Accelerator(
+                mixed_precision=mixed_precision,
+                gradient_accumulation_steps=accumulate,
+                log_with=trackers,
+                project_dir=log_dir,
+            )
         except ValueError as error:
             raise BackendError(f"mixed_precision={mixed_precision!r} is not to be had here: {error}") from error
         # On some devices accelerate takes the word and then trains in float32 all the same.
@@ -58,8 +75,24 @@ def borrowed_accelerator(mixed_precision: str) -> Iterator[Accelerator]:
             )
         yield accelerator
     finally:
+        gradients.clear()
+        gradients.update(before)
         if ours:
             accelerate.state.AcceleratorState._reset_state()
+
+
+def training_device() -> torch.device:
+    """The device that a training in this process would take.
+
+    Returns:
+        What accelerate chooses: a GPU of this process's own, if there is one.
+
+    Raises:
+        MissingExtraError: accelerate is not installed.
+    """
+    check_accelerate()
+    with borrowed_accelerator("no") as accelerator:
+        return torch.device(accelerator.device)
 
 
 @contextlib.contextmanager
@@ -76,6 +109,34 @@ def restored_randomness() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+
+
+@contextlib.contextmanager
+def deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Lets Ctrl-C wait until somebody asks for it; a second one does not wait.
+
+    Handlers that are not Python's own, and threads other than the main one, are left alone.
+
+    Yields:
+        Tells whether Ctrl-C was pressed.
+    """
+    pressed = False
+
+    def handler(number: int, frame: Any) -> None:
+        nonlocal pressed
+        if pressed:
+            signal.default_int_handler(number, frame)
+        pressed = True
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def seed_all(seed: int) -> None:
@@ -100,6 +161,8 @@ def generators_of(loader: Any) -> list[torch.Generator]:
     """
     samplers = (getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None))
     found = [getattr(holder, "generator", None) for holder in (loader, *samplers)]
+    # What accelerate gives to a shuffling loader without one, for all processes to draw the same order.
+    found.append(getattr(loader, "synchronized_generator", None))
     return [generator for generator in found if isinstance(generator, torch.Generator)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .errors import CheckpointError, InputError, LayerError, missing_extra, nearest
+from .factories import from_file
 
 
 class PaddedShortcut(nn.Module):
@@ -247,6 +247,21 @@ def names() -> list[str]:
     return [f"zoo:{name}" for name in _ZOO]
 
 
+def input_shape(name: str) -> tuple[int, ...]:
+    """The shape of the images that a network of this name is made for.
+
+    Args:
+        name: As for :func:`build`.
+
+    Returns:
+        One image: ``(1, 1, 8, 8)`` for the zoo's digits networks, ``(1, 3, 32, 32)`` for the rest of the zoo, and
+        ``(1, 3, 224, 224)`` for all others.
+    """
+    if not name.startswith("zoo:"):
+        return 1, 3, 224, 224
+    return (1, 1, 8, 8) if "digits" in name else (1, 3, 32, 32)
+
+
 def build(name: str, **kwargs: Any) -> nn.Module:
     """Builds a network from its name, with fresh weights. Nothing is downloaded.
 
@@ -275,7 +290,7 @@ def build(name: str, **kwargs: Any) -> nn.Module:
     elif prefix == "torchvision":
         factory, kwargs = _torchvision_factory(rest, kwargs)
     else:
-        factory = _file_factory(name, Path(prefix), rest)
+        factory = from_file(f"model {name!r}", Path(prefix), rest)
     try:
         model = factory(**kwargs)
     except Exception as error:
@@ -298,27 +313,6 @@ def _torchvision_factory(rest: str, kwargs: dict[str, Any]) -> tuple[Callable[..
     if "weights_backbone" in inspect.signature(factory).parameters:
         kwargs = {"weights_backbone": None, **kwargs}
     return factory, {"weights": None, **kwargs}
-
-
-def _file_factory(name: str, path: Path, attribute: str) -> Callable[..., Any]:
-    if path.suffix != ".py":
-        raise InputError(
-            f"model {name!r}: {str(path)!r} is neither 'torchvision', nor 'zoo', nor a Python file ending in .py"
-        )
-    if not path.is_file():
-        raise InputError(f"model {name!r}: there is no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None  # a .py suffix always has a loader
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(f"model {name!r}: running {path} raised {type(error).__name__}: {error}") from error
-    factory: Callable[..., Any] | None = getattr(module, attribute, None)
-    if not callable(factory):
-        callables = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise InputError(f"model {name!r}: {path} has no function {attribute!r}; {nearest(attribute, callables)}")
-    return factory
 
 
 def load_weights(model: nn.Module, file: str | Path) -> nn.Module:
