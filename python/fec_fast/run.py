@@ -6,7 +6,7 @@ import copy
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,6 +133,7 @@ def run_recipe(
         "machine": machine(),
         "processes": share.number,
         "recipe": dict(recipe.content),
+        "images": {"train": _count(train), "held_out": _count(held_out)},
         "metrics": metrics,
         "size": {
             "before": {"parameters": result.before.parameters, "macs": result.before.macs},
@@ -158,6 +159,12 @@ def run_recipe(
         write_text(folder / _RESULTS, json.dumps(results, indent=1) + "\n")
     console.print(f"written: {folder / _CHECKPOINT}, {folder / _RESULTS}", soft_wrap=True)
     return results
+
+
+def _count(loader: Any) -> int | None:
+    """Images of a loader; ``None`` if its data set does not tell."""
+    dataset = getattr(loader, "dataset", None)
+    return len(dataset) if isinstance(dataset, Sized) else None
 
 
 def _check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
