@@ -56,7 +56,7 @@ def section(name: str, run: dict[str, Any]) -> list[str]:
     """One run."""
     size, content, where = run["size"], run["recipe"], run["machine"]
     before, after, removed, latency = size["before"], size["after"], size["removed"], run["latency_ms"]
-    images = run["images"]["held_out"]
+    images, faster = run["images"]["held_out"], latency["before"] / latency["after"]
     rows = []
     for stage, title in STAGES.items():
         if stage in run["metrics"]:
@@ -76,7 +76,7 @@ def section(name: str, run: dict[str, Any]) -> list[str]:
         "",
         f"Parameters {before['parameters']:,} → {after['parameters']:,} (-{100 * removed['parameters']:.1f} %), MACs",
         f"{before['macs'] / 1e6:,.1f} → {after['macs'] / 1e6:,.1f} M (-{100 * removed['macs']:.1f} %), one image in",
-        f"{latency['before']:.1f} → {latency['after']:.1f} ms ({latency['before'] / latency['after']:.1f} times as fast).",
+        f"{latency['before']:.1f} → {latency['after']:.1f} ms ({faster:.1f} times as fast).",
         f"{len(tuned)} epochs of {tuned[0]['images']:,} images, {run['seconds'] / 60:.0f} minutes in all;",
         f"{where['processor']}, {where['threads']} thread(s), torch {where['torch']}, {where['device']}.",
         "",
