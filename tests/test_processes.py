@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fec_fast
+from fec_fast import zoo
 
 pytest.importorskip("accelerate")
 
@@ -164,13 +165,14 @@ def test_a_recipe_is_run_by_two_processes(tmp_path: Path) -> None:
         pytest.importorskip(package)
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
     recipe.write_text(
-        "model: zoo:vgg-digits\ndata: {name: 'sklearn:digits', limit: 20, batch_size: 50}\nprune: {ratio: 0.5}\nfinetune: {epochs: 1}\n"
+        "model: zoo:vgg-digits\ndata: {name: 'sklearn:digits', limit: 20, batch_size: 50}\n"
+        "prune: {ratio: 0.5}\nfinetune: {epochs: 1}\n"
     )
     done = start("-m", "fec_fast", "run", recipe, "--out", out)
     assert done.returncode == 0, done.stderr
     results = json.loads((out / "results.json").read_text())
     assert results["processes"] == 2 and results["training"]["pruned_tuned"]["epochs"][0]["images"] == 200
-    network = fec_fast.load(fec_fast.zoo.build("zoo:vgg-digits"), out / "checkpoint")
+    network = fec_fast.load(zoo.build("zoo:vgg-digits"), out / "checkpoint")
     assert sum(p.numel() for p in network.parameters()) == results["size"]["after"]["parameters"]
     assert done.stdout.count("written:") == 1
     done = start("-m", "fec_fast", "run", recipe, "--out", out)
