@@ -171,6 +171,11 @@ def test_installed_command() -> None:
     assert "cpu: usable" in done.stdout
 
 
+def test_run_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "fec_fast", "info"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "cpu: usable" in done.stdout, done.stderr
+
+
 def test_prune_to_a_budget(weights: Path, tmp_path: Path) -> None:
     arguments = ["--budget", "params=0.7", "--ratios", "entropy", "--round-to", "4", "--min-channels", "8"]
     printed = succeed("prune", "zoo:vgg-digits", "--weights", weights, "--out", tmp_path / "out", *arguments)

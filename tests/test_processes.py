@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fec_fast
+from fec_fast import zoo
 
 pytest.importorskip("accelerate")
 
@@ -82,14 +83,17 @@ def work(folder: str, how: str) -> None:
         (out / f"{how}-{norm}-{rank}.json").write_text(json.dumps(rows))
 
 
-def launch(folder: Path, how: str) -> subprocess.CompletedProcess[str]:
-    script = folder / "script.py"
-    tests = Path(__file__).parent
-    script.write_text(SCRIPT.format(tests=str(tests)))
+def start(*command: str | Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
-        [*LAUNCH, script, folder, how], capture_output=True, text=True, env=environment, timeout=200, check=False
+        [*LAUNCH, *command], capture_output=True, text=True, env=environment, timeout=200, check=False
     )
+
+
+def launch(folder: Path, how: str) -> subprocess.CompletedProcess[str]:
+    script = folder / "script.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    return start(script, folder, how)
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +158,22 @@ def test_a_killed_process_leaves_a_state_that_goes_on(whole: Path, tmp_path: Pat
     # The numbers depend on how many share the work.
     with pytest.raises(fec_fast.CheckpointError, match="processes was 2 and is 1"):
         train(network(norm=False), 8, checkpoint=tmp_path / "state", resume=True)
+
+
+def test_a_recipe_is_run_by_two_processes(tmp_path: Path) -> None:
+    for package in ("yaml", "jsonschema", "sklearn"):
+        pytest.importorskip(package)
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    recipe.write_text(
+        "model: zoo:vgg-digits\ndata: {name: 'sklearn:digits', limit: 20, batch_size: 50}\n"
+        "prune: {ratio: 0.5}\nfinetune: {epochs: 1}\n"
+    )
+    done = start("-m", "fec_fast", "run", recipe, "--out", out)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((out / "results.json").read_text())
+    assert results["processes"] == 2 and results["training"]["pruned_tuned"]["epochs"][0]["images"] == 200
+    network = fec_fast.load(zoo.build("zoo:vgg-digits"), out / "checkpoint")
+    assert sum(p.numel() for p in network.parameters()) == results["size"]["after"]["parameters"]
+    assert done.stdout.count("written:") == 1
+    done = start("-m", "fec_fast", "run", recipe, "--out", out)
+    assert done.returncode != 0 and "go on with it by --resume" in done.stderr

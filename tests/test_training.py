@@ -355,6 +355,30 @@ def test_time_limit_ends_the_schedule_properly(
     assert _same(again.model, model) and again.history == result.history and again.stopped == "time"
 
 
+class _Lengthy:
+    """Held-out data that take three seconds of a clock."""
+
+    def __init__(self, clock: _Clock) -> None:
+        self.clock = clock
+
+    def __len__(self) -> int:
+        return 3
+
+    def __iter__(self) -> Iterator[Any]:
+        self.clock.now += 3.0
+        return iter(_loader(shuffle=False))
+
+
+def test_time_limit_allows_for_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = _Clock()
+    monkeypatch.setattr("fec_fast.training.time", clock)
+    loader = _loader(4, shuffle=False)
+    result = _train(_model(), loader=loader, epochs=1000, max_minutes=15 / 60, lr=0.05, val_loader=_Lengthy(clock))
+    assert result.stopped == "time" and len(result.history) > 1
+    assert 13.0 < sum(row.seconds for row in result.history) <= 15.5
+    assert result.history[-1].lr < 0.05 * 0.05
+
+
 def test_time_that_is_enough_changes_nothing() -> None:
     plain, limited = _model(), _model()
     _train(plain)

@@ -84,12 +84,13 @@ class Training:
         decay = self.settings.ema_decay
         self.average = None if decay is None else Average(job.model, decay)
         self.plain_optimizer = _optimizer(self.named.values(), self.settings)
-        self.objective = job.task.objective(job.model, teacher, self.settings, accelerator)
         self.loader, self.held_out = self._shared(job.train_loader), self._shared(job.val_loader)
         loaders = (job.train_loader, self.loader, job.val_loader, self.held_out)
         self.generators = [generator for loader in loaders for generator in generators_of(loader)]
         self.prepared, self.optimizer = accelerator.prepare(job.model, self.plain_optimizer)
         self.batches = len(self.loader)  # of this process
+        # Last: what it puts on the model is taken off by close().
+        self.objective = job.task.objective(job.model, teacher, self.settings, accelerator)
 
     def _shared(self, loader: Any) -> Any:
         """A loader of which every process gets its part."""
@@ -269,7 +270,7 @@ class Training:
         for generator in self.generators:
             generator.manual_seed(mixed)
         # Processes see different images, so their augmentation may differ too; their order may not.
-        seed_all((mixed + self.accelerator.process_index) % 2**32)
+        seed_all((mixed + self.accelerator.process_index * 715_827_883) % 2**32)
         if hasattr(self.loader, "iteration"):  # accelerate's count of epochs, for samplers with set_epoch
             self.loader.iteration = epoch
 
