@@ -94,7 +94,8 @@ struct TileShared {
   T lengths[2][kTile<T>];
   Points points;
   int64_t offsets[2][kTile<T>];
-  int64_t steps[kChunk];
+  int64_t steps[kChunk];  // the coordinates that are taken now
+  T factors[kChunk];
   T across[2][2][kTile<T>];  // sums of columns by warp
   RowSums rows[kTile<T>];  // of a strip against all others
   double sums[kTileThreads / 32];
@@ -113,31 +114,39 @@ FEC_DEVICE void with_points(const Points& points, F f) {
   }
 }
 
-// Coordinates [k, k + depth) of a strip of points. Past the last point or coordinate everything is 0.
+// Where the next coordinates lie, `count` from k on, and their factors. Past the last one: the last once more, times 0.
 template <class T>
-FEC_CALLED void load_strip(TileShared<T>* shared, int strip, int32_t first, int64_t k, T scale) {
+FEC_DEVICE void set_steps(TileShared<T>* shared, int64_t k, int count, T scale) {
   const Points& points = shared->points;
+  const int t = static_cast<int>(threadIdx.x);
+  if (t >= count) return;
+  const bool there = k + t < points.coordinates;
+  shared->steps[t] = coordinate_offset(points, there ? k + t : points.coordinates - 1);
+  shared->factors[t] = there ? scale : T(0);
+}
+
+// The coordinates that are set, of a strip of points; neighbouring threads take what is nearest in memory. Past the last
+// point it is the last once more.
+template <class T>
+FEC_CALLED void load_strip(TileShared<T>* shared, int strip) {
+  const bool across = shared->points.neighbours;
   const int64_t* offsets = shared->offsets[strip];
   T(&to)[kDepth][kTile<T> + 4] = shared->room.strips[strip];
-  constexpr int batch = 8, all = kTile<T> * kDepth;
-  with_points<T>(points, [&](const auto* data) {
-    for (int begin = static_cast<int>(threadIdx.x); begin < all; begin += batch * kTileThreads) {
+  constexpr int tile = kTile<T>, batch = 8, turns = tile * kDepth / kTileThreads;
+  static_assert(kTileThreads % tile == 0 && kTileThreads % kDepth == 0);
+  const int t = static_cast<int>(threadIdx.x), p = across ? t % tile : t / kDepth, c = across ? t / tile : t % kDepth;
+  // One of the two stays as it is.
+  const int more_p = across ? 0 : kTileThreads / kDepth, more_c = across ? kTileThreads / tile : 0;
+  with_points<T>(shared->points, [&](const auto* data) {
+    for (int begin = 0; begin < turns; begin += batch) {
       T held[batch];
 #pragma unroll
       for (int i = 0; i < batch; ++i) {
-        // Neighbouring threads take what is nearest in memory.
-        const int at = begin + i * kTileThreads;
-        const int p = points.neighbours ? at % kTile<T> : at / kDepth,
-                  c = points.neighbours ? at / kTile<T> : at % kDepth;
-        const bool there = first + p < points.count && k + c < points.coordinates;
-        held[i] = there ? static_cast<T>(value_of(data[offsets[p] + coordinate_offset(points, k + c)])) * scale : T(0);
+        const int own = p + (begin + i) * more_p, at = c + (begin + i) * more_c;
+        held[i] = static_cast<T>(value_of(data[offsets[own] + shared->steps[at]])) * shared->factors[at];
       }
 #pragma unroll
-      for (int i = 0; i < batch; ++i) {
-        const int at = begin + i * kTileThreads;
-        if (points.neighbours) to[at / kTile<T>][at % kTile<T>] = held[i];
-        else to[at % kDepth][at / kDepth] = held[i];
-      }
+      for (int i = 0; i < batch; ++i) to[c + (begin + i) * more_c][p + (begin + i) * more_p] = held[i];
     }
   });
 }

@@ -62,33 +62,46 @@ FEC_DEVICE uint32_t take_halves(float& x, float& y) {
   return static_cast<uint32_t>(high.bits) << 16 | low.bits;
 }
 
-// Coordinates of a chunk (`steps`) of a strip of points, the first of which is k. Past the last everything is 0.
-FEC_CALLED void load_halves(TileShared<float>* shared, int strip, int32_t first, int64_t k, float scale, bool split) {
-  const Points& points = shared->points;
-  const int64_t* offsets = shared->offsets[strip];
-  constexpr int tile = kTile<float>, words = kChunk / 2, batch = 4, all = tile * words;
-  with_points<float>(points, [&](const auto* data) {
-    for (int begin = static_cast<int>(threadIdx.x); begin < all; begin += batch * kTileThreads) {
-      float held[batch][2];
+// A thread's share of a strip as halves, two coordinates of a point at a time: of one point (across), or of the same two
+// coordinates of several.
+template <bool across, class S>
+FEC_DEVICE void load_pairs(TileShared<float>* shared, const S* data, int strip, bool split) {
+  constexpr int tile = kTile<float>, words = kChunk / 2, batch = 4, turns = tile * words / kTileThreads;
+  constexpr int more_p = across ? 0 : kTileThreads / words, more_w = across ? kTileThreads / tile : 0;
+  const int t = static_cast<int>(threadIdx.x), p = across ? t % tile : t / words, w = across ? t / tile : t % words;
+  const int64_t* offsets = shared->offsets[strip] + p;
+  const int64_t* steps = shared->steps + 2 * w;
+  const float* factors = shared->factors + 2 * w;
+  auto* high = &shared->room.halves[strip][0][p][w];
+  auto* low = &shared->room.halves[strip][1][p][w];
+  const int64_t offset = offsets[0], step[2] = {steps[0], steps[1]};  // those that stay
+  const float factor[2] = {factors[0], factors[1]};
+#pragma unroll 1
+  for (int begin = 0; begin < turns; begin += batch) {
+    float held[batch][2];
 #pragma unroll
-      for (int i = 0; i < batch; ++i) {
-        // Neighbouring threads take what is nearest in memory.
-        const int at = begin + i * kTileThreads;
-        const int p = points.neighbours ? at % tile : at / words, c = 2 * (points.neighbours ? at / tile : at % words);
+    for (int i = 0; i < batch; ++i) {
+      const int at = 2 * (begin + i) * more_w;
+      const S* from = data + (across ? offset : offsets[(begin + i) * more_p]);
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const bool there = first + p < points.count && k + c + e < points.coordinates;
-          held[i][e] = there ? value_of(data[offsets[p] + shared->steps[c + e]]) * scale : 0.0f;
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < batch; ++i) {
-        const int at = begin + i * kTileThreads;
-        const int p = points.neighbours ? at % tile : at / words, word = points.neighbours ? at / tile : at % words;
-        shared->room.halves[strip][0][p][word] = take_halves(held[i][0], held[i][1]);
-        if (split) shared->room.halves[strip][1][p][word] = take_halves(held[i][0], held[i][1]);
-      }
+      for (int e = 0; e < 2; ++e) held[i][e] = value_of(from[across ? steps[at + e] : step[e]]);
     }
+#pragma unroll
+    for (int i = 0; i < batch; ++i) {
+      const int at = 2 * (begin + i) * more_w, to = (begin + i) * (more_p * kRow + more_w);
+      float x = held[i][0] * (across ? factors[at] : factor[0]), y = held[i][1] * (across ? factors[at + 1] : factor[1]);
+      high[to] = take_halves(x, y);
+      if (split) low[to] = take_halves(x, y);
+    }
+  }
+}
+
+// The coordinates that are set, of a strip of points, as halves; neighbouring threads take what is nearest in memory.
+FEC_CALLED void load_halves(TileShared<float>* shared, int strip) {
+  const bool split = shared->points.dtype == DType::F32;
+  with_points<float>(shared->points, [&](const auto* data) {
+    if (shared->points.neighbours) load_pairs<true>(shared, data, strip, split);
+    else load_pairs<false>(shared, data, strip, split);
   });
 }
 
@@ -130,17 +143,16 @@ FEC_DEVICE void add_products(const TileShared<float>* shared, int top, int word,
 }
 
 // The products of a thread's pairs.
-FEC_DEVICE void tile_products(TileShared<float>* shared, int32_t row, int32_t column, float scale, int r0, int c0,
+FEC_DEVICE void tile_products(TileShared<float>* shared, float scale, int r0, int c0,
                               float (&d)[kSide<float>][kSide<float>]) {
-  const Points& points = shared->points;
-  const int t = static_cast<int>(threadIdx.x), top = 32 * warp(), g = lane() / 4, q = lane() % 4;
-  const bool split = points.dtype == DType::F32;
+  const int top = 32 * warp(), g = lane() / 4, q = lane() % 4;
+  const bool split = shared->points.dtype == DType::F32;
   float sums[2][8][4] = {};
-  for (int64_t k = 0; k < points.coordinates; k += kChunk) {
-    if (t < kChunk) shared->steps[t] = coordinate_offset(points, k + t);
+  for (int64_t k = 0; k < shared->points.coordinates; k += kChunk) {
+    set_steps(shared, k, kChunk, scale * kHalfScale);
     __syncthreads();
-    load_halves(shared, 0, row, k, scale * kHalfScale, split);
-    load_halves(shared, 1, column, k, scale * kHalfScale, split);
+    load_halves(shared, 0);
+    load_halves(shared, 1);
     __syncthreads();
     for (int word = 0; word < kChunk / 2; word += 8) {
       if (split) add_products<true>(shared, top, word, sums);

@@ -52,25 +52,25 @@ FEC_DEVICE void add_coordinates(const TileShared<T>* shared, int r0, int c0, T (
 
 // The squares, or products, of a thread's pairs.
 template <class T, bool product>
-FEC_DEVICE void add_all(TileShared<T>* shared, int32_t row, int32_t column, T scale, int r0, int c0,
-                        T (&d)[kSide<T>][kSide<T>]) {
+FEC_DEVICE void add_all(TileShared<T>* shared, T scale, int r0, int c0, T (&d)[kSide<T>][kSide<T>]) {
 #pragma unroll
   for (int i = 0; i < kSide<T>; ++i) {
 #pragma unroll
     for (int j = 0; j < kSide<T>; ++j) d[i][j] = 0;
   }
   for (int64_t k = 0; k < shared->points.coordinates; k += kDepth) {
+    set_steps(shared, k, kDepth, scale);
     __syncthreads();
-    load_strip<T>(shared, 0, row, k, scale);
-    load_strip<T>(shared, 1, column, k, scale);
+    load_strip<T>(shared, 0);
+    load_strip<T>(shared, 1);
     __syncthreads();
     add_coordinates<T, product>(shared, r0, c0, d);
   }
 }
 
-FEC_DEVICE void tile_products(TileShared<double>* shared, int32_t row, int32_t column, double scale, int r0, int c0,
+FEC_DEVICE void tile_products(TileShared<double>* shared, double scale, int r0, int c0,
                               double (&d)[kSide<double>][kSide<double>]) {
-  add_all<double, true>(shared, row, column, scale, r0, c0, d);
+  add_all<double, true>(shared, scale, r0, c0, d);
 }
 
 // |a|^2 + |b|^2 - 2 ab from the products, near pairs by differences. Whether too many of a block's pairs are near.
@@ -113,14 +113,16 @@ FEC_DEVICE void tile_distances(TileShared<T>* shared, int32_t row, int32_t colum
   bool near = points.coordinates < kProducts;
   for (int strip = 0; strip < 2 && t < tile; ++strip) {
     const int32_t own = (strip == 0 ? row : column) + t;
-    if (own < points.count) shared->offsets[strip][t] = point_offset(points, own);
-    shared->lengths[strip][t] = !near && own < points.count ? static_cast<const T*>(points.lengths)[own] : T(0);
+    const bool there = own < points.count;
+    shared->offsets[strip][t] = point_offset(points, there ? own : points.count - 1);
+    // What is not there is near to nothing.
+    shared->lengths[strip][t] = !near && there ? static_cast<const T*>(points.lengths)[own] : static_cast<T>(INFINITY);
   }
   if (!near) {
-    tile_products(shared, row, column, scale, r0, c0, d);
+    tile_products(shared, scale, r0, c0, d);
     near = expand<T>(shared, row, column, scale, r0, c0, d);
   }
-  if (near) add_all<T, false>(shared, row, column, scale, r0, c0, d);
+  if (near) add_all<T, false>(shared, scale, r0, c0, d);
 #pragma unroll
   for (int i = 0; i < side; ++i) {
 #pragma unroll

@@ -20,7 +20,7 @@ static_assert(sizeof(fec::cuda::SortShared<double, fec::cuda::kNarrow>) == 17096
 static_assert(sizeof(fec::cuda::SortShared<float, fec::cuda::kWide>) == 33288);
 static_assert(sizeof(fec::cuda::SortShared<double, fec::cuda::kWide>) == 33672);
 static_assert(sizeof(fec::cuda::LineShared<float>) == 1056 && sizeof(fec::cuda::LineShared<double>) == 2080);
-static_assert(sizeof(fec::cuda::TileShared<float>) == 24432 && sizeof(fec::cuda::TileShared<double>) == 12144);
+static_assert(sizeof(fec::cuda::TileShared<float>) == 24560 && sizeof(fec::cuda::TileShared<double>) == 12400);
 static_assert(4 * sizeof(fec::cuda::SmallReader<float>) == 12800 &&
               4 * sizeof(fec::cuda::SmallReader<double>) == 16416);
 
