@@ -81,9 +81,9 @@ def newest_virtual() -> str:
     return max(text.split(), key=lambda name: int(name.removeprefix("compute_")))
 
 
-def ptx_entries(architecture: str, folder: Path) -> int:
-    """Makes PTX of all sources for a virtual architecture; how many kernels it has."""
-    entries = 0
+def ptx_entries(architecture: str, folder: Path) -> set[str]:
+    """Makes PTX of all sources for a virtual architecture; the mangled names of the kernels in it."""
+    entries: set[str] = set()
     for file in FILES:
         path = folder / f"{file}.ptx"
         command = [nvcc(), "-std=c++17", "-O3", f"-I{ROOT / 'csrc'}", f"-arch={architecture}", "-ptx"]
@@ -91,7 +91,7 @@ def ptx_entries(architecture: str, folder: Path) -> int:
         text = path.read_text()
         if f".target {architecture.replace('compute', 'sm')}" not in text:
             sys.exit(f"{file}.ptx is not for {architecture}")
-        entries += len(re.findall(r"^(?:\.visible|\.weak)?\s*\.entry ", text, re.MULTILINE))
+        entries |= set(re.findall(r"\.entry (\w+)", text))
     return entries
 
 

@@ -50,7 +50,7 @@ FEC_DEVICE void sum_rows(TileSums<T>& sums, int i) {
 
 // The channels of a filter: a block takes a strip of them against all, so that their sums are complete when it is done.
 template <class T>
-__global__ void __launch_bounds__(kTileThreads, 6) channel_pairs(const PairWork work) {
+__global__ void __launch_bounds__(kTileThreads) channel_pairs(const PairWork work) {
   DYN_SHARED(TileShared<T>, shared);
   const Place found = place(work.range, kMain);
   const Entry& layer = *found.entry;
