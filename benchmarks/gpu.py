@@ -22,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 NETWORKS = ("resnet50", "resnet152", "wide_resnet101_2")
+DEVICE = "cuda"  # the tests run everything below in the emulator, on "cpu"
 
 
 def device_name() -> str:
@@ -40,6 +41,24 @@ def device_name() -> str:
         why = "it is built without CUDA" if torch.version.cuda is None else "it sees no CUDA device"
         sys.exit(f"benchmarks.gpu needs a CUDA GPU: torch {torch.__version__} is here, but {why}. Nothing was run.")
     return torch.cuda.get_device_name(0)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    import torch
+
+    gpu = torch.cuda.get_device_properties(0)
+    driver = subprocess.run(
+        ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+    )
+    return {
+        "multiprocessors": gpu.multi_processor_count,
+        "memory GiB": round(gpu.total_memory / 2**30, 1),
+        "driver, greatest clock": driver.stdout.strip().split("\n")[0],
+        "commit": subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip(),
+    }
 
 
 def build() -> dict[str, Any]:
@@ -66,67 +85,108 @@ def build() -> dict[str, Any]:
     return {"architecture": f"sm_{major}{minor}", "seconds": round(seconds, 1), "bytes": target.stat().st_size}
 
 
-def parity(shapes: str) -> None:
-    """Every formula, dtype and layout on the device against the float64 reference; prints JSON."""
+SMALL = ((5, 7, 3, 3), (6, 40, 5, 5), (70, 33, 1, 1), (3, 600, 1, 1))
+ALL = (*SMALL, (64, 3, 7, 7), (96, 200, 3, 3), (300, 130, 1, 1), (8, 2048, 1, 1), (2, 8192, 1, 1), (2, 20000, 1, 1))
+
+
+class Parity:
+    """Comparisons with the float64 reference, counted, and those that fail described."""
+
+    def __init__(self) -> None:
+        from fec_fast.backends import backends
+
+        self.backends = [name for name in ("cuda", "triton") if backends()[name].usable]
+        self.checks, self.worst, self.failures = 0, 0.0, list[str]()
+
+    def compare(self, w: Any, formula: Any, what: str = "", *, axis: int = 0, groups: int = 1) -> None:
+        """One weight, a CPU tensor, on every backend and algorithm, contiguous and channels last."""
+        import torch
+
+        from fec_fast import ops, reference
+
+        want = reference.entropy(w, formula, axis=axis, groups=groups)
+        filters = w.shape[0] if axis == 0 else groups * w.shape[1]
+        channels = w.shape[1] if axis == 0 else w.shape[0] // groups
+        allowed = reference.tolerance(w.dtype, channels if formula.axis == "channels" else filters)
+        one = formula.axis == "channels" and (formula.compress != "none" or w.shape[2:].numel() == 1)
+        for name, memory in itertools.product(self.backends, (torch.contiguous_format, torch.channels_last)):
+            there = w.to(DEVICE).to(memory_format=memory)
+            both = one and formula.entropy != "distance" and (name == "cuda" or channels <= 4096)
+            for algorithm in ("sorted", "pairwise") if both else ("auto",):
+                (got,) = ops.entropies(
+                    [there], formula, axes=[axis], groups=[groups], algorithm=algorithm, backend=name
+                )
+                error = float((got - want).abs().max())
+                self.checks, self.worst = self.checks + 1, max(self.worst, error / allowed)
+                if not error <= allowed:
+                    case = f"{name} {algorithm} {list(w.shape)} axis {axis} {w.dtype} {formula} {what}"
+                    self.failures.append(f"{case}: {error:.1e}, allowed {allowed:.1e}")
+
+
+def parity(sizes: Sequence[tuple[int, ...]]) -> dict[str, Any]:
+    """Every formula, dtype and layout on the device against the float64 reference."""
     import torch
 
-    from fec_fast import ops, reference
-    from fec_fast.backends import backends
+    from fec_fast import ops
     from fec_fast.formula import Formula
 
-    sizes = [(5, 7, 3, 3), (6, 40, 5, 5), (70, 33, 1, 1), (3, 600, 1, 1)]
-    if shapes == "all":
-        sizes += [(64, 3, 7, 7), (96, 200, 3, 3), (300, 130, 1, 1), (8, 2048, 1, 1), (2, 8192, 1, 1), (2, 20000, 1, 1)]
-    checks, worst, failures = 0, 0.0, []
-    names = [name for name in ("cuda", "triton") if backends()[name].usable]
+    found = Parity()
     words: Any = (("rms", "absmean", "mean", "none"), ("similarity", "softmax", "distance"), ("channels", "filters"))
     for size, dtype in itertools.product(sizes, (torch.float32, torch.float64, torch.float16, torch.bfloat16)):
         w = (torch.randn(size, generator=torch.Generator().manual_seed(0)) * 0.05).to(dtype)
         for compress, entropy, axis in itertools.product(*words):
             for tau in (None, 0.05):
-                formula = Formula(compress, entropy, axis, tau)
-                want = reference.entropy(w, formula)
-                allowed = reference.tolerance(dtype, size[1] if axis == "channels" else size[0])
-                for name, memory in itertools.product(names, (torch.contiguous_format, torch.channels_last)):
-                    there = w.cuda().to(memory_format=memory)
-                    one = axis == "channels" and (compress != "none" or w.shape[2:].numel() == 1)
-                    both = one and entropy != "distance" and (name == "cuda" or size[1] <= 4096)
-                    for algorithm in ("sorted", "pairwise") if both else ("auto",):
-                        (got,) = ops.entropies(
-                            [there], formula, axes=[0], groups=[1], algorithm=algorithm, backend=name
-                        )
-                        error = float((got - want).abs().max())
-                        checks, worst = checks + 1, max(worst, error / allowed)
-                        if not error <= allowed:
-                            failures.append(f"{name} {algorithm} {list(size)} {dtype} {formula}: {error:.1e}")
-    graph()
-    print(
-        json.dumps({"backends": names, "checks": checks, "worst share of the tolerance": worst, "failures": failures})
-    )
+                found.compare(w, Formula(compress, entropy, axis, tau))
+        for formula in (Formula(), Formula("rms", axis="channels")):  # what reads input channels, read where it lies
+            found.compare(w, formula, axis=1)
+            if size[0] % 2 == 0:
+                found.compare(w, formula, axis=1, groups=2)
+        # Products of one sign, pairs about as near as products are trusted: what tensor cores round worst.
+        spread = torch.rand(size, generator=torch.Generator().manual_seed(1)) * 2 - 1
+        found.compare((0.5 * (1 + 0.34 * spread)).to(dtype), Formula(tau=3.0), "of one sign")
+        there = w[:2].to(DEVICE)
+        for formula in (Formula("none", axis="channels"), Formula("rms", axis="filters")):
+            if size[1] <= 2048 and not torch.allclose(
+                ops.channel_distances(there, formula).cpu(),
+                ops.channel_distances(w[:2], formula),
+                rtol=1e-9,
+                atol=1e-12,
+            ):
+                found.failures.append(f"channel_distances {list(size)} {dtype} {formula}")
+    found.failures += graph()
+    share = "worst share of the tolerance"
+    return {"backends": found.backends, "checks": found.checks, share: found.worst, "failures": found.failures}
 
 
-def graph() -> None:
-    """The operator captured in a CUDA graph and replayed on other weights; and a NaN that shows without an error."""
+def graph() -> list[str]:
+    """The operator captured in a CUDA graph and replayed on other weights; a NaN shows without an error. What fails."""
     import torch
 
-    weights = [torch.randn(64, 48, 3, 3, device="cuda"), torch.randn(32, 64, 1, 1, device="cuda")]
-    arguments: Any = ([0, 0], [1, 1], "rms", "similarity", "channels", None, 1.0, "auto", "cuda")
-    operator = torch.ops.fec_fast.entropy
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        operator(weights, *arguments)
-    torch.cuda.current_stream().wait_stream(stream)
-    captured = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(captured):
-        results = operator(weights, *arguments)
-    for weight in weights:
-        weight.normal_()
-    captured.replay()
-    for found, wanted in zip(results, operator(weights, *arguments), strict=True):
-        assert torch.equal(found, wanted), "a replayed graph gives other entropies"
-    weights[1][3, 2] = float("nan")
-    captured.replay()
-    assert not bool(results[0].isnan().any()) and bool(results[1].isnan().any()), "a NaN does not show as it should"
+    weights = [torch.randn(64, 48, 3, 3, device=DEVICE), torch.randn(32, 64, 1, 1, device=DEVICE)]
+    failures = []
+    for compress, axis in (("rms", "channels"), ("none", "filters")):
+        arguments: Any = ([0, 0], [1, 1], compress, "similarity", axis, None, 1.0, "auto", "cuda")
+        operator = torch.ops.fec_fast.entropy
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            operator(weights, *arguments)
+        torch.cuda.current_stream().wait_stream(stream)
+        captured = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(captured):
+            results = operator(weights, *arguments)
+        for weight in weights:
+            weight.normal_()
+        captured.replay()
+        for found, wanted in zip(results, operator(weights, *arguments), strict=True):
+            if not torch.equal(found, wanted):
+                failures.append(f"a replayed graph gives other entropies: {compress}, {axis}")
+        weights[1][3, 2] = float("nan")
+        captured.replay()
+        if bool(results[0].isnan().any()) or not bool(results[1].isnan().any()):
+            failures.append(f"a NaN does not show as it should: {compress}, {axis}")
+        weights[1].normal_()
+    return failures
 
 
 def alone(*arguments: str, under: list[str] | None = None) -> str:
@@ -148,7 +208,13 @@ def sanitizer() -> dict[str, str]:
         print(f"{kind} ...", flush=True)
         text = alone("--command", "small", under=[program, "--tool", kind, "--error-exitcode", "1"])
         found[kind] = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: .*", text)[-1]
+        failures = json.loads(next(line for line in text.splitlines() if line.startswith("{")))["failures"]
+        if failures:
+            sys.exit(f"wrong under {kind}:\n" + "\n".join(failures))
     return found
+
+
+FLOOR = "memory floor: all weights in one tensor, read once (sum)"
 
 
 def milliseconds(function: Callable[[], object], runs: int) -> float:
@@ -176,11 +242,12 @@ def throughput(name: str, runs: int) -> dict[str, float]:
     from fec_fast.formula import Formula
 
     model = get_model(name, weights=None)
-    weights = [m.weight.detach().cuda() for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    weights = [m.weight.detach().to(DEVICE) for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
     zeros, ones = [0] * len(weights), [1] * len(weights)
     call: Any = {"axes": zeros, "groups": ones}
     rms, filters = Formula("rms", axis="channels"), Formula()
     points = [w.flatten(2).square().mean(-1).sqrt() for w in weights]
+    flat = torch.cat([w.flatten() for w in weights])
 
     def captured() -> Callable[[], object]:
         graph = torch.cuda.CUDAGraph()
@@ -199,7 +266,7 @@ def throughput(name: str, runs: int) -> dict[str, float]:
                 pairwise(v[first : first + step], 0.01)
 
     sides: dict[str, Callable[[], object]] = {
-        "memory floor: every weight read once (sum)": lambda: [w.sum() for w in weights],
+        FLOOR: flat.sum,
         "sorted, rms": partial(cuda.entropies, weights, rms, **call),
         "sorted, rms, as a CUDA graph": captured(),
         "brute force: pairwise, rms": partial(cuda.entropies, weights, rms, algorithm="pairwise", **call),
@@ -213,6 +280,9 @@ def throughput(name: str, runs: int) -> dict[str, float]:
         sides["Triton: sorted, rms"] = partial(triton.entropies, weights, rms, **call)
         sides["Triton: between filters"] = partial(triton.entropies, weights, filters, **call)
     found = {side: round(milliseconds(function, runs), 4) for side, function in sides.items()}
+    found["sorted, as a CUDA graph, times the memory floor"] = round(
+        found["sorted, rms, as a CUDA graph"] / found[FLOOR], 2
+    )
     found["channels/s of sorted, G"] = round(sum(p.numel() for p in points) / found["sorted, rms"] / 1e6, 2)
     return found
 
@@ -239,11 +309,12 @@ def main() -> None:
     if arguments.command == "throughput":
         return print(json.dumps({network: throughput(network, arguments.runs) for network in NETWORKS}))
     if arguments.command != "all":
-        return parity("all" if arguments.command == "parity" else "small")
+        return print(json.dumps(parity(ALL if arguments.command == "parity" else SMALL)))
     import torch
 
     print(f"building for {name} ...", flush=True)
-    result: dict[str, Any] = {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "build": build()}
+    result: dict[str, Any] = {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda}
+    result |= {"machine": machine(), "build": build()}
     print("parity ...", flush=True)
     result["parity"] = json.loads(alone("--command", "parity").splitlines()[-1])
     if result["parity"]["failures"]:

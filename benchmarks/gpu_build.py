@@ -75,6 +75,44 @@ def compile_all(jobs: list[tuple[Path, int, Path, list[str]]]) -> None:
         list(pool.map(one, jobs))
 
 
+def newest_virtual() -> str:
+    """The newest virtual architecture that this nvcc makes PTX for, such as "compute_121"."""
+    text = subprocess.run([nvcc(), "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
+    return max(text.split(), key=lambda name: int(name.removeprefix("compute_")))
+
+
+def ptx_entries(architecture: str, folder: Path) -> set[str]:
+    """Makes PTX of all sources for a virtual architecture; the mangled names of the kernels in it."""
+    entries: set[str] = set()
+    for file in FILES:
+        path = folder / f"{file}.ptx"
+        command = [nvcc(), "-std=c++17", "-O3", f"-I{ROOT / 'csrc'}", f"-arch={architecture}", "-ptx"]
+        subprocess.run([*command, str(CUDA / f"{file}.cu"), "-o", str(path)], check=True)
+        text = path.read_text()
+        if f".target {architecture.replace('compute', 'sm')}" not in text:
+            sys.exit(f"{file}.ptx is not for {architecture}")
+        entries |= set(re.findall(r"\.entry (\w+)", text))
+    return entries
+
+
+def held_by(binary: Path) -> tuple[list[str], list[str]]:
+    """The architectures of a binary's machine code and of its PTX."""
+    found = []
+    for what, suffix in (("--list-elf", "cubin"), ("--list-ptx", "ptx")):
+        text = subprocess.run([tool("cuobjdump"), what, str(binary)], capture_output=True, text=True).stdout
+        names = re.findall(rf"sm_(\d+)[a-z]?\.{suffix}", text)
+        found.append([f"sm_{number}" for number in sorted(set(names), key=int)])
+    return found[0], found[1]
+
+
+def all_major(folder: Path) -> tuple[list[str], list[str]]:
+    """What the default of a build without a GPU puts into the binary: machine code and PTX, for one of the sources."""
+    binary = folder / "run.fatbin"
+    command = [nvcc(), "-std=c++17", "-O3", f"-I{ROOT / 'csrc'}", "-arch=all-major", "-fatbin"]
+    subprocess.run([*command, str(CUDA / "run.cu"), "-o", str(binary)], check=True)
+    return held_by(binary)
+
+
 def compiler_version() -> str:
     """Such as "13.0"."""
     text = subprocess.run([nvcc(), "--version"], capture_output=True, text=True, check=True).stdout

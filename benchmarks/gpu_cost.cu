@@ -60,6 +60,37 @@ __global__ void __launch_bounds__(128, 5) probe_read(const float* data, float* o
   for (int i = 0; i < 8; ++i) out[i * 32 + lane()] = bad ? 0 : reader->numbers[i * 32 + lane()];
 }
 
+// A chunk's products of a warp: 16 coordinates, as the tensor cores do them, and as float32 multiply-adds would.
+template <bool split>
+__global__ void __launch_bounds__(64) probe_tensor(float* data) {
+  DYN_SHARED(TileShared<float>, shared);
+  float sums[2][8][4];
+  for (int i = 0; i < 64; ++i) sums[i / 32][i / 4 % 8][i % 4] = data[64 * i + threadIdx.x];
+  __syncthreads();
+  add_products<split>(shared, 32 * warp(), 0, sums);
+  for (int i = 0; i < 64; ++i) data[64 * i + threadIdx.x] = sums[i / 32][i / 4 % 8][i % 4];
+}
+__global__ void __launch_bounds__(64) probe_fma(float* data, int chunks) {
+  DYN_SHARED(TileShared<float>, shared);
+  float d[8][8] = {};
+  const int t = static_cast<int>(threadIdx.x);
+  for (int i = 0; i < chunks; ++i) {
+    __syncthreads();
+    add_coordinates<float, true>(shared, t / 8 * 8, t % 8 * 8, d);
+  }
+  for (int i = 0; i < 64; ++i) data[64 * i + t] = d[i / 8][i % 8];
+}
+// Their coordinates from memory to halves: 16 of float32, 16 of float16 a thread.
+template <class S, bool split>
+__global__ void __launch_bounds__(64) probe_halves(const S* data) {
+  DYN_SHARED(TileShared<float>, shared);
+  load_pairs<false>(shared, data, 0, split);
+}
+
+template __global__ void probe_tensor<true>(float*);
+template __global__ void probe_tensor<false>(float*);
+template __global__ void probe_halves<float, true>(const float*);
+template __global__ void probe_halves<F16, false>(const F16*);
 template __global__ void probe_sort_warp<1>(float*);
 template __global__ void probe_sort_warp<2>(float*);
 template __global__ void probe_sort_warp<4>(float*);

@@ -16,9 +16,11 @@ from pathlib import Path
 from gpu_build import CUDA, ROOT, compile_all, keep_page, tool
 
 PAGE = ROOT / "docs" / "gpu_cost.md"
+TILE = 64  # points a side of a block's pairs (csrc/cuda/points.cuh)
 # Threads' results a clock and multiprocessor (CUDA programming guide, arithmetic instructions) by pipe, the number of
-# multiprocessors, clock in GHz, memory in TB/s.
-PIPES = ("fma", "alu", "xu", "lsu", "fp64", "issue")
+# multiprocessors, clock in GHz, memory in TB/s. Of the tensor cores: 1024 float16 multiply-adds a clock, 64 an
+# instruction and thread; those of the H100 do twice as many, but not of `mma.sync`, so they are taken for the A100's.
+PIPES = ("fma", "alu", "xu", "lsu", "fp64", "tensor", "issue")
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,14 @@ class Gpu:
 
 
 GPUS = {
-    "A100": Gpu(80, dict(zip(PIPES, (64, 64, 16, 32, 32, 128), strict=True)), 108, 1.41, 2.039),
-    "H100": Gpu(90, dict(zip(PIPES, (128, 64, 16, 32, 64, 128), strict=True)), 132, 1.755, 3.35),
+    "A100": Gpu(80, dict(zip(PIPES, (64, 64, 16, 32, 32, 16, 128), strict=True)), 108, 1.41, 2.039),
+    "H100": Gpu(90, dict(zip(PIPES, (128, 64, 16, 32, 64, 16, 128), strict=True)), 132, 1.755, 3.35),
 }
 ON_FMA = ("FFMA", "FMUL", "FADD", "IMAD", "HFMA2", "FFMA32I", "FMUL32I", "FADD32I")
 ON_XU = ("MUFU", "F2F", "I2F", "F2I", "FRND", "POPC", "I2FP")
-ON_LSU = ("SHFL", "LDS", "STS", "LDG", "STG", "LDL", "STL", "LDSM", "ATOMG", "RED", "ATOM")
+ON_LSU = ("SHFL", "LD", "ST", "LDS", "STS", "LDG", "STG", "LDL", "STL", "LDSM", "ATOMG", "RED", "ATOM")
 ON_FP64 = ("DFMA", "DADD", "DMUL", "DSETP", "DMNMX")
+ON_TENSOR = ("HMMA",)
 ELSEWHERE = (
     *("BRA", "EXIT", "NOP", "BSSY", "BSYNC", "BAR", "CALL", "RET", "WARPSYNC", "LDC", "ULDC", "LDCU", "S2R", "S2UR"),
     *("DEPBAR", "UMOV", "USEL", "UISETP", "ULOP3", "UIADD3", "ULEA", "USHF", "UIMAD", "CS2R", "R2UR", "VOTE", "VOTEU"),
@@ -50,7 +53,8 @@ ELSEWHERE = (
 def pipe(opcode: str) -> str:
     """The pipe of an instruction; "" for those that only take an issue slot."""
     name = opcode.split(".")[0]
-    for names, where in ((ON_FMA, "fma"), (ON_XU, "xu"), (ON_LSU, "lsu"), (ON_FP64, "fp64"), (ELSEWHERE, "")):
+    pipes = ((ON_FMA, "fma"), (ON_XU, "xu"), (ON_LSU, "lsu"), (ON_FP64, "fp64"), (ON_TENSOR, "tensor"), (ELSEWHERE, ""))
+    for names, where in pipes:
         if name in names:
             return where
     return "alu"
@@ -136,6 +140,38 @@ def piece(found: dict[str, list[tuple[int, str, str]]], name: str) -> list[tuple
     return straight(next(body for mangled, body in found.items() if name in mangled))
 
 
+def between_filters(found: dict[str, list[tuple[int, str, str]]], gpu: Gpu) -> list[str]:
+    """Rows for the products between filters: on tensor cores, and as float32 multiply-adds with the same loads."""
+    tiles = sum(
+        layers * (-(-n // TILE)) * (-(-n // TILE) + 1) // 2 * c * taps for (n, c, taps), layers in resnet50().items()
+    )
+    work = 2 * tiles * TILE * TILE  # twice: the distances for tau, and their exponentials
+    rows = []
+    for what, probe, loads in (
+        ("float32, tensor cores", "probe_tensorILb1E", "probe_halvesIfLb1E"),
+        ("float16 and bfloat16, tensor cores", "probe_tensorILb0E", "probe_halvesIN3fec"),
+        ("float32 multiply-adds instead", "probe_fma", "probe_halvesIN3fec"),
+    ):
+        body = next(b for name, b in found.items() if probe in name)
+        if "fma" in probe:
+            loop, marks = inner_loop(body, "FFMA")
+            products = divided(loop, marks)
+        else:  # 16 coordinates of a thread's 64 pairs, less the sums that the probe reads and writes
+            counts = count([i for i in straight(body) if not i[1].startswith(("LDG", "STG"))])
+            products = divided(counts, 64 * 16)
+        body = next(b for name, b in found.items() if loads in name)
+        turn, _ = inner_loop(body, "STS")
+        whole = products + divided(turn, 8 * 32)  # 8 coordinates a turn, each for 32 of a thread's products
+        time, slowest = clocks(whole, gpu)
+        rate = gpu.processors * gpu.clock / time / 1e3
+        rows.append(
+            f"| between filters, {what} | {whole['issue']:.2f} instructions a pair and coordinate "
+            f"({products['issue']:.2f} to multiply), bound by {slowest}: {rate:.0f} T of them a second, "
+            f"{work / rate / 1e9:.2f} ms |"
+        )
+    return rows
+
+
 def cost(folder: Path, gpu: Gpu) -> list[str]:
     probes, pairs = folder / f"probes_{gpu.architecture}.cubin", folder / f"pairs_{gpu.architecture}.cubin"
     source = ROOT / "benchmarks" / "gpu_cost.cu"
@@ -180,8 +216,6 @@ def cost(folder: Path, gpu: Gpu) -> list[str]:
     pair_time, pair_pipe = clocks(pair, gpu)
     pair_rate = gpu.processors * gpu.clock / pair_time / 1e3
     pair_bound = pairs_of_channels / pair_rate / 1e9
-    body = next(b for name, b in functions(pairs).items() if "filter_pairsIfE" in name)
-    tile, products = inner_loop(body, "FFMA")
     lines += [
         "",
         f"ResNet-50: {weights / 1e6:.1f} M weights, {channels / 1e6:.1f} M channels, "
@@ -197,8 +231,7 @@ def cost(folder: Path, gpu: Gpu) -> list[str]:
         f"{2 * 4 * channels / (0.8 * gpu.memory * 1e9):.3f} ms |",
         f"| `pairwise` | {pair['issue']:.2f} instructions a pair, bound by {pair_pipe}: {pair_rate:.1f} T pairs/s, "
         f"{pair_bound:.2f} ms; `sorted` is {pair_bound / bound:.0f} times less |",
-        f"| between filters, inner loop | {tile['issue'] / products:.2f} instructions a multiply-add, "
-        f"{products} multiply-adds a turn |",
+        *between_filters(found, gpu),
     ]
     if gpu.architecture == 90:
         goals = [
@@ -218,7 +251,8 @@ def page(folder: Path, version: str) -> str:
         "counted, not measured. Instructions a channel (float32, similarity, tau measured), from the machine code of",
         "the kernels' pieces compiled straight through (the kernels keep some loops, which adds a little), with the",
         "threads' overhead, loads and stores; and the clocks that the slowest pipe of a multiprocessor needs for one",
-        "channel. A bound: no latency, no tail, every pipe at the rate of the CUDA programming guide.",
+        "channel. A bound: no latency, no tail, every pipe at the rate of the CUDA programming guide. Between filters",
+        "(axis=filters, none): loads, conversions and products, without the end of each pair; tau measured, so twice.",
     ]
     for name, gpu in GPUS.items():
         lines += ["", f"## {name} (sm_{gpu.architecture}, {gpu.processors} multiprocessors at {gpu.clock:g} GHz)", ""]

@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_resources.py [--check]     docs/gpu_resources.md, or whether it is still what nvcc makes
 
-Needs nvcc and no GPU. Spills in a hot kernel end it with an error.
+Needs nvcc and no GPU. Spills in a hot kernel end it with an error, as does PTX that is missing or not whole.
 """
 
 from __future__ import annotations
@@ -12,7 +12,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gpu_build import ARCHITECTURES, CUDA, DEVICES, FILES, ROOT, compile_all, keep_page, tool
+from gpu_build import (
+    ARCHITECTURES,
+    CUDA,
+    DEVICES,
+    FILES,
+    ROOT,
+    all_major,
+    compile_all,
+    keep_page,
+    newest_virtual,
+    ptx_entries,
+    tool,
+)
 
 PAGE = ROOT / "docs" / "gpu_resources.md"
 # Threads a block, and dynamic shared memory as the launches give it (sorted_launch.h, pairwise_launch.h).
@@ -24,8 +36,9 @@ LAUNCHES = {
     "long_distances": (512, {"float": 128, "double": 128}),
     "long_merge": (256, {}),
     "line_pairs": (128, {"float": 1056, "double": 2080}),
-    "channel_pairs": (64, {"float": 12392, "double": 11880}),
-    "filter_pairs": (64, {"float": 12392, "double": 11880}),
+    "channel_pairs": (64, {"float": 24560, "double": 12400}),
+    "filter_pairs": (64, {"float": 24560, "double": 12400}),
+    "squared_lengths": (128, {"float": 32, "double": 32}),
     "compress": (128, {"float": 12800, "double": 16416}),
     "largest_weights": (128, {"float": 32, "double": 32}),
     "set_tau": (256, {}),
@@ -35,16 +48,17 @@ LAUNCHES = {
 }
 HOT = ("narrow_filters", "wide_filters", "line_pairs", "channel_pairs", "filter_pairs", "compress")
 TASKS, TERMS = ("sort", "scan", "both"), ("distances", "similarity", "softmax", "distance")
+INSIDE = ("filters", "channels")
 
 
 def named(mangled: str) -> tuple[str, str, str] | None:
     """Kernel, type and variant of a mangled name."""
     for kernel in LAUNCHES:
-        found = re.search(rf"{len(kernel)}{kernel}(?:I([fd])(?:LNS0_\d+(Task|Terms)E(\d)E)?)?", mangled)
+        found = re.search(rf"{len(kernel)}{kernel}(?:I([fd])(?:L(?:NS0_\d+(Task|Terms)E|(b))(\d)E)?)?", mangled)
         if found and mangled.startswith("_ZN3fec4cuda"):
             kind = {"f": "float", "d": "double", None: ""}[found[1]]
-            words = {"Task": TASKS, "Terms": TERMS}.get(found[2])
-            return kernel, kind, words[int(found[3])] if words else ""
+            words = {"Task": TASKS, "Terms": TERMS, "b": INSIDE}.get(found[2] or found[3])
+            return kernel, kind, words[int(found[4])] if words else ""
     return None
 
 
@@ -106,7 +120,19 @@ def written(folder: Path, version: str) -> str:
                 if name[0] in HOT and name[1] == "float" and by[a][1] > 0]  # fmt: skip
     if spilling:
         sys.exit("spills in hot kernels: " + "; ".join(spilling))
-    return page(rows, version)
+    newest = newest_virtual()
+    missing = set(rows) - {named(name) for name in ptx_entries(newest, folder)}
+    if missing:
+        sys.exit(f"{newest}: no PTX of {missing}")
+    machine, ptx = all_major(folder)
+    if not machine or not ptx:
+        sys.exit(f"a build for all-major holds machine code for {machine} and PTX for {ptx}")
+    end = (
+        f"\nPTX of the newest virtual architecture of this nvcc, {newest}, is made of all {len(rows)} kernels.\n"
+        f"A build for `all-major` holds machine code for {', '.join(machine)} and PTX for {', '.join(ptx)},\n"
+        "which the driver compiles for what is newer (`cuobjdump --list-elf --list-ptx`).\n"
+    )
+    return page(rows, version) + end
 
 
 if __name__ == "__main__":

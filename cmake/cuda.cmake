@@ -6,19 +6,7 @@ foreach(type f32 f64)
   list(APPEND cuda_sources csrc/cuda/sorted_${type}.cu csrc/cuda/pairwise_${type}.cu)
 endforeach()
 
-# Before check_language, which would settle on the compiler's own default: those of the GPUs here; without a GPU, every
-# major generation, and PTX for those to come.
-if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
-  execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader
-    OUTPUT_VARIABLE capabilities ERROR_QUIET RESULT_VARIABLE failed OUTPUT_STRIP_TRAILING_WHITESPACE)
-  if(NOT failed AND capabilities MATCHES "^[0-9.\n]+$")
-    string(REPLACE "." "" capabilities "${capabilities}")
-    string(REPLACE "\n" ";" CMAKE_CUDA_ARCHITECTURES "${capabilities}")
-    list(REMOVE_DUPLICATES CMAKE_CUDA_ARCHITECTURES)
-  else()
-    set(CMAKE_CUDA_ARCHITECTURES all-major)
-  endif()
-endif()
+include(${CMAKE_CURRENT_LIST_DIR}/architectures.cmake)  # before check_language, which would settle on its own
 check_language(CUDA)
 if(CMAKE_CUDA_COMPILER AND CMAKE_VERSION VERSION_LESS 3.23)
   message(FATAL_ERROR "fec_fast: the CUDA kernels need CMake 3.23 or newer, this is ${CMAKE_VERSION}; "

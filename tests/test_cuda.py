@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from test_parity import cases, sortable, tolerance
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fec_fast import ops, reference
 from fec_fast.backends import backends, cuda, resolve
@@ -76,6 +78,47 @@ def test_strides_are_followed_and_odd_ones_copied(monkeypatch: pytest.MonkeyPatc
         assert not strided.is_contiguous()
         compare(strided, RMS)
         compare(strided, Formula())
+
+
+class Operators(TorchDispatchMode):
+    """Writes down what torch is asked to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.add(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("formula", [RMS, Formula(), Formula("none", "softmax", "channels", 0.3)])
+def test_a_call_allocates_through_torch_and_waits_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, formula: Formula
+) -> None:
+    """As a CUDA graph needs it: of torch's operators none but views and `empty`; no other is asynchronous for sure.
+
+    The kernels' own side is compiled against a runtime that knows neither memory nor waiting (csrc/testing/emulator.h).
+    """
+    emulated.backend(monkeypatch)
+    weights = [weight(6, 20, 3, 3), weight(40, 30, 1, 1, dtype=torch.float16)]
+    with Operators() as operators:
+        cuda.entropies(weights, formula, axes=[0, 1], groups=[1, 1])
+    assert "aten.empty.memory_format" in operators.seen
+    assert operators.seen <= {"aten.empty.memory_format", "aten.detach.default"}, operators.seen
+
+
+def test_the_sources_know_no_call_that_waits_or_allocates() -> None:
+    root = emulated.ROOT / "csrc"
+    sources = "".join(path.read_text() for path in (root / "cuda").iterdir())
+    called = set(re.findall(r"\bcuda[A-Z]\w+(?=\()", sources)) - {"cudaGetErrorString", "cudaGetErrorName"}
+    assert called == {
+        "cudaGetDevice",
+        "cudaSetDevice",
+        "cudaGetDeviceCount",
+        "cudaFuncGetAttributes",
+        "cudaGetLastError",
+    }
 
 
 def test_nothing_and_empty(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,33 @@ struct PairWork {
   bool compressed;  // points are the compressed channels, else the weights themselves
 };
 
+// The squared lengths of the points, a block a filter: of the filter itself, or (inside) of its channels, a warp each.
+template <class T, bool inside>
+__global__ void __launch_bounds__(128) squared_lengths(const PairWork work) {
+  DYN_SHARED(double, sums);
+  const Place found = place(work.range, kFilters);
+  const Entry& layer = *found.entry;
+  const int32_t filter = static_cast<int32_t>(found.unit);
+  const T scale = work.compressed ? T(1) : scale_of<T>(*found.state);
+  const Points points = inside ? channels_of<T>(layer, filter) : filters_of<T>(layer, work.compressed);
+  if (points.coordinates < kProducts) return;
+  T* lengths = static_cast<T*>(const_cast<void*>(points.lengths));
+  const int32_t first = inside ? warp() : filter, end = inside ? points.count : filter + 1;
+  const int from = inside ? lane() : static_cast<int>(threadIdx.x), step = inside ? 32 : static_cast<int>(blockDim.x);
+  for (int32_t p = first; p < end; p += static_cast<int>(blockDim.x) / 32) {
+    double sum = 0;
+    with_points<T>(points, [&](const auto* data) {
+      const auto* own = data + point_offset(points, p);
+      for (int64_t k = from; k < points.coordinates; k += step) {
+        const double x = static_cast<double>(static_cast<T>(value_of(own[coordinate_offset(points, k)])) * scale);
+        sum += x * x;
+      }
+    });
+    sum = inside ? warp_sum(sum) : block_sum(sum, sums);
+    if (from == 0) lengths[p] = static_cast<T>(sum);
+  }
+}
+
 // Row i of a thread's pairs, over the eight threads that share it.
 template <class T>
 FEC_DEVICE void sum_rows(TileSums<T>& sums, int i) {
@@ -33,7 +60,7 @@ __global__ void __launch_bounds__(kTileThreads) channel_pairs(const PairWork wor
   const int32_t row = static_cast<int32_t>(found.unit % static_cast<uint32_t>(strips)) * tile;
   const double tau = work.terms == Terms::Distances ? 1 : found.state->tau;
   if (!(tau > 0)) return;  // `finish_parts` knows
-  if (t == 0) shared->points = channels_of(layer, filter);
+  if (t == 0) shared->points = channels_of<T>(layer, filter);
   if (t < tile) shared->rows[t] = {0, 0};
   const T scale = scale_of<T>(*found.state), factor = pair_scale<T>(work.terms, tau);
   for (int32_t column = 0; column < layer.channels; column += tile) {

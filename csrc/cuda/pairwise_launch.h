@@ -47,6 +47,12 @@ void measure_pairs(const Call& call) {
              call.choice.compress);
       check_launch("compress");
     }
+    if (way == Way::Line) continue;
+    const auto lengths = way == Way::Channels ? squared_lengths<T, true> : squared_lengths<T, false>;
+    const bool compressed = call.choice.compress != Compress::None;
+    LAUNCH(lengths, group.blocks[kFilters], 128, 4 * sizeof(double), call.stream,
+           PairWork{range, Terms::Distances, compressed});
+    check_launch("squared_lengths");
   }
   if (call.plan.measured) launch_pairs<T>(call, Terms::Distances);
 }

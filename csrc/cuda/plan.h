@@ -133,12 +133,14 @@ class Plan {
             small(blocks(c, way == Way::Line ? int64_t(kLineThreads) * rows_a_thread(c) : tile));
         main = sums = parts = n * entry.parts_a_filter;
         points = way == Way::Line ? n * c : 0;
+        if (way == Way::Channels && layer.taps >= kProducts) entry.spare = take(n * c * size);
         break;
       case Way::Filters:
         main = sums = blocks(n, tile) * (blocks(n, tile) + 1) / 2;
         parts = blocks(n, tile) * n * 2;
         points = formula.compress == Compress::None ? 0 : n * c;
         entry.denominator = static_cast<double>(n) * static_cast<double>(n);
+        entry.spare = take(n * size);
         break;
     }
     entry.points = take(points * size);

@@ -17,7 +17,7 @@ struct Entry {
   const void* data;
   double* out;  // entropies, one a filter
   void* points;  // one number a channel, sorted or not
-  void* spare;  // of long filters: where the sorted runs are merged to
+  void* spare;  // of long filters: where the sorted runs are merged to; of points: their squared lengths
   double* sums;  // of distances, one a block
   double* parts;  // of entropies, or sums of rows, one a part
   double denominator;  // how many distances the sums are of

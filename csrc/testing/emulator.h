@@ -108,7 +108,7 @@ void fault(const char* format, ...) __attribute__((format(printf, 1, 2)));
 void launch(const char* name, unsigned grid, unsigned block, size_t shared, cudaStream_t stream,
             const std::function<void()>& thread);
 
-enum class Meeting { Shuffle, Sync, Ballot };
+enum class Meeting { Shuffle, Sync, Ballot, Mma };
 // All lanes of the mask meet; returns what they brought, by lane.
 const uint64_t* meet(unsigned mask, Meeting kind, uint64_t brought);
 int meet_block(int vote);  // __syncthreads; how many threads voted
@@ -208,6 +208,21 @@ inline float emulated_log2(float x) {
   const float y = std::log2(x);
   return x == 1 ? 0 : x > 0.5f && x < 2 ? y + emulated_error(x) : y * (1 + emulated_error(x));
 }
+// To the nearest float16, ties to even.
+inline uint16_t emulated_half_of(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  const auto sign = static_cast<uint16_t>(bits >> 16 & 0x8000u);
+  const float size = std::fabs(x);
+  if (!(size < 65520)) return static_cast<uint16_t>(sign | (size >= 65520 ? 0x7c00u : 0x7e00u));
+  if (size < 0x1p-14f) return static_cast<uint16_t>(sign | static_cast<uint16_t>(std::nearbyint(size * 0x1p24f)));
+  bits &= 0x7fffffffu;
+  bits += 0xfffu + (bits >> 13 & 1u);
+  return static_cast<uint16_t>(sign | ((bits >> 13) - (112u << 10)));
+}
+// mma.m16n8k16 on float16 with float32 sums, as badly as any tensor core was found to do it: four products at a time,
+// all that is added cut off (towards zero) at the last place of the largest, and the sum likewise.
+void emulated_mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 inline float emulated_half(uint16_t x) {
   const uint32_t size = x & 0x7fffu;
   if (size >= 0x7c00u) return size > 0x7c00u ? NAN : x & 0x8000u ? -INFINITY : INFINITY;

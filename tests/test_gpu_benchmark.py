@@ -1,0 +1,199 @@
+"""``python -m benchmarks.gpu`` with the emulator in place of a device: its comparisons, its command, its table.
+
+What is CUDA's own (events, streams, graphs) is a stand-in; a captured graph is the launches that were made, and a
+replay makes them again, in a workspace of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import emulated
+import pytest
+import torch
+
+from fec_fast import ops, reference
+from fec_fast.backends import cpu, cuda, resolve
+from fec_fast.backends.rows import rows_of
+
+ROOT = Path(__file__).parent.parent
+
+
+class Recorder:
+    """The compiled module; between `begin` and `end` it remembers the launches."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module, self.Error = module, module.Error
+        self.taken: list[Callable[[], None]] | None = None
+        self.tensors: Any = None  # of the call that is being made
+
+    def rows_of(self, *arguments: Any) -> Any:
+        self.tensors = rows_of(*arguments)
+        return self.tensors
+
+    def Call(self, rows: Any, **choice: Any) -> Any:  # noqa: N802  (the module's name for it)
+        call, kept = self.module.Call(rows, **choice), self.tensors
+
+        def launch(workspace: int, size: int, number: int, stream: int) -> None:
+            call.launch(workspace, size, number, stream)
+            if self.taken is not None:
+                self.taken.append(again)
+
+        def again(kept: Any = kept) -> None:  # a graph's pool keeps what it writes to
+            workspace = torch.full((call.workspace_bytes() + 64,), 0xFF, dtype=torch.uint8)
+            call.launch(workspace.data_ptr() + -workspace.data_ptr() % 64, call.workspace_bytes(), 0, 0)
+
+        return SimpleNamespace(workspace_bytes=call.workspace_bytes, launch=launch)
+
+
+class Event:
+    def __init__(self, enable_timing: bool) -> None:
+        self.at = 0.0
+
+    def record(self) -> None:
+        self.at = time.perf_counter()
+
+    def elapsed_time(self, end: Event) -> float:
+        return (end.at - self.at) * 1e3
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The benchmark, on the emulator."""
+    recorder = Recorder(emulated.backend(monkeypatch))
+    monkeypatch.setattr(cuda, "compiled", lambda: recorder)
+    monkeypatch.setattr(cuda, "rows_of", recorder.rows_of)
+    package = sys.modules[resolve.__module__]
+    monkeypatch.setitem(package._KNOWN, "cuda", lambda: package.BackendInfo("cuda", True, True, ""))
+    monkeypatch.setattr(ops, "_check_devices", lambda weights, backend: None)
+
+    def operator(weights: Any, formula: Any, **options: Any) -> Any:
+        return cuda.entropies(weights, formula, **options), -1
+
+    monkeypatch.setattr(cpu, "entropies", operator)
+    resolved = package.resolve
+    monkeypatch.setattr(ops, "resolve", lambda backend, device="cpu": resolved(backend, "cuda"))
+
+    class Graph:
+        def __init__(self) -> None:
+            self.launches: list[Callable[[], None]] = []
+
+        def replay(self) -> None:
+            for launch in self.launches:
+                launch()
+
+    @contextlib.contextmanager
+    def capture(graph: Graph) -> Iterator[None]:
+        recorder.taken = []
+        yield
+        graph.launches, recorder.taken = recorder.taken, None
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    properties = SimpleNamespace(multi_processor_count=1, total_memory=2**30)
+    for name, value in {
+        "Event": Event,
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+        "stream": lambda s: contextlib.nullcontext(),
+        "CUDAGraph": Graph,
+        "graph": capture,
+        "synchronize": lambda: None,
+        "get_device_properties": lambda number: properties,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.syspath_prepend(str(ROOT))
+    module = importlib.import_module("benchmarks.gpu")
+    monkeypatch.setattr(module, "DEVICE", "cpu")
+    return module
+
+
+def test_every_comparison_is_made_and_holds(gpu: ModuleType) -> None:
+    found = gpu.parity(((4, 5, 3, 3), (30, 26, 1, 1)))
+    assert found["failures"] == [] and found["backends"] == ["cuda"]
+    assert found["checks"] > 800 and 0 < found["worst share of the tolerance"] < 1
+
+
+def test_what_is_wrong_is_said(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "tolerance", lambda dtype, points: 1e-17)
+    failures = gpu.parity(((2, 3, 1, 1),))["failures"]
+    assert any("cuda sorted [2, 3, 1, 1] axis 0 torch.float32 similarity" in failure for failure in failures)
+    monkeypatch.setattr(Recorder, "Call", lambda self, rows, **choice: self.module.Call(rows, **choice))
+    assert "a replayed graph gives other entropies" in gpu.graph()[0]  # nothing is launched again
+
+
+def run(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: Any, *arguments: str) -> None:
+    """The command, its processes being calls."""
+
+    def alone(*command: str, under: list[str] | None = None) -> str:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["gpu", *command])
+        gpu.main()
+        said = str(capsys.readouterr().out)
+        if under:
+            kind = "ERROR" if "memcheck" in under else "RACECHECK"
+            said = f"========= COMPUTE-SANITIZER\n{said}========= {kind} SUMMARY: 0 errors\n"
+        return said
+
+    monkeypatch.setattr(gpu, "alone", alone)
+    monkeypatch.setattr(gpu, "device_name", lambda: "Emulated GPU 1")
+    monkeypatch.setattr(gpu, "build", lambda: {"architecture": "none"})
+    monkeypatch.setattr(gpu, "ALL", ((2, 3, 1, 1),))
+    monkeypatch.setattr(gpu, "SMALL", ((2, 3, 1, 1),))
+    monkeypatch.setattr(gpu.shutil, "which", lambda name: f"/somewhere/{name}")
+    monkeypatch.setattr(sys, "argv", ["gpu", *arguments])
+    gpu.main()
+
+
+def test_the_command_writes_its_results(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    models = pytest.importorskip("torchvision.models")
+
+    def small(name: str, weights: None) -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 6, 1))
+
+    monkeypatch.setattr(models, "get_model", small)
+    monkeypatch.setattr(torch, "compile", lambda **options: lambda function: function)
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path)
+    monkeypatch.setattr(gpu.subprocess, "run", lambda *a, **k: SimpleNamespace(stdout="1.0, 1 MHz\n", returncode=0))
+    run(gpu, monkeypatch, capsys, "--runs", "2")
+    result = json.loads((tmp_path / "gpu-emulated-gpu-1.json").read_text())
+    assert set(result["compute-sanitizer"]) == {"memcheck", "racecheck"}
+    assert result["compute-sanitizer"]["racecheck"] == "RACECHECK SUMMARY: 0 errors"
+    assert set(result["throughput"]) == {"resnet50", "resnet152", "wide_resnet101_2"}
+    wanted = ("memory floor", "sorted, rms", "CUDA graph", "brute force", "between filters", "cdist", "torch.compile")
+    for row in wanted:
+        assert any(row in side for side in result["throughput"]["resnet50"]), row
+    lines = result["table"].splitlines()
+    assert lines[2] == "| | resnet50 | resnet152 | wide_resnet101_2 |" and lines[3] == "| --- | --- | --- | --- |"
+    assert len(lines) == 4 + len(result["throughput"]["resnet50"]) and all(line.count("|") == 5 for line in lines[2:])
+    assert result["parity"]["failures"] == [] and result["machine"]["multiprocessors"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["gpu-emulated-gpu-1.json"]
+
+
+def test_nothing_is_timed_that_is_wrong(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(reference, "tolerance", lambda dtype, points: 1e-17)
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path)
+    monkeypatch.setattr(gpu, "machine", dict)
+    with pytest.raises(SystemExit, match=r"not timed, these are wrong:\ncuda "):
+        run(gpu, monkeypatch, capsys)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    module = importlib.import_module("benchmarks.gpu")
+    monkeypatch.setattr(sys, "argv", ["gpu"])
+    with pytest.raises(SystemExit, match="needs a CUDA GPU: .* Nothing was run"):
+        module.main()
