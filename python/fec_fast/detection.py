@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .average_precision import AveragePrecisions, average_precisions
 from .batches import device_of, evaluating
 from .errors import ArgumentError, InputError, missing_extra, nearest
-from .inputs import describe, map_tensors, undisturbed
+from .inputs import call_model, describe, map_tensors, undisturbed
 from .settings import TrainingSettings
 from .tasks import BatchLoss, Objective
 
@@ -79,7 +79,7 @@ class Detection:
             _check_labels(targets, classes, "the first batch")
         device = device_of(model)
         with undisturbed(model, training=True):
-            _summed(model, _on(device, images), _on(device, targets))
+            _summed(model, call_model(model, (_on(device, images), _on(device, targets))))
 
     def objective(
         self, model: nn.Module, teacher: nn.Module | None, settings: TrainingSettings, accelerator: Accelerator
@@ -196,7 +196,8 @@ class _DetectionObjective:
         if classes is not None:
             _check_labels(targets, classes, where)
         device = self.accelerator.device
-        total, losses = _summed(network, _on(device, images), _on(device, targets))
+        losses = network(_on(device, images), _on(device, targets))
+        total = _summed(network, losses)
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value.detach()) * len(images)
         self.images += len(images)
@@ -243,17 +244,15 @@ def _float(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _summed(network: nn.Module, images: Images, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
-    losses = network(images, targets)
-    scalars = (
-        isinstance(losses, dict) and losses and all(isinstance(x, Tensor) and x.ndim == 0 for x in losses.values())
-    )
-    if not scalars:
+def _summed(network: nn.Module, losses: Any) -> Tensor:
+    """The sum of what a detector returns in training mode."""
+    values = list(losses.values()) if isinstance(losses, dict) else []
+    if not values or not all(isinstance(value, Tensor) and value.ndim == 0 for value in values):
         raise InputError(
             f"{type(network).__name__} in training mode returns {describe(losses)}; detection needs a dictionary of "
             "losses, as torchvision's detectors return it"
         )
-    return torch.stack([value.float() for value in losses.values()]).sum(), losses
+    return torch.stack([value.float() for value in values]).sum()
 
 
 def _on(device: Any, parts: Sequence[Any]) -> list[Any]:
@@ -295,4 +294,7 @@ def _is_target(target: Any) -> bool:
     if not isinstance(target, dict) or not all(isinstance(target.get(key), Tensor) for key in ("boxes", "labels")):
         return False
     boxes, labels = target["boxes"], target["labels"]
-    return bool(boxes.ndim == 2 and boxes.shape[1] == 4 and labels.shape == boxes.shape[:1]) and labels.dtype == torch.int64
+    return (
+        bool(boxes.ndim == 2 and boxes.shape[1] == 4 and labels.shape == boxes.shape[:1])
+        and labels.dtype == torch.int64
+    )

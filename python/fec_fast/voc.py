@@ -194,7 +194,9 @@ def voc(
     except ImportError as error:
         raise missing_extra("torchvision, pillow and defusedxml", "detection", f"data 'voc:{path}'") from error
     root = _Root(Path(path))
-    examples = [_split(root, split) for split in splits]
+    examples = []
+    for split in splits:
+        examples.append(_split(root, split))
     both = {example.name for example in examples[0]} & {example.name for example in examples[1]}
     if both:
         raise InputError(f"data 'voc:{path}': {_some(sorted(both))} in {splits[0]} and in {splits[1]}")
