@@ -249,3 +249,14 @@ def _heads() -> Iterator[tuple[str, dict[str, Any]]]:
 def test_number_of_classes_is_found_in_torchvisions_detectors(name: str, options: dict[str, Any]) -> None:
     with torch.device("meta"):
         assert classes_of(zoo.build(f"torchvision:{name}", num_classes=7, **options)) == 7
+
+
+def test_recalibration_takes_lists_of_images(loaders: tuple[DataLoader[Any], DataLoader[Any]]) -> None:
+    model = small().eval()
+    batch = next(iter(loaders[0]))
+    fec_fast.recalibrate(model, [batch])
+    norm = model.backbone.features[0][1]
+    with torch.no_grad():
+        shown = model.backbone.features[0][0](model.transform(batch[0])[0].tensors)
+    assert torch.allclose(norm.running_mean, shown.mean((0, 2, 3)), atol=1e-5)
+    assert torch.allclose(norm.running_var, shown.var((0, 2, 3)), rtol=1e-4)

@@ -14,6 +14,7 @@ pytest.importorskip("defusedxml")
 
 import voc_folders  # noqa: E402
 
+from fec_fast import data  # noqa: E402
 from fec_fast.errors import ArgumentError, InputError  # noqa: E402
 from fec_fast.voc import voc  # noqa: E402
 
@@ -186,3 +187,13 @@ def test_image_that_breaks_off_in_the_middle_is_named(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:700])
     with pytest.raises(InputError, match="JPEGImages/e.jpg cannot be decoded"):
         next(iter(voc(folder)[1]))
+
+
+def test_data_load_knows_voc(folder: Path) -> None:
+    train, held_out = data.load(f"voc:{folder}", batch_size=2, limit=1, image_size=32, augment="none")
+    assert len(train.dataset) == len(held_out.dataset) == 1
+    assert next(iter(held_out))[0][0].shape == (3, 32, 32)
+    with pytest.raises(ArgumentError, match="has no option 'download'"):
+        data.load(f"voc:{folder}", download=True)
+    with pytest.raises(InputError, match="limit=0"):
+        data.load(f"voc:{folder}", limit=0)

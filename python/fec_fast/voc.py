@@ -147,6 +147,7 @@ def voc(
     classes: Sequence[str] | None = None,
     splits: tuple[str, str] = ("train", "val"),
     augment: str = "ssd",
+    limit: int | None = None,
     workers: int = 0,
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """Images with boxes, annotated as PASCAL VOC is.
@@ -166,6 +167,7 @@ def voc(
         augment: Of the training images. ``"ssd"``: colours, zooming out, cropping by overlap and mirroring, as in the
             paper of SSD (Liu et al., 2016). ``"microscope"``, for pictures that have no up and down, and cheaper:
             brightness and contrast, crops of 40 to 100 % of the area, mirroring both ways. ``"none"``.
+        limit: Takes the first so many images of both splits; ``None`` takes all.
         workers: Processes that decode images; 0 decodes in this one.
 
     Returns:
@@ -180,10 +182,11 @@ def voc(
         UserWarning: Boxes without an area were dropped, or boxes that reach beyond their image were cut; they are
             named.
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int):
-        raise ArgumentError(f"batch_size={batch_size!r}: give a positive integer")
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size}: give a positive integer")
+    for option, value in (("batch_size", batch_size), ("limit", 1 if limit is None else limit)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ArgumentError(f"{option}={value!r}: give a positive integer")
+        if value < 1:
+            raise InputError(f"{option}={value}: give a positive integer")
     size = _size(image_size)
     if augment not in AUGMENTATIONS:
         raise InputError(f"augment={augment!r}: {nearest(augment, AUGMENTATIONS)}")
@@ -196,7 +199,7 @@ def voc(
     root = _Root(Path(path))
     examples = []
     for split in splits:
-        examples.append(_split(root, split))
+        examples.append(_split(root, split, limit))
     both = {example.name for example in examples[0]} & {example.name for example in examples[1]}
     if both:
         raise InputError(f"data 'voc:{path}': {_some(sorted(both))} in {splits[0]} and in {splits[1]}")
@@ -293,7 +296,7 @@ def _by_box(sample: tuple[Any, dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
     return sample[1]["labels"], sample[1]["difficult"]
 
 
-def _split(root: _Root, split: str) -> list[Example]:
+def _split(root: _Root, split: str, limit: int | None) -> list[Example]:
     """Reads the annotations of a split, and the headers of its images."""
     from PIL import Image, UnidentifiedImageError
 
@@ -305,6 +308,7 @@ def _split(root: _Root, split: str) -> list[Example]:
     names = [line.split()[0] for line in root.read(listing).decode("utf-8").splitlines() if line.strip()]
     if not names:
         raise InputError(f"{where}: {listing} names no image")
+    names = names[:limit]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise InputError(f"{where}: {listing} names {_some(twice)} more than once")
