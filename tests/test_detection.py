@@ -1,6 +1,7 @@
 """Detectors end to end: scored, pruned, proven, fine-tuned with their own losses, measured, saved and loaded."""
 
 import copy
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,21 +76,54 @@ def test_pruned_detector_is_proven_tuned_saved_and_loaded(
     _end_to_end(model, small(seed=1).eval(), [torch.rand(3, 96, 96)], train, held_out, tmp_path)
 
 
-# The second has batch norm on maps of one pixel, which cannot train on a single image.
-@pytest.mark.parametrize(("name", "batch"), [("ssd300_vgg16", 1), ("ssdlite320_mobilenet_v3_large", 2)])
-def test_torchvision_detector_goes_the_whole_way(name: str, batch: int, folder: Path, tmp_path: Path) -> None:
-    train, held_out = voc(folder, augment="none")
-    train = DataLoader(_Some(train.dataset, 2 * batch), batch_size=batch, collate_fn=train.collate_fn)
-    held_out = DataLoader(_Some(held_out.dataset, 1), batch_size=1, collate_fn=held_out.collate_fn)
+def test_ssdlite_goes_the_whole_way(folder: Path, tmp_path: Path) -> None:
+    # Two images at least: it has batch norm on maps of one pixel.
+    train, held_out = voc(folder, batch_size=2, augment="none", limit=4)
     torch.manual_seed(0)
-    model, fresh = (zoo.build(f"torchvision:{name}", num_classes=3).eval() for _ in range(2))
+    model, fresh = (zoo.build("torchvision:ssdlite320_mobilenet_v3_large", num_classes=3).eval() for _ in range(2))
     result = _end_to_end(model, fresh, [torch.rand(3, 128, 128)], train, held_out, tmp_path)
-    cut = {weight.removesuffix(".weight") for weight, axes in result.plan.keep.items() if "0" in axes}
-    inputs_cut = {weight for weight, axes in result.plan.keep.items() if "1" in axes}
-    for part in ("backbone.features", "backbone.extra"):
-        assert any(layer.startswith(part) for layer in cut), part
-    assert any(weight.startswith("head.classification_head") for weight in inputs_cut)
-    assert any(weight.startswith("head.regression_head") for weight in inputs_cut)
+    _all_parts_are_cut(result.plan)
+
+
+@pytest.mark.filterwarnings("ignore:the recipe names no weights")
+def test_recipe_of_ssd300_runs_a_few_steps_to_its_end(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("yaml")
+    pytest.importorskip("jsonschema")
+    from typer.testing import CliRunner
+
+    from fec_fast.cli import app
+
+    file = Path(__file__).parents[1] / "recipes" / "ssd300-voc.yaml"
+    less = ("epochs=1", "warmup_epochs=0.5")
+    sets = [f"finetune.{value}" for value in less] + [
+        *("data.splits=[train, val]", "data.limit=2", "data.batch_size=1", "data.workers=0", "dense=false"),
+        "model_options={num_classes: 3}",
+    ]
+    words = ["run", str(file), "--data", f"voc:{folder}", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*words, *(word for value in sets for word in ("--set", value))])
+    assert done.exit_code == 0, done.output
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(results["metrics"]) == ["before", "pruned", "pruned_tuned"]
+    assert all(set(metrics) == METRICS for metrics in results["metrics"].values())
+    assert results["size"]["before"]["parameters"] > 20e6 and results["size"]["removed"]["parameters"] >= 0.5572
+    (epoch,) = results["training"]["pruned_tuned"]["epochs"]
+    assert epoch["images"] == 2 and set(epoch["metrics"]) == {"bbox_regression", "classification"}
+    network = fec_fast.load(zoo.build("torchvision:ssd300_vgg16", num_classes=3), tmp_path / "out" / "checkpoint")
+    assert sum(p.numel() for p in network.parameters()) == results["size"]["after"]["parameters"]
+    _all_parts_are_cut(fec_fast.Plan.from_json((tmp_path / "out" / "checkpoint" / "plan.json").read_text()))
+
+
+def _all_parts_are_cut(plan: fec_fast.Plan) -> None:
+    """Backbone and extra layers lose filters, and both heads the channels that they read of them."""
+    filters = [name for name, axes in plan.keep.items() if "0" in axes]
+    inputs = [name for name, axes in plan.keep.items() if "1" in axes]
+    for names, part in (
+        (filters, "backbone.features"),
+        (filters, "backbone.extra"),
+        (inputs, "head.classification_head"),
+        (inputs, "head.regression_head"),
+    ):
+        assert any(name.startswith(part) for name in names), part
 
 
 def _end_to_end(
@@ -111,14 +145,6 @@ def _end_to_end(
         for expected, got in zip(result.model.eval()(example), loaded(example), strict=True):
             assert all(torch.equal(expected[key], got[key]) for key in expected)
     return result
-
-
-class _Some(torch.utils.data.Subset[Any]):
-    """The first images of a data set, which still tells its classes."""
-
-    def __init__(self, dataset: Any, count: int) -> None:
-        super().__init__(dataset, range(count))
-        self.classes = dataset.classes
 
 
 def test_interrupted_training_comes_to_the_same_bits(
