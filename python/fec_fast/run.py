@@ -29,7 +29,6 @@ from .recalibrate import recalibrate
 from .recipes import Recipe
 from .report import machine
 from .surroundings import processes, restored_randomness, training_device
-from .tasks import Classification, Task
 
 _RECALIBRATE = 4096  # images, unless the recipe says otherwise
 _RECIPE, _RESULTS, _CHECKPOINT, _STATES = "recipe.json", "results.json", "checkpoint", "training"
@@ -80,9 +79,9 @@ def run_recipe(
     train, held_out = data.load(**recipe.data)
     shape = _shape(recipe)
     example: Any = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    task: Task = Classification()
-    if recipe.content.get("task") == "detection":
-        task, example = Detection(), list(example.sigmoid())
+    task = recipe.task
+    if isinstance(task, Detection):
+        example = list(example.sigmoid())
     if main:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / _RECIPE, json.dumps(recipe.content, indent=1) + "\n")
