@@ -341,7 +341,7 @@ def _example(root: _Root, name: str, file: str, size: tuple[int, int]) -> tuple[
     where = f"data 'voc:{root.path}': Annotations/{name}.xml"
     try:
         tree = ElementTree.fromstring(root.read(f"Annotations/{name}.xml"))
-    except (ElementTree.ParseError, DefusedXmlException) as error:
+    except (ElementTree.ParseError, DefusedXmlException, zipfile.BadZipFile, OSError) as error:
         raise InputError(f"{where} cannot be read: {type(error).__name__}: {error}") from error
     found: list[tuple[tuple[float, float, float, float], str, bool]] = []
     dropped, cut = [], []
