@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
         ("coverage_page", "coverage.json", "coverage.md"),
         ("surgery_page", "surgery.json", "surgery.md"),
         ("study_page", "study.json", "study.md"),
+        ("ssd_page", "ssd.json", "ssd.md"),
     ],
 )
 def test_a_page_is_that_of_the_results(writer: str, results: str, page: str, monkeypatch: pytest.MonkeyPatch) -> None:

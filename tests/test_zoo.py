@@ -40,7 +40,7 @@ def test_zoo_network_has_published_size_and_ten_logits(
 
 
 def test_names_lists_what_build_takes() -> None:
-    assert len(zoo.names()) == 6
+    assert len(zoo.names()) == 7
     assert all(isinstance(zoo.build(name), nn.Module) for name in zoo.names())
 
 

@@ -19,7 +19,6 @@ from .demo import run_demo
 from .errors import FecError, InputError, LayerError, TrainingInterrupted
 from .explain import explain as run_explain
 from .files import write_text
-from .finetune import evaluate
 from .finetune import finetune as run_finetune
 from .formula import Formula
 from .plan import Plan
@@ -61,7 +60,8 @@ _Data = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="imagefolder:PATH (a folder or a zip), torchvision:cifar10:PATH, sklearn:digits or file.py:factory",
+        help="imagefolder:PATH (a folder or a zip), torchvision:cifar10:PATH, sklearn:digits, voc:PATH or "
+        "file.py:factory",
     ),
 ]
 _Set = Annotated[
@@ -205,19 +205,21 @@ def finetune(
             raise InputError("teacher: true needs the weights before pruning: --set weights=FILE")
         teacher = zoo.load_weights(zoo.build(recipe.model, **options), recipe.weights)
     train, held_out = data.load(**recipe.data)
-    before = evaluate(network, held_out)
+    task = recipe.task
+    before = task.evaluate(network, held_out)[task.main_metric]
     result = run_finetune(
         network,
         train,
         settings=recipe.training,
         val_loader=held_out,
         teacher=teacher,
+        task=task,
         checkpoint=state,
         resume=resume,
         log_dir=log,
     )
-    after = evaluate(network, held_out)
-    typer.echo(f"held-out accuracy: {before:.4f} before, {after:.4f} after {len(result.history)} epochs")
+    after = task.evaluate(network, held_out)[task.main_metric]
+    typer.echo(f"held-out {task.main_metric}: {before:.4f} before, {after:.4f} after {len(result.history)} epochs")
     if processes().rank == 0:
         typer.echo(f"saved in {checkpoint.save(SimpleNamespace(model=network, plan=plan), out)}")
 

@@ -18,6 +18,7 @@ from .errors import ArgumentError, FecError, InputError, missing_extra, nearest
 from .factories import from_file
 from .images import AUGMENTATIONS, Images, open_parts, transforms
 from .surroundings import processes
+from .voc import voc
 
 Loader = DataLoader[Any]
 
@@ -193,12 +194,13 @@ def load(spec: str, batch_size: int = 64, seed: int = 0, **given: Any) -> tuple[
 
     Args:
         spec: ``"sklearn:digits"`` (:func:`digits`), ``"imagefolder:PATH"`` (:func:`image_folder`; a folder or a zip),
-            ``"torchvision:cifar10:PATH"`` (:func:`cifar`), or ``"path/to/file.py:factory"``, a function that returns a
-            training and a held-out loader, and is given those of ``batch_size``, ``seed`` and the options that it has
-            parameters for. The file is executed, so name only files you trust.
+            ``"torchvision:cifar10:PATH"`` (:func:`cifar`), ``"voc:PATH"`` (:func:`fec_fast.voc.voc`; a folder or a
+            zip), or ``"path/to/file.py:factory"``, a function that returns a training and a held-out loader, and is
+            given those of ``batch_size``, ``seed`` and the options that it has parameters for. The file is executed,
+            so name only files you trust.
         batch_size: Images a batch.
         seed: Of shuffling and augmentation.
-        **given: See :class:`DataOptions`; digits have ``limit`` only.
+        **given: See :class:`DataOptions`; digits have ``limit`` only, ``voc:`` those of its function.
 
     Returns:
         The training and the held-out loader.
@@ -217,10 +219,13 @@ def load(spec: str, batch_size: int = 64, seed: int = 0, **given: Any) -> tuple[
     if kind == "torchvision" and ":" in rest:
         name, _, path = rest.partition(":")
         return cifar(name, path, batch_size, seed, **given)
+    if kind == "voc" and rest:
+        _refuse({name: value for name, value in given.items() if name not in inspect.signature(voc).parameters}, spec)
+        return voc(rest, batch_size, seed, **given)
     file, _, function = spec.rpartition(":")
     if file.endswith(".py") and function:
         return _own(spec, Path(file), function, {"batch_size": batch_size, "seed": seed}, given)
-    known = ("sklearn:digits", "imagefolder:PATH", "torchvision:cifar10:PATH", "path/to/file.py:factory")
+    known = ("sklearn:digits", "imagefolder:PATH", "torchvision:cifar10:PATH", "voc:PATH", "path/to/file.py:factory")
     raise InputError(f"data {spec!r}: write {', '.join(known[:-1])} or {known[-1]}; {nearest(spec, known)}")
 
 

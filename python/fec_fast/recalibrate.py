@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .batches import device_of
 from .errors import ArgumentError, InputError
-from .inputs import call_model, describe
+from .inputs import call_model, describe, map_tensors
 from .scoring import unwrap
 
 
@@ -26,7 +26,8 @@ def recalibrate(model: nn.Module, loader: Iterable[Any]) -> None:
     statistics is left as it is, with a warning.
 
     Args:
-        model: Takes images ``[B, ...]``; runs on the device it is on. Wrappers are looked through.
+        model: Takes images ``[B, ...]``, or as detectors do a list of images; runs on the device it is on. Wrappers are
+            looked through.
         loader: Yields images, or pairs or tuples that begin with images; labels are not looked at. A few thousand
             images are enough. Batches of less than about 32 images give poor variances.
 
@@ -72,7 +73,7 @@ def _average(model: nn.Module, norms: list[_BatchNorm], loader: Iterable[Any]) -
             seen += len(images)
             for norm in norms:
                 norm.momentum = len(images) / seen  # what makes a running average a plain one
-            call_model(model, images.to(device))
+            call_model(model, map_tensors(lambda image: image.to(device), images))
     if not seen:
         raise InputError("the loader to recalibrate on is empty")
     for name, module in model.named_modules():
@@ -80,8 +81,10 @@ def _average(model: nn.Module, norms: list[_BatchNorm], loader: Iterable[Any]) -
             raise InputError(f"the images to recalibrate on make statistics of {name!r} NaN or infinite; look at them")
 
 
-def _images(batch: Any) -> Tensor:
+def _images(batch: Any) -> Tensor | list[Tensor]:
     images = batch[0] if isinstance(batch, list | tuple) and batch else batch
+    if isinstance(images, list) and images and all(isinstance(image, Tensor) and image.ndim == 3 for image in images):
+        return images
     if not isinstance(images, Tensor) or images.ndim < 2 or not len(images):
         raise InputError(f"a batch must be images [B, ...], or begin with them, not {describe(batch)}")
     return images

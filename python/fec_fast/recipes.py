@@ -9,8 +9,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from .detection import Detection
 from .errors import InputError, missing_extra, nearest
 from .settings import TrainingSettings
+from .tasks import Classification, Task
 
 SCHEMA = "recipe.schema.json"
 
@@ -46,6 +48,11 @@ class Recipe:
     def prune(self) -> dict[str, Any]:
         """What ``prune`` says."""
         return {key: value for key, value in self.content.get("prune", {}).items() if value is not None}
+
+    @property
+    def task(self) -> Task:
+        """What the network is trained for."""
+        return Detection() if self.content.get("task") == "detection" else Classification()
 
     @property
     def training(self) -> TrainingSettings:

@@ -6,7 +6,7 @@ import copy
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +18,7 @@ from torch import nn
 
 from . import checkpoint, data, zoo
 from .budget import Budget
+from .detection import Detection
 from .errors import CheckpointError, InputError
 from .files import write_text
 from .finetune import finetune
@@ -28,9 +29,7 @@ from .recalibrate import recalibrate
 from .recipes import Recipe
 from .report import machine
 from .surroundings import processes, restored_randomness, training_device
-from .tasks import Classification, Task
 
-_TASKS: dict[str, Callable[[], Task]] = {"classification": Classification}
 _RECALIBRATE = 4096  # images, unless the recipe says otherwise
 _RECIPE, _RESULTS, _CHECKPOINT, _STATES = "recipe.json", "results.json", "checkpoint", "training"
 
@@ -78,8 +77,11 @@ def run_recipe(
     else:
         warnings.warn("the recipe names no weights (--weights): the network starts from fresh ones", stacklevel=2)
     train, held_out = data.load(**recipe.data)
-    example = torch.randn(_shape(recipe), generator=torch.Generator().manual_seed(0))
-    task = _TASKS[recipe.content.get("task", "classification")]()
+    shape = _shape(recipe)
+    example: Any = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    task = recipe.task
+    if isinstance(task, Detection):
+        example = list(example.sigmoid())
     if main:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / _RECIPE, json.dumps(recipe.content, indent=1) + "\n")
@@ -143,7 +145,7 @@ def run_recipe(
                 "macs": 1 - result.after.macs / result.before.macs,
             },
         },
-        "latency_ms": {"before": 1000 * latency.before, "after": 1000 * latency.after, "shape": list(example.shape)},
+        "latency_ms": {"before": 1000 * latency.before, "after": 1000 * latency.after, "shape": list(shape)},
         "training": {
             stage: {
                 "stopped": tuned.stopped,
@@ -203,7 +205,7 @@ def _first(loader: Iterable[Any], images: int) -> Iterator[Any]:
             return
 
 
-def _pruned(model: nn.Module, example: torch.Tensor, recipe: Recipe, train: Any) -> PruneResult:
+def _pruned(model: nn.Module, example: Any, recipe: Recipe, train: Any) -> PruneResult:
     """Prunes as the recipe says."""
     options = recipe.prune
     budget, formula = options.pop("budget", None), options.pop("formula", None)

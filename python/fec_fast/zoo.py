@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from .errors import CheckpointError, InputError, LayerError, missing_extra, nearest
 from .factories import from_file
+from .zoo_detection import ssd_small
 
 
 class PaddedShortcut(nn.Module):
@@ -235,6 +236,7 @@ _ZOO: dict[str, Callable[..., nn.Module]] = {
     "resnet56-cifar": resnet56_cifar,
     "vgg-digits": vgg_digits,
     "resnet-digits": resnet_digits,
+    "ssd-small": ssd_small,
 }
 
 

@@ -1,0 +1,288 @@
+"""Detectors end to end: scored, pruned, proven, fine-tuned with their own losses, measured, saved and loaded."""
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+pytest.importorskip("torchvision")
+pytest.importorskip("accelerate")
+pytest.importorskip("pycocotools")
+pytest.importorskip("defusedxml")
+
+import voc_folders  # noqa: E402
+
+import fec_fast  # noqa: E402
+from fec_fast import zoo  # noqa: E402
+from fec_fast.detection import Detection, classes_of, lists, measure  # noqa: E402
+from fec_fast.errors import ArgumentError, InputError  # noqa: E402
+from fec_fast.voc import voc  # noqa: E402
+
+METRICS = {"map", "map_50", "voc_2007", "voc", "map/blue", "voc/blue", "map/red", "voc/red"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve training images with a red and a blue rectangle each."""
+    generator = torch.Generator().manual_seed(0)
+
+    def image() -> list[voc_folders.Box]:
+        left, top = (int(x) for x in torch.randint(2, 40, (2,), generator=generator))
+        red: voc_folders.Box = ("red", left, top, left + 30, top + 30)
+        blue: voc_folders.Box = ("blue", left + 45, 90 - top // 2, left + 70, 115 - top // 2)
+        return [red, blue]
+
+    splits = {part: {f"{part}{n}": image() for n in range(count)} for part, count in (("train", 12), ("val", 4))}
+    return voc_folders.write(tmp_path_factory.mktemp("data") / "voc", splits, size=(128, 128))
+
+
+@pytest.fixture
+def loaders(folder: Path) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    return voc(folder, batch_size=4, image_size=96, augment="none")
+
+
+def small(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return zoo.build("zoo:ssd-small", num_classes=3, image_size=96)
+
+
+def test_detector_learns_and_metrics_tell(loaders: tuple[DataLoader[Any], DataLoader[Any]]) -> None:
+    train, held_out = loaders
+    model = small()
+    options: dict[str, Any] = {"optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "progress": False}
+    result = fec_fast.finetune(model, train, task=Detection(), epochs=15, **options)
+    last = result.history[-1]
+    assert set(last.metrics) == {"bbox_regression", "classification"}
+    assert last.loss == pytest.approx(sum(last.metrics.values()), rel=1e-5)
+    assert last.loss < 0.6 * result.history[0].loss
+    metrics, found = Detection().evaluate(model, held_out), measure(model, held_out)
+    assert set(metrics) == METRICS
+    assert metrics["map"] == found.coco and metrics["voc/red"] == found.by_class["red"]["voc"]
+    assert found.voc > 0.5  # bright rectangles on dark noise: it found most of them
+    assert set(found.by_class) == {"red", "blue"}
+
+
+def test_pruned_detector_is_proven_tuned_saved_and_loaded(
+    loaders: tuple[DataLoader[Any], DataLoader[Any]], tmp_path: Path
+) -> None:
+    train, held_out = loaders
+    model = small().eval()
+    _end_to_end(model, small(seed=1).eval(), [torch.rand(3, 96, 96)], train, held_out, tmp_path)
+
+
+def test_ssdlite_goes_the_whole_way(folder: Path, tmp_path: Path) -> None:
+    # Two images at least: it has batch norm on maps of one pixel.
+    train, held_out = voc(folder, batch_size=2, augment="none", limit=4)
+    torch.manual_seed(0)
+    model, fresh = (zoo.build("torchvision:ssdlite320_mobilenet_v3_large", num_classes=3).eval() for _ in range(2))
+    result = _end_to_end(model, fresh, [torch.rand(3, 128, 128)], train, held_out, tmp_path)
+    _all_parts_are_cut(result.plan)
+
+
+@pytest.mark.filterwarnings("ignore:the recipe names no weights")
+def test_recipe_of_ssd300_runs_a_few_steps_to_its_end(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("yaml")
+    pytest.importorskip("jsonschema")
+    from typer.testing import CliRunner
+
+    from fec_fast.cli import app
+
+    file = Path(__file__).parents[1] / "recipes" / "ssd300-voc.yaml"
+    less = ("epochs=1", "warmup_epochs=0.5")
+    sets = [f"finetune.{value}" for value in less] + [
+        *("data.splits=[train, val]", "data.limit=2", "data.batch_size=1", "data.workers=0", "dense=false"),
+        "model_options={num_classes: 3}",
+    ]
+    words = ["run", str(file), "--data", f"voc:{folder}", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*words, *(word for value in sets for word in ("--set", value))])
+    assert done.exit_code == 0, done.output
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(results["metrics"]) == ["before", "pruned", "pruned_tuned"]
+    assert all(set(metrics) == METRICS for metrics in results["metrics"].values())
+    assert results["size"]["before"]["parameters"] > 20e6 and results["size"]["removed"]["parameters"] >= 0.5572
+    (epoch,) = results["training"]["pruned_tuned"]["epochs"]
+    assert epoch["images"] == 2 and set(epoch["metrics"]) == {"bbox_regression", "classification"}
+    network = fec_fast.load(zoo.build("torchvision:ssd300_vgg16", num_classes=3), tmp_path / "out" / "checkpoint")
+    assert sum(p.numel() for p in network.parameters()) == results["size"]["after"]["parameters"]
+    _all_parts_are_cut(fec_fast.Plan.from_json((tmp_path / "out" / "checkpoint" / "plan.json").read_text()))
+
+
+def _all_parts_are_cut(plan: fec_fast.Plan) -> None:
+    """Backbone and extra layers lose filters, and both heads the channels that they read of them."""
+    filters = [name for name, axes in plan.keep.items() if "0" in axes]
+    inputs = [name for name, axes in plan.keep.items() if "1" in axes]
+    for names, part in (
+        (filters, "backbone.features"),
+        (filters, "backbone.extra"),
+        (inputs, "head.classification_head"),
+        (inputs, "head.regression_head"),
+    ):
+        assert any(name.startswith(part) for name in names), part
+
+
+def _end_to_end(
+    model: nn.Module, fresh: nn.Module, example: list[Tensor], train: Any, held_out: Any, tmp_path: Path
+) -> fec_fast.PruneResult:
+    scores = fec_fast.score_model(model)
+    assert all(torch.isfinite(scores[layer]).all() for layer in scores)
+    result = fec_fast.prune(model, example, budget=fec_fast.Budget(params=0.5572), verify=False)
+    assert result.after.parameters <= (1 - 0.5572) * result.before.parameters
+    assert fec_fast.verify_equivalence(model, result.model, result.plan, example) < 1e-5
+    before = copy.deepcopy(result.model.state_dict())
+    options: dict[str, Any] = {"epochs": 1, "lr": 1e-3, "clip_norm": 1.0, "progress": False}
+    tuned = fec_fast.finetune(result.model, train, task=Detection("voc"), val_loader=held_out, **options)
+    assert tuned.history[0].held_out is not None and 0 <= tuned.history[0].held_out["voc"] <= 1
+    assert any(not torch.equal(before[key], value) for key, value in result.model.state_dict().items())
+    fec_fast.save(result, tmp_path / "pruned")
+    loaded = fec_fast.load(fresh, tmp_path / "pruned").eval()
+    with torch.no_grad():
+        for expected, got in zip(result.model.eval()(example), loaded(example), strict=True):
+            assert all(torch.equal(expected[key], got[key]) for key in expected)
+    return result
+
+
+def test_interrupted_training_comes_to_the_same_bits(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(model: nn.Module, resume: bool) -> dict[str, Tensor]:
+        train, _ = voc(folder, batch_size=4, image_size=96, augment="microscope", seed=3)
+        options: dict[str, Any] = {"epochs": 3, "lr": 1e-3, "progress": False, "checkpoint": tmp_path / str(resume)}
+        fec_fast.finetune(model, train, task=Detection(), resume=resume, **options)
+        return model.state_dict()
+
+    whole = run(small(), resume=False)
+    stopped = small()
+    original = fec_fast.training.Training.epoch
+
+    def stops(self: Any, *arguments: Any) -> Any:
+        if len(self.history) == 2:
+            raise MemoryError
+        return original(self, *arguments)
+
+    monkeypatch.setattr(fec_fast.training.Training, "epoch", stops)
+    with pytest.warns(UserWarning, match="nothing to resume"), pytest.raises(MemoryError):
+        run(stopped, resume=True)
+    monkeypatch.undo()
+    resumed = run(small(seed=5), resume=True)
+    assert all(torch.equal(whole[key], value) for key, value in resumed.items())
+
+
+def test_boxes_keep_full_precision_under_bfloat16(folder: Path) -> None:
+    """Default boxes are those of float32 to the bit, and losses are so up to what the convolutions lose."""
+    model = small()
+    seen: list[Tensor] = []
+    encode = model.box_coder.encode_single
+
+    def watched(boxes: Tensor, anchors: Tensor) -> Tensor:
+        seen.append(anchors)
+        return encode(boxes, anchors)
+
+    model.box_coder.encode_single = watched
+    losses = []
+    for precision in ("no", "bf16"):
+        train, _ = voc(folder, batch_size=4, image_size=96, augment="none")  # anew, as its order goes on
+        options: dict[str, Any] = {"epochs": 1, "lr": 1e-6, "progress": False, "mixed_precision": precision}
+        losses.append(fec_fast.finetune(copy.deepcopy(model), train, task=Detection(), **options).history[0].loss)
+    half = len(seen) // 2
+    assert half and all(torch.equal(a, b) for a, b in zip(seen[:half], seen[half:], strict=True))
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert not model.anchor_generator._forward_pre_hooks and not model.head._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [({"mixup": 0.2}, "mixup"), ({"label_smoothing": 0.1}, "label_smoothing"), ({"teacher": nn.Flatten()}, "teacher")],
+)
+def test_what_has_no_meaning_is_refused_by_name(
+    loaders: tuple[DataLoader[Any], DataLoader[Any]], options: dict[str, Any], name: str
+) -> None:
+    with pytest.raises(ArgumentError, match=f"{name} has no meaning for detection"):
+        fec_fast.finetune(small(), loaders[0], task=Detection(), epochs=1, **options)
+
+
+def _batch(**changed: Any) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    target = {"boxes": torch.tensor([[4.0, 4.0, 40.0, 40.0]]), "labels": torch.tensor([1]), **changed}
+    return [torch.rand(3, 96, 96)], [target]
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        (_batch(labels=torch.tensor([3])), "the data have 3 classes and the model 2 beside the background"),
+        (_batch(labels=torch.tensor([0])), "label 0 in the first batch is not one of the model's classes"),
+        (
+            _batch(boxes=torch.tensor([[4.0, 4.0, 4.0, 40.0]])),
+            r"image 0 of a batch has the box \[4.0, 4.0, 4.0, 40.0\]",
+        ),
+        (_batch(boxes=torch.tensor([[4.0, 4.0, float("nan"), 40.0]])), "no area"),
+        (_batch(labels=torch.tensor([1.0])), "a batch must be a list of images"),
+        ((torch.rand(2, 3, 96, 96), torch.tensor([1, 2])), "a batch must be a list of images"),
+    ],
+)
+def test_wrong_data_are_named_before_training(batch: Any, words: str) -> None:
+    model = small()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(InputError, match=words):
+        fec_fast.finetune(model, [batch], task=Detection(), epochs=1, progress=False)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_batch_that_the_model_cannot_train_on_is_named_before_training(folder: Path) -> None:
+    model = zoo.build("torchvision:ssdlite320_mobilenet_v3_large", num_classes=3)
+    train, _ = voc(folder, batch_size=1, augment="none")
+    with pytest.raises(InputError, match="SSD cannot be run .*Expected more than 1 value per channel when training"):
+        fec_fast.finetune(model, train, task=Detection(), epochs=1, progress=False)
+
+
+def test_classifier_is_refused() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 3)
+
+        def forward(self, images: list[Tensor], targets: Any = None) -> Tensor:
+            return self.conv(torch.stack(images)).mean((2, 3))
+
+    with pytest.raises(InputError, match="Net in training mode returns float32"):
+        fec_fast.finetune(Net(), [_batch()], task=Detection(), epochs=1, progress=False)
+
+
+def test_measure_needs_images_and_boxes(loaders: tuple[DataLoader[Any], DataLoader[Any]]) -> None:
+    with pytest.raises(InputError, match="the loader to evaluate on is empty"):
+        measure(small(), [])
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    with pytest.raises(InputError, match="no box to find"):
+        measure(small(), [([torch.rand(3, 96, 96)], [empty])])
+    assert lists(([torch.rand(3, 9, 9)], [empty]))[1] == [empty]
+    with pytest.raises(InputError, match="nearest: 'voc'"):
+        Detection("vocc")
+
+
+def _heads() -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "ssdlite320_mobilenet_v3_large", {}
+    yield "retinanet_resnet50_fpn", {}
+    yield "fcos_resnet50_fpn", {}
+    yield "fasterrcnn_mobilenet_v3_large_320_fpn", {}
+
+
+@pytest.mark.parametrize(("name", "options"), list(_heads()))
+def test_number_of_classes_is_found_in_torchvisions_detectors(name: str, options: dict[str, Any]) -> None:
+    with torch.device("meta"):
+        assert classes_of(zoo.build(f"torchvision:{name}", num_classes=7, **options)) == 7
+
+
+def test_recalibration_takes_lists_of_images(loaders: tuple[DataLoader[Any], DataLoader[Any]]) -> None:
+    model = small().eval()
+    batch = next(iter(loaders[0]))
+    fec_fast.recalibrate(model, [batch])
+    norm = model.backbone.features[0][1]
+    with torch.no_grad():
+        shown = model.backbone.features[0][0](model.transform(batch[0])[0].tensors)
+    assert torch.allclose(norm.running_mean, shown.mean((0, 2, 3)), atol=1e-5)
+    assert torch.allclose(norm.running_var, shown.var((0, 2, 3)), rtol=1e-4)
