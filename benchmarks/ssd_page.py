@@ -183,7 +183,7 @@ def page(document: dict[str, Any]) -> str:
             "model = fec_fast.zoo.build('zoo:ssd-small', num_classes=len(train.dataset.classes) + 1)",
             "fec_fast.finetune(model, train, task=Detection(), epochs=50, optimizer='adamw', lr=2e-3)",
             f"result = fec_fast.prune(model, [torch.rand(3, {settings['image']}, {settings['image']})], "
-            "budget=fec_fast.Budget(params=0.5572))",
+            "budget=fec_fast.Budget(params=0.5572), ratios='uniform')",
             "fec_fast.finetune(result.model, train, task=Detection(), epochs=20, optimizer='adamw', lr=2e-3)",
             "print(measure(result.model, held_out))  # COCO's, VOC 2007's and all points, by class",
             "```",

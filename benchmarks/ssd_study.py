@@ -77,7 +77,7 @@ class Study:
     def prune(self, model: nn.Module) -> fec_fast.PruneResult:
         """The budget spread evenly: what leaves parameters and time alike."""
         budget = Budget(params=self.arguments.budget)
-        return fec_fast.prune(model, example(), budget=budget, round_to=self.arguments.round_to)
+        return fec_fast.prune(model, example(), budget=budget, ratios="uniform", round_to=self.arguments.round_to)
 
     def train(self, model: nn.Module, name: str, epochs: int, lr: float, seed: int) -> float:
         """Trains in place, going on where an interrupted training stopped; returns the seconds that it took."""
