@@ -74,6 +74,7 @@ def section(name: str, run: dict[str, Any]) -> list[str]:
         "|---|---|",
         *rows,
         "",
+        *([] if "dense_tuned" in run["metrics"] else ["The dense network did **not** get the same training here.", ""]),
         f"Parameters {before['parameters']:,} → {after['parameters']:,} (-{100 * removed['parameters']:.1f} %), MACs",
         f"{before['macs'] / 1e6:,.1f} → {after['macs'] / 1e6:,.1f} M (-{100 * removed['macs']:.1f} %), one image in",
         f"{latency['before']:.1f} → {latency['after']:.1f} ms ({faster:.1f} times as fast).",

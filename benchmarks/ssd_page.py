@@ -178,13 +178,13 @@ def page(document: dict[str, Any]) -> str:
             "from fec_fast.detection import Detection, measure",
             "from fec_fast.voc import voc",
             "",
-            f"train, held_out = voc('bccd-voc.zip', {settings['batch']}, image_size={settings['image']}, "
-            "augment='microscope')",
-            "model = fec_fast.zoo.build('zoo:ssd-small', num_classes=len(train.dataset.classes) + 1)",
-            "fec_fast.finetune(model, train, task=Detection(), epochs=50, optimizer='adamw', lr=2e-3)",
+            f'train, held_out = voc("bccd-voc.zip", {settings["batch"]}, image_size={settings["image"]}, '
+            'augment="microscope")',
+            'model = fec_fast.zoo.build("zoo:ssd-small", num_classes=len(train.dataset.classes) + 1)',
+            'fec_fast.finetune(model, train, task=Detection(), epochs=50, optimizer="adamw", lr=2e-3)',
             f"result = fec_fast.prune(model, [torch.rand(3, {settings['image']}, {settings['image']})], "
-            "budget=fec_fast.Budget(params=0.5572), ratios='uniform')",
-            "fec_fast.finetune(result.model, train, task=Detection(), epochs=20, optimizer='adamw', lr=2e-3)",
+            'budget=fec_fast.Budget(params=0.5572), ratios="uniform")',
+            'fec_fast.finetune(result.model, train, task=Detection(), epochs=20, optimizer="adamw", lr=2e-3)',
             "print(measure(result.model, held_out))  # COCO's, VOC 2007's and all points, by class",
             "```",
             "",

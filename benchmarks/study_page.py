@@ -124,7 +124,8 @@ def verdict(rows: Rows, networks: tuple[str, ...], tuned: bool) -> list[str]:
                 if ours is not None and known:
                     found.append(difference(ours, max(known)[2]))
             cells.append(words(pooled(found), "+") if found else "")
-        lines.append(cells)
+        if any(cells[1:]):
+            lines.append(cells)
     return table(["`fec` minus", *(f"-{100 * share:.0f} %" for share in SHARES)], lines)
 
 

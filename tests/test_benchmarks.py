@@ -28,6 +28,15 @@ def test_a_page_is_that_of_the_results(writer: str, results: str, page: str, mon
     assert module.page(result) == (ROOT / "docs" / page).read_text()
 
 
+def test_the_recipes_page_is_that_of_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    module = importlib.import_module("recipes_page")
+    assert module.kept() and module.page(module.kept()) == (ROOT / "docs" / "results.md").read_text()
+    run = module.kept()["vgg16-cifar10"]
+    command = module.command("vgg16-cifar10", run["recipe"])
+    assert "--set finetune.epochs=8" in command and "budget" not in command
+
+
 def test_the_study_has_every_combination_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("PIL")
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
