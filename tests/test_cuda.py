@@ -27,20 +27,11 @@ def weight(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 
-def allowance(w: Tensor, formula: Formula, axis: int, groups: int) -> float:
-    """The tolerance of the CPU's kernels, and what the approximate instructions may be off by (PTX: 2^-22).
-
-    That is two factors a term, and a product of at most 16 in a thread; the logarithms of the other entropies likewise.
-    """
-    inexact = 0.0 if w.dtype == torch.float64 else 18 * 2.0**-22 * (1 if formula.entropy == "similarity" else 2)
-    return tolerance(w, formula, axis, groups) + inexact
-
-
 def compare(w: Tensor, formula: Formula, *, axis: int = 0, groups: int = 1, algorithm: str = "auto") -> None:
     (got,) = cuda.entropies([w], formula, axes=[axis], groups=[groups], algorithm=algorithm)
     want = reference.entropy(w, formula, axis=axis, groups=groups)
     assert got.dtype == torch.float64 and got.shape == want.shape
-    allowed = allowance(w, formula, axis, groups)
+    allowed = tolerance(w, formula, axis, groups)
     assert float((got - want).abs().max()) <= allowed, (formula, axis, groups, algorithm, got, want, allowed)
     assert float(got.min()) >= 0
 
@@ -63,7 +54,7 @@ def test_many_weights_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [len(g) for g in got] == [8, 5, 4, 6]
         for w, axis, group, g in zip(many, [0, 1, 0, 1], [1, 1, 1, 3], got, strict=True):
             want = reference.entropy(w, formula, axis=axis, groups=group)
-            assert float((g - want).abs().max()) <= allowance(w, formula, axis, group)
+            assert float((g - want).abs().max()) <= tolerance(w, formula, axis, group)
 
 
 def test_strides_are_followed_and_odd_ones_copied(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -401,6 +401,15 @@ class _Presses(TensorDataset):
         return super().__getitem__(index)
 
 
+@pytest.fixture
+def keyboard() -> Iterator[None]:
+    """Python's own handler, which a process that was started in the background does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("keyboard")
 def test_ctrl_c_ends_after_the_step_and_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     whole = _model()
     _train(whole, epochs=3)
@@ -418,6 +427,7 @@ def test_ctrl_c_ends_after_the_step_and_goes_on_to_the_same_bits(tmp_path: Path)
     assert _same(resumed, whole)
 
 
+@pytest.mark.usefixtures("keyboard")
 @pytest.mark.parametrize(("at", "words"), [(20, "no epoch was finished"), (16 + 48 + 5, "no state was kept")])
 def test_ctrl_c_without_a_state_says_so(at: int, words: str, tmp_path: Path) -> None:
     folder = tmp_path / "s" if at == 20 else None
@@ -425,6 +435,7 @@ def test_ctrl_c_without_a_state_says_so(at: int, words: str, tmp_path: Path) -> 
         _train(_model(), loader=DataLoader(_Presses(at), batch_size=16), checkpoint=folder)
 
 
+@pytest.mark.usefixtures("keyboard")
 def test_a_second_ctrl_c_does_not_wait() -> None:
     dataset = _Presses(16 + 3, presses=2)
     with pytest.raises(KeyboardInterrupt):
