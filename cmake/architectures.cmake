@@ -1,5 +1,5 @@
-# For which devices the CUDA kernels are built, where nobody has said so: for the GPUs here; without one, for every major
-# generation, and PTX for those to come. A script of its own, so that tests/test_build.py can run it.
+# For which devices the CUDA kernels are built, where nobody has said so: for the GPUs here; without one, for every
+# major generation, and PTX for those to come. A script of its own, so that tests/test_build.py can run it.
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
   execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader
     OUTPUT_VARIABLE capabilities ERROR_QUIET RESULT_VARIABLE failed OUTPUT_STRIP_TRAILING_WHITESPACE)
@@ -7,7 +7,14 @@ if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
     string(REPLACE "." "" capabilities "${capabilities}")
     string(REPLACE "\n" ";" CMAKE_CUDA_ARCHITECTURES "${capabilities}")
     list(REMOVE_DUPLICATES CMAKE_CUDA_ARCHITECTURES)
-  else()
+    foreach(architecture IN LISTS CMAKE_CUDA_ARCHITECTURES)
+      if(architecture LESS 75)  # tensor cores as the kernels use them began there, and nvcc 13 knows nothing older
+        message(STATUS "fec_fast: no CUDA kernels for the GPU of sm_${architecture}: the oldest is sm_75")
+        list(REMOVE_ITEM CMAKE_CUDA_ARCHITECTURES ${architecture})
+      endif()
+    endforeach()
+  endif()
+  if(NOT CMAKE_CUDA_ARCHITECTURES)
     set(CMAKE_CUDA_ARCHITECTURES all-major)
   endif()
 endif()
