@@ -95,6 +95,10 @@ def page(runs: dict[str, dict[str, Any]]) -> str:
         "held-out images alone. Epochs are few, since all was run on a CPU; longer training is to be expected to give",
         "more, to the dense network as well. Settings were not chosen on these figures.",
         "",
+        "CIFAR-10 is in JPEG here, which costs some points. `cifar-vgg16bn.pth` was trained on these images before;",
+        "`resnet56-jpeg.safetensors` is a network for the lossless ones that `study.py` trained on these for three epochs",
+        "(`runs/study/resnet56.safetensors`).",
+        "",
     ]
     for name, run in sorted(runs.items()):
         lines += section(name, run)
