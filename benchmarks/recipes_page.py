@@ -96,8 +96,8 @@ def page(runs: dict[str, dict[str, Any]]) -> str:
         "more, to the dense network as well. Settings were not chosen on these figures.",
         "",
         "CIFAR-10 is in JPEG here, which costs some points. `cifar-vgg16bn.pth` was trained on these images before;",
-        "`resnet56-jpeg.safetensors` is a network for the lossless ones that `study.py` trained on these for three epochs",
-        "(`runs/study/resnet56.safetensors`).",
+        "`resnet56-jpeg.safetensors` is a network for the lossless ones, which `study.py` trained on these for three",
+        "epochs (`runs/study/resnet56.safetensors`).",
         "",
     ]
     for name, run in sorted(runs.items()):
