@@ -163,7 +163,7 @@ def page(document: dict[str, Any]) -> str:
             *wrapped(
                 f"One image in float32, {rows[0]['latency']['threads']} thread, with the search for boxes:",
                 f"{spread(before, 1)} ms before and {spread(after, 1)} ms after (medians, one a seed; others used the",
-                f"machine at the time): {spread([b / a for b, a in zip(before, after, strict=True)], 1, 2)} times faster.",
+                f"machine at the time): {fmean(before) / fmean(after):.2f} times faster.",
             ),
             f"{where['processor']}, {where['threads']} thread(s), torch {where['torch']}, {where['device']}.",
             "",
