@@ -5,13 +5,16 @@
 // weights are their hi. Then a b = hi hi + hi lo + lo hi, and lo lo, 2^-22 of it at most and of either sign, is left out.
 //
 // A tensor core adds up in float32, but towards zero, and cuts what it adds to the place of the largest (Fasi et al.,
-// Numerical behavior of NVIDIA tensor cores, PeerJ Computer Science 7:e330, 2021; doi 10.7717/peerj-cs.330). Such errors
-// have one sign. So no sum stays there longer than 16 coordinates; then it is added to another in float32, rounded to
-// nearest. Of 16 products alike, four at a time with no bit to spare (V100, the worst that was found) cut off
-// 4.4 * 2^-23 = 5e-7 of ab; eight at a time with two bits to spare (A100) 1.6 * 2^-23 = 2e-7. The squared distance
-// |a|^2 + |b|^2 - 2 ab is, where pairs are not near (points.cuh), at least a 32nd of the first two: so it is off by
-// 1.6e-5 of itself at worst, the distance by 8e-6 (A100: 3e-6), if all products are positive and the pair is nearly
-// near; alike for all pairs, so that it cancels where tau is their mean. Weights of both signs are off by less than 1e-6.
+// Numerical behavior of NVIDIA tensor cores, PeerJ Computer Science 7:e330, 2021), or some bits below: V100 four
+// products at a time and no bit to spare, A100 eight and one, H100 sixteen and two (the models of Khattak & Mikaitis,
+// Accurate models of NVIDIA tensor cores, arXiv:2512.07004, 2025). Such errors have one sign. So no sum stays there
+// longer than 16 coordinates; then it is added to another in float32, rounded to nearest. Of 16 products alike that
+// cuts off up to 4.5 * 2^-23 = 5e-7 of ab on a V100 (which is older than what is served, and what the emulator does),
+// 2^-23 = 1.2e-7 on an A100: found by trying, the sum of all places cut is 7.5 and 3.8 * 2^-23. The squared distance
+// |a|^2 + |b|^2 - 2 ab is, where pairs are not near (points.cuh), at least a 32nd of the first two: so it is off by 32
+// times that share of itself, the distance by half as much (V100: 8e-6, A100: 2e-6), if all products are positive and
+// the pair is nearly near; alike for all pairs, so that it cancels where tau is their mean. Weights of both signs are
+// off by less than 1e-6.
 #pragma once
 
 #include "points.cuh"
