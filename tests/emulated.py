@@ -39,7 +39,8 @@ def module() -> ModuleType:
         flags = ["-std=gnu++17", "-O1", "-w", "-fPIC", "-fvisibility=hidden", "-DFEC_EMULATOR", "-DFEC_WITH_CUDA"]
         flags += [f"-I{path}" for path in includes]
         sources = [csrc / "cuda" / f"{name}.cu" for name in CUDA]
-        sources += [csrc / "bindings.cpp", csrc / "testing" / "emulator.cpp", csrc / "testing" / "no_cpu_kernels.cpp"]
+        sources += [csrc / "bindings.cpp"]
+        sources += [csrc / "testing" / f"{name}.cpp" for name in ("emulator", "tensor_cores", "no_cpu_kernels")]
 
         def build(source: Path) -> str:
             out = folder / f"{source.stem}.o"

@@ -6,7 +6,7 @@ endforeach()
 set_source_files_properties(${emulated_sources} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
 
 # The scheduler is no part of what is looked at: it is compiled without the sanitizers, and told which there is.
-add_library(emulator OBJECT csrc/testing/emulator.cpp)
+add_library(emulator OBJECT csrc/testing/emulator.cpp csrc/testing/tensor_cores.cpp)
 target_compile_options(emulator PRIVATE -fno-sanitize=all)
 add_library(emulated STATIC ${emulated_sources} $<TARGET_OBJECTS:emulator>)
 foreach(target emulator emulated)
