@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .errors import ArgumentError, InputError, missing_extra, nearest
+from .images import Archive, Folder, Source
 
 AUGMENTATIONS = ("ssd", "microscope", "none")
 
@@ -43,39 +44,30 @@ class Example:
 
 
 class _Root:
-    """A folder, or a zip of one; may be sent to other processes, each of which opens the zip for itself."""
+    """A folder, or a zip of one, and what is in it."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._archive: zipfile.ZipFile | None = None
+        self.path, self._top = path, ""
         if path.is_dir():
-            self._names: frozenset[str] | None = None
-            return
-        if not path.is_file():
+            self._source: Source = Folder(path)
+        elif path.is_file():
+            self._source = Archive(path)
+        else:
             raise InputError(f"data 'voc:{path}': there is no such folder or zip")
-        if not zipfile.is_zipfile(path):
-            raise InputError(f"data 'voc:{path}': neither a folder nor a zip")
-        with zipfile.ZipFile(path) as archive:
-            names = frozenset(archive.namelist())
-        # VOC's own archives hold VOCdevkit/VOC2007/...
-        tops = sorted({name[: name.index("ImageSets/")] for name in names if "ImageSets/" in name})
-        if len(tops) > 1:
-            raise InputError(f"data 'voc:{path}' holds several data sets ({', '.join(tops)}): unpack it, and name one")
-        self._top = tops[0] if tops else ""
+        names = self._source.names()
+        if path.is_file():
+            # VOC's own archives hold VOCdevkit/VOC2007/...
+            tops = sorted({name[: name.index("ImageSets/")] for name in names if "ImageSets/" in name})
+            if len(tops) > 1:
+                raise InputError(f"data 'voc:{path}' holds several data sets ({', '.join(tops)}): unpack it, name one")
+            self._top = tops[0] if tops else ""
         self._names = frozenset(name.removeprefix(self._top) for name in names)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_archive": None}
-
     def exists(self, file: str) -> bool:
-        return (self.path / file).is_file() if self._names is None else file in self._names
+        return file in self._names
 
     def read(self, file: str) -> bytes:
-        if self._names is None:
-            return (self.path / file).read_bytes()
-        if self._archive is None:
-            self._archive = zipfile.ZipFile(self.path)
-        return self._archive.read(self._top + file)
+        return self._source.read(self._top + file)
 
 
 class VocImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
