@@ -4,8 +4,6 @@ import copy
 import json
 import random
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
+from trainings import Stops, numbers, same
 
 from fec_fast.errors import ArgumentError, BackendError, CheckpointError, InputError, TrainingError
-from fec_fast.finetune import Epoch, evaluate, finetune
+from fec_fast.finetune import evaluate, finetune
 
 
 def _data(count: int = 48, classes: int = 3) -> TensorDataset:
@@ -42,28 +41,6 @@ def _model(classes: int = 3, dropout: float = 0.2) -> nn.Module:
     )
 
 
-def _numbers(history: list[Epoch]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in asdict(row).items() if key != "seconds"} for row in history]
-
-
-def _same(one: nn.Module, other: nn.Module) -> bool:
-    left, right = one.state_dict(), other.state_dict()
-    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
-
-
-class _Stops:
-    """Held-out data that is interrupted instead of being read once more."""
-
-    def __init__(self, loader: DataLoader[Any], after: int) -> None:
-        self.loader, self.left = loader, after
-
-    def __iter__(self) -> Iterator[Any]:
-        if self.left == 0:
-            raise KeyboardInterrupt
-        self.left -= 1
-        return iter(self.loader)
-
-
 def test_it_learns_and_tells_how() -> None:
     model = _model()
     before = evaluate(model, _loader())
@@ -86,8 +63,8 @@ def test_same_seed_same_bits_other_seed_others() -> None:
     for model, seed in zip(models, (3, 3, 4), strict=True):
         torch.rand(7)  # the state of the global generator has no say
         finetune(model, _loader(), epochs=2, seed=seed, progress=False)
-    assert _same(models[0], models[1])
-    assert not _same(models[0], models[2])
+    assert same(models[0], models[1])
+    assert not same(models[0], models[2])
 
 
 def test_callers_random_state_and_modes_are_restored() -> None:
@@ -121,7 +98,7 @@ def test_resume_comes_to_the_same_bits(tmp_path: Path, own_generator: bool, inte
             first,
             loader(),
             epochs=4,
-            val_loader=_Stops(held_out, interrupted_after),
+            val_loader=Stops(held_out, interrupted_after),
             checkpoint=tmp_path / "state",
             progress=False,
         )
@@ -131,8 +108,8 @@ def test_resume_comes_to_the_same_bits(tmp_path: Path, own_generator: bool, inte
     resumed = finetune(
         second, loader(), epochs=4, val_loader=held_out, checkpoint=tmp_path / "state", resume=True, progress=False
     )
-    assert _same(second, straight)
-    assert _numbers(resumed.history) == _numbers(whole.history)
+    assert same(second, straight)
+    assert numbers(resumed.history) == numbers(whole.history)
     assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["state-0004.safetensors", "training.json"]
 
 
@@ -140,7 +117,7 @@ def test_resume_of_a_finished_training_gives_its_model_and_history(tmp_path: Pat
     model = _model()
     done = finetune(model, _loader(), epochs=2, checkpoint=tmp_path / "s", progress=False)
     again = finetune(_model(), _loader(), epochs=2, checkpoint=tmp_path / "s", resume=True, progress=False)
-    assert again.history == done.history and _same(again.model, model)
+    assert again.history == done.history and same(again.model, model)
 
 
 def test_resume_with_nothing_there_warns_and_starts(tmp_path: Path) -> None:
@@ -170,7 +147,7 @@ def test_damaged_state_is_refused_and_model_unchanged(tmp_path: Path, damage: st
     before = copy.deepcopy(model)
     with pytest.raises(CheckpointError, match=str(folder)):
         finetune(model, _loader(), epochs=1, checkpoint=folder, resume=True, progress=False)
-    assert _same(model, before)
+    assert same(model, before)
 
 
 def test_state_of_another_training_or_model_is_refused(tmp_path: Path) -> None:
@@ -191,7 +168,7 @@ def test_foreign_folder_is_left_alone(tmp_path: Path) -> None:
         finetune(model, _loader(), epochs=1, checkpoint=tmp_path, progress=False)
     with pytest.raises(CheckpointError, match="is a file"):
         finetune(model, _loader(), epochs=1, checkpoint=tmp_path / "thesis.tex", progress=False)
-    assert _same(model, before) and [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    assert same(model, before) and [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
@@ -216,7 +193,7 @@ def test_teacher_pulls_the_student_towards_it(temperature: float) -> None:
         )
         agreement[weight] = evaluate(student, contrary)
     assert agreement[1.0] > 0.9 and agreement[0.0] < 0.1
-    assert _same(teacher, frozen)
+    assert same(teacher, frozen)
 
 
 def test_label_smoothing_keeps_logits_smaller() -> None:
@@ -333,7 +310,7 @@ def test_label_outside_the_classes_is_found_before_training(kind: str, label: in
     before = copy.deepcopy(model)
     with pytest.raises(InputError, match=rf"label {label} .*not one of the model's 3 classes \(0 to 2\)"):
         finetune(model, DataLoader(chosen, batch_size=2), epochs=1, progress=False)
-    assert _same(model, before)
+    assert same(model, before)
 
 
 def test_label_outside_the_classes_in_a_late_batch_is_named() -> None:
@@ -366,7 +343,7 @@ def test_bad_data_is_named_before_training(loader: Any, words: str) -> None:
     before = copy.deepcopy(model)
     with pytest.raises(InputError, match=words):
         finetune(model, loader, epochs=1, progress=False)
-    assert _same(model, before)
+    assert same(model, before)
 
 
 @pytest.mark.parametrize(

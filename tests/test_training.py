@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+from trainings import Stops, numbers, same
 
 import fec_fast
 from fec_fast.averaging import Average
 from fec_fast.distillation import attention_distance
 from fec_fast.errors import ArgumentError, InputError, LayerError, TrainingInterrupted
-from fec_fast.history import Epoch
 from fec_fast.schedule import Schedule
 from fec_fast.settings import TrainingSettings
 from fec_fast.tasks import Classification
@@ -63,28 +63,6 @@ def _train(model: nn.Module, **options: Any) -> Any:
     return finetune(model, options.pop("loader", None) or _loader(), **{"epochs": 2, "progress": False, **options})
 
 
-def _same(one: nn.Module, other: nn.Module) -> bool:
-    left, right = one.state_dict(), other.state_dict()
-    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
-
-
-def _numbers(history: list[Epoch]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in asdict(row).items() if key != "seconds"} for row in history]
-
-
-class _Stops:
-    """Held-out data that is interrupted instead of being read once more."""
-
-    def __init__(self, loader: DataLoader[Any], after: int) -> None:
-        self.loader, self.left = loader, after
-
-    def __iter__(self) -> Iterator[Any]:
-        if self.left == 0:
-            raise KeyboardInterrupt
-        self.left -= 1
-        return iter(self.loader)
-
-
 CHOICES: dict[str, dict[str, Any]] = {
     "adamw": {"optimizer": "adamw", "lr": 1e-3},
     "onecycle": {"schedule": "onecycle"},
@@ -113,15 +91,15 @@ def test_every_choice_changes_the_result_and_resumes_to_the_same_bits(choice: st
     whole = train()
     plain = _train(_model(), epochs=3, val_loader=held_out)
     if choice != "patience":  # all of whose epochs are as good
-        assert not _same(whole.model, plain.model)
+        assert not same(whole.model, plain.model)
     with pytest.raises(KeyboardInterrupt, match="state after epoch 1"):
-        train(_Stops(held_out, 1), checkpoint=tmp_path / "s")
+        train(Stops(held_out, 1), checkpoint=tmp_path / "s")
     resumed = train(checkpoint=tmp_path / "s", resume=True)
-    assert _same(resumed.model, whole.model)
-    assert _numbers(resumed.history) == _numbers(whole.history) and resumed.stopped == whole.stopped
+    assert same(resumed.model, whole.model)
+    assert numbers(resumed.history) == numbers(whole.history) and resumed.stopped == whole.stopped
     # A training that is over gives what it came to once more.
     again = train(checkpoint=tmp_path / "s", resume=True)
-    assert _same(again.model, whole.model) and again.stopped == whole.stopped
+    assert same(again.model, whole.model) and again.stopped == whole.stopped
 
 
 @given(st.integers(2, 40), st.floats(0.01, 1.0))
@@ -347,12 +325,12 @@ def test_time_limit_ends_the_schedule_properly(
         assert len(result.history) > 2 and result.history[0].lr > 0.5 * 0.05 * (schedule == "cosine")
         # Interrupted after the first epoch, the time that was spent is not given once more.
         with pytest.raises(KeyboardInterrupt):
-            other = {**options, "val_loader": _Stops(_loader(), 1), "checkpoint": tmp_path / "other"}
+            other = {**options, "val_loader": Stops(_loader(), 1), "checkpoint": tmp_path / "other"}
             _train(_model(), loader=loader, epochs=1000, **other)
         resumed = _train(_model(), loader=loader, epochs=1000, resume=True, **{**other, "val_loader": _loader()})
         assert 0.8 * seconds < sum(row.seconds for row in resumed.history) <= seconds + 0.5
     again = _train(_model(), loader=loader, epochs=1000, checkpoint=folder, resume=True, **options)
-    assert _same(again.model, model) and again.history == result.history and again.stopped == "time"
+    assert same(again.model, model) and again.history == result.history and again.stopped == "time"
 
 
 class _Lengthy:
@@ -383,7 +361,7 @@ def test_time_that_is_enough_changes_nothing() -> None:
     plain, limited = _model(), _model()
     _train(plain)
     result = _train(limited, max_minutes=60.0)
-    assert _same(plain, limited) and result.stopped == "epochs"
+    assert same(plain, limited) and result.stopped == "epochs"
 
 
 class _Presses(TensorDataset):
@@ -421,10 +399,10 @@ def test_ctrl_c_ends_after_the_step_and_goes_on_to_the_same_bits(tmp_path: Path)
     with pytest.raises(TrainingInterrupted, match=words):
         _train(stopped, epochs=3, loader=loader, checkpoint=folder)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert "forward" not in stopped.__dict__ and not _same(stopped, _model())
+    assert "forward" not in stopped.__dict__ and not same(stopped, _model())
     resumed = _model()
     _train(resumed, epochs=3, checkpoint=folder, resume=True)
-    assert _same(resumed, whole)
+    assert same(resumed, whole)
 
 
 @pytest.mark.usefixtures("keyboard")
@@ -447,7 +425,7 @@ def test_csv_log_is_the_history_and_goes_on(tmp_path: Path) -> None:
     held_out = _loader(shuffle=False)
     options: dict[str, Any] = {"epochs": 3, "log_dir": tmp_path / "logs", "checkpoint": tmp_path / "s"}
     with pytest.raises(KeyboardInterrupt):
-        _train(_model(), val_loader=_Stops(held_out, 2), **options)
+        _train(_model(), val_loader=Stops(held_out, 2), **options)
     result = _train(_model(), val_loader=held_out, resume=True, **options)
     rows = list(csv.DictReader((tmp_path / "logs" / "metrics.csv").open()))
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
