@@ -117,7 +117,7 @@ def written(folder: Path, version: str) -> str:
     """The page; ends the program where a hot kernel spills, so that no page says it is well."""
     rows = measure(folder)
     spilling = [f"{' '.join(name)} on sm_{a}: {by[a][1]} bytes" for name, by in rows.items() for a in by
-                if name[0] in HOT and name[1] == "float" and by[a][1] > 0]  # fmt: skip
+                if name[0] in HOT and by[a][1] > 0]  # fmt: skip
     if spilling:
         sys.exit("spills in hot kernels: " + "; ".join(spilling))
     newest = newest_virtual()
