@@ -104,10 +104,12 @@ def test_the_cache_resumes_after_an_interruption(tmp_path: Path) -> None:
 
 
 SCRIPT = """
-import json, os, pathlib, sys
+import atexit, json, os, pathlib, sys
 sys.path.insert(0, {tests!r})
 from test_sensitivity import IMAGE, first_matters, network
-import fec_fast
+import fec_fast, torch
+left = pathlib.Path({cache!r}, "left-" + os.environ["RANK"])
+atexit.register(lambda: left.write_text(str(not torch.distributed.is_initialized())))  # called last
 found = fec_fast.measure_sensitivity(network(), IMAGE, first_matters, at=(0.2, 0.5), cache={cache!r}, progress=False)
 pathlib.Path({cache!r}, "found-" + os.environ["RANK"]).write_text(json.dumps([found.whole, found.values]))
 """
@@ -129,6 +131,8 @@ def test_processes_share_the_work(tmp_path: Path) -> None:
     assert written == [[expected.whole, values]] * 2
     lines = [len((tmp_path / "cache" / f"sensitivity-{rank}.jsonl").read_text().splitlines()) for rank in (0, 1)]
     assert sorted(lines) == [3, 4]
+    # A process group that is still there at the end aborts the process now and then.
+    assert [(tmp_path / "cache" / f"left-{rank}").read_text() for rank in (0, 1)] == ["True", "True"]
 
 
 class Halves(nn.Module):
