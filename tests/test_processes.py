@@ -9,7 +9,9 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -17,10 +19,17 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import fec_fast
-from fec_fast import zoo
+for package in ("accelerate", "torchvision", "pycocotools", "defusedxml"):
+    pytest.importorskip(package)
 
-pytest.importorskip("accelerate")
+import voc_folders  # noqa: E402
+from trainings import Stops  # noqa: E402
+
+import fec_fast  # noqa: E402
+from fec_fast import zoo  # noqa: E402
+from fec_fast.detection import Detection, measure  # noqa: E402
+from fec_fast.sharding import splits_weights  # noqa: E402
+from fec_fast.voc import voc  # noqa: E402
 
 # `accelerate launch --cpu --num_processes 2` starts one process only, unless there is MPI. This starts two on the CPU.
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
@@ -63,24 +72,99 @@ def network(norm: bool) -> nn.Module:
 def train(model: nn.Module, batch_size: int, **options: Any) -> Any:
     dataset = options.pop("dataset", data(96, 1))
     loader = DataLoader(dataset, batch_size, shuffle=True, generator=torch.Generator())
-    held_out = DataLoader(data(45, 2), 8)  # 45 images do not go into pairs of batches: some would be counted twice
+    # 45 images do not go into pairs of batches: some would be counted twice.
+    held_out = options.pop("val_loader", DataLoader(data(45, 2), 8))
     fixed: dict[str, Any] = {"epochs": 3, "lr": 0.05, "clip_norm": 1.0, "ema_decay": 0.8, "progress": False}
     return fec_fast.finetune(model, loader, val_loader=held_out, **fixed, **options)
 
 
-def work(folder: str, how: str) -> None:
-    """What a process does."""
-    out = Path(folder)
-    rank = os.environ["RANK"]
+def boxes(folder: Path) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """Twelve training images and five held-out ones, each with one or two boxes."""
+
+    def image(number: int) -> list[voc_folders.Box]:
+        left = 5 + 7 * number % 40
+        red: voc_folders.Box = ("red", left, 10, left + 30, 40)
+        return [red, ("blue", 50, 90 - left, 75, 115 - left)] if number % 3 else [red]
+
+    if not folder.exists():
+        splits = {part: {f"{part}{n}": image(n) for n in range(count)} for part, count in (("train", 12), ("val", 5))}
+        voc_folders.write(folder, splits, size=(128, 128))
+    return voc(folder, batch_size=3, image_size=64, augment="none")
+
+
+def detector(folder: Path, **options: Any) -> tuple[nn.Module, Any]:
+    """A trained one."""
+    torch.manual_seed(1)
+    model = zoo.build("zoo:ssd-small", num_classes=3, image_size=64)
+    train_loader, held_out = boxes(folder)
+    fixed: dict[str, Any] = {"epochs": 2, "lr": 0.01, "clip_norm": 10.0, "progress": False}
+    return model, fec_fast.finetune(model, train_loader, task=Detection(), val_loader=held_out, **fixed, **options)
+
+
+def pretend_gpus() -> None:
+    """Makes accelerate split the weights (FSDP2) among processes on the CPU, which it does on GPUs only."""
+    from accelerate import DistributedType, PartialState
+
+    os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP"}
+    # The second is what `accelerate launch` sets.
+    os.environ |= {"FSDP_MIN_NUM_PARAMS": "30", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
+    PartialState(cpu=True)
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+def kept(out: Path, name: str, model: nn.Module, result: Any) -> None:
+    """Leaves what came out for the test."""
+    save_file(model.state_dict(), out / f"{name}-{os.environ['RANK']}.safetensors")
+    rows = [asdict(row) for row in result.history]
+    (out / f"{name}-{os.environ['RANK']}.json").write_text(json.dumps(rows))
+
+
+def whole_ones(out: Path, how: str) -> None:
+    """Each process has all weights."""
     options: dict[str, Any] = {"checkpoint": out / "state", "resume": how == "resume"}
     if how == "killed":
         options["dataset"] = Deadly(*data(96, 1).tensors)
     for norm in (False, True) if how == "whole" else (False,):
         model = network(norm)
-        result = train(model, 8, log_dir=out / "logs", **({} if norm else options))
-        save_file(model.state_dict(), out / f"{how}-{norm}-{rank}.safetensors")
-        rows = [asdict(row) for row in result.history]
-        (out / f"{how}-{norm}-{rank}.json").write_text(json.dumps(rows))
+        kept(out, f"{how}-{norm}", model, train(model, 8, log_dir=out / "logs", **({} if norm else options)))
+    if how == "whole":
+        kept(out, "boxes", *detector(out / "voc"))
+
+
+def parts(out: Path) -> None:
+    """Each process has a part of each weight."""
+    pretend_gpus()
+    bf16 = {"mixed_precision": "bf16"}
+    for name, norm, options in (("parts", False, {}), ("parts", True, {}), ("bf16", True, bf16)):
+        model = network(norm)
+        if os.environ["RANK"] == "1":  # all get the first one's
+            nn.init.normal_(model[0].weight)
+        kept(out, f"{name}-{norm}", model, train(model, 8, checkpoint=out / "state", **options))
+    with pytest.raises(fec_fast.BackendError, match="SSD cannot be split.*NO_WRAP: .*ModuleList"):
+        detector(out / "voc")
+    with mock.patch.dict(os.environ, {"FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}):
+        kept(out, "boxes", *detector(out / "voc", ema_decay=0.5))
+    held_out = DataLoader(data(45, 2), 45)
+    for after, resume in ((1, False), (99, True)):
+        model = network(norm=True)
+        options = {"val_loader": Stops(held_out, after), "optimizer": "adamw", "checkpoint": out / "stopped"}
+        try:
+            result = train(model, 8, resume=resume, **options)
+        except fec_fast.TrainingInterrupted:
+            assert not resume
+            save_file(model.state_dict(), out / f"interrupted-{os.environ['RANK']}.safetensors")
+        else:
+            kept(out, "resumed", model, result)
+    model = network(norm=True)
+    kept(out, "undisturbed", model, train(model, 8, val_loader=held_out, optimizer="adamw"))
+
+
+def work(folder: str, how: str) -> None:
+    """What a process does."""
+    if how == "parts":
+        parts(Path(folder))
+    else:
+        whole_ones(Path(folder), how)
 
 
 def start(*command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -99,7 +183,17 @@ def launch(folder: Path, how: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
+    boxes(folder / "voc")
     done = launch(folder, "whole")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> Path:
+    folder = tmp_path_factory.mktemp("split")
+    boxes(folder / "voc")
+    done = launch(folder, "parts")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -177,3 +271,64 @@ def test_a_recipe_is_run_by_two_processes(tmp_path: Path) -> None:
     assert done.stdout.count("written:") == 1
     done = start("-m", "fec_fast", "run", recipe, "--out", out)
     assert done.returncode != 0 and "go on with it by --resume" in done.stderr
+
+
+def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], *, atol: float = 1e-5) -> bool:
+    return one.keys() == other.keys() and all(torch.allclose(one[name], other[name], atol=atol) for name in one)
+
+
+def test_detectors_are_trained_by_two_processes_as_by_one_in_two_parts(whole: Path) -> None:
+    model, result = detector(whole / "voc", accumulate=2)
+    found, other = (load_file(whole / f"boxes-{rank}.safetensors") for rank in (0, 1))
+    names = [name for name, _ in model.named_parameters()]
+    assert close({name: found[name] for name in names}, dict(model.named_parameters()), atol=1e-4)
+    assert all(torch.equal(found[name], other[name]) for name in found)
+    rows = told(whole, "boxes-0")
+    assert rows == told(whole, "boxes-1")
+    for two, one in zip(rows, result.history, strict=True):
+        assert two["images"] == one.images == 12 and two["loss"] == pytest.approx(one.loss, rel=1e-3)
+        assert two["metrics"] == pytest.approx(one.metrics, rel=1e-3)
+    model.load_state_dict(found)
+    assert rows[-1]["held_out"]["map"] == pytest.approx(measure(model, boxes(whole / "voc")[1]).coco, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["parts-False", "parts-True", "bf16-True"])
+def test_split_weights_train_as_whole_ones(whole: Path, split: Path, name: str) -> None:
+    as_whole = f"whole-{name.split('-')[1]}"
+    expected, exactly = load_file(whole / f"{as_whole}-0.safetensors"), not name.startswith("bf16")
+    found, other = (load_file(split / f"{name}-{rank}.safetensors") for rank in (0, 1))
+    assert all(torch.equal(found[key], other[key]) for key in found)
+    assert close(found, expected, atol=1e-5 if exactly else 1e-2) and close(found, expected) == exactly
+    rows = told(split, f"{name}-0")
+    assert rows == told(split, f"{name}-1")
+    for one, two in zip(rows, told(whole, f"{as_whole}-0"), strict=True):
+        assert one["images"] == two["images"] and one["lr"] == two["lr"]
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-4 if exactly else 1e-2)
+        assert one["held_out"] == pytest.approx(two["held_out"], rel=1e-4 if exactly else 0.1)
+
+
+def test_split_weights_are_resumed_to_the_same_bits(split: Path) -> None:
+    names = ("resumed", "undisturbed", "interrupted")
+    resumed, undisturbed, interrupted = (load_file(split / f"{name}-0.safetensors") for name in names)
+    assert all(torch.equal(resumed[key], undisturbed[key]) for key in undisturbed)
+    assert told(split, "resumed-1") == told(split, "undisturbed-0")
+    assert not close(interrupted, undisturbed, atol=1e-3)  # it holds what the first epoch came to, not nothing
+    assert not close(interrupted, network(norm=True).state_dict(), atol=1e-3)
+
+
+def test_a_detector_with_split_weights_is_evaluated_as_it_results(split: Path) -> None:
+    model = zoo.build("zoo:ssd-small", num_classes=3, image_size=64)
+    model.load_state_dict(load_file(split / "boxes-1.safetensors"))
+    expected = measure(model, boxes(split / "voc")[1])
+    assert told(split, "boxes-0")[-1]["held_out"]["map_50"] == pytest.approx(expected.coco_50, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_other_ways_of_splitting_weights_are_refused(kind: str) -> None:
+    from accelerate import DistributedType
+
+    accelerator: Any = SimpleNamespace(distributed_type=DistributedType[kind], is_fsdp2=False)
+    with pytest.raises(fec_fast.BackendError, match="fsdp_version 2" if kind == "FSDP" else f"{kind} is not supported"):
+        splits_weights(accelerator)
+    accelerator = SimpleNamespace(distributed_type=DistributedType.FSDP, is_fsdp2=True)
+    assert splits_weights(accelerator)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
 
 class Average:
@@ -18,14 +18,16 @@ class Average:
         model: The averaged network, a copy on the same device.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, *, one_by_one: bool = False) -> None:
         """Starts from a model's weights.
 
         Args:
             model: Not wrapped.
             decay: What the average keeps of itself in a step, in [0, 1).
+            one_by_one: Whether each tensor is taken in by itself: torch cannot take parameters that are split over
+                processes and buffers that are not in one go.
         """
-        self.source, self.decay = model, decay
+        self.source, self.decay, self.one_by_one = model, decay, one_by_one
         self.averaged = AveragedModel(model, use_buffers=True)
         self.model: nn.Module = self.averaged.module
 
@@ -34,7 +36,10 @@ class Average:
         steps = int(self.averaged.n_averaged)
         # In a short training an average with a long memory would be of the weights that it began with.
         decay = min(self.decay, (1 + steps) / (10 + steps))
-        self.averaged.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        if self.one_by_one:
+            self.averaged.avg_fn = get_ema_avg_fn(decay)  # type: ignore[no-untyped-call]
+        else:
+            self.averaged.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self.averaged.update_parameters(self.source)
         with torch.no_grad():
             for own, source in zip(self.model.buffers(), self.source.buffers(), strict=True):

@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 
 from . import resume as states
 from .batches import device_of, evaluating, length, pair
-from .errors import ArgumentError, BackendError, InputError
+from .errors import ArgumentError, InputError
 from .history import Epoch, FinetuneResult, best_of
 from .settings import TrainingSettings
+from .sharding import splits_weights
 from .surroundings import borrowed_accelerator, check_accelerate, restored_randomness
 from .tasks import Classification, Task
 from .trackers import check_logs, start, tracker
@@ -71,7 +72,8 @@ def finetune(
     Every epoch draws its random numbers from ``(seed, epoch)``, so that a resumed training comes to the same numbers
     as one that was never interrupted (bit for bit on the CPU, unless the loader keeps worker processes alive between
     epochs or the clock has a say, ``max_minutes``). The caller's random state is restored. Ctrl-C ends the training
-    after the step that is being computed; what was not finished of the epoch is repeated on resuming.
+    after the step that is being computed; what was not finished of the epoch is repeated on resuming. Where accelerate
+    was told to split the weights (FSDP2), the model is filled after every epoch, not every step.
 
     Args:
         model: A classifier takes images ``[B, ...]`` and returns logits ``[B, classes]``; see ``task``. It is trained
@@ -101,9 +103,10 @@ def finetune(
         LayerError: A module of ``feature_layers`` that does not exist.
         BackendError: A precision that this device does not have, or a way of sharing the work that is not supported.
         CheckpointError: The folder holds something else, or the state belongs to another training or model.
-        TrainingError: The loss became infinite or NaN; the model holds the weights before that step.
+        TrainingError: The loss became infinite or NaN; the model holds the weights before that step (under FSDP2,
+            those after the last epoch).
         TrainingInterrupted: Ctrl-C (a ``KeyboardInterrupt``); the message tells how to go on. The model holds the
-            weights after the last step.
+            weights after the last step (under FSDP2, the last epoch).
         MissingExtraError: accelerate or torchmetrics is not installed, or tensorboard where it is asked for.
     """
     check_accelerate()
@@ -138,9 +141,9 @@ def finetune(
                 state = states.read(folder, facts, model)
             elif resume:
                 warnings.warn(f"nothing to resume in {folder}: training starts from the beginning", stacklevel=2)
-            start(accelerator, facts)
             training = Training(accelerator, job, facts)
             try:
+                start(accelerator, facts)
                 training.run(state, progress)
             finally:
                 training.close()
@@ -152,10 +155,6 @@ def finetune(
 
 def _check_sharing(accelerator: Accelerator, loader: Iterable[Any]) -> None:
     """Makes sure that the work can be shared in the way that accelerate was told to."""
-    from accelerate import DistributedType
-
-    kind = accelerator.distributed_type
-    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise BackendError(f"{kind.value} splits the weights, which finetune does not keep states of yet; take DDP")
+    splits_weights(accelerator)
     if accelerator.num_processes > 1 and not isinstance(loader, DataLoader):
         raise InputError(f"several processes can share a torch DataLoader, not a {type(loader).__name__}")

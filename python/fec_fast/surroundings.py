@@ -54,6 +54,7 @@ def borrowed_accelerator(
         BackendError: The device does not have this precision, or an accelerator of the caller's has another.
     """
     import accelerate
+    from accelerate.utils import parse_flag_from_env
 
     ours = not accelerate.state.is_initialized()
     gradients = accelerate.state.GradientState._shared_state
@@ -61,6 +62,8 @@ def borrowed_accelerator(
     try:
         try:
             with _group_left_at_exit():
+                processes = accelerate.PartialState(parse_flag_from_env("ACCELERATE_USE_CPU"))
+                kind = processes.distributed_type  # an accelerator that splits the weights writes over it
                 accelerator = accelerate.Accelerator(
                     mixed_precision=mixed_precision,
                     gradient_accumulation_steps=accumulate,
@@ -81,6 +84,7 @@ def borrowed_accelerator(
         gradients.update(before)
         if ours:
             accelerate.state.AcceleratorState._reset_state()
+            processes.distributed_type = kind
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from .errors import TrainingError, TrainingInterrupted
 from .history import Epoch, best_of
 from .schedule import Schedule
 from .settings import TrainingSettings
+from .sharding import copied, like, splits_weights, taken_apart, whole
 from .surroundings import deferred_interrupt, generators_of, seed_all
 from .tasks import Task
 from .trackers import logged
@@ -61,6 +62,7 @@ class Training:
     """One run of :func:`fec_fast.finetune`.
 
     Attributes:
+        model: The network that is trained: the job's, or, where FSDP splits the weights, a copy of it.
         history: The finished epochs.
         stopped: What ended the training; ``None`` until then.
     """
@@ -68,7 +70,7 @@ class Training:
     def __init__(self, accelerator: Accelerator, job: Job, facts: dict[str, Any]) -> None:
         """Moves everything to the device and wraps it; :meth:`close` undoes that."""
         self.accelerator, self.job, self.facts = accelerator, job, facts
-        self.settings, self.model = job.settings, job.model
+        self.settings = job.settings
         self.history: list[Epoch] = []
         self.stopped: str | None = None
         self.best: dict[str, Tensor] = {}
@@ -79,18 +81,24 @@ class Training:
         self.modes = [(module, module.training) for m in (job.model, job.teacher) if m for module in m.modules()]
         self.forward = vars(job.model).get("forward")
         job.model.to(accelerator.device)
-        teacher = None if job.teacher is None else job.teacher.to(accelerator.device).eval()
-        self.named = {name: p for name, p in job.model.named_parameters() if p.requires_grad}
+        self.sharded = splits_weights(accelerator)
+        self.model = copied(job.model) if self.sharded else job.model
         decay = self.settings.ema_decay
-        self.average = None if decay is None else Average(job.model, decay)
-        self.plain_optimizer = _optimizer(self.named.values(), self.settings)
+        self.average = None if decay is None else Average(self.model, decay, one_by_one=self.sharded)
+        self.plain_optimizer = _optimizer((p for p in self.model.parameters() if p.requires_grad), self.settings)
         self.loader, self.held_out = self._shared(job.train_loader), self._shared(job.val_loader)
         loaders = (job.train_loader, self.loader, job.val_loader, self.held_out)
         self.generators = [generator for loader in loaders for generator in generators_of(loader)]
-        self.prepared, self.optimizer = accelerator.prepare(job.model, self.plain_optimizer)
+        if self.sharded:
+            average = None if self.average is None else self.average.model
+            self.prepared, self.optimizer = taken_apart(accelerator, self.model, self.plain_optimizer, average)
+        else:
+            self.prepared, self.optimizer = accelerator.prepare(self.model, self.plain_optimizer)
+        self.named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.batches = len(self.loader)  # of this process
+        teacher = None if job.teacher is None else job.teacher.to(accelerator.device).eval()
         # Last: what it puts on the model is taken off by close().
-        self.objective = job.task.objective(job.model, teacher, self.settings, accelerator)
+        self.objective = job.task.objective(self.model, teacher, self.settings, accelerator)
 
     def _shared(self, loader: Any) -> Any:
         """A loader of which every process gets its part."""
@@ -104,9 +112,9 @@ class Training:
         self.accelerator.unwrap_model(self.prepared, keep_fp32_wrapper=False)
         # accelerate leaves an attribute that shadows the class's method.
         if self.forward is None:
-            vars(self.model).pop("forward", None)
+            vars(self.job.model).pop("forward", None)
         else:
-            self.model.forward = self.forward
+            self.job.model.forward = self.forward
         for module, mode in self.modes:
             module.training = mode
 
@@ -133,15 +141,21 @@ class Training:
                 if interrupted():  # such as a worker of the loader that the same Ctrl-C has ended
                     raise TrainingInterrupted(self.how_to_go_on()) from error
                 raise
-        if self.average is not None:
-            self.model.load_state_dict(self.average.model.state_dict())
+        if self.evaluated is not self.job.model:
+            self.job.model.load_state_dict(self.evaluated.state_dict())
         if self.best:
-            self.model.load_state_dict(self.best)
+            self.job.model.load_state_dict(self.best)
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network that is evaluated and that results: the average where one is kept."""
-        return self.model if self.average is None else self.average.model
+        """The network that is evaluated and that results: the average where one is kept, put together if need be."""
+        return self.job.model if self.average is None or self.sharded else self.average.model
+
+    def put_together(self) -> None:
+        """Gives the job's model the weights that result, where they lie in parts; all processes together."""
+        if self.sharded:
+            parts = self.model if self.average is None else self.average.model
+            self.job.model.load_state_dict(whole(parts.state_dict()))
 
     def reason(self) -> str | None:
         """Why the training is over; ``None`` if it is not."""
@@ -160,8 +174,10 @@ class Training:
         patient = self.settings.patience is not None and row is not None
         if patient and best_of(self.history, self.job.task.main_metric) == len(self.history):
             self.best = {key: value.detach().cpu().clone() for key, value in self.evaluated.state_dict().items()}
-        if self.job.folder is not None and self.accelerator.is_main_process:
-            states.write(self.job.folder, self.state())
+        if self.job.folder is not None:
+            state = self.state()
+            if self.accelerator.is_main_process:
+                states.write(self.job.folder, state)
         self.accelerator.wait_for_everyone()
 
     def epoch(self, line: _Line, interrupted: Callable[[], bool]) -> Epoch | None:
@@ -202,6 +218,7 @@ class Training:
         """The metrics on held-out data."""
         for module in (self.model, *([] if self.average is None else [self.average.model])):
             self.agree(module)
+        self.put_together()
         if self.held_out is None:
             return None
         start = time.perf_counter()
@@ -297,7 +314,7 @@ class Training:
         )
 
     def state(self) -> states.TrainingState:
-        """What is needed to go on after the last finished epoch."""
+        """What is needed to go on after the last finished epoch; asked for by all processes together."""
         tensors = {
             f"{key}/{name}": value
             for name, parameter in self.named.items()
@@ -312,23 +329,27 @@ class Training:
             progress=self.progress,
             stopped=self.stopped,
             scaler=None if scaler is None else scaler.state_dict(),
-            model=self.model.state_dict(),
-            optimizer=tensors,
-            average={} if self.average is None else self.average.state(),
+            model=whole(self.model.state_dict()),
+            optimizer=whole(tensors),
+            average={} if self.average is None else whole(self.average.state()),
             best=self.best,
         )
 
     def restore(self, state: states.TrainingState) -> None:
         """Goes back to a state that was checked to fit."""
-        self.model.load_state_dict(state.model)
+        own = self.model.state_dict()
+        self.model.load_state_dict({key: like(own[key], value) for key, value in state.model.items()})
         for key, value in state.optimizer.items():
             what, _, name = key.partition("/")
             parameter = self.named[name]
             # Copied into the layout of the parameter; a count of steps stays where the optimizer wants it.
-            own = torch.empty_like(parameter).copy_(value) if value.ndim or not parameter.ndim else value
-            self.plain_optimizer.state[parameter][what] = own
+            if value.ndim or not parameter.ndim:
+                value = torch.empty_like(parameter).copy_(like(parameter, value))
+            self.plain_optimizer.state[parameter][what] = value
         if self.average is not None:
-            self.average.restore(state.average)
+            own = self.average.state()
+            self.average.restore({key: like(own[key], value) for key, value in state.average.items()})
+        self.put_together()
         if state.scaler is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state.scaler)
         self.history = [Epoch(**row) for row in state.history]
