@@ -21,6 +21,7 @@ import voc_folders  # noqa: E402
 import fec_fast  # noqa: E402
 from fec_fast import zoo  # noqa: E402
 from fec_fast.detection import Detection, classes_of, lists, measure  # noqa: E402
+from fec_fast.distillation import attention_distance  # noqa: E402
 from fec_fast.errors import ArgumentError, InputError  # noqa: E402
 from fec_fast.voc import voc  # noqa: E402
 
@@ -197,13 +198,68 @@ def test_boxes_keep_full_precision_under_bfloat16(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "name"),
-    [({"mixup": 0.2}, "mixup"), ({"label_smoothing": 0.1}, "label_smoothing"), ({"teacher": nn.Flatten()}, "teacher")],
+    [({"mixup": 0.2}, "mixup"), ({"label_smoothing": 0.1}, "label_smoothing")],
 )
 def test_what_has_no_meaning_is_refused_by_name(
     loaders: tuple[DataLoader[Any], DataLoader[Any]], options: dict[str, Any], name: str
 ) -> None:
     with pytest.raises(ArgumentError, match=f"{name} has no meaning for detection"):
         fec_fast.finetune(small(), loaders[0], task=Detection(), epochs=1, **options)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_features_are_imitated(folder: Path, precision: str) -> None:
+    train = voc(folder, batch_size=12, image_size=96, augment="none")[0]  # all images in one step
+    teacher, heads = small(seed=5), []
+    images = teacher.transform(lists(next(iter(train)))[0])[0].tensors
+    teacher.head.register_forward_hook(lambda *called: heads.append(1))
+    with torch.no_grad():
+        wanted = teacher.eval().backbone.features(images)
+    teacher.train()
+    loss, after = {}, {}
+    for weight in (0.0, 5.0):
+        student = small()
+        options: dict[str, Any] = {"feature_layers": ["backbone.features"], "feature_weight": weight}
+        options |= {"epochs": 1, "lr": 0.01, "momentum": 0.0, "mixed_precision": precision, "progress": False}
+        result = fec_fast.finetune(student, train, task=Detection(), teacher=teacher, **options)
+        loss[weight] = result.history[0].loss
+        assert sum(result.history[0].metrics.values()) == pytest.approx(loss[0.0], rel=1e-5)  # the detector's own
+        modules = (*student.modules(), *teacher.modules())
+        assert teacher.training and sum(len(module._forward_hooks) for module in modules) == 1
+        with torch.no_grad():
+            after[weight] = float(attention_distance(student.train().backbone.features(images), wanted))
+    with torch.no_grad():
+        before = float(attention_distance(small().train().backbone.features(images), wanted))
+    assert loss[5.0] - loss[0.0] == pytest.approx(5.0 * before, rel=0.05 if precision == "bf16" else 1e-3)
+    assert after[5.0] < 0.99 * after[0.0]
+    assert len(heads) == 2  # once a training, beforehand: in training it is stopped after what is imitated
+
+
+def test_teachers_that_cannot_be_imitated_are_refused(loaders: tuple[DataLoader[Any], DataLoader[Any]]) -> None:
+    def tried(**options: Any) -> None:
+        fec_fast.finetune(small(), loaders[0], task=Detection(), epochs=1, progress=False, **options)
+
+    for options in ({"teacher": small()}, {"feature_layers": ["backbone.features"]}):
+        with pytest.raises(ArgumentError, match="give both, teacher and feature_layers"):
+            tried(**options)
+    with pytest.raises(fec_fast.LayerError, match="no module 'backbone.feature'; nearest: 'backbone.features'"):
+        tried(teacher=small(), feature_layers=["backbone.feature"])
+    larger = zoo.build("zoo:ssd-small", num_classes=3, image_size=128)
+    with pytest.raises(InputError, match=r"maps of \[12, 12\] and the teacher's 'backbone.features' of \[16, 16\]"):
+        tried(teacher=larger, feature_layers=["backbone.features"])
+
+
+def test_a_student_that_resizes_at_random_is_told_so(loaders: tuple[DataLoader[Any], DataLoader[Any]]) -> None:
+    student, teacher = small(), small()
+
+    def halved(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        # Only where gradients flow: not in the check beforehand.
+        return (nn.functional.avg_pool2d(inputs[0], 2),) if torch.is_grad_enabled() else inputs
+
+    student.backbone.features.register_forward_pre_hook(halved)
+    with pytest.raises(InputError, match="resize images alike, and not at random"):
+        options = {"feature_layers": ["backbone.features"], "epochs": 1, "progress": False}
+        fec_fast.finetune(student, loaders[0], task=Detection(), teacher=teacher, **options)
 
 
 def _batch(**changed: Any) -> tuple[list[Tensor], list[dict[str, Tensor]]]:

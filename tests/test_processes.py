@@ -75,7 +75,7 @@ def train(model: nn.Module, batch_size: int, **options: Any) -> Any:
     # 45 images do not go into pairs of batches: some would be counted twice.
     held_out = options.pop("val_loader", DataLoader(data(45, 2), 8))
     fixed: dict[str, Any] = {"epochs": 3, "lr": 0.05, "clip_norm": 1.0, "ema_decay": 0.8, "progress": False}
-    return fec_fast.finetune(model, loader, val_loader=held_out, **fixed, **options)
+    return fec_fast.finetune(model, loader, val_loader=held_out, **{**fixed, **options})
 
 
 def boxes(folder: Path) -> tuple[DataLoader[Any], DataLoader[Any]]:
@@ -332,3 +332,9 @@ def test_other_ways_of_splitting_weights_are_refused(kind: str) -> None:
         splits_weights(accelerator)
     accelerator = SimpleNamespace(distributed_type=DistributedType.FSDP, is_fsdp2=True)
     assert splits_weights(accelerator)
+
+
+def test_weights_that_are_not_split_after_all_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.warns(UserWarning, match="among several GPUs only: every process has all of them here"):
+        train(network(norm=False), 8, epochs=1)

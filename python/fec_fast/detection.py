@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .average_precision import AveragePrecisions, average_precisions
 from .batches import device_of, evaluating
+from .distillation import FeatureImitation, check_features
 from .errors import ArgumentError, InputError, missing_extra, nearest
 from .inputs import call_model, describe, map_tensors, undisturbed
 from .settings import TrainingSettings
@@ -31,7 +32,8 @@ class Detection:
 
     A batch is a pair of lists: images float ``[3, H, W]``, and targets with ``boxes`` float ``[N, 4]`` (left, top,
     right, bottom) and ``labels`` int64 ``[N]``, 0 being the background; :func:`fec_fast.voc.voc` yields such.
-    A teacher, mixup and label smoothing have no meaning here and are refused.
+    Mixup and label smoothing have no meaning here and are refused. A teacher is imitated by its features
+    (``feature_layers``, such as ``["backbone.features"]``), not by its boxes.
 
     Metrics, all in [0, 1], see :mod:`fec_fast.average_precision`: ``map`` (COCO's), ``map_50``, ``voc_2007`` (eleven
     points), ``voc`` (all points), and ``map/CLASS`` and ``voc/CLASS`` for every class. Of the training images, the
@@ -59,14 +61,14 @@ class Detection:
         """See :meth:`fec_fast.tasks.Task.check`."""
         _check_installed()
         refused = {
-            "teacher": teacher is not None,
             "mixup": bool(settings.mixup),
             "label_smoothing": bool(settings.label_smoothing),
-            "feature_layers": bool(settings.feature_layers),
         }
         for name, given in refused.items():
             if given:
                 raise ArgumentError(f"{name} has no meaning for detection: leave it out")
+        if bool(settings.feature_layers) != (teacher is not None):
+            raise ArgumentError("a detector imitates the features of a teacher: give both, teacher and feature_layers")
         images, targets = lists(next(iter(loader)))
         known = len(_names(loader, targets))
         classes = classes_of(model)
@@ -80,12 +82,14 @@ class Detection:
         device = device_of(model)
         with undisturbed(model, training=True):
             _summed(model, call_model(model, (_on(device, images), _on(device, targets))))
+        if teacher is not None:
+            check_features(model, teacher, settings.feature_layers, images)
 
     def objective(
         self, model: nn.Module, teacher: nn.Module | None, settings: TrainingSettings, accelerator: Accelerator
     ) -> Objective:
         """See :meth:`fec_fast.tasks.Task.objective`."""
-        return _DetectionObjective(model, accelerator)
+        return _DetectionObjective(model, teacher, settings, accelerator)
 
     def evaluate(
         self, model: nn.Module, loader: Iterable[Any], accelerator: Accelerator | None = None
@@ -183,8 +187,13 @@ def classes_of(model: nn.Module) -> int | None:
 class _DetectionObjective:
     """The sum of a detector's losses."""
 
-    def __init__(self, model: nn.Module, accelerator: Accelerator) -> None:
+    def __init__(
+        self, model: nn.Module, teacher: nn.Module | None, settings: TrainingSettings, accelerator: Accelerator
+    ) -> None:
         self.accelerator = accelerator
+        self.imitation = None
+        if teacher is not None:
+            self.imitation = FeatureImitation(model, teacher, settings, accelerator.autocast)
         self.sums: dict[str, float] = {}
         self.images = 0
         self.handles = [] if accelerator.mixed_precision == "no" else _boxes_in_full_precision(model)
@@ -201,6 +210,9 @@ class _DetectionObjective:
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value.detach()) * len(images)
         self.images += len(images)
+        if self.imitation is not None:
+            self.imitation.show(_on(device, images))
+            total = total + self.imitation.apart()
         return BatchLoss(total, len(images))
 
     def metrics(self) -> dict[str, float]:
@@ -215,6 +227,8 @@ class _DetectionObjective:
         """See :meth:`fec_fast.tasks.Objective.close`."""
         for handle in self.handles:
             handle.remove()
+        if self.imitation is not None:
+            self.imitation.close()
 
 
 def _boxes_in_full_precision(model: nn.Module) -> list[Any]:

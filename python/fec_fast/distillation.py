@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from .batches import device_of
 from .errors import InputError, LayerError, nearest
-from .inputs import call_model, describe, undisturbed
+from .inputs import call_model, describe, map_tensors, undisturbed
 from .settings import TrainingSettings
 
 
@@ -35,8 +37,7 @@ class Imitation:
             autocast: Makes the context of the training's precision.
         """
         self.teacher, self.settings, self.autocast = teacher, settings, autocast
-        self.own = _Listener(model, settings.feature_layers)
-        self.wanted = _Listener(teacher, settings.feature_layers.values())
+        self.features = FeatureImitation(model, teacher, settings, autocast)
 
     def __call__(self, images: Tensor, logits: Tensor, loss: Tensor) -> Tensor:
         """Adds imitation to a loss.
@@ -54,12 +55,59 @@ class Imitation:
         loss = torch.lerp(
             loss, imitated_logits(logits, target, self.settings.temperature), self.settings.distill_weight
         )
+        return loss + self.features.apart()
+
+    def close(self) -> None:
+        """Stops listening."""
+        self.features.close()
+
+
+class FeatureImitation:
+    """How differently a student and a teacher look at the same images, in the layers that are to be imitated."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        teacher: nn.Module,
+        settings: TrainingSettings,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        """Listens to the modules. See :class:`Imitation`."""
+        self.teacher, self.settings, self.autocast = teacher, settings, autocast
+        self.own = _Listener(model, settings.feature_layers)
+        self.wanted = _Listener(teacher, settings.feature_layers.values())
+
+    def show(self, images: Any) -> None:
+        """Shows the teacher images, without going on to what comes after its last layer that is imitated.
+
+        Args:
+            images: As its ``forward`` takes them.
+        """
+        with self.wanted.stopping(), torch.no_grad(), self.autocast():
+            self.teacher(images)
+
+    def apart(self) -> Tensor | float:
+        """The weighted distances of the layers' attention maps, for the images that both have seen last.
+
+        Returns:
+            A scalar, to be added to the loss; 0 if no layer is imitated.
+
+        Raises:
+            InputError: The two had the images in different sizes.
+        """
+        apart: Tensor | float = 0.0
         for name, teachers in self.settings.feature_layers.items():
-            apart = attention_distance(self.own.outputs[name], self.wanted.outputs[teachers])
-            loss = loss + self.settings.feature_weight * apart
+            own, wanted = self.own.outputs[name], self.wanted.outputs[teachers]
+            if own.shape[2:] != wanted.shape[2:]:
+                raise InputError(
+                    f"feature_layers: in training {name!r} returns maps of {list(own.shape[2:])} and the teacher's "
+                    f"{teachers!r} of {list(wanted.shape[2:])}: the networks have to resize images alike, and not at "
+                    "random"
+                )
+            apart = apart + self.settings.feature_weight * attention_distance(own, wanted)
         self.own.outputs.clear()
         self.wanted.outputs.clear()
-        return loss
+        return apart
 
     def close(self) -> None:
         """Stops listening."""
@@ -100,14 +148,14 @@ def attention_distance(own: Tensor, wanted: Tensor) -> Tensor:
     return (maps[0] - maps[1]).square().sum(1).mean()
 
 
-def check_features(model: nn.Module, teacher: nn.Module, layers: Mapping[str, str], images: Tensor) -> None:
+def check_features(model: nn.Module, teacher: nn.Module, layers: Mapping[str, str], images: Any) -> None:
     """Makes sure that the modules whose features are to be imitated exist and fit.
 
     Args:
         model: The student; left as it is.
         teacher: The teacher; left as it is.
         layers: Names of the student's modules, with the teacher's.
-        images: A batch.
+        images: A batch, as both take it.
 
     Raises:
         LayerError: A module that does not exist.
@@ -119,7 +167,7 @@ def check_features(model: nn.Module, teacher: nn.Module, layers: Mapping[str, st
         listener = _Listener(network, names)
         try:
             with undisturbed(network):
-                call_model(network, images.to(device_of(network)))
+                call_model(network, map_tensors(partial(Tensor.to, device=device_of(network)), images))
         finally:
             listener.close()
         for name in names:
@@ -136,21 +184,40 @@ def check_features(model: nn.Module, teacher: nn.Module, layers: Mapping[str, st
             )
 
 
+class _HeardAll(Exception):
+    """Nothing that comes after in the forward pass is of interest."""
+
+
 class _Listener:
     """Holds what modules returned last."""
 
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
         self.outputs: dict[str, Any] = {}
+        self.stops = False
         modules = dict(model.named_modules())
         chosen = list(names)
         for name in chosen:
             if name not in modules:
                 raise LayerError(f"feature_layers: there is no module {name!r}; {nearest(name, modules)}")
+        self.chosen = set(chosen)
         self.handles = [modules[name].register_forward_hook(self._keep(name)) for name in chosen]
+
+    @contextlib.contextmanager
+    def stopping(self) -> Iterator[None]:
+        """Ends the network's forward pass when the last module has returned."""
+        self.stops = True
+        try:
+            yield
+        except _HeardAll:
+            pass
+        finally:
+            self.stops = False
 
     def _keep(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
             self.outputs[name] = output
+            if self.stops and self.outputs.keys() == self.chosen:
+                raise _HeardAll
 
         return keep
 

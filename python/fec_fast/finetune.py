@@ -155,6 +155,10 @@ def finetune(
 
 def _check_sharing(accelerator: Accelerator, loader: Iterable[Any]) -> None:
     """Makes sure that the work can be shared in the way that accelerate was told to."""
-    splits_weights(accelerator)
+    from accelerate.utils import parse_flag_from_env
+
+    if not splits_weights(accelerator) and parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        words = "accelerate was told to split the weights (FSDP), which it does among several GPUs only"
+        warnings.warn(f"{words}: every process has all of them here", stacklevel=3)
     if accelerator.num_processes > 1 and not isinstance(loader, DataLoader):
         raise InputError(f"several processes can share a torch DataLoader, not a {type(loader).__name__}")
