@@ -18,8 +18,8 @@ from .inputs import call_model, describe, map_tensors, undisturbed
 from .settings import TrainingSettings
 
 
-class Imitation:
-    """What a student's loss becomes next to a teacher."""
+class FeatureImitation:
+    """How differently a student and a teacher look at the same images, in the layers that are to be imitated."""
 
     def __init__(
         self,
@@ -36,43 +36,6 @@ class Imitation:
             settings: How much is imitated.
             autocast: Makes the context of the training's precision.
         """
-        self.teacher, self.settings, self.autocast = teacher, settings, autocast
-        self.features = FeatureImitation(model, teacher, settings, autocast)
-
-    def __call__(self, images: Tensor, logits: Tensor, loss: Tensor) -> Tensor:
-        """Adds imitation to a loss.
-
-        Args:
-            images: What both networks look at.
-            logits: What the student made of them, float ``[B, classes]``.
-            loss: The loss by the labels.
-
-        Returns:
-            The loss to be minimised.
-        """
-        with torch.no_grad(), self.autocast():
-            target = self.teacher(images).float()
-        loss = torch.lerp(
-            loss, imitated_logits(logits, target, self.settings.temperature), self.settings.distill_weight
-        )
-        return loss + self.features.apart()
-
-    def close(self) -> None:
-        """Stops listening."""
-        self.features.close()
-
-
-class FeatureImitation:
-    """How differently a student and a teacher look at the same images, in the layers that are to be imitated."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        teacher: nn.Module,
-        settings: TrainingSettings,
-        autocast: Callable[[], AbstractContextManager[Any]],
-    ) -> None:
-        """Listens to the modules. See :class:`Imitation`."""
         self.teacher, self.settings, self.autocast = teacher, settings, autocast
         self.own = _Listener(model, settings.feature_layers)
         self.wanted = _Listener(teacher, settings.feature_layers.values())
@@ -113,6 +76,28 @@ class FeatureImitation:
         """Stops listening."""
         self.own.close()
         self.wanted.close()
+
+
+class Imitation(FeatureImitation):
+    """What a student's loss becomes next to a teacher: its logits are imitated, too."""
+
+    def __call__(self, images: Tensor, logits: Tensor, loss: Tensor) -> Tensor:
+        """Adds imitation to a loss.
+
+        Args:
+            images: What both networks look at.
+            logits: What the student made of them, float ``[B, classes]``.
+            loss: The loss by the labels.
+
+        Returns:
+            The loss to be minimised.
+        """
+        with torch.no_grad(), self.autocast():
+            target = self.teacher(images).float()
+        loss = torch.lerp(
+            loss, imitated_logits(logits, target, self.settings.temperature), self.settings.distill_weight
+        )
+        return loss + self.apart()
 
 
 def imitated_logits(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
