@@ -2,8 +2,10 @@
 
     pip install '.[bench,train,detection]' && python benchmarks/ssd_study.py --data bccd-voc.zip
 
-For every seed: a dense network is trained; then a copy of it is trained on, and a pruned copy is fine-tuned, both for
-the same epochs with the same settings. What was chosen, was chosen on the split ``val``; what counts is ``test``.
+For every seed: a dense network is trained; then a copy of it is trained on, and copies pruned by each policy are
+fine-tuned, all for the same epochs with the same settings, for each of the lengths asked for; then both once more with
+the features of the dense network to imitate. What is chosen (by ``ssd_page.py``) is chosen on the split ``val``; what
+counts is ``test``.
 Every stage that is finished is kept (``runs/ssd``), an interrupted one goes on after its last epoch, and
 ``benchmarks/results/ssd.json`` is written anew after each: run it again, and it goes on. ``ssd_page.py`` writes
 ``docs/ssd.md`` and its pictures.
@@ -15,7 +17,8 @@ import argparse
 import copy
 import json
 import warnings
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,8 @@ from fec_fast.voc import voc
 
 ROOT = Path(__file__).parent
 IMAGE = 192
-STAGES = ("dense", "dense, trained on", "pruned")
+LISTS = ("extra_epochs", "policies", "imitate")  # what to make, not how
+IMITATED = ("backbone.features", "backbone.extra.0", "backbone.extra.1")
 TRAINING = {
     "optimizer": "adamw",
     "weight_decay": 0.01,
@@ -47,19 +51,66 @@ def example() -> list[torch.Tensor]:
     return [torch.rand(3, IMAGE, IMAGE, generator=torch.Generator().manual_seed(0))]
 
 
+@dataclass(frozen=True)
+class Arm:
+    """A further training.
+
+    Attributes:
+        policy: What was pruned before; ``None`` for nothing.
+        epochs: How long.
+        imitating: Whether the features of the dense network, as it was before, are imitated.
+    """
+
+    policy: str | None
+    epochs: int
+    imitating: bool = False
+
+    @property
+    def name(self) -> str:
+        """What its stage is called."""
+        return f"{self.policy or 'dense'}, {self.epochs} more{', imitating' if self.imitating else ''}"
+
+    @property
+    def control(self) -> Arm:
+        """What it is compared with: the same training of the dense network."""
+        return replace(self, policy=None)
+
+
+def arms(settings: Mapping[str, Any]) -> list[Arm]:
+    """All of them, each after its control."""
+    found = []
+    for epochs in settings["extra_epochs"]:
+        found += [Arm(policy, epochs) for policy in (None, *settings["policies"])]
+        if settings["imitate"]:
+            found += [Arm(policy, epochs, imitating=True) for policy in (None, *settings["imitate"])]
+    return found
+
+
+def at_once(policy: str) -> str:
+    """The stage of a network just pruned."""
+    return f"{policy}, at once"
+
+
+def latency(policy: str) -> str:
+    """The row of how long a network takes before and after."""
+    return f"{policy}, latency"
+
+
 class Study:
     """What is finished, and what is needed to go on."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments, self.work = arguments, Path(arguments.work)
         self.work.mkdir(parents=True, exist_ok=True)
-        names = ("epochs", "extra_epochs", "lr", "extra_lr", "batch", "budget", "round_to")
+        names = ("epochs", "lr", "extra_lr", "batch", "budget", "round_to", *LISTS)
         settings = {name: getattr(arguments, name) for name in names} | {"image": IMAGE, **TRAINING}
         self.document: dict[str, Any] = {"settings": settings, "machine": machine(), "seeds": {}}
         if arguments.output.is_file():
             self.document = json.loads(arguments.output.read_text())
-            if self.document["settings"] != settings:
-                raise SystemExit(f"{arguments.output} was made with {self.document['settings']}, not {settings}")
+            before = self.document["settings"]
+            if any(before.get(name) != value for name, value in settings.items() if name not in LISTS):
+                raise SystemExit(f"{arguments.output} was made with {before}, not {settings}")
+            self.document["settings"] = settings
         self.held_out = {part: self.loaders(part, 0)[1] for part in ("val", "test")}
         self.classes = self.held_out["test"].dataset.classes
         self.document["images"] = {part: len(loader.dataset) for part, loader in self.held_out.items()}
@@ -74,12 +125,14 @@ class Study:
         """The network before training."""
         return zoo.build("zoo:ssd-small", num_classes=len(self.classes) + 1, image_size=IMAGE)
 
-    def prune(self, model: nn.Module) -> fec_fast.PruneResult:
-        """The budget spread evenly: what leaves parameters and time alike."""
+    def prune(self, model: nn.Module, policy: str) -> fec_fast.PruneResult:
+        """The budget, spread by a policy."""
         budget = Budget(params=self.arguments.budget)
-        return fec_fast.prune(model, example(), budget=budget, ratios="uniform", round_to=self.arguments.round_to)
+        return fec_fast.prune(model, example(), budget=budget, ratios=policy, round_to=self.arguments.round_to)
 
-    def train(self, model: nn.Module, name: str, epochs: int, lr: float, seed: int) -> float:
+    def train(
+        self, model: nn.Module, name: str, epochs: int, lr: float, seed: int, teacher: nn.Module | None = None
+    ) -> float:
         """Trains in place, going on where an interrupted training stopped; returns the seconds that it took."""
         model.to(memory_format=torch.channels_last)  # faster in bfloat16, which processors of late are built for
         train, _ = self.loaders("val", seed)
@@ -87,6 +140,8 @@ class Study:
             model,
             train,
             task=Detection(),
+            teacher=teacher,
+            feature_layers=IMITATED if teacher else (),
             checkpoint=self.work / f"{name}-training",
             resume=True,
             progress=False,
@@ -99,12 +154,15 @@ class Study:
         """The average precisions on both held-out splits, in float32."""
         return {part: asdict(measure(model.eval(), loader)) for part, loader in self.held_out.items()}
 
-    def stage(self, seed: int, name: str, model: nn.Module, epochs: int, lr: float, training_seed: int) -> nn.Module:
-        """Trains and measures, unless that is done; fills the model either way."""
-        rows = self.document["seeds"].setdefault(str(seed), {})
-        file = self.work / f"{seed}-{name.replace(', ', '-').replace(' ', '-')}.safetensors"
+    def file(self, seed: int, name: str) -> Path:
+        """Where the network of a stage is kept."""
+        return self.work / f"{seed}-{name.replace(', ', '-').replace(' ', '-')}.safetensors"
+
+    def stage(self, seed: int, name: str, model: nn.Module, *training: Any) -> nn.Module:
+        """Trains (see :meth:`train`) and measures, unless that is done; fills the model either way."""
+        rows, file = self.document["seeds"].setdefault(str(seed), {}), self.file(seed, name)
         if name not in rows:
-            seconds = self.train(model, file.stem, epochs, lr, training_seed)
+            seconds = self.train(model, file.stem, *training)
             save_file({key: value.contiguous() for key, value in model.state_dict().items()}, file)
             size = count(model, example())
             rows[name] = {
@@ -115,7 +173,7 @@ class Study:
             }
             self.write()
         model.load_state_dict(load_file(file))
-        row = rows[name]["test"]
+        row = rows[name]["val"]
         print(seed, name, {key: round(value, 4) for key, value in row.items() if key != "by_class"}, flush=True)
         return model.eval()
 
@@ -124,16 +182,17 @@ class Study:
         made = self.arguments
         torch.manual_seed(seed)
         dense = self.stage(seed, "dense", self.build(), made.epochs, made.lr, seed)
-        on = self.stage(seed, STAGES[1], copy.deepcopy(dense), made.extra_epochs, made.extra_lr, 1000 + seed)
-        result = self.prune(dense)
         rows = self.document["seeds"][str(seed)]
-        if "at once" not in rows:
-            rows["at once"] = self.measured(result.model)
-            self.write()
-        pruned = self.stage(seed, "pruned", result.model, made.extra_epochs, made.extra_lr, 1000 + seed)
-        if "latency" not in rows:
-            rows["latency"] = asdict(compare_latency(on, pruned, example(), min_run_time=5.0))
-            self.write()
+        for policy in made.policies:
+            if at_once(policy) not in rows:
+                result = self.prune(dense, policy)
+                rows[at_once(policy)] = self.measured(result.model)
+                rows[latency(policy)] = asdict(compare_latency(dense, result.model, example(), min_run_time=5.0))
+                self.write()
+        for arm in arms(self.document["settings"]):
+            model = copy.deepcopy(dense) if arm.policy is None else self.prune(dense, arm.policy).model
+            teacher = copy.deepcopy(dense) if arm.imitating else None
+            self.stage(seed, arm.name, model, arm.epochs, made.extra_lr, 1000 + seed, teacher)
 
     def write(self) -> None:
         """Brings what there is to the disk."""
@@ -148,7 +207,11 @@ def parsed(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", default=ROOT / "results" / "ssd.json", type=Path)
     parser.add_argument("--work", default=ROOT.parent / "runs" / "ssd", type=Path)
     parser.add_argument("--epochs", default=50, type=int, help="of the dense network")
-    parser.add_argument("--extra-epochs", default=20, type=int, help="of the dense and of the pruned one")
+    parser.add_argument(
+        "--extra-epochs", default=[20, 50], type=int, nargs="+", help="of the dense and the pruned ones"
+    )
+    parser.add_argument("--imitate", default=["entropy"], nargs="*", help="policies that are also tuned by imitating")
+    parser.add_argument("--policies", default=["uniform", "entropy", "global"], nargs="+")
     parser.add_argument("--lr", default=2e-3, type=float)
     parser.add_argument("--extra-lr", default=2e-3, type=float)
     parser.add_argument("--batch", default=8, type=int)

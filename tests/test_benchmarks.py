@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 from pathlib import Path
 
 import pytest
+
+from fec_fast import recipes
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,9 +35,24 @@ def test_the_recipes_page_is_that_of_the_runs(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     module = importlib.import_module("recipes_page")
     assert module.kept() and module.page(module.kept()) == (ROOT / "docs" / "results.md").read_text()
-    run = module.kept()["vgg16-cifar10"]
-    command = module.command("vgg16-cifar10", run["recipe"])
+    command = module.command("vgg16-cifar10", module.kept()["vgg16-cifar10"]["recipe"])
     assert "--set finetune.epochs=8" in command and "budget" not in command
+
+
+def test_the_commands_of_the_recipes_page_are_what_was_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("jsonschema")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    module = importlib.import_module("recipes_page")
+    for name, run in module.kept().items():
+        words = shlex.split(module.command(name, run["recipe"]).replace("\\\n", " "))
+        options: dict[str, list[str]] = {}
+        for key, value in zip(words[3::2], words[4::2], strict=True):
+            options.setdefault(key, []).append(value)
+        given = {"data.name": options["--data"][0], "weights": options.get("--weights", [None])[0]}
+        typed = recipes.read(ROOT / words[2], options["--set"], given).content
+        assert {key: value for key, value in typed.items() if value is not None} == {
+            key: value for key, value in run["recipe"].items() if value is not None
+        }
 
 
 def test_the_study_has_every_combination_once(monkeypatch: pytest.MonkeyPatch) -> None:
