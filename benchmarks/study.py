@@ -110,7 +110,13 @@ class Study:
                 "seconds": round(time.perf_counter() - start, 1),
             }
             write_text(file.with_suffix(".json"), json.dumps(record))
-        self.document["dense"][name] = json.loads(file.with_suffix(".json").read_text())
+        record, known = json.loads(file.with_suffix(".json").read_text()), self.document["dense"].get(name)
+        if known is not None and known["right"] != record["right"]:
+            raise SystemExit(
+                f"{self.output} has rows of another dense {name} ({known['accuracy']} %, here {record['accuracy']} %): "
+                "name another --output, or take those rows and their dense network out of it"
+            )
+        self.document["dense"][name] = record
         model.load_state_dict(load_file(file))
         print(name, {k: v for k, v in self.document["dense"][name].items() if k != "right"}, flush=True)
         self.networks[name] = model.eval()

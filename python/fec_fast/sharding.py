@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import BackendError
+from .wrappers import is_part
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -83,7 +84,8 @@ def taken_apart(
     """
     from accelerate.utils import convert_to_fp32, fsdp2_prepare_model
 
-    plugin = accelerator.state.fsdp_plugin
+    plugin = accelerator.state.fsdp_plugin  # it may be the caller's, who gets it back as it was
+    before = plugin.cpu_ram_efficient_loading, plugin.mixed_precision_policy
     # Every process has the weights already; and accelerate's way of sending them (1.15) knows no buffers.
     plugin.cpu_ram_efficient_loading = False
     # It would make batch norm's weights bfloat16 next to float32 statistics, which torch refuses. The forward pass runs
@@ -99,6 +101,8 @@ def taken_apart(
             f"{type(model).__name__} cannot be split as accelerate was told to, take --fsdp_auto_wrap_policy NO_WRAP: "
             f"{reason}"
         ) from error
+    finally:
+        plugin.cpu_ram_efficient_loading, plugin.mixed_precision_policy = before
     if accelerator.mixed_precision != "no":
         plain = prepared.forward
 
@@ -119,12 +123,10 @@ def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Returns:
         Whole ones in every process.
     """
-    from torch.distributed.tensor import DTensor
-
-    return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in tensors.items()}
+    return {name: _put_together(value) for name, value in tensors.items()}
 
 
-def like(own: Tensor, value: Tensor) -> Tensor:
+def like(own: Any, value: Tensor) -> Tensor:
     """Takes a whole tensor apart as another one is, if that one is.
 
     Args:
@@ -134,8 +136,13 @@ def like(own: Tensor, value: Tensor) -> Tensor:
     Returns:
         The value, apart as ``own`` is.
     """
-    from torch.distributed.tensor import DTensor, distribute_tensor
+    if not is_part(own):
+        return value
+    from torch.distributed.tensor import distribute_tensor
 
-    return (
-        distribute_tensor(value.to(own.device), own.device_mesh, own.placements) if isinstance(own, DTensor) else value
-    )
+    return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
+
+
+def _put_together(tensor: Any) -> Tensor:
+    found: Tensor = tensor.full_tensor() if is_part(tensor) else tensor
+    return found

@@ -59,17 +59,17 @@ def borrowed_accelerator(
     ours = not accelerate.state.is_initialized()
     gradients = accelerate.state.GradientState._shared_state
     before = dict(gradients)
+    with _group_left_at_exit():
+        state = accelerate.PartialState(parse_flag_from_env("ACCELERATE_USE_CPU"))
+    kind = state.distributed_type  # an accelerator that splits the weights writes over it
     try:
         try:
-            with _group_left_at_exit():
-                processes = accelerate.PartialState(parse_flag_from_env("ACCELERATE_USE_CPU"))
-                kind = processes.distributed_type  # an accelerator that splits the weights writes over it
-                accelerator = accelerate.Accelerator(
-                    mixed_precision=mixed_precision,
-                    gradient_accumulation_steps=accumulate,
-                    log_with=trackers,
-                    project_dir=log_dir,
-                )
+            accelerator = accelerate.Accelerator(
+                mixed_precision=mixed_precision,
+                gradient_accumulation_steps=accumulate,
+                log_with=trackers,
+                project_dir=log_dir,
+            )
         except ValueError as error:
             raise BackendError(f"mixed_precision={mixed_precision!r} is not to be had here: {error}") from error
         # On some devices accelerate takes the word and then trains in float32 all the same.
@@ -84,7 +84,7 @@ def borrowed_accelerator(
         gradients.update(before)
         if ours:
             accelerate.state.AcceleratorState._reset_state()
-            processes.distributed_type = kind
+            state.distributed_type = kind
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -38,6 +40,18 @@ def unwrap_for_surgery(model: nn.Module) -> nn.Module:
     return inner
 
 
+def is_part(tensor: Any) -> bool:
+    """Tells whether a tensor lies in parts on several processes.
+
+    Args:
+        tensor: Any, or ``None``.
+
+    Returns:
+        True for a DTensor and its like, known by the name: torch without ``torch.distributed`` has none to ask for.
+    """
+    return is_traceable_wrapper_subclass(tensor) and type(tensor).__module__.startswith("torch.distributed")
+
+
 def refuse_sharded(model: nn.Module) -> None:
     """Makes sure that every parameter and buffer is here as a whole.
 
@@ -54,6 +68,6 @@ def refuse_sharded(model: nn.Module) -> None:
             where = f"layer {name!r}" if name else "the model"
             raise WeightError(f"{where} is sharded by FSDP, so its weights are not here as a whole: {remedy}")
         for own, tensor in [*module._parameters.items(), *module._buffers.items()]:
-            kind = type(tensor)
-            if is_traceable_wrapper_subclass(tensor) and kind.__module__.startswith("torch.distributed"):
-                raise WeightError(f"layer {name!r}: its {own} is a {kind.__name__}, sharded over devices: {remedy}")
+            if is_part(tensor):
+                kind = type(tensor).__name__
+                raise WeightError(f"layer {name!r}: its {own} is a {kind}, sharded over devices: {remedy}")
