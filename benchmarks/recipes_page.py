@@ -118,7 +118,7 @@ def page(runs: dict[str, dict[str, Any]]) -> str:
         "",
         "CIFAR-10 is in JPEG here, which costs some points. `cifar-vgg16bn.pth` was trained on these images before;",
         "`resnet56-jpeg.safetensors` is a network for the lossless ones, which `study.py` trained on these for three",
-        "epochs (`runs/study/resnet56.safetensors`).",
+        "epochs (another run of that training than the one whose weights lie in benchmarks/results/dense).",
         "",
         *parts[True],
         "# Run to the end on a small part of real images",

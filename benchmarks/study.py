@@ -3,11 +3,11 @@
     pip install '.[bench,train,vision,demo]' && python benchmarks/study.py --data FOLDER
 
 The folder holds ``cifar10-jpeg.zip`` (folders ``train/CLASS`` and ``test/CLASS``), ``cifar-resnet56.pth`` and
-``cifar-vgg16bn.pth``. The dense networks are trained on the images first; then every combination of ``study_jobs.py``
-is pruned, batch norm is re-estimated, a handful is fine-tuned, and accuracy is counted. The test images are none of
-those that policies and formulas were chosen on. Everything that is finished is kept (``runs/study``, and the rows in
-``benchmarks/results/study.json``, written anew after each): run it again, and it goes on. ``study_page.py`` writes
-``docs/study.md``.
+``cifar-vgg16bn.pth``. The dense networks are trained on the images first, unless their weights are in
+``benchmarks/results/dense``; then every combination of ``study_jobs.py`` is pruned, batch norm is re-estimated, a
+handful is fine-tuned, and accuracy is counted. The test images are none of those that policies and formulas were chosen
+on. Everything that is finished is kept (the rows in ``benchmarks/results/study.json``, written anew after each): run it
+again, and it goes on. ``study_page.py`` writes ``docs/study.md``.
 """
 
 from __future__ import annotations
@@ -31,6 +31,14 @@ from fec_fast.files import write_text
 from fec_fast.report import machine
 
 ROOT = Path(__file__).parent
+# The trained networks are kept: trained again elsewhere they would not come to the same bits, and rows of two networks
+# must not be compared.
+DENSE = ROOT / "results" / "dense"
+
+
+def halved(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights in float16, counters as they are."""
+    return {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
 
 
 def bits(model: nn.Module, test: images.Pairs) -> list[bool]:
@@ -91,33 +99,32 @@ class Study:
         """The network before pruning, trained on the images."""
         if name in self.networks:
             return self.networks[name]
-        network, file = images.NETWORKS[name], self.work / f"{name}.safetensors"
+        network, file = images.NETWORKS[name], DENSE / f"{name}.safetensors"
         torch.manual_seed(100)
         model = network.build().eval()
         if network.weights is not None:
             zoo.load_weights(model, self.arguments.data / network.weights)
-        if not file.with_suffix(".json").is_file():
-            test = images.tested(self.data(name)[0].test, self.data(name)[1], self.arguments.test_images)
-            before, start = bits(model, test), time.perf_counter()
-            self.tune(name, model, network.steps, network.lr, seed=100)
-            save_file(model.state_dict(), file)
-            after = bits(model, test)
-            record = {
-                "as_it_came": 100 * sum(before) / len(before) if network.weights else None,
-                "accuracy": 100 * sum(after) / len(after),
-                "images": len(after),
-                "right": packed(after),
+        found, make = self.data(name)
+        test = images.tested(found.test, make, self.arguments.test_images)
+        new, start = name not in self.document["dense"], time.perf_counter()
+        as_it_came = bits(model, test) if new and network.weights else None
+        if network.steps:
+            if not file.is_file():
+                if not new:
+                    raise SystemExit(f"{file} is missing, the network that the rows in {self.output} are of")
+                self.tune(name, model, network.steps, network.lr, seed=100)
+                DENSE.mkdir(exist_ok=True)
+                save_file(halved(model.state_dict()), file)
+            model.load_state_dict(load_file(file))
+        if new:
+            right = bits(model, test)
+            self.document["dense"][name] = {
+                "as_it_came": as_it_came and 100 * sum(as_it_came) / len(as_it_came),
+                "accuracy": 100 * sum(right) / len(right),
+                "images": len(right),
+                "right": packed(right),
                 "seconds": round(time.perf_counter() - start, 1),
             }
-            write_text(file.with_suffix(".json"), json.dumps(record))
-        record, known = json.loads(file.with_suffix(".json").read_text()), self.document["dense"].get(name)
-        if known is not None and known["right"] != record["right"]:
-            raise SystemExit(
-                f"{self.output} has rows of another dense {name} ({known['accuracy']} %, here {record['accuracy']} %): "
-                "name another --output, or take those rows and their dense network out of it"
-            )
-        self.document["dense"][name] = record
-        model.load_state_dict(load_file(file))
         print(name, {k: v for k, v in self.document["dense"][name].items() if k != "right"}, flush=True)
         self.networks[name] = model.eval()
         return self.networks[name]

@@ -31,7 +31,7 @@ class Network:
         build: Makes it.
         weights: The file that it comes with; ``None`` for one that is trained from nothing here.
         norm: Mean and deviation of its images; ``None`` for the digits.
-        steps: Of training before pruning.
+        steps: Of training before pruning; 0 for one that comes trained on these images.
         lr: Of that.
     """
 
@@ -47,7 +47,7 @@ CIFAR = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 NETWORKS = {
     "resnet56": Network("ResNet-56", zoo.resnet56_cifar, "cifar-resnet56.pth", IMAGENET, 1170, 0.02),
-    "vgg16": Network("VGG-16-BN", zoo.vgg16_cifar, "cifar-vgg16bn.pth", CIFAR, 780, 0.02),
+    "vgg16": Network("VGG-16-BN", zoo.vgg16_cifar, "cifar-vgg16bn.pth", CIFAR, 0, 0.0),
     "resnet20": Network("ResNet-20", zoo.resnet20_cifar, None, CIFAR, 3120, 0.1),
     "resnet-digits": Network("digits, ResNet", zoo.resnet_digits, None, None, 420, 0.05),
     "vgg-digits": Network("digits, VGG", zoo.vgg_digits, None, None, 420, 0.05),

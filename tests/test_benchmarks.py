@@ -75,6 +75,26 @@ def test_the_study_has_every_combination_once(monkeypatch: pytest.MonkeyPatch) -
 def test_intervals_of_the_study_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     page = importlib.import_module("study_page")
-    assert page.rights([{"right": "97"}, {"right": "07"}], 8) == [0.5, 0, 0, 0.5, 0, 1, 1, 1]
-    mean, half = page.interval([1.0] * 75 + [0.0] * 25)
-    assert mean == 75 and half == pytest.approx(196 * (0.75 * 0.25 / 100) ** 0.5)
+    first, second = page.rights("97", 8), page.rights("07", 8)
+    assert first.tolist() == [1, 0, 0, 1, 0, 1, 1, 1] and second.tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
+    mean, half = page.interval({0: page.rights("e" * 25, 100)})
+    assert mean == 75 and half == pytest.approx(196 * (0.75 * 0.25 / 100) ** 0.5, rel=1e-4)
+    wider = page.interval({0: page.rights("e" * 25, 100)}, among=7)[1]
+    assert wider / half == pytest.approx(2.690 / 1.960, rel=1e-3)  # two-sided at 0.05 / 7
+    # two seeds: 5 and 3 of 8 are right; per image the means are 1/2, 0, 0, 1/2, 0, 1, 1, 1
+    mean, half = page.interval({0: first, 1: second})
+    assert mean == 50 and half == pytest.approx(196 * (0.1875 / 8 + 0.03125 / 2) ** 0.5, rel=1e-4)
+    # by the seed that both have
+    assert page.difference({0: first, 1: second}, {0: second, 2: first})[0] == 25
+
+
+def test_the_study_shows_every_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("PIL")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    planned, page = importlib.import_module("study_jobs"), importlib.import_module("study_page")
+    names = dict(planned.formulas())
+    rows = [{"key": ["resnet56", name, "entropy", "params", 0.5, 0, False], "right": "e"} for name in names]
+    lines = page.formulas(page.Rows({"rows": rows, "dense": {"resnet56": {"images": 4}}}))
+    assert sum(line.count("75.0") for line in lines) == len(names)
+    assert any("| rms, channels, similarity |" in line for line in lines)
+    assert page.criteria(page.Rows({"rows": rows, "dense": {}}), "resnet56", False) == []
