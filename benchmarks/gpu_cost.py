@@ -247,7 +247,7 @@ def page(folder: Path, version: str) -> str:
     lines = [
         "# What the CUDA kernels cost, on paper",
         "",
-        f"Written by `python benchmarks/gpu_cost.py` with nvcc {version}; do not edit. **Not yet run on a GPU**:",
+        f"Written by `python benchmarks/gpu_cost.py` with nvcc {version}; do not edit. **Not yet timed on a GPU**:",
         "counted, not measured. Instructions a channel (float32, similarity, tau measured), from the machine code of",
         "the kernels' pieces compiled straight through (the kernels keep some loops, which adds a little), with the",
         "threads' overhead, loads and stores; and the clocks that the slowest pipe of a multiprocessor needs for one",

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fec_fast
-from fec_fast import criteria
+from fec_fast import Formula, criteria, ops
+from fec_fast.trace import trace
 
 # Two filters of two channels of 1x2 taps, and a third that equals the first.
 HAND = torch.tensor([[[[1.0, -2.0]], [[0.0, 2.0]]], [[[4.0, 2.0]], [[0.0, 2.0]]], [[[1.0, -2.0]], [[0.0, 2.0]]]])
@@ -154,3 +155,14 @@ def test_the_function_and_its_name_are_the_same_criterion(name: str, sides: str)
 def test_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(fec_fast.ArgumentError, match="bn_scale"):
         fec_fast.prune(chain(), torch.randn(1, 3, 8, 8), criterion="bnscale")
+
+
+@pytest.mark.parametrize(("away", "backend"), [([], "auto"), (["0.weight", "1.weight"], "auto"), (["1.weight"], "cpu")])
+def test_weights_are_scored_where_they_are(away: list[str], backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)).eval()
+    traced = trace(model, torch.randn(1, 3, 8, 8))
+    weights = dict(model.named_parameters()) | {name: torch.empty(4, 4, 3, 3, device="meta") for name in away}
+    asked = []
+    monkeypatch.setattr(ops, "entropies", lambda *_, backend="none", **__: asked.append(backend) or [])
+    criteria.side_entropies(traced, weights, Formula(), (False,))
+    assert asked == [backend]  # a model on several devices goes to the CPU as a whole

@@ -265,12 +265,15 @@ def side_entropies(
 
 
 def _entropies(jobs: Sequence[tuple[Use, bool]], weights: Mapping[str, Tensor], formula: Formula) -> list[Tensor]:
+    found = [weights[use.weight].detach() for use, _ in jobs]
     try:
         return ops.entropies(
-            [weights[use.weight].detach() for use, _ in jobs],
+            found,
             formula,
             axes=[_axis(use, consumer) for use, consumer in jobs],
             groups=[use.groups for use, _ in jobs],
+            # Where the weights are; of a model that is spread over several devices, copies on the CPU.
+            backend="auto" if len({weight.device for weight in found}) < 2 else "cpu",
         )
     except WeightError as error:
         position = getattr(error, "layer_index", None)
