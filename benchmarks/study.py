@@ -7,12 +7,14 @@ The folder holds ``cifar10-jpeg.zip`` (folders ``train/CLASS`` and ``test/CLASS`
 ``benchmarks/results/dense``; then every combination of ``study_jobs.py`` is pruned, batch norm is re-estimated, a
 handful is fine-tuned, and accuracy is counted. The test images are none of those that policies and formulas were chosen
 on. Everything that is finished is kept (the rows in ``benchmarks/results/study.json``, written anew after each): run it
-again, and it goes on. ``study_page.py`` writes ``docs/study.md``.
+again, and it goes on. Training and testing use a GPU where there is one, and each row says on what it was made.
+``study_page.py`` writes ``docs/study.md``.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import time
 import warnings
@@ -42,10 +44,11 @@ def halved(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def bits(model: nn.Module, test: images.Pairs) -> list[bool]:
-    """For each image whether it is classified rightly, in bfloat16."""
+    """For each image whether it is classified rightly, in bfloat16, on the device that the model is on."""
     model.eval()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        return [right for x, y in test for right in (model(x).argmax(1) == y).tolist()]
+    device = next(model.parameters()).device
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        return [right for x, y in test for right in (model(x.to(device)).argmax(1).cpu() == y).tolist()]
 
 
 def packed(right: list[bool]) -> str:
@@ -58,6 +61,7 @@ class Study:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments, self.output = arguments, Path(arguments.output)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"  # the one that accelerate chooses for training
         self.work: Path = arguments.work
         self.work.mkdir(parents=True, exist_ok=True)
         settings = {name: getattr(arguments, name) for name in ("test_images", "calibration_images", "steps", "lr")}
@@ -93,7 +97,7 @@ class Study:
         model.to(memory_format=torch.channels_last)  # faster in bfloat16, on processors that have instructions for it
         options: dict[str, Any] = {"lr": lr, "seed": seed, "mixed_precision": "bf16", "progress": False}
         fec_fast.finetune(model, loader, epochs=1, **options)
-        model.cpu().to(memory_format=torch.contiguous_format)
+        model.to(memory_format=torch.contiguous_format)
 
     def dense(self, name: str) -> nn.Module:
         """The network before pruning, trained on the images."""
@@ -113,6 +117,7 @@ class Study:
                 if not new:
                     raise SystemExit(f"{file} is missing, the network that the rows in {self.output} are of")
                 self.tune(name, model, network.steps, network.lr, seed=100)
+                model.cpu()
                 DENSE.mkdir(exist_ok=True)
                 save_file(halved(model.state_dict()), file)
             model.load_state_dict(load_file(file))
@@ -134,7 +139,8 @@ class Study:
         if job.policy == "sensitivity":
             labelled = images.calibration(*self.data(job.network), self.arguments.calibration_images // 2, job.seed)
             cache = self.work / f"sensitivity-{job.network}-{job.seed}"
-            return fec_fast.measure_sensitivity(dense, example, labelled, at=(0.25, 0.5, 0.75), cache=cache)
+            there = copy.deepcopy(dense).to(self.device), example.to(self.device)
+            return fec_fast.measure_sensitivity(*there, labelled, at=(0.25, 0.5, 0.75), cache=cache)
         return job.policy.split(",")[0]
 
     def run(self, job: Job) -> None:
@@ -160,6 +166,7 @@ class Study:
         found = {}
         if not job.tuned and job.criterion == "fec" and "tau" not in job.policy:
             found["at_once"] = bits(result.model, test)
+        result.model.to(self.device)
         fec_fast.recalibrate(result.model, [x for x, _ in calibration])
         if job.tuned:
             self.tune(job.network, result.model, self.arguments.steps, self.arguments.lr, job.seed)
@@ -168,6 +175,8 @@ class Study:
             row[name] = round(100 * sum(right) / len(right), 2)
         row["right"] = packed(right)
         row["seconds"] = [round(pruning, 2), round(time.perf_counter() - start, 1)]
+        name = torch.cuda.get_device_name() if self.device == "cuda" else "CPU"
+        row["device"] = f"{name}, torch {torch.__version__}"
         self.document["rows"].append(row)
         self.write()
         print({name: value for name, value in row.items() if name != "right"}, flush=True)

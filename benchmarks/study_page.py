@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import NormalDist, fmean
@@ -246,6 +246,12 @@ def seeds(document: dict[str, Any], networks: tuple[str, ...]) -> str:
     return ", ".join(words)
 
 
+def devices(document: dict[str, Any]) -> str:
+    """On what the rows were made."""
+    counts = Counter(row["device"] for row in document["rows"])
+    return "; ".join(f"{count:,} on {device}" for device, count in counts.most_common())
+
+
 def page(document: dict[str, Any]) -> str:
     """The whole page."""
     settings, where, rows = document["settings"], document["machine"], Rows(document)
@@ -283,7 +289,8 @@ def page(document: dict[str, Any]) -> str:
         f"Seeds: {seeds(document, (*CHOSEN_ON, *others))}.",
         "What the tables lack was not run: the command goes on where it stopped.",
         "",
-        f"{where['processor']}, {where['threads']} thread(s), torch {where['torch']}, {where['device']}.",
+        f"Rows by what they were made on: {devices(document)}. The CPU is an {where['processor']},",
+        f"{where['threads']} thread(s).",
         "",
         "![Accuracy by budget](study.svg)",
         "",
