@@ -74,18 +74,44 @@ def test_the_study_has_every_combination_once(monkeypatch: pytest.MonkeyPatch) -
 
 def test_intervals_of_the_study_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    page = importlib.import_module("study_page")
-    first, second = page.rights("97", 8), page.rights("07", 8)
+    estimates = importlib.import_module("study_estimates")
+    first, second = estimates.rights("97", 8), estimates.rights("07", 8)
     assert first.tolist() == [1, 0, 0, 1, 0, 1, 1, 1] and second.tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
-    mean, half = page.interval({0: page.rights("e" * 25, 100)})
-    assert mean == 75 and half == pytest.approx(196 * (0.75 * 0.25 / 100) ** 0.5, rel=1e-4)
-    wider = page.interval({0: page.rights("e" * 25, 100)}, among=7)[1]
-    assert wider / half == pytest.approx(2.690 / 1.960, rel=1e-3)  # two-sided at 0.05 / 7
+    one = estimates.estimate({0: estimates.rights("e" * 25, 100)})
+    assert one.mean == 75 and one.half() == pytest.approx(
+        198.42 * (0.75 * 0.25 / 100) ** 0.5, rel=1e-4
+    )  # t, 99 degrees
+    assert one.half(among=7) / one.half() == pytest.approx(2.747 / 1.984, rel=1e-3)  # two-sided at 0.05 / 7
     # two seeds: 5 and 3 of 8 are right; per image the means are 1/2, 0, 0, 1/2, 0, 1, 1, 1
-    mean, half = page.interval({0: first, 1: second})
-    assert mean == 50 and half == pytest.approx(196 * (0.1875 / 8 + 0.03125 / 2) ** 0.5, rel=1e-4)
+    two = estimates.estimate({0: first, 1: second})
+    assert two.mean == 50
+    assert two.half() == pytest.approx(261.54 * (0.1875 / 8 + 0.03125 / 2) ** 0.5, rel=1e-4)  # t, 4.73 degrees
     # by the seed that both have
-    assert page.difference({0: first, 1: second}, {0: second, 2: first})[0] == 25
+    assert estimates.difference({0: first, 1: second}, {0: second, 2: first}).mean == 25
+    four = estimates.pooled([one] * 4)  # t, 396 degrees
+    assert four.mean == 75 and four.half() / one.half() == pytest.approx(1.96597 / 1.98422 / 2, rel=1e-4)
+
+
+def test_the_verdict_picks_one_rival_for_all_networks_or_one_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    page = importlib.import_module("study_page")
+    right = {  # of 8 images, by network and criterion
+        ("resnet56", "fec"): "f0",
+        ("resnet56", "l1"): "fe",
+        ("resnet56", "l2"): "e0",
+        ("vgg16", "fec"): "f0",
+        ("vgg16", "l1"): "80",
+        ("vgg16", "l2"): "f0",
+        ("vgg16", "fpgm"): "ff",  # not measured on the other network: no one for all
+    }
+    rows = [{"key": [n, c, "entropy", "params", 0.5, 0, True], "right": bits} for (n, c), bits in right.items()]
+    dense = {"resnet56": {"images": 8}, "vgg16": {"images": 8}}
+    lines = page.verdict(page.Rows({"rows": rows, "dense": dense}), ("resnet56", "vgg16"), True)
+    cells = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1] for line in lines if " | " in line}
+    # l1: (4 - 7 + 4 - 1) / 16; l2: (4 - 3) / 16; of each network: (4 - 7 + 4 - 8) / 16
+    assert cells["the best classical one"].startswith("+0.0 ± ") and cells["the best classical one"].endswith("(l1)")
+    assert cells["the best of each network"].startswith("-43.8 ± ")
+    assert cells["l2, filters only"].startswith("+6.2 ± ")
 
 
 def test_the_study_shows_every_formula(monkeypatch: pytest.MonkeyPatch) -> None:
