@@ -283,15 +283,15 @@ def throughput(name: str, runs: int) -> dict[str, float]:
         "torch.cdist between filters, distances alone": lambda: [
             torch.cdist(w.flatten(1), w.flatten(1)) for w in weights
         ],
-        "pairwise, rms, torch.compile (given tau)": compiled,
     }
     if backends()["triton"].usable:
         sides["Triton: sorted, rms"] = partial(triton.entropies, weights, rms, **call)
         sides["Triton: between filters"] = partial(triton.entropies, weights, filters, **call)
+    sides["pairwise, rms, torch.compile (given tau)"] = compiled  # last: it compiles for long
     found = {}
-    for side, function in sides.items():
-        print(f"  {name}: {side}", file=sys.stderr, flush=True)
+    for side, function in sides.items():  # said one by one: what is stopped by a clock has told something
         found[side] = round(milliseconds(function, runs), 4)
+        print(f"  {name}: {side}: {found[side]} ms", file=sys.stderr, flush=True)
     found["sorted, as a CUDA graph, times the memory floor"] = round(
         found["sorted, rms, as a CUDA graph"] / found[FLOOR], 2
     )
