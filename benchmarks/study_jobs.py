@@ -26,12 +26,13 @@ CRITERIA: dict[str, dict[str, Any]] = {
     "l2": {"criterion": "l2", "sides": "producer"},
     "random": {"criterion": "random"},
     "bn_scale": {"criterion": "bn_scale"},
+    "fec, both axes": {"formula": Formula(compress="rms", axis="both")},
     "fec, channels, rms": {"formula": Formula(compress="rms", axis="channels")},
     "fec, literal": {"formula": Formula.literal()},
     "fec, one side": {"sides": "producer"},
 }
 # Fine-tuned: the default, and the classical criteria as they were published and both-sided.
-TUNED = ("fec", "l1, both sides", "fpgm, both sides", "l2, both sides", "l1", "fpgm", "l2", "random")
+TUNED = ("fec", "fec, both axes", "l1, both sides", "fpgm, both sides", "l2, both sides", "l1", "fpgm", "l2", "random")
 # The constants of the policy "entropy": the scale of tau, and the power of the price.
 ABLATION = [
     *((tau, 0.25) for tau in (0.125, 0.25, 0.5, 1.0)),

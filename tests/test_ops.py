@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fec_fast import ops, reference
 from fec_fast.backends import backends, cpu, resolve
@@ -142,6 +144,41 @@ def test_wrong_arguments(change: dict[str, Any], error: type[Exception], words: 
     weights, formula = arguments.pop("weights"), arguments.pop("formula")
     with pytest.raises(error, match=words):
         ops.entropies(weights, formula, **arguments)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(1, 20), st.integers(1, 30), st.sampled_from([1, 3]), st.sampled_from([1, 3])),
+    st.sampled_from(["rms", "absmean", "mean", "none"]),
+    st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    st.sampled_from([0, 1]),
+    st.sampled_from([None, 0.7]),
+)
+def test_both_axes_add_up(
+    shape: tuple[int, ...], compress: Any, dtype: torch.dtype, axis: int, tau: float | None
+) -> None:
+    w = weight(*shape, dtype=dtype)
+    formula, where = Formula(compress, axis="both", tau=tau), {"axes": [axis], "groups": [1]}
+    (got,) = ops.entropies([w], formula, **where)
+    (channels,) = ops.entropies([w], Formula(compress, axis="channels", tau=tau), **where)
+    (filters,) = ops.entropies([w], Formula(axis="filters", tau=tau), **where)
+    assert torch.equal(got, channels + filters)
+    want = reference.entropy(w, formula, axis=axis)
+    allowed = sum(reference.tolerance(dtype, points) for points in shape[:2])
+    assert float((got - want).abs().max()) <= allowed
+    arguments = ([axis], [1], compress, "similarity", "both", tau, 1.0, "auto")
+    assert torch.equal(torch.ops.fec_fast.entropy([w], *arguments)[0], got)
+
+
+def test_both_axes_have_no_one_matrix_and_are_not_sorted() -> None:
+    w = weight(4, 3)
+    with pytest.raises(FormulaError, match="ask for axis='channels' or axis='filters'"):
+        ops.channel_distances(w, Formula("rms", axis="both"))
+    with pytest.raises(FormulaError, match="use 'auto'"):
+        ops.entropies([w], Formula("rms", axis="both"), axes=[0], groups=[1], algorithm="sorted")
+    w[2, 1] = math.inf
+    with pytest.raises(ops.NonFiniteWeightError, match=r"inf at \[2, 1\]"):
+        ops.entropies([w], Formula("rms", axis="both"), axes=[0], groups=[1])
 
 
 def test_channel_distances() -> None:

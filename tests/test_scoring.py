@@ -93,6 +93,19 @@ def test_single_filter_has_no_entropy_among_filters() -> None:
     assert "1" in score_model(net, formula=CHANNELS)
 
 
+def test_a_layer_without_one_of_the_two_entropies_has_the_other() -> None:
+    both = Formula("rms", axis="both")
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 1, 1), nn.Conv2d(1, 1, 3))
+    scores = score_model(net, formula=both)
+    assert list(scores) == ["0", "1", "2"] and "single filter" in scores.unscored["3"]
+    first = score_model(net, formula=CHANNELS)["0"] + score_model(net, formula=FILTERS)["0"]
+    assert torch.equal(scores["0"], first)
+    close(scores["1"], score_model(net, formula=FILTERS)["1"])
+    close(scores["2"], score_model(net, formula=CHANNELS)["2"])
+    plan = fec_fast.prune(net[:3].eval(), torch.randn(1, 3, 8, 8), ratio=0.5, formula=both).plan
+    assert Formula.from_dict(plan.formula) == both
+
+
 def test_layers_by_name_and_class() -> None:
     net = Net()
     assert set(score_model(net, layers=["stem", nn.Linear])) == {"stem", "head"}

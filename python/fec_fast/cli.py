@@ -77,7 +77,7 @@ def score(
     weights: _Weights = None,
     json: _Json = None,
     compress: Annotated[str | None, typer.Option(help="rms, absmean, mean or none")] = None,
-    axis: Annotated[str | None, typer.Option(help="channels or filters")] = None,
+    axis: Annotated[str | None, typer.Option(help="channels, filters or both")] = None,
     entropy: Annotated[str | None, typer.Option(help="similarity, softmax or distance")] = None,
 ) -> None:
     """Print the entropy of the filters of every convolution, in nats."""

@@ -231,6 +231,8 @@ def has_entropy(weight: Tensor, axis: int, groups: int, formula: Formula) -> boo
     Returns:
         Whether more than one channel, or filter, is compared.
     """
+    if formula.axis == "both":
+        return any(has_entropy(weight, axis, groups, part) for part in formula.parts())
     inside = formula.axis == "channels"
     if axis == 0:
         return weight.shape[1 if inside else 0] > 1

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from .errors import FormulaError, nearest
 
 Compress = Literal["rms", "absmean", "mean", "none"]
 Entropy = Literal["similarity", "softmax", "distance"]
-Axis = Literal["channels", "filters"]
+Axis = Literal["channels", "filters", "both"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Formula:
     * ``compress`` makes a point of each channel: its root mean square, mean absolute value or mean over the
       kernel, or (``"none"``) all its taps.
     * ``axis="channels"`` compares the ``C`` channels inside a filter; ``axis="filters"`` compares the ``N`` filters
-      of the layer with one another. ``d`` is the Euclidean distance of two points.
+      of the layer with one another; ``axis="both"`` adds the entropies of the two, the filters compared by all their
+      taps whatever ``compress`` is. ``d`` is the Euclidean distance of two points.
     * ``entropy`` turns the distances of one point to all ``M`` points (itself included) into nats:
       ``"similarity"``: ``-ln((1/M) sum_e exp(-d_e/tau))`` (order 1 of the similarity-sensitive entropy of Leinster
       & Cobbold, Ecology 93(3), 2012); ``"softmax"``: Shannon entropy of ``softmax(-d/tau)``; ``"distance"``:
@@ -38,7 +39,7 @@ class Formula:
     Attributes:
         compress: ``"rms"``, ``"absmean"``, ``"mean"`` or ``"none"``.
         entropy: ``"similarity"``, ``"softmax"`` or ``"distance"``. ``"distance"`` uses no tau.
-        axis: ``"channels"`` or ``"filters"``.
+        axis: ``"channels"``, ``"filters"`` or ``"both"``.
         tau: The distance at which similarity has fallen to 1/e, in the units of the weights; ``None`` takes the
             layer's mean distance over all pairs (a point with itself included).
         tau_scale: Multiplies tau, whether given or measured.
@@ -71,6 +72,16 @@ class Formula:
                 raise FormulaError(f"Formula({field}={value!r}): give a positive number")
             if not (math.isfinite(value) and value > 0):
                 raise FormulaError(f"Formula({field}={value!r}): give a positive finite number")
+
+    def parts(self) -> tuple[Formula, ...]:
+        """The formulas of one axis each whose entropies add up to this one's.
+
+        Returns:
+            The formula itself, or for ``axis="both"`` that of the channels and that of the filters.
+        """
+        if self.axis != "both":
+            return (self,)
+        return replace(self, axis="channels"), replace(self, axis="filters", compress="none")
 
     @classmethod
     def literal(cls) -> Formula:

@@ -169,9 +169,12 @@ def channel_distances(weight: Tensor, formula: Formula | None = None, *, filters
     Raises:
         WeightError: As :func:`entropies` has it for the shape and the dtype.
         ArgumentError: ``filters`` is not a slice, or holds no filter of the weight.
+        FormulaError: A formula of both axes: it has two matrices.
     """
     _check(0, weight, 0, 1)
     formula = formula or Formula("rms", axis="channels")
+    if formula.axis == "both":
+        raise FormulaError("axis='both' has a matrix of either axis: ask for axis='channels' or axis='filters'")
     if filters is not None and not isinstance(filters, slice):
         raise ArgumentError(f"filters={filters!r}: give a slice, as slice(0, 8) for the first eight")
     chosen = slice(None) if filters is None else filters
@@ -214,6 +217,11 @@ def _check_sortable(i: int, weight: Tensor, formula: Formula) -> None:
         )
 
 
+def _added(of_parts: list[list[Tensor]]) -> list[Tensor]:
+    """The entropies of each weight, from those of the formula's parts."""
+    return of_parts[0] if len(of_parts) == 1 else [a + b for a, b in zip(*of_parts, strict=True)]
+
+
 # Spelt out because torch 2.6 cannot infer a schema from annotations with builtin generics.
 _SCHEMA = (
     "(Tensor[] weights, int[] axes, int[] groups, str compress, str entropy, str axis, float? tau, float tau_scale, "
@@ -240,10 +248,14 @@ def entropy(
     operator waits for nothing, so that it can be part of a CUDA graph, and whoever reads the entropies has to look.
     """
     formula = Formula(compress, entropy, axis, tau, tau_scale)  # type: ignore[arg-type]
-    results, bad = cpu.entropies(weights, formula, axes=axes, groups=groups, algorithm=algorithm)
-    if bad >= 0:
-        raise _not_finite(weights, bad)
-    return results
+
+    def of(part: Formula) -> list[Tensor]:
+        results, bad = cpu.entropies(weights, part, axes=axes, groups=groups, algorithm=algorithm)
+        if bad >= 0:
+            raise _not_finite(weights, bad)
+        return results
+
+    return _added([of(part) for part in formula.parts()])
 
 
 @entropy.register_kernel("cuda")
@@ -265,7 +277,7 @@ def _(
         reasons = "; ".join(f"{name}: {info.reason}" for name, info in backends().items() if name != "cpu")
         raise BackendError(f"nothing can score weights on a CUDA device here ({reasons}); move them to the CPU")
     kernels = cuda.entropies if used == "cuda" else triton.entropies
-    return kernels(weights, formula, axes=axes, groups=groups, algorithm=algorithm)
+    return _added([kernels(weights, part, axes=axes, groups=groups, algorithm=algorithm) for part in formula.parts()])
 
 
 @entropy.register_fake

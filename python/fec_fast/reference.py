@@ -52,7 +52,7 @@ def distances(weight: Tensor, formula: Formula, *, axis: int = 0, groups: int = 
 
     Args:
         weight: As in :func:`filters_of`.
-        formula: Its ``compress`` and ``axis`` count.
+        formula: Its ``compress`` and ``axis`` count; of one axis.
         axis: As in :func:`filters_of`.
         groups: As in :func:`filters_of`.
 
@@ -78,6 +78,9 @@ def entropy(weight: Tensor, formula: Formula, *, axis: int = 0, groups: int = 1)
     Returns:
         ``[filters]``, float64, nats.
     """
+    if formula.axis == "both":
+        channels, filters = (entropy(weight, part, axis=axis, groups=groups) for part in formula.parts())
+        return channels + filters
     d = distances(weight, formula, axis=axis, groups=groups)
     measured = float(d.mean()) if d.numel() else 0.0
     tau = (measured if formula.tau is None else formula.tau) * formula.tau_scale
@@ -103,6 +106,7 @@ def tolerance(dtype: torch.dtype, points: int) -> float:
     ``5e-6 max(1, ln points)`` for float32, float16 and bfloat16, which all backends compute in float32, and
     ``1e-13 max(1, ln points)`` for float64; ``ln points`` is the largest that an entropy can be. It holds for weights
     that are not much larger than they are apart (tau of the order of the largest weight), as those of networks are.
+    Those of ``axis="both"`` add up, as the entropies do.
 
     Args:
         dtype: Of the weight.

@@ -289,7 +289,7 @@ def score_model(
             filters, channels = filters * groups, channels // groups
         if formula.axis == "channels" and channels == 1:
             unscored[name] = "one channel a filter: takes the score of the layer it is coupled with"
-        elif formula.axis == "filters" and filters == 1:
+        elif filters == 1 and (formula.axis == "filters" or (formula.axis == "both" and channels == 1)):
             unscored[name] = "a single filter: there is no other to compare it with"
         else:
             weights[name] = weight
