@@ -26,6 +26,7 @@ CHOSEN_ON = ("resnet56", "vgg16")
 POLICIES = ("uniform", "entropy", "global", "sensitivity")
 POLICY = "entropy"
 SHARES = (0.5, 0.7, 0.9, 0.94)
+BUDGETS = (*(("params", share) for share in SHARES), ("macs", 0.5), ("macs", 0.7))
 BOTH = ("l1, both sides", "l2, both sides", "fpgm, both sides")
 ONE_SIDED = ("l1", "l2", "fpgm")
 CLASSICAL = (*BOTH, *ONE_SIDED, "bn_scale")
@@ -124,10 +125,28 @@ def verdict(rows: Rows, networks: tuple[str, ...], tuned: bool) -> list[str]:
     return table(["`fec` minus", *(f"-{100 * share:.0f} %" for share in SHARES)], lines)
 
 
+def spreads(rows: Rows, networks: tuple[str, ...], tuned: bool) -> list[str]:
+    """The default policy against the others, by budget, the mean over the networks that have both."""
+    lines = []
+    for rival in POLICIES:
+        cells = []
+        for kind, share in BUDGETS:
+            found = []
+            for network in networks:
+                ours, theirs = (rows.get(network, "fec", one, kind, share, tuned) for one in (POLICY, rival))
+                if rival != POLICY and ours and theirs and ours.keys() & theirs.keys():
+                    found.append(difference(ours, theirs))
+            cells.append(pooled(found).words("+") if found else "")
+        if any(cells):
+            lines.append([rival, *cells])
+    names = {"params": "parameters", "macs": "MACs"}
+    return table([f"`{POLICY}` minus", *(f"-{100 * share:.0f} % {names[kind]}" for kind, share in BUDGETS)], lines)
+
+
 def policies(rows: Rows, network: str, tuned: bool) -> list[str]:
     """A table a network: policies by budget, with the difference to uniform, and what is left of the other currency."""
     lines = []
-    for kind, share in [("params", share) for share in SHARES] + [("macs", share) for share in (0.5, 0.7)]:
+    for kind, share in BUDGETS:
         cells, base = [], rows.get(network, "fec", "uniform", kind, share, tuned)
         for policy in POLICIES:
             key = (network, "fec", policy, kind, share, tuned)
@@ -193,6 +212,12 @@ def at_once(rows: Rows) -> list[str]:
                 [NAMES[network], f"{100 * share:.0f} %", f"{means[0]:.1f}", f"{means[1]:.1f}", str(len(pairs))]
             )
     return table(["network", "removed", "at once", "re-estimated", "rows"], lines)
+
+
+def together(rows: Rows, tuned: bool) -> list[str]:
+    """The verdicts over all networks."""
+    names = tuple(NAMES)
+    return [f"**{STAGES[tuned]}.**", "", *verdict(rows, names, tuned), *spreads(rows, names, tuned)]
 
 
 def part(rows: Rows, networks: tuple[str, ...]) -> list[str]:
@@ -279,13 +304,10 @@ def page(document: dict[str, Any]) -> str:
         "",
         "## All networks together",
         "",
-        "Criteria under the policy `entropy`, the mean over the networks.",
+        "The mean over the networks: criteria under the policy `entropy`, policies with the criterion `fec`.",
         "",
-        *(
-            line
-            for tuned in (True, False)
-            for line in [f"**{STAGES[tuned]}.**", "", *verdict(rows, tuple(NAMES), tuned)]
-        ),
+        *together(rows, True),
+        *together(rows, False),
         "## The networks that formulas and policies were chosen on",
         "",
         "Criteria are compared under the policy `entropy`.",

@@ -114,6 +114,19 @@ def test_the_verdict_picks_one_rival_for_all_networks_or_one_for_each(monkeypatc
     assert cells["l2, filters only"].startswith("+6.2 ± ")
 
 
+def test_policies_are_compared_on_the_networks_that_have_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    page = importlib.import_module("study_page")
+    right = {("resnet56", "entropy"): "f0", ("resnet56", "uniform"): "c0", ("vgg16", "entropy"): "ff"}
+    right[("vgg16", "global")] = "ff"
+    rows = [{"key": [n, "fec", policy, "macs", 0.5, 0, False], "right": bits} for (n, policy), bits in right.items()]
+    rows = page.Rows({"rows": rows, "dense": {"resnet56": {"images": 8}, "vgg16": {"images": 8}}})
+    uniform, everywhere = page.spreads(rows, ("resnet56", "vgg16"), False)[2:4]
+    assert uniform.startswith("| uniform |  |  |  |  | +25.0 ± ")  # (4 - 2) / 8
+    assert everywhere == "| global |  |  |  |  | +0.0 ± 0.0 |  |"
+    assert page.spreads(rows, ("resnet56", "vgg16"), True) == []
+
+
 def test_the_study_shows_every_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("PIL")
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
