@@ -178,6 +178,7 @@ class Study:
         name = torch.cuda.get_device_name() if self.device == "cuda" else "CPU"
         row["device"] = f"{name}, torch {torch.__version__}"
         self.document["rows"].append(row)
+        self.done.add(json.dumps(job.key()))
         self.write()
         print({name: value for name, value in row.items() if name != "right"}, flush=True)
 
