@@ -259,6 +259,8 @@ def throughput(name: str, runs: int) -> dict[str, float]:
     flat = torch.cat([w.flatten() for w in weights])
 
     def captured() -> Callable[[], object]:
+        cuda.entropies(weights, rms, **call)  # loads the kernels, which a capture does not do everywhere
+        torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             cuda.entropies(weights, rms, **call)
