@@ -77,6 +77,7 @@ def section(name: str, run: dict[str, Any], first: dict[str, Any] | None) -> lis
     """One run, and the training before it if there was one."""
     size, content, where = run["size"], run["recipe"], run["machine"]
     before, after, removed, latency = size["before"], size["after"], size["removed"], run["latency_ms"]
+    quiet = first is None and where["device"] == "cpu"  # the GPU's machine had other work at the time
     times = f"{latency['before']:.1f} → {latency['after']:.1f} ms"
     speed = f", one image in {times} ({latency['before'] / latency['after']:.1f} times as fast)"
     tuned = run["training"]["pruned_tuned"]["epochs"]
@@ -94,7 +95,7 @@ def section(name: str, run: dict[str, Any], first: dict[str, Any] | None) -> lis
         *([] if "dense_tuned" in run["metrics"] else ["The dense network did **not** get the same training here.", ""]),
         f"Parameters {before['parameters']:,} → {after['parameters']:,} (-{100 * removed['parameters']:.1f} %), MACs",
         f"{before['macs'] / 1e6:,.1f} → {after['macs'] / 1e6:,.1f} M (-{100 * removed['macs']:.1f} %)"
-        f"{speed if first is None else ''}.",
+        f"{speed if quiet else ''}.",
         f"{len(tuned)} epochs of {tuned[0]['images']:,} images, {run['seconds'] / 60:.0f} minutes in all;",
         f"{where['processor']}, {where['threads']} thread(s), torch {where['torch']}, {where['device']}.",
         "",
@@ -113,8 +114,8 @@ def page(runs: dict[str, dict[str, Any]]) -> str:
         "",
         "Written by `python benchmarks/recipes_page.py` from the `results.json` of each run, which is kept in",
         "[benchmarks/results/recipes/](../benchmarks/results/recipes). One seed each; intervals are 95 %, over the",
-        "held-out images alone. Epochs are few, since all was run on a CPU; longer training is to be expected to give",
-        "more, to the dense network as well. Settings were not chosen on these figures.",
+        "held-out images alone. Epochs are few, since nearly all was run on a CPU; longer training is to be expected",
+        "to give more, to the dense network as well. Settings were not chosen on these figures.",
         "",
         "CIFAR-10 is in JPEG here, which costs some points. `cifar-vgg16bn.pth` was trained on these images before;",
         "`benchmarks/results/dense/resnet56.safetensors` is a network for the lossless ones, which `study.py` trained",

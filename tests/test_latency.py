@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -62,6 +64,39 @@ def test_a_latency_is_met(policy: str, share: float, monkeypatch: pytest.MonkeyP
     assert any(f"budget latency_ms={target:g}" in note and "measured" in note for note in result.plan.notes)
 
 
+@pytest.mark.parametrize("step", [8, 16])
+def test_a_device_whose_times_go_in_steps(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Widths cost what the next multiple costs, as on GPUs: corrections of a smooth forecast run to and fro."""
+    made_up(monkeypatch)
+    torch.manual_seed(0)
+    widths = [3, 128, 128, 128]
+    layers = [nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(widths)]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10)).eval()
+
+    def seconds(net: Any) -> float:
+        shapes = [module.weight.shape for module in net if isinstance(module, nn.Conv2d)]
+        return 1e-9 * sum(math.prod(math.ceil(n / step) for n in shape[:2]) for shape in shapes)
+
+    def timed_model(net: nn.Module, inputs: Any, claim: float = 0.0, longest: float = 0.0) -> Timing:
+        measured.append(seconds(net))
+        return Timing(measured[-1], 0.0)
+
+    measured: list[float] = []
+    monkeypatch.setattr(latency, "timed_model", timed_model)
+    for share in (0.75, 0.6, 0.45, 0.3):
+        measured.clear()
+        target = share * seconds(model)
+        result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=1e3 * target), ratios="uniform")
+        best = max(one for one in measured if one <= target)
+        assert seconds(result.model) == best
+        # Uniform: all three widths go down together, so the times that there are at all are known.
+        grid = [model[0].weight.shape[0] - gone for gone in range(128)]
+        steps = {seconds([nn.Conv2d(a, b, 1) for a, b in ((3, n), (n, n), (n, n))]) for n in grid}
+        assert best >= 0.97 * max(one for one in steps if one <= target), (share, best, target)
+        if best < 0.99 * target:
+            assert "no nearer network was found: the next one measured takes" in result.plan.notes[0]
+
+
 def test_what_cannot_be_met_or_told(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = made_up(monkeypatch)
     model = network()
@@ -87,7 +122,8 @@ def test_the_forecast_is_exact_where_widths_are_on_the_grid(monkeypatch: pytest.
     assert both == pytest.approx([float(forecast(half)), 1.0])
 
 
-def test_a_real_machine_is_measured() -> None:
+def test_a_real_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "GRID", (0.5, 1.0))  # a few of the widths, for the sake of time
     model = zoo.vgg_digits().eval()
     image = torch.randn(2, 1, 8, 8)
     found = latency.timed_model(model, image, claim=0.5, longest=0.5)

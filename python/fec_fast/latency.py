@@ -8,6 +8,7 @@ itself, measured as a whole, and where it differs from the forecast the forecast
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ from .timing import Timing, timed, timed_model
 
 # Widths that are timed, as shares of a layer's own.
 GRID = (0.125, 0.25, 0.5, 0.75, 1.0)
-_ROUNDS = 6
+_ROUNDS = 10
 _CALLS: dict[tuple[int, bool], Callable[..., Tensor]] = {
     (1, False): F.conv1d,
     (2, False): F.conv2d,
@@ -157,18 +158,24 @@ def meet(
     best: tuple[np.ndarray, Timing] | None = None
     missed: Timing | None = None
     aim = target * (1 - near / 2)
+    level, met, slow = aim, 0.0, math.inf  # of the forecast: asked for now, and the bracket of those that were measured
     for _ in range(_ROUNDS):
-        counts = solve(forecast, aim, aim * (1 - near / 2), pressures, allowed)
+        counts = solve(forecast, level, level * (1 - near / 2), pressures, allowed)
         found = timed_model(problem.pruned(counts.tolist()), problem.example_inputs, near / 2)
+        reached = float(forecast(counts))
         if found.seconds <= target:
             if best is None or found.seconds > best[1].seconds:
                 best = counts, found
             if found.seconds >= target * (1 - near):
                 break
+            met = max(met, level)
         else:
             missed = found if missed is None or found.seconds < missed.seconds else missed
             aim = max(target / 2, target * (1 - near / 2) - found.half_width)  # on an unsteady machine, with a margin
-        forecast.factor *= found.seconds / float(forecast(counts))
+            slow = min(slow, reached)
+        level = reached * aim / found.seconds
+        if not met < level < slow:  # times in steps, as GPUs have them, send a correction to and fro
+            level = (met + min(slow, whole.seconds)) / 2
     if best is None:
         assert missed is not None
         raise BudgetError(
@@ -177,7 +184,11 @@ def meet(
             f"Budget(latency_ms={1e3 * (missed.seconds + missed.half_width):.4g})"
         )
     counts, found = best
-    words = "" if found.seconds >= target * (1 - near) else "no nearer network was found"
+    words = ""
+    if found.seconds < target * (1 - near):
+        words = "no nearer network was found"
+        if missed is not None:
+            words += f": the next one measured takes {1e3 * missed.seconds:.4g} ms"
     if found.half_width > near * found.seconds:
         words += f"{'; ' if words else ''}the machine is too unsteady to tell {100 * near:g} %"
     return counts, _told(target, found, words)
