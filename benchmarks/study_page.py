@@ -47,8 +47,8 @@ Tried against that, on ResNet-56 at -90 %, fine-tuned, three seeds, 2,000 images
 on both sides 54.6 %): city-block distance 49.3; the zero filter as half of the population 50.3, with city-block
 distance 55.5, which was no better than `fec` on ResNet-20; exp(H) - 1 49.6; the entropy times L1 52.0; the entropies of
 both axes added 53.1. The last is `Formula("rms", axis="both")`, `fec, both axes` below: nearer to the best classical
-one after fine-tuning, further behind on the digits without, at the cost of a second entropy; so it is offered and not the
-default. The script of these trials was not kept, and of that formula alone the rows are here.
+one after fine-tuning, further behind on the digits without, at the cost of a second entropy; so it is offered and not
+the default. The script of these trials was not kept, and of that formula alone the rows are here.
 
 **The policy: `entropy`.** It is ahead of `uniform` at every budget beyond the interval, fine-tuned or not, level with
 `global` or ahead in parameters and ahead in MACs, and asks for no data. `sensitivity` was measured in one shot only.
