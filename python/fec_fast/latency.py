@@ -159,9 +159,13 @@ def meet(
     missed: Timing | None = None
     aim = target * (1 - near / 2)
     level, met, slow = aim, 0.0, math.inf  # of the forecast: asked for now, and the bracket of those that were measured
+    known: dict[tuple[int, ...], Timing] = {}
     for _ in range(_ROUNDS):
         counts = solve(forecast, level, level * (1 - near / 2), pressures, allowed)
-        found = timed_model(problem.pruned(counts.tolist()), problem.example_inputs, near / 2)
+        gone = tuple(counts.tolist())
+        if gone not in known:
+            known[gone] = timed_model(problem.pruned(list(gone)), problem.example_inputs, near / 2)
+        found = known[gone]
         reached = float(forecast(counts))
         if found.seconds <= target:
             if best is None or found.seconds > best[1].seconds:
