@@ -3,7 +3,7 @@
 Each convolution and linear layer is timed alone on a grid of input and output widths, with torch's benchmark timer, on
 the device and in the dtype it has. What a call takes beyond its layers (activations, norms, Python) is measured as the
 difference and scaled by the bytes that operators write. The tables only steer: what counts is the pruned network
-itself, measured as a whole, and where it differs from the forecast the forecast is corrected and solved again.
+itself, measured as a whole, and where it differs from the forecast, another forecast is asked for.
 """
 
 from __future__ import annotations
