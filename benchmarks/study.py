@@ -18,6 +18,7 @@ import copy
 import json
 import time
 import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -183,11 +184,11 @@ class Study:
         print({name: value for name, value in row.items() if name != "right"}, flush=True)
 
 
-def main() -> None:
-    """Makes the rows that are missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(kind: type[Study], planned: Callable[[int], Iterable[Job]], name: str, about: str | None) -> None:
+    """Makes the rows that are missing, of all that are planned for a number of seeds."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, type=Path)
-    parser.add_argument("--output", default=ROOT / "results" / "study.json", type=Path)
+    parser.add_argument("--output", default=ROOT / "results" / name, type=Path)
     parser.add_argument("--work", default=ROOT.parent / "runs" / "study", type=Path)
     parser.add_argument("--test-images", default=4000, type=int, help="at most 8,000")
     parser.add_argument("--calibration-images", default=1000, type=int)
@@ -197,11 +198,11 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=images.NETWORKS, default=list(images.NETWORKS))
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", category=UserWarning)
-    study = Study(arguments)
-    for job in jobs(arguments.seeds):
+    study = kind(arguments)
+    for job in planned(arguments.seeds):
         if job.network in arguments.networks:
             study.run(job)
 
 
 if __name__ == "__main__":
-    main()
+    main(Study, jobs, "study.json", __doc__)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
-from fec_fast import recipes
+from fec_fast import Formula, recipes, reference
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,6 +23,7 @@ ROOT = Path(__file__).parent.parent
         ("coverage_page", "coverage.json", "coverage.md"),
         ("surgery_page", "surgery.json", "surgery.md"),
         ("study_page", "study.json", "study.md"),
+        ("trials_page", "trials.json", "trials.md"),
         ("ssd_page", "ssd.json", "ssd.md"),
     ],
 )
@@ -70,6 +73,35 @@ def test_the_study_has_every_combination_once(monkeypatch: pytest.MonkeyPatch) -
     study = importlib.import_module("study")
     assert study.packed([True, False, False, True, False, True, True, True]) == "97"
     assert study.packed([True, False, False, True, True]) == "13"
+
+
+def test_scores_that_were_tried_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("PIL")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    trials = importlib.import_module("study_trials")
+    weight = torch.randn(6, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(trials.entropy(weight), reference.entropy(weight, Formula()))
+    # Two filters of one weight each, 1 and 4: distances 0 and 3, of which the mean is 3/2.
+    pair = torch.tensor([1.0, 4.0]).view(2, 1, 1, 1)
+    near, far = (1 + math.exp(-2)) / 2, (1 + math.exp(-4)) / 2
+    zero = torch.tensor([near + math.exp(-2 / 3), near + math.exp(-8 / 3)], dtype=torch.float64) / 2
+    norms = torch.tensor([1.0, 4.0], dtype=torch.float64)
+    same = torch.ones(2, dtype=torch.float64)
+    for name, expected in (
+        ("city-block distance", -math.log(near) * same),
+        ("a filter of zeros among the others", -zero.log()),
+        ("both of these", -zero.log()),
+        ("exp(-(d / tau)^2)", -math.log(far) * same),
+        ("exp(H) - 1", (1 / near - 1) * same),
+        ("H times L1", -math.log(near) * norms),
+        ("H times L2", -math.log(near) * norms),
+    ):
+        torch.testing.assert_close(trials.TRIED[name](pair), expected)
+    square = torch.tensor([[3.0, 4.0], [0.0, 0.0]]).view(2, 2, 1, 1)  # norms 7 and 5 by L1 and L2
+    assert (trials.TRIED["H times L1"](square) / trials.TRIED["H times L2"](square))[0] == pytest.approx(7 / 5)
+    assert not trials.entropy(torch.ones(3, 2, 1, 1)).any()
+    keys = [json.dumps(job.key()) for job in trials.trials(3)]
+    assert len(keys) == len(set(keys))
 
 
 def test_intervals_of_the_study_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
