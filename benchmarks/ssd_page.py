@@ -161,8 +161,9 @@ def page(document: dict[str, Any]) -> str:
             ),
             *wrapped(
                 f"**Pruning.** `prune(model, example, budget=Budget(params={settings['budget']}),",
-                f"round_to={settings['round_to']}, ratios=POLICY)` with each of {', '.join(policies)}; the default",
-                f"criterion. Chosen on the {images['val']} images of `val`, by COCO mAP: **{policy}**"
+                f"round_to={settings['round_to']}, criterion='fec', ratios=POLICY)`",
+                f"with each of {', '.join(policies)}.",
+                f"Chosen on the {images['val']} images of `val`, by COCO mAP: **{policy}**"
                 + f" ({best}); it takes {100 * params:.1f} % of the parameters and {100 * macs:.1f} % of the",
                 "multiply-accumulates away.",
             ),

@@ -128,7 +128,9 @@ class Study:
     def prune(self, model: nn.Module, policy: str) -> fec_fast.PruneResult:
         """The budget, spread by a policy."""
         budget = Budget(params=self.arguments.budget)
-        return fec_fast.prune(model, example(), budget=budget, ratios=policy, round_to=self.arguments.round_to)
+        return fec_fast.prune(
+            model, example(), budget=budget, ratios=policy, criterion="fec", round_to=self.arguments.round_to
+        )
 
     def train(
         self, model: nn.Module, name: str, epochs: int, lr: float, seed: int, teacher: nn.Module | None = None

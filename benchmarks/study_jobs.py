@@ -17,7 +17,8 @@ POLICY = "entropy"
 CHOSEN_ON = ("resnet56", "vgg16")  # what formulas and policies were chosen on
 HELD_OUT = ("resnet-digits", "vgg-digits", "resnet20")
 CRITERIA: dict[str, dict[str, Any]] = {
-    "fec": {},
+    "fec_l1": {"criterion": "fec_l1"},
+    "fec": {"criterion": "fec"},
     "l1, both sides": {"criterion": "l1"},
     "l1": {"criterion": "l1", "sides": "producer"},
     "fpgm, both sides": {"criterion": "fpgm"},
@@ -26,13 +27,16 @@ CRITERIA: dict[str, dict[str, Any]] = {
     "l2": {"criterion": "l2", "sides": "producer"},
     "random": {"criterion": "random"},
     "bn_scale": {"criterion": "bn_scale"},
-    "fec, both axes": {"formula": Formula(compress="rms", axis="both")},
-    "fec, channels, rms": {"formula": Formula(compress="rms", axis="channels")},
-    "fec, literal": {"formula": Formula.literal()},
-    "fec, one side": {"sides": "producer"},
+    "fec, both axes": {"criterion": "fec", "formula": Formula(compress="rms", axis="both")},
+    "fec, channels, rms": {"criterion": "fec", "formula": Formula(compress="rms", axis="channels")},
+    "fec, literal": {"criterion": "fec", "formula": Formula.literal()},
+    "fec, one side": {"criterion": "fec", "sides": "producer"},
 }
-# Fine-tuned: the default, and the classical criteria as they were published and both-sided.
-TUNED = ("fec", "fec, both axes", "l1, both sides", "fpgm, both sides", "l2, both sides", "l1", "fpgm", "l2", "random")
+# Fine-tuned: the entropies, and the classical criteria as they were published and both-sided.
+TUNED = (
+    *("fec_l1", "fec", "fec, both axes"),
+    *("l1, both sides", "fpgm, both sides", "l2, both sides", "l1", "fpgm", "l2", "random"),
+)
 # The constants of the policy "entropy": the scale of tau, and the power of the price.
 ABLATION = [
     *((tau, 0.25) for tau in (0.125, 0.25, 0.5, 1.0)),
@@ -80,7 +84,7 @@ def formulas() -> Iterator[tuple[str, dict[str, Any]]]:
     for compress, entropy, axis, scale, sides in words:
         if entropy != "distance" or scale == 1.0:  # that one has no tau
             formula = Formula(compress=compress, entropy=entropy, axis=axis, tau_scale=scale)
-            yield f"{formula}, {sides}", {"formula": formula, "sides": sides}
+            yield f"{formula}, {sides}", {"criterion": "fec", "formula": formula, "sides": sides}
 
 
 def jobs(seeds: int) -> Iterator[Job]:
@@ -104,18 +108,18 @@ def _jobs(seeds: int) -> Iterator[Job]:
     yield from _criteria(HELD_OUT, list(TUNED), 0, tuned=False)
     for network, (tau, power) in itertools.product(CHOSEN_ON, ABLATION):
         for budget in (("params", 0.7), ("macs", 0.5)):
-            yield Job(network, "fec", {}, f"entropy, tau {tau}, power {power}", budget, 0, False)
+            yield Job(network, "fec", CRITERIA["fec"], f"entropy, tau {tau}, power {power}", budget, 0, False)
     for name, options in formulas():
         yield Job("resnet56", name, options, POLICY, ("params", 0.5), 0, False)
     for network, share in itertools.product(CHOSEN_ON, SHARES):
-        yield Job(network, "fec", {}, "sensitivity", ("params", share), 0, False)
+        yield Job(network, "fec", CRITERIA["fec"], "sensitivity", ("params", share), 0, False)
 
 
 def _policies(networks: tuple[str, ...], seed: int, *, tuned: bool) -> Iterator[Job]:
-    """Every policy with the default criterion, by either budget."""
+    """Every policy with the criterion ``"fec"``, by either budget."""
     budgets = [("params", share) for share in SHARES] + [("macs", share) for share in MACS]
     for budget, policy, network in itertools.product(budgets, POLICIES, networks):
-        yield Job(network, "fec", {}, policy, budget, seed, tuned)
+        yield Job(network, "fec", CRITERIA["fec"], policy, budget, seed, tuned)
 
 
 def _criteria(networks: tuple[str, ...], names: list[str], seed: int, *, tuned: bool) -> Iterator[Job]:

@@ -25,6 +25,7 @@ NAMES = {
 CHOSEN_ON = ("resnet56", "vgg16")
 POLICIES = ("uniform", "entropy", "global", "sensitivity")
 POLICY = "entropy"
+DEFAULT = "fec_l1"
 SHARES = (0.5, 0.7, 0.9, 0.94)
 BUDGETS = (*(("params", share) for share in SHARES), ("macs", 0.5), ("macs", 0.7))
 BOTH = ("l1, both sides", "l2, both sides", "fpgm, both sides")
@@ -88,17 +89,17 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def criteria(rows: Rows, network: str, tuned: bool) -> list[str]:
-    """Criteria under one policy by budget, each with its difference to ``fec`` on the same images."""
+    """Criteria under one policy by budget, each with its difference to the default on the same images."""
     names = list(dict.fromkeys(key[1] for key in rows.rows if FORMULA not in key[1]))
     lines = []
     for name in names:
         cells = []
         for share in SHARES:
             here = rows.get(network, name, POLICY, "params", share, tuned)
-            base = rows.get(network, "fec", POLICY, "params", share, tuned)
+            base = rows.get(network, DEFAULT, POLICY, "params", share, tuned)
             if here is None:
                 cells.append("")
-            elif name == "fec" or base is None:
+            elif name == DEFAULT or base is None:
                 cells.append(f"**{estimate(here).words()}**")
             else:
                 cells.append(f"{estimate(here).mean:.1f} ({difference(here, base).words('+')})")
@@ -110,17 +111,17 @@ def criteria(rows: Rows, network: str, tuned: bool) -> list[str]:
 def against(
     rows: Rows, networks: tuple[str, ...], rivals: tuple[str, ...], share: float, tuned: bool
 ) -> dict[str, dict[str, Estimate]]:
-    """``fec`` minus each rival, by rival and network."""
+    """The default minus each rival, by rival and network."""
     found: dict[str, dict[str, Estimate]] = {name: {} for name in rivals}
     for network, name in itertools.product(networks, rivals):
-        ours, theirs = (rows.get(network, one, POLICY, "params", share, tuned) for one in ("fec", name))
+        ours, theirs = (rows.get(network, one, POLICY, "params", share, tuned) for one in (DEFAULT, name))
         if ours and theirs and ours.keys() & theirs.keys():
             found[name][network] = difference(ours, theirs)
     return {name: of_network for name, of_network in found.items() if of_network}
 
 
 def verdict(rows: Rows, networks: tuple[str, ...], tuned: bool) -> list[str]:
-    """``fec`` against the classical criteria, by budget, the mean over the networks that have any of them."""
+    """The default against the classical criteria, by budget, the mean over the networks that have any of them."""
     lines = []
     for title, rivals in (
         ("the best classical one", CLASSICAL),
@@ -144,7 +145,7 @@ def verdict(rows: Rows, networks: tuple[str, ...], tuned: bool) -> list[str]:
                 cells.append(f"{cell} ({name})" if len(rivals) > 1 else cell)
         if any(cells[1:]):
             lines.append(cells)
-    return table(["`fec` minus", *(f"-{100 * share:.0f} %" for share in SHARES)], lines)
+    return table([f"`{DEFAULT}` minus", *(f"-{100 * share:.0f} %" for share in SHARES)], lines)
 
 
 def spreads(rows: Rows, networks: tuple[str, ...], tuned: bool) -> list[str]:

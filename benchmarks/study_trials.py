@@ -17,7 +17,7 @@ from study import Study, main
 from study_jobs import CRITERIA, POLICY, SHARES, Job
 from torch import Tensor
 
-BUILT = ("fec", "fec, both axes", "l1, both sides", "l2, both sides", "fpgm, both sides")
+BUILT = ("fec_l1", "fec", "fec, both axes", "l1, both sides", "l2, both sides", "fpgm, both sides")
 NETWORKS = ("resnet56", "resnet20", "vgg16")
 HARDEST = 0.9  # where the fine-tuned criteria are furthest apart
 
@@ -42,19 +42,13 @@ def entropy(weight: Tensor, *, power: float = 2.0, falling: float = 1.0, zero: b
     return -similarity.log()
 
 
-def weighted(weight: Tensor, power: float) -> Tensor:
-    """The entropy times the filter's norm."""
-    return entropy(weight) * weight.double().flatten(1).norm(p=power, dim=1)
-
-
 TRIED: dict[str, Callable[[Tensor], Tensor]] = {
     "city-block distance": lambda weight: entropy(weight, power=1),
     "a filter of zeros among the others": lambda weight: entropy(weight, zero=True),
     "both of these": lambda weight: entropy(weight, power=1, zero=True),
     "exp(-(d / tau)^2)": lambda weight: entropy(weight, falling=2),
     "exp(H) - 1": lambda weight: entropy(weight).expm1(),
-    "H times L1": lambda weight: weighted(weight, 1),
-    "H times L2": lambda weight: weighted(weight, 2),
+    "H times L2": lambda weight: entropy(weight) * weight.double().flatten(1).norm(dim=1),
 }
 
 

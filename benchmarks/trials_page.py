@@ -30,7 +30,7 @@ def page(document: dict[str, Any]) -> str:
         "fall of similarity with distance, another count of the entropy, the filter's norm with it. Networks, budgets,",
         "policy (`entropy`) and training are those of the study, but the images are the",
         f"{settings['test_images']:,} test images that may be chosen on.",
-        "All on both sides; in brackets the difference to `fec` on the same images and seeds, intervals are 95 %.",
+        "All on both sides; in brackets the difference to `fec_l1` on the same images and seeds, intervals are 95 %.",
         "",
         f"Rows by what they were made on: {devices(document)}.",
         "",

@@ -68,7 +68,7 @@ def assert_same(one: nn.Module, other: nn.Module) -> None:
 ROUNDS = st.fixed_dictionaries(
     {
         "ratio": st.floats(0, 0.8),
-        "criterion": st.sampled_from(["fec", "l1", "random"]),
+        "criterion": st.sampled_from(["fec_l1", "fec", "l1", "random"]),
         "sides": st.sampled_from(["both", "producer"]),
         "ignore": st.sampled_from([(), ("one",), ("up",)]),
     }
@@ -133,8 +133,8 @@ def test_what_is_in_a_composed_plan(rounds: Any) -> None:
     plan = fec_fast.compose(first.plan, second.plan)
     assert (first.plan.to_json(), second.plan.to_json()) == before
     assert plan.fingerprint == first.plan.fingerprint != plan.pruned_fingerprint == second.plan.pruned_fingerprint
-    assert (plan.criterion, plan.formula, plan.sides) == ("fec", second.plan.formula, "both")
-    assert "criterion of the rounds to 1: l1; afterwards: fec" in plan.notes
+    assert (plan.criterion, plan.formula, plan.sides) == ("fec_l1", second.plan.formula, "both")
+    assert "criterion of the rounds to 1: l1; afterwards: fec_l1" in plan.notes
     assert "sides of the rounds to 1: producer; afterwards: both" in plan.notes
     assert [record["round"] for record in plan.sets] == [1] * len(first.plan.sets) + [2] * len(second.plan.sets)
     assert plan.sets[: len(first.plan.sets)] == first.plan.sets

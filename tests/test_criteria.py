@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fec_fast
-from fec_fast import Formula, criteria, ops
+from fec_fast import Formula, criteria, ops, reference
 from fec_fast.trace import trace
 
 # Two filters of two channels of 1x2 taps, and a third that equals the first.
@@ -150,6 +150,39 @@ def test_the_function_and_its_name_are_the_same_criterion(name: str, sides: str)
         model = chain()
         plans.append(fec_fast.prune(model, torch.randn(1, 3, 8, 8), criterion=criterion, sides=sides).plan.to_json())
     assert plans[0] == plans[1]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    groups=st.sampled_from([1, 2]),
+    wider=st.integers(1, 3),
+    sides=st.sampled_from(["both", "producer"]),
+    formula=st.sampled_from([Formula(), Formula("rms", axis="channels"), Formula("rms", axis="both")]),
+    seed=st.integers(0, 99),
+)
+def test_fec_l1_is_the_entropy_times_the_l1_norm_side_by_side(groups, wider, sides, formula, seed) -> None:
+    torch.manual_seed(seed)
+    width = 4 * wider
+    model = nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.Conv2d(width, 6, 3, groups=groups)).eval()
+    result = fec_fast.prune(model, torch.randn(1, 3, 8, 8), formula=formula, sides=sides, ratio=0.5)
+    assert result.plan.criterion == "fec_l1" == criteria.DEFAULT  # what is taken unless another is named
+    assert result.plan.formula is not None
+    (record,) = (one for one in result.plan.sets if "0" in one["layers"])
+    unit_of = torch.tensor(record["filters"]["0"])  # several channels each where the second layer is grouped
+    channels = torch.bincount(unit_of)
+    expected, share = torch.ones(record["units"], dtype=torch.float64), 0.0
+    for layer, axis in ((model[0], 0), (model[2], 1)):
+        if axis == 1 and sides == "producer":
+            continue
+        weight = layer.weight.detach()
+        entropy = reference.entropy(weight, formula, axis=axis, groups=layer.groups)
+        found = entropy * reference.filters_of(weight, axis=axis, groups=layer.groups).abs().sum((1, 2))
+        relative = found / found.mean()
+        share += reference.tolerance(torch.float32, len(found)) / float(entropy.min())
+        expected *= torch.zeros_like(expected).index_add(0, unit_of, relative) / channels
+    assert record["scores"] == pytest.approx(
+        expected.tolist(), rel=2 * share
+    )  # of a score and of the mean it is divided by
 
 
 def test_unknown_name_is_refused_with_the_nearest() -> None:

@@ -40,7 +40,7 @@ def test_every_filter_has_its_score_and_rank(original: nn.Module, pruned: fec_fa
     assert all(entry.neighbours == () and entry.set_name == record["name"] for entry in told.filters)
     lowest = min(told.filters, key=lambda entry: entry.score)
     assert str(lowest) == f"filter {lowest.index}: removed  score {lowest.score:.6g}, rank 1 of 32"
-    assert str(told).splitlines()[0] == f"{LAYER}: 16 of 32 filters removed, by fec, sides both"
+    assert str(told).splitlines()[0] == f"{LAYER}: 16 of 32 filters removed, by fec_l1, sides both"
     assert len(str(told).splitlines()) == 2 + 32
 
 

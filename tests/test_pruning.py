@@ -101,7 +101,7 @@ def test_pruned_network_trains(name):
     assert all(parameter.grad.shape == parameter.shape for parameter in pruned.parameters())
 
 
-@pytest.mark.parametrize("criterion", ["fec", "l1", "l2", "fpgm", "random"])
+@pytest.mark.parametrize("criterion", ["fec_l1", "fec", "l1", "l2", "fpgm", "random"])
 @pytest.mark.parametrize("sides", ["both", "producer"])
 def test_every_criterion_removes_the_lowest_of_every_set(criterion, sides):
     model, image = build("resnet20_cifar")

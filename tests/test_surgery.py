@@ -234,7 +234,7 @@ def small() -> nn.Module:
         ({"ignore": "0"}, fec_fast.ArgumentError, "sequence"),
         ({"ignore": ("0", "2")}, fec_fast.LayerError, "nothing to prune"),
         ({"criterion": "l3"}, fec_fast.ArgumentError, "'l1'"),
-        ({"criterion": "l1", "formula": fec_fast.Formula()}, fec_fast.ArgumentError, "criterion='fec'"),
+        ({"criterion": "l1", "formula": fec_fast.Formula()}, fec_fast.ArgumentError, "criterion='fec_l1' or 'fec'"),
         ({"formula": "rms"}, fec_fast.ArgumentError, "Formula"),
         ({"sides": "one"}, fec_fast.ArgumentError, "sides"),
         ({"round_to": 0}, fec_fast.ArgumentError, "round_to=0"),

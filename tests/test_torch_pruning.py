@@ -63,7 +63,8 @@ def same_weights(left: nn.Module, right: nn.Module) -> bool:
 def test_the_channels_with_the_lowest_of_our_scores_go(name, formula, sides) -> None:
     model, image = build(name)
     theirs, _ = prune_theirs(model, image, importance=FECImportance(formula, sides=sides))
-    ours = fec_fast.prune(model, image, ratio=0.5, formula=formula, sides=sides, verify=False).model
+    options = {"criterion": "fec", "formula": formula, "sides": sides, "verify": False}
+    ours = fec_fast.prune(model, image, ratio=0.5, **options).model
     assert same_weights(theirs, ours)
     assert theirs(image).shape == (1, 1000)
     assert sum(p.numel() for p in theirs.parameters()) < 0.5 * sum(p.numel() for p in model.parameters())
@@ -97,7 +98,8 @@ def test_transposed_and_grouped_convolutions() -> None:
     layers = [nn.Conv2d(3, 8, 1), nn.ConvTranspose2d(8, 6, 2), nn.Conv2d(6, 8, 1), nn.Conv2d(8, 8, 3, groups=2)]
     model = nn.Sequential(*layers, nn.Conv2d(8, 2, 1)).eval()
     graph = tp.DependencyGraph().build_dependency(model, torch.randn(1, 3, 4, 4))
-    scores = {one["name"]: one["scores"] for one in fec_fast.prune(model, torch.randn(1, 3, 4, 4)).plan.sets}
+    plan = fec_fast.prune(model, torch.randn(1, 3, 4, 4), criterion="fec").plan
+    scores = {one["name"]: one["scores"] for one in plan.sets}
     for name in ("0", "1"):
         layer = model.get_submodule(name)
         group = graph.get_pruning_group(layer, tp.prune_conv_out_channels, list(range(layer.out_channels)))

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from .criteria import Criterion, check_criterion
+from .criteria import ENTROPIC, Criterion, check_criterion
 from .errors import ArgumentError, LayerError, WeightError
 from .formula import Formula
 from .walk import modules_of, named_tensors
@@ -41,8 +41,8 @@ def check_arguments(
         raise ArgumentError(f"sides={sides!r}: one of 'both', 'producer'")
     if formula is not None and not isinstance(formula, Formula):
         raise ArgumentError(f"formula: expected a fec_fast.Formula, got {type(formula).__name__}")
-    if formula is not None and criterion != "fec":
-        raise ArgumentError(f"formula= belongs to criterion='fec', not to criterion={criterion!r}")
+    if formula is not None and criterion not in ENTROPIC:
+        raise ArgumentError(f"formula= belongs to criterion='fec_l1' or 'fec', not to criterion={criterion!r}")
     return check_criterion(criterion), formula or Formula()
 
 

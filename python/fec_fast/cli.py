@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from . import checkpoint, data, recipes, zoo
 from .backends import backends
 from .budget import Budget
+from .criteria import DEFAULT, NAMES
 from .demo import run_demo
 from .errors import FecError, InputError, LayerError, TrainingInterrupted
 from .explain import explain as run_explain
@@ -117,7 +118,7 @@ def prune(
     ] = None,
     min_channels: Annotated[int, typer.Option(help="So many channels every layer keeps.")] = 1,
     weights: _Weights = None,
-    criterion: Annotated[str, typer.Option(help="fec, l1, l2, fpgm, bn_scale or random")] = "fec",
+    criterion: Annotated[str, typer.Option(help=f"One of {', '.join(NAMES)}")] = DEFAULT,
     sides: Annotated[str, typer.Option(help="both or producer")] = "both",
     input_shape: Annotated[
         str | None,

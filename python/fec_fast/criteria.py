@@ -6,6 +6,7 @@ low goes first. The published form of the classical ones looks at the filters al
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -95,7 +96,11 @@ def random(weight: Tensor) -> Tensor:
 
 
 CLASSICAL: dict[str, Criterion] = {"l1": l1, "l2": l2, "fpgm": fpgm, "bn_scale": bn_scale, "random": random}
-NAMES = ("fec", *CLASSICAL)
+# The entropies: times the L1 norm of the same filter or slice, and alone. Among filters that are all far from one
+# another the entropy tells little, and how strong they are tells more; docs/study.md compares the two.
+ENTROPIC = ("fec_l1", "fec")
+NAMES = (*ENTROPIC, *CLASSICAL)
+DEFAULT = "fec_l1"
 
 
 def check_criterion(criterion: str | Criterion) -> str:
@@ -139,7 +144,7 @@ def unit_scores(
         trace: The traced model.
         weights: The weights by name.
         criterion: A name of ``NAMES``, or a callable from ``[filters, channels, *kernel]`` to ``[filters]``.
-        formula: Of the entropies, for ``"fec"``.
+        formula: Of the entropies, for the criteria of ``ENTROPIC``.
         sides: ``"both"`` or ``"producer"``.
 
     Returns:
@@ -157,8 +162,10 @@ def unit_scores(
         return _scales(coupled, weights)
     consumers = (False, True) if sides == "both" else (False,)
     jobs = [(use, consumer) for use in trace.uses.values() for consumer in consumers]
-    if criterion == "fec":
+    if criterion in ENTROPIC:
         jobs, vectors = side_entropies(trace, weights, formula, consumers)
+        if criterion == "fec_l1":
+            vectors = [entropies * norms for entropies, norms in zip(vectors, _strengths(jobs, weights), strict=True)]
     else:
         function = criterion if callable(criterion) else CLASSICAL[criterion]
         called = [_call(function, use, weights[use.weight], consumers) for use in trace.uses.values()]
@@ -282,6 +289,13 @@ def _entropies(jobs: Sequence[tuple[Use, bool]], weights: Mapping[str, Tensor], 
         if position is None:
             raise
         raise WeightError(f"{jobs[position][0].layer}: {error}") from error
+
+
+def _strengths(jobs: Sequence[tuple[Use, bool]], weights: Mapping[str, Tensor]) -> list[Tensor]:
+    """The L1 norms of sides, the sides of one layer after another."""
+    layers = [list(sides) for _, sides in itertools.groupby(jobs, key=lambda job: id(job[0]))]
+    found = [_call(l1, sides[0][0], weights[sides[0][0].weight], [side for _, side in sides]) for sides in layers]
+    return [norms for of_layer in found for norms in of_layer]
 
 
 def as_filters(weight: Tensor, axis: int, groups: int) -> Tensor:

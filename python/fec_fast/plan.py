@@ -76,7 +76,7 @@ class Plan:
             the ``scores`` all units had, for each layer the unit that each of its ``filters`` belongs to (``None``
             for the filters of other sets), and the ``round``: 1, or more in a plan made by :func:`fec_fast.compose`.
         criterion: The name of the criterion; of the last round.
-        formula: The fields of the :class:`fec_fast.Formula`, for the criterion ``"fec"``; of the last round.
+        formula: The fields of the :class:`fec_fast.Formula`, for ``"fec_l1"`` and ``"fec"``; of the last round.
         sides: ``"both"`` or ``"producer"``; of the last round.
         pinned: For each layer that kept all its filters, the reason.
         notes: What else the user should know.

@@ -91,7 +91,7 @@ def make_plan(
         removed: The labels (representatives) of the units that go.
         records: Of the coupled sets, see :func:`choose`.
         criterion: The criterion's name.
-        formula: For the criterion ``"fec"``.
+        formula: For the criteria ``"fec_l1"`` and ``"fec"``.
         sides: ``"both"`` or ``"producer"``.
         told: Notes that come before the plan's own.
 

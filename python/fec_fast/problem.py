@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .checks import check_arguments, check_weights
 from .coupling import Coupling, couple
-from .criteria import Criterion, unit_scores
+from .criteria import ENTROPIC, Criterion, unit_scores
 from .errors import LayerError
 from .formula import Formula
 from .plan import Plan
@@ -72,7 +72,7 @@ class Problem:
             The plan, and the labels (representatives) of the units that go.
         """
         removed, records = choose(self.coupling.sets, counts, [score.tolist() for score in self.scores], self.traced)
-        formula = self.formula if self.name == "fec" else None
+        formula = self.formula if self.name in ENTROPIC else None
         return make_plan(
             self.model, self.traced, self.coupling, removed, records, self.name, formula, self.sides, notes
         ), removed

@@ -11,7 +11,7 @@ from torch import nn
 
 from .amounts import Amounts
 from .budget import Budget
-from .criteria import Criterion
+from .criteria import DEFAULT, Criterion
 from .equivalence import verify_equivalence
 from .formula import Formula
 from .plan import Plan
@@ -91,7 +91,7 @@ def prune(
     ratios: str | Mapping[str, float] | Sensitivity | None = None,
     budget: Budget | None = None,
     calibration: Calibration | None = None,
-    criterion: str | Criterion = "fec",
+    criterion: str | Criterion = DEFAULT,
     formula: Formula | None = None,
     sides: str = "both",
     ignore: Sequence[str] = (),
@@ -117,10 +117,11 @@ def prune(
         budget: What the whole has to come to.
         calibration: For ``ratios="sensitivity"``: a loader of images and labels, or a function from a model to a
             number, higher being better; see :func:`fec_fast.measure_sensitivity`.
-        criterion: ``"fec"``, or for comparison ``"l1"``, ``"l2"``, ``"fpgm"``, ``"bn_scale"`` (every coupled set
-            needs a batch norm then) or ``"random"`` (by torch's global generator), see :mod:`fec_fast.criteria`; or
-            a function from weights ``[filters, channels, *kernel]`` to one number a filter. Low goes first.
-        formula: Of the entropies when the criterion is ``"fec"``; ``None`` is ``Formula()``.
+        criterion: ``"fec_l1"``, the entropy times the L1 norm; ``"fec"``, the entropy alone; or for comparison
+            ``"l1"``, ``"l2"``, ``"fpgm"``, ``"bn_scale"`` (every coupled set needs a batch norm then) or ``"random"``
+            (by torch's global generator), see :mod:`fec_fast.criteria`; or a function from weights
+            ``[filters, channels, *kernel]`` to one number a filter. Low goes first.
+        formula: Of the entropies when the criterion is ``"fec_l1"`` or ``"fec"``; ``None`` is ``Formula()``.
         sides: ``"both"`` scores a channel by the filters that make it times the slices that read it;
             ``"producer"`` by the former alone.
         ignore: Names of layers, or of modules that hold layers, that keep their channels.

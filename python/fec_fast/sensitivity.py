@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .batches import check_labels, device_of, pair
 from .coupling import CoupledSet
-from .criteria import Criterion
+from .criteria import DEFAULT, ENTROPIC, Criterion
 from .errors import ArgumentError, InputError, LayerError, PlanError, RatioError
 from .finetune import evaluate
 from .formula import Formula
@@ -70,7 +70,7 @@ def measure_sensitivity(
     calibration: Calibration,
     *,
     at: Sequence[float] = RATIOS,
-    criterion: str | Criterion = "fec",
+    criterion: str | Criterion = DEFAULT,
     formula: Formula | None = None,
     sides: str = "both",
     ignore: Sequence[str] = (),
@@ -298,7 +298,7 @@ def _key(problem: Problem) -> str:
     for name, tensor in problem.model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    formula = problem.formula if problem.name == "fec" else None
+    formula = problem.formula if problem.name in ENTROPIC else None
     digest.update(f"{problem.name} {formula} {problem.sides}".encode())
     digest.update(repr([(one.name, one.units) for one in problem.coupling.sets]).encode())
     return digest.hexdigest()
