@@ -23,8 +23,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import fec_fast
-from fec_fast import Formula, zoo
-from fec_fast.report import machine
+from fec_fast import Formula
+from fec_fast.graph.counts import machine
+from fec_fast.vision import zoo
 
 CANDIDATES: dict[str, dict[str, Any]] = {
     "l1, both sides": {"criterion": "l1"},

@@ -95,7 +95,7 @@ class Parity:
     """Comparisons with the float64 reference, counted, and those that fail described."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        from fec_fast.backends import backends
+        from fec_fast.scoring.backends.registry import backends
 
         self.backends = [name for name in names if backends()[name].usable]
         self.checks, self.worst, self.failures = 0, 0.0, list[str]()
@@ -104,7 +104,7 @@ class Parity:
         """One weight, a CPU tensor, on every backend and algorithm, contiguous and channels last."""
         import torch
 
-        from fec_fast import ops, reference
+        from fec_fast.scoring import ops, reference
 
         want = reference.entropy(w, formula, axis=axis, groups=groups)
         filters = w.shape[0] if axis == 0 else groups * w.shape[1]
@@ -129,8 +129,8 @@ def parity(sizes: Sequence[tuple[int, ...]], names: Sequence[str] = ("cuda", "tr
     """Every formula, dtype and layout on the device against the float64 reference, on the backends of these names."""
     import torch
 
-    from fec_fast import ops
-    from fec_fast.formula import Formula
+    from fec_fast.scoring import ops
+    from fec_fast.scoring.formula import Formula
 
     found = Parity(names)
     words: Any = (("rms", "absmean", "mean", "none"), ("similarity", "softmax", "distance"), ("channels", "filters"))
@@ -245,10 +245,11 @@ def milliseconds(function: Callable[[], object], runs: int) -> float:
 def throughput(name: str, runs: int) -> dict[str, float]:
     """One network: milliseconds on the device of ours and of the yardsticks."""
     import torch
+    from fec_fast.scoring.model_scores.backends import cuda, triton
     from torchvision.models import get_model
 
-    from fec_fast.backends import backends, cuda, triton
-    from fec_fast.formula import Formula
+    from fec_fast.scoring.backends.registry import backends
+    from fec_fast.scoring.formula import Formula
 
     model = get_model(name, weights=None)
     weights = [m.weight.detach().to(DEVICE) for m in model.modules() if isinstance(m, torch.nn.Conv2d)]

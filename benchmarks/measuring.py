@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fec_fast import ops, reference
-from fec_fast.formula import Formula
+from fec_fast.scoring import ops, reference
+from fec_fast.scoring.formula import Formula
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -13,7 +13,7 @@ import torch
 from measuring import checked, cpu_seconds
 from scoring_networks import kernels
 
-from fec_fast.formula import Formula
+from fec_fast.scoring.formula import Formula
 
 LENGTHS = tuple(2**k for k in range(4, 15))  # 16 ... 16384
 SORTED = Formula("rms", axis="channels")

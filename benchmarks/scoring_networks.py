@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from fec_fast.scoring.model_scores.backends import cpu
 from measuring import (
     checked,
     cpu_seconds,
@@ -20,8 +21,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model, resnet50
 
 from fec_fast import score_model
-from fec_fast.backends import cpu
-from fec_fast.formula import Formula
+from fec_fast.scoring.formula import Formula
 
 CHANNELS, FILTERS = Formula("rms", axis="channels"), Formula("none", axis="filters")
 NETWORKS = (

@@ -156,7 +156,7 @@ Measured on: {"; ".join(sorted(machines))}.
 
 CPU seconds on one thread, medians, both sides of a ratio in one run, with warm caches, and in turns wherever plain
 torch does not take long (its loops over a whole network come after ours); random weights.
-Errors against the float64 reference are checked first, by the rule of `fec_fast.reference.tolerance`: {
+Errors against the float64 reference are checked first, by the rule of `fec_fast.scoring.reference.tolerance`: {
         ", ".join(f"{error:.0e} nats for {formula}" for formula, error in fifty["largest_error_nats"].items())
     } on three layers.
 

@@ -216,7 +216,7 @@ def page(document: dict[str, Any]) -> str:
             "",
             f'train, held_out = voc("bccd-voc.zip", {settings["batch"]}, image_size={settings["image"]}, '
             'augment="microscope")',
-            'model = fec_fast.zoo.build("zoo:ssd-small", num_classes=len(train.dataset.classes) + 1)',
+            'model = fec_fast.vision.zoo.build("zoo:ssd-small", num_classes=len(train.dataset.classes) + 1)',
             f'fec_fast.finetune(model, train, task=Detection(), epochs={settings["epochs"]}, optimizer="adamw", '
             "lr=2e-3)",
             f"result = fec_fast.prune(model, [torch.rand(3, {settings['image']}, {settings['image']})], "
@@ -229,7 +229,7 @@ def page(document: dict[str, Any]) -> str:
             *wrapped(
                 "Any of torchvision's detectors goes the same way (`torchvision:ssd300_vgg16`); a whole run by one",
                 "command is [recipes/ssd300-voc.yaml](../recipes/ssd300-voc.yaml), see [results.md](results.md).",
-                "`help(fec_fast.average_precision)` says how the measures differ.",
+                "`help(fec_fast.training.tasks.average_precision)` says how the measures differ.",
             ),
             "## Before and after",
             "",

@@ -27,11 +27,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import fec_fast
-from fec_fast import Budget, zoo
-from fec_fast.detection import Detection, measure
-from fec_fast.files import write_text
-from fec_fast.report import compare_latency, count, machine
-from fec_fast.voc import voc
+from fec_fast import Budget
+from fec_fast.graph.counts import compare_latency, count, machine
+from fec_fast.training.tasks.detection import Detection, measure
+from fec_fast.utils.files import write_text
+from fec_fast.vision import zoo
+from fec_fast.vision.voc import voc
 
 ROOT = Path(__file__).parent
 IMAGE = 192

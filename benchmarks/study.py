@@ -24,14 +24,16 @@ from typing import Any
 
 import study_data as images
 import torch
+from fec_fast.pruning.pruner.allocation import policies
 from safetensors.torch import load_file, save_file
 from study_jobs import Job, jobs
 from torch import nn
 
 import fec_fast
-from fec_fast import Budget, policies, zoo
-from fec_fast.files import write_text
-from fec_fast.report import machine
+from fec_fast import Budget
+from fec_fast.graph.counts import machine
+from fec_fast.utils.files import write_text
+from fec_fast.vision import zoo
 
 ROOT = Path(__file__).parent
 # The trained networks are kept: trained again elsewhere they would not come to the same bits, and rows of two networks

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from fec_fast import zoo
-from fec_fast.data import digits
+from fec_fast.vision import zoo
+from fec_fast.vision.data import digits
 
 Pairs = list[tuple[Tensor, Tensor]]
 Normal = Callable[[Tensor], Tensor]

@@ -1,6 +1,6 @@
 """The extension with its CUDA kernels compiled by g++ against the emulator (csrc/testing), for the Python tests.
 
-``module()`` builds it once and imports it; ``backend(monkeypatch)`` puts it behind ``fec_fast.backends.cuda``, whose
+``module()`` builds it once and imports it; ``backend(monkeypatch)`` puts it behind ``fec_fast.scoring.backends.cuda``, whose
 tensors are then the CPU's.
 """
 
@@ -17,8 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-from fec_fast.backends import cuda
+from fec_fast.scoring.model_scores.backends import cuda
 
 ROOT = Path(__file__).parent.parent
 CUDA = ["run", "sorted_f32", "sorted_f64", "pairwise_f32", "pairwise_f64"]

@@ -9,8 +9,8 @@ from torch import Tensor
 
 pytest.importorskip("pycocotools")
 
-from fec_fast.average_precision import average_precisions  # noqa: E402
-from fec_fast.errors import InputError  # noqa: E402
+from fec_fast.training.tasks.average_precision import average_precisions  # noqa: E402
+from fec_fast.utils.errors import InputError  # noqa: E402
 
 
 def _boxes(places: list[int]) -> Tensor:

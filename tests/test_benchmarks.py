@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fec_fast import Formula, recipes, reference
+from fec_fast import Formula
+from fec_fast.cli import recipe as recipes
+from fec_fast.scoring import reference
 
 ROOT = Path(__file__).parent.parent
 

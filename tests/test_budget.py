@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fec_fast
-from fec_fast import Budget, zoo
-from fec_fast.coupling import couple
-from fec_fast.ratios import levels
-from fec_fast.report import count
-from fec_fast.sizes import Sizes
-from fec_fast.solver import solve
-from fec_fast.trace import trace
+from fec_fast import Budget
+from fec_fast.graph.counts import count
+from fec_fast.graph.groups import couple
+from fec_fast.graph.size_model import Sizes
+from fec_fast.graph.trace import trace
+from fec_fast.pruning.allocation.ratios import levels
+from fec_fast.pruning.allocation.solver import solve
+from fec_fast.vision import zoo
 
 POLICIES = ("uniform", "entropy", "global")
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import fec_fast
-from fec_fast import checkpoint, zoo
-from fec_fast.files import umask
+from fec_fast.plan import checkpoint
+from fec_fast.utils.files import umask
+from fec_fast.vision import zoo
 
 EXAMPLE = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 

@@ -16,7 +16,8 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 import fec_fast
-from fec_fast import cli, zoo
+from fec_fast.cli import app as cli
+from fec_fast.vision import zoo
 
 RUNNER = CliRunner()
 

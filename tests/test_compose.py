@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fec_fast
-from fec_fast import zoo
+from fec_fast.vision import zoo
 
 DIGIT = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 

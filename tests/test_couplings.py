@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fec_fast
-from fec_fast.couplings import ChannelSet, Pinned
+from fec_fast.graph.channel_sets import ChannelSet, Pinned
 
 models = pytest.importorskip("torchvision").models
 

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fec_fast
-from fec_fast import Formula, criteria, ops, reference
-from fec_fast.trace import trace
+from fec_fast import Formula
+from fec_fast.graph.trace import trace
+from fec_fast.pruning import criteria
+from fec_fast.scoring import ops, reference
 
 # Two filters of two channels of 1x2 taps, and a third that equals the first.
 HAND = torch.tensor([[[[1.0, -2.0]], [[0.0, 2.0]]], [[[4.0, 2.0]], [[0.0, 2.0]]], [[[1.0, -2.0]], [[0.0, 2.0]]]])

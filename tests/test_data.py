@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fec_fast import data
-from fec_fast.errors import ArgumentError, InputError
+from fec_fast.utils.errors import ArgumentError, InputError
+from fec_fast.vision import data
 
 
 def _all(loader: data.Loader) -> tuple[torch.Tensor, torch.Tensor]:
@@ -187,7 +187,7 @@ def test_imagenet_style(tmp_path: Path) -> None:
 def test_cifar_style_mirrors_and_shifts_by_an_eighth() -> None:
     pytest.importorskip("torchvision")
     image = pytest.importorskip("PIL.Image")
-    from fec_fast.images import transforms
+    from fec_fast.vision.image_folder import transforms
 
     dot = image.new("RGB", (16, 16))
     dot.putpixel((5, 8), (255, 255, 255))

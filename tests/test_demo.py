@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fec_fast import demo
-from fec_fast.errors import InputError
+from fec_fast.cli import demo
+from fec_fast.utils.errors import InputError
 
 _SHORT = demo.DemoSettings(epochs=3, finetune_epochs=1, repeats=1, latency_seconds=0.01)
 

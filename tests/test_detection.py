@@ -19,11 +19,11 @@ pytest.importorskip("defusedxml")
 import voc_folders  # noqa: E402
 
 import fec_fast  # noqa: E402
-from fec_fast import zoo  # noqa: E402
-from fec_fast.detection import Detection, classes_of, lists, measure  # noqa: E402
-from fec_fast.distillation import attention_distance  # noqa: E402
-from fec_fast.errors import ArgumentError, InputError  # noqa: E402
-from fec_fast.voc import voc  # noqa: E402
+from fec_fast.training.distillation import attention_distance  # noqa: E402
+from fec_fast.training.tasks.detection import Detection, classes_of, lists, measure  # noqa: E402
+from fec_fast.utils.errors import ArgumentError, InputError  # noqa: E402
+from fec_fast.vision import zoo  # noqa: E402
+from fec_fast.vision.voc import voc  # noqa: E402
 
 METRICS = {"map", "map_50", "voc_2007", "voc", "map/blue", "voc/blue", "map/red", "voc/red"}
 
@@ -92,7 +92,7 @@ def test_recipe_of_ssd300_runs_a_few_steps_to_its_end(folder: Path, tmp_path: Pa
     pytest.importorskip("jsonschema")
     from typer.testing import CliRunner
 
-    from fec_fast.cli import app
+    from fec_fast.cli.app import app
 
     file = Path(__file__).parents[1] / "recipes" / "ssd300-voc.yaml"
     less = ("epochs=1", "warmup_epochs=0.5")
@@ -159,14 +159,14 @@ def test_interrupted_training_comes_to_the_same_bits(
 
     whole = run(small(), resume=False)
     stopped = small()
-    original = fec_fast.training.Training.epoch
+    original = fec_fast.training.engine.Training.epoch
 
     def stops(self: Any, *arguments: Any) -> Any:
         if len(self.history) == 2:
             raise MemoryError
         return original(self, *arguments)
 
-    monkeypatch.setattr(fec_fast.training.Training, "epoch", stops)
+    monkeypatch.setattr(fec_fast.training.engine.Training, "epoch", stops)
     with pytest.warns(UserWarning, match="nothing to resume"), pytest.raises(MemoryError):
         run(stopped, resume=True)
     monkeypatch.undo()

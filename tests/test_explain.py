@@ -11,7 +11,8 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 import fec_fast
-from fec_fast import cli, zoo
+from fec_fast.cli import app as cli
+from fec_fast.vision import zoo
 
 NAME, LAYER = "zoo:resnet-digits", "layer1.0.conv1"
 DIGIT = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -19,10 +19,11 @@ from typing import Any
 import emulated
 import pytest
 import torch
+from fec_fast.scoring.model_scores.backends import cpu, cuda
 
-from fec_fast import ops, reference
-from fec_fast.backends import cpu, cuda, resolve
-from fec_fast.backends.rows import rows_of
+from fec_fast.scoring import ops, reference
+from fec_fast.scoring.backends.layout import rows_of
+from fec_fast.scoring.backends.registry import resolve
 
 ROOT = Path(__file__).parent.parent
 

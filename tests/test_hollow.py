@@ -14,10 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import fec_fast
-from fec_fast import hollow, zoo
-from fec_fast.costs import macs_of
-from fec_fast.report import count
-from fec_fast.trial import runs
+from fec_fast.graph import shape_only as hollow
+from fec_fast.graph.counts import count
+from fec_fast.graph.hardcoded_widths import runs
+from fec_fast.graph.macs import macs_of
+from fec_fast.vision import zoo
 
 
 class Both(TorchDispatchMode):

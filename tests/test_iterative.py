@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 import fec_fast
-from fec_fast import Budget, zoo
+from fec_fast import Budget
+from fec_fast.vision import zoo
 
 DIGIT = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 

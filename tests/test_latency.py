@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fec_fast.pruning.pruner.allocation import latency_budget as latency
 from torch import nn
 
 import fec_fast
-from fec_fast import Budget, latency, zoo
-from fec_fast.coupling import couple
-from fec_fast.problem import pose
-from fec_fast.report import count
-from fec_fast.sizes import Sizes
-from fec_fast.timing import Timing, timed
+from fec_fast import Budget
+from fec_fast.graph.counts import count
+from fec_fast.graph.groups import couple
+from fec_fast.graph.size_model import Sizes
+from fec_fast.pruning.context import pose
+from fec_fast.utils.timing import Timing, timed
+from fec_fast.vision import zoo
 
 IMAGE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import fec_fast
-from fec_fast import zoo
+from fec_fast.vision import zoo
 
 
 class Net(nn.Module):

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 import fec_fast
-from fec_fast import zoo
-from fec_fast.validation import ATTRIBUTES
+from fec_fast.plan.validation import ATTRIBUTES
+from fec_fast.vision import zoo
 
 jsonschema = pytest.importorskip("jsonschema")
 
-SCHEMA = json.loads((files("fec_fast") / "plan.schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads((files("fec_fast") / "plan/plan.schema.json").read_text(encoding="utf-8"))
 Edit = Callable[[dict[str, Any]], object]
 
 

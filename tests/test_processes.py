@@ -27,10 +27,10 @@ import voc_folders  # noqa: E402
 from trainings import Stops  # noqa: E402
 
 import fec_fast  # noqa: E402
-from fec_fast import zoo  # noqa: E402
-from fec_fast.detection import Detection, measure  # noqa: E402
-from fec_fast.sharding import splits_weights  # noqa: E402
-from fec_fast.voc import voc  # noqa: E402
+from fec_fast.training.fsdp import splits_weights  # noqa: E402
+from fec_fast.training.tasks.detection import Detection, measure  # noqa: E402
+from fec_fast.vision import zoo  # noqa: E402
+from fec_fast.vision.voc import voc  # noqa: E402
 
 # `accelerate launch --cpu --num_processes 2` starts one process only, unless there is MPI. This starts two on the CPU.
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]

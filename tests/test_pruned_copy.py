@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import fec_fast
-from fec_fast import zoo
-from fec_fast.surgery import pruned_copy
-from fec_fast.walk import named_tensors
+from fec_fast.plan.surgery import pruned_copy
+from fec_fast.utils.modules import named_tensors
+from fec_fast.vision import zoo
 
 
 class Marked(nn.Parameter):

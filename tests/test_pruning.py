@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fec_fast
-from fec_fast import zoo
+from fec_fast.vision import zoo
 
 torchvision = pytest.importorskip("torchvision")
 models = torchvision.models

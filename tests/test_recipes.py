@@ -12,8 +12,10 @@ import torch
 from typer.testing import CliRunner
 
 import fec_fast
-from fec_fast import cli, data, recipes, zoo
-from fec_fast.errors import CheckpointError, InputError
+from fec_fast.cli import app as cli
+from fec_fast.cli import recipe as recipes
+from fec_fast.utils.errors import CheckpointError, InputError
+from fec_fast.vision import data, zoo
 
 pytest.importorskip("yaml")
 pytest.importorskip("jsonschema")
@@ -147,7 +149,7 @@ def test_shipped_recipes_run_to_their_end(name: str, tmp_path: Path) -> None:
     assert results["recipe"]["data"]["limit"] == 3
     network = fec_fast.load(zoo.build(recipe.model), tmp_path / "out" / "checkpoint")
     assert sum(p.numel() for p in network.parameters()) == results["size"]["after"]["parameters"]
-    metrics = fec_fast.tasks.Classification().evaluate(
+    metrics = fec_fast.training.tasks.base.Classification().evaluate(
         network,
         data.load(
             f"imagefolder:{tmp_path / 'images'}", **{k: v for k, v in results["recipe"]["data"].items() if k != "name"}
@@ -164,11 +166,11 @@ def test_an_interrupted_run_goes_on_to_the_same_figures(
     torch.manual_seed(0)
     weights = tmp_path / "weights.pth"
     torch.save(zoo.build("zoo:vgg-digits").state_dict(), weights)
-    whole = fec_fast.run.run_recipe(
+    whole = fec_fast.cli.recipe_run.run_recipe(
         recipes.read(recipe, given={"weights": str(weights)}), tmp_path / "whole", progress=False
     )
 
-    from fec_fast.training import Training
+    from fec_fast.training.engine import Training
 
     finished = []
     keep = Training.keep
@@ -189,7 +191,7 @@ def test_an_interrupted_run_goes_on_to_the_same_figures(
     assert run(*arguments).exit_code == 2 and "--resume" in run(*arguments).stderr
     with pytest.raises(CheckpointError, match="another recipe: dense was True and is False"):
         other = recipes.read(recipe, ["dense=false"], {"weights": str(weights)})
-        fec_fast.run.run_recipe(other, out, resume=True)
+        fec_fast.cli.recipe_run.run_recipe(other, out, resume=True)
     done = run(*arguments, "--resume")
     assert done.exit_code == 0, done.output
     found = json.loads((out / "results.json").read_text())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import fec_fast
-from fec_fast.equivalence import mask
+from fec_fast.plan.equivalence import mask
 
 IMAGES = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 TARGET = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fec_fast
-from fec_fast.report import Counts, Latency, LayerCount, compare_latency, comparison_table, count, measure_latency
+from fec_fast.graph.counts import Counts, Latency, LayerCount, compare_latency, comparison_table, count, measure_latency
 
 
 class Net(nn.Module):

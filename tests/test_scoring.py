@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import fec_fast
 from fec_fast import Formula, ModelScores, score_model
-from fec_fast.reference import entropy
-from fec_fast.scoring import LayerInfo, unwrap
+from fec_fast.scoring.model_scores import LayerInfo, unwrap
+from fec_fast.scoring.reference import entropy
 
 CHANNELS = Formula(compress="rms", axis="channels")
 FILTERS = Formula(compress="none", axis="filters")

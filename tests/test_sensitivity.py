@@ -18,7 +18,7 @@ from torch import nn
 
 import fec_fast
 from fec_fast import Budget
-from fec_fast.sensitivity import _hull
+from fec_fast.pruning.allocation.sensitivity import _hull
 
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 PATH = Path(fec_fast.__file__).parents[1]

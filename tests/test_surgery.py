@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 import fec_fast
-from fec_fast import surgery, zoo
-from fec_fast.walk import named_tensors
+from fec_fast.plan import surgery
+from fec_fast.utils.modules import named_tensors
+from fec_fast.vision import zoo
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import fec_fast
-from fec_fast import reference
+from fec_fast.scoring import reference
 
 tp = pytest.importorskip("torch_pruning")
 models = pytest.importorskip("torchvision").models

@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from trainings import Stops, numbers, same
 
 import fec_fast
-from fec_fast.averaging import Average
-from fec_fast.distillation import attention_distance
-from fec_fast.errors import ArgumentError, InputError, LayerError, TrainingInterrupted
-from fec_fast.schedule import Schedule
-from fec_fast.settings import TrainingSettings
-from fec_fast.tasks import Classification
+from fec_fast.training.distillation import attention_distance
+from fec_fast.training.ema import Average
+from fec_fast.training.lr_schedule import Schedule
+from fec_fast.training.settings import TrainingSettings
+from fec_fast.training.tasks.base import Classification
+from fec_fast.utils.errors import ArgumentError, InputError, LayerError, TrainingInterrupted
 
 finetune = fec_fast.finetune
 
@@ -308,7 +308,7 @@ def test_time_limit_ends_the_schedule_properly(
     schedule: str, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = _Clock()
-    monkeypatch.setattr("fec_fast.training.time", clock)
+    monkeypatch.setattr("fec_fast.training.engine.time", clock)
     loader = _loader(4, shuffle=False)
     options: dict[str, Any] = {"max_minutes": seconds / 60, "lr": 0.05, "schedule": schedule, "val_loader": _loader()}
     folder = tmp_path / "s"
@@ -349,7 +349,7 @@ class _Lengthy:
 
 def test_time_limit_allows_for_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = _Clock()
-    monkeypatch.setattr("fec_fast.training.time", clock)
+    monkeypatch.setattr("fec_fast.training.engine.time", clock)
     loader = _loader(4, shuffle=False)
     result = _train(_model(), loader=loader, epochs=1000, max_minutes=15 / 60, lr=0.05, val_loader=_Lengthy(clock))
     assert result.stopped == "time" and len(result.history) > 1

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from fec_fast.scoring.model_scores.backends import triton
 
-from fec_fast import ops
-from fec_fast.backends import backends, triton
-from fec_fast.errors import BackendError
-from fec_fast.formula import Formula
+from fec_fast.scoring import ops
+from fec_fast.scoring.backends.registry import backends
+from fec_fast.scoring.formula import Formula
+from fec_fast.utils.errors import BackendError
 
 HERE = Path(__file__).parent
 needs_triton = pytest.mark.skipif(not triton.installed() or triton.is_too_old(), reason="needs triton 3.4")

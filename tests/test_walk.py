@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fec_fast.walk import modules_of, named_tensors
+from fec_fast.utils.modules import modules_of, named_tensors
 
 
 def net() -> nn.Module:

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from fec_fast import zoo
-from fec_fast.errors import CheckpointError, InputError, LayerError
+from fec_fast.utils.errors import CheckpointError, InputError, LayerError
+from fec_fast.vision import zoo
 
 
 def _parameters(model: nn.Module) -> int:

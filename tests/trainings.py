@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from fec_fast.history import Epoch
+from fec_fast.training.history import Epoch
 
 
 def numbers(history: list[Epoch]) -> list[dict[str, Any]]:

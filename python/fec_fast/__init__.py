@@ -1,12 +1,26 @@
 """Channel-similarity entropy pruning of convolutional networks."""
 
-from .backends import backends
-from .budget import Budget
-from .checkpoint import load, save
-from .compose import compose
-from .couplings import Couplings, couplings
-from .equivalence import verify_equivalence
-from .errors import (
+from .graph.channel_sets import Couplings, couplings
+from .graph.counts import Latency
+from .plan.checkpoint import load, save
+from .plan.composition import compose
+from .plan.equivalence import verify_equivalence
+from .plan.optimizer_state import remap_optimizer
+from .plan.plan import Plan
+from .plan.surgery import apply_plan
+from .pruning.allocation.budget import Budget
+from .pruning.allocation.sensitivity import Sensitivity, measure_sensitivity
+from .pruning.explanation import explain
+from .pruning.iterative import prune_iteratively
+from .pruning.pruner import PruneResult, prune
+from .recovery.batch_norm import recalibrate
+from .scoring.backends.registry import backends
+from .scoring.formula import Formula
+from .scoring.model_scores import ModelScores, score_model
+from .scoring.ops import channel_distances
+from .training.finetuning import evaluate, finetune
+from .training.settings import TrainingSettings
+from .utils.errors import (
     ArgumentError,
     BackendError,
     BudgetError,
@@ -23,20 +37,6 @@ from .errors import (
     TrainingInterrupted,
     WeightError,
 )
-from .explain import explain
-from .finetune import evaluate, finetune
-from .formula import Formula
-from .iterative import prune_iteratively
-from .ops import channel_distances
-from .plan import Plan
-from .pruning import PruneResult, prune
-from .recalibrate import recalibrate
-from .remap import remap_optimizer
-from .report import Latency
-from .scoring import ModelScores, score_model
-from .sensitivity import Sensitivity, measure_sensitivity
-from .settings import TrainingSettings
-from .surgery import apply_plan
 
 __all__ = [
     "ArgumentError",

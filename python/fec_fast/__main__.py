@@ -1,5 +1,5 @@
 """``python -m fec_fast`` is the command line, for launchers that start modules."""
 
-from .cli import app
+from .cli.app import app
 
 app()

@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import ops
-from ..coupling import couple
-from ..criteria import has_entropy, relative
-from ..errors import ArgumentError, PlanError, WeightError, missing_extra, nearest
-from ..formula import Formula
-from ..inputs import call_model
-from ..plan import Plan
-from ..planning import choose, make_plan
-from ..scoring import unwrap
-from ..surgery import apply_plan
-from ..trace import Trace, trace
-from ..walk import named_tensors
+from ..graph.groups import couple
+from ..graph.trace import Trace, trace
+from ..plan.plan import Plan
+from ..plan.surgery import apply_plan
+from ..pruning.criteria import has_entropy, relative
+from ..pruning.plan_builder import choose, make_plan
+from ..scoring import ops
+from ..scoring.formula import Formula
+from ..scoring.model_scores import unwrap
+from ..utils.errors import ArgumentError, PlanError, WeightError, missing_extra, nearest
+from ..utils.forward import call_model
+from ..utils.modules import named_tensors
 
 try:
     import torch_pruning as tp

@@ -1,0 +1,220 @@
+"""A whole recipe, from the dense network to the fine-tuned checkpoint, with the figures of every stage."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from ..graph.counts import machine
+from ..plan import checkpoint
+from ..pruning.allocation.budget import Budget
+from ..pruning.pruner import PruneResult, prune
+from ..recovery.batch_norm import recalibrate
+from ..scoring.formula import Formula
+from ..training.accelerator import processes, restored_randomness, training_device
+from ..training.finetuning import finetune
+from ..training.history import FinetuneResult
+from ..training.tasks.detection import Detection
+from ..utils.errors import CheckpointError, InputError
+from ..utils.files import write_text
+from ..vision import data, zoo
+from .recipe import Recipe
+
+_RECALIBRATE = 4096  # images, unless the recipe says otherwise
+_RECIPE, _RESULTS, _CHECKPOINT, _STATES = "recipe.json", "results.json", "checkpoint", "training"
+
+
+def run_recipe(
+    recipe: Recipe, out: str | Path, *, resume: bool = False, progress: bool = True, console: Console | None = None
+) -> dict[str, Any]:
+    """Prunes a network, fine-tunes it, and measures every stage on held-out data.
+
+    Writes into the folder: ``recipe.json``; ``training/``, the states of unfinished trainings; ``checkpoint/``, the
+    fine-tuned network as :func:`fec_fast.load` takes it; and at the end ``results.json``. Under ``accelerate launch``
+    the first process writes.
+
+    Args:
+        recipe: What to do.
+        out: A folder that is absent or empty, or, to resume, holds an unfinished run of this recipe.
+        resume: Go on with it: trainings continue from their last epoch, the rest is done again.
+        progress: Show bars of the trainings on the standard error.
+        console: Where to print the stages.
+
+    Returns:
+        The figures, as written to ``results.json``.
+
+    Raises:
+        InputError: Before the work: data, model or folder that cannot be used.
+        CheckpointError: The folder holds a run of another recipe; weights that do not fit.
+        FecError: Whatever pruning or training raises.
+    """
+    folder, share = Path(out), processes()
+    main = share.rank == 0
+    console = console or Console(quiet=not main)
+
+    def check() -> dict[Any, Any]:
+        if main:
+            _check_folder(folder, recipe, resume)
+        return {}
+
+    share.together(check)  # the others must not look when the first one writes already
+    settings = recipe.training
+    with restored_randomness():
+        torch.manual_seed(settings.seed)  # fresh weights are the same in every process
+        model = zoo.build(recipe.model, **recipe.content.get("model_options", {})).eval()
+    if recipe.weights is not None:
+        zoo.load_weights(model, recipe.weights)
+    else:
+        warnings.warn("the recipe names no weights (--weights): the network starts from fresh ones", stacklevel=2)
+    train, held_out = data.load(**recipe.data)
+    shape = _shape(recipe)
+    example: Any = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    task = recipe.task
+    if isinstance(task, Detection):
+        example = list(example.sigmoid())
+    if main:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / _RECIPE, json.dumps(recipe.content, indent=1) + "\n")
+    metrics: dict[str, dict[str, float]] = {}
+
+    def measure(stage: str, network: nn.Module) -> None:
+        metrics[stage] = task.evaluate(network.to(device), held_out)
+        network.cpu()
+        words = ", ".join(f"{name} {value:.4f}" for name, value in metrics[stage].items())
+        console.print(f"{stage:<14} {words}", soft_wrap=True)
+
+    start = time.perf_counter()
+    device = training_device()
+    with restored_randomness():
+        torch.manual_seed(settings.seed)  # which channels go at random
+        measure("before", model)
+        result = _pruned(model, example, recipe, train)
+        latency = result.latency(model, example, min_run_time=0.5)
+        console.print(result.summary(latency), soft_wrap=True)
+        measure("pruned", result.model)
+        images = recipe.content.get("recalibrate", _RECALIBRATE)
+        if images:
+            recalibrate(result.model.to(device), _first(train, images))
+            measure("recalibrated", result.model)
+
+        def tune(network: nn.Module, stage: str, teacher: nn.Module | None) -> FinetuneResult:
+            state = folder / _STATES / stage
+            tuned = finetune(
+                network,
+                train,
+                settings=settings,
+                val_loader=held_out,
+                teacher=teacher,
+                task=task,
+                checkpoint=state,
+                resume=resume and state.is_dir(),
+                log_dir=state.with_name(f"{stage}-log"),
+                progress=progress,
+            )
+            measure(stage, network)
+            return tuned
+
+        teacher = copy.deepcopy(model) if recipe.content.get("teacher", False) else None
+        trainings = {}
+        if recipe.content.get("dense", False):
+            trainings["dense_tuned"] = tune(copy.deepcopy(model), "dense_tuned", teacher)
+        trainings["pruned_tuned"] = tune(result.model, "pruned_tuned", teacher)
+    results = {
+        "format": "fec_fast run",
+        "version": 1,
+        "machine": machine(),
+        "processes": share.number,
+        "recipe": dict(recipe.content),
+        "images": {"train": _count(train), "held_out": _count(held_out)},
+        "metrics": metrics,
+        "size": {
+            "before": {"parameters": result.before.parameters, "macs": result.before.macs},
+            "after": {"parameters": result.after.parameters, "macs": result.after.macs},
+            "removed": {
+                "parameters": 1 - result.after.parameters / result.before.parameters,
+                "macs": 1 - result.after.macs / result.before.macs,
+            },
+        },
+        "latency_ms": {"before": 1000 * latency.before, "after": 1000 * latency.after, "shape": list(shape)},
+        "training": {
+            stage: {
+                "stopped": tuned.stopped,
+                "best_epoch": tuned.best_epoch,
+                "epochs": [asdict(e) for e in tuned.history],
+            }
+            for stage, tuned in trainings.items()
+        },
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    if main:
+        checkpoint.save(SimpleNamespace(model=result.model, plan=result.plan), folder / _CHECKPOINT)
+        write_text(folder / _RESULTS, json.dumps(results, indent=1) + "\n")
+    console.print(f"written: {folder / _CHECKPOINT}, {folder / _RESULTS}", soft_wrap=True)
+    return results
+
+
+def _count(loader: Any) -> int | None:
+    """Images of a loader; ``None`` if its data set does not tell."""
+    dataset = getattr(loader, "dataset", None)
+    return len(dataset) if isinstance(dataset, Sized) else None
+
+
+def _check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
+    """Makes sure that a run may use a folder."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder} is a file; name a folder")
+    there = folder.is_dir() and any(folder.iterdir())
+    if there and not (folder / _RECIPE).is_file():
+        raise InputError(f"--out {folder} holds something else than a run and is left alone; name another")
+    if there and not resume:
+        raise InputError(f"--out {folder} holds a run: go on with it by --resume, or name another folder")
+    if there:
+        stored = json.loads((folder / _RECIPE).read_text(encoding="utf-8"))
+        own = json.loads(json.dumps(recipe.content))
+        changed = [key for key in sorted({*stored, *own}) if stored.get(key) != own.get(key)]
+        if changed:
+            key = changed[0]
+            raise CheckpointError(
+                f"--out {folder} holds a run of another recipe: {key} was {stored.get(key)!r} and is {own.get(key)!r}"
+            )
+
+
+def _shape(recipe: Recipe) -> tuple[int, ...]:
+    """The shape of the example input."""
+    given = recipe.content.get("input_shape")
+    return tuple(given) if given else zoo.input_shape(recipe.model)
+
+
+def _first(loader: Iterable[Any], images: int) -> Iterator[Any]:
+    """Batches until there are so many images."""
+    seen = 0
+    for batch in loader:
+        yield batch
+        seen += len(batch[0])
+        if seen >= images:
+            return
+
+
+def _pruned(model: nn.Module, example: Any, recipe: Recipe, train: Any) -> PruneResult:
+    """Prunes as the recipe says."""
+    options = recipe.prune
+    budget, formula = options.pop("budget", None), options.pop("formula", None)
+    return prune(
+        model,
+        example,
+        budget=None if budget is None else Budget(**budget),
+        formula=None if formula is None else Formula.from_dict(formula),
+        calibration=train if options.get("ratios") == "sensitivity" else None,
+        **options,
+    )

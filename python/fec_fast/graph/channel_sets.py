@@ -1,0 +1,145 @@
+"""``couplings``: the coupled sets of a model as data, for people who write their own rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ..scoring.model_scores import unwrap
+from ..utils.errors import ArgumentError
+from ..utils.modules import named_tensors
+from .groups import CoupledSet, couple
+from .trace import Trace, trace
+
+
+@dataclass(frozen=True)
+class ChannelSet:
+    """Channels that are decided together, layer by layer and unit by unit.
+
+    A *unit* is one decision. It holds the same number of indices on each axis as every other unit of its set: one in
+    most layers, several in a grouped convolution or in a linear layer behind a flatten.
+
+    Attributes:
+        name: The first layer that makes the channels.
+        units: How many decisions there are.
+        channels: For each layer that makes the channels, how many of them one unit holds.
+        members: For each ``(tensor, axis)`` that goes with the set, the indices of each unit. Tensors are parameters
+            and buffers by their name in the model; a tied one stands under its first name.
+    """
+
+    name: str
+    units: int
+    channels: dict[str, int]
+    members: dict[tuple[str, int], tuple[tuple[int, ...], ...]]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers that make the channels."""
+        return tuple(self.channels)
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A layer that keeps all or some of its channels whatever is decided.
+
+    Attributes:
+        layer: Its name.
+        width: Its output channels.
+        channels: How many of them must stay; all of them in a layer that cannot be pruned at all.
+        reason: Why, for the first of them.
+    """
+
+    layer: str
+    width: int
+    channels: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Couplings:
+    """Which channels of a model stand or fall together, and which must stay.
+
+    Attributes:
+        sets: What can be pruned, in the order in which the model uses it.
+        pinned: The layers with channels that must stay, in the same order; layers that the example inputs do not
+            reach come last.
+        notes: Operators that were not understood, in words.
+    """
+
+    sets: tuple[ChannelSet, ...]
+    pinned: tuple[Pinned, ...]
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """A table: for each set its units, and by weight axis and indices a unit the modules that hold them."""
+        rows: list[tuple[str, ...]] = [("set", "units", "axis", "a unit", "held by")]
+        for one in self.sets:
+            first = (one.name, str(one.units))
+            holders: dict[tuple[int, int], dict[str, None]] = {}
+            for (tensor, axis), indices in one.members.items():
+                holders.setdefault((axis, len(indices[0])), {})[tensor.rpartition(".")[0] or tensor] = None
+            for (axis, width), modules in holders.items():
+                rows.append((*first, str(axis), str(width), ", ".join(modules)))
+                first = ("", "")
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *(row[column].rjust(widths[column]) for column in range(1, 4)), row[4]])
+            for row in rows
+        ]
+        lines.insert(1, "-" * max(map(len, lines)))
+        for kept in self.pinned:
+            share = f"all {kept.width}" if kept.channels == kept.width else f"{kept.channels} of {kept.width}"
+            lines.append(f"pinned: {kept.layer}: {share} channels stay: {kept.reason}")
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def couplings(model: nn.Module, example_inputs: Any, *, ignore: Sequence[str] = ()) -> Couplings:
+    """Lists the coupled sets that :func:`fec_fast.prune` would decide on.
+
+    Args:
+        model: The network; wrappers are looked through. It is left as it was.
+        example_inputs: A tensor or list is the single argument, a tuple the positional arguments, a dictionary the
+            keyword arguments.
+        ignore: Names of layers, or of modules that hold layers, that keep their channels.
+
+    Returns:
+        The sets and what is pinned.
+
+    Raises:
+        InputError: The model cannot be run on the example inputs.
+        LayerError: A name in ``ignore`` that is not, and does not hold, a layer the model uses.
+        ArgumentError: An argument of the wrong kind.
+    """
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(ignore, str):
+        raise ArgumentError(f"ignore={ignore!r}: give a sequence of names, such as ({ignore!r},)")
+    model = unwrap(model)
+    traced = trace(model, example_inputs)
+    coupling = couple(traced, ignore)
+    sets = tuple(_channel_set(one) for one in coupling.sets)
+    reasons = coupling.partly | coupling.pinned
+    return Couplings(sets, _pinned(model, traced, reasons), tuple(traced.notes))
+
+
+def _channel_set(one: CoupledSet) -> ChannelSet:
+    members = {key: tuple(tuple(unit[key]) for unit in one.members) for key in one.members[0]}
+    return ChannelSet(one.name, len(one.units), dict(zip(one.layers, one.widths, strict=True)), members)
+
+
+def _pinned(model: nn.Module, traced: Trace, reasons: dict[str, str]) -> tuple[Pinned, ...]:
+    found = []
+    for use in traced.uses.values():
+        staying = sum(traced.sets.reason(label) is not None for label in use.outputs)
+        if staying:
+            found.append(Pinned(use.layer, len(use.outputs), staying, reasons[use.layer]))
+    tensors = named_tensors(model)
+    for layer in traced.unreached:
+        module = model.get_submodule(layer)
+        width = getattr(module, "out_channels", None) or tensors[f"{layer}.weight"].shape[0]
+        found.append(Pinned(layer, width, width, reasons[layer]))
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""How operators move channel labels: one rule per ATen operator."""

@@ -1,0 +1,81 @@
+"""What the rules of channel labels share: their registry, and what they do when they give up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import labels as lb
+from ..dispatch_mode import Tracer, operands_of
+
+Rule = Callable[[Tracer, Any, Any, Any, Any], None]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Registers a function as the rule of the named ATen operators."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+def opaque(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any, why: str = "has no rule") -> None:
+    """Pins everything an operator touches."""
+    tracer.pin(
+        (args, kwargs),
+        f"it feeds {func}, which {why}",
+        f"{func} {why}: the channels it reads keep their width",
+    )
+    for tensor in results(out):
+        tracer.put(tensor, lb.constant(lb.FREE if tensor.numel() == 1 else lb.FIXED, tensor.shape), False)
+
+
+def keep(tracer: Tracer, out: Any, line: np.ndarray, dim: int | None, vanishes: bool) -> None:
+    """Gives every result the labels ``line`` along ``dim`` (or the one label of ``line``)."""
+    for tensor in results(out):
+        plane = lb.Plane(tuple(tensor.shape), None, line) if dim is None else lb.spread(line, dim, tensor.shape)
+        tracer.put(tensor, plane, vanishes)
+
+
+def name_of(func: Any) -> str:
+    """The name of an ATen operator in all its overloads; of another library's, with that library's."""
+    name: str = func._schema.name
+    return name.removeprefix("aten::")
+
+
+def results(out: Any) -> list[Tensor]:
+    """The tensors that an operator returned."""
+    return operands_of(out if isinstance(out, tuple) else (out,))
+
+
+def moved(plane: lb.Plane, func: Any, *args: Any, **kwargs: Any) -> lb.Plane | list[int]:
+    """Applies an operator to the labels themselves; see :func:`fec_fast.graph.labels.plane_of` for the result."""
+    with torch.utils._python_dispatch._disable_current_modes():
+        return lb.plane_of(func(plane.tensor(), *args, **kwargs))
+
+
+def argument(func: Any, args: Any, kwargs: Any, name: str) -> Any:
+    """The value an operator's argument has in a call, its default included.
+
+    Args:
+        func: The ATen operator.
+        args: The positional arguments.
+        kwargs: The keyword arguments.
+        name: The argument's name in the operator's schema.
+
+    Returns:
+        The value, ``None`` where the schema has no such argument.
+    """
+    for index, declared in enumerate(func._schema.arguments):
+        if declared.name == name:
+            if index < len(args):
+                return args[index]
+            return kwargs.get(name, declared.default_value)
+    return None

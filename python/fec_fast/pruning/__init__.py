@@ -1,0 +1,1 @@
+"""Pruning: from a model and a target to a plan and a smaller network."""

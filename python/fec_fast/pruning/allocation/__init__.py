@@ -1,0 +1,1 @@
+"""How much each layer loses: targets, policies and the search for counts."""

@@ -1,0 +1,164 @@
+"""Why each filter of a layer went or stayed, as a plan tells it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..plan.plan import Plan
+from ..scoring import reference
+from ..scoring.formula import Formula
+from ..scoring.layers import TRANSPOSED, read_weight
+from ..scoring.model_scores import unwrap
+from ..utils.errors import ArgumentError, LayerError, nearest
+
+
+@dataclass(frozen=True)
+class FilterExplanation:
+    """What became of one filter.
+
+    Attributes:
+        index: Of the filter, in the model before pruning.
+        removed: Whether it went.
+        set_name: The coupled set that decided; ``None`` for a filter that belongs to none and therefore stays.
+        round: The pruning in which it was decided (last), from 1.
+        score: Its score there; the lowest go first.
+        rank: The place of that score in the set, from 1 for the lowest; ties by lower index.
+        of: How many units the set had.
+        neighbours: The filters of the layer that are nearest to it, with their distances, nearest first.
+    """
+
+    index: int
+    removed: bool
+    set_name: str | None
+    round: int
+    score: float | None
+    rank: int | None
+    of: int | None
+    neighbours: tuple[tuple[int, float], ...] = ()
+
+    def __str__(self) -> str:
+        """One line."""
+        state = "removed" if self.removed else "kept   "
+        if self.set_name is None:
+            text = f"filter {self.index}: {state}  it belongs to no coupled set"
+        else:
+            text = f"filter {self.index}: {state}  score {self.score:.6g}, rank {self.rank} of {self.of}"
+            text += f", round {self.round}" if self.round > 1 else ""
+        if self.neighbours:
+            text += "; nearest: " + ", ".join(f"{index} at {distance:.4g}" for index, distance in self.neighbours)
+        return text
+
+
+@dataclass(frozen=True)
+class LayerExplanation:
+    """What became of the filters of a layer.
+
+    Attributes:
+        layer: Its name.
+        criterion: By which it was scored, and the sides.
+        coupled: For each coupled set it belongs to (by name), the other layers that lose the same channels.
+        pinned: The reason, for a layer none of whose filters could go.
+        filters: One entry a filter; none for a pinned layer.
+        notes: What else the plan says of the layer.
+    """
+
+    layer: str
+    criterion: str
+    coupled: dict[str, tuple[str, ...]]
+    pinned: str | None
+    filters: tuple[FilterExplanation, ...]
+    notes: tuple[str, ...]
+
+    def heading(self) -> str:
+        """What holds for the layer as a whole.
+
+        Returns:
+            Text of a few lines: how many filters went and by which criterion, or why none could; the coupled sets.
+        """
+        if self.pinned is not None:
+            lines = [f"{self.layer}: kept all its filters: {self.pinned}"]
+        else:
+            gone = sum(entry.removed for entry in self.filters)
+            lines = [f"{self.layer}: {gone} of {len(self.filters)} filters removed, by {self.criterion}"]
+        for name, layers in self.coupled.items():
+            others = f"coupled with {', '.join(layers)}" if layers else "coupled with no other layer's filters"
+            lines.append(f"set {name}: {others}")
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        """The heading, then a line a filter."""
+        return "\n".join([self.heading(), *map(str, self.filters)])
+
+
+def explain(plan: Plan, layer: str, model: nn.Module | None = None, *, neighbours: int = 3) -> LayerExplanation:
+    """Tells what became of each filter of a layer and why.
+
+    Args:
+        plan: The plan.
+        layer: The name of a convolution or linear layer in the original model.
+        model: The model before pruning, with its weights; then each filter's nearest neighbours are told: Euclidean
+            distances between filters, compressed as by the plan's formula if that compares filters, else as they are.
+        neighbours: How many of them.
+
+    Returns:
+        The explanation; ``str()`` gives it as text.
+
+    Raises:
+        LayerError: The plan knows no filters of such a layer; the nearest names are told.
+        PlanError: The plan is for another model.
+        WeightError: The layer's weight cannot be read.
+        ArgumentError: An argument of the wrong kind.
+    """
+    if not isinstance(plan, Plan):
+        raise ArgumentError(f"plan: expected a fec_fast.Plan, got a {type(plan).__name__}")
+    if type(neighbours) is not int or neighbours < 1:
+        raise ArgumentError(f"neighbours={neighbours!r}: give a whole number from 1")
+    records = [record for record in plan.sets if layer in record["filters"]]
+    pinned = None if records else plan.pinned.get(layer)
+    if not records and pinned is None:
+        known = dict.fromkeys([name for record in plan.sets for name in record["layers"]] + list(plan.pinned))
+        narrowed = any(name.rpartition(".")[0] == layer for name in plan.keep)
+        what = (
+            f"layer {layer!r} has no filters of its own in the plan" if narrowed else f"no layer {layer!r} in the plan"
+        )
+        raise LayerError(f"{what}; {nearest(layer, known)}")
+    near = {} if model is None else _neighbours(plan, layer, model, neighbours)
+    width = len(records[0]["filters"][layer]) if records else len(near)
+    entries = [FilterExplanation(index, False, None, 0, None, None, None) for index in range(width)]
+    coupled: dict[str, tuple[str, ...]] = {}
+    for record in sorted(records, key=lambda record: int(record["round"])):
+        coupled[record["name"]] = tuple(name for name in record["layers"] if name != layer)
+        scores, removed = record["scores"], set(record["removed"])
+        order = sorted(range(len(scores)), key=lambda unit: (scores[unit], unit))
+        ranks = {unit: rank for rank, unit in enumerate(order, 1)}
+        for index, unit in enumerate(record["filters"][layer]):
+            if unit is not None:
+                entries[index] = FilterExplanation(
+                    index, unit in removed, record["name"], record["round"], scores[unit], ranks[unit], len(scores)
+                )
+    entries = [FilterExplanation(**{**vars(entry), "neighbours": near.get(entry.index, ())}) for entry in entries]
+    notes = tuple(note for note in plan.notes if layer in note.partition(":")[0].split(", "))
+    return LayerExplanation(layer, f"{plan.criterion}, sides {plan.sides}", coupled, pinned, tuple(entries), notes)
+
+
+def _neighbours(plan: Plan, layer: str, model: nn.Module, number: int) -> dict[int, tuple[tuple[int, float], ...]]:
+    model = unwrap(model)
+    plan.check(model)
+    module = model.get_submodule(layer)
+    if not hasattr(module, "weight"):
+        raise LayerError(f"layer {layer!r} is a {type(module).__name__} without a weight of its own to compare")
+    weight = read_weight(layer, module)
+    formula = Formula.from_dict(plan.formula) if plan.formula else None
+    compress = formula.compress if formula is not None and formula.axis == "filters" else "none"
+    axis, groups = (1, module.groups) if isinstance(module, TRANSPOSED) else (0, 1)
+    between: Tensor = reference.distances(weight, Formula(compress, axis="filters"), axis=axis, groups=groups)[0]
+    between.fill_diagonal_(torch.inf)
+    distances, indices = between.topk(min(number, len(between) - 1), largest=False)
+    return {
+        index: tuple(zip(row.tolist(), values.tolist(), strict=True))
+        for index, (row, values) in enumerate(zip(indices, distances, strict=True))
+    }

@@ -1,0 +1,1 @@
+"""Recovery of accuracy without training."""

@@ -1,0 +1,1 @@
+"""The backends that compute entropies: C++ on the CPU, CUDA and Triton."""

@@ -1,0 +1,329 @@
+"""Scores a model: the entropy of every filter of its layers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..utils.errors import ArgumentError, FecError, InputError, LayerError, WeightError, nearest
+from . import ops
+from .backends.registry import resolve
+from .formula import Formula
+from .layers import TRANSPOSED, read_weight, select
+
+_FORMAT = "fec_fast.scores"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """What a scored layer is.
+
+    Attributes:
+        kind: The class of the module, such as ``"Conv2d"``.
+        shape: The shape of its weight.
+        axis: The weight axis its filters lie on: 0, or 1 for transposed convolutions.
+        groups: Its groups; 1 for linear layers.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    axis: int
+    groups: int
+
+
+class ModelScores(Mapping[str, Tensor]):
+    """Entropies by layer: a mapping from layer name to a float64 CPU tensor ``[filters]``, in nats.
+
+    Attributes:
+        layers: :class:`LayerInfo` of every scored layer, in the order of the model.
+        unscored: The layers with a weight of filters that have no score, with the reason.
+        formula: The formula the entropies were computed with.
+        backend: The backend that computed them.
+    """
+
+    def __init__(
+        self,
+        entropies: Mapping[str, Tensor],
+        layers: Mapping[str, LayerInfo],
+        unscored: Mapping[str, str],
+        formula: Formula,
+        backend: str,
+    ) -> None:
+        """Gathers what was computed.
+
+        Args:
+            entropies: Layer name to float64 CPU tensor ``[filters]``.
+            layers: The same names to what the layers are.
+            unscored: Layer name to the reason why it has no score.
+            formula: The formula used.
+            backend: The backend used.
+        """
+        self._entropies = dict(entropies)
+        self.layers = dict(layers)
+        self.unscored = dict(unscored)
+        self.formula = formula
+        self.backend = backend
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The entropies of one layer.
+
+        Args:
+            name: A scored layer.
+
+        Returns:
+            Float64 CPU tensor ``[filters]``, nats.
+
+        Raises:
+            KeyError: The layer has no score; the message says why.
+        """
+        try:
+            return self._entropies[name]
+        except KeyError:
+            if name in self.unscored:
+                raise KeyError(f"{name!r} has no score: {self.unscored[name]}") from None
+            raise KeyError(f"no layer {name!r}; {nearest(str(name), self._entropies)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterates over the names of the scored layers, in the order of the model."""
+        return iter(self._entropies)
+
+    def __len__(self) -> int:
+        """The number of scored layers."""
+        return len(self._entropies)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a layer has a score."""
+        return name in self._entropies
+
+    def __eq__(self, other: object) -> bool:
+        """Equal in everything, the entropies bit for bit."""
+        if not isinstance(other, ModelScores):
+            return NotImplemented
+        return (
+            self.layers == other.layers
+            and self.unscored == other.unscored
+            and self.formula == other.formula
+            and self.backend == other.backend
+            and list(self) == list(other)
+            and all(torch.equal(self[name], other[name]) for name in self)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # holds tensors, which can change
+
+    def __repr__(self) -> str:
+        """A short form; ``str()`` gives the table."""
+        return f"<ModelScores: {len(self)} layers, {sum(map(len, self.values()))} filters, {self.backend}>"
+
+    def __str__(self) -> str:
+        """A table with a row a layer: name, kind, weight shape, filters, minimum, mean and maximum in nats."""
+        header: tuple[str, ...] = ("layer", "kind", "weight", "filters", "min", "mean", "max")
+        rows = [header]
+        for name, values in self.items():
+            info = self.layers[name]
+            spread = (f"{number:.4f}" for number in (values.min(), values.mean(), values.max()))
+            rows.append((name, info.kind, "x".join(map(str, info.shape)), str(len(values)), *spread))
+        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+        lines = []
+        for row in rows:
+            left = [cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True)]
+            right = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
+            lines.append("  ".join(left + right).rstrip())
+        lines.insert(1, "-" * max(map(len, lines)))
+        lines.append(f"entropies in nats: {self.formula}; backend {self.backend}")
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in self.unscored.items():
+            by_reason.setdefault(reason, []).append(name)
+        lines.extend(f"without a score ({reason}): {', '.join(names)}" for reason, names in by_reason.items())
+        return "\n".join(lines)
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """The scores as rows, for a data frame or a CSV file.
+
+        Returns:
+            One dictionary a filter: ``layer`` (str), ``filter`` (int), ``entropy`` (float, nats).
+        """
+        return [
+            {"layer": name, "filter": index, "entropy": entropy}
+            for name, values in self.items()
+            for index, entropy in enumerate(values.tolist())
+        ]
+
+    def to_json(self) -> str:
+        """The scores as JSON; :meth:`from_json` gives back the same, bit for bit.
+
+        Returns:
+            The text of a JSON object.
+        """
+        layers = {
+            name: {
+                "kind": info.kind,
+                "shape": list(info.shape),
+                "axis": info.axis,
+                "groups": info.groups,
+                "entropies": self[name].tolist(),
+            }
+            for name, info in self.layers.items()
+        }
+        content = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "formula": self.formula.to_dict(),
+            "backend": self.backend,
+            "layers": layers,
+            "unscored": self.unscored,
+        }
+        return json.dumps(content, indent=1, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelScores:
+        """Reads what :meth:`to_json` wrote.
+
+        Args:
+            text: The text of a JSON object.
+
+        Returns:
+            The scores.
+
+        Raises:
+            InputError: The text is not that of scores, or of a version this package does not know.
+        """
+        try:
+            content = json.loads(text)
+            kind, version = content["format"], content["version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"not the JSON of scores ({type(error).__name__}: {error})") from error
+        if kind != _FORMAT or version != _VERSION:
+            raise InputError(f"JSON of format {kind!r} version {version!r}; expected {_FORMAT!r} version {_VERSION}")
+        try:
+            layers, entropies = {}, {}
+            for name, layer in content["layers"].items():
+                shape = tuple(int(size) for size in layer["shape"])
+                layers[name] = LayerInfo(str(layer["kind"]), shape, int(layer["axis"]), int(layer["groups"]))
+                entropies[name] = torch.tensor(layer["entropies"], dtype=torch.float64)
+            formula = Formula.from_dict(content["formula"])
+            return cls(entropies, layers, dict(content["unscored"]), formula, str(content["backend"]))
+        except FecError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"damaged JSON of scores ({type(error).__name__}: {error})") from error
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Takes a model out of its wrappers.
+
+    Args:
+        model: A module, possibly inside ``DataParallel``, ``DistributedDataParallel`` or ``torch.compile``.
+
+    Returns:
+        The module inside, or the module itself.
+
+    Raises:
+        ArgumentError: It is not a module.
+    """
+    if not isinstance(model, nn.Module):
+        hint = "; load the state dict into a model first" if isinstance(model, Mapping) else ""
+        raise ArgumentError(f"expected a torch.nn.Module, got a {type(model).__name__}{hint}")
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = model.module
+        else:
+            # What torch.compile returns; by the attribute, because importing its class takes a second.
+            inner = model._modules.get("_orig_mod")
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def score_model(
+    model: nn.Module,
+    *,
+    formula: Formula | None = None,
+    backend: str = "auto",
+    layers: Sequence[str | type[nn.Module]] | None = None,
+) -> ModelScores:
+    """Computes the entropy of every filter of a model. The model is only read.
+
+    Args:
+        model: The model; it may be wrapped by ``DataParallel``, ``DistributedDataParallel`` or ``torch.compile``, and
+            may be on any device.
+        formula: How the entropy is computed; ``None`` takes ``Formula()``.
+        backend: ``"auto"`` or the name of a backend, which is then never replaced by another. ``"auto"`` takes the CPU
+            for weights on the CPU; for weights on a CUDA device the CUDA kernels, else Triton's, else (with a warning
+            that says why) the CPU's.
+        layers: ``None`` for every convolution, plain or transposed, of one to three dimensions; or the layers to
+            score, as names and module classes (``[nn.Conv2d, nn.Linear, "head"]``).
+
+    Returns:
+        The scores, float64 on the CPU, in nats.
+
+    Raises:
+        ArgumentError: The model is not a module, or an argument is of the wrong kind.
+        LayerError: An unknown layer name, a layer that has no filters, or a model with nothing to score.
+        WeightError: A weight with NaN or infinity, quantised, sparse, uninitialised, empty, on the meta device or of
+            an unsupported dtype; the message names the layer.
+        BackendError: The backend does not exist or cannot run here.
+    """
+    if formula is None:
+        formula = Formula()
+    elif not isinstance(formula, Formula):
+        raise ArgumentError(f"formula={formula!r}: give a fec_fast.Formula")
+    model = unwrap(model)
+    if backend != "auto":
+        resolve(backend)
+    chosen, unscored = select(model, layers)
+
+    weights: dict[str, Tensor] = {}
+    infos: dict[str, LayerInfo] = {}
+    for name, module in chosen.items():
+        weight = read_weight(name, module)
+        axis = 1 if isinstance(module, TRANSPOSED) else 0
+        groups = getattr(module, "groups", 1)
+        filters, channels = weight.shape[axis], weight.shape[1 - axis]
+        if axis == 1:
+            filters, channels = filters * groups, channels // groups
+        if formula.axis == "channels" and channels == 1:
+            unscored[name] = "one channel a filter: takes the score of the layer it is coupled with"
+        elif filters == 1 and (formula.axis == "filters" or (formula.axis == "both" and channels == 1)):
+            unscored[name] = "a single filter: there is no other to compare it with"
+        else:
+            weights[name] = weight
+            infos[name] = LayerInfo(type(module).__name__, tuple(weight.shape), axis, groups)
+    if not weights:
+        raise LayerError(_nothing_to_score(model, unscored))
+
+    names = list(weights)
+    used = resolve(backend, next(iter(weights.values())).device.type)
+    try:
+        entropies = ops.entropies(
+            list(weights.values()),
+            formula,
+            axes=[infos[name].axis for name in names],
+            groups=[infos[name].groups for name in names],
+            backend=backend,
+        )
+    except WeightError as error:
+        position, index = getattr(error, "layer_index", None), getattr(error, "index", None)
+        if position is None or index is None:
+            raise
+        name = names[position]
+        value = weights[name][tuple(index)].item()
+        raise WeightError(
+            f"layer {name!r}: weight{list(index)} is {value}; scores need finite weights: load a sound checkpoint, "
+            f"or leave the layer out with layers=[...]"
+        ) from error
+    return ModelScores(dict(zip(names, entropies, strict=True)), infos, unscored, formula, used)
+
+
+def _nothing_to_score(model: nn.Module, unscored: dict[str, str]) -> str:
+    """The message for a model without a layer that can be scored."""
+    kind = type(model).__name__
+    if not unscored:
+        return f"the {kind} has no convolution and no linear layer: there is nothing to score"
+    reasons = "; ".join(f"{name!r}: {reason}" for name, reason in list(unscored.items())[:5])
+    return f"no layer of the {kind} can be scored ({reasons}{'; ...' if len(unscored) > 5 else ''})"

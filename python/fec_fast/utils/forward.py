@@ -1,0 +1,103 @@
+"""How example inputs are handed to a model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .errors import InputError
+from .modules import modules_of
+
+
+def call_model(model: nn.Module, example_inputs: Any) -> Any:
+    """Calls a model on example inputs.
+
+    Args:
+        model: The model.
+        example_inputs: A tensor or list is the single argument, a tuple the positional arguments, a dictionary the
+            keyword arguments.
+
+    Returns:
+        What the model returns.
+
+    Raises:
+        InputError: The model raised on these inputs; its exception is the cause.
+    """
+    try:
+        if isinstance(example_inputs, tuple):
+            return model(*example_inputs)
+        if isinstance(example_inputs, dict):
+            return model(**example_inputs)
+        return model(example_inputs)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{type(model).__name__} cannot be run on the example inputs ({describe(example_inputs)}): "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def describe(inputs: Any) -> str:
+    """Words for the shapes and dtypes of inputs, for messages.
+
+    Args:
+        inputs: Anything a model takes or returns.
+
+    Returns:
+        Such as ``"float32 [1, 3, 224, 224]"``.
+    """
+    tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    if not tensors:
+        return f"no tensor, a {type(inputs).__name__}"
+    return ", ".join(f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for t in tensors)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
+    """Applies a function to every tensor of nested inputs.
+
+    Args:
+        function: Takes and returns a tensor.
+        inputs: Nested lists, tuples and dictionaries.
+
+    Returns:
+        The same structure.
+    """
+    return pytree.tree_map(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, inputs)
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
+    """Runs a model without leaving a trace in it: modes, buffers and the random state are restored.
+
+    Args:
+        model: The model; put in evaluation mode (or training mode) inside the context.
+        training: The mode inside the context.
+
+    Yields:
+        Nothing.
+    """
+    modes = [(module, module.training) for module in modules_of(model).values()]
+    buffers = [
+        (buffer, buffer.detach().clone())
+        for module, _ in modes
+        for buffer in module._buffers.values()
+        if buffer is not None
+    ]
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            if any(mode != training for _, mode in modes):
+                model.train(training)
+            yield
+    finally:
+        for module, mode in modes:
+            if module.training != mode:
+                module.training = mode
+        with torch.no_grad():
+            for buffer, before in buffers:  # whatever their version: batch norm writes to them behind its back
+                buffer.copy_(before)
