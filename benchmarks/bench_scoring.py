@@ -21,8 +21,8 @@ from measuring import RESULTS, write_json
 from scoring_instructions import instructions
 from scoring_page import page
 
-from fec_fast.graph.counts import machine
 from fec_fast.scoring.backends.registry import backends
+from fec_fast.utils.machine import machine
 
 RESULT, DOCS = RESULTS / "scoring.json", Path(__file__).parent.parent / "docs"
 PARTS: dict[str, Callable[[int], Any]] = {

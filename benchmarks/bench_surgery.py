@@ -32,7 +32,7 @@ from surgery_page import page
 from torch import nn
 
 import fec_fast
-from fec_fast.graph.counts import machine
+from fec_fast.utils.machine import machine
 
 RESULT, PAGE = RESULTS / "surgery.json", Path(__file__).parent.parent / "docs" / "surgery.md"
 PATIENCE = 180  # seconds for Torch-Pruning: on some networks it does not end

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 import fec_fast
 from fec_fast import Formula
-from fec_fast.graph.counts import machine
-from fec_fast.vision import zoo
+from fec_fast.utils.machine import machine
+from fec_fast.vision import networks
+from fec_fast.vision.weights import load_weights
 
 CANDIDATES: dict[str, dict[str, Any]] = {
     "l1, both sides": {"criterion": "l1"},
@@ -82,8 +83,8 @@ def main() -> None:
     parser.add_argument("--output", default=Path(__file__).parent / "results" / "choose_formula.json", type=Path)
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    model = zoo.resnet56_cifar()
-    zoo.load_weights(model, arguments.weights)
+    model = networks.resnet56_cifar()
+    load_weights(model, arguments.weights)
     model.eval()
     with zipfile.ZipFile(arguments.images) as archive:
         train, _ = read(archive, "train", 800, seed=0)

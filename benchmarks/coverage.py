@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import fec_fast
-from fec_fast.graph.counts import machine
-from fec_fast.graph.dispatch_mode import tensors_in
 from fec_fast.graph.groups import couple
 from fec_fast.graph.trace import trace
+from fec_fast.utils.forward import tensors_in
+from fec_fast.utils.machine import machine
 
 RESULT, PAGE = RESULTS / "coverage.json", Path(__file__).parent.parent / "docs" / "coverage.md"
 CONVOLUTIONS = nn.modules.conv._ConvNd

@@ -28,9 +28,11 @@ from torch import nn
 
 import fec_fast
 from fec_fast import Budget
-from fec_fast.graph.counts import compare_latency, count, machine
+from fec_fast.graph.counts import count
 from fec_fast.training.tasks.detection import Detection, measure
 from fec_fast.utils.files import write_text
+from fec_fast.utils.machine import machine
+from fec_fast.utils.timing import compare_latency
 from fec_fast.vision import zoo
 from fec_fast.vision.voc import voc
 

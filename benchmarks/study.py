@@ -31,9 +31,9 @@ from torch import nn
 
 import fec_fast
 from fec_fast import Budget
-from fec_fast.graph.counts import machine
 from fec_fast.utils.files import write_text
-from fec_fast.vision import zoo
+from fec_fast.utils.machine import machine
+from fec_fast.vision.weights import load_weights
 
 ROOT = Path(__file__).parent
 # The trained networks are kept: trained again elsewhere they would not come to the same bits, and rows of two networks
@@ -110,7 +110,7 @@ class Study:
         torch.manual_seed(100)
         model = network.build().eval()
         if network.weights is not None:
-            zoo.load_weights(model, self.arguments.data / network.weights)
+            load_weights(model, self.arguments.data / network.weights)
         found, make = self.data(name)
         test = images.tested(found.test, make, self.arguments.test_images)
         new, start = name not in self.document["dense"], time.perf_counter()

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from fec_fast.vision import zoo
+from fec_fast.vision import networks
 from fec_fast.vision.data import digits
 
 Pairs = list[tuple[Tensor, Tensor]]
@@ -46,11 +46,11 @@ class Network:
 CIFAR = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 NETWORKS = {
-    "resnet56": Network("ResNet-56", zoo.resnet56_cifar, "cifar-resnet56.pth", IMAGENET, 1170, 0.02),
-    "vgg16": Network("VGG-16-BN", zoo.vgg16_cifar, "cifar-vgg16bn.pth", CIFAR, 0, 0.0),
-    "resnet20": Network("ResNet-20", zoo.resnet20_cifar, None, CIFAR, 3120, 0.1),
-    "resnet-digits": Network("digits, ResNet", zoo.resnet_digits, None, None, 420, 0.05),
-    "vgg-digits": Network("digits, VGG", zoo.vgg_digits, None, None, 420, 0.05),
+    "resnet56": Network("ResNet-56", networks.resnet56_cifar, "cifar-resnet56.pth", IMAGENET, 1170, 0.02),
+    "vgg16": Network("VGG-16-BN", networks.vgg16_cifar, "cifar-vgg16bn.pth", CIFAR, 0, 0.0),
+    "resnet20": Network("ResNet-20", networks.resnet20_cifar, None, CIFAR, 3120, 0.1),
+    "resnet-digits": Network("digits, ResNet", networks.resnet_digits, None, None, 420, 0.05),
+    "vgg-digits": Network("digits, VGG", networks.vgg_digits, None, None, 420, 0.05),
 }
 # The test images that formulas and policies were chosen on are 2,000 drawn so, see choose_formula.py.
 CHOSEN_ON = (2000, 1)

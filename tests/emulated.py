@@ -1,6 +1,7 @@
 """The extension with its CUDA kernels compiled by g++ against the emulator (csrc/testing), for the Python tests.
 
-``module()`` builds it once and imports it; ``backend(monkeypatch)`` puts it behind ``fec_fast.scoring.backends.cuda``, whose
+``module()`` builds it once and imports it; ``backend(monkeypatch)`` puts it behind
+``fec_fast.scoring.backends.cuda``, whose
 tensors are then the CPU's.
 """
 

@@ -22,7 +22,7 @@ from fec_fast.graph.size_model import Sizes
 from fec_fast.graph.trace import trace
 from fec_fast.pruning.allocation.ratios import levels
 from fec_fast.pruning.allocation.solver import solve
-from fec_fast.vision import zoo
+from fec_fast.vision import networks
 
 POLICIES = ("uniform", "entropy", "global")
 
@@ -153,7 +153,7 @@ def test_a_budget_is_met_or_the_nearest_is_named(widths, currency, share, policy
 @pytest.mark.parametrize("currency", ["params", "macs"])
 def test_a_larger_budget_removes_more(policy: str, currency: str) -> None:
     torch.manual_seed(0)
-    model, image = zoo.resnet20_cifar().eval(), torch.randn(1, 3, 32, 32)
+    model, image = networks.resnet20_cifar().eval(), torch.randn(1, 3, 32, 32)
     sizes = []
     for share in (0.2, 0.4, 0.6, 0.8):
         result = prune(model, image, budget=Budget(**{currency: share}), ratios=policy, verify=False)
@@ -181,7 +181,7 @@ def test_real_networks(round_to: int) -> None:
 
 def test_uniform_is_the_same_ratio_everywhere() -> None:
     torch.manual_seed(0)
-    model, image = zoo.vgg16_cifar().eval(), torch.randn(1, 3, 32, 32)
+    model, image = networks.vgg16_cifar().eval(), torch.randn(1, 3, 32, 32)
     plan = prune(model, image, budget=Budget(params=0.75), ratios="uniform", criterion="l1", verify=False).plan
     shares = [len(record["removed"]) / record["units"] for record in plan.sets]
     assert max(shares) - min(shares) < 0.02 and min(shares) > 0.48
@@ -189,7 +189,7 @@ def test_uniform_is_the_same_ratio_everywhere() -> None:
 
 def test_the_policy_of_a_budget_is_entropy_unless_another_is_named() -> None:
     torch.manual_seed(0)
-    model, image = zoo.resnet_digits().eval(), torch.randn(1, 1, 8, 8)
+    model, image = networks.resnet_digits().eval(), torch.randn(1, 1, 8, 8)
     plans = [prune(model, image, budget=Budget(params=0.7), ratios=ratios).plan for ratios in (None, "entropy")]
     assert plans[0].keep == plans[1].keep
     assert plans[0].keep != prune(model, image, budget=Budget(params=0.7), ratios="uniform").plan.keep

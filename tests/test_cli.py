@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 import fec_fast
 from fec_fast.cli import app as cli
 from fec_fast.vision import zoo
+from fec_fast.vision.weights import load_weights
 
 RUNNER = CliRunner()
 
@@ -60,7 +61,7 @@ def test_score(weights: Path, tmp_path: Path) -> None:
     printed = succeed("score", "zoo:vgg-digits", "--weights", weights, "--json", file, *formula)
     scores = fec_fast.ModelScores.from_json(file.read_text())
     expected = fec_fast.Formula(compress="rms", axis="filters", entropy="softmax")
-    model = zoo.load_weights(zoo.build("zoo:vgg-digits"), weights)
+    model = load_weights(zoo.build("zoo:vgg-digits"), weights)
     assert scores == fec_fast.score_model(model, formula=expected)
     assert printed.strip() == str(scores)
     assert os.listdir(tmp_path) == ["scores.json"]
@@ -78,7 +79,7 @@ def test_score_of_a_factory_in_a_file(tmp_path: Path) -> None:
 
 def test_prune(weights: Path, pruned: Path) -> None:
     model = fec_fast.load(zoo.build("zoo:vgg-digits").eval(), pruned)
-    original = zoo.load_weights(zoo.build("zoo:vgg-digits"), weights)
+    original = load_weights(zoo.build("zoo:vgg-digits"), weights)
     sizes = [sum(p.numel() for p in net.parameters()) for net in (model, original)]
     assert 0.4 * sizes[1] < sizes[0] < 0.7 * sizes[1]
     assert model(torch.randn(2, 1, 8, 8)).shape == (2, 10)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 import fec_fast
 from fec_fast.cli import app as cli
-from fec_fast.vision import zoo
+from fec_fast.vision import networks, zoo
 
 NAME, LAYER = "zoo:resnet-digits", "layer1.0.conv1"
 DIGIT = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -84,7 +84,7 @@ def test_pinned_and_partly_pinned_layers(original: nn.Module, pruned: fec_fast.P
     assert str(told) == "fc: kept all its filters: its channels are outputs of the model"
     told = fec_fast.explain(pruned.plan, "fc", original)
     assert len(told.filters) == 10 and not any(entry.removed for entry in told.filters)
-    padded = zoo.resnet20_cifar().eval()
+    padded = networks.resnet20_cifar().eval()
     told = fec_fast.explain(fec_fast.prune(padded, torch.randn(1, 3, 16, 16), criterion="l1").plan, "layer2.0.conv2")
     free = [entry for entry in told.filters if entry.set_name is None]
     assert free and not any(entry.removed for entry in free) and "no coupled set" in str(free[0])

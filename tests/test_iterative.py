@@ -12,7 +12,7 @@ from torch import nn
 
 import fec_fast
 from fec_fast import Budget
-from fec_fast.vision import zoo
+from fec_fast.vision import networks
 
 DIGIT = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -28,7 +28,7 @@ def shake(model: nn.Module, number: int) -> None:
 @pytest.mark.parametrize("policy", ["uniform", "entropy", "global"])
 def test_rounds_meet_the_budget_and_load_from_the_original_class(policy: str, tmp_path: Any) -> None:
     torch.manual_seed(0)
-    model = zoo.resnet_digits().eval()
+    model = networks.resnet_digits().eval()
     before = copy.deepcopy(model.state_dict())
     sizes = []
 
@@ -48,14 +48,14 @@ def test_rounds_meet_the_budget_and_load_from_the_original_class(policy: str, tm
     assert {record["round"] for record in result.plan.sets} == {1, 2, 3}
     assert result.difference is not None and result.difference < 1e-9
     fec_fast.save(SimpleNamespace(model=result.model, plan=result.plan), tmp_path / "pruned")
-    fresh = fec_fast.load(zoo.resnet_digits().eval(), tmp_path / "pruned")
+    fresh = fec_fast.load(networks.resnet_digits().eval(), tmp_path / "pruned")
     with torch.no_grad():
         assert torch.equal(fresh(DIGIT), result.model.eval()(DIGIT))
 
 
 def test_one_round_is_prune() -> None:
     torch.manual_seed(0)
-    model = zoo.vgg_digits().eval()
+    model = networks.vgg_digits().eval()
     once = fec_fast.prune_iteratively(
         model, DIGIT, budget=Budget(macs=0.6), train=lambda network, number: None, rounds=1, criterion="l1"
     )
@@ -81,4 +81,4 @@ def reshape(model: nn.Module, number: int) -> None:
 def test_contradictions(options: dict[str, Any], kind: type, words: str) -> None:
     given: dict[str, Any] = {"budget": Budget(params=0.5), "train": shake, **options}
     with pytest.raises(kind, match=words):
-        fec_fast.prune_iteratively(zoo.vgg_digits(), DIGIT, **given)
+        fec_fast.prune_iteratively(networks.vgg_digits(), DIGIT, **given)

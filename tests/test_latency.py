@@ -21,7 +21,7 @@ from fec_fast.graph.groups import couple
 from fec_fast.graph.size_model import Sizes
 from fec_fast.pruning.context import pose
 from fec_fast.utils.timing import Timing, timed
-from fec_fast.vision import zoo
+from fec_fast.vision import networks
 
 IMAGE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -127,7 +127,7 @@ def test_the_forecast_is_exact_where_widths_are_on_the_grid(monkeypatch: pytest.
 
 def test_a_real_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "GRID", (0.5, 1.0))  # a few of the widths, for the sake of time
-    model = zoo.vgg_digits().eval()
+    model = networks.vgg_digits().eval()
     image = torch.randn(2, 1, 8, 8)
     found = latency.timed_model(model, image, claim=0.5, longest=0.5)
     assert found.seconds > 0 and found.half_width >= 0

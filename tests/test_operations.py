@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import fec_fast
-from fec_fast.vision import zoo
+from fec_fast.vision import networks
 
 
 class Net(nn.Module):
@@ -233,7 +233,7 @@ def test_training_branches_are_traced_too():
 def test_the_layout_of_the_inputs_makes_no_difference():
     """Pooling to one pixel restrides its result where the input is channels-last."""
     torch.manual_seed(0)
-    model = zoo.resnet20_cifar().eval()
+    model = networks.resnet20_cifar().eval()
     image = torch.randn(2, 3, 32, 32)
     plain = fec_fast.couplings(model, image)
     last = fec_fast.couplings(model, image.to(memory_format=torch.channels_last))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import fec_fast
 from fec_fast.plan.validation import ATTRIBUTES
-from fec_fast.vision import zoo
+from fec_fast.vision import networks, zoo
 
 jsonschema = pytest.importorskip("jsonschema")
 
@@ -52,7 +52,7 @@ def plans() -> dict[str, fec_fast.Plan]:
         "residual": first.plan,
         "composed": fec_fast.compose(first.plan, second.plan),
         "mixed": fec_fast.prune(Mixed().eval(), image, ratio=0.4).plan,
-        "padded shortcuts": fec_fast.prune(zoo.resnet20_cifar().eval(), image, ratio=0.5, criterion="l2").plan,
+        "padded shortcuts": fec_fast.prune(networks.resnet20_cifar().eval(), image, ratio=0.5, criterion="l2").plan,
     }
 
 

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations
 import fec_fast
 from fec_fast.plan.surgery import pruned_copy
 from fec_fast.utils.modules import named_tensors
-from fec_fast.vision import zoo
+from fec_fast.vision import networks
 
 
 class Marked(nn.Parameter):
@@ -59,7 +59,7 @@ class Odd(nn.Module):
         return self.lstm(x[:, None])[0]
 
 
-@pytest.mark.parametrize("factory", [Odd, zoo.resnet20_cifar, lambda: zoo.resnet20_cifar().bfloat16()])
+@pytest.mark.parametrize("factory", [Odd, networks.resnet20_cifar, lambda: networks.resnet20_cifar().bfloat16()])
 def test_it_is_the_deep_copy_after_surgery(factory: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     model = factory().train()

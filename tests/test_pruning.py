@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fec_fast
-from fec_fast.vision import zoo
+from fec_fast.vision import networks
 
 torchvision = pytest.importorskip("torchvision")
 models = torchvision.models
@@ -27,10 +27,10 @@ NETWORKS = {
     "mobilenet_v2": (models.mobilenet_v2, IMAGE),
     "resnext50_32x4d": (models.resnext50_32x4d, IMAGE),
     "densenet121": (models.densenet121, IMAGE),
-    "vgg16_cifar": (zoo.vgg16_cifar, CIFAR),
-    "resnet20_cifar": (zoo.resnet20_cifar, CIFAR),
-    "resnet56_cifar": (zoo.resnet56_cifar, CIFAR),
-    "resnet34_cifar": (zoo.resnet34_cifar, CIFAR),
+    "vgg16_cifar": (networks.vgg16_cifar, CIFAR),
+    "resnet20_cifar": (networks.resnet20_cifar, CIFAR),
+    "resnet56_cifar": (networks.resnet56_cifar, CIFAR),
+    "resnet34_cifar": (networks.resnet34_cifar, CIFAR),
 }
 
 

@@ -149,7 +149,7 @@ def test_shipped_recipes_run_to_their_end(name: str, tmp_path: Path) -> None:
     assert results["recipe"]["data"]["limit"] == 3
     network = fec_fast.load(zoo.build(recipe.model), tmp_path / "out" / "checkpoint")
     assert sum(p.numel() for p in network.parameters()) == results["size"]["after"]["parameters"]
-    metrics = fec_fast.training.tasks.base.Classification().evaluate(
+    metrics = fec_fast.training.tasks.classification.Classification().evaluate(
         network,
         data.load(
             f"imagefolder:{tmp_path / 'images'}", **{k: v for k, v in results["recipe"]["data"].items() if k != "name"}

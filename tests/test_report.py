@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fec_fast
-from fec_fast.graph.counts import Counts, Latency, LayerCount, compare_latency, comparison_table, count, measure_latency
+from fec_fast.graph.counts import Counts, LayerCount, comparison_table, count
+from fec_fast.utils.timing import Latency, compare_latency, measure_latency
 
 
 class Net(nn.Module):

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import fec_fast
 from fec_fast import Formula, ModelScores, score_model
-from fec_fast.scoring.model_scores import LayerInfo, unwrap
+from fec_fast.scoring.model_scores import LayerInfo
 from fec_fast.scoring.reference import entropy
+from fec_fast.utils.modules import unwrap
 
 CHANNELS = Formula(compress="rms", axis="channels")
 FILTERS = Formula(compress="none", axis="filters")

@@ -13,13 +13,13 @@ from torch import nn
 import fec_fast
 from fec_fast.plan import surgery
 from fec_fast.utils.modules import named_tensors
-from fec_fast.vision import zoo
+from fec_fast.vision import networks
 
 
 @pytest.fixture(scope="module")
 def pruned():
     torch.manual_seed(0)
-    model, image = zoo.resnet20_cifar().eval(), torch.randn(2, 3, 32, 32)
+    model, image = networks.resnet20_cifar().eval(), torch.randn(2, 3, 32, 32)
     return model, image, fec_fast.prune(model, image, ratio=0.5)
 
 
@@ -114,9 +114,9 @@ def interrupt(call, at: int | None) -> int:
     ("factory", "stride"),
     [
         (Tied, 1),
-        (zoo.resnet20_cifar, 7),
+        (networks.resnet20_cifar, 7),
         (mobilenet, 29),
-        pytest.param(zoo.resnet20_cifar, 1, marks=pytest.mark.slow),
+        pytest.param(networks.resnet20_cifar, 1, marks=pytest.mark.slow),
         pytest.param(mobilenet, 1, marks=pytest.mark.slow),
     ],
 )
@@ -192,7 +192,7 @@ def test_apply_keeps_gradients_ties_and_optimizers(pruned):
 
 def test_a_plan_for_another_model(pruned):
     _, _, result = pruned
-    other = zoo.resnet56_cifar()
+    other = networks.resnet56_cifar()
     with pytest.raises(fec_fast.PlanError, match="another model"):
         fec_fast.apply_plan(other, result.plan)
     with pytest.raises(fec_fast.PlanError, match="already pruned"):
@@ -274,7 +274,7 @@ def test_bad_models_and_inputs():
 
 
 def test_coupled_layers_with_different_ratios():
-    model = zoo.resnet34_cifar().eval()
+    model = networks.resnet34_cifar().eval()
     with pytest.raises(fec_fast.RatioError, match="coupled"):
         fec_fast.prune(model, torch.randn(1, 3, 32, 32), ratios={"conv1": 0.2, "layer1.0.conv2": 0.3})
 

@@ -24,7 +24,7 @@ from fec_fast.training.distillation import attention_distance
 from fec_fast.training.ema import Average
 from fec_fast.training.lr_schedule import Schedule
 from fec_fast.training.settings import TrainingSettings
-from fec_fast.training.tasks.base import Classification
+from fec_fast.training.tasks.classification import Classification
 from fec_fast.utils.errors import ArgumentError, InputError, LayerError, TrainingInterrupted
 
 finetune = fec_fast.finetune

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fec_fast.utils.errors import CheckpointError, InputError, LayerError
-from fec_fast.vision import zoo
+from fec_fast.vision import networks, zoo
+from fec_fast.vision.weights import load_weights
 
 
 def _parameters(model: nn.Module) -> int:
@@ -46,33 +47,33 @@ def test_names_lists_what_build_takes() -> None:
 
 def test_vgg16_cifar_is_named_as_torchvision_and_takes_other_image_sizes() -> None:
     models = pytest.importorskip("torchvision").models
-    ours = {k: v.shape for k, v in zoo.vgg16_cifar().state_dict().items() if k.startswith("features")}
+    ours = {k: v.shape for k, v in networks.vgg16_cifar().state_dict().items() if k.startswith("features")}
     with torch.device("meta"):
         theirs = models.vgg16_bn().state_dict()
     assert ours == {k: v.shape for k, v in theirs.items() if k.startswith("features")}
-    assert zoo.vgg16_cifar(num_classes=3).eval()(torch.randn(1, 3, 16, 24)).shape == (1, 3)
+    assert networks.vgg16_cifar(num_classes=3).eval()(torch.randn(1, 3, 16, 24)).shape == (1, 3)
 
 
 def test_resnet34_cifar_is_named_as_torchvision() -> None:
     models = pytest.importorskip("torchvision").models
     with torch.device("meta"):
         theirs = {k: v.shape for k, v in models.resnet34(num_classes=10).state_dict().items()}
-    ours = {k: v.shape for k, v in zoo.resnet34_cifar().state_dict().items()}
+    ours = {k: v.shape for k, v in networks.resnet34_cifar().state_dict().items()}
     assert set(ours) == set(theirs)
     assert {key for key in ours if ours[key] != theirs[key]} == {"conv1.weight"}
 
 
 def test_padded_shortcut_is_every_second_pixel_between_zeros() -> None:
     x = torch.randn(2, 4, 5, 6)
-    out = zoo.PaddedShortcut(2)(x)
+    out = networks.PaddedShortcut(2)(x)
     assert torch.equal(out[:, 2:6], x[:, :, ::2, ::2])
     assert out.shape == (2, 8, 3, 3)
     assert not out[:, :2].any() and not out[:, 6:].any()
 
 
 def test_resnet56_has_no_parameters_in_shortcuts() -> None:
-    assert not [key for key in zoo.resnet56_cifar().state_dict() if "downsample" in key]
-    assert [key for key in zoo.resnet_digits().state_dict() if "downsample" in key]
+    assert not [key for key in networks.resnet56_cifar().state_dict() if "downsample" in key]
+    assert [key for key in networks.resnet_digits().state_dict() if "downsample" in key]
 
 
 def test_build_torchvision_and_forwards_arguments() -> None:
@@ -136,7 +137,7 @@ def test_build_unknown_torchvision_name() -> None:
 @pytest.mark.parametrize("form", ["plain.pth", "module.pth", "nested.pth", "plain.safetensors", "old.pth"])
 def test_load_weights_reads_every_form(tmp_path: Path, form: str) -> None:
     torch.manual_seed(0)
-    source, target = zoo.vgg_digits(), zoo.vgg_digits()
+    source, target = networks.vgg_digits(), networks.vgg_digits()
     state = dict(source.state_dict())
     file = tmp_path / form
     if form.endswith("safetensors"):
@@ -149,14 +150,14 @@ def test_load_weights_reads_every_form(tmp_path: Path, form: str) -> None:
         torch.save({k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}, file)
     else:
         torch.save(state, file)
-    assert zoo.load_weights(target, file) is target
+    assert load_weights(target, file) is target
     assert all(torch.equal(value, state[key]) for key, value in target.state_dict().items())
 
 
 def test_load_weights_converts_to_the_models_dtype(tmp_path: Path) -> None:
-    source = zoo.vgg_digits().half()
+    source = networks.vgg_digits().half()
     torch.save(source.state_dict(), tmp_path / "half.pth")
-    target = zoo.load_weights(zoo.vgg_digits(), tmp_path / "half.pth")
+    target = load_weights(networks.vgg_digits(), tmp_path / "half.pth")
     assert {p.dtype for p in target.parameters()} == {torch.float32}
     assert torch.equal(target.features[0].weight, source.features[0].weight.float())
 
@@ -170,7 +171,7 @@ class _Evil:
     "damage", ["missing", "truncated", "safetensors", "pickle", "lacks", "extra", "shape", "empty"]
 )
 def test_load_weights_refuses_and_changes_nothing(tmp_path: Path, damage: str) -> None:
-    model = zoo.vgg_digits()
+    model = networks.vgg_digits()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     state = {key: torch.zeros_like(value) for key, value in before.items()}
     file = tmp_path / "weights.pth"
@@ -204,16 +205,16 @@ def test_load_weights_refuses_and_changes_nothing(tmp_path: Path, damage: str) -
     elif damage == "pickle":
         file.write_bytes(pickle.dumps(_Evil()))
     with pytest.raises(CheckpointError, match=words):
-        zoo.load_weights(model, file)
+        load_weights(model, file)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_load_weights_into_meta_model_is_refused(tmp_path: Path) -> None:
-    torch.save(zoo.vgg_digits().state_dict(), tmp_path / "weights.pth")
+    torch.save(networks.vgg_digits().state_dict(), tmp_path / "weights.pth")
     with torch.device("meta"):
-        model = zoo.vgg_digits()
+        model = networks.vgg_digits()
     with pytest.raises(LayerError, match="meta device"):
-        zoo.load_weights(model, tmp_path / "weights.pth")
+        load_weights(model, tmp_path / "weights.pth")
 
 
 @pytest.mark.skipif("FEC_DATA" not in os.environ, reason="FEC_DATA does not name the folder with the CIFAR weights")
@@ -222,5 +223,5 @@ def test_load_weights_into_meta_model_is_refused(tmp_path: Path) -> None:
 )
 def test_published_weights_fit(name: str, file: str) -> None:
     model = zoo.build(name)
-    zoo.load_weights(model, Path(os.environ["FEC_DATA"]) / file)
+    load_weights(model, Path(os.environ["FEC_DATA"]) / file)
     assert all(torch.isfinite(p).all() for p in model.parameters())

@@ -1,7 +1,6 @@
 """Channel-similarity entropy pruning of convolutional networks."""
 
 from .graph.channel_sets import Couplings, couplings
-from .graph.counts import Latency
 from .plan.checkpoint import load, save
 from .plan.composition import compose
 from .plan.equivalence import verify_equivalence
@@ -18,7 +17,7 @@ from .scoring.backends.registry import backends
 from .scoring.formula import Formula
 from .scoring.model_scores import ModelScores, score_model
 from .scoring.ops import channel_distances
-from .training.finetuning import evaluate, finetune
+from .training.finetuning import finetune
 from .training.settings import TrainingSettings
 from .utils.errors import (
     ArgumentError,
@@ -37,6 +36,8 @@ from .utils.errors import (
     TrainingInterrupted,
     WeightError,
 )
+from .utils.evaluation import evaluate
+from .utils.timing import Latency
 
 __all__ = [
     "ArgumentError",

@@ -21,11 +21,12 @@ from ..pruning.pruner import prune as run_prune
 from ..scoring.backends.registry import backends
 from ..scoring.formula import Formula
 from ..scoring.model_scores import score_model
-from ..training.accelerator import processes
 from ..training.finetuning import finetune as run_finetune
+from ..utils.distributed import processes
 from ..utils.errors import FecError, InputError, LayerError, TrainingInterrupted
 from ..utils.files import write_text
 from ..vision import data, zoo
+from ..vision.weights import load_weights
 from . import recipe as recipes
 from .demo import run_demo
 from .recipe_run import run_recipe
@@ -206,7 +207,7 @@ def finetune(
     if recipe.content.get("teacher", False):
         if recipe.weights is None:
             raise InputError("teacher: true needs the weights before pruning: --set weights=FILE")
-        teacher = zoo.load_weights(zoo.build(recipe.model, **options), recipe.weights)
+        teacher = load_weights(zoo.build(recipe.model, **options), recipe.weights)
     train, held_out = data.load(**recipe.data)
     task = recipe.task
     before = task.evaluate(network, held_out)[task.main_metric]
@@ -265,7 +266,7 @@ def _read_plan(path: Path) -> Plan:
 
 def _build(name: str, weights: Path | None) -> torch.nn.Module:
     model = zoo.build(name)
-    return model if weights is None else zoo.load_weights(model, weights)
+    return model if weights is None else load_weights(model, weights)
 
 
 def _shape(model: str, text: str | None) -> tuple[int, ...]:

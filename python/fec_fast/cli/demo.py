@@ -17,14 +17,17 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from ..graph.counts import count, machine, measure_latency
+from ..graph.counts import count
 from ..plan.checkpoint import load, save
 from ..pruning.pruner import prune
 from ..scoring.model_scores import score_model
-from ..training.accelerator import restored_randomness
-from ..training.finetuning import evaluate, finetune
+from ..training.finetuning import finetune
 from ..utils.errors import CheckpointError, InputError, nearest
+from ..utils.evaluation import evaluate
 from ..utils.files import write_text
+from ..utils.machine import machine
+from ..utils.random_state import restored_randomness
+from ..utils.timing import measure_latency
 from ..vision import data, zoo
 
 # Share of channels removed from every layer of each network; about 9 and 8 of 10 parameters go.

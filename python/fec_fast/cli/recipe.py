@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..training.settings import TrainingSettings
-from ..training.tasks.base import Classification, Task
+from ..training.tasks.base import Task
+from ..training.tasks.classification import Classification
 from ..training.tasks.detection import Detection
 from ..utils.errors import InputError, missing_extra, nearest
 

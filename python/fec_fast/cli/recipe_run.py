@@ -16,19 +16,22 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from ..graph.counts import machine
 from ..plan import checkpoint
 from ..pruning.allocation.budget import Budget
 from ..pruning.pruner import PruneResult, prune
 from ..recovery.batch_norm import recalibrate
 from ..scoring.formula import Formula
-from ..training.accelerator import processes, restored_randomness, training_device
+from ..training.accelerator import training_device
 from ..training.finetuning import finetune
 from ..training.history import FinetuneResult
 from ..training.tasks.detection import Detection
+from ..utils.distributed import processes
 from ..utils.errors import CheckpointError, InputError
 from ..utils.files import write_text
+from ..utils.machine import machine
+from ..utils.random_state import restored_randomness
 from ..vision import data, zoo
+from ..vision.weights import load_weights
 from .recipe import Recipe
 
 _RECALIBRATE = 4096  # images, unless the recipe says otherwise
@@ -74,7 +77,7 @@ def run_recipe(
         torch.manual_seed(settings.seed)  # fresh weights are the same in every process
         model = zoo.build(recipe.model, **recipe.content.get("model_options", {})).eval()
     if recipe.weights is not None:
-        zoo.load_weights(model, recipe.weights)
+        load_weights(model, recipe.weights)
     else:
         warnings.warn("the recipe names no weights (--weights): the network starts from fresh ones", stacklevel=2)
     train, held_out = data.load(**recipe.data)

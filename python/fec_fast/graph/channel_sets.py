@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from ..scoring.model_scores import unwrap
 from ..utils.errors import ArgumentError
-from ..utils.modules import named_tensors
+from ..utils.modules import named_tensors, unwrap
 from .groups import CoupledSet, couple
 from .trace import Trace, trace
 

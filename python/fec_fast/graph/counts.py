@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from ..utils.errors import ArgumentError
 from ..utils.modules import modules_of
-from ..utils.timing import timed_model
 from .trace import trace
 
 
@@ -136,99 +130,3 @@ def _change(old: int, new: int) -> str:
     if old == new:
         return "="
     return f"{100 * (new - old) / old:+.1f} %" if old else "new"
-
-
-def measure_latency(model: nn.Module, example_inputs: Any, min_run_time: float = 1.0) -> float:
-    """Measures how long one call takes, in evaluation mode without gradients, with the threads torch is set to.
-
-    Args:
-        model: The model; it is left as it was.
-        example_inputs: What it is called on, as for :func:`count`.
-        min_run_time: How long to measure, in seconds.
-
-    Returns:
-        The median, in seconds.
-
-    Raises:
-        ArgumentError: min_run_time is not positive.
-        InputError: The model cannot be run on the example inputs.
-    """
-    if not min_run_time > 0:
-        raise ArgumentError(f"min_run_time={min_run_time!r}: give a positive number of seconds")
-    return timed_model(model, example_inputs, claim=0.0, longest=min_run_time).seconds
-
-
-@dataclass(frozen=True)
-class Latency:
-    """How long one call takes before and after pruning.
-
-    Attributes:
-        before: Seconds for the original, the median of several calls.
-        after: Seconds for the pruned model.
-        device: Where both ran: the name of the GPU, or ``"cpu"``.
-        threads: Torch's threads on the CPU.
-    """
-
-    before: float
-    after: float
-    device: str
-    threads: int
-
-    def __str__(self) -> str:
-        """One line, in milliseconds."""
-        return (
-            f"latency: {1e3 * self.before:.3g} ms before, {1e3 * self.after:.3g} ms after "
-            f"({self.before / self.after:.2f} times as fast) on {self.device}, {self.threads} thread(s)"
-        )
-
-
-def compare_latency(original: nn.Module, pruned: nn.Module, example_inputs: Any, min_run_time: float = 1.0) -> Latency:
-    """Measures two models one after the other, see :func:`measure_latency`.
-
-    Args:
-        original: The model before pruning; left as it was.
-        pruned: The model after pruning; left as it was.
-        example_inputs: What they are called on, as for :func:`count`; its batch size is the one that is measured.
-        min_run_time: How long to measure each, in seconds.
-
-    Returns:
-        Both medians and where they were taken.
-
-    Raises:
-        ArgumentError: The models lie on different devices, or min_run_time is not positive.
-        InputError: A model cannot be run on the example inputs.
-    """
-    places = [{tensor.device for tensor in [*model.parameters(), *model.buffers()]} for model in (original, pruned)]
-    if places[0] != places[1]:
-        words = [", ".join(sorted(map(str, place))) for place in places]
-        raise ArgumentError(f"original is on {words[0]}, the pruned model on {words[1]}: move them to one device")
-    device = ", ".join(
-        torch.cuda.get_device_name(place) if place.type == "cuda" else str(place)
-        for place in sorted(places[0], key=str)
-    )
-    before = measure_latency(original, example_inputs, min_run_time)
-    after = measure_latency(pruned, example_inputs, min_run_time)
-    return Latency(before, after, device, torch.get_num_threads())
-
-
-def machine() -> dict[str, Any]:
-    """Describes the machine for a table of measurements.
-
-    Returns:
-        Processor, number of cores this process may use, torch's threads, system, and versions.
-    """
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")  # Linux, where platform.processor() says little
-    if cpuinfo.is_file():
-        models = [line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
-        processor = models[0].partition(":")[2].strip() if models else processor
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "processor": processor,
-        "cores": cores,
-        "threads": torch.get_num_threads(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-    }

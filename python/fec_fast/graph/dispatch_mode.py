@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..utils.forward import tensors_in
 from ..utils.modules import modules_of
 from . import labels as lb
 from .activation_memory import Allocations
@@ -235,11 +235,6 @@ def _moves_nothing(tensor: Tensor, size: Sequence[int], stride: Sequence[int], o
         and offset in (None, tensor.storage_offset())
         and all(new == old for number, new, old in same if number > 1)
     )
-
-
-def tensors_in(values: Any) -> Iterator[Tensor]:
-    """The tensors of nested arguments or results, in order."""
-    return (leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor))
 
 
 def operands_of(args: Sequence[Any], kwargs: dict[str, Any] | None = None) -> list[Tensor]:

@@ -17,10 +17,9 @@ from ..pruning.criteria import has_entropy, relative
 from ..pruning.plan_builder import choose, make_plan
 from ..scoring import ops
 from ..scoring.formula import Formula
-from ..scoring.model_scores import unwrap
 from ..utils.errors import ArgumentError, PlanError, WeightError, missing_extra, nearest
 from ..utils.forward import call_model
-from ..utils.modules import named_tensors
+from ..utils.modules import named_tensors, unwrap
 
 try:
     import torch_pruning as tp

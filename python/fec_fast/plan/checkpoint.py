@@ -17,10 +17,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..scoring.model_scores import unwrap
 from ..utils.errors import CheckpointError, nearest
 from ..utils.files import settle, sha256, umask
-from ..utils.wrappers import unwrap_for_surgery
+from ..utils.modules import unwrap, unwrap_for_surgery
 from .plan import Plan
 from .surgery import apply_plan
 

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..graph.dispatch_mode import tensors_in
-from ..scoring.model_scores import unwrap
 from ..utils.errors import EquivalenceError, InputError
-from ..utils.forward import call_model, describe, map_tensors, undisturbed
+from ..utils.forward import call_model, describe, map_tensors, tensors_in, undisturbed
+from ..utils.modules import unwrap
 from .plan import Plan
 
 

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
-from ..scoring.model_scores import unwrap
 from ..utils.errors import ArgumentError, PlanError
-from ..utils.modules import named_tensors
+from ..utils.modules import named_tensors, unwrap
 from .plan import Plan, digest
 from .surgery import narrow
 

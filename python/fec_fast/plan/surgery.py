@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..utils.modules import modules_of, named_tensors
-from ..utils.wrappers import unwrap_for_surgery
+from ..utils.modules import modules_of, named_tensors, unwrap_for_surgery
 from .plan import Plan
 
 

@@ -14,11 +14,10 @@ from ..graph.trace import Trace, trace
 from ..plan.plan import Plan
 from ..plan.surgery import pruned_copy
 from ..scoring.formula import Formula
-from ..scoring.model_scores import unwrap
 from ..utils.errors import LayerError
-from ..utils.modules import named_tensors
-from ..utils.wrappers import refuse_sharded
-from .arguments import check_arguments, check_weights
+from ..utils.modules import named_tensors, refuse_sharded, unwrap
+from ..utils.weights import check_weights
+from .arguments import check_arguments
 from .criteria import ENTROPIC, Criterion, unit_scores
 from .plan_builder import choose, make_plan
 

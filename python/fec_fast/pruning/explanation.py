@@ -11,8 +11,8 @@ from ..plan.plan import Plan
 from ..scoring import reference
 from ..scoring.formula import Formula
 from ..scoring.layers import TRANSPOSED, read_weight
-from ..scoring.model_scores import unwrap
 from ..utils.errors import ArgumentError, LayerError, nearest
+from ..utils.modules import unwrap
 
 
 @dataclass(frozen=True)

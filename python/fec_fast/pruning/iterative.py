@@ -14,8 +14,8 @@ from ..graph.size_model import Sizes
 from ..graph.trace import trace
 from ..plan.composition import compose
 from ..plan.plan import fingerprint
-from ..scoring.model_scores import unwrap
 from ..utils.errors import ArgumentError, RatioError, TrainingError
+from ..utils.modules import unwrap
 from ..utils.timing import timed_model
 from .allocation.budget import Budget
 from .pruner import PruneResult, prune

@@ -9,14 +9,15 @@ from typing import Any
 
 from torch import nn
 
-from ..graph.counts import Counts, Latency, compare_latency, comparison_table, tally
+from ..graph.counts import Counts, comparison_table, tally
 from ..graph.hardcoded_widths import pin_where_it_stops, runs
 from ..plan.alignment import width_notes
 from ..plan.equivalence import verify_equivalence
 from ..plan.plan import Plan
 from ..plan.surgery import pruned_copy
 from ..scoring.formula import Formula
-from ..scoring.model_scores import unwrap
+from ..utils.modules import unwrap
+from ..utils.timing import Latency, compare_latency
 from .allocation.allocate import Amounts
 from .allocation.budget import Budget
 from .allocation.sensitivity import Calibration, Sensitivity

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..scoring.model_scores import unwrap
-from ..utils.batches import device_of
 from ..utils.errors import ArgumentError, InputError
 from ..utils.forward import call_model, describe, map_tensors
+from ..utils.modules import device_of, unwrap
 
 
 def recalibrate(model: nn.Module, loader: Iterable[Any]) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.errors import ArgumentError, FecError, InputError, LayerError, WeightError, nearest
+from ..utils.modules import unwrap
 from . import ops
 from .backends.registry import resolve
 from .formula import Formula
@@ -212,32 +213,6 @@ class ModelScores(Mapping[str, Tensor]):
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"damaged JSON of scores ({type(error).__name__}: {error})") from error
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Takes a model out of its wrappers.
-
-    Args:
-        model: A module, possibly inside ``DataParallel``, ``DistributedDataParallel`` or ``torch.compile``.
-
-    Returns:
-        The module inside, or the module itself.
-
-    Raises:
-        ArgumentError: It is not a module.
-    """
-    if not isinstance(model, nn.Module):
-        hint = "; load the state dict into a model first" if isinstance(model, Mapping) else ""
-        raise ArgumentError(f"expected a torch.nn.Module, got a {type(model).__name__}{hint}")
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            inner = model.module
-        else:
-            # What torch.compile returns; by the attribute, because importing its class takes a second.
-            inner = model._modules.get("_orig_mod")
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
 
 
 def score_model(

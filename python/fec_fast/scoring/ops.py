@@ -61,7 +61,8 @@ def entropies(
         groups: For each weight the groups of its layer.
         algorithm: ``"sorted"`` (channel axis, one number a channel; on a GPU not for the distance entropy),
             ``"pairwise"``, or ``"auto"``: sorted wherever it can be.
-        backend: A backend's name, or ``"auto"``: see :func:`fec_fast.scoring.backends.registry.resolve`. ``"cpu"`` scores weights on
+        backend: A backend's name, or ``"auto"``: see
+            :func:`fec_fast.scoring.backends.registry.resolve`. ``"cpu"`` scores weights on
             other devices by copies, and says so.
 
     Returns:

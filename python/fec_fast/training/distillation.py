@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..utils.batches import device_of
 from ..utils.errors import InputError, LayerError, nearest
 from ..utils.forward import call_model, describe, map_tensors, undisturbed
+from ..utils.modules import device_of
 from .settings import TrainingSettings
 
 

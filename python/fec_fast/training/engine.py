@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..utils.errors import TrainingError, TrainingInterrupted
+from ..utils.random_state import generators_of, seed_all
 from . import state as states
-from .accelerator import deferred_interrupt, generators_of, seed_all
 from .ema import Average
 from .fsdp import copied, like, splits_weights, taken_apart, whole
 from .history import Epoch, best_of
+from .interrupt import deferred_interrupt
 from .lr_schedule import Schedule
 from .settings import TrainingSettings
 from .tasks.base import Task

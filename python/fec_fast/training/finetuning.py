@@ -10,46 +10,25 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..utils.batches import device_of, evaluating, length, pair
+from ..utils.batches import length
+from ..utils.distributed import check_accelerate
 from ..utils.errors import ArgumentError, InputError
+from ..utils.evaluation import evaluate
+from ..utils.random_state import restored_randomness
 from . import state as states
-from .accelerator import borrowed_accelerator, check_accelerate, restored_randomness
+from .accelerator import borrowed_accelerator
 from .engine import Job, Training
 from .fsdp import splits_weights
 from .history import Epoch, FinetuneResult, best_of
 from .settings import TrainingSettings
-from .tasks.base import Classification, Task
+from .tasks.base import Task
+from .tasks.classification import Classification
 from .trackers import check_logs, start, tracker
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 __all__ = ["Epoch", "FinetuneResult", "evaluate", "finetune"]
-
-
-def evaluate(model: nn.Module, loader: Iterable[Any]) -> float:
-    """Measures accuracy. The model's mode is restored and nothing else of it changes.
-
-    Args:
-        model: Takes images ``[B, ...]``, returns logits ``[B, classes]``; runs on the device it is on.
-        loader: Yields pairs of images and labels int ``[B]``.
-
-    Returns:
-        The share of images whose largest logit is the label's, in [0, 1].
-
-    Raises:
-        InputError: The loader is empty, or a batch is no such pair.
-    """
-    device = device_of(model)
-    right = total = 0
-    with evaluating(model):
-        for images, labels in map(pair, loader):
-            images, labels = images.to(device), labels.to(device)
-            right += int((model(images).argmax(1) == labels).sum())
-            total += len(labels)
-    if total == 0:
-        raise InputError("the loader to evaluate on is empty")
-    return right / total
 
 
 def finetune(
@@ -83,7 +62,8 @@ def finetune(
         settings: How to train; see :class:`fec_fast.TrainingSettings`.
         val_loader: Held-out data, evaluated after every epoch.
         teacher: A network to be imitated, such as the one before pruning; it is moved to the same device.
-        task: What the network is trained for; ``None`` is :class:`fec_fast.training.tasks.base.Classification`.
+        task: What the network is trained for; ``None`` is
+            :class:`fec_fast.training.tasks.classification.Classification`.
         checkpoint: Folder for the state of the training, written anew after every epoch. A training state that is
             there already is replaced.
         resume: Go on from ``checkpoint``; with nothing there, a warning, and training starts from the beginning.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.errors import BackendError
-from ..utils.wrappers import is_part
+from ..utils.modules import is_part
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

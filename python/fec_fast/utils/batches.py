@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Sized
 from typing import Any
 
 import torch
@@ -13,39 +11,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from .errors import InputError
 from .forward import call_model, describe, undisturbed
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Tells where a model runs.
-
-    Args:
-        model: All on one device.
-
-    Returns:
-        The device of its first parameter or buffer; the CPU if it has none.
-    """
-    first: Tensor | None = next(itertools.chain(model.parameters(), model.buffers()), None)
-    return torch.device("cpu") if first is None else first.device
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts a model in evaluation mode, without gradients; the modes of its modules are restored.
-
-    Args:
-        model: Any.
-
-    Yields:
-        Nothing.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+from .modules import device_of
 
 
 def pair(batch: Any) -> tuple[Tensor, Tensor]:

@@ -101,3 +101,28 @@ def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
         with torch.no_grad():
             for buffer, before in buffers:  # whatever their version: batch norm writes to them behind its back
                 buffer.copy_(before)
+
+
+def tensors_in(values: Any) -> Iterator[Tensor]:
+    """The tensors of nested arguments or results, in order."""
+    return (leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor))
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Puts a model in evaluation mode, without gradients; the modes of its modules are restored.
+
+    Args:
+        model: Any.
+
+    Yields:
+        Nothing.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

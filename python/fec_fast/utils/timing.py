@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .errors import ArgumentError
 from .forward import call_model, undisturbed
 
 
@@ -73,3 +74,76 @@ def timed_model(model: nn.Module, example_inputs: Any, claim: float = 0.005, lon
 
 
 _FEWEST = 6  # the median of fewer lies outside their whole range more often than once in twenty times
+
+
+def measure_latency(model: nn.Module, example_inputs: Any, min_run_time: float = 1.0) -> float:
+    """Measures how long one call takes, in evaluation mode without gradients, with the threads torch is set to.
+
+    Args:
+        model: The model; it is left as it was.
+        example_inputs: What it is called on, as for :func:`count`.
+        min_run_time: How long to measure, in seconds.
+
+    Returns:
+        The median, in seconds.
+
+    Raises:
+        ArgumentError: min_run_time is not positive.
+        InputError: The model cannot be run on the example inputs.
+    """
+    if not min_run_time > 0:
+        raise ArgumentError(f"min_run_time={min_run_time!r}: give a positive number of seconds")
+    return timed_model(model, example_inputs, claim=0.0, longest=min_run_time).seconds
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long one call takes before and after pruning.
+
+    Attributes:
+        before: Seconds for the original, the median of several calls.
+        after: Seconds for the pruned model.
+        device: Where both ran: the name of the GPU, or ``"cpu"``.
+        threads: Torch's threads on the CPU.
+    """
+
+    before: float
+    after: float
+    device: str
+    threads: int
+
+    def __str__(self) -> str:
+        """One line, in milliseconds."""
+        return (
+            f"latency: {1e3 * self.before:.3g} ms before, {1e3 * self.after:.3g} ms after "
+            f"({self.before / self.after:.2f} times as fast) on {self.device}, {self.threads} thread(s)"
+        )
+
+
+def compare_latency(original: nn.Module, pruned: nn.Module, example_inputs: Any, min_run_time: float = 1.0) -> Latency:
+    """Measures two models one after the other, see :func:`measure_latency`.
+
+    Args:
+        original: The model before pruning; left as it was.
+        pruned: The model after pruning; left as it was.
+        example_inputs: What they are called on, as for :func:`count`; its batch size is the one that is measured.
+        min_run_time: How long to measure each, in seconds.
+
+    Returns:
+        Both medians and where they were taken.
+
+    Raises:
+        ArgumentError: The models lie on different devices, or min_run_time is not positive.
+        InputError: A model cannot be run on the example inputs.
+    """
+    places = [{tensor.device for tensor in [*model.parameters(), *model.buffers()]} for model in (original, pruned)]
+    if places[0] != places[1]:
+        words = [", ".join(sorted(map(str, place))) for place in places]
+        raise ArgumentError(f"original is on {words[0]}, the pruned model on {words[1]}: move them to one device")
+    device = ", ".join(
+        torch.cuda.get_device_name(place) if place.type == "cuda" else str(place)
+        for place in sorted(places[0], key=str)
+    )
+    before = measure_latency(original, example_inputs, min_run_time)
+    after = measure_latency(pruned, example_inputs, min_run_time)
+    return Latency(before, after, device, torch.get_num_threads())

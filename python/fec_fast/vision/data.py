@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
 
-from ..training.accelerator import processes
+from ..utils.distributed import processes
 from ..utils.errors import ArgumentError, FecError, InputError, missing_extra, nearest
 from .image_folder import AUGMENTATIONS, Images, open_parts, transforms
 from .user_file import from_file
@@ -194,10 +194,10 @@ def load(spec: str, batch_size: int = 64, seed: int = 0, **given: Any) -> tuple[
 
     Args:
         spec: ``"sklearn:digits"`` (:func:`digits`), ``"imagefolder:PATH"`` (:func:`image_folder`; a folder or a zip),
-            ``"torchvision:cifar10:PATH"`` (:func:`cifar`), ``"voc:PATH"`` (:func:`fec_fast.vision.voc.voc`; a folder or a
-            zip), or ``"path/to/file.py:factory"``, a function that returns a training and a held-out loader, and is
-            given those of ``batch_size``, ``seed`` and the options that it has parameters for. The file is executed,
-            so name only files you trust.
+            ``"torchvision:cifar10:PATH"`` (:func:`cifar`), ``"voc:PATH"`` (:func:`fec_fast.vision.voc.voc`;
+            a folder or a zip), or ``"path/to/file.py:factory"``, a function that returns a training and a held-out
+            loader, and is given those of ``batch_size``, ``seed`` and the options that it has parameters for. The file
+            is executed, so name only files you trust.
         batch_size: Images a batch.
         seed: Of shuffling and augmentation.
         **given: See :class:`DataOptions`; digits have ``limit`` only, ``voc:`` those of its function.

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..utils.errors import ArgumentError, InputError, missing_extra, nearest
-from .image_folder import Archive, Folder, Source
+from .sources import Archive, Folder, Source
 
 AUGMENTATIONS = ("ssd", "microscope", "none")
 

@@ -31,7 +31,8 @@ class Budget:
             operators take that are still in use, in bytes, at the batch size of the example inputs. What operators
             borrow while they run (im2col, cuDNN's workspaces) and the allocator's rounding are not counted.
         latency_ms: Milliseconds that a call on the example inputs may take, in evaluation mode, on the device the
-            model is on, with the threads torch is set to; measured, see :mod:`fec_fast.pruning.allocation.latency_budget`.
+            model is on, with the threads torch is set to; measured, see
+            :mod:`fec_fast.pruning.allocation.latency_budget`.
 
     Raises:
         BudgetError: None or several are given, or a number is out of its range.

@@ -24,11 +24,12 @@ from ...graph.groups import CoupledSet
 from ...plan.plan import fingerprint
 from ...recovery.batch_norm import recalibrate
 from ...scoring.formula import Formula
-from ...training.accelerator import processes
-from ...training.finetuning import evaluate
-from ...utils.batches import check_labels, device_of, pair
+from ...utils.batches import check_labels, pair
+from ...utils.distributed import processes
 from ...utils.errors import ArgumentError, InputError, LayerError, PlanError, RatioError
+from ...utils.evaluation import evaluate
 from ...utils.forward import call_model, undisturbed
+from ...utils.modules import device_of
 from ..context import Problem, pose
 from ..criteria import DEFAULT, ENTROPIC, Criterion
 from .ratios import check_ratio

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ...utils.batches import device_of, evaluating
 from ...utils.errors import ArgumentError, InputError, missing_extra, nearest
-from ...utils.forward import call_model, describe, map_tensors, undisturbed
+from ...utils.forward import call_model, describe, evaluating, map_tensors, undisturbed
+from ...utils.modules import device_of
 from ..distillation import FeatureImitation, check_features
 from ..settings import TrainingSettings
 from .average_precision import AveragePrecisions, average_precisions
@@ -35,7 +35,8 @@ class Detection:
     Mixup and label smoothing have no meaning here and are refused. A teacher is imitated by its features
     (``feature_layers``, such as ``["backbone.features"]``), not by its boxes.
 
-    Metrics, all in [0, 1], see :mod:`fec_fast.training.tasks.average_precision`: ``map`` (COCO's), ``map_50``, ``voc_2007`` (eleven
+    Metrics, all in [0, 1], see
+    :mod:`fec_fast.training.tasks.average_precision`: ``map`` (COCO's), ``map_50``, ``voc_2007`` (eleven
     points), ``voc`` (all points), and ``map/CLASS`` and ``voc/CLASS`` for every class. Of the training images, the
     mean of each loss.
 

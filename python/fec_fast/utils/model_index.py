@@ -1,0 +1,50 @@
+"""The index of a model: its modules and tensors by name, walked once per call and handed down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from .modules import modules_of, named_tensors, unwrap
+
+
+@dataclass(frozen=True)
+class ModelIndex:
+    """The modules and tensors of a model by name.
+
+    It is made once per public call, because walking over a large model takes longer than its surgery. It describes the
+    model as it was when the index was made: surgery in place makes it stale.
+
+    Attributes:
+        model: The model, out of its wrappers.
+        modules: Its modules by first name, in the order of ``named_modules``; the model itself is ``""``.
+        tensors: Its parameters and buffers by every name they have, parameters first.
+        first_names: The first name of every parameter and buffer, by the identity of the tensor.
+    """
+
+    model: nn.Module
+    modules: Mapping[str, nn.Module]
+    tensors: Mapping[str, Tensor]
+    first_names: Mapping[int, str]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> ModelIndex:
+        """Walks over a model.
+
+        Args:
+            model: A module, possibly inside ``DataParallel``, ``DistributedDataParallel`` or ``torch.compile``.
+
+        Returns:
+            Its index.
+
+        Raises:
+            ArgumentError: It is not a module.
+        """
+        model = unwrap(model)
+        tensors = named_tensors(model)
+        first_names: dict[int, str] = {}
+        for name, tensor in tensors.items():
+            first_names.setdefault(id(tensor), name)
+        return cls(model, modules_of(model), tensors, first_names)

@@ -1,0 +1,217 @@
+"""The small networks of the pruning literature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PaddedShortcut(nn.Module):
+    """The parameter-free shortcut of the CIFAR ResNets: every second pixel, zero channels added on both sides.
+
+    Attributes:
+        padding: Channels of zeros added before, and as many after.
+    """
+
+    def __init__(self, padding: int) -> None:
+        """Remembers the padding."""
+        super().__init__()
+        self.padding = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``[B, C, H, W]`` to ``[B, C + 2 * padding, ceil(H/2), ceil(W/2)]``."""
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.padding, self.padding))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm and a shortcut; names as in torchvision.
+
+    ``downsample`` is the shortcut where the shape changes and ``None`` where it does not.
+    """
+
+    def __init__(self, in_planes: int, planes: int, stride: int, *, projection: bool) -> None:
+        """Builds the layers; ``projection`` chooses a 1x1 convolution over zero padding for the shortcut."""
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_planes, planes, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or in_planes != planes:
+            if projection:
+                conv = nn.Conv2d(in_planes, planes, 1, stride=stride, bias=False)
+                self.downsample = nn.Sequential(conv, nn.BatchNorm2d(planes))
+            else:
+                self.downsample = PaddedShortcut((planes - in_planes) // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``[B, in_planes, H, W]`` to ``[B, planes, ceil(H/stride), ceil(W/stride)]``."""
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return F.relu(out + shortcut)
+
+
+class SmallResNet(nn.Module):
+    """A residual network of basic blocks with a 3x3 stem, for small images.
+
+    Args:
+        blocks: Number of blocks in each stage; every stage but the first halves the image.
+        widths: Number of channels of each stage; the first is also the stem's.
+        head: Name of the last linear layer, so that published weights load unchanged.
+        projection: Shortcuts between stages are 1x1 convolutions with batch norm; otherwise padded with zeros.
+        num_classes: Outputs.
+        in_channels: Channels of the images.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[int],
+        widths: Sequence[int],
+        *,
+        head: str,
+        projection: bool,
+        num_classes: int = 10,
+        in_channels: int = 3,
+    ) -> None:
+        """Builds the layers."""
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self._stages: list[str] = []
+        self._head = head
+        planes = widths[0]
+        for number, (count, width) in enumerate(zip(blocks, widths, strict=True), start=1):
+            stage = []
+            for block in range(count):
+                stride = 2 if block == 0 and number > 1 else 1
+                stage.append(BasicBlock(planes, width, stride, projection=projection))
+                planes = width
+            self._stages.append(f"layer{number}")
+            self.add_module(f"layer{number}", nn.Sequential(*stage))
+        self.add_module(head, nn.Linear(planes, num_classes))
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps images ``[B, in_channels, H, W]`` to logits ``[B, num_classes]``."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        for stage in self._stages:
+            x = self.get_submodule(stage)(x)
+        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        logits: Tensor = self.get_submodule(self._head)(x)
+        return logits
+
+
+class SmallVGG(nn.Module):
+    """3x3 convolutions with batch norm and max pooling, a global pooling, and a classifier.
+
+    Args:
+        layers: Widths of the convolutions in order, ``"M"`` for a 2x2 max pooling.
+        classifier: Takes ``[B, last width]``.
+        in_channels: Channels of the images.
+    """
+
+    def __init__(self, layers: Sequence[int | str], classifier: nn.Module, *, in_channels: int = 3) -> None:
+        """Builds the layers."""
+        super().__init__()
+        modules: list[nn.Module] = []
+        planes = in_channels
+        for layer in layers:
+            if isinstance(layer, int):
+                modules += [nn.Conv2d(planes, layer, 3, padding=1), nn.BatchNorm2d(layer), nn.ReLU(inplace=True)]
+                planes = layer
+            else:
+                modules.append(nn.MaxPool2d(2))
+        modules.append(nn.AdaptiveMaxPool2d(1))
+        self.features = nn.Sequential(*modules)
+        self.classifier = classifier
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps images ``[B, in_channels, H, W]`` to logits ``[B, num_classes]``."""
+        logits: Tensor = self.classifier(self.features(x).flatten(1))
+        return logits
+
+
+def _initialise(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def vgg16_cifar(num_classes: int = 10) -> nn.Module:
+    """VGG-16 with batch norm for 32x32 images; ``features.*`` named as in torchvision's ``vgg16_bn``.
+
+    Args:
+        num_classes: Outputs of the one linear layer, ``classifier``.
+
+    Returns:
+        The network, randomly initialised, 14.7 million parameters.
+    """
+    layers: list[int | str] = [64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512]
+    return SmallVGG(layers, nn.Linear(512, num_classes))
+
+
+def resnet20_cifar(num_classes: int = 10) -> nn.Module:
+    """ResNet-20 of He et al. for 32x32 images, parameter-free shortcuts, last layer ``linear``.
+
+    Args:
+        num_classes: Outputs.
+
+    Returns:
+        The network, randomly initialised, 0.27 million parameters.
+    """
+    return SmallResNet([3, 3, 3], [16, 32, 64], head="linear", projection=False, num_classes=num_classes)
+
+
+def resnet56_cifar(num_classes: int = 10) -> nn.Module:
+    """ResNet-56 of He et al. for 32x32 images, parameter-free shortcuts, last layer ``linear``.
+
+    Args:
+        num_classes: Outputs.
+
+    Returns:
+        The network, randomly initialised, 0.85 million parameters.
+    """
+    return SmallResNet([9, 9, 9], [16, 32, 64], head="linear", projection=False, num_classes=num_classes)
+
+
+def resnet34_cifar(num_classes: int = 10) -> nn.Module:
+    """ResNet-34 with a 3x3 stem and no max pooling, for 32x32 images; named as torchvision's ``resnet34``.
+
+    Args:
+        num_classes: Outputs.
+
+    Returns:
+        The network, randomly initialised, 21.3 million parameters.
+    """
+    return SmallResNet([3, 4, 6, 3], [64, 128, 256, 512], head="fc", projection=True, num_classes=num_classes)
+
+
+def vgg_digits(num_classes: int = 10) -> nn.Module:
+    """A small VGG-style network for the 8x8 one-channel digits, with a hidden linear layer.
+
+    Args:
+        num_classes: Outputs.
+
+    Returns:
+        The network, randomly initialised, 0.3 million parameters.
+    """
+    head = nn.Sequential(nn.Linear(128, 128), nn.ReLU(inplace=True), nn.Linear(128, num_classes))
+    return SmallVGG([32, 32, "M", 64, 64, "M", 128, 128], head, in_channels=1)
+
+
+def resnet_digits(num_classes: int = 10) -> nn.Module:
+    """A small ResNet with projection shortcuts for the 8x8 one-channel digits.
+
+    Args:
+        num_classes: Outputs.
+
+    Returns:
+        The network, randomly initialised, 0.3 million parameters.
+    """
+    return SmallResNet([1, 1, 1], [32, 64, 128], head="fc", projection=True, num_classes=num_classes, in_channels=1)
