@@ -54,7 +54,7 @@ def test_the_commands_of_the_recipes_page_are_what_was_run(monkeypatch: pytest.M
         for key, value in zip(words[3::2], words[4::2], strict=True):
             options.setdefault(key, []).append(value)
         given = {"data.name": options["--data"][0], "weights": options.get("--weights", [None])[0]}
-        typed = recipes.read(ROOT / words[2], options["--set"], given).content
+        typed = recipes.read_recipe(ROOT / words[2], options["--set"], given).content
         assert {key: value for key, value in typed.items() if value is not None} == {
             key: value for key, value in run["recipe"].items() if value is not None
         }

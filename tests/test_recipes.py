@@ -86,7 +86,7 @@ def test_schema_knows_every_setting_and_no_other() -> None:
 )
 def test_what_is_wrong_is_named(recipe: Path, override: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        recipes.read(recipe, [override])
+        recipes.read_recipe(recipe, [override])
 
 
 def test_files_that_are_no_recipes(tmp_path: Path) -> None:
@@ -94,16 +94,16 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
     for text, words in (("- a\n", "keys and values"), ("{", "no YAML"), ("model: x\n", "data is missing")):
         file.write_text(text)
         with pytest.raises(InputError, match=words):
-            recipes.read(file)
+            recipes.read_recipe(file)
     with pytest.raises(InputError, match="cannot be read"):
-        recipes.read(tmp_path / "none.yaml")
+        recipes.read_recipe(tmp_path / "none.yaml")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_recipes_need_nothing_but_data(name: str) -> None:
     with pytest.raises(InputError, match="data.name is missing: give imagefolder:PATH"):
-        recipes.read(FOLDER / name)
-    assert recipes.read(FOLDER / name, given={"data.name": "imagefolder:x"}).training.epochs >= 40
+        recipes.read_recipe(FOLDER / name)
+    assert recipes.read_recipe(FOLDER / name, given={"data.name": "imagefolder:x"}).training.epochs >= 40
 
 
 def _images(root: Path, size: int) -> None:
@@ -133,7 +133,7 @@ def test_shipped_recipes_run_to_their_end(name: str, tmp_path: Path) -> None:
         )
     assert done.exit_code == 0, done.output
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    recipe = recipes.read(FOLDER / name, given={"data.name": "x"})
+    recipe = recipes.read_recipe(FOLDER / name, given={"data.name": "x"})
     ((currency, share),) = recipe.prune["budget"].items()
     assert results["size"]["removed"][{"params": "parameters"}.get(currency, currency)] >= share
     stages = [
@@ -167,7 +167,7 @@ def test_an_interrupted_run_goes_on_to_the_same_figures(
     weights = tmp_path / "weights.pth"
     torch.save(zoo.build("zoo:vgg-digits").state_dict(), weights)
     whole = fec_fast.cli.recipe_run.run_recipe(
-        recipes.read(recipe, given={"weights": str(weights)}), tmp_path / "whole", progress=False
+        recipes.read_recipe(recipe, given={"weights": str(weights)}), tmp_path / "whole", progress=False
     )
 
     from fec_fast.training.engine import Training
@@ -190,7 +190,7 @@ def test_an_interrupted_run_goes_on_to_the_same_figures(
     assert not (out / "results.json").exists()
     assert run(*arguments).exit_code == 2 and "--resume" in run(*arguments).stderr
     with pytest.raises(CheckpointError, match="another recipe: dense was True and is False"):
-        other = recipes.read(recipe, ["dense=false"], {"weights": str(weights)})
+        other = recipes.read_recipe(recipe, ["dense=false"], {"weights": str(weights)})
         fec_fast.cli.recipe_run.run_recipe(other, out, resume=True)
     done = run(*arguments, "--resume")
     assert done.exit_code == 0, done.output
@@ -231,4 +231,4 @@ def test_finetune_by_a_recipe_and_resumed(recipe: Path, tmp_path: Path) -> None:
 def test_missing_packages_name_the_command(package: str, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, package, None)
     with pytest.raises(ImportError, match=r"pip install 'fec_fast\[train\]'"):
-        recipes.read(recipe)
+        recipes.read_recipe(recipe)

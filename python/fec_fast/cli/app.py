@@ -1,4 +1,4 @@
-"""The command line: ``fec-fast score | prune | explain | finetune | run | demo | info``."""
+"""Command line: ``fec-fast score | prune | explain | finetune | run | demo | info``."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from ..plan import checkpoint
 from ..plan.plan import Plan
 from ..pruning.allocation.budget import Budget
 from ..pruning.criteria import DEFAULT, NAMES
-from ..pruning.explanation import explain as run_explain
-from ..pruning.pruner import prune as run_prune
+from ..pruning.explanation import explain
+from ..pruning.pruner import prune
 from ..scoring.backends.registry import backends
 from ..scoring.formula import Formula
 from ..scoring.model_scores import score_model
-from ..training.finetuning import finetune as run_finetune
+from ..training.finetuning import finetune
 from ..utils.distributed import processes
 from ..utils.errors import FecError, InputError, LayerError, TrainingInterrupted
 from ..utils.files import write_text
 from ..vision import data, zoo
 from ..vision.weights import load_weights
-from . import recipe as recipes
 from .demo import run_demo
+from .recipe import read_recipe
 from .recipe_run import run_recipe
 
 
 class _OneLineErrors(TyperGroup):
-    """Tells what is wrong in one line and exits with 2; a traceback is for faults of the program, not of its input."""
+    """Reports an error in one line and exits with 2. A traceback is for faults of the program, not of its input."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -58,7 +58,8 @@ _ModelName = Annotated[
     str, typer.Argument(metavar="MODEL", help="torchvision:NAME, zoo:NAME or path/to/file.py:factory")
 ]
 _Weights = Annotated[
-    Path | None, typer.Option(help="safetensors, or a .pth read with weights_only. Without it: fresh weights.")
+    Path | None,
+    typer.Option(help="Weights: safetensors, or a .pth (read with weights_only). Default: random."),
 ]
 _Data = Annotated[
     str | None,
@@ -70,13 +71,13 @@ _Data = Annotated[
 ]
 _Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the recipe, such as finetune.epochs=1."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Overrides a value of the recipe, such as finetune.epochs=1."),
 ]
-_Json = Annotated[Path | None, typer.Option("--json", help="Write the result there, too.")]
+_Json = Annotated[Path | None, typer.Option("--json", help="Also writes the result to this file.")]
 
 
-@app.command()
-def score(
+@app.command("score")
+def score_command(
     model: _ModelName,
     weights: _Weights = None,
     json: _Json = None,
@@ -84,42 +85,42 @@ def score(
     axis: Annotated[str | None, typer.Option(help="channels, filters or both")] = None,
     entropy: Annotated[str | None, typer.Option(help="similarity, softmax or distance")] = None,
 ) -> None:
-    """Print the entropy of the filters of every convolution, in nats."""
-    given = {"compress": compress, "axis": axis, "entropy": entropy}
-    formula = Formula.from_dict({word: value for word, value in given.items() if value is not None})
+    """Print the entropy of every convolution's filters, in nats."""
+    fields = {"compress": compress, "axis": axis, "entropy": entropy}
+    formula = Formula.from_dict({field: value for field, value in fields.items() if value is not None})
     scores = score_model(_build(model, weights), formula=formula)
     typer.echo(str(scores))
     if json is not None:
         write_text(json, scores.to_json())
 
 
-@app.command()
-def prune(
+@app.command("prune")
+def prune_command(
     model: _ModelName,
-    out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write.")],
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")],
     ratio: Annotated[
         float | None,
-        typer.Option(help="Share of every layer's filters to remove, 0 <= ratio < 1; 0.5 without a budget."),
+        typer.Option(help="Share of filters to remove from every layer, in [0, 1). Default without a budget: 0.5."),
     ] = None,
     budget: Annotated[
         str | None,
         typer.Option(
             metavar="NAME=NUMBER",
-            help="What the whole has to come to: params=0.7, macs=0.5 or memory=0.5 removes such a share; latency_ms=5 "
-            "is milliseconds a call.",
+            help="Target for the whole network. params=0.7, macs=0.5 and memory=0.5 name the share to remove; "
+            "latency_ms=5 names milliseconds per call.",
         ),
     ] = None,
     ratios: Annotated[
         str | None,
         typer.Option(
-            help="How a budget is spread over the layers: entropy (unless given), uniform, global or sensitivity"
+            help="Policy that spreads a budget over the layers: entropy (default), uniform, global or sensitivity."
         ),
     ] = None,
     calibration: Annotated[
         str | None,
-        typer.Option(help="For --ratios sensitivity: data as for finetune, of which the training images are taken."),
+        typer.Option(help="For --ratios sensitivity: data as for finetune; its training images are used."),
     ] = None,
-    min_channels: Annotated[int, typer.Option(help="So many channels every layer keeps.")] = 1,
+    min_channels: Annotated[int, typer.Option(help="Smallest number of channels that every layer keeps.")] = 1,
     weights: _Weights = None,
     criterion: Annotated[str, typer.Option(help=f"One of {', '.join(NAMES)}")] = DEFAULT,
     sides: Annotated[str, typer.Option(help="both or producer")] = "both",
@@ -127,20 +128,20 @@ def prune(
         str | None,
         typer.Option(
             metavar="N,C,H,W",
-            help="Shape of the example input; 1,1,8,8 for the zoo's digits networks, 1,3,32,32 for the rest of the "
-            "zoo and 1,3,224,224 for all others, unless given.",
+            help="Shape of the example input. Default: 1,1,8,8 for the zoo's digits networks, 1,3,32,32 for the rest "
+            "of the zoo, 1,3,224,224 for all others.",
         ),
     ] = None,
-    round_to: Annotated[int, typer.Option(help="Keep widths at multiples of this.")] = 1,
+    round_to: Annotated[int, typer.Option(help="Keeps widths at multiples of this number.")] = 1,
     ignore: Annotated[
-        list[str] | None, typer.Option(help="A layer, or a module that holds layers, to leave alone; may be repeated.")
+        list[str] | None, typer.Option(help="Layer, or module with layers, that keeps its channels. May be repeated.")
     ] = None,
 ) -> None:
-    """Remove filters, check the result against the masked original, and save it."""
+    """Remove filters, verify the result against the masked original, and save it."""
     checkpoint.check_destination(out)
     example = torch.randn(_shape(model, input_shape), generator=torch.Generator().manual_seed(0))
     network = _build(model, weights).eval()
-    result = run_prune(
+    result = prune(
         network,
         example,
         ratio=ratio,
@@ -157,49 +158,50 @@ def prune(
     typer.echo(f"saved in {checkpoint.save(result, out)}")
 
 
-@app.command()
-def explain(
-    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan.json, or the folder of a checkpoint.")],
-    layer: Annotated[str, typer.Argument(metavar="LAYER", help="A layer of the model before pruning.")],
+@app.command("explain")
+def explain_command(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan.json or the folder of a checkpoint.")],
+    layer: Annotated[str, typer.Argument(metavar="LAYER", help="Layer of the model before pruning.")],
     model: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="The model before pruning, to tell each filter's nearest neighbours."),
+        typer.Option(metavar="MODEL", help="Model before pruning; adds the nearest neighbours of each filter."),
     ] = None,
     weights: _Weights = None,
-    index: Annotated[int | None, typer.Option("--filter", help="This filter only.")] = None,
-    removed: Annotated[bool, typer.Option("--removed", help="The filters that went only.")] = False,
+    index: Annotated[int | None, typer.Option("--filter", help="Shows this filter only.")] = None,
+    removed: Annotated[bool, typer.Option("--removed", help="Shows removed filters only.")] = False,
 ) -> None:
-    """Tell why each filter of a layer went or stayed: its score, its rank, and what it is coupled with."""
+    """Explain why each filter of a layer was removed or kept: score, rank and coupled layers."""
     if weights is not None and model is None:
         raise InputError(f"--weights {weights}: give the model they belong to with --model")
     network = None if model is None else _build(model, weights)
-    told = run_explain(_read_plan(plan), layer, network)
-    if index is not None and index not in range(len(told.filters)):
-        raise LayerError(f"--filter {index}: {layer} has {len(told.filters)} filters in the plan, counted from 0")
-    chosen = [entry for entry in told.filters if index in (None, entry.index) and (entry.removed or not removed)]
-    typer.echo("\n".join([told.heading(), *map(str, chosen)]))
+    explanation = explain(_read_plan(plan), layer, network)
+    count = len(explanation.filters)
+    if index is not None and index not in range(count):
+        raise LayerError(f"--filter {index}: {layer} has {count} filters in the plan, counted from 0")
+    rows = [row for row in explanation.filters if index in (None, row.index) and (row.removed or not removed)]
+    typer.echo("\n".join([explanation.heading(), *map(str, rows)]))
 
 
-@app.command()
-def finetune(
+@app.command("finetune")
+def finetune_command(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="torchvision:NAME, zoo:NAME or path/to/file.py:factory")
     ] = None,
     *,
-    checkpoint_folder: Annotated[Path, typer.Option("--checkpoint", help="What 'fec-fast prune' has written.")],
-    out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write.")],
-    config: Annotated[Path | None, typer.Option(help="A recipe, for whatever is not given otherwise.")] = None,
+    checkpoint_folder: Annotated[Path, typer.Option("--checkpoint", help="Folder that 'fec-fast prune' wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")],
+    config: Annotated[Path | None, typer.Option(help="Recipe with the values that the options do not give.")] = None,
     data_name: _Data = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
     overrides: _Set = None,
-    state: Annotated[Path | None, typer.Option(help="Folder for the state of the training, to resume from.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from --state.")] = False,
+    state: Annotated[Path | None, typer.Option(help="Folder for the training state, for --resume.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resumes from --state.")] = False,
     log: Annotated[Path | None, typer.Option(help="Folder for metrics.csv.")] = None,
 ) -> None:
-    """Train a pruned model further, evaluate it on the held-out data, and save it."""
+    """Fine-tune a pruned model, evaluate it on the held-out data, and save it."""
     checkpoint.check_destination(out)
-    given = {"model": model, "data.name": data_name, "finetune.epochs": epochs}
-    recipe = recipes.read(config, overrides or (), given)
+    options_given = {"model": model, "data.name": data_name, "finetune.epochs": epochs}
+    recipe = read_recipe(config, overrides or (), options_given)
     plan = checkpoint.read_plan(checkpoint_folder)
     options = recipe.content.get("model_options", {})
     network = checkpoint.load(zoo.build(recipe.model, **options), checkpoint_folder)
@@ -211,7 +213,7 @@ def finetune(
     train, held_out = data.load(**recipe.data)
     task = recipe.task
     before = task.evaluate(network, held_out)[task.main_metric]
-    result = run_finetune(
+    result = finetune(
         network,
         train,
         settings=recipe.training,
@@ -228,31 +230,31 @@ def finetune(
         typer.echo(f"saved in {checkpoint.save(SimpleNamespace(model=network, plan=plan), out)}")
 
 
-@app.command()
-def run(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe in YAML, such as those in recipes/.")],
-    out: Annotated[Path, typer.Option(help="Folder for the checkpoint, results.json and states of training.")],
+@app.command("run")
+def run_command(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe in YAML, such as those in recipes/.")],
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint, results.json and the training states.")],
     data_name: _Data = None,
     weights: _Weights = None,
     overrides: _Set = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resumes an unfinished run in --out.")] = False,
 ) -> None:
-    """Run a whole recipe: measure, prune, fine-tune (the dense network too, if it says so), save, and write figures."""
-    given = {"data.name": data_name, "weights": None if weights is None else str(weights)}
-    run_recipe(recipes.read(recipe, overrides or (), given), out, resume=resume)
+    """Run a recipe: measure, prune, fine-tune (the dense network too, on request), save, and write the figures."""
+    options_given = {"data.name": data_name, "weights": None if weights is None else str(weights)}
+    run_recipe(read_recipe(recipe, overrides or (), options_given), out, resume=resume)
 
 
-@app.command()
-def demo(
-    json: Annotated[Path, typer.Option("--json", help="Where to write the figures.")] = Path("fec-fast-demo.json"),
+@app.command("demo")
+def demo_command(
+    json: Annotated[Path, typer.Option("--json", help="File for the figures.")] = Path("fec-fast-demo.json"),
 ) -> None:
-    """Train, prune, fine-tune, save, load and evaluate two small networks on real digits; a few minutes on a CPU."""
+    """Train, prune, fine-tune, save, load and evaluate two small networks on real digits, in minutes on a CPU."""
     run_demo(json)
 
 
-@app.command()
-def info() -> None:
-    """Print the version, and which backends are built and usable, and why the others are not."""
+@app.command("info")
+def info_command() -> None:
+    """Print the version and the backends: which are built and usable, and why the others are not."""
     typer.echo(f"fec-fast {version('fec-fast')}, torch {torch.__version__}, Python {platform.python_version()}")
     typer.echo(f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads")
     for name, backend in backends().items():
@@ -270,13 +272,13 @@ def _build(name: str, weights: Path | None) -> torch.nn.Module:
 
 
 def _shape(model: str, text: str | None) -> tuple[int, ...]:
-    """The shape of the example input: as given, or that of the data a model of this name is made for."""
+    """Shape of the example input: the given one, or the one that the model's data has."""
     if text is None:
         return zoo.input_shape(model)
     try:
         shape = tuple(int(size) for size in text.split(","))
     except ValueError:
-        raise InputError(f"--input-shape {text!r}: give whole numbers with commas, such as 1,3,224,224") from None
+        raise InputError(f"--input-shape {text!r}: give whole numbers and commas, such as 1,3,224,224") from None
     if any(size < 1 for size in shape):
         raise InputError(f"--input-shape {text!r}: every size must be positive")
     return shape

@@ -1,4 +1,4 @@
-"""The whole way on real images in a few minutes: train, score, prune, fine-tune, save, load, evaluate."""
+"""Demo: train, score, prune, fine-tune, save, load and evaluate small networks on real images, in minutes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ..utils.random_state import restored_randomness
 from ..utils.timing import measure_latency
 from ..vision import data, zoo
 
-# Share of channels removed from every layer of each network; about 9 and 8 of 10 parameters go.
+# Share of channels removed from every layer of each network: 94 % and 83 % of the parameters.
 RATIOS: Mapping[str, float] = {"vgg-digits": 0.75, "resnet-digits": 0.6}
 CRITERIA = ("fec", "l1", "random")
 DENSE = "none"
@@ -39,15 +39,15 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """How long the demo trains and how often it repeats.
+    """Length of the demo's trainings and number of repetitions.
 
     Attributes:
-        epochs: Of training each network before pruning.
-        lr: Learning rate of that.
-        finetune_epochs: Of training after pruning.
-        finetune_lr: Learning rate of that.
-        repeats: How often each network is pruned and fine-tuned by each criterion, with seeds 0, 1, ...
-        latency_seconds: How long each network is timed.
+        epochs: Epochs of training before pruning.
+        lr: Learning rate before pruning.
+        finetune_epochs: Epochs of training after pruning.
+        finetune_lr: Learning rate after pruning.
+        repeats: Number of runs per network and criterion, with seeds 0, 1, ...
+        latency_seconds: Seconds for which each network is timed.
     """
 
     epochs: int = 30
@@ -65,25 +65,24 @@ def run_demo(
     settings: DemoSettings | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Trains small networks on scikit-learn's digits, prunes them by every criterion and prints what that came to.
+    """Trains small networks on scikit-learn's digits, prunes them by every criterion and prints the results.
 
-    Every criterion removes the same number of channels from every layer, and is followed by the same fine-tuning; so
-    is the network that nothing was removed from (criterion ``"none"``). Every pruned network is saved, loaded into a
-    fresh one, and evaluated only after that.
+    Every criterion removes the same number of channels from every layer and gets the same fine-tuning, as does the dense
+    network (criterion ``"none"``). Every pruned network is saved, loaded into a fresh one, and then evaluated.
 
     Args:
-        output: JSON file for the figures; its folder must exist.
-        networks: Of ``RATIOS``.
-        settings: How long to train; ``None`` takes what fits into four minutes on two cores.
-        console: Where to print.
+        output: JSON file for the figures; its folder must exist. ``None`` writes no file.
+        networks: Names of networks, keys of ``RATIOS``.
+        settings: Length of the trainings; ``None`` takes values that fit into four minutes on two cores.
+        console: Console for the results; ``None`` is standard output.
 
     Returns:
-        The figures as written to the file. Accuracies are on the held-out images, in [0, 1]; latencies are medians in
-        milliseconds for one batch.
+        The figures, equal to the content of the file. Accuracies are on the held-out images, in [0, 1];
+        latencies are medians in milliseconds for one batch.
 
     Raises:
-        InputError: An unknown network, or an output whose folder does not exist.
-        CheckpointError: A loaded network does not give the very outputs of the saved one.
+        InputError: A network is unknown, or the folder of the output does not exist.
+        CheckpointError: The outputs of a loaded network differ from those of the saved one.
         MissingExtraError: scikit-learn or accelerate is not installed.
     """
     settings = settings or DemoSettings()
@@ -93,7 +92,7 @@ def run_demo(
         if name not in RATIOS:
             raise InputError(f"the demo has no network {name!r}; {nearest(name, RATIOS)}")
     if output is not None and (Path(output).is_dir() or not Path(output).absolute().parent.is_dir()):
-        raise InputError(f"output={str(output)!r} must name a file in a folder that exists")
+        raise InputError(f"output={str(output)!r} must name a file in an existing folder")
     start = time.perf_counter()
     _, held_out = data.digits(_BATCH)
     images = len(held_out.dataset)  # type: ignore[arg-type]  # a tensor data set, which has a length
@@ -111,11 +110,11 @@ def run_demo(
     report["seconds"] = round(time.perf_counter() - start, 1)
     for name in chosen:
         console.print(_table(name, report["networks"][name]))
-    where = report["machine"]
+    host = report["machine"]
     console.print(
         f"Accuracy on {images} held-out images (one image is {100 / images:.2f} points), means of {settings.repeats} "
-        f"runs;\n'at once' is before the fine-tuning, 'tuned' after it. Latency: median, {_BATCH} images.\n"
-        f"{where['processor']}, {where['threads']} threads, torch {where['torch']}; {report['seconds']} s in all."
+        f"runs;\n'at once' is before fine-tuning, 'tuned' after it. Latency: median, {_BATCH} images.\n"
+        f"{host['processor']}, {host['threads']} threads, torch {host['torch']}; {report['seconds']} s in all."
     )
     if output is not None:
         write_text(Path(output), json.dumps(report, indent=1) + "\n")
@@ -157,7 +156,7 @@ def _criterion(name: str, dense: nn.Module, criterion: str, settings: DemoSettin
     one_shot, accuracy, seconds = [], [], []
     model = dense
     for seed in range(settings.repeats):
-        torch.manual_seed(seed)  # which channels go at random
+        torch.manual_seed(seed)  # for criterion "random"
         ratio = 0.0 if criterion == DENSE else RATIOS[name]
         result = prune(dense, example, ratio=ratio, criterion="fec" if criterion == DENSE else criterion)
         one_shot.append(evaluate(result.model, held_out))
@@ -186,7 +185,7 @@ def _criterion(name: str, dense: nn.Module, criterion: str, settings: DemoSettin
 
 
 def _through_disk(name: str, result: Any, example: Tensor) -> nn.Module:
-    """Saves a pruned network and loads it into a fresh one, which must give the very same outputs."""
+    """Saves a pruned network and loads it into a fresh one, whose outputs must be bit-equal."""
     with tempfile.TemporaryDirectory(prefix="fec-fast-demo-") as folder:
         save(result, Path(folder) / "pruned")
         model = load(zoo.build(f"zoo:{name}"), Path(folder) / "pruned")
@@ -201,7 +200,7 @@ def _through_disk(name: str, result: Any, example: Tensor) -> nn.Module:
 
 
 def _table(name: str, network: dict[str, Any]) -> Table:
-    """One network's figures; within 80 columns, what a terminal or a log has."""
+    """Table of one network's figures, at most 80 columns wide for terminals and logs."""
     title = f"{name}: {100 * network['ratio']:.0f} % of every layer's channels removed"
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in ("criterion", "parameters", "MACs", "at once", "tuned (range)", "latency"):

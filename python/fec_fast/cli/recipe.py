@@ -1,4 +1,4 @@
-"""Recipes: a whole run (model, data, pruning, training) as YAML, validated before anything is done."""
+"""Recipes: a whole run (model, data, pruning, training) as YAML, validated before any work starts."""
 
 from __future__ import annotations
 
@@ -23,64 +23,66 @@ class Recipe:
     """A validated recipe.
 
     Attributes:
-        content: What the file says, overrides included.
+        content: Keys and values of the file, overrides included.
     """
 
     content: Mapping[str, Any]
 
     @property
     def model(self) -> str:
-        """The name of the network, as :func:`fec_fast.vision.zoo.build` takes it."""
+        """Name of the network, as :func:`fec_fast.vision.zoo.build` takes it."""
         return str(self.content["model"])
 
     @property
     def weights(self) -> Path | None:
-        """The file of its weights."""
+        """File of the weights; ``None`` for random weights."""
         file = self.content.get("weights")
         return None if file is None else Path(file)
 
     @property
     def data(self) -> dict[str, Any]:
-        """The arguments of :func:`fec_fast.vision.data.load`, ``spec`` among them."""
-        given = {key: value for key, value in self.content["data"].items() if value is not None}
-        return {"spec": given.pop("name"), "seed": self.training.seed, **given}
+        """Arguments of :func:`fec_fast.vision.data.load`, ``spec`` among them."""
+        arguments = {key: value for key, value in self.content["data"].items() if value is not None}
+        return {"spec": arguments.pop("name"), "seed": self.training.seed, **arguments}
 
     @property
     def prune(self) -> dict[str, Any]:
-        """What ``prune`` says."""
+        """Arguments of :func:`fec_fast.prune`, by the recipe's key ``prune``."""
         return {key: value for key, value in self.content.get("prune", {}).items() if value is not None}
 
     @property
     def task(self) -> Task:
-        """What the network is trained for."""
+        """Task that the network is trained for."""
         return Detection() if self.content.get("task") == "detection" else Classification()
 
     @property
     def training(self) -> TrainingSettings:
-        """How to fine-tune."""
+        """Settings of the fine-tuning."""
         return TrainingSettings(**self.content["finetune"])
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of recipes, as it comes with the package."""
+    """Reads the JSON schema of recipes, a file of the package."""
     content: dict[str, Any] = json.loads((files(__package__) / SCHEMA).read_text(encoding="utf-8"))
     return content
 
 
-def read(file: str | Path | None, overrides: Iterable[str] = (), given: Mapping[str, Any] | None = None) -> Recipe:
-    """Reads a recipe, puts in what is given otherwise, and validates the whole.
+def read_recipe(
+    file: str | Path | None, overrides: Iterable[str] = (), given: Mapping[str, Any] | None = None
+) -> Recipe:
+    """Reads a recipe, applies overrides, and validates the result.
 
     Args:
-        file: YAML; ``None`` starts from nothing.
-        overrides: Such as ``"finetune.epochs=1"``; the value is YAML.
-        given: Values by such paths; those that are ``None`` are left out.
+        file: YAML file; ``None`` starts from an empty recipe.
+        overrides: Assignments such as ``"finetune.epochs=1"``; the value is YAML.
+        given: Values by dotted key, such as ``"finetune.epochs"``; ``None`` values are ignored.
 
     Returns:
         The recipe.
 
     Raises:
-        InputError: The file is missing or no YAML, or a key is missing, unknown, or has a wrong value; the message
-            names the key and says what it should be.
+        InputError: The file is missing or is not YAML, or a key is missing, unknown, or has a wrong value. The message
+            names the key and the expected value.
         MissingExtraError: pyyaml or jsonschema is not installed.
     """
     yaml = _yaml()
@@ -88,17 +90,17 @@ def read(file: str | Path | None, overrides: Iterable[str] = (), given: Mapping[
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise InputError(f"--set {override!r}: write KEY=VALUE, such as finetune.epochs=1")
+            raise InputError(f"--set {override!r}: give KEY=VALUE, such as finetune.epochs=1")
         try:
             _put(content, key, yaml.safe_load(text))
         except yaml.YAMLError as error:
-            raise InputError(f"--set {override!r}: the value is no YAML: {error}") from error
+            raise InputError(f"--set {override!r}: the value is not YAML: {error}") from error
     for key, value in (given or {}).items():
         if value is not None:
             _put(content, key, value)
     validate(content, "of the command line" if file is None else str(file))
     recipe = Recipe(content)
-    _ = recipe.training  # numbers that contradict each other
+    _ = recipe.training  # the schema cannot compare one value with another; the settings do
     return recipe
 
 
@@ -117,21 +119,21 @@ def _parsed(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"recipe {path} cannot be read: {error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"recipe {path} is no YAML: {error}") from error
+        raise InputError(f"recipe {path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"recipe {path} must hold keys and values, such as model: zoo:vgg16-cifar")
     return content
 
 
 def validate(content: Any, name: str) -> None:
-    """Compares a recipe with the schema.
+    """Validates a recipe against the schema.
 
     Args:
         content: The recipe, as read from YAML.
-        name: What to call it in messages.
+        name: Name of the recipe in messages.
 
     Raises:
-        InputError: Something is wrong; the message names the key and says what it should be.
+        InputError: A key is missing, unknown or has a wrong value. The message names the key and the expected value.
         MissingExtraError: jsonschema is not installed.
     """
     try:
@@ -142,29 +144,30 @@ def validate(content: Any, name: str) -> None:
     wrong = best_match(Draft202012Validator(schema()).iter_errors(content))
     if wrong is None:
         return
-    where = [str(part) for part in wrong.absolute_path]
+    path = [str(part) for part in wrong.absolute_path]
     if wrong.validator == "additionalProperties":
-        known = list(wrong.schema["properties"])
-        odd = next(key for key in wrong.instance if key not in known)
-        raise InputError(f"recipe {name}: there is no key {'.'.join([*where, str(odd)])}; {nearest(str(odd), known)}")
+        allowed = list(wrong.schema["properties"])
+        unknown = str(next(key for key in wrong.instance if key not in allowed))
+        raise InputError(f"recipe {name}: there is no key {'.'.join([*path, unknown])}; {nearest(unknown, allowed)}")
     if wrong.validator == "required":
-        lacking = next(key for key in wrong.validator_value if key not in wrong.instance)
-        words = wrong.schema["properties"][lacking]["description"]
-        raise InputError(f"recipe {name}: {'.'.join([*where, lacking])} is missing: give {words}")
-    words = wrong.schema.get("description", "")
+        missing = next(key for key in wrong.validator_value if key not in wrong.instance)
+        description = wrong.schema["properties"][missing]["description"]
+        raise InputError(f"recipe {name}: {'.'.join([*path, missing])} is missing: give {description}")
+    description = wrong.schema.get("description", "")
     raise InputError(
-        f"recipe {name}: {'.'.join(where) or 'it'}: {wrong.message}" + (f"; give {words}" if words else "")
+        f"recipe {name}: {'.'.join(path) or 'it'}: {wrong.message}" + (f"; give {description}" if description else "")
     )
 
 
 def _put(content: dict[str, Any], key: str, value: Any) -> None:
-    *path, last = key.split(".")
-    place = content
-    for part in path:
-        inner = place.setdefault(part, {})
+    """Sets a value by its dotted key; sections that do not exist yet are made."""
+    *sections, last = key.split(".")
+    section = content
+    for name in sections:
+        inner = section.setdefault(name, {})
         if inner is None:
-            inner = place[part] = {}
+            inner = section[name] = {}
         if not isinstance(inner, dict):
-            raise InputError(f"--set {key}: {part} is {inner!r} and holds no keys")
-        place = inner
-    place[last] = value
+            raise InputError(f"--set {key}: {name} is {inner!r} and holds no keys")
+        section = inner
+    section[last] = value

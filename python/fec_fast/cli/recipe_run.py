@@ -1,4 +1,4 @@
-"""A whole recipe, from the dense network to the fine-tuned checkpoint, with the figures of every stage."""
+"""Run of a recipe: from the dense network to the fine-tuned checkpoint, with figures for every stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -34,7 +33,7 @@ from ..vision import data, zoo
 from ..vision.weights import load_weights
 from .recipe import Recipe
 
-_RECALIBRATE = 4096  # images, unless the recipe says otherwise
+_RECALIBRATE = 4096  # images; the recipe can give another number
 _RECIPE, _RESULTS, _CHECKPOINT, _STATES = "recipe.json", "results.json", "checkpoint", "training"
 
 
@@ -43,27 +42,27 @@ def run_recipe(
 ) -> dict[str, Any]:
     """Prunes a network, fine-tunes it, and measures every stage on held-out data.
 
-    Writes into the folder: ``recipe.json``; ``training/``, the states of unfinished trainings; ``checkpoint/``, the
-    fine-tuned network as :func:`fec_fast.load` takes it; and at the end ``results.json``. Under ``accelerate launch``
-    the first process writes.
+    The folder receives ``recipe.json``; ``training/`` with the states of unfinished trainings; ``checkpoint/`` with the
+    fine-tuned network for :func:`fec_fast.load`; and at the end ``results.json``. Under ``accelerate launch`` rank 0
+    writes.
 
     Args:
-        recipe: What to do.
-        out: A folder that is absent or empty, or, to resume, holds an unfinished run of this recipe.
-        resume: Go on with it: trainings continue from their last epoch, the rest is done again.
-        progress: Show bars of the trainings on the standard error.
-        console: Where to print the stages.
+        recipe: The validated recipe.
+        out: A folder that does not exist or is empty. To resume: the folder of an unfinished run of this recipe.
+        resume: Continue that run: trainings continue after their last epoch, the other stages are repeated.
+        progress: Show progress bars of the trainings on standard error.
+        console: Console for the figures of each stage; ``None`` is standard output of rank 0.
 
     Returns:
-        The figures, as written to ``results.json``.
+        The figures, equal to the content of ``results.json``.
 
     Raises:
-        InputError: Before the work: data, model or folder that cannot be used.
-        CheckpointError: The folder holds a run of another recipe; weights that do not fit.
-        FecError: Whatever pruning or training raises.
+        InputError: Data, model or folder cannot be used; raised before any work.
+        CheckpointError: The folder holds a run of another recipe, or the weights do not fit the model.
+        FecError: Pruning or training failed.
     """
-    folder, share = Path(out), processes()
-    main = share.rank == 0
+    folder, group = Path(out), processes()
+    main = group.rank == 0
     console = console or Console(quiet=not main)
 
     def check() -> dict[Any, Any]:
@@ -71,15 +70,15 @@ def run_recipe(
             _check_folder(folder, recipe, resume)
         return {}
 
-    share.together(check)  # the others must not look when the first one writes already
+    group.together(check)  # no rank may look at the folder after rank 0 began to write
     settings = recipe.training
     with restored_randomness():
-        torch.manual_seed(settings.seed)  # fresh weights are the same in every process
+        torch.manual_seed(settings.seed)  # random weights must be equal on all ranks
         model = zoo.build(recipe.model, **recipe.content.get("model_options", {})).eval()
     if recipe.weights is not None:
         load_weights(model, recipe.weights)
     else:
-        warnings.warn("the recipe names no weights (--weights): the network starts from fresh ones", stacklevel=2)
+        warnings.warn("the recipe names no weights (--weights): the network starts from random weights", stacklevel=2)
     train, held_out = data.load(**recipe.data)
     shape = _shape(recipe)
     example: Any = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -94,13 +93,13 @@ def run_recipe(
     def measure(stage: str, network: nn.Module) -> None:
         metrics[stage] = task.evaluate(network.to(device), held_out)
         network.cpu()
-        words = ", ".join(f"{name} {value:.4f}" for name, value in metrics[stage].items())
-        console.print(f"{stage:<14} {words}", soft_wrap=True)
+        values = ", ".join(f"{name} {value:.4f}" for name, value in metrics[stage].items())
+        console.print(f"{stage:<14} {values}", soft_wrap=True)
 
     start = time.perf_counter()
     device = training_device()
     with restored_randomness():
-        torch.manual_seed(settings.seed)  # which channels go at random
+        torch.manual_seed(settings.seed)  # for criterion "random"
         measure("before", model)
         result = _pruned(model, example, recipe, train)
         latency = result.latency(model, example, min_run_time=0.5)
@@ -137,7 +136,7 @@ def run_recipe(
         "format": "fec_fast run",
         "version": 1,
         "machine": machine(),
-        "processes": share.number,
+        "processes": group.number,
         "recipe": dict(recipe.content),
         "images": {"train": _count(train), "held_out": _count(held_out)},
         "metrics": metrics,
@@ -161,28 +160,28 @@ def run_recipe(
         "seconds": round(time.perf_counter() - start, 1),
     }
     if main:
-        checkpoint.save(SimpleNamespace(model=result.model, plan=result.plan), folder / _CHECKPOINT)
+        checkpoint.save(result, folder / _CHECKPOINT)
         write_text(folder / _RESULTS, json.dumps(results, indent=1) + "\n")
     console.print(f"written: {folder / _CHECKPOINT}, {folder / _RESULTS}", soft_wrap=True)
     return results
 
 
 def _count(loader: Any) -> int | None:
-    """Images of a loader; ``None`` if its data set does not tell."""
+    """Number of images of a loader; ``None`` if its data set has no length."""
     dataset = getattr(loader, "dataset", None)
     return len(dataset) if isinstance(dataset, Sized) else None
 
 
 def _check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
-    """Makes sure that a run may use a folder."""
+    """Checks that a run may use a folder."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder} is a file; name a folder")
-    there = folder.is_dir() and any(folder.iterdir())
-    if there and not (folder / _RECIPE).is_file():
-        raise InputError(f"--out {folder} holds something else than a run and is left alone; name another")
-    if there and not resume:
-        raise InputError(f"--out {folder} holds a run: go on with it by --resume, or name another folder")
-    if there:
+    occupied = folder.is_dir() and any(folder.iterdir())
+    if occupied and not (folder / _RECIPE).is_file():
+        raise InputError(f"--out {folder} holds files that are not of a run, and is left alone; name another folder")
+    if occupied and not resume:
+        raise InputError(f"--out {folder} holds a run: continue it with --resume, or name another folder")
+    if occupied:
         stored = json.loads((folder / _RECIPE).read_text(encoding="utf-8"))
         own = json.loads(json.dumps(recipe.content))
         changed = [key for key in sorted({*stored, *own}) if stored.get(key) != own.get(key)]
@@ -194,13 +193,13 @@ def _check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
 
 
 def _shape(recipe: Recipe) -> tuple[int, ...]:
-    """The shape of the example input."""
-    given = recipe.content.get("input_shape")
-    return tuple(given) if given else zoo.input_shape(recipe.model)
+    """Shape of the example input."""
+    shape = recipe.content.get("input_shape")
+    return tuple(shape) if shape else zoo.input_shape(recipe.model)
 
 
 def _first(loader: Iterable[Any], images: int) -> Iterator[Any]:
-    """Batches until there are so many images."""
+    """Yields batches until they hold at least this number of images."""
     seen = 0
     for batch in loader:
         yield batch
@@ -210,7 +209,7 @@ def _first(loader: Iterable[Any], images: int) -> Iterator[Any]:
 
 
 def _pruned(model: nn.Module, example: Any, recipe: Recipe, train: Any) -> PruneResult:
-    """Prunes as the recipe says."""
+    """Prunes a network with the options of the recipe."""
     options = recipe.prune
     budget, formula = options.pop("budget", None), options.pop("formula", None)
     return prune(
