@@ -80,8 +80,8 @@ def test_schema_knows_every_setting_and_no_other() -> None:
         ("prune.criterion=fecc", r"prune.criterion: 'fecc' is not one of"),
         ("finetune.warmup_epochs=9", r"warmup_epochs=9 with epochs=2"),
         ("model.name=a", r"model is 'zoo:vgg-digits' and holds no keys"),
-        ("finetune.epochs", r"write KEY=VALUE"),
-        ("finetune.epochs={", r"no YAML"),
+        ("finetune.epochs", r"give KEY=VALUE"),
+        ("finetune.epochs={", r"not YAML"),
     ],
 )
 def test_what_is_wrong_is_named(recipe: Path, override: str, words: str) -> None:
@@ -91,7 +91,7 @@ def test_what_is_wrong_is_named(recipe: Path, override: str, words: str) -> None
 
 def test_files_that_are_no_recipes(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
-    for text, words in (("- a\n", "keys and values"), ("{", "no YAML"), ("model: x\n", "data is missing")):
+    for text, words in (("- a\n", "keys and values"), ("{", "not YAML"), ("model: x\n", "data is missing")):
         file.write_text(text)
         with pytest.raises(InputError, match=words):
             recipes.read_recipe(file)

@@ -67,8 +67,9 @@ def run_demo(
 ) -> dict[str, Any]:
     """Trains small networks on scikit-learn's digits, prunes them by every criterion and prints the results.
 
-    Every criterion removes the same number of channels from every layer and gets the same fine-tuning, as does the dense
-    network (criterion ``"none"``). Every pruned network is saved, loaded into a fresh one, and then evaluated.
+    Every criterion removes the same number of channels from every layer and gets the same fine-tuning. So
+    does the dense network (criterion ``"none"``). Every pruned network is saved, loaded into a fresh one, and then
+    evaluated.
 
     Args:
         output: JSON file for the figures; its folder must exist. ``None`` writes no file.
