@@ -21,33 +21,30 @@ ROOT = Path(__file__).parent.parent
 @pytest.mark.parametrize(
     ("writer", "results", "page"),
     [
-        ("scoring_page", "scoring.json", "performance.md"),
-        ("coverage_page", "coverage.json", "coverage.md"),
-        ("surgery_page", "surgery.json", "surgery.md"),
-        ("study_page", "study.json", "study.md"),
-        ("trials_page", "trials.json", "trials.md"),
-        ("ssd_page", "ssd.json", "ssd.md"),
+        ("benchmarks.scoring.page", "scoring.json", "performance.md"),
+        ("benchmarks.coverage.page", "coverage.json", "coverage.md"),
+        ("benchmarks.surgery.page", "surgery.json", "surgery.md"),
+        ("benchmarks.study.page", "study.json", "study.md"),
+        ("benchmarks.study.trials_page", "trials.json", "trials.md"),
+        ("benchmarks.detection.page", "ssd.json", "ssd.md"),
     ],
 )
-def test_a_page_is_that_of_the_results(writer: str, results: str, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+def test_a_page_is_that_of_the_results(writer: str, results: str, page: str) -> None:
     module = importlib.import_module(writer)
     result = json.loads((ROOT / "benchmarks" / "results" / results).read_text())
     assert module.page(result) == (ROOT / "docs" / page).read_text()
 
 
-def test_the_recipes_page_is_that_of_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    module = importlib.import_module("recipes_page")
+def test_the_recipes_page_is_that_of_the_runs() -> None:
+    module = importlib.import_module("benchmarks.recipes.page")
     assert module.kept() and module.page(module.kept()) == (ROOT / "docs" / "results.md").read_text()
     command = module.command("vgg16-cifar10", module.kept()["vgg16-cifar10"]["recipe"])
     assert "--set finetune.epochs=8" in command and "budget" not in command
 
 
-def test_the_commands_of_the_recipes_page_are_what_was_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_of_the_recipes_page_are_what_was_run() -> None:
     pytest.importorskip("jsonschema")
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    module = importlib.import_module("recipes_page")
+    module = importlib.import_module("benchmarks.recipes.page")
     for name, run in module.kept().items():
         words = shlex.split(module.command(name, run["recipe"]).replace("\\\n", " "))
         options: dict[str, list[str]] = {}
@@ -60,10 +57,9 @@ def test_the_commands_of_the_recipes_page_are_what_was_run(monkeypatch: pytest.M
         }
 
 
-def test_the_study_has_every_combination_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_study_has_every_combination_once() -> None:
     pytest.importorskip("PIL")
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    planned = importlib.import_module("study_jobs")
+    planned = importlib.import_module("benchmarks.study.jobs")
     keys = [json.dumps(job.key()) for job in planned.jobs(3)]
     assert len(keys) == len(set(keys))
     formulas = dict(planned.formulas())
@@ -72,15 +68,14 @@ def test_the_study_has_every_combination_once(monkeypatch: pytest.MonkeyPatch) -
     assert {row[4] for row in rows if row[3] == "params"} == {0.5, 0.7, 0.9, 0.94}
     assert {row[2] for row in rows} >= {"uniform", "entropy", "global", "sensitivity"}
     assert {row[5] for row in rows} == {0, 1, 2}
-    study = importlib.import_module("study")
+    study = importlib.import_module("benchmarks.study.run")
     assert study.packed([True, False, False, True, False, True, True, True]) == "97"
     assert study.packed([True, False, False, True, True]) == "13"
 
 
-def test_scores_that_were_tried_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_that_were_tried_by_hand() -> None:
     pytest.importorskip("PIL")
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    trials = importlib.import_module("study_trials")
+    trials = importlib.import_module("benchmarks.study.trials")
     weight = torch.randn(6, 3, 3, 3, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(trials.entropy(weight), reference.entropy(weight, Formula()))
     # Two filters of one weight each, 1 and 4: distances 0 and 3, of which the mean is 3/2.
@@ -103,9 +98,8 @@ def test_scores_that_were_tried_by_hand(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(keys) == len(set(keys))
 
 
-def test_intervals_of_the_study_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    estimates = importlib.import_module("study_estimates")
+def test_intervals_of_the_study_by_hand() -> None:
+    estimates = importlib.import_module("benchmarks.study.estimates")
     first, second = estimates.rights("97", 8), estimates.rights("07", 8)
     assert first.tolist() == [1, 0, 0, 1, 0, 1, 1, 1] and second.tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
     one = estimates.estimate({0: estimates.rights("e" * 25, 100)})
@@ -123,9 +117,8 @@ def test_intervals_of_the_study_by_hand(monkeypatch: pytest.MonkeyPatch) -> None
     assert four.mean == 75 and four.half() / one.half() == pytest.approx(1.96597 / 1.98422 / 2, rel=1e-4)
 
 
-def test_the_verdict_picks_one_rival_for_all_networks_or_one_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    page = importlib.import_module("study_page")
+def test_the_verdict_picks_one_rival_for_all_networks_or_one_for_each() -> None:
+    page = importlib.import_module("benchmarks.study.page")
     right = {  # of 8 images, by network and criterion
         ("resnet56", "fec_l1"): "f0",
         ("resnet56", "l1"): "fe",
@@ -145,9 +138,8 @@ def test_the_verdict_picks_one_rival_for_all_networks_or_one_for_each(monkeypatc
     assert cells["l2, filters only"].startswith("+6.2 ± ")
 
 
-def test_policies_are_compared_on_the_networks_that_have_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    page = importlib.import_module("study_page")
+def test_policies_are_compared_on_the_networks_that_have_both() -> None:
+    page = importlib.import_module("benchmarks.study.page")
     right = {("resnet56", "entropy"): "f0", ("resnet56", "uniform"): "c0", ("vgg16", "entropy"): "ff"}
     right[("vgg16", "global")] = "ff"
     rows = [{"key": [n, "fec", policy, "macs", 0.5, 0, False], "right": bits} for (n, policy), bits in right.items()]
@@ -158,10 +150,9 @@ def test_policies_are_compared_on_the_networks_that_have_both(monkeypatch: pytes
     assert page.spreads(rows, ("resnet56", "vgg16"), True) == []
 
 
-def test_the_study_shows_every_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_study_shows_every_formula() -> None:
     pytest.importorskip("PIL")
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    planned, page = importlib.import_module("study_jobs"), importlib.import_module("study_page")
+    planned, page = importlib.import_module("benchmarks.study.jobs"), importlib.import_module("benchmarks.study.page")
     names = dict(planned.formulas())
     rows = [{"key": ["resnet56", name, "entropy", "params", 0.5, 0, False], "right": "e"} for name in names]
     lines = page.formulas(page.Rows({"rows": rows, "dense": {"resnet56": {"images": 4}}}))

@@ -19,13 +19,11 @@ from typing import Any
 import emulated
 import pytest
 import torch
-from fec_fast.scoring.model_scores.backends import cpu, cuda
 
 from fec_fast.scoring import ops, reference
+from fec_fast.scoring.backends import cpu, cuda
 from fec_fast.scoring.backends.layout import rows_of
 from fec_fast.scoring.backends.registry import resolve
-
-ROOT = Path(__file__).parent.parent
 
 
 class Recorder:
@@ -110,8 +108,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         "get_device_properties": lambda number: properties,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.syspath_prepend(str(ROOT))
-    module = importlib.import_module("benchmarks.gpu")
+    module = importlib.import_module("benchmarks.gpu.run")
     monkeypatch.setattr(module, "DEVICE", "cpu")
     return module
 
@@ -193,8 +190,7 @@ def test_nothing_is_timed_that_is_wrong(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
-    module = importlib.import_module("benchmarks.gpu")
+    module = importlib.import_module("benchmarks.gpu.run")
     monkeypatch.setattr(sys, "argv", ["gpu"])
     with pytest.raises(SystemExit, match="needs a CUDA GPU: .* Nothing was run"):
         module.main()

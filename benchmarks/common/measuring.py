@@ -20,7 +20,8 @@ from torch import Tensor
 from fec_fast.scoring import ops, reference
 from fec_fast.scoring.formula import Formula
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parent.parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def cpu_seconds(functions: Mapping[str, Callable[[], object]], runs: int) -> dict[str, float]:

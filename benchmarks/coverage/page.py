@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from scoring_page import table
+from benchmarks.scoring.page import table
 
 ENOUGH = 0.6  # the share of the convolutions' output channels that must be prunable, or the reason be structural
 # Reasons that lie in what the network computes: no surgery could take such a channel away and keep the function.
@@ -77,7 +77,7 @@ def page(result: dict[str, Any]) -> str:
     )
     return f"""# Which networks can be pruned
 
-Written by `python benchmarks/coverage.py` (`pip install '.[coverage]'`) from
+Written by `python -m benchmarks.coverage` (`pip install '.[coverage]'`) from
 [benchmarks/results/coverage.json](../benchmarks/results/coverage.json); do not edit. {machine["processor"]},
 {machine["cores"]} cores, torch {
         machine["torch"]

@@ -4,7 +4,7 @@ For every network: prune half of every coupled set, forward and backward in eval
 ``verify_equivalence``, save, load into a fresh instance, compare bit for bit. Results are kept as they come in
 benchmarks/results/coverage.json and written to docs/coverage.md.
 
-    python benchmarks/coverage.py [--only NAME ...] [--anew] [--page-only]
+    python -m benchmarks.coverage [--only NAME ...] [--anew] [--page-only]
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from coverage_networks import Network, networks
-from coverage_page import page
-from measuring import RESULTS, write_json
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import fec_fast
+from benchmarks.common.measuring import RESULTS, write_json
+from benchmarks.coverage.networks import Network, networks
+from benchmarks.coverage.page import page
 from fec_fast.graph.groups import couple
 from fec_fast.graph.trace import trace
 from fec_fast.utils.forward import tensors_in
 from fec_fast.utils.machine import machine
 
-RESULT, PAGE = RESULTS / "coverage.json", Path(__file__).parent.parent / "docs" / "coverage.md"
+RESULT, PAGE = RESULTS / "coverage.json", Path(__file__).parent.parent.parent / "docs" / "coverage.md"
 CONVOLUTIONS = nn.modules.conv._ConvNd
 
 

@@ -1,6 +1,6 @@
 """Writes docs/ssd.md from the results of ``ssd_study.py``, and, given the images, the pictures in it.
 
-python benchmarks/ssd_page.py [--data bccd-voc.zip]
+python -m benchmarks.detection.page [--data bccd-voc.zip]
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import ssd_study
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).parent.parent
+from benchmarks.detection import run as ssd_study
+
+ROOT = Path(__file__).parent.parent.parent
 MEASURES = {
     "coco": "COCO, 0.5 to 0.95",
     "coco_50": "COCO, 0.5",
@@ -130,11 +131,11 @@ def page(document: dict[str, Any]) -> str:
         [
             "# A detector, pruned",
             "",
-            "Written by `python benchmarks/ssd_page.py` from",
+            "Written by `python -m benchmarks.detection.page` from",
             "[benchmarks/results/ssd.json](../benchmarks/results/ssd.json), which was measured by",
             "",
             "```sh",
-            f"python benchmarks/ssd_study.py --data bccd-voc.zip {flags} --seeds {len(seeds)}",
+            f"python -m benchmarks.detection --data bccd-voc.zip {flags} --seeds {len(seeds)}",
             "```",
             "",
             *wrapped(
@@ -211,8 +212,8 @@ def page(document: dict[str, Any]) -> str:
             "## In a script",
             "",
             "```python",
-            "from fec_fast.detection import Detection, measure",
-            "from fec_fast.voc import voc",
+            "from fec_fast.training.tasks.detection import Detection, measure",
+            "from fec_fast.vision.voc import voc",
             "",
             f'train, held_out = voc("bccd-voc.zip", {settings["batch"]}, image_size={settings["image"]}, '
             'augment="microscope")',

@@ -1,6 +1,6 @@
 """Does a detector lose by pruning? A narrow SSD on blood cells, dense and pruned, by seed.
 
-    pip install '.[bench,train,detection]' && python benchmarks/ssd_study.py --data bccd-voc.zip
+    pip install '.[bench,train,detection]' && python -m benchmarks.detection --data bccd-voc.zip
 
 For every seed: a dense network is trained; then a copy of it is trained on, and copies pruned by each policy are
 fine-tuned, all for the same epochs with the same settings, for each of the lengths asked for; then both once more with
@@ -36,7 +36,7 @@ from fec_fast.utils.timing import compare_latency
 from fec_fast.vision import zoo
 from fec_fast.vision.voc import voc
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).parent.parent
 IMAGE = 192
 LISTS = ("extra_epochs", "policies", "imitate")  # what to make, not how
 IMITATED = ("backbone.features", "backbone.extra.0", "backbone.extra.1")

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 CUDA = ROOT / "csrc" / "cuda"
 FILES = ("run", "sorted_f32", "sorted_f64", "pairwise_f32", "pairwise_f64")
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)

@@ -1,6 +1,6 @@
 """What the kernels cost, counted from the machine code that nvcc makes, and the bound that follows for ResNet-50.
 
-    python benchmarks/gpu_cost.py [--check]     docs/gpu_cost.md, or whether it is still what nvcc makes
+    python -m benchmarks.gpu.cost [--check]     docs/gpu_cost.md, or whether it is still what nvcc makes
 
 Needs nvcc and no GPU. It is a bound, not a measurement: every pipe as fast as its data sheet says, nothing waited for.
 """
@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu_build import CUDA, ROOT, compile_all, keep_page, tool
+from benchmarks.gpu.build import CUDA, ROOT, compile_all, keep_page, tool
 
 PAGE = ROOT / "docs" / "gpu_cost.md"
 TILE = 64  # points a side of a block's pairs (csrc/cuda/points.cuh)
@@ -174,7 +174,7 @@ def between_filters(found: dict[str, list[tuple[int, str, str]]], gpu: Gpu) -> l
 
 def cost(folder: Path, gpu: Gpu) -> list[str]:
     probes, pairs = folder / f"probes_{gpu.architecture}.cubin", folder / f"pairs_{gpu.architecture}.cubin"
-    source = ROOT / "benchmarks" / "gpu_cost.cu"
+    source = ROOT / "benchmarks" / "gpu" / "cost_probes.cu"
     jobs = [(source, gpu.architecture, probes, ["-DFEC_COUNTED"])]
     compile_all([*jobs, (CUDA / "pairwise_f32.cu", gpu.architecture, pairs, [])])
     found = functions(probes)
@@ -247,7 +247,7 @@ def page(folder: Path, version: str) -> str:
     lines = [
         "# What the CUDA kernels cost, on paper",
         "",
-        f"Written by `python benchmarks/gpu_cost.py` with nvcc {version}; do not edit. **Not yet timed on a GPU**:",
+        f"Written by `python -m benchmarks.gpu.cost` with nvcc {version}; do not edit. **Not yet timed on a GPU**:",
         "counted, not measured. Instructions a channel (float32, similarity, tau measured), from the machine code of",
         "the kernels' pieces compiled straight through (the kernels keep some loops, which adds a little), with the",
         "threads' overhead, loads and stores; and the clocks that the slowest pipe of a multiprocessor needs for one",

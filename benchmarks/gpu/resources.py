@@ -1,6 +1,6 @@
 """Registers, spills and shared memory of every CUDA kernel on every architecture, and the occupancy they allow.
 
-    python benchmarks/gpu_resources.py [--check]     docs/gpu_resources.md, or whether it is still what nvcc makes
+    python -m benchmarks.gpu.resources [--check]     docs/gpu_resources.md, or whether it is still what nvcc makes
 
 Needs nvcc and no GPU. Spills in a hot kernel end it with an error, as does PTX that is missing or not whole.
 """
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gpu_build import (
+from benchmarks.gpu.build import (
     ARCHITECTURES,
     CUDA,
     DEVICES,
@@ -97,7 +97,7 @@ def page(rows: dict[tuple[str, str, str], dict[int, tuple[int, int, float]]], ve
     lines = [
         "# Registers, shared memory and occupancy of the CUDA kernels",
         "",
-        f"Written by `python benchmarks/gpu_resources.py` with nvcc {version} (needs no GPU); do not edit. Registers "
+        f"Written by `python -m benchmarks.gpu.resources` with nvcc {version} (needs no GPU); do not edit. Registers "
         "a\nthread / bytes of stack and spills / the occupancy that registers, shared memory and block size allow, in "
         "% of",
         "a multiprocessor's threads. Shared memory in bytes a block. CI makes this table anew and compares.",

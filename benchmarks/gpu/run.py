@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 NETWORKS = ("resnet50", "resnet152", "wide_resnet101_2")
 DEVICE = "cuda"  # the tests run everything below in the emulator, on "cpu"
@@ -245,9 +245,9 @@ def milliseconds(function: Callable[[], object], runs: int) -> float:
 def throughput(name: str, runs: int) -> dict[str, float]:
     """One network: milliseconds on the device of ours and of the yardsticks."""
     import torch
-    from fec_fast.scoring.model_scores.backends import cuda, triton
     from torchvision.models import get_model
 
+    from fec_fast.scoring.backends import cuda, triton
     from fec_fast.scoring.backends.registry import backends
     from fec_fast.scoring.formula import Formula
 

@@ -1,6 +1,6 @@
 """Writes docs/results.md: what the recipes came to, from the ``results.json`` that their runs wrote.
 
-python benchmarks/recipes_page.py
+python -m benchmarks.recipes
 
 A run's file is kept as ``benchmarks/results/recipes/RECIPE.json``, and as ``RECIPE_dense.json`` where the network was
 trained first, by the same recipe with nothing removed. What was set on the command line is worked out by comparing a
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "recipes"
 DENSE = "_dense"
 STAGES = {
@@ -112,7 +112,7 @@ def page(runs: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# What the recipes came to",
         "",
-        "Written by `python benchmarks/recipes_page.py` from the `results.json` of each run, which is kept in",
+        "Written by `python -m benchmarks.recipes` from the `results.json` of each run, which is kept in",
         "[benchmarks/results/recipes/](../benchmarks/results/recipes). One seed each; intervals are 95 %, over the",
         "held-out images alone. Epochs are few, since nearly all was run on a CPU; longer training is to be expected",
         "to give more, to the dense network as well. Settings were not chosen on these figures.",

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import checked, cpu_seconds
-from scoring_networks import kernels
 
+from benchmarks.common.measuring import checked, cpu_seconds
+from benchmarks.scoring.networks import kernels
 from fec_fast.scoring.formula import Formula
 
 LENGTHS = tuple(2**k for k in range(4, 15))  # 16 ... 16384

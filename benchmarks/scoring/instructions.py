@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 COMPRESS, ENTROPY = ("rms", "absmean", "mean", "none"), ("similarity", "softmax", "distance")
 # filters, channels, taps, compress, entropy, axis, and what is counted a piece
 CASES = (

@@ -8,8 +8,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from fec_fast.scoring.model_scores.backends import cpu
-from measuring import (
+from torch import Tensor, nn
+from torchvision.models import get_model, resnet50
+
+from benchmarks.common.measuring import (
     checked,
     cpu_seconds,
     peak_extra_mib,
@@ -17,10 +19,8 @@ from measuring import (
     plain_filter_entropy,
     thread_ratio,
 )
-from torch import Tensor, nn
-from torchvision.models import get_model, resnet50
-
 from fec_fast import score_model
+from fec_fast.scoring.backends import cpu
 from fec_fast.scoring.formula import Formula
 
 CHANNELS, FILTERS = Formula("rms", axis="channels"), Formula("none", axis="filters")

@@ -149,7 +149,7 @@ def page(result: dict[str, Any]) -> str:
     machines = {described(part["machine"]) for part in result.values()}
     return f"""# What scoring costs
 
-Written by `python benchmarks/bench_scoring.py` (`pip install '.[bench]'`, and valgrind for the instruction counts)
+Written by `python -m benchmarks.scoring` (`pip install '.[bench]'`, and valgrind for the instruction counts)
 from [benchmarks/results/scoring.json](../benchmarks/results/scoring.json); do not edit. Nothing here ran on a GPU.
 
 Measured on: {"; ".join(sorted(machines))}.
@@ -237,7 +237,7 @@ are taken while a tile is in the cache, and no library has to be found at build 
         ", ".join(f"{rate:.1f}" for rate in result["products"]["rows"]["GFMA/s"].values())
     } billion multiply-adds a second on weights of {", ".join(result["products"]["rows"]["GFMA/s"])}, of {
         result["products"]["rows"]["peak"]:.1f} that a loop of nothing
-but multiply-adds reaches (`benchmarks/fma_peak.cpp`); each pair of filters is counted once.
+but multiply-adds reaches (`benchmarks/scoring/fma_peak.cpp`); each pair of filters is counted once.
 
 ## Formulas on the channel axis
 
@@ -325,8 +325,8 @@ where they lie, whatever their dtype and layout.
     }
 ## Instructions
 
-Counted by callgrind inside one call, so the same on every run (`benchmarks/kernels_cost.cpp`, one layer, one thread).
-Valgrind knows no AVX-512.
+Counted by callgrind inside one call, so the same on every run (`benchmarks/scoring/kernels_cost.cpp`, one layer, one
+thread). Valgrind knows no AVX-512.
 
 {
         table(

@@ -3,7 +3,7 @@
 One thread and CPU seconds (time.process_time) unless a column says otherwise, medians, both sides of a ratio in turns
 in one run. Parity with the float64 reference is checked before anything is timed.
 
-    python benchmarks/bench_scoring.py [--runs 5] [--part NAME ...] [--page-only]
+    python -m benchmarks.scoring [--runs 5] [--part NAME ...] [--page-only]
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import scoring_growth
-import scoring_networks
 import torch
-from measuring import RESULTS, write_json
-from scoring_instructions import instructions
-from scoring_page import page
 
+from benchmarks.common.measuring import RESULTS, write_json
+from benchmarks.scoring import growth as scoring_growth
+from benchmarks.scoring import networks as scoring_networks
+from benchmarks.scoring.instructions import instructions
+from benchmarks.scoring.page import page
 from fec_fast.scoring.backends.registry import backends
 from fec_fast.utils.machine import machine
 
-RESULT, DOCS = RESULTS / "scoring.json", Path(__file__).parent.parent / "docs"
+RESULT, DOCS = RESULTS / "scoring.json", Path(__file__).parent.parent.parent / "docs"
 PARTS: dict[str, Callable[[int], Any]] = {
     "resnet50": scoring_networks.beside_others,
     "networks": lambda runs: {name: scoring_networks.network_row(name, runs) for name in scoring_networks.NETWORKS},

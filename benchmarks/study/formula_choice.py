@@ -1,6 +1,6 @@
 """Which formula should be the default? One-shot accuracy of a trained CIFAR ResNet-56, by criterion and ratio.
 
-    python benchmarks/choose_formula.py --weights cifar-resnet56.pth --images cifar10-jpeg.zip
+    python -m benchmarks.study.formula_choice --weights cifar-resnet56.pth --images cifar10-jpeg.zip
 
 Nothing is fine-tuned: every coupled set loses the same share of channels, batch norm is re-estimated on training
 images, and accuracy is counted on test images the re-estimation has not seen. The images are a zip with folders
@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", required=True, help="state dict of the CIFAR ResNet-56")
     parser.add_argument("--images", required=True, help="zip of JPEG folders")
-    parser.add_argument("--output", default=Path(__file__).parent / "results" / "choose_formula.json", type=Path)
+    parser.add_argument("--output", default=Path(__file__).parent.parent / "results" / "choose_formula.json", type=Path)
     arguments = parser.parse_args()
     torch.manual_seed(0)
     model = networks.resnet56_cifar()

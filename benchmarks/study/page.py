@@ -1,6 +1,6 @@
 """Writes docs/study.md and its figure from the rows of ``study.py``.
 
-python benchmarks/study_page.py
+python -m benchmarks.study.page
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from study_estimates import Estimate, Rights, difference, estimate, pooled, rights
+from benchmarks.study.estimates import Estimate, Rights, difference, estimate, pooled, rights
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 NAMES = {
     "resnet56": "ResNet-56",
     "vgg16": "VGG-16-BN",
@@ -295,11 +295,11 @@ def page(document: dict[str, Any]) -> str:
     lines = [
         "# The study: what to remove where",
         "",
-        "Written by `python benchmarks/study_page.py` from",
+        "Written by `python -m benchmarks.study.page` from",
         "[benchmarks/results/study.json](../benchmarks/results/study.json), which holds every row that was measured by",
         "",
         "```sh",
-        f"python benchmarks/study.py --data FOLDER {flags}",
+        f"python -m benchmarks.study --data FOLDER {flags}",
         "```",
         "",
         f"CIFAR-10 as JPEG, accuracy in % on {settings['test_images']:,} test images that nothing was chosen on, and",

@@ -1,6 +1,6 @@
 """Which criterion, and which spread over the layers? Accuracy of pruned networks, by budget.
 
-    pip install '.[bench,train,vision,demo]' && python benchmarks/study.py --data FOLDER
+    pip install '.[bench,train,vision,demo]' && python -m benchmarks.study --data FOLDER
 
 The folder holds ``cifar10-jpeg.zip`` (folders ``train/CLASS`` and ``test/CLASS``), ``cifar-resnet56.pth`` and
 ``cifar-vgg16bn.pth``. The dense networks are trained on the images first, unless their weights are in
@@ -22,20 +22,20 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import study_data as images
 import torch
-from fec_fast.pruning.pruner.allocation import policies
 from safetensors.torch import load_file, save_file
-from study_jobs import Job, jobs
 from torch import nn
 
 import fec_fast
+from benchmarks.study import data as images
+from benchmarks.study.jobs import Job
 from fec_fast import Budget
+from fec_fast.pruning.allocation import policies
 from fec_fast.utils.files import write_text
 from fec_fast.utils.machine import machine
 from fec_fast.vision.weights import load_weights
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).parent.parent
 # The trained networks are kept: trained again elsewhere they would not come to the same bits, and rows of two networks
 # must not be compared.
 DENSE = ROOT / "results" / "dense"
@@ -204,7 +204,3 @@ def main(kind: type[Study], planned: Callable[[int], Iterable[Job]], name: str, 
     for job in planned(arguments.seeds):
         if job.network in arguments.networks:
             study.run(job)
-
-
-if __name__ == "__main__":
-    main(Study, jobs, "study.json", __doc__)

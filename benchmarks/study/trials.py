@@ -1,6 +1,6 @@
 """What else was tried for a criterion: scores within the idea that are not built, on images that may be chosen on.
 
-    pip install '.[bench,train,vision,demo]' && python benchmarks/study_trials.py --data FOLDER --test-images 2000
+    pip install '.[bench,train,vision,demo]' && python -m benchmarks.study.trials --data FOLDER --test-images 2000
 
 Rows are made and kept as ``study.py`` makes and keeps them, with its folder, dense networks and options, in
 ``benchmarks/results/trials.json``. ``trials_page.py`` writes ``docs/trials.md``.
@@ -11,11 +11,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 
-import study_data as images
 import torch
-from study import Study, main
-from study_jobs import CRITERIA, POLICY, SHARES, Job
 from torch import Tensor
+
+from benchmarks.study import data as images
+from benchmarks.study.jobs import CRITERIA, POLICY, SHARES, Job
+from benchmarks.study.run import Study, main
 
 BUILT = ("fec_l1", "fec", "fec, both axes", "l1, both sides", "l2, both sides", "fpgm, both sides")
 NETWORKS = ("resnet56", "resnet20", "vgg16")

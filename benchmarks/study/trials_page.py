@@ -1,6 +1,6 @@
 """Writes docs/trials.md from the rows of ``study_trials.py``.
 
-python benchmarks/trials_page.py
+python -m benchmarks.study.trials_page
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from study_page import ROOT, STAGES, Rows, criteria, devices
+from benchmarks.study.page import ROOT, STAGES, Rows, criteria, devices
 
 
 def page(document: dict[str, Any]) -> str:
@@ -17,12 +17,12 @@ def page(document: dict[str, Any]) -> str:
     lines = [
         "# What else was tried for a criterion",
         "",
-        "Written by `python benchmarks/trials_page.py` from",
+        "Written by `python -m benchmarks.study.trials_page` from",
         "[benchmarks/results/trials.json](../benchmarks/results/trials.json), which holds every row that was measured",
         "by",
         "",
         "```sh",
-        f"python benchmarks/study_trials.py --data FOLDER --test-images {settings['test_images']}",
+        f"python -m benchmarks.study.trials --data FOLDER --test-images {settings['test_images']}",
         "```",
         "",
         "[The study](study.md) compares the criteria that are built. These are others within the idea, entropies of",

@@ -22,7 +22,7 @@ def page(result: dict[str, Any]) -> str:
     lines = [
         "# Graph and surgery, beside Torch-Pruning",
         "",
-        "Written by `python benchmarks/bench_surgery.py` (its head says what is timed): CPU seconds on one thread, "
+        "Written by `python -m benchmarks.surgery` (its head says what is timed): CPU seconds on one thread, "
         "`prune` with the L1 criterion beside one step of Torch-Pruning's magnitude pruner, ratio 0.5, one image, "
         "weights random.",
         f"Measured on {where['processor']}, Python {where['python']}, torch {where['torch']}, "

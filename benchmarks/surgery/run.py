@@ -5,7 +5,7 @@ its trial run, without the proof (which Torch-Pruning has not); theirs is the de
 magnitude pruner, on copies made before the clock starts. Ratio 0.5, one image of the size a network is made for, the
 better of two runs each. The results go to benchmarks/results/surgery.json and docs/surgery.md.
 
-    python benchmarks/bench_surgery.py [--only NAME ...] [--page-only]
+    python -m benchmarks.surgery [--only NAME ...] [--page-only]
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from typing import Any
 
 import torch
 import torch_pruning as tp
-from coverage_networks import Network, classifiers
-from measuring import RESULTS, peak_extra_mib, write_json
-from surgery_page import page
 from torch import nn
 
 import fec_fast
+from benchmarks.common.measuring import RESULTS, peak_extra_mib, write_json
+from benchmarks.coverage.networks import Network, classifiers
+from benchmarks.surgery.page import page
 from fec_fast.utils.machine import machine
 
-RESULT, PAGE = RESULTS / "surgery.json", Path(__file__).parent.parent / "docs" / "surgery.md"
+RESULT, PAGE = RESULTS / "surgery.json", Path(__file__).parent.parent.parent / "docs" / "surgery.md"
 PATIENCE = 180  # seconds for Torch-Pruning: on some networks it does not end
 
 

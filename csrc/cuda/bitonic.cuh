@@ -68,7 +68,7 @@ FEC_DEVICE void exchange_lanes(T (&x)[E], int mask, bool upper) {
 }
 
 // What is unrolled: short bodies whole, long ones not at all: a loop costs them little, and saves as much to compile.
-#ifdef FEC_COUNTED  // by benchmarks/gpu_cost.py, which wants every instruction once
+#ifdef FEC_COUNTED  // by benchmarks/gpu/cost.py, which wants every instruction once
 template <int E>
 constexpr int kUnrolled = 5;
 #else

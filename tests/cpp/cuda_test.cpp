@@ -14,7 +14,7 @@
 #include "emulator.h"
 #include "formula_check.h"
 
-// The sizes that benchmarks/gpu_resources.py has in LAUNCHES.
+// The sizes that benchmarks/gpu/resources.py has in LAUNCHES.
 static_assert(sizeof(fec::cuda::SortShared<float, fec::cuda::kNarrow>) == 13160);
 static_assert(sizeof(fec::cuda::SortShared<double, fec::cuda::kNarrow>) == 17096);
 static_assert(sizeof(fec::cuda::SortShared<float, fec::cuda::kWide>) == 33288);

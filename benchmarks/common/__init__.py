@@ -1,0 +1,1 @@
+"""What all benchmarks share: tables, result files, measuring."""

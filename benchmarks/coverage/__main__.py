@@ -1,0 +1,3 @@
+from benchmarks.coverage.run import main
+
+main()

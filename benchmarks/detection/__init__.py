@@ -1,0 +1,1 @@
+"""Average precision of a pruned SSD detector."""

@@ -1,0 +1,3 @@
+from benchmarks.recipes.page import main
+
+main()

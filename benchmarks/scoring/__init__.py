@@ -1,0 +1,1 @@
+"""CPU cost of scoring filters."""

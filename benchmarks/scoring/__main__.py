@@ -1,0 +1,3 @@
+from benchmarks.scoring.run import main
+
+main()

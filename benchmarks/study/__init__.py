@@ -1,0 +1,1 @@
+"""Accuracy of pruned classifiers by criterion, policy and budget."""

@@ -1,0 +1,1 @@
+"""CPU cost of graph tracing and surgery, compared with Torch-Pruning."""

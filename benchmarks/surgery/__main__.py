@@ -1,0 +1,3 @@
+from benchmarks.surgery.run import main
+
+main()
