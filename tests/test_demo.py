@@ -38,7 +38,7 @@ def test_demo_end_to_end(tmp_path: Path) -> None:
 def test_wrong_names_are_found_before_training(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nearest: 'vgg-digits'"):
         demo.run_demo(networks=["vgg-digit"])
-    with pytest.raises(InputError, match="folder that exists"):
+    with pytest.raises(InputError, match="existing folder"):
         demo.run_demo(tmp_path / "nowhere" / "demo.json")
-    with pytest.raises(InputError, match="folder that exists"):
+    with pytest.raises(InputError, match="existing folder"):
         demo.run_demo(tmp_path)
