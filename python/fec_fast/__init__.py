@@ -1,6 +1,7 @@
 """Channel-similarity entropy pruning of convolutional networks."""
 
-from .graph.channel_sets import Couplings, couplings
+from .graph.channel_sets import ChannelSet, Couplings, Pinned, couplings
+from .graph.counts import Counts, LayerCount
 from .plan.checkpoint import load, save
 from .plan.composition import compose
 from .plan.equivalence import verify_equivalence
@@ -9,15 +10,16 @@ from .plan.plan import Plan
 from .plan.surgery import apply_plan
 from .pruning.allocation.budget import Budget
 from .pruning.allocation.sensitivity import Sensitivity, measure_sensitivity
-from .pruning.explanation import explain
+from .pruning.explanation import FilterExplanation, LayerExplanation, explain
 from .pruning.iterative import prune_iteratively
 from .pruning.pruner import PruneResult, prune
 from .recovery.batch_norm import recalibrate
-from .scoring.backends.registry import backends
+from .scoring.backends.registry import BackendInfo, backends
 from .scoring.formula import Formula
-from .scoring.model_scores import ModelScores, score_model
+from .scoring.model_scores import LayerInfo, ModelScores, score_model
 from .scoring.ops import channel_distances
 from .training.finetuning import finetune
+from .training.history import Epoch, FinetuneResult
 from .training.settings import TrainingSettings
 from .utils.errors import (
     ArgumentError,
@@ -42,19 +44,29 @@ from .utils.timing import Latency
 __all__ = [
     "ArgumentError",
     "BackendError",
+    "BackendInfo",
     "Budget",
     "BudgetError",
+    "ChannelSet",
     "CheckpointError",
+    "Counts",
     "Couplings",
+    "Epoch",
     "EquivalenceError",
     "FecError",
+    "FilterExplanation",
+    "FinetuneResult",
     "Formula",
     "FormulaError",
     "InputError",
     "Latency",
+    "LayerCount",
     "LayerError",
+    "LayerExplanation",
+    "LayerInfo",
     "MissingExtraError",
     "ModelScores",
+    "Pinned",
     "Plan",
     "PlanError",
     "PruneResult",
