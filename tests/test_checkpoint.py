@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import fec_fast
 from fec_fast.plan import checkpoint
+from fec_fast.utils import files
 from fec_fast.utils.files import umask
 from fec_fast.vision import zoo
 
@@ -169,7 +170,7 @@ def test_older_checkpoint_is_replaced(pruned: fec_fast.PruneResult, folder: Path
 def test_replacing_without_an_exchange(
     pruned: fec_fast.PruneResult, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     changed = copy.deepcopy(pruned.model)
     with torch.no_grad():
         changed.conv1.weight.zero_()

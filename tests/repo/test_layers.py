@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "integrations": {"pruning", "recovery", "training", "vision", "scoring", "graph", "plan", "utils"},
     "cli": {"integrations", "pruning", "recovery", "training", "vision", "scoring", "graph", "plan", "utils"},
 }
+PRIVATE = re.compile("_(?!_)")
 FACE = ""  # __init__ and __main__: they import anything, and nothing inside imports them
 
 
@@ -109,6 +111,27 @@ def test_private_names_stay_in_their_room() -> None:
         for one in imports()
         if one.name.startswith("_") and room(one.importer) != room(one.module)
     }
+    assert not wrong
+
+
+def test_private_interfaces_of_other_libraries_stay_in_compat() -> None:
+    """Underscore modules, names and attributes of torch, accelerate and the like: utils/compat.py alone has them."""
+    wrong = set()
+    for module, path in modules().items():
+        if module == "utils.compat":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module != "__future__":
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Attribute):
+                owner = node.value.id if isinstance(node.value, ast.Name) else ""
+                # aten: an operator's public name may begin with an underscore, and is read as an attribute.
+                names = [] if owner in ("self", "cls", "aten") else [node.attr]
+            private = [name for name in names if any(PRIVATE.match(part) for part in name.split("."))]
+            wrong |= {f"{module}: {name}" for name in private}
     assert not wrong
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
+from ..utils.compat import storage_id
 from . import labels as lb
 
 
@@ -44,7 +45,7 @@ class Allocations:
         """
         self.all: list[Allocation] = []
         self.operators = 0
-        self._owned = {_place(tensor) for tensor in [*model.parameters(), *model.buffers()]}
+        self._owned = {storage_id(tensor) for tensor in [*model.parameters(), *model.buffers()]}
         # The memory by its place, with how many tensors show it.
         self._alive: dict[int, tuple[Allocation, set[int]]] = {}
         self._hold: dict[int, weakref.ref[Tensor]] = {}
@@ -61,12 +62,12 @@ class Allocations:
         """
         number, self.operators = self.operators, self.operators + 1
         for tensor in results:
-            place = _place(tensor)
+            place = storage_id(tensor)
             if place in self._owned:
                 continue
             known = self._alive.get(place)
             if known is None:
-                if any(_place(operand) == place for operand in operands):  # a view of an input of the run
+                if any(storage_id(operand) == place for operand in operands):  # a view of an input of the run
                     self._owned.add(place)
                     continue
                 of = plane(tensor)
@@ -101,7 +102,3 @@ class Allocations:
                     del self._alive[place]
 
         return forget
-
-
-def _place(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)

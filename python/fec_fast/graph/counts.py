@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ..utils.compat import own_parameters
 from ..utils.modules import modules_of
 from .trace import trace
 
@@ -74,7 +75,7 @@ def tally(model: nn.Module, costs: Iterable[tuple[str, int]]) -> Counts:
     modules = modules_of(model)
     seen: set[int] = set()
     for name, module in modules.items():
-        for parameter in module._parameters.values():
+        for parameter in own_parameters(module).values():
             if parameter is not None and id(parameter) not in seen:
                 seen.add(id(parameter))
                 parameters[name] += parameter.numel()

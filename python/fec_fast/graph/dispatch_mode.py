@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..utils.compat import TorchDispatchMode, own_buffers, own_parameters
 from ..utils.forward import tensors_in
 from ..utils.modules import modules_of
 from . import labels as lb
@@ -112,7 +112,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._views: dict[int, tuple[weakref.ref[Tensor], Owned]] = {}
         self._planes: dict[int, tuple[weakref.ref[Tensor], lb.Plane, bool]] = {}
         for prefix, module in self.modules.items():
-            for own, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            for own, tensor in [*own_parameters(module).items(), *own_buffers(module).items()]:
                 if tensor is not None and id(tensor) not in self._of_model:
                     name = f"{prefix}.{own}" if prefix else own
                     self._of_model[id(tensor)] = Owned(name, tensor, tuple(range(tensor.dim())))

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..utils.compat import TorchDispatchMode
 from ..utils.errors import InputError
 from ..utils.forward import call_model, undisturbed
 from . import shape_only as hollow

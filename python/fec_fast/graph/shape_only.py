@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._prims_common import suggest_memory_format
 from torch.overrides import TorchFunctionMode
+
+from ..utils.compat import suggest_memory_format
 
 aten = torch.ops.aten
 

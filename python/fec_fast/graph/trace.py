@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..utils.compat import ConvolutionBase
 from ..utils.errors import InputError
 from ..utils.forward import call_model, undisturbed
 from . import labels as lb
@@ -119,7 +120,7 @@ def _unreached(tracer: Tracer) -> list[str]:
     seen = {name for name, _ in tracer.axes}
     unreached = []
     for name, module in tracer.modules.items():
-        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+        if isinstance(module, nn.Linear | ConvolutionBase):
             owned = tracer.owned(getattr(module, "weight", None))
             if owned is not None and owned.name not in seen:
                 unreached.append(name)

@@ -17,6 +17,7 @@ from ..pruning.criteria import has_entropy, relative
 from ..pruning.plan_builder import choose, make_plan
 from ..scoring import ops
 from ..scoring.formula import Formula
+from ..utils.compat import BatchNormBase
 from ..utils.errors import ArgumentError, PlanError, WeightError, missing_extra, nearest
 from ..utils.forward import call_model
 from ..utils.modules import named_tensors, unwrap
@@ -201,7 +202,7 @@ def _line(model: nn.Module, traced: Trace, where: str, name: str, outputs: bool,
     use = traced.uses.get(first)
     if use is not None:
         return list(map(int, use.outputs if outputs else use.inputs))
-    if isinstance(modules[name], nn.modules.batchnorm._BatchNorm) and (first, 0) in traced.axes:
+    if isinstance(modules[name], BatchNormBase) and (first, 0) in traced.axes:
         return list(map(int, traced.axes[first, 0]))
     raise PlanError(f"{where}: fec_fast keeps them: {reasons.get(name, 'it does not follow channels through it')}")
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from ..utils.compat import ConvolutionBase
 from .plan import Plan
 
 # Tensor cores and the vector units of CPUs take channels by eights; other widths are padded to it, or fall back.
@@ -38,7 +39,7 @@ def width_notes(pruned: nn.Module, plan: Plan) -> list[str]:
 
 def _widths(module: nn.Module, name: str, plan: Plan) -> Iterator[tuple[str, int, int]]:
     """Widths of a convolution or linear layer before and after: what it is, then two numbers."""
-    if not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+    if not isinstance(module, nn.Linear | ConvolutionBase):
         return  # a batch norm is as wide as the layers that it is coupled to
     weight = f"{name}.weight" if name else "weight"
     old, new = plan.shapes[weight], plan.new_shapes[weight]

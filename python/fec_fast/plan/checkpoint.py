@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import os
-import shutil
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -18,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..utils.errors import CheckpointError, nearest
-from ..utils.files import settle, sha256, umask
+from ..utils.files import atomic_folder, sha256
 from ..utils.modules import unwrap, unwrap_for_surgery
 from .plan import Plan
 from .surgery import apply_plan
@@ -64,10 +59,7 @@ def save(result: Pruned, folder: str | os.PathLike[str]) -> Path:
     target = check_destination(folder)
     model = unwrap(result.model)
     tensors, aliases = _unique(_state(model))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
-    try:
-        scratch.chmod(0o777 & ~umask())  # mkdtemp makes a folder for its owner alone
+    with atomic_folder(target) as scratch:
         (scratch / _PLAN).write_text(result.plan.to_json(), encoding="utf-8")
         save_file(tensors, scratch / _WEIGHTS, metadata={"format": "pt", "aliases": json.dumps(aliases)})
         files = {
@@ -76,11 +68,6 @@ def save(result: Pruned, folder: str | os.PathLike[str]) -> Path:
         }
         manifest = {"format": _FORMAT, "version": _VERSION, "files": files}
         (scratch / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        for name in _FILES:
-            settle(scratch / name)
-        _replace(target, scratch)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return target
 
 
@@ -276,29 +263,3 @@ def _staged(model: nn.Module, plan: Plan, path: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"the model shares {other!r} and {name!r}, which differ in {path}")
         staged[name] = staged[other] if other != name else new.to(tensor.device)
     return staged
-
-
-def _replace(target: Path, new: Path) -> None:
-    """Gives the folder ``new`` the name ``target``; what had that name is removed."""
-    if not target.exists() or not any(target.iterdir()):
-        with contextlib.suppress(FileNotFoundError):
-            target.rmdir()
-        new.rename(target)
-    elif not _exchange(target, new):  # after an exchange, `new` is the old checkpoint, which the caller removes
-        old = new.with_suffix(".old")
-        target.rename(old)
-        try:
-            new.rename(target)
-        except OSError:
-            old.rename(target)
-            raise
-        shutil.rmtree(old)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Lets two folders swap names in one step; False where the system or the file system cannot."""
-    if not sys.platform.startswith("linux"):
-        return False
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return renameat2 is not None and renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..utils.compat import TorchDispatchMode
 from ..utils.errors import EquivalenceError, InputError
 from ..utils.forward import call_model, describe, map_tensors, tensors_in, undisturbed
 from ..utils.modules import unwrap

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils import _pytree as pytree
 
+from ..utils.compat import tree_leaves
 from ..utils.errors import ArgumentError, PlanError
 from ..utils.modules import named_tensors, unwrap
 from .plan import Plan, digest
@@ -82,7 +82,7 @@ def _check_applied(plan: Plan, tensors: dict[str, Tensor]) -> None:
 def _check_state(where: str, value: Any, shape: list[int], parameter: Tensor) -> None:
     """Raises unless a state is a tensor of the shape before pruning, a scalar, or no tensor at all."""
     if not isinstance(value, Tensor):
-        if any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value)):
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
             raise PlanError(f"{where} is a {type(value).__name__} of tensors, which cannot be narrowed: {_REMEDY}")
     elif value.dim() and list(value.shape) != shape:
         if value.shape == parameter.shape:

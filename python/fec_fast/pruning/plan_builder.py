@@ -13,6 +13,7 @@ from ..graph.groups import CoupledSet, Coupling, gone_labels, kept_indices, new_
 from ..graph.trace import Trace
 from ..plan.plan import Plan, digest, narrowed_shapes
 from ..scoring.formula import Formula
+from ..utils.compat import BatchNormBase, ConvolutionBase
 from ..utils.modules import modules_of, named_tensors
 
 
@@ -167,12 +168,12 @@ def _attributes(
         if weight_name not in keep:
             continue
         use = traced.uses.get(first_names[id(module.weight)])
-        if isinstance(module, nn.modules.conv._ConvNd) and use is not None:
+        if isinstance(module, ConvolutionBase) and use is not None:
             inputs, outputs, groups = new_attributes(use, gone)
             attributes[name] = {"in_channels": inputs, "out_channels": outputs, "groups": groups}
         elif isinstance(module, nn.Linear) and use is not None:
             inputs, outputs, _ = new_attributes(use, gone)
             attributes[name] = {"in_features": inputs, "out_features": outputs}
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        elif isinstance(module, BatchNormBase):
             attributes[name] = {"num_features": len(keep[weight_name]["0"])}
     return attributes

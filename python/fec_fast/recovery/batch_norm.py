@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..utils.compat import BatchNormBase
 from ..utils.errors import ArgumentError, InputError
-from ..utils.forward import call_model, describe, map_tensors
+from ..utils.forward import call_model, describe, map_tensors, restored_modes
 from ..utils.modules import device_of, unwrap
 
 
@@ -38,33 +38,31 @@ def recalibrate(model: nn.Module, loader: Iterable[Any]) -> None:
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     model = unwrap(model)
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [m for m in model.modules() if isinstance(m, BatchNormBase) and m.track_running_stats]
     if not norms:
         warnings.warn(f"{type(model).__name__} has no batch norm: there is nothing to recalibrate", stacklevel=2)
         return
-    modes = [(module, module.training) for module in model.modules()]
     momenta = [(norm, norm.momentum) for norm in norms]
     before = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
     done = False
     try:
-        model.eval()
-        for norm in norms:
-            norm.train()
-            norm.reset_running_stats()
-        _average(model, norms, loader)
+        with restored_modes(model):
+            model.eval()
+            for norm in norms:
+                norm.train()
+                norm.reset_running_stats()
+            _average(model, norms, loader)
         done = True
     finally:
         for norm, momentum in momenta:
             norm.momentum = momentum
-        for module, mode in modes:
-            module.training = mode
         if not done:
             with torch.no_grad():
                 for buffer, value in before:
                     buffer.copy_(value)
 
 
-def _average(model: nn.Module, norms: list[_BatchNorm], loader: Iterable[Any]) -> None:
+def _average(model: nn.Module, norms: list[BatchNormBase], loader: Iterable[Any]) -> None:
     device, seen = device_of(model), 0
     with torch.no_grad():
         for batch in loader:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from ..utils.compat import is_traceable_wrapper_subclass
 from ..utils.errors import ArgumentError, LayerError, WeightError, nearest
 from ..utils.forward import undisturbed
 

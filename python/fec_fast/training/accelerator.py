@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..utils.compat import accelerate_gradient_state, reset_accelerator_state
 from ..utils.distributed import _group_left_at_exit, check_accelerate
 from ..utils.errors import BackendError
 
@@ -38,7 +39,7 @@ def borrowed_accelerator(
     from accelerate.utils import parse_flag_from_env
 
     ours = not accelerate.state.is_initialized()
-    gradients = accelerate.state.GradientState._shared_state
+    gradients = accelerate_gradient_state()
     before = dict(gradients)
     with _group_left_at_exit():
         state = accelerate.PartialState(parse_flag_from_env("ACCELERATE_USE_CPU"))
@@ -64,7 +65,7 @@ def borrowed_accelerator(
         gradients.clear()
         gradients.update(before)
         if ours:
-            accelerate.state.AcceleratorState._reset_state()
+            reset_accelerator_state()
             state.distributed_type = kind
 
 

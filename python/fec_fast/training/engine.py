@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sized
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..utils.errors import TrainingError, TrainingInterrupted
+from ..utils.forward import restored_modes
 from ..utils.random_state import generators_of, seed_all
 from . import state as states
 from .ema import Average
@@ -79,7 +81,8 @@ class Training:
         self.cut = False
         self.validation_seconds: float | None = None
         self.schedule = Schedule.of(job.settings)
-        self.modes = [(module, module.training) for m in (job.model, job.teacher) if m for module in m.modules()]
+        self.modes = ExitStack()  # closed by close(), which restores the modes
+        self.modes.enter_context(restored_modes(job.model, *([] if job.teacher is None else [job.teacher])))
         self.forward = vars(job.model).get("forward")
         job.model.to(accelerator.device)
         self.sharded = splits_weights(accelerator)
@@ -116,8 +119,7 @@ class Training:
             vars(self.job.model).pop("forward", None)
         else:
             self.job.model.forward = self.forward
-        for module, mode in self.modes:
-            module.training = mode
+        self.modes.close()
 
     def run(self, state: states.TrainingState | None, progress: bool) -> None:
         """Trains to the end, from a state if there is one, and leaves the resulting weights in the model."""

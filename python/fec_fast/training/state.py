@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..utils.errors import CheckpointError
-from ..utils.files import replace, sha256, write_text
+from ..utils.files import atomic_file, sha256, write_text
 
 _FORMAT = "fec_fast training state"
 _VERSION = 2
@@ -108,9 +108,8 @@ def write(folder: Path, state: TrainingState) -> None:
         for kind in _TENSORS
         for key, value in getattr(state, kind).items()
     }
-    temporary = folder / f"{name}.part"
-    save_file(tensors, temporary)
-    replace(temporary, folder / name)
+    with atomic_file(folder / name) as temporary:
+        save_file(tensors, temporary)
     index = {
         "format": _FORMAT,
         "version": _VERSION,

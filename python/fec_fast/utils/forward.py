@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from .compat import own_buffers, tree_leaves, tree_map
 from .errors import InputError
 from .modules import modules_of
 
@@ -52,7 +52,7 @@ def describe(inputs: Any) -> str:
     Returns:
         Such as ``"float32 [1, 3, 224, 224]"``.
     """
-    tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     if not tensors:
         return f"no tensor, a {type(inputs).__name__}"
     return ", ".join(f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for t in tensors)
@@ -68,7 +68,26 @@ def map_tensors(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
     Returns:
         The same structure.
     """
-    return pytree.tree_map(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, inputs)
+    return tree_map(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, inputs)
+
+
+@contextlib.contextmanager
+def restored_modes(*models: nn.Module) -> Iterator[None]:
+    """Restores the training or evaluation mode of every module of some models at the end.
+
+    Args:
+        *models: The models; their modes are recorded now and may be changed inside the context, module by module.
+
+    Yields:
+        Nothing.
+    """
+    modes = [(module, module.training) for model in models for module in modules_of(model).values()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            if module.training != mode:  # setting an attribute of a module is slow
+                module.training = mode
 
 
 @contextlib.contextmanager
@@ -82,22 +101,19 @@ def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    modes = [(module, module.training) for module in modules_of(model).values()]
+    modules = modules_of(model).values()
     buffers = [
         (buffer, buffer.detach().clone())
-        for module, _ in modes
-        for buffer in module._buffers.values()
+        for module in modules
+        for buffer in own_buffers(module).values()
         if buffer is not None
     ]
     try:
-        with torch.random.fork_rng(), torch.no_grad():
-            if any(mode != training for _, mode in modes):
+        with restored_modes(model), torch.random.fork_rng(), torch.no_grad():
+            if any(module.training != training for module in modules):
                 model.train(training)
             yield
     finally:
-        for module, mode in modes:
-            if module.training != mode:
-                module.training = mode
         with torch.no_grad():
             for buffer, before in buffers:  # whatever their version: batch norm writes to them behind its back
                 buffer.copy_(before)
@@ -105,7 +121,7 @@ def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
 
 def tensors_in(values: Any) -> Iterator[Tensor]:
     """The tensors of nested arguments or results, in order."""
-    return (leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor))
+    return (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
 
 
 @contextlib.contextmanager
@@ -118,11 +134,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    try:
+    with restored_modes(model), torch.no_grad():
         model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+        yield

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from .compat import compiled_module, is_traceable_wrapper_subclass, own_buffers, own_modules, own_parameters
 from .errors import ArgumentError, WeightError
 
 
@@ -34,7 +34,7 @@ def modules_of(model: nn.Module, *, every_name: bool = False) -> dict[str, nn.Mo
             seen.add(id(module))
         found[name] = module
         prefix = f"{name}." if name else ""
-        children = [(prefix + own, child) for own, child in module._modules.items() if child is not None]
+        children = [(prefix + own, child) for own, child in own_modules(module).items() if child is not None]
         waiting += reversed(children)
     return found
 
@@ -52,7 +52,7 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     buffers: dict[str, Tensor] = {}
     for name, module in modules_of(model, every_name=True).items():
         prefix = f"{name}." if name else ""
-        for found, tensors in ((parameters, module._parameters), (buffers, module._buffers)):
+        for found, tensors in ((parameters, own_parameters(module)), (buffers, own_buffers(module))):
             for own, tensor in tensors.items():
                 if tensor is not None:
                     found[prefix + own] = tensor
@@ -78,8 +78,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = model.module
         else:
-            # What torch.compile returns; by the attribute, because importing its class takes a second.
-            inner = model._modules.get("_orig_mod")
+            inner = compiled_module(model)
         if not isinstance(inner, nn.Module):
             return model
         model = inner
@@ -140,7 +139,7 @@ def refuse_sharded(model: nn.Module) -> None:
         if any(kind.__module__.startswith("torch.distributed.fsdp") for kind in type(module).__mro__):
             where = f"layer {name!r}" if name else "the model"
             raise WeightError(f"{where} is sharded by FSDP, so its weights are not here as a whole: {remedy}")
-        for own, tensor in [*module._parameters.items(), *module._buffers.items()]:
+        for own, tensor in [*own_parameters(module).items(), *own_buffers(module).items()]:
             if is_part(tensor):
                 kind = type(tensor).__name__
                 raise WeightError(f"layer {name!r}: its {own} is a {kind}, sharded over devices: {remedy}")

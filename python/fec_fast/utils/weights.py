@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from .compat import is_traceable_wrapper_subclass
 from .errors import LayerError, WeightError
 from .modules import modules_of, named_tensors
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...utils.compat import tree_map, without_dispatch_modes
 from .. import labels as lb
 from ..dispatch_mode import Owned, Tracer, operands_of
 from . import spatial as rules_places  # noqa: F401 (registers its rules)
@@ -118,8 +119,8 @@ def _computed(func: Any, args: Any, kwargs: Any, known: list[tuple[lb.Plane, boo
     def stand_in(leaf: Any) -> Any:
         return torch.full((1,), 0.0 if next(flags)[1] else 0.7).to(leaf.dtype) if isinstance(leaf, Tensor) else leaf
 
-    with torch.utils._python_dispatch._disable_current_modes():
-        probe = torch.utils._pytree.tree_map(stand_in, (args, kwargs))
+    with without_dispatch_modes():
+        probe = tree_map(stand_in, (args, kwargs))
         try:
             result = results(func(*probe[0], **probe[1]))[0]
         except (RuntimeError, IndexError):

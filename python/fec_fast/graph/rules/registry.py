@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from ...utils.compat import operator_arguments, operator_name, without_dispatch_modes
 from .. import labels as lb
 from ..dispatch_mode import Tracer, operands_of
 
@@ -46,8 +46,7 @@ def keep(tracer: Tracer, out: Any, line: np.ndarray, dim: int | None, vanishes: 
 
 def name_of(func: Any) -> str:
     """The name of an ATen operator in all its overloads; of another library's, with that library's."""
-    name: str = func._schema.name
-    return name.removeprefix("aten::")
+    return operator_name(func).removeprefix("aten::")
 
 
 def results(out: Any) -> list[Tensor]:
@@ -57,7 +56,7 @@ def results(out: Any) -> list[Tensor]:
 
 def moved(plane: lb.Plane, func: Any, *args: Any, **kwargs: Any) -> lb.Plane | list[int]:
     """Applies an operator to the labels themselves; see :func:`fec_fast.graph.labels.plane_of` for the result."""
-    with torch.utils._python_dispatch._disable_current_modes():
+    with without_dispatch_modes():
         return lb.plane_of(func(plane.tensor(), *args, **kwargs))
 
 
@@ -73,7 +72,7 @@ def argument(func: Any, args: Any, kwargs: Any, name: str) -> Any:
     Returns:
         The value, ``None`` where the schema has no such argument.
     """
-    for index, declared in enumerate(func._schema.arguments):
+    for index, declared in enumerate(operator_arguments(func)):
         if declared.name == name:
             if index < len(args):
                 return args[index]

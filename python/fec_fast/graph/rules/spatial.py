@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...utils.compat import operator_name, without_dispatch_modes
 from .. import labels as lb
 from ..dispatch_mode import Tracer
 from .registry import argument, keep, moved, opaque, results, rule
@@ -30,7 +31,7 @@ def take(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
             f"{func} cuts its channels at fixed positions",
             f"{func} cuts channels at fixed positions: they keep their width",
         )
-    with torch.utils._python_dispatch._disable_current_modes():
+    with without_dispatch_modes():
         labels = results(func(plane.tensor(), *args[1:], **kwargs))
     for piece, of_piece in zip(pieces, labels, strict=True):
         there = lb.plane_of(of_piece)
@@ -47,7 +48,7 @@ def take(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
 def window(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Works inside each channel's own map."""
     plane, vanishes = tracer.plane(args[0])
-    name = func._schema.name
+    name = operator_name(func)
     spatial = next(int(digit) for digit in reversed(name.replace("_with_indices", "")) if digit.isdigit())
     if plane.dim is not None and plane.dim >= len(plane.shape) - spatial:
         opaque(tracer, func, args, kwargs, out, "works across channels here")
@@ -78,7 +79,7 @@ def shuffle_pixels(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) 
         opaque(tracer, func, args, kwargs, out, "works across channels here")
         return
     square = args[1] ** 2
-    if func._schema.name == "aten::pixel_unshuffle":
+    if operator_name(func) == "aten::pixel_unshuffle":
         keep(tracer, out, np.repeat(line, square), dim, vanishes)
         return
     firsts = np.repeat(line[::square], square)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...graph.size_model import Sizes
+from ...utils.compat import ConvolutionBase
 from ...utils.errors import BudgetError
 from ...utils.forward import call_model, undisturbed
 from ...utils.timing import Timing, timed, timed_model
@@ -209,7 +210,7 @@ def _shapes(problem: Problem) -> list[tuple[str, _Shape]]:
     handles = []
     for weight, use in problem.traced.uses.items():
         module = problem.model.get_submodule(use.layer)
-        if not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+        if not isinstance(module, nn.Linear | ConvolutionBase):
             continue
 
         def hook(module: Any, inputs: Any, *, weight: str = weight, use: Any = use) -> None:
@@ -219,7 +220,7 @@ def _shapes(problem: Problem) -> list[tuple[str, _Shape]]:
             options = tuple((name, getattr(module, name)) for name in names)
             image = tuple(source.shape[:-1]) if plain else (source.shape[0], *source.shape[2:])
             ends = len(use.inputs), len(use.outputs)
-            kind = nn.Linear if plain else nn.modules.conv._ConvNd
+            kind = nn.Linear if plain else ConvolutionBase
             place = source.dtype, source.device
             found.append((weight, _Shape(kind, *ends, use.groups, use.whole_groups, image, options, *place)))
 

@@ -1,0 +1,185 @@
+"""Private interfaces of torch and accelerate, in one place: each entry says which public interface is missing.
+
+No other module of the package imports or reads an underscore name of another library (tests/repo/test_layers.py).
+Checked with torch 2.6 to 2.14 and accelerate 1.0 to 1.15.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+from torch import Tensor, nn
+
+# suggest_memory_format: torch has no public function that tells contiguous from channels-last strides.
+from torch._prims_common import suggest_memory_format
+
+# BatchNormBase, ConvolutionBase: the common classes of 1d, 2d and 3d (and lazy, transposed, synchronised) layers. The
+# public classes would have to be listed by hand, and a new one would be missed.
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
+from torch.nn.modules.conv import _ConvNd as ConvolutionBase
+
+# TorchDispatchMode: the documented way to see every ATen call, in a module whose name begins with an underscore.
+# is_traceable_wrapper_subclass: the only test for a tensor made of other tensors (DTensor, quantised by torchao).
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _disable_current_modes,
+    is_traceable_wrapper_subclass,
+)
+
+# tree_leaves, tree_map: torch.utils.pytree is public only in newer versions than the oldest that is supported (2.6).
+from torch.utils._pytree import tree_leaves, tree_map
+
+__all__ = [
+    "BatchNormBase",
+    "ConvolutionBase",
+    "TorchDispatchMode",
+    "accelerate_gradient_state",
+    "compiled_module",
+    "is_traceable_wrapper_subclass",
+    "operator_arguments",
+    "operator_name",
+    "own_buffers",
+    "own_modules",
+    "own_parameters",
+    "reset_accelerator_state",
+    "storage_id",
+    "suggest_memory_format",
+    "tree_leaves",
+    "tree_map",
+    "without_dispatch_modes",
+]
+
+
+def without_dispatch_modes() -> contextlib.AbstractContextManager[Any]:
+    """Switches all active dispatch modes off, so that a mode's own computations are not dispatched to it again.
+
+    Public torch has no such context manager.
+
+    Returns:
+        A context manager.
+    """
+    manager: contextlib.AbstractContextManager[Any] = _disable_current_modes()
+    return manager
+
+
+def own_modules(module: nn.Module) -> Mapping[str, nn.Module | None]:
+    """The direct children of a module by name, as registered.
+
+    ``named_children`` leaves out the second name of a child that is registered twice, and is slower.
+
+    Args:
+        module: The module.
+
+    Returns:
+        Its own mapping, not a copy; ``None`` for a child that was registered as absent.
+    """
+    return module._modules
+
+
+def own_parameters(module: nn.Module) -> MutableMapping[str, nn.Parameter | None]:
+    """The parameters that a module holds itself, by name.
+
+    ``named_parameters(recurse=False)`` is slower, and offers no way to replace one.
+
+    Args:
+        module: The module.
+
+    Returns:
+        Its own mapping, not a copy; ``None`` for one that was registered as absent.
+    """
+    return module._parameters
+
+
+def own_buffers(module: nn.Module) -> MutableMapping[str, Tensor | None]:
+    """The buffers that a module holds itself, by name; otherwise as :func:`own_parameters`.
+
+    Args:
+        module: The module.
+
+    Returns:
+        Its own mapping, not a copy; ``None`` for one that was registered as absent.
+    """
+    return module._buffers
+
+
+def compiled_module(module: nn.Module) -> nn.Module | None:
+    """The module inside the result of ``torch.compile``.
+
+    It has no public accessor. It is found by its name, because importing the class of the wrapper takes a second.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        The module inside; ``None`` if this is not the result of ``torch.compile``.
+    """
+    return module._modules.get("_orig_mod")
+
+
+def operator_name(operator: Any) -> str:
+    """The qualified name of a torch operator, such as ``"aten::add"``; the same for all its overloads.
+
+    ``OpOverload.name()`` has the overload in it.
+
+    Args:
+        operator: A ``torch._ops.OpOverload``, as a dispatch mode receives it.
+
+    Returns:
+        Namespace and name.
+    """
+    name: str = operator._schema.name
+    return name
+
+
+def operator_arguments(operator: Any) -> list[Any]:
+    """The declared arguments of a torch operator. Its schema has no public accessor.
+
+    Args:
+        operator: A ``torch._ops.OpOverload``, as a dispatch mode receives it.
+
+    Returns:
+        Arguments with ``name`` and ``default_value``, in the order of the schema.
+    """
+    arguments: list[Any] = operator._schema.arguments
+    return arguments
+
+
+def storage_id(tensor: Tensor) -> int:
+    """A number that is equal for tensors of one storage, while that storage exists.
+
+    ``untyped_storage()`` makes a new Python object at each call, and ``data_ptr()`` is 0 for every storage on the meta
+    device, so neither can be compared.
+
+    Args:
+        tensor: Any tensor with a storage.
+
+    Returns:
+        The address of the storage's C++ object.
+    """
+    return int(tensor.untyped_storage()._cdata)
+
+
+def accelerate_gradient_state() -> dict[str, Any]:
+    """The process-wide state of accelerate's gradient accumulation.
+
+    accelerate offers no way to save and restore it, so that an accelerator of ours would change the caller's.
+
+    Returns:
+        The dictionary that all ``GradientState`` objects share, not a copy.
+    """
+    from accelerate.state import GradientState
+
+    state: dict[str, Any] = GradientState._shared_state
+    return state
+
+
+def reset_accelerator_state() -> None:
+    """Makes accelerate forget its process-wide ``AcceleratorState``, so that the next accelerator may differ.
+
+    accelerate keeps the first accelerator's mixed precision for the whole process; its own tests reset it this way.
+    """
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()
