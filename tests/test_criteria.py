@@ -13,7 +13,7 @@ from torch import nn
 import fec_fast
 from fec_fast import Formula
 from fec_fast.graph.trace import trace
-from fec_fast.pruning import criteria
+from fec_fast.pruning import criteria, unit_scores
 from fec_fast.scoring import ops, reference
 
 # Two filters of two channels of 1x2 taps, and a third that equals the first.
@@ -144,10 +144,10 @@ def test_bn_scale_without_a_batch_norm_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("sides", ["both", "producer"])
-@pytest.mark.parametrize("name", criteria.CLASSICAL)
+@pytest.mark.parametrize("name", criteria.CLASSICAL_CRITERIA)
 def test_the_function_and_its_name_are_the_same_criterion(name: str, sides: str) -> None:
     plans = []
-    for criterion in (name, criteria.CLASSICAL[name]):
+    for criterion in (name, criteria.CLASSICAL_CRITERIA[name]):
         torch.manual_seed(1)
         model = chain()
         plans.append(fec_fast.prune(model, torch.randn(1, 3, 8, 8), criterion=criterion, sides=sides).plan.to_json())
@@ -167,7 +167,7 @@ def test_fec_l1_is_the_entropy_times_the_l1_norm_side_by_side(groups, wider, sid
     width = 4 * wider
     model = nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.Conv2d(width, 6, 3, groups=groups)).eval()
     result = fec_fast.prune(model, torch.randn(1, 3, 8, 8), formula=formula, sides=sides, ratio=0.5)
-    assert result.plan.criterion == "fec_l1" == criteria.DEFAULT  # what is taken unless another is named
+    assert result.plan.criterion == "fec_l1" == criteria.DEFAULT_CRITERION  # what is taken unless another is named
     assert result.plan.formula is not None
     (record,) = (one for one in result.plan.sets if "0" in one["layers"])
     unit_of = torch.tensor(record["filters"]["0"])  # several channels each where the second layer is grouped
@@ -199,5 +199,5 @@ def test_weights_are_scored_where_they_are(away: list[str], backend: str, monkey
     weights = dict(model.named_parameters()) | {name: torch.empty(4, 4, 3, 3, device="meta") for name in away}
     asked = []
     monkeypatch.setattr(ops, "entropies", lambda *_, backend="none", **__: asked.append(backend) or [])
-    criteria.side_entropies(traced, weights, Formula(), (False,))
+    unit_scores.side_entropies(traced, weights, Formula(), (False,))
     assert asked == [backend]  # a model on several devices goes to the CPU as a whole

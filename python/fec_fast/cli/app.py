@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from ..plan import checkpoint
 from ..plan.plan import Plan
 from ..pruning.allocation.budget import Budget
-from ..pruning.criteria import DEFAULT, NAMES
+from ..pruning.criteria import CRITERIA, DEFAULT_CRITERION
 from ..pruning.explanation import explain
 from ..pruning.pruner import prune
 from ..scoring.backends.registry import backends
@@ -122,7 +122,7 @@ def prune_command(
     ] = None,
     min_channels: Annotated[int, typer.Option(help="Smallest number of channels that every layer keeps.")] = 1,
     weights: _Weights = None,
-    criterion: Annotated[str, typer.Option(help=f"One of {', '.join(NAMES)}")] = DEFAULT,
+    criterion: Annotated[str, typer.Option(help=f"One of {', '.join(CRITERIA)}")] = DEFAULT_CRITERION,
     sides: Annotated[str, typer.Option(help="both or producer")] = "both",
     input_shape: Annotated[
         str | None,

@@ -13,8 +13,8 @@ from ..graph.groups import couple
 from ..graph.trace import Trace, trace
 from ..plan.plan import Plan
 from ..plan.surgery import apply_plan
-from ..pruning.criteria import has_entropy, relative
 from ..pruning.plan_builder import choose, make_plan
+from ..pruning.unit_scores import divide_by_mean, has_entropy
 from ..scoring import ops
 from ..scoring.formula import Formula
 from ..utils.compat import BatchNormBase
@@ -106,7 +106,7 @@ class FECImportance:
             pairs = [(at, place[root]) for at, root in zip(item.idxs, item.root_idxs, strict=True) if root in place]
             indices, positions = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
             hits = torch.bincount(positions, minlength=channels)
-            sums = torch.bincount(positions, relative(vector)[indices], minlength=channels)
+            sums = torch.bincount(positions, divide_by_mean(vector)[indices], minlength=channels)
             totals[int(reads)] += sums / hits.clamp(min=1)
             layers[int(reads)] += hits > 0
         return torch.where(layers > 0, totals / layers.clamp(min=1), 1.0).prod(0)

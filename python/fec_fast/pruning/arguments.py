@@ -8,7 +8,7 @@ from torch import nn
 
 from ..scoring.formula import Formula
 from ..utils.errors import ArgumentError
-from .criteria import ENTROPIC, Criterion, check_criterion
+from .criteria import ENTROPY_CRITERIA, Criterion, criterion_name
 
 
 def check_arguments(
@@ -37,6 +37,6 @@ def check_arguments(
         raise ArgumentError(f"sides={sides!r}: one of 'both', 'producer'")
     if formula is not None and not isinstance(formula, Formula):
         raise ArgumentError(f"formula: expected a fec_fast.Formula, got {type(formula).__name__}")
-    if formula is not None and criterion not in ENTROPIC:
+    if formula is not None and criterion not in ENTROPY_CRITERIA:
         raise ArgumentError(f"formula= belongs to criterion='fec_l1' or 'fec', not to criterion={criterion!r}")
-    return check_criterion(criterion), formula or Formula()
+    return criterion_name(criterion), formula or Formula()

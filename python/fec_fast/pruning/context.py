@@ -18,8 +18,9 @@ from ..utils.errors import LayerError
 from ..utils.modules import named_tensors, refuse_sharded, unwrap
 from ..utils.weights import check_weights
 from .arguments import check_arguments
-from .criteria import ENTROPIC, Criterion, unit_scores
+from .criteria import ENTROPY_CRITERIA, Criterion
 from .plan_builder import choose, make_plan
+from .unit_scores import score_units
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Problem:
             The plan, and the labels (representatives) of the units that go.
         """
         removed, records = choose(self.coupling.sets, counts, [score.tolist() for score in self.scores], self.traced)
-        formula = self.formula if self.name in ENTROPIC else None
+        formula = self.formula if self.name in ENTROPY_CRITERIA else None
         return make_plan(
             self.model, self.traced, self.coupling, removed, records, self.name, formula, self.sides, notes
         ), removed
@@ -94,7 +95,7 @@ class Problem:
             The problem with the sets that are left, and the scores of their units.
         """
         coupling = couple(self.traced, self.ignore)
-        scores = unit_scores(coupling.sets, self.traced, self.weights, self.criterion, self.formula, self.sides)
+        scores = score_units(coupling.sets, self.traced, self.weights, self.criterion, self.formula, self.sides)
         return replace(self, coupling=coupling, scores=scores)
 
 
@@ -130,7 +131,7 @@ def pose(
     coupling = couple(traced, ignore)
     if not coupling.sets:
         raise LayerError(f"{type(model).__name__} has nothing to prune: {_reasons(coupling, traced)}")
-    scores = unit_scores(coupling.sets, traced, named_tensors(model), criterion, formula, sides)
+    scores = score_units(coupling.sets, traced, named_tensors(model), criterion, formula, sides)
     return Problem(model, example_inputs, traced, coupling, scores, criterion, name, formula, sides, tuple(ignore))
 
 

@@ -22,7 +22,7 @@ from .allocation.allocate import Amounts
 from .allocation.budget import Budget
 from .allocation.sensitivity import Calibration, Sensitivity
 from .context import pose
-from .criteria import DEFAULT, Criterion
+from .criteria import DEFAULT_CRITERION, Criterion
 from .plan_builder import by_reason, costs_after
 
 
@@ -92,7 +92,7 @@ def prune(
     ratios: str | Mapping[str, float] | Sensitivity | None = None,
     budget: Budget | None = None,
     calibration: Calibration | None = None,
-    criterion: str | Criterion = DEFAULT,
+    criterion: str | Criterion = DEFAULT_CRITERION,
     formula: Formula | None = None,
     sides: str = "both",
     ignore: Sequence[str] = (),

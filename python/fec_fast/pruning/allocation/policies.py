@@ -21,7 +21,7 @@ from torch import Tensor
 from ...graph.groups import CoupledSet
 from ...scoring.formula import Formula
 from ..context import Problem
-from ..criteria import side_entropies
+from ..unit_scores import side_entropies
 
 NAMES = ("uniform", "entropy", "global", "sensitivity")
 DEFAULT = "entropy"  # by docs/study.md
@@ -82,8 +82,8 @@ def entropy(problem: Problem, prices: np.ndarray) -> list[np.ndarray]:
         For each set, ``[units]``.
     """
     formula = Formula(tau_scale=TAU_SCALE)
-    jobs, vectors = side_entropies(problem.traced, problem.weights, formula, (False,))
-    parts = {use.layer: vector.numpy() for (use, _), vector in zip(jobs, vectors, strict=True)}
+    sides, vectors = side_entropies(problem.traced, problem.weights, formula, (False,))
+    parts = {side.use.layer: vector.numpy() for side, vector in zip(sides, vectors, strict=True)}
     sets = problem.coupling.sets
     usual = float(np.mean([math.exp(float(vector.mean())) for vector in vectors])) if vectors else 1.0
     distinct, rows = [], []

@@ -31,7 +31,7 @@ from ...utils.evaluation import evaluate
 from ...utils.forward import call_model, undisturbed
 from ...utils.modules import device_of
 from ..context import Problem, pose
-from ..criteria import DEFAULT, ENTROPIC, Criterion
+from ..criteria import DEFAULT_CRITERION, ENTROPY_CRITERIA, Criterion
 from .ratios import check_ratio
 
 Calibration = Callable[[nn.Module], float] | Iterable[Any]
@@ -71,7 +71,7 @@ def measure_sensitivity(
     calibration: Calibration,
     *,
     at: Sequence[float] = RATIOS,
-    criterion: str | Criterion = DEFAULT,
+    criterion: str | Criterion = DEFAULT_CRITERION,
     formula: Formula | None = None,
     sides: str = "both",
     ignore: Sequence[str] = (),
@@ -299,7 +299,7 @@ def _key(problem: Problem) -> str:
     for name, tensor in problem.model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    formula = problem.formula if problem.name in ENTROPIC else None
+    formula = problem.formula if problem.name in ENTROPY_CRITERIA else None
     digest.update(f"{problem.name} {formula} {problem.sides}".encode())
     digest.update(repr([(one.name, one.units) for one in problem.coupling.sets]).encode())
     return digest.hexdigest()
