@@ -33,7 +33,7 @@ from benchmarks.coverage.page import page
 from fec_fast.graph.groups import couple
 from fec_fast.graph.trace import trace
 from fec_fast.utils.forward import tensors_in
-from fec_fast.utils.machine import machine
+from fec_fast.utils.machine import describe_machine
 
 RESULT, PAGE = RESULTS / "coverage.json", Path(__file__).parent.parent.parent / "docs" / "coverage.md"
 CONVOLUTIONS = nn.modules.conv._ConvNd
@@ -186,7 +186,7 @@ def main() -> None:
             row = {"family": network.family, "error": f"{type(error).__name__}: {error} ({where.name})"[:400]}
         print(network.name, json.dumps(row), flush=True)
         result["networks"][network.name] = row
-        result["machine"] = machine()
+        result["machine"] = describe_machine()
         write_json(RESULT, result)
         gc.collect()
     write_json(RESULT, result)

@@ -31,7 +31,7 @@ from fec_fast import Budget
 from fec_fast.graph.counts import count
 from fec_fast.training.tasks.detection import Detection, measure
 from fec_fast.utils.files import write_text
-from fec_fast.utils.machine import machine
+from fec_fast.utils.machine import describe_machine
 from fec_fast.utils.timing import compare_latency
 from fec_fast.vision import zoo
 from fec_fast.vision.voc import voc
@@ -107,7 +107,7 @@ class Study:
         self.work.mkdir(parents=True, exist_ok=True)
         names = ("epochs", "lr", "extra_lr", "batch", "budget", "round_to", *LISTS)
         settings = {name: getattr(arguments, name) for name in names} | {"image": IMAGE, **TRAINING}
-        self.document: dict[str, Any] = {"settings": settings, "machine": machine(), "seeds": {}}
+        self.document: dict[str, Any] = {"settings": settings, "machine": describe_machine(), "seeds": {}}
         if arguments.output.is_file():
             self.document = json.loads(arguments.output.read_text())
             before = self.document["settings"]

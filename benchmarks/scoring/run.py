@@ -22,7 +22,7 @@ from benchmarks.scoring import networks as scoring_networks
 from benchmarks.scoring.instructions import instructions
 from benchmarks.scoring.page import page
 from fec_fast.scoring.backends.registry import backends
-from fec_fast.utils.machine import machine
+from fec_fast.utils.machine import describe_machine
 
 RESULT, DOCS = RESULTS / "scoring.json", Path(__file__).parent.parent.parent / "docs"
 PARTS: dict[str, Callable[[int], Any]] = {
@@ -49,7 +49,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
     result: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    here = machine() | {"fec_fast cpu": backends()["cpu"].reason}
+    here = describe_machine() | {"fec_fast cpu": backends()["cpu"].reason}
     for part in [] if arguments.page_only else arguments.part:
         print(f"{part} ...", flush=True)
         result[part] = {"machine": here, "runs": arguments.runs, "rows": PARTS[part](arguments.runs)}

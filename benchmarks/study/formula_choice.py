@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import fec_fast
 from fec_fast import Formula
-from fec_fast.utils.machine import machine
+from fec_fast.utils.machine import describe_machine
 from fec_fast.vision import networks
 from fec_fast.vision.weights import load_weights
 
@@ -108,7 +108,7 @@ def main() -> None:
         "test_images": len(labels),
         "accuracy_with_nothing_removed": whole,
         "standard_error_points": round(100 * (0.5 * 0.5 / len(labels)) ** 0.5, 2),  # at 50 %, where it is largest
-        "machine": machine(),
+        "machine": describe_machine(),
         "results": rows,
     }
     arguments.output.parent.mkdir(exist_ok=True)

@@ -32,7 +32,7 @@ from benchmarks.study.jobs import Job
 from fec_fast import Budget
 from fec_fast.pruning.allocation import policies
 from fec_fast.utils.files import write_text
-from fec_fast.utils.machine import machine
+from fec_fast.utils.machine import describe_machine
 from fec_fast.vision.weights import load_weights
 
 ROOT = Path(__file__).parent.parent
@@ -68,7 +68,7 @@ class Study:
         self.work: Path = arguments.work
         self.work.mkdir(parents=True, exist_ok=True)
         settings = {name: getattr(arguments, name) for name in ("test_images", "calibration_images", "steps", "lr")}
-        self.document: dict[str, Any] = {"settings": settings, "machine": machine(), "dense": {}, "rows": []}
+        self.document: dict[str, Any] = {"settings": settings, "machine": describe_machine(), "dense": {}, "rows": []}
         if self.output.is_file():
             self.document = json.loads(self.output.read_text())
             if self.document["settings"] != settings:

@@ -32,7 +32,7 @@ import fec_fast
 from benchmarks.common.measuring import RESULTS, peak_extra_mib, write_json
 from benchmarks.coverage.networks import Network, classifiers
 from benchmarks.surgery.page import page
-from fec_fast.utils.machine import machine
+from fec_fast.utils.machine import describe_machine
 
 RESULT, PAGE = RESULTS / "surgery.json", Path(__file__).parent.parent.parent / "docs" / "surgery.md"
 PATIENCE = 180  # seconds for Torch-Pruning: on some networks it does not end
@@ -109,7 +109,7 @@ def main() -> None:
         if arguments.only and network.name not in arguments.only:
             continue
         result["networks"][network.name] = row_of(network)
-        result |= {"machine": machine(), "torch-pruning": version("torch-pruning")}
+        result |= {"machine": describe_machine(), "torch-pruning": version("torch-pruning")}
         result["networks"] = dict(sorted(result["networks"].items()))
         print(network.name, result["networks"][network.name], flush=True)
         write_json(RESULT, result)

@@ -22,7 +22,7 @@ from ..scoring.backends.registry import backends
 from ..scoring.formula import Formula
 from ..scoring.model_scores import score_model
 from ..training.finetuning import finetune
-from ..utils.distributed import processes
+from ..utils.distributed import launched_processes
 from ..utils.errors import FecError, InputError, LayerError, TrainingInterrupted
 from ..utils.files import write_text
 from ..vision import data, zoo
@@ -226,7 +226,7 @@ def finetune_command(
     )
     after = task.evaluate(network, held_out)[task.main_metric]
     typer.echo(f"held-out {task.main_metric}: {before:.4f} before, {after:.4f} after {len(result.history)} epochs")
-    if processes().rank == 0:
+    if launched_processes().rank == 0:
         typer.echo(f"saved in {checkpoint.save(SimpleNamespace(model=network, plan=plan), out)}")
 
 

@@ -25,7 +25,7 @@ from ..training.finetuning import finetune
 from ..utils.errors import CheckpointError, InputError, nearest
 from ..utils.evaluation import evaluate
 from ..utils.files import write_text
-from ..utils.machine import machine
+from ..utils.machine import describe_machine
 from ..utils.random_state import restored_randomness
 from ..utils.timing import measure_latency
 from ..vision import data, zoo
@@ -100,7 +100,7 @@ def run_demo(
     report: dict[str, Any] = {
         "format": "fec_fast demo",
         "version": 1,
-        "machine": machine(),
+        "machine": describe_machine(),
         "data": {"name": "sklearn:digits", "held_out_images": images, "latency_batch": _BATCH},
         "settings": vars(settings).copy(),
         "networks": {},

@@ -24,10 +24,10 @@ from ..training.accelerator import training_device
 from ..training.finetuning import finetune
 from ..training.history import FinetuneResult
 from ..training.tasks.detection import Detection
-from ..utils.distributed import processes
+from ..utils.distributed import launched_processes
 from ..utils.errors import CheckpointError, InputError
 from ..utils.files import write_text
-from ..utils.machine import machine
+from ..utils.machine import describe_machine
 from ..utils.random_state import restored_randomness
 from ..vision import data, zoo
 from ..vision.weights import load_weights
@@ -61,7 +61,7 @@ def run_recipe(
         CheckpointError: The folder holds a run of another recipe, or the weights do not fit the model.
         FecError: Pruning or training failed.
     """
-    folder, group = Path(out), processes()
+    folder, group = Path(out), launched_processes()
     main = group.rank == 0
     console = console or Console(quiet=not main)
 
@@ -70,7 +70,7 @@ def run_recipe(
             _check_folder(folder, recipe, resume)
         return {}
 
-    group.together(check)  # no rank may look at the folder after rank 0 began to write
+    group.merge_results(check)  # no rank may look at the folder after rank 0 began to write
     settings = recipe.training
     with restored_randomness():
         torch.manual_seed(settings.seed)  # random weights must be equal on all ranks
@@ -135,8 +135,8 @@ def run_recipe(
     results = {
         "format": "fec_fast run",
         "version": 1,
-        "machine": machine(),
-        "processes": group.number,
+        "machine": describe_machine(),
+        "processes": group.world_size,
         "recipe": dict(recipe.content),
         "images": {"train": _count(train), "held_out": _count(held_out)},
         "metrics": metrics,

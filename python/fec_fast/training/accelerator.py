@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..utils.compat import accelerate_gradient_state, reset_accelerator_state
-from ..utils.distributed import _group_left_at_exit, check_accelerate
+from ..utils.distributed import check_accelerate, process_group_destroyed_at_exit
 from ..utils.errors import BackendError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def borrowed_accelerator(
     ours = not accelerate.state.is_initialized()
     gradients = accelerate_gradient_state()
     before = dict(gradients)
-    with _group_left_at_exit():
+    with process_group_destroyed_at_exit():
         state = accelerate.PartialState(parse_flag_from_env("ACCELERATE_USE_CPU"))
     kind = state.distributed_type  # an accelerator that splits the weights writes over it
     try:

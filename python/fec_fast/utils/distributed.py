@@ -1,4 +1,4 @@
-"""Processes that share one job."""
+"""Processes of one distributed job: their ranks, merged results, and a clean exit."""
 
 from __future__ import annotations
 
@@ -7,21 +7,18 @@ import contextlib
 import importlib
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from .errors import TrainingError, missing_extra
 
-if TYPE_CHECKING:
-    pass
-
 
 def check_accelerate() -> None:
-    """Makes sure that accelerate and torchmetrics are installed.
+    """Checks that accelerate and torchmetrics are installed.
 
     Raises:
-        MissingExtraError: One is not.
+        MissingExtraError: One of them is not installed.
     """
     for package in ("accelerate", "torchmetrics"):
         try:
@@ -31,77 +28,89 @@ def check_accelerate() -> None:
 
 
 @contextlib.contextmanager
-def _group_left_at_exit() -> Iterator[None]:
-    """Sees to it that a process group which is made meanwhile is left when the interpreter ends.
+def process_group_destroyed_at_exit() -> Iterator[None]:
+    """Registers a process group that is created inside the context to be destroyed when the interpreter ends.
 
-    With the group still there, one run in six aborted at its end (gloo, two processes, torch 2.14), its work done.
+    A group that existed before belongs to the caller and is left alone. Without this, one run in six aborted at its
+    end, with all its work done (gloo, two processes, torch 2.14).
+
+    Yields:
+        Nothing.
     """
-    before = _in_group()
+    existed = _in_group()
     yield
-    if _in_group() and not before:
-        atexit.register(_leave_group)
+    if _in_group() and not existed:
+        atexit.register(_destroy_group)
 
 
 def _in_group() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def _leave_group() -> None:
+def _destroy_group() -> None:
     if _in_group():
         torch.distributed.destroy_process_group()
 
 
 class Processes:
-    """The processes that work together on one thing.
+    """The processes of one job, seen from one of them.
 
     Attributes:
-        rank: The number of this one, from 0.
-        number: How many there are.
+        rank: The rank of this process, from 0.
+        world_size: The number of processes.
     """
 
-    def __init__(self, rank: int = 0, number: int = 1) -> None:
-        """Takes down the place of this process."""
-        self.rank, self.number = rank, number
-
-    def together(self, work: Callable[[], dict[Any, Any]]) -> dict[Any, Any]:
-        """Does this process's share and gathers everybody's.
+    def __init__(self, rank: int = 0, world_size: int = 1) -> None:
+        """Stores the rank of this process.
 
         Args:
-            work: Does the share.
+            rank: From 0, below ``world_size``.
+            world_size: At least 1.
+        """
+        self.rank, self.world_size = rank, world_size
+
+    def merge_results(self, work: Callable[[], dict[Any, Any]]) -> dict[Any, Any]:
+        """Runs this process's share of some work and merges the results of all processes.
+
+        Every process has to call it, and each waits for all the others.
+
+        Args:
+            work: Computes the share of this process; its results must be picklable.
 
         Returns:
-            What all processes found.
+            The results of all processes in one dictionary, the same in every process.
 
         Raises:
-            TrainingError: It failed in another process; in the one where it failed, what it raised.
+            TrainingError: The work failed in another process. Where it failed here, its own exception is raised.
         """
-        if self.number == 1:
+        if self.world_size == 1:
             return work()
         from accelerate.utils import gather_object
 
-        found: dict[Any, Any] = {}
+        results: dict[Any, Any] = {}
         failure: Exception | None = None
         try:
-            found = work()
-        except Exception as error:  # told to the others first, who would wait for ever
+            results = work()
+        except Exception as error:  # sent to the other processes first, which would otherwise wait for ever
             failure = error
-        everybody = gather_object([(found, None if failure is None else f"process {self.rank}: {failure}")])
+        message = None if failure is None else f"process {self.rank}: {failure}"
+        gathered = gather_object([(results, message)])
         if failure is not None:
             raise failure
-        for _, words in everybody:
-            if words is not None:
-                raise TrainingError(f"another process failed: {words}")
-        return {key: value for part, _ in everybody for key, value in part.items()}
+        for _, other_message in gathered:
+            if other_message is not None:
+                raise TrainingError(f"another process failed: {other_message}")
+        return {key: value for part, _ in gathered for key, value in part.items()}
 
 
-def processes() -> Processes:
-    """The processes that ``accelerate launch`` (or torchrun) started, of which this is one; or this one alone.
+def launched_processes() -> Processes:
+    """The processes that ``accelerate launch`` (or torchrun) started; without a launcher, this process alone.
 
     Returns:
-        Its place among them.
+        The rank of this process and the number of all.
 
     Raises:
-        MissingExtraError: Several were launched, and accelerate is not installed.
+        MissingExtraError: Several processes were launched, and accelerate is not installed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes()
@@ -109,7 +118,7 @@ def processes() -> Processes:
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
-    with _group_left_at_exit():
-        # Asked for the CPU in so many words, or else it takes no notice of the other processes where there is no GPU.
+    with process_group_destroyed_at_exit():
+        # Without a GPU, PartialState ignores the other processes unless the CPU is asked for explicitly.
         state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available())
     return Processes(state.process_index, state.num_processes)

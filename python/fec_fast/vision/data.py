@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
 
-from ..utils.distributed import processes
+from ..utils.distributed import launched_processes
 from ..utils.errors import ArgumentError, FecError, InputError, missing_extra, nearest
 from .image_folder import AUGMENTATIONS, Images, open_parts, transforms
 from .user_file import from_file
@@ -172,7 +172,7 @@ def cifar(name: str, path: str | Path, batch_size: int = 64, seed: int = 0, **gi
     known = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
     if name not in known:
         raise InputError(f"{what}: {nearest(name, known)}")
-    share = processes()
+    share = launched_processes()
 
     def fetch() -> dict[Any, Any]:
         if options.download and share.rank == 0:
@@ -180,7 +180,7 @@ def cifar(name: str, path: str | Path, batch_size: int = 64, seed: int = 0, **gi
         return {}
 
     try:
-        share.together(fetch)  # the others wait
+        share.merge_results(fetch)  # the others wait
         train, held_out = (known[name](path, train=part) for part in (True, False))
     except RuntimeError as error:
         raise InputError(f"{what}: {error}. To let torchvision fetch it, say download=True (download: true)") from error

@@ -25,7 +25,7 @@ from ...plan.plan import fingerprint
 from ...recovery.batch_norm import recalibrate
 from ...scoring.formula import Formula
 from ...utils.batches import check_labels, pair
-from ...utils.distributed import processes
+from ...utils.distributed import launched_processes
 from ...utils.errors import ArgumentError, InputError, LayerError, PlanError, RatioError
 from ...utils.evaluation import evaluate
 from ...utils.forward import call_model, undisturbed
@@ -153,8 +153,8 @@ def measure(
         return value_of(problem.pruned(counts).eval(), f"{number} units less in {name}" if name else "nothing removed")
 
     store = _Store(None if cache is None else Path(cache), _key(problem))
-    place = processes()
-    mine = jobs[place.rank :: place.number]
+    place = launched_processes()
+    mine = jobs[place.rank :: place.world_size]
 
     def work() -> dict[tuple[str, int], float]:
         found = dict(store.known)
@@ -165,7 +165,7 @@ def measure(
                 store.keep(job, found[job], place.rank)
         return {job: found[job] for job in mine}
 
-    known = place.together(work)
+    known = place.merge_results(work)
     return Sensitivity(
         fingerprint(problem.model),
         known["", 0],

@@ -55,17 +55,17 @@ def rows_of(
     """
     kept = [evenly_strided(weight.detach()) for weight in weights]
     results = [
-        torch.empty(filters_of(weight, axis, group), dtype=torch.float64, device=weight.device)
+        torch.empty(filter_count(weight, axis, group), dtype=torch.float64, device=weight.device)
         for weight, axis, group in zip(kept, axes, groups, strict=True)
     ]
     rows: list[Row] = [
-        (weight.data_ptr(), DTYPES[weight.dtype], *layout(weight, axis, group), result.data_ptr())
+        (weight.data_ptr(), DTYPES[weight.dtype], *filter_layout(weight, axis, group), result.data_ptr())
         for weight, axis, group, result in zip(kept, axes, groups, results, strict=True)
     ]
     return rows, results, kept
 
 
-def filters_of(weight: Tensor, axis: int, groups: int) -> int:
+def filter_count(weight: Tensor, axis: int, groups: int) -> int:
     """How many filters a weight has on an axis."""
     return weight.shape[0] if axis == 0 else groups * weight.shape[1]
 
@@ -86,7 +86,7 @@ def evenly_strided(weight: Tensor) -> Tensor:
     return weight if _tap_stride(weight) is not None else weight.contiguous()
 
 
-def layout(weight: Tensor, axis: int, groups: int) -> tuple[int, int, int, int, int, int, int, int]:
+def filter_layout(weight: Tensor, axis: int, groups: int) -> tuple[int, int, int, int, int, int, int, int]:
     """Outer, inner, channels and taps of the filters, then their strides, in elements."""
     n, c = weight.shape[:2]
     taps = weight.shape[2:].numel()

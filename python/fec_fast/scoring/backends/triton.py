@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...utils.errors import BackendError, FormulaError
 from ..formula import Formula
-from .layout import check_one_device, evenly_strided, filters_of, layout
+from .layout import check_one_device, evenly_strided, filter_count, filter_layout
 
 OLDEST = (3, 4)
 SORTED = 4096  # the longest filter that one program sorts; longer ones compare all pairs
@@ -100,8 +100,8 @@ class _Layer:
 
     def __init__(self, weight: Tensor, axis: int, groups: int, formula: Formula) -> None:
         self.weight, self.formula = weight, formula
-        self.filters = filters_of(weight, axis, groups)
-        outer, inner, self.channels, self.taps, *strides = layout(weight, axis, groups)
+        self.filters = filter_count(weight, axis, groups)
+        outer, inner, self.channels, self.taps, *strides = filter_layout(weight, axis, groups)
         self.inner, self.strides = inner, strides
         self.type = torch.float64 if weight.dtype == torch.float64 else torch.float32
         if not weight.numel():

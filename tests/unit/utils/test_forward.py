@@ -1,0 +1,51 @@
+"""Contexts that leave a model as it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fec_fast.utils.forward import evaluating, restored_modes, undisturbed
+
+
+def mixed() -> nn.Module:
+    """A network in training mode with one module in evaluation mode."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Sequential(nn.Dropout(), nn.BatchNorm2d(2)))
+    model[2].eval()
+    return model
+
+
+def modes(model: nn.Module) -> list[bool]:
+    return [module.training for module in model.modules()]
+
+
+def test_modes_are_restored_module_by_module_after_an_error() -> None:
+    first, second = mixed(), mixed().eval()
+    before = modes(first), modes(second)
+    with pytest.raises(RuntimeError, match="stop"), restored_modes(first, second):
+        first.eval()
+        second[1].train()
+        raise RuntimeError("stop")
+    assert (modes(first), modes(second)) == before
+
+
+def test_evaluating() -> None:
+    model = mixed()
+    before = modes(model)
+    with evaluating(model):
+        assert not any(modes(model)) and not torch.is_grad_enabled()
+    assert modes(model) == before and torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_undisturbed_restores_modes_buffers_and_random_state(training: bool) -> None:
+    model = mixed()
+    before, buffers = modes(model), [buffer.clone() for buffer in model.buffers()]
+    state = torch.get_rng_state()
+    with undisturbed(model, training=training):
+        assert all(mode is training for mode in modes(model))
+        model(torch.randn(4, 1, 8, 8))
+    assert modes(model) == before
+    assert all(torch.equal(*pair) for pair in zip(model.buffers(), buffers, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
