@@ -20,7 +20,7 @@ import voc_folders  # noqa: E402
 
 import fec_fast  # noqa: E402
 from fec_fast.training.distillation import attention_distance  # noqa: E402
-from fec_fast.training.tasks.detection import Detection, classes_of, lists, measure  # noqa: E402
+from fec_fast.training.tasks.detection import Detection, evaluate_detector, images_and_targets, num_classes_of  # noqa: E402
 from fec_fast.utils.errors import ArgumentError, InputError  # noqa: E402
 from fec_fast.vision import zoo  # noqa: E402
 from fec_fast.vision.voc import voc  # noqa: E402
@@ -62,7 +62,7 @@ def test_detector_learns_and_metrics_tell(loaders: tuple[DataLoader[Any], DataLo
     assert set(last.metrics) == {"bbox_regression", "classification"}
     assert last.loss == pytest.approx(sum(last.metrics.values()), rel=1e-5)
     assert last.loss < 0.6 * result.history[0].loss
-    metrics, found = Detection().evaluate(model, held_out), measure(model, held_out)
+    metrics, found = Detection().evaluate(model, held_out), evaluate_detector(model, held_out)
     assert set(metrics) == METRICS
     assert metrics["map"] == found.coco and metrics["voc/red"] == found.by_class["red"]["voc"]
     assert found.voc > 0.5  # bright rectangles on dark noise: it found most of them
@@ -159,14 +159,14 @@ def test_interrupted_training_comes_to_the_same_bits(
 
     whole = run(small(), resume=False)
     stopped = small()
-    original = fec_fast.training.engine.Training.epoch
+    original = fec_fast.training.engine.Trainer.train_epoch
 
     def stops(self: Any, *arguments: Any) -> Any:
         if len(self.history) == 2:
             raise MemoryError
         return original(self, *arguments)
 
-    monkeypatch.setattr(fec_fast.training.engine.Training, "epoch", stops)
+    monkeypatch.setattr(fec_fast.training.engine.Trainer, "train_epoch", stops)
     with pytest.warns(UserWarning, match="nothing to resume"), pytest.raises(MemoryError):
         run(stopped, resume=True)
     monkeypatch.undo()
@@ -211,7 +211,7 @@ def test_what_has_no_meaning_is_refused_by_name(
 def test_features_are_imitated(folder: Path, precision: str) -> None:
     train = voc(folder, batch_size=12, image_size=96, augment="none")[0]  # all images in one step
     teacher, heads = small(seed=5), []
-    images = teacher.transform(lists(next(iter(train)))[0])[0].tensors
+    images = teacher.transform(images_and_targets(next(iter(train)))[0])[0].tensors
     teacher.head.register_forward_hook(lambda *called: heads.append(1))
     with torch.no_grad():
         wanted = teacher.eval().backbone.features(images)
@@ -311,11 +311,11 @@ def test_classifier_is_refused() -> None:
 
 def test_measure_needs_images_and_boxes(loaders: tuple[DataLoader[Any], DataLoader[Any]]) -> None:
     with pytest.raises(InputError, match="the loader to evaluate on is empty"):
-        measure(small(), [])
+        evaluate_detector(small(), [])
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     with pytest.raises(InputError, match="no box to find"):
-        measure(small(), [([torch.rand(3, 96, 96)], [empty])])
-    assert lists(([torch.rand(3, 9, 9)], [empty]))[1] == [empty]
+        evaluate_detector(small(), [([torch.rand(3, 96, 96)], [empty])])
+    assert images_and_targets(([torch.rand(3, 9, 9)], [empty]))[1] == [empty]
     with pytest.raises(InputError, match="nearest: 'voc'"):
         Detection("vocc")
 
@@ -330,7 +330,7 @@ def _heads() -> Iterator[tuple[str, dict[str, Any]]]:
 @pytest.mark.parametrize(("name", "options"), list(_heads()))
 def test_number_of_classes_is_found_in_torchvisions_detectors(name: str, options: dict[str, Any]) -> None:
     with torch.device("meta"):
-        assert classes_of(zoo.build(f"torchvision:{name}", num_classes=7, **options)) == 7
+        assert num_classes_of(zoo.build(f"torchvision:{name}", num_classes=7, **options)) == 7
 
 
 def test_recalibration_takes_lists_of_images(loaders: tuple[DataLoader[Any], DataLoader[Any]]) -> None:

@@ -27,8 +27,8 @@ import voc_folders  # noqa: E402
 from trainings import Stops  # noqa: E402
 
 import fec_fast  # noqa: E402
-from fec_fast.training.fsdp import splits_weights  # noqa: E402
-from fec_fast.training.tasks.detection import Detection, measure  # noqa: E402
+from fec_fast.training.fsdp import uses_fsdp2  # noqa: E402
+from fec_fast.training.tasks.detection import Detection, evaluate_detector  # noqa: E402
 from fec_fast.vision import zoo  # noqa: E402
 from fec_fast.vision.voc import voc  # noqa: E402
 
@@ -141,7 +141,7 @@ def parts(out: Path) -> None:
         if os.environ["RANK"] == "1":  # all get the first one's
             nn.init.normal_(model[0].weight)
         kept(out, f"{name}-{norm}", model, train(model, 8, checkpoint=out / "state", **options))
-    with pytest.raises(fec_fast.BackendError, match="SSD cannot be split.*NO_WRAP: .*ModuleList"):
+    with pytest.raises(fec_fast.BackendError, match="SSD cannot be sharded.*NO_WRAP: .*ModuleList"):
         detector(out / "voc")
     with mock.patch.dict(os.environ, {"FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}):
         kept(out, "boxes", *detector(out / "voc", ema_decay=0.5))
@@ -301,7 +301,9 @@ def test_detectors_are_trained_by_two_processes_as_by_one_in_two_parts(whole: Pa
         assert two["images"] == one.images == 12 and two["loss"] == pytest.approx(one.loss, rel=1e-3)
         assert two["metrics"] == pytest.approx(one.metrics, rel=1e-3)
     model.load_state_dict(found)
-    assert rows[-1]["held_out"]["map"] == pytest.approx(measure(model, boxes(whole / "voc")[1]).coco, abs=1e-6)
+    assert rows[-1]["held_out"]["map"] == pytest.approx(
+        evaluate_detector(model, boxes(whole / "voc")[1]).coco, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", ["parts-False", "parts-True", "bf16-True"])
@@ -343,7 +345,7 @@ def test_whole_weights_go_on_with_a_state_of_split_ones(split: Path) -> None:
 def test_a_detector_with_split_weights_is_evaluated_as_it_results(split: Path) -> None:
     model = zoo.build("zoo:ssd-small", num_classes=3, image_size=64)
     model.load_state_dict(load_file(split / "boxes-1.safetensors"))
-    expected = measure(model, boxes(split / "voc")[1])
+    expected = evaluate_detector(model, boxes(split / "voc")[1])
     assert told(split, "boxes-0")[-1]["held_out"]["map_50"] == pytest.approx(expected.coco_50, abs=1e-6)
 
 
@@ -353,12 +355,12 @@ def test_other_ways_of_splitting_weights_are_refused(kind: str) -> None:
 
     accelerator: Any = SimpleNamespace(distributed_type=DistributedType[kind], is_fsdp2=False)
     with pytest.raises(fec_fast.BackendError, match="fsdp_version 2" if kind == "FSDP" else f"{kind} is not supported"):
-        splits_weights(accelerator)
+        uses_fsdp2(accelerator)
     accelerator = SimpleNamespace(distributed_type=DistributedType.FSDP, is_fsdp2=True)
-    assert splits_weights(accelerator)
+    assert uses_fsdp2(accelerator)
 
 
 def test_weights_that_are_not_split_after_all_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.warns(UserWarning, match="among several GPUs only: every process has all of them here"):
+    with pytest.warns(UserWarning, match="only across several GPUs: here every process holds all weights"):
         train(network(norm=False), 8, epochs=1)

@@ -170,12 +170,12 @@ def test_an_interrupted_run_goes_on_to_the_same_figures(
         recipes.read_recipe(recipe, given={"weights": str(weights)}), tmp_path / "whole", progress=False
     )
 
-    from fec_fast.training.engine import Training
+    from fec_fast.training.engine import Trainer
 
     finished = []
-    keep = Training.keep
+    keep = Trainer.finish_epoch
 
-    def interrupted(self: Training, row: Any) -> None:
+    def interrupted(self: Trainer, row: Any) -> None:
         keep(self, row)
         finished.append(row)
         if len(finished) == 3:  # the pruned network's first epoch
@@ -184,9 +184,9 @@ def test_an_interrupted_run_goes_on_to_the_same_figures(
     out = tmp_path / "out"
     arguments = ["run", recipe, "--weights", weights, "--out", out]
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "keep", interrupted)
+        patch.setattr(Trainer, "finish_epoch", interrupted)
         done = run(*arguments)
-    assert done.exit_code == 130 and "pruned_tuned: go on with resume=True (--resume)" in done.stderr
+    assert done.exit_code == 130 and "pruned_tuned: continue with resume=True (--resume)" in done.stderr
     assert not (out / "results.json").exists()
     assert run(*arguments).exit_code == 2 and "--resume" in run(*arguments).stderr
     with pytest.raises(CheckpointError, match="another recipe: dense was True and is False"):

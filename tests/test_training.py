@@ -21,8 +21,8 @@ from trainings import Stops, numbers, same
 
 import fec_fast
 from fec_fast.training.distillation import attention_distance
-from fec_fast.training.ema import Average
-from fec_fast.training.lr_schedule import Schedule
+from fec_fast.training.ema import ModelEma
+from fec_fast.training.lr_schedule import LRSchedule
 from fec_fast.training.settings import TrainingSettings
 from fec_fast.training.tasks.classification import Classification
 from fec_fast.utils.errors import ArgumentError, InputError, LayerError, TrainingInterrupted
@@ -107,9 +107,9 @@ def test_every_choice_changes_the_result_and_resumes_to_the_same_bits(choice: st
 def test_cosine_is_torchs(steps: int, lr: float) -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
     peer = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    ours = Schedule.of(TrainingSettings(epochs=steps, lr=lr))
+    ours = LRSchedule.from_settings(TrainingSettings(epochs=steps, lr=lr))
     for step in range(steps):
-        assert ours.rate(step / steps) == pytest.approx(peer.get_last_lr()[0], rel=1e-6, abs=1e-9)
+        assert ours.lr_at(step / steps) == pytest.approx(peer.get_last_lr()[0], rel=1e-6, abs=1e-9)
         optimizer.step()
         peer.step()
 
@@ -118,10 +118,10 @@ def test_one_cycle_is_torchs() -> None:
     steps = 4000
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     peer = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, steps, cycle_momentum=False)
-    ours = Schedule.of(TrainingSettings(epochs=5, lr=0.1, schedule="onecycle"))
+    ours = LRSchedule.from_settings(TrainingSettings(epochs=5, lr=0.1, schedule="onecycle"))
     worst = 0.0
     for step in range(steps):
-        worst = max(worst, abs(ours.rate(step / steps) - peer.get_last_lr()[0]))
+        worst = max(worst, abs(ours.lr_at(step / steps) - peer.get_last_lr()[0]))
         optimizer.step()
         if step < steps - 1:
             peer.step()
@@ -137,15 +137,15 @@ def test_one_cycle_is_torchs() -> None:
 )
 @settings(deadline=None)
 def test_rates_rise_to_the_peak_and_fall_to_the_end(kind: str, warm: float, one: float, other: float) -> None:
-    schedule = Schedule.of(TrainingSettings(epochs=10, lr=0.5, schedule=kind, warmup_epochs=warm))
+    schedule = LRSchedule.from_settings(TrainingSettings(epochs=10, lr=0.5, schedule=kind, warmup_epochs=warm))
     low, high = sorted((one, other))
-    rates = [schedule.rate(low), schedule.rate(high)]
+    rates = [schedule.lr_at(low), schedule.lr_at(high)]
     assert all(0.0 <= rate <= 0.5 * (1 + 1e-12) for rate in rates)
-    if high < schedule.rise:
+    if high < schedule.warmup:
         assert rates[0] <= rates[1] * (1 + 1e-12)
-    if low >= schedule.rise:
+    if low >= schedule.warmup:
         assert rates[0] >= rates[1] * (1 - 1e-12)
-    assert schedule.rate(schedule.rise) == pytest.approx(0.5) and schedule.rate(1.0) < 1e-5
+    assert schedule.lr_at(schedule.warmup) == pytest.approx(0.5) and schedule.lr_at(1.0) < 1e-5
 
 
 @pytest.mark.parametrize("batch_size", [12, 16, 20])
@@ -177,7 +177,7 @@ def test_clipping_bounds_the_step() -> None:
 
 def test_average_is_the_formula_and_is_what_results() -> None:
     model = _model()
-    average = Average(model, 0.5)
+    average = ModelEma(model, 0.5)
     wanted: list[Tensor] = []
     for step in range(6):
         with torch.no_grad():
@@ -395,7 +395,7 @@ def test_ctrl_c_ends_after_the_step_and_goes_on_to_the_same_bits(tmp_path: Path)
     # 16 images are looked at before training, 48 in each epoch: in the middle of the second.
     loader = DataLoader(_Presses(16 + 48 + 20), batch_size=16, shuffle=True)
     stopped = _model()
-    words = rf"interrupted in epoch 2; the state after epoch 1 is in {folder}: go on with resume=True"
+    words = rf"interrupted in epoch 2; the state after epoch 1 is in {folder}: continue with resume=True"
     with pytest.raises(TrainingInterrupted, match=words):
         _train(stopped, epochs=3, loader=loader, checkpoint=folder)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

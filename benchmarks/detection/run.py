@@ -29,7 +29,7 @@ from torch import nn
 import fec_fast
 from fec_fast import Budget
 from fec_fast.graph.counts import count
-from fec_fast.training.tasks.detection import Detection, measure
+from fec_fast.training.tasks.detection import Detection, evaluate_detector
 from fec_fast.utils.files import write_text
 from fec_fast.utils.machine import describe_machine
 from fec_fast.utils.timing import compare_latency
@@ -157,7 +157,7 @@ class Study:
 
     def measured(self, model: nn.Module) -> dict[str, Any]:
         """The average precisions on both held-out splits, in float32."""
-        return {part: asdict(measure(model.eval(), loader)) for part, loader in self.held_out.items()}
+        return {part: asdict(evaluate_detector(model.eval(), loader)) for part, loader in self.held_out.items()}
 
     def file(self, seed: int, name: str) -> Path:
         """Where the network of a stage is kept."""

@@ -1,1 +1,1 @@
-"""Fine-tuning of a pruned network."""
+"""Fine-tuning: the training loop, its settings, its state on disk, and the tasks it trains networks for."""

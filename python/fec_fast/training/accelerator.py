@@ -1,4 +1,4 @@
-"""What a training borrows from the process and gives back: random states, and accelerate's shared state."""
+"""Temporary accelerators: accelerate's objects for one training, without a trace in the process afterwards."""
 
 from __future__ import annotations
 
@@ -18,32 +18,39 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def borrowed_accelerator(
+def temporary_accelerator(
     mixed_precision: str, accumulate: int = 1, trackers: Any = None, log_dir: Path | None = None
 ) -> Iterator[Accelerator]:
-    """Makes an accelerator that leaves nothing behind in the process, as accelerate's shared states would have it.
+    """Makes an accelerator and restores accelerate's shared state at the end.
+
+    accelerate keeps its configuration in class attributes that all accelerators of the process share: the first one
+    fixes the precision for all later ones, and a new one changes the accumulation of those before. Without the
+    restoring, one call of ``finetune`` would decide how the next one trains, and would change an accelerator of the
+    caller's.
 
     Args:
         mixed_precision: ``"no"``, ``"fp16"`` or ``"bf16"``.
-        accumulate: So many batches make one step of the optimizer.
-        trackers: What accelerate takes as ``log_with``.
-        log_dir: Where they write.
+        accumulate: Number of batches per optimizer step.
+        trackers: The value of accelerate's argument ``log_with``.
+        log_dir: Folder that the trackers write to.
 
     Yields:
         The accelerator.
 
     Raises:
-        BackendError: The device does not have this precision, or an accelerator of the caller's has another.
+        BackendError: The device does not support this precision, or an accelerator of the caller's has another one.
     """
     import accelerate
     from accelerate.utils import parse_flag_from_env
 
-    ours = not accelerate.state.is_initialized()
-    gradients = accelerate_gradient_state()
-    before = dict(gradients)
+    first_in_process = not accelerate.state.is_initialized()
+    gradient_state = accelerate_gradient_state()
+    gradient_state_before = dict(gradient_state)
     with process_group_destroyed_at_exit():
         state = accelerate.PartialState(parse_flag_from_env("ACCELERATE_USE_CPU"))
-    kind = state.distributed_type  # an accelerator that splits the weights writes over it
+    # The state of the processes (PartialState) outlives the accelerator, because a process group can be joined once
+    # only. But an accelerator that shards the weights overwrites this attribute of it.
+    distributed_type_before = state.distributed_type
     try:
         try:
             accelerator = accelerate.Accelerator(
@@ -53,31 +60,32 @@ def borrowed_accelerator(
                 project_dir=log_dir,
             )
         except ValueError as error:
-            raise BackendError(f"mixed_precision={mixed_precision!r} is not to be had here: {error}") from error
-        # On some devices accelerate takes the word and then trains in float32 all the same.
+            raise BackendError(f"mixed_precision={mixed_precision!r} is not supported here: {error}") from error
+        # On some devices accelerate accepts the precision and then trains in float32.
         if mixed_precision != "no" and not accelerator.native_amp:
             device = accelerator.device.type
             raise BackendError(
-                f"mixed_precision={mixed_precision!r} is not to be had on {device!r}; take 'no' or 'bf16'"
+                f"mixed_precision={mixed_precision!r} is not supported on {device!r}; use 'no' or 'bf16'"
             )
         yield accelerator
     finally:
-        gradients.clear()
-        gradients.update(before)
-        if ours:
+        # In place: all accelerators hold this one dictionary.
+        gradient_state.clear()
+        gradient_state.update(gradient_state_before)
+        if first_in_process:
             reset_accelerator_state()
-            state.distributed_type = kind
+            state.distributed_type = distributed_type_before
 
 
 def training_device() -> torch.device:
-    """The device that a training in this process would take.
+    """Finds the device that a training in this process would use.
 
     Returns:
-        What accelerate chooses: a GPU of this process's own, if there is one.
+        The device that accelerate selects: this process's GPU if there is one, otherwise the CPU.
 
     Raises:
         MissingExtraError: accelerate is not installed.
     """
     check_accelerate()
-    with borrowed_accelerator("no") as accelerator:
+    with temporary_accelerator("no") as accelerator:
         return torch.device(accelerator.device)

@@ -1,4 +1,8 @@
-"""Imitation of a teacher: of its logits, and of its attention maps, for which the widths need not be the same."""
+"""Knowledge distillation: losses that pull a student towards a teacher's logits and attention maps.
+
+An attention map has no channel dimension, so a pruned student can be compared with its wider teacher without learned
+adapters in between.
+"""
 
 from __future__ import annotations
 
@@ -18,195 +22,203 @@ from ..utils.modules import device_of
 from .settings import TrainingSettings
 
 
-class FeatureImitation:
-    """How differently a student and a teacher look at the same images, in the layers that are to be imitated."""
+class FeatureDistillation:
+    """The loss between the attention maps of a student's and a teacher's layers (``feature_layers``).
+
+    Forward hooks record the outputs of the layers in both networks. The student's are recorded during its ordinary
+    training step; the teacher's when :meth:`run_teacher` is called.
+    """
 
     def __init__(
         self,
-        model: nn.Module,
+        student: nn.Module,
         teacher: nn.Module,
         settings: TrainingSettings,
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
-        """Listens to the modules that are to be imitated.
+        """Registers the forward hooks.
 
         Args:
-            model: The student, not wrapped.
-            teacher: In evaluation mode.
-            settings: How much is imitated.
-            autocast: Makes the context of the training's precision.
+            student: The network that is trained, without wrappers.
+            teacher: The network that is imitated, in evaluation mode.
+            settings: Gives the layers, the weights and the temperature.
+            autocast: Returns a context manager for the precision of the training.
         """
         self.teacher, self.settings, self.autocast = teacher, settings, autocast
-        self.own = _Listener(model, settings.feature_layers)
-        self.wanted = _Listener(teacher, settings.feature_layers.values())
+        self.student_outputs = _OutputRecorder(student, settings.feature_layers)
+        self.teacher_outputs = _OutputRecorder(teacher, settings.feature_layers.values())
 
-    def show(self, images: Any) -> None:
-        """Shows the teacher images, without going on to what comes after its last layer that is imitated.
+    def run_teacher(self, images: Any) -> None:
+        """Runs the teacher up to the last recorded layer; the rest of its forward pass is skipped.
 
         Args:
-            images: As its ``forward`` takes them.
+            images: The same images that the student was given, as the teacher's ``forward`` takes them.
         """
-        with self.wanted.stopping(), torch.no_grad(), self.autocast():
+        with self.teacher_outputs.stop_when_complete(), torch.no_grad(), self.autocast():
             self.teacher(images)
 
-    def apart(self) -> Tensor | float:
-        """The weighted distances of the layers' attention maps, for the images that both have seen last.
+    def feature_loss(self) -> Tensor | float:
+        """Computes the weighted sum of the attention distances for the images that both networks saw last.
 
         Returns:
-            A scalar, to be added to the loss; 0 if no layer is imitated.
+            A scalar to be added to the loss; 0 if there are no ``feature_layers``.
 
         Raises:
-            InputError: The two had the images in different sizes.
+            InputError: A student's map and its teacher's differ in height or width.
         """
-        apart: Tensor | float = 0.0
-        for name, teachers in self.settings.feature_layers.items():
-            own, wanted = self.own.outputs[name], self.wanted.outputs[teachers]
-            if own.shape[2:] != wanted.shape[2:]:
+        loss: Tensor | float = 0.0
+        for name, teacher_name in self.settings.feature_layers.items():
+            student_map, teacher_map = self.student_outputs.outputs[name], self.teacher_outputs.outputs[teacher_name]
+            if student_map.shape[2:] != teacher_map.shape[2:]:
                 raise InputError(
-                    f"feature_layers: in training {name!r} returns maps of {list(own.shape[2:])} and the teacher's "
-                    f"{teachers!r} of {list(wanted.shape[2:])}: the networks have to resize images alike, and not at "
-                    "random"
+                    f"feature_layers: in training {name!r} returns maps of {list(student_map.shape[2:])} and the "
+                    f"teacher's {teacher_name!r} of {list(teacher_map.shape[2:])}: the networks have to resize images "
+                    "alike, and not at random"
                 )
-            apart = apart + self.settings.feature_weight * attention_distance(own, wanted)
-        self.own.outputs.clear()
-        self.wanted.outputs.clear()
-        return apart
+            loss = loss + self.settings.feature_weight * attention_distance(student_map, teacher_map)
+        # Cleared here so that the maps do not stay in memory until the next step.
+        self.student_outputs.outputs.clear()
+        self.teacher_outputs.outputs.clear()
+        return loss
 
     def close(self) -> None:
-        """Stops listening."""
-        self.own.close()
-        self.wanted.close()
+        """Removes the forward hooks."""
+        self.student_outputs.close()
+        self.teacher_outputs.close()
 
 
-class Imitation(FeatureImitation):
-    """What a student's loss becomes next to a teacher: its logits are imitated, too."""
+class Distillation(FeatureDistillation):
+    """The loss of a classifier with a teacher: labels, the teacher's logits, and the attention maps."""
 
-    def __call__(self, images: Tensor, logits: Tensor, loss: Tensor) -> Tensor:
-        """Adds imitation to a loss.
+    def combined_loss(self, images: Tensor, logits: Tensor, label_loss: Tensor) -> Tensor:
+        """Adds the distillation terms to the loss from the labels.
 
         Args:
-            images: What both networks look at.
-            logits: What the student made of them, float ``[B, classes]``.
-            loss: The loss by the labels.
+            images: The images of the batch.
+            logits: The student's logits for them, float ``[B, classes]``.
+            label_loss: The loss from the labels, a scalar.
 
         Returns:
-            The loss to be minimised.
+            The loss to be minimised, a scalar: ``(1 - distill_weight) * label_loss + distill_weight * divergence``
+            plus the feature loss.
         """
+        # The complete forward pass also records the teacher's features.
         with torch.no_grad(), self.autocast():
-            target = self.teacher(images).float()
-        loss = torch.lerp(
-            loss, imitated_logits(logits, target, self.settings.temperature), self.settings.distill_weight
-        )
-        return loss + self.apart()
+            teacher_logits = self.teacher(images).float()
+        divergence = logit_divergence(logits, teacher_logits, self.settings.temperature)
+        return torch.lerp(label_loss, divergence, self.settings.distill_weight) + self.feature_loss()
 
 
-def imitated_logits(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """Divergence of softened logits (Hinton et al., 2015).
+def logit_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Computes the Kullback-Leibler divergence between softened class distributions (Hinton et al., 2015).
 
     Args:
-        logits: Of the student, ``[B, classes]``.
-        target: Of the teacher, ``[B, classes]``.
-        temperature: Both are divided by it.
+        student_logits: ``[B, classes]``.
+        teacher_logits: ``[B, classes]``.
+        temperature: Divisor of both networks' logits.
 
     Returns:
-        The mean over the images in nats, times the square of the temperature, so that the gradient does not fall with
-        it.
+        The mean over the images in nats, times the square of the temperature. The factor keeps the size of the
+        gradient independent of the temperature.
     """
-    student, wanted = F.log_softmax(logits / temperature, 1), F.log_softmax(target / temperature, 1)
-    return F.kl_div(student, wanted, reduction="batchmean", log_target=True) * temperature**2
+    student, teacher = (F.log_softmax(logits / temperature, 1) for logits in (student_logits, teacher_logits))
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
-def attention_distance(own: Tensor, wanted: Tensor) -> Tensor:
-    """How differently two layers look at the same images (Zagoruyko & Komodakis, 2017).
+def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Computes the distance between the attention maps of two layers (Zagoruyko & Komodakis, 2017).
 
-    A layer's attention map is the mean over its channels of its squares, scaled to length 1; how many channels there
-    are is of no account, so a pruned layer can imitate a whole one with nothing to be learned in between.
+    The attention map of an image is the mean over the channels of the squared features, scaled to Euclidean length 1.
 
     Args:
-        own: Features ``[B, C1, H, W]``.
-        wanted: Features ``[B, C2, H, W]``.
+        student: Features ``[B, C1, H, W]``.
+        teacher: Features ``[B, C2, H, W]``; the number of channels may differ.
 
     Returns:
-        The squared distance of the maps, in [0, 2], mean over the images.
+        The squared Euclidean distance of the maps, in [0, 2], mean over the images; a scalar.
     """
-    maps = [F.normalize(x.float().square().mean(1).flatten(1), dim=1) for x in (own, wanted)]
+    maps = [F.normalize(x.float().square().mean(1).flatten(1), dim=1) for x in (student, teacher)]
     return (maps[0] - maps[1]).square().sum(1).mean()
 
 
-def check_features(model: nn.Module, teacher: nn.Module, layers: Mapping[str, str], images: Any) -> None:
-    """Makes sure that the modules whose features are to be imitated exist and fit.
+def check_feature_layers(student: nn.Module, teacher: nn.Module, layers: Mapping[str, str], images: Any) -> None:
+    """Checks that the layers to imitate exist and return maps of the same size.
 
     Args:
-        model: The student; left as it is.
-        teacher: The teacher; left as it is.
-        layers: Names of the student's modules, with the teacher's.
-        images: A batch, as both take it.
+        student: The network to be trained. It is run once and not changed.
+        teacher: The network to be imitated. It is run once and not changed.
+        layers: Names of the student's modules, mapped to names of the teacher's modules.
+        images: A batch of images, as both networks take it.
 
     Raises:
-        LayerError: A module that does not exist.
-        InputError: A module that is not run once on images, or whose output is no map ``[B, C, H, W]`` of the same
-            height and width in both.
+        LayerError: A module does not exist.
+        InputError: A module is not run, its output is not a map ``[B, C, H, W]``, or the student's and the teacher's
+            maps differ in height or width.
     """
-    shapes = []
-    for network, names in ((model, list(layers)), (teacher, list(layers.values()))):
-        listener = _Listener(network, names)
+    map_sizes = []
+    for network, names in ((student, list(layers)), (teacher, list(layers.values()))):
+        recorder = _OutputRecorder(network, names)
         try:
             with undisturbed(network):
                 call_model(network, map_tensors(partial(Tensor.to, device=device_of(network)), images))
         finally:
-            listener.close()
+            recorder.close()
         for name in names:
-            output = listener.outputs.get(name)
+            output = recorder.outputs.get(name)
             if not isinstance(output, Tensor) or output.ndim != 4:
-                what = "is not run" if output is None else f"returns {describe(output)}"
-                raise InputError(f"feature_layers: {name!r} {what}; name a module that returns maps [B, C, H, W]")
-        shapes.append([listener.outputs[name].shape[2:] for name in names])
-    for (name, teachers), one, other in zip(layers.items(), *shapes, strict=True):
-        if one != other:
+                problem = "is not run" if output is None else f"returns {describe(output)}"
+                raise InputError(f"feature_layers: {name!r} {problem}; name a module that returns maps [B, C, H, W]")
+        map_sizes.append([recorder.outputs[name].shape[2:] for name in names])
+    for (name, teacher_name), student_size, teacher_size in zip(layers.items(), *map_sizes, strict=True):
+        if student_size != teacher_size:
             raise InputError(
-                f"feature_layers: {name!r} returns maps of {list(one)} and the teacher's {teachers!r} of "
-                f"{list(other)}; name modules with maps of the same size"
+                f"feature_layers: {name!r} returns maps of {list(student_size)} and the teacher's {teacher_name!r} of "
+                f"{list(teacher_size)}; name modules with maps of the same size"
             )
 
 
-class _HeardAll(Exception):
-    """Nothing that comes after in the forward pass is of interest."""
+class _AllRecorded(Exception):
+    """Leaves a forward pass from inside a hook, once every wanted output is recorded."""
 
 
-class _Listener:
-    """Holds what modules returned last."""
+class _OutputRecorder:
+    """Records the last output of named modules, by forward hooks."""
 
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
         self.outputs: dict[str, Any] = {}
-        self.stops = False
+        self.stops_when_complete = False
         modules = dict(model.named_modules())
-        chosen = list(names)
-        for name in chosen:
+        wanted = list(names)
+        for name in wanted:
             if name not in modules:
                 raise LayerError(f"feature_layers: there is no module {name!r}; {nearest(name, modules)}")
-        self.chosen = set(chosen)
-        self.handles = [modules[name].register_forward_hook(self._keep(name)) for name in chosen]
+        self.wanted = set(wanted)
+        self.handles = [modules[name].register_forward_hook(self._recording_hook(name)) for name in wanted]
 
     @contextlib.contextmanager
-    def stopping(self) -> Iterator[None]:
-        """Ends the network's forward pass when the last module has returned."""
-        self.stops = True
+    def stop_when_complete(self) -> Iterator[None]:
+        """Ends the forward pass inside the context as soon as every module has returned.
+
+        A hook cannot end a forward pass except by an exception, so one is raised in the last hook and caught here. A
+        detector's teacher is thereby spared its heads and its search for boxes.
+        """
+        self.stops_when_complete = True
         try:
             yield
-        except _HeardAll:
+        except _AllRecorded:
             pass
         finally:
-            self.stops = False
+            self.stops_when_complete = False
 
-    def _keep(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+    def _recording_hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def record(module: nn.Module, inputs: Any, output: Any) -> None:
             self.outputs[name] = output
-            if self.stops and self.outputs.keys() == self.chosen:
-                raise _HeardAll
+            if self.stops_when_complete and self.outputs.keys() == self.wanted:
+                raise _AllRecorded
 
-        return keep
+        return record
 
     def close(self) -> None:
-        """Stops listening."""
+        """Removes the hooks."""
         for handle in self.handles:
             handle.remove()

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, by torch's AveragedModel."""
+"""Exponential moving average (EMA) of a model's weights, on top of torch's ``AveragedModel``."""
 
 from __future__ import annotations
 
@@ -7,49 +7,50 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
 
-class Average:
-    """The average of a model's weights over the steps of a training.
+class ModelEma:
+    """Keeps an exponential moving average of a model's weights.
 
-    Running means and variances of batch norm are averaged with the weights, by the same decay: they belong to the
-    averaged weights about as well as the model's own belong to its. Whole numbers (batch norm's count of batches) are
-    the model's.
+    The running means and variances of batch norm are averaged with the same decay as the weights, because they have to
+    match the averaged weights, not the current ones. Integer buffers (``num_batches_tracked``) are copied.
 
     Attributes:
-        model: The averaged network, a copy on the same device.
+        model: The averaged network: a copy of the source, on the same device.
     """
 
-    def __init__(self, model: nn.Module, decay: float, *, one_by_one: bool = False) -> None:
-        """Starts from a model's weights.
+    def __init__(self, source: nn.Module, decay: float, *, per_tensor: bool = False) -> None:
+        """Copies the weights that the average starts from.
 
         Args:
-            model: Not wrapped.
-            decay: What the average keeps of itself in a step, in [0, 1).
-            one_by_one: Whether each tensor is taken in by itself: torch cannot take parameters that are split over
-                processes and buffers that are not in one go.
+            source: The model whose weights are averaged, without wrappers.
+            decay: Share of the old average that is kept in one update, in [0, 1).
+            per_tensor: Updates each tensor separately instead of all tensors in one fused operation. FSDP2 needs this:
+                its parameters are DTensors and its buffers are plain tensors, and torch's fused operation does not
+                accept both in one list.
         """
-        self.source, self.decay, self.one_by_one = model, decay, one_by_one
-        self.averaged = AveragedModel(model, use_buffers=True)
+        self.source, self.decay, self.per_tensor = source, decay, per_tensor
+        self.averaged = AveragedModel(source, use_buffers=True)
         self.model: nn.Module = self.averaged.module
 
     def update(self) -> None:
-        """Takes the model's weights in, after a step of the optimizer."""
+        """Updates the average with the source's weights. To be called after each optimizer step."""
         steps = int(self.averaged.n_averaged)
-        # In a short training an average with a long memory would be of the weights that it began with.
+        # A fixed decay of 0.999 would keep the initial weights dominant for about 1,000 steps. The decay therefore
+        # starts small and grows, as in TensorFlow's ExponentialMovingAverage.
         decay = min(self.decay, (1 + steps) / (10 + steps))
-        if self.one_by_one:
+        if self.per_tensor:
             self.averaged.avg_fn = get_ema_avg_fn(decay)  # type: ignore[no-untyped-call]
         else:
             self.averaged.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self.averaged.update_parameters(self.source)
         with torch.no_grad():
-            for own, source in zip(self.model.buffers(), self.source.buffers(), strict=True):
-                if not own.is_floating_point():
-                    own.copy_(source)
+            for averaged, current in zip(self.model.buffers(), self.source.buffers(), strict=True):
+                if not averaged.is_floating_point():
+                    averaged.copy_(current)
 
-    def state(self) -> dict[str, Tensor]:
-        """The averaged weights and the count of steps, as :meth:`restore` takes them."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns the averaged weights and the number of updates."""
         return self.averaged.state_dict()
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Goes back to an earlier state."""
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restores the average from what :meth:`state_dict` returned."""
         self.averaged.load_state_dict(state)

@@ -1,383 +1,354 @@
-"""The engine of :func:`fec_fast.finetune`: epochs, steps and states, for any task, on Hugging Face accelerate."""
+"""The training loop of :func:`fec_fast.finetune`: epochs, steps and saved states, for any task, on accelerate."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sized
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..utils.errors import TrainingError, TrainingInterrupted
-from ..utils.forward import restored_modes
 from ..utils.random_state import generators_of, seed_all
-from . import state as states
-from .ema import Average
-from .fsdp import copied, like, splits_weights, taken_apart, whole
-from .history import Epoch, best_of
+from .ema import ModelEma
+from .fsdp import copy_for_sharding, gather_tensors, shard, shard_like, uses_fsdp2
+from .history import Epoch, best_epoch_of
+from .inputs import TrainingInputs
 from .interrupt import deferred_interrupt
-from .lr_schedule import Schedule
-from .settings import TrainingSettings
-from .tasks.base import Task
-from .trackers import logged
+from .lr_schedule import LRSchedule
+from .optimizer import build_optimizer
+from .progress import TrainingProgress
+from .progress_bar import ProgressBar
+from .state import TrainingState, write_state
+from .trackers import log_values
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-@dataclass(frozen=True)
-class Job:
-    """Who is trained on what.
+class Trainer:
+    """One training.
+
+    Three networks may exist. ``inputs.model`` is the caller's. ``model`` holds the weights that the optimizer changes:
+    it is the caller's model, or a sharded copy of it under FSDP2. ``average.model`` holds their moving average.
 
     Attributes:
-        task: What for.
-        model: The network.
-        teacher: The network to be imitated, if any.
-        train_loader: Training data.
-        val_loader: Held-out data, if any.
-        settings: How.
-        folder: Where the state of the training is kept, if anywhere.
-    """
-
-    task: Task
-    model: nn.Module
-    teacher: nn.Module | None
-    train_loader: Iterable[Any]
-    val_loader: Iterable[Any] | None
-    settings: TrainingSettings
-    folder: Path | None
-
-    def facts(self, batches: int, processes: int) -> dict[str, Any]:
-        """Everything that the numbers depend on, but for data and model: what a state is compared by."""
-        facts = {"task": self.task.name, "steps_per_epoch": batches, "processes": processes}
-        return {**asdict(self.settings), **facts, "distilled": self.teacher is not None}
-
-
-class Training:
-    """One run of :func:`fec_fast.finetune`.
-
-    Attributes:
-        model: The network that is trained: the job's, or, where FSDP splits the weights, a copy of it.
+        model: The network that the optimizer changes, without wrappers.
         history: The finished epochs.
         stopped: What ended the training; ``None`` until then.
     """
 
-    def __init__(self, accelerator: Accelerator, job: Job, facts: dict[str, Any]) -> None:
-        """Moves everything to the device and wraps it; :meth:`close` undoes that."""
-        self.accelerator, self.job, self.facts = accelerator, job, facts
-        self.settings = job.settings
+    def __init__(self, accelerator: Accelerator, inputs: TrainingInputs, conditions: dict[str, Any]) -> None:
+        """Moves the networks to the accelerator's device and wraps model, optimizer and loaders.
+
+        Args:
+            accelerator: Gives device, precision and processes.
+            inputs: What to train.
+            conditions: The result of :meth:`TrainingInputs.conditions`; saved in the state.
+        """
+        self.accelerator, self.inputs, self.conditions = accelerator, inputs, conditions
+        self.settings = inputs.settings
         self.history: list[Epoch] = []
         self.stopped: str | None = None
-        self.best: dict[str, Tensor] = {}
-        self.progress = 0.0
-        self.cut = False
-        self.validation_seconds: float | None = None
-        self.schedule = Schedule.of(job.settings)
-        self.modes = ExitStack()  # closed by close(), which restores the modes
-        self.modes.enter_context(restored_modes(job.model, *([] if job.teacher is None else [job.teacher])))
-        self.forward = vars(job.model).get("forward")
-        job.model.to(accelerator.device)
-        self.sharded = splits_weights(accelerator)
-        self.model = copied(job.model) if self.sharded else job.model
+        self.best_weights: dict[str, Tensor] = {}
+        self.out_of_time = False
+        self.schedule = LRSchedule.from_settings(inputs.settings)
+        self.forward_before = vars(inputs.model).get("forward")
+        inputs.model.to(accelerator.device)
+        self.sharded = uses_fsdp2(accelerator)
+        self.model = copy_for_sharding(inputs.model) if self.sharded else inputs.model
         decay = self.settings.ema_decay
-        self.average = None if decay is None else Average(self.model, decay, one_by_one=self.sharded)
-        self.plain_optimizer = _optimizer((p for p in self.model.parameters() if p.requires_grad), self.settings)
-        self.loader, self.held_out = self._shared(job.train_loader), self._shared(job.val_loader)
-        loaders = (job.train_loader, self.loader, job.val_loader, self.held_out)
+        self.average = None if decay is None else ModelEma(self.model, decay, per_tensor=self.sharded)
+        self.plain_optimizer = build_optimizer((p for p in self.model.parameters() if p.requires_grad), self.settings)
+        self.loader, self.held_out = self._prepare_loader(inputs.train_loader), self._prepare_loader(inputs.val_loader)
+        loaders = (inputs.train_loader, self.loader, inputs.val_loader, self.held_out)
         self.generators = [generator for loader in loaders for generator in generators_of(loader)]
         if self.sharded:
             average = None if self.average is None else self.average.model
-            self.prepared, self.optimizer = taken_apart(accelerator, self.model, self.plain_optimizer, average)
+            self.network, self.optimizer = shard(accelerator, self.model, self.plain_optimizer, average)
         else:
-            self.prepared, self.optimizer = accelerator.prepare(self.model, self.plain_optimizer)
-        self.named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+            self.network, self.optimizer = accelerator.prepare(self.model, self.plain_optimizer)
+        # Listed after sharding, which replaces the parameters.
+        self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.batches = len(self.loader)  # of this process
-        teacher = None if job.teacher is None else job.teacher.to(accelerator.device).eval()
-        # Last: what it puts on the model is taken off by close().
-        self.objective = job.task.objective(self.model, teacher, self.settings, accelerator)
+        self.progress = TrainingProgress(self.settings, self.batches, self.held_out, accelerator)
+        teacher = None if inputs.teacher is None else inputs.teacher.to(accelerator.device).eval()
+        # Last, because it puts hooks on the networks that only close() removes.
+        self.objective = inputs.task.objective(self.model, teacher, self.settings, accelerator)
 
-    def _shared(self, loader: Any) -> Any:
-        """A loader of which every process gets its part."""
-        if isinstance(loader, DataLoader):
-            return self.accelerator.prepare_data_loader(loader)
-        return loader
+    def _prepare_loader(self, loader: Any) -> Any:
+        """Shares the batches of a DataLoader among the processes; other iterables are returned as they are."""
+        return self.accelerator.prepare_data_loader(loader) if isinstance(loader, DataLoader) else loader
 
     def close(self) -> None:
-        """Takes accelerate's wrappers off the model and restores the modes."""
+        """Removes hooks and wrappers from the networks."""
         self.objective.close()
-        self.accelerator.unwrap_model(self.prepared, keep_fp32_wrapper=False)
-        # accelerate leaves an attribute that shadows the class's method.
-        if self.forward is None:
-            vars(self.job.model).pop("forward", None)
+        self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
+        # unwrap_model leaves an instance attribute "forward" behind, which would shadow the class's method.
+        if self.forward_before is None:
+            vars(self.inputs.model).pop("forward", None)
         else:
-            self.job.model.forward = self.forward
-        self.modes.close()
+            self.inputs.model.forward = self.forward_before
 
-    def run(self, state: states.TrainingState | None, progress: bool) -> None:
-        """Trains to the end, from a state if there is one, and leaves the resulting weights in the model."""
+    def run(self, state: TrainingState | None, show_progress: bool) -> None:
+        """Trains to the end and leaves the resulting weights in the caller's model.
+
+        Args:
+            state: The state to resume from; ``None`` starts from the beginning.
+            show_progress: Shows a progress bar in one process per machine.
+
+        Raises:
+            TrainingError: The loss became infinite or NaN.
+            TrainingInterrupted: Ctrl-C was pressed.
+        """
         if state is not None:
-            self.restore(state)
-        show = progress and self.accelerator.is_local_main_process
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+            self._restore_state(state)
+        shown = show_progress and self.accelerator.is_local_main_process
         with deferred_interrupt() as interrupted:
             try:
-                with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
-                    line = bar.add_task("", total=1.0)
+                with ProgressBar(self.settings.epochs, self.inputs.task.main_metric, shown=shown) as bar:
                     while self.stopped is None:
-                        row = self.epoch(_Line(bar, line), interrupted)
+                        row = self.train_epoch(bar, interrupted)
                         if row is not None:
                             self.history.append(row)
-                            self.accelerator.log(logged(row), step=row.epoch)
-                        self.stopped = self.reason()
-                        self.keep(row)
+                            self.accelerator.log(log_values(row), step=row.epoch)
+                        self.stopped = self._stop_reason()
+                        self.finish_epoch(row)
             except KeyboardInterrupt as error:
-                raise TrainingInterrupted(self.how_to_go_on()) from error
+                raise TrainingInterrupted(self._interrupted_message()) from error
             except Exception as error:
-                if interrupted():  # such as a worker of the loader that the same Ctrl-C has ended
-                    raise TrainingInterrupted(self.how_to_go_on()) from error
+                # The same Ctrl-C also ends the loader's worker processes, which then fails here as another error.
+                if interrupted():
+                    raise TrainingInterrupted(self._interrupted_message()) from error
                 raise
-        if self.evaluated is not self.job.model:
-            self.job.model.load_state_dict(self.evaluated.state_dict())
-        if self.best:
-            self.job.model.load_state_dict(self.best)
+        if self.resulting is not self.inputs.model:
+            self.inputs.model.load_state_dict(self.resulting.state_dict())
+        if self.best_weights:
+            self.inputs.model.load_state_dict(self.best_weights)
 
     @property
-    def evaluated(self) -> nn.Module:
-        """The network that is evaluated and that results: the average where one is kept, put together if need be."""
-        return self.job.model if self.average is None or self.sharded else self.average.model
+    def resulting(self) -> nn.Module:
+        """The full network that is evaluated and that results: the moving average if there is one."""
+        # Under FSDP2 the caller's model has received the weights, averaged or not, from _gather_weights.
+        return self.inputs.model if self.average is None or self.sharded else self.average.model
 
-    def put_together(self) -> None:
-        """Gives the job's model the weights that result, where they lie in parts; all processes together."""
-        if self.sharded:
-            parts = self.model if self.average is None else self.average.model
-            self.job.model.load_state_dict(whole(parts.state_dict()))
+    def train_epoch(self, bar: ProgressBar, interrupted: Callable[[], bool]) -> Epoch | None:
+        """Makes one pass over the training data and evaluates the network.
 
-    def reason(self) -> str | None:
-        """Why the training is over; ``None`` if it is not."""
-        if self.cut:
-            return "time"
-        if len(self.history) == self.settings.epochs:
-            return "epochs"
-        if self.settings.patience is not None:
-            best = best_of(self.history, self.job.task.main_metric)
-            if best is not None and len(self.history) - best >= self.settings.patience:
-                return "patience"
-        return None
+        Args:
+            bar: Shows the progress.
+            interrupted: Tells whether Ctrl-C was pressed.
 
-    def keep(self, row: Epoch | None) -> None:
-        """Remembers the best weights and writes the state, after an epoch."""
-        patient = self.settings.patience is not None and row is not None
-        if patient and best_of(self.history, self.job.task.main_metric) == len(self.history):
-            self.best = {key: value.detach().cpu().clone() for key, value in self.evaluated.state_dict().items()}
-        if self.job.folder is not None:
-            state = self.state()
-            if self.accelerator.is_main_process:
-                states.write(self.job.folder, state)
-        self.accelerator.wait_for_everyone()
+        Returns:
+            The figures of the epoch; ``None`` if ``max_minutes`` left no time for a single step.
 
-    def epoch(self, line: _Line, interrupted: Callable[[], bool]) -> Epoch | None:
-        """One pass over the data; ``None`` if there was no time for a single step."""
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed.
+        """
         start = time.perf_counter()
         number = len(self.history)
-        self.seed(number)
-        self.prepared.train()
-        loss_sum, images, rate = 0.0, 0, self.settings.lr
+        earlier_seconds = sum(row.seconds for row in self.history)
+        self._seed_epoch(number)
+        self.network.train()
+        loss_sum, images, lr = 0.0, 0, self.settings.lr
         for batch_number, batch in enumerate(self.loader):
             step = number * self.batches + batch_number
-            if batch_number % self.settings.accumulate == 0:  # where a step of the optimizer begins
-                self.progress = self.advance(step, time.perf_counter() - start, batch_number)
-                if self.progress >= 1.0 and step:
-                    self.cut = True
+            if batch_number % self.settings.accumulate == 0:  # an optimizer step begins
+                self.progress.begin_step(step, batch_number, earlier_seconds, time.perf_counter() - start)
+                if self.progress.share >= 1.0 and step:
+                    self.out_of_time = True
                     break
-                rate = self.schedule.rate(min(self.progress, 1.0))
-            loss, count = self.step(batch, rate, batch_number, f"step {step + 1} (epoch {number + 1})")
+                lr = self.schedule.lr_at(min(self.progress.share, 1.0))
+            loss, count = self._train_step(batch, lr, batch_number, f"step {step + 1} (epoch {number + 1})")
             loss_sum += loss * count
             images += count
             if interrupted():
                 raise KeyboardInterrupt
-            seen = images * self.accelerator.num_processes
-            line.show(self, loss, seen / (time.perf_counter() - start))
+            speed = images * self.accelerator.num_processes / (time.perf_counter() - start)
+            bar.update(self.history, self.progress.share, loss, speed)
         if not images:
             return None
-        if self.settings.max_minutes is None:
-            self.progress = (number + 1) / self.settings.epochs
+        self.progress.end_epoch(number + 1)
+        # Sums over images, not means over batches: batches and processes may have different numbers of images.
         from accelerate.utils import gather_object
 
         loss_sum, images = (sum(part) for part in zip(*gather_object([(loss_sum, images)]), strict=True))
         metrics = self.objective.metrics()
-        held_out = self.evaluate()
+        held_out = self._evaluate()
         seconds = time.perf_counter() - start
-        return Epoch(number + 1, loss_sum / images, metrics, held_out, rate, images, seconds)
+        return Epoch(number + 1, loss_sum / images, metrics, held_out, lr, images, seconds)
 
-    def evaluate(self) -> dict[str, float] | None:
-        """The metrics on held-out data."""
-        for module in (self.model, *([] if self.average is None else [self.average.model])):
-            self.agree(module)
-        self.put_together()
-        if self.held_out is None:
-            return None
-        start = time.perf_counter()
-        together = self.accelerator if isinstance(self.held_out, DataLoader) else None
-        metrics = self.job.task.evaluate(self.evaluated, self.held_out, together)
-        self.validation_seconds = time.perf_counter() - start
-        return metrics
-
-    def agree(self, module: nn.Module) -> None:
-        """Gives all processes the first one's buffers: batch norm's statistics are of each one's own images."""
-        if self.accelerator.num_processes > 1:
-            from accelerate.utils import broadcast
-
-            for buffer in module.buffers():
-                buffer.copy_(broadcast(buffer.clone()))
-
-    def advance(self, step: int, seconds: float, batch_number: int) -> float:
-        """How much of the training is done before a step: by the count of steps, or by the clock if that is ahead."""
-        share = step / (self.settings.epochs * self.batches)
-        if self.settings.max_minutes is None:
-            return share
-        spent = sum(row.seconds for row in self.history) + seconds
-        reserve = self.validation_seconds
-        if reserve is None:
-            # Until an evaluation was timed: without a backward pass, a batch takes about a third of a step.
-            batches = len(self.held_out) if isinstance(self.held_out, Sized) else 0
-            reserve = batches * seconds / max(1, batch_number) / 3
-        allowed = max(60 * self.settings.max_minutes - reserve, spent, 1e-9)
-        clock = torch.tensor(spent / allowed, device=self.accelerator.device)
-        if self.accelerator.num_processes > 1:
-            from accelerate.utils import broadcast
-
-            clock = broadcast(clock)
-        return max(self.progress, share, float(clock))
-
-    def step(self, batch: Any, rate: float, batch_number: int, where: str) -> tuple[float, int]:
-        """One batch: its loss, and how many images it has."""
+    def _train_step(self, batch: Any, lr: float, batch_number: int, where: str) -> tuple[float, int]:
+        """Trains on one batch; returns its loss and its number of images."""
         for group in self.plain_optimizer.param_groups:
-            group["lr"] = rate
-        with self.accelerator.accumulate(self.prepared):
-            loss = self.objective.loss(self.prepared, batch, where)
+            group["lr"] = lr
+        # Inside this context accelerate's wrapper of the optimizer skips the step until a group of batches is complete.
+        with self.accelerator.accumulate(self.network):
+            loss = self.objective.loss(self.network, batch, where)
             value = loss.value.item()
-            # Looked at before the weights change, so that they stay as they were when training stops here.
+            # Checked before the backward pass, so that the weights are still those before the step.
             if not math.isfinite(value):
                 self.plain_optimizer.zero_grad()
-                raise TrainingError(self.not_finite(value, where, rate))
-            self.accelerator.backward(loss.value * self.share(batch_number))
+                raise TrainingError(self._not_finite_message(value, where, lr))
+            self.accelerator.backward(loss.value * self._accumulation_scale(batch_number))
             if self.accelerator.sync_gradients and self.settings.clip_norm is not None:
-                self.accelerator.clip_grad_norm_(self.prepared.parameters(), self.settings.clip_norm)
+                self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad()
         if self.average is not None and self.accelerator.sync_gradients:
             self.average.update()
         return value, loss.images
 
-    def share(self, batch_number: int) -> float:
-        """What makes up for a last group of batches that is not full: accelerate divides by the full number."""
-        number = self.settings.accumulate
-        first = batch_number // number * number
-        return number / min(number, self.batches - first)
+    def _accumulation_scale(self, batch_number: int) -> float:
+        """Scale of the loss in the last, incomplete group of batches.
 
-    def seed(self, epoch: int) -> None:
-        """Makes the randomness of an epoch depend on nothing but seed and epoch."""
-        # Any fixed one-to-one mapping does; a large odd factor keeps neighbouring seeds apart.
-        mixed = (self.settings.seed * 1_000_003 + epoch) % 2**32
+        accelerate divides every loss by ``accumulate``, also where the epoch ends after fewer batches.
+        """
+        size = self.settings.accumulate
+        first = batch_number // size * size
+        return size / min(size, self.batches - first)
+
+    def _seed_epoch(self, epoch: int) -> None:
+        """Seeds all random numbers of an epoch from ``(seed, epoch)`` alone.
+
+        This is what makes a resumed training give the same bits: no random state has to be stored, and an epoch does
+        not depend on how many numbers the epochs before it drew.
+        """
+        # The constants are arbitrary. A large odd factor keeps the epochs of neighbouring seeds apart.
+        epoch_seed = (self.settings.seed * 1_000_003 + epoch) % 2**32
         for generator in self.generators:
-            generator.manual_seed(mixed)
-        # Processes see different images, so their augmentation may differ too; their order may not.
-        seed_all((mixed + self.accelerator.process_index * 715_827_883) % 2**32)
-        if hasattr(self.loader, "iteration"):  # accelerate's count of epochs, for samplers with set_epoch
+            generator.manual_seed(epoch_seed)
+        # The order of the data has to be the same in all processes (the generators above); augmentation, mixup and
+        # dropout should differ between them, because they see different images.
+        seed_all((epoch_seed + self.accelerator.process_index * 715_827_883) % 2**32)
+        if hasattr(self.loader, "iteration"):  # accelerate passes it to the set_epoch of samplers
             self.loader.iteration = epoch
 
-    def not_finite(self, value: float, where: str, rate: float) -> str:
-        """Words for a loss that is infinite or NaN."""
-        if self.job.folder is not None and self.history:
-            last = f"the last good state is that after epoch {len(self.history)}, in {self.job.folder}"
-        elif self.job.folder is not None:
-            last = "no epoch was finished, so there is no state to go back to"
-        else:
-            last = "no state was kept (checkpoint=None)"
-        return f"the loss is {value} at {where}, learning rate {rate:g}; {last}. Check the images for NaN, or lower lr"
+    def _evaluate(self) -> dict[str, float] | None:
+        """Returns the metrics on the held-out data; ``None`` without such data."""
+        for network in (self.model, *([] if self.average is None else [self.average.model])):
+            self._broadcast_buffers(network)
+        self._gather_weights()
+        if self.held_out is None:
+            return None
+        start = time.perf_counter()
+        # Only a DataLoader is shared among the processes; otherwise each of them evaluates all held-out data.
+        accelerator = self.accelerator if isinstance(self.held_out, DataLoader) else None
+        metrics = self.inputs.task.evaluate(self.resulting, self.held_out, accelerator)
+        self.progress.evaluation_seconds = time.perf_counter() - start
+        return metrics
 
-    def how_to_go_on(self) -> str:
-        """Words for Ctrl-C."""
-        done = len(self.history)
-        if self.job.folder is None:
-            return f"interrupted in epoch {done + 1}; no state was kept (checkpoint=None)"
-        if not done:
-            return "interrupted in epoch 1; no epoch was finished, so there is no state to go on from"
-        return (
-            f"interrupted in epoch {done + 1}; the state after epoch {done} is in {self.job.folder}: go on with "
-            "resume=True (--resume), which repeats the unfinished epoch and comes to the same numbers"
-        )
+    def _broadcast_buffers(self, network: nn.Module) -> None:
+        """Broadcasts rank 0's buffers.
 
-    def state(self) -> states.TrainingState:
-        """What is needed to go on after the last finished epoch; asked for by all processes together."""
-        tensors = {
-            f"{key}/{name}": value
-            for name, parameter in self.named.items()
-            for key, value in self.plain_optimizer.state[parameter].items()
+        Each process updates batch norm's running statistics from its own images, so they differ between processes.
+        """
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import broadcast
+
+            for buffer in network.buffers():
+                buffer.copy_(broadcast(buffer.clone()))
+
+    def _gather_weights(self) -> None:
+        """Under FSDP2, copies the resulting weights into the caller's model. Collective: all processes call it."""
+        if self.sharded:
+            source = self.model if self.average is None else self.average.model
+            self.inputs.model.load_state_dict(gather_tensors(source.state_dict()))
+
+    def _stop_reason(self) -> str | None:
+        """Returns why the training is over; ``None`` if it is not."""
+        if self.out_of_time:
+            return "time"
+        if len(self.history) == self.settings.epochs:
+            return "epochs"
+        if self.settings.patience is not None:
+            best = best_epoch_of(self.history, self.inputs.task.main_metric)
+            if best is not None and len(self.history) - best >= self.settings.patience:
+                return "patience"
+        return None
+
+    def finish_epoch(self, row: Epoch | None) -> None:
+        """Keeps the weights if they are the best so far, and saves the state.
+
+        Args:
+            row: The figures of the epoch; ``None`` if it had no step.
+        """
+        selects_best = self.settings.patience is not None and row is not None
+        if selects_best and best_epoch_of(self.history, self.inputs.task.main_metric) == len(self.history):
+            self.best_weights = {
+                key: value.detach().cpu().clone() for key, value in self.resulting.state_dict().items()
+            }
+        if self.inputs.state_folder is not None:
+            state = self._capture_state()  # collective under FSDP2, so not in the main process alone
+            if self.accelerator.is_main_process:
+                write_state(self.inputs.state_folder, state)
+        self.accelerator.wait_for_everyone()
+
+    def _capture_state(self) -> TrainingState:
+        """Collects what is needed to resume after the last finished epoch. Collective under FSDP2."""
+        optimizer_tensors = {
+            f"{entry}/{name}": value
+            for name, parameter in self.trained.items()
+            for entry, value in self.plain_optimizer.state[parameter].items()
             if isinstance(value, Tensor)
         }
         scaler = self.accelerator.scaler
-        return states.TrainingState(
+        return TrainingState(
             epoch=len(self.history),
-            settings=self.facts,
+            settings=self.conditions,
             history=[asdict(row) for row in self.history],
-            progress=self.progress,
+            progress=self.progress.share,
             stopped=self.stopped,
             scaler=None if scaler is None else scaler.state_dict(),
-            model=whole(self.model.state_dict()),
-            optimizer=whole(tensors),
-            average={} if self.average is None else whole(self.average.state()),
-            best=self.best,
+            model=gather_tensors(self.model.state_dict()),
+            optimizer=gather_tensors(optimizer_tensors),
+            average={} if self.average is None else gather_tensors(self.average.state_dict()),
+            best=self.best_weights,
         )
 
-    def restore(self, state: states.TrainingState) -> None:
-        """Goes back to a state that was checked to fit."""
+    def _restore_state(self, state: TrainingState) -> None:
+        """Restores a state that was checked to fit this training."""
         own = self.model.state_dict()
-        self.model.load_state_dict({key: like(own[key], value) for key, value in state.model.items()})
+        self.model.load_state_dict({key: shard_like(own[key], value) for key, value in state.model.items()})
         for key, value in state.optimizer.items():
-            what, _, name = key.partition("/")
-            parameter = self.named[name]
-            # Copied into the layout of the parameter; a count of steps stays where the optimizer wants it.
+            entry, _, name = key.partition("/")
+            parameter = self.trained[name]
+            # Momentum and the like get the device, memory format and sharding of the parameter. A count of steps
+            # (0-dim) stays on the CPU, where torch's optimizers keep it.
             if value.ndim or not parameter.ndim:
-                value = torch.empty_like(parameter).copy_(like(parameter, value))
-            self.plain_optimizer.state[parameter][what] = value
+                value = torch.empty_like(parameter).copy_(shard_like(parameter, value))
+            self.plain_optimizer.state[parameter][entry] = value
         if self.average is not None:
-            own = self.average.state()
-            self.average.restore({key: like(own[key], value) for key, value in state.average.items()})
-        self.put_together()
+            own = self.average.state_dict()
+            self.average.load_state_dict({key: shard_like(own[key], value) for key, value in state.average.items()})
+        self._gather_weights()
         if state.scaler is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state.scaler)
         self.history = [Epoch(**row) for row in state.history]
-        self.progress, self.stopped, self.best = state.progress, state.stopped, state.best
+        self.progress.share, self.stopped, self.best_weights = state.progress, state.stopped, state.best
 
+    def _not_finite_message(self, value: float, where: str, lr: float) -> str:
+        """Error message for a loss that is infinite or NaN."""
+        if self.inputs.state_folder is None:
+            last = "no state was kept (checkpoint=None)"
+        elif self.history:
+            last = f"the last good state is the one after epoch {len(self.history)}, in {self.inputs.state_folder}"
+        else:
+            last = "no epoch was finished, so there is no state to resume from"
+        return f"the loss is {value} at {where}, learning rate {lr:g}; {last}. Check the images for NaN, or lower lr"
 
-class _Line:
-    """The progress bar's one line."""
-
-    def __init__(self, bar: Progress, task: TaskID) -> None:
-        self.bar, self.task = bar, task
-
-    def show(self, training: Training, loss: float, speed: float) -> None:
-        """Shows where the training is: loss, the last epoch's main metric, images/s over all processes."""
-        metric = training.job.task.main_metric
-        words = f"epoch {len(training.history) + 1}/{training.settings.epochs}  loss {loss:.3f}"
-        if training.history:
-            row = training.history[-1]
-            known, kind = (row.metrics, "training") if row.held_out is None else (row.held_out, "held-out")
-            if metric in known:
-                words += f"  {kind} {metric} {known[metric]:.4f}"
-        self.bar.update(self.task, completed=training.progress, description=f"{words}  {speed:,.0f} images/s")
-
-
-def _optimizer(parameters: Iterable[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+    def _interrupted_message(self) -> str:
+        """Error message for Ctrl-C: where the state is, and how to continue."""
+        done = len(self.history)
+        if self.inputs.state_folder is None:
+            return f"interrupted in epoch {done + 1}; no state was kept (checkpoint=None)"
+        if not done:
+            return "interrupted in epoch 1; no epoch was finished, so there is no state to resume from"
+        return (
+            f"interrupted in epoch {done + 1}; the state after epoch {done} is in {self.inputs.state_folder}: continue "
+            "with resume=True (--resume), which repeats the unfinished epoch and gives the same numbers"
+        )

@@ -1,7 +1,8 @@
-"""Weights that lie in parts on all processes (FSDP2): how they come apart, and how they come together again.
+"""FSDP2: sharding a model's weights over the processes, and gathering them again.
 
-What is trained is then a copy of the model, which torch's ``fully_shard`` takes apart, by way of accelerate. The
-caller's model stays whole: it gets the weights after every epoch, is evaluated, and is what results.
+With FSDP2 a copy of the model is trained, and torch's ``fully_shard`` replaces its parameters by DTensors. The caller's
+model is never sharded: it receives the gathered weights after every epoch, is what gets evaluated, and is what the
+caller has at the end.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def splits_weights(accelerator: Accelerator) -> bool:
-    """Tells whether accelerate was told to split the weights over the processes.
+def uses_fsdp2(accelerator: Accelerator) -> bool:
+    """Tells whether accelerate is configured to shard the weights over the processes.
 
     Args:
-        accelerator: The training's.
+        accelerator: The accelerator of the training.
 
     Returns:
-        True for FSDP2, False where every process has all weights.
+        True for FSDP2; False where every process holds all weights (one process, DDP).
 
     Raises:
-        BackendError: They are to be split in a way that is not supported.
+        BackendError: Another kind of sharding is configured: FSDP version 1, DeepSpeed or Megatron-LM.
     """
     from accelerate import DistributedType
 
@@ -38,24 +39,26 @@ def splits_weights(accelerator: Accelerator) -> bool:
     if kind == DistributedType.FSDP:
         if not getattr(accelerator, "is_fsdp2", False):
             raise BackendError(
-                "FSDP's first version is not supported; take the second (accelerate launch --fsdp_version 2, with "
-                "accelerate 1.6 or later), or DDP"
+                "FSDP version 1 is not supported; use version 2 (accelerate launch --fsdp_version 2, with accelerate "
+                "1.6 or later), or DDP"
             )
         return True
     if kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise BackendError(f"{kind.value} is not supported; to split the weights take FSDP2, or else DDP")
+        raise BackendError(f"{kind.value} is not supported; to shard the weights use FSDP2, otherwise DDP")
     return False
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """Makes the copy that is to be taken apart.
+def copy_for_sharding(model: nn.Module) -> nn.Module:
+    """Broadcasts rank 0's weights to all processes and copies the model.
+
+    DDP broadcasts when it wraps a model; ``fully_shard`` does not. Each process keeps its own shard of its own weights,
+    so models that differ between processes would be mixed into one.
 
     Args:
-        model: On the accelerator's device; gets the first process's weights in all of them, as DDP would see to: each
-            process keeps a part of its own, and parts of different networks would make none.
+        model: A model on the accelerator's device; rank 0's weights are written into it.
 
     Returns:
-        The copy.
+        The copy, which is to be sharded.
     """
     from accelerate.utils import broadcast
 
@@ -65,84 +68,87 @@ def copied(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model)
 
 
-def taken_apart(
+def shard(
     accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None
 ) -> tuple[nn.Module, Any]:
-    """Takes a network apart, its optimizer's parameters with it, and its average in the same way.
+    """Shards a model, the parameters in its optimizer, and its moving average.
 
     Args:
-        accelerator: Says where a part ends (``fsdp_auto_wrap_policy``).
-        model: Changed in place, its parameters are DTensors from now on.
-        optimizer: Of its parameters, without a state yet; gets the new ones.
-        average: A copy of the model, changed in place.
+        accelerator: Decides which modules become units of their own (``fsdp_auto_wrap_policy``).
+        model: The model; changed in place: its parameters become DTensors.
+        optimizer: The optimizer of its parameters, without state yet; it receives the new parameters.
+        average: The model of the moving average, if there is one; changed in place, sharded the same way.
 
     Returns:
-        The network to be called, and the optimizer as accelerate wraps it.
+        The model to be called in training, and accelerate's wrapper of the optimizer.
 
     Raises:
-        BackendError: The parts are to be such as torch does not make.
+        BackendError: torch cannot shard the model in the configured way.
     """
     from accelerate.utils import convert_to_fp32, fsdp2_prepare_model
 
-    plugin = accelerator.state.fsdp_plugin  # it may be the caller's, who gets it back as it was
-    before = plugin.cpu_ram_efficient_loading, plugin.mixed_precision_policy
-    # Every process has the weights already; and accelerate's way of sending them (1.15) knows no buffers.
+    plugin = accelerator.state.fsdp_plugin  # shared with an accelerator of the caller's, so it is restored below
+    settings_before = plugin.cpu_ram_efficient_loading, plugin.mixed_precision_policy
+    # RAM-efficient loading sends rank 0's weights to the others. All have them already (copy_for_sharding), and
+    # accelerate 1.15 forgets the buffers in doing so.
     plugin.cpu_ram_efficient_loading = False
-    # It would make batch norm's weights bfloat16 next to float32 statistics, which torch refuses. The forward pass runs
-    # under autocast below, as it does without FSDP.
+    # FSDP's own mixed precision casts the weights of batch norm to bfloat16 while its statistics stay float32, which
+    # torch refuses. The forward pass runs under autocast instead (below), as it does without FSDP.
     plugin.mixed_precision_policy = None
     try:
-        prepared, wrapped = accelerator.prepare(model, optimizer)
+        sharded, prepared_optimizer = accelerator.prepare(model, optimizer)
         if average is not None:
+            # Sharded by this function because accelerate.prepare accepts only one model.
             fsdp2_prepare_model(accelerator, average)
-    except ValueError as error:  # such as for a ModuleList, which accelerate's policies take for a layer
+    except ValueError as error:  # for example for a ModuleList, which accelerate's policies take for a layer
         reason = str(error).partition("\n")[0]
         raise BackendError(
-            f"{type(model).__name__} cannot be split as accelerate was told to, take --fsdp_auto_wrap_policy NO_WRAP: "
+            f"{type(model).__name__} cannot be sharded in the configured way, use --fsdp_auto_wrap_policy NO_WRAP: "
             f"{reason}"
         ) from error
     finally:
-        plugin.cpu_ram_efficient_loading, plugin.mixed_precision_policy = before
+        plugin.cpu_ram_efficient_loading, plugin.mixed_precision_policy = settings_before
     if accelerator.mixed_precision != "no":
-        plain = prepared.forward
+        forward_in_float32 = sharded.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             with accelerator.autocast():
-                return convert_to_fp32(plain(*args, **kwargs))
+                return convert_to_fp32(forward_in_float32(*args, **kwargs))
 
-        prepared.forward = forward
-    return prepared, wrapped
-
-
-def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Puts tensors together; all processes have to ask for it, for the same ones in the same order.
-
-    Args:
-        tensors: Parts of tensors, or whole ones.
-
-    Returns:
-        Whole ones in every process.
-    """
-    return {name: _put_together(value) for name, value in tensors.items()}
+        sharded.forward = forward
+    return sharded, prepared_optimizer
 
 
-def like(own: Any, value: Tensor) -> Tensor:
-    """Takes a whole tensor apart as another one is, if that one is.
+def gather_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gathers sharded tensors into full ones.
 
     Args:
-        own: A part, or whole.
-        value: Whole, of the same shape, on any device.
+        tensors: DTensors or plain tensors by name. The gathering is collective: all processes have to call this with
+            the same names in the same order.
 
     Returns:
-        The value, apart as ``own`` is.
+        Full tensors, in every process; plain tensors as they are.
     """
-    if not is_part(own):
-        return value
+    return {name: _full_tensor(tensor) for name, tensor in tensors.items()}
+
+
+def shard_like(reference: Any, tensor: Tensor) -> Tensor:
+    """Shards a full tensor in the way another tensor is sharded.
+
+    Args:
+        reference: A DTensor or a plain tensor.
+        tensor: A full tensor of the same shape, on any device.
+
+    Returns:
+        A DTensor with the device mesh and placements of ``reference``; the tensor itself if ``reference`` is plain.
+    """
+    if not is_part(reference):
+        return tensor
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
+    return distribute_tensor(tensor.to(reference.device), reference.device_mesh, reference.placements)
 
 
-def _put_together(tensor: Any) -> Tensor:
-    found: Tensor = tensor.full_tensor() if is_part(tensor) else tensor
-    return found
+def _full_tensor(tensor: Any) -> Tensor:
+    full: Tensor = tensor.full_tensor() if is_part(tensor) else tensor
+    return full

@@ -1,4 +1,4 @@
-"""What a training tells of itself: one row an epoch, and how it ended."""
+"""Training history: one record per epoch, and the result of a training."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to.
+    """The figures of one epoch.
 
     Attributes:
-        epoch: Its number, from 1.
-        loss: Mean training loss.
-        metrics: Of the training images while training, by name.
-        held_out: Of the held-out data after it, by name; ``None`` without a ``val_loader``.
-        lr: Learning rate of its last step.
-        images: Training images seen, over all processes.
-        seconds: Wall-clock time, evaluation included.
+        epoch: Number of the epoch, from 1.
+        loss: Mean training loss over the images of the epoch.
+        metrics: Metrics by name, measured on the training images while training.
+        held_out: Metrics by name, measured on the held-out data after the epoch; ``None`` without a ``val_loader``.
+        lr: Learning rate of the last optimizer step.
+        images: Number of training images, over all processes.
+        seconds: Wall-clock time in seconds, evaluation included.
     """
 
     epoch: int
@@ -31,24 +31,26 @@ class Epoch:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of training images classified right while training, in [0, 1]; ``None`` if it is no classifier."""
+        """Accuracy on the training images while training, in [0, 1]; ``None`` if the task is not classification."""
         return self.metrics.get("accuracy")
 
     @property
     def val_accuracy(self) -> float | None:
-        """Share of held-out images classified right, in [0, 1]; ``None`` without a ``val_loader`` or a classifier."""
+        """Accuracy on the held-out data, in [0, 1]; ``None`` without held-out data or if not classification."""
         return None if self.held_out is None else self.held_out.get("accuracy")
 
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """A finished training.
+    """The result of :func:`fec_fast.finetune`.
 
     Attributes:
-        model: The trained model, the same object that was given.
-        history: One row an epoch, those before a resume included.
-        stopped: What ended it: ``"epochs"`` (all were done), ``"patience"`` or ``"time"``.
-        best_epoch: The epoch whose weights the model has, if ``patience`` chose it; otherwise ``None``.
+        model: The trained model: the same object that was passed in.
+        history: One record per epoch, including the epochs before a resume.
+        stopped: What ended the training: ``"epochs"`` (all epochs were done), ``"patience"`` or ``"time"``
+            (``max_minutes``).
+        best_epoch: Number of the epoch whose weights the model holds, if ``patience`` selected one; otherwise ``None``,
+            and the model holds the weights of the last epoch.
     """
 
     model: nn.Module
@@ -57,7 +59,15 @@ class FinetuneResult:
     best_epoch: int | None
 
 
-def best_of(history: list[Epoch], metric: str) -> int | None:
-    """The first of the epochs with the highest metric on held-out data; ``None`` if there is none."""
-    rows = [row for row in history if row.held_out is not None]
-    return max(rows, key=lambda row: (row.held_out or {})[metric]).epoch if rows else None
+def best_epoch_of(history: list[Epoch], metric: str) -> int | None:
+    """Finds the epoch with the highest value of a held-out metric.
+
+    Args:
+        history: The finished epochs.
+        metric: Name of the metric; higher is better.
+
+    Returns:
+        The number of the first such epoch; ``None`` if no epoch was evaluated on held-out data.
+    """
+    evaluated = [(row.epoch, row.held_out[metric]) for row in history if row.held_out is not None]
+    return max(evaluated, key=lambda pair: pair[1])[0] if evaluated else None

@@ -1,4 +1,4 @@
-"""Ctrl-C during a training."""
+"""Ctrl-C during training: the interrupt is deferred until the current step has finished."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 
 @contextlib.contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Lets Ctrl-C wait until somebody asks for it; a second one does not wait.
+    """Records the first Ctrl-C instead of raising ``KeyboardInterrupt``. A second Ctrl-C raises at once.
 
-    Handlers that are not Python's own, and threads other than the main one, are left alone.
+    Nothing is deferred outside the main thread, where Python does not allow signal handlers, or where SIGINT already
+    has a handler other than Python's own: that one belongs to the caller.
 
     Yields:
-        Tells whether Ctrl-C was pressed.
+        A function that returns True once Ctrl-C was pressed.
     """
     pressed = False
 
@@ -29,8 +27,8 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
             signal.default_int_handler(number, frame)
         pressed = True
 
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield lambda: False
         return
     signal.signal(signal.SIGINT, handler)

@@ -1,4 +1,8 @@
-"""Learning rates over a training, as closed formulas of how much of it is done: they resume with nothing stored."""
+"""Learning-rate schedules: closed formulas of the share of the training that is done.
+
+A schedule has no state of its own, so nothing has to be stored to resume it, and it can follow the clock instead of the
+number of steps (``max_minutes``).
+"""
 
 from __future__ import annotations
 
@@ -7,50 +11,64 @@ from dataclasses import dataclass
 
 from .settings import TrainingSettings
 
-# Of torch.optim.lr_scheduler.OneCycleLR: where the rise starts, how deep the fall ends, how long the rise is.
-_START, _END, _RISE = 1 / 25, 1 / 25 / 1e4, 0.3
-# A warm-up that starts from nothing would waste its first step.
-_WARM_START = 0.01
+# The defaults of torch.optim.lr_scheduler.OneCycleLR: initial and final rate as shares of the peak (div_factor,
+# final_div_factor), and the length of the warm-up as a share of the training (pct_start).
+_ONECYCLE_START = 1 / 25
+_ONECYCLE_END = 1 / 25 / 1e4
+_ONECYCLE_WARMUP = 0.3
+# The linear warm-up starts at this share of the peak. With a rate of 0 the first step would change nothing.
+_LINEAR_START = 0.01
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """A learning rate for every moment of a training.
+class LRSchedule:
+    """The learning rate at every moment of a training.
 
     Attributes:
         kind: ``"cosine"`` or ``"onecycle"``.
-        lr: The highest rate.
-        rise: Share of the training in which the rate rises, in [0, 1).
+        peak: The highest learning rate.
+        warmup: Share of the training during which the rate rises to the peak, in [0, 1).
     """
 
     kind: str
-    lr: float
-    rise: float
+    peak: float
+    warmup: float
 
     @classmethod
-    def of(cls, settings: TrainingSettings) -> Schedule:
-        """The schedule that the settings ask for."""
-        rise = settings.warmup_epochs / settings.epochs
-        return cls(settings.schedule, settings.lr, rise or (_RISE if settings.schedule == "onecycle" else 0.0))
-
-    def rate(self, progress: float) -> float:
-        """The learning rate of the step that begins when a share of the training is done.
+    def from_settings(cls, settings: TrainingSettings) -> LRSchedule:
+        """Builds the schedule that the settings describe.
 
         Args:
-            progress: That share, in [0, 1].
+            settings: Gives ``schedule``, ``lr``, ``warmup_epochs`` and ``epochs``.
 
         Returns:
-            The rate.
+            The schedule.
         """
-        rising = progress < self.rise
-        part = progress / self.rise if rising else (progress - self.rise) / (1.0 - self.rise)
+        warmup = settings.warmup_epochs / settings.epochs
+        if not warmup and settings.schedule == "onecycle":
+            warmup = _ONECYCLE_WARMUP
+        return cls(settings.schedule, settings.lr, warmup)
+
+    def lr_at(self, progress: float) -> float:
+        """Computes the learning rate of one step.
+
+        Args:
+            progress: Share of the training that is done when the step begins, in [0, 1].
+
+        Returns:
+            The learning rate.
+        """
+        warming_up = progress < self.warmup
+        share = progress / self.warmup if warming_up else (progress - self.warmup) / (1.0 - self.warmup)
         if self.kind == "onecycle":
-            return _cosine(_START * self.lr, self.lr, part) if rising else _cosine(self.lr, _END * self.lr, part)
-        if rising:
-            return self.lr * (_WARM_START + (1.0 - _WARM_START) * part)
-        return _cosine(self.lr, 0.0, part)
+            if warming_up:
+                return _half_cosine(_ONECYCLE_START * self.peak, self.peak, share)
+            return _half_cosine(self.peak, _ONECYCLE_END * self.peak, share)
+        if warming_up:
+            return self.peak * (_LINEAR_START + (1.0 - _LINEAR_START) * share)
+        return _half_cosine(self.peak, 0.0, share)
 
 
-def _cosine(first: float, last: float, part: float) -> float:
-    """From the first value to the last along half a cosine."""
-    return last + 0.5 * (first - last) * (1.0 + math.cos(math.pi * part))
+def _half_cosine(start: float, end: float, share: float) -> float:
+    """Interpolates from ``start`` to ``end`` along half a cosine period; ``share`` is in [0, 1]."""
+    return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * share))

@@ -1,8 +1,8 @@
-"""The state of an unfinished training on disk: tensors as safetensors, the rest as JSON. No pickle.
+"""Training state on disk: tensors as safetensors, everything else as JSON, no pickle.
 
-The folder holds ``training.json`` and the one tensor file that it names, with its checksum. A new state is written
-beside the old one and takes effect when ``training.json`` is renamed into place, so that a crash at any moment leaves
-either the old state or the new one.
+The folder holds ``training.json`` and one tensor file, which ``training.json`` names together with its checksum. A new
+tensor file is written beside the old one; the new state takes effect when ``training.json`` is replaced by a rename. A
+crash at any moment therefore leaves either the old state or the new one.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ _INDEX = "training.json"
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What a training needs to go on to the same numbers.
+    """Everything that a training needs to resume with the same numbers.
 
     Attributes:
         epoch: Number of finished epochs.
-        settings: Everything the coming numbers depend on; must be the same when training goes on.
-        history: One dictionary for each finished epoch.
+        settings: Settings and other conditions that the numbers depend on; must be equal when the training is resumed.
+        history: One dictionary per finished epoch.
         progress: Share of the training that is done, in [0, 1].
-        stopped: What ended the training; ``None`` while it is not over.
-        scaler: State of the gradient scaler of float16 training, else ``None``.
-        model: The model's state dict.
-        optimizer: Tensors of the optimizer, by ``"what/parameter"``; a parameter that never had a gradient has none.
-        average: The averaged weights and their count, if an average is kept; otherwise empty.
-        best: The state dict of the best epoch, if one is chosen; otherwise empty.
+        stopped: What ended the training; ``None`` while it is unfinished.
+        scaler: State of the gradient scaler of float16 training, otherwise ``None``.
+        model: State dict of the model.
+        optimizer: Tensors of the optimizer by ``"ENTRY/PARAMETER"``, for example ``"momentum_buffer/conv1.weight"``. A
+            parameter that never had a gradient has none.
+        average: State dict of the moving average; empty if none is kept.
+        best: State dict of the best epoch; empty unless ``patience`` selects one.
     """
 
     epoch: int
@@ -55,57 +56,57 @@ class TrainingState:
     best: dict[str, Tensor]
 
 
-_TENSORS = ("model", "optimizer", "average", "best")
-_PLAIN = ("epoch", "settings", "history", "progress", "stopped", "scaler")
+_TENSOR_FIELDS = ("model", "optimizer", "average", "best")
+_JSON_FIELDS = ("epoch", "settings", "history", "progress", "stopped", "scaler")
 
 
-def check_folder(folder: Path) -> None:
-    """Makes sure that a training state may be written to a folder.
+def check_state_folder(folder: Path) -> None:
+    """Checks that a training state may be written to a folder.
 
     Args:
-        folder: May be absent, empty, or hold a training state.
+        folder: The folder: absent, empty, or with a training state in it.
 
     Raises:
-        CheckpointError: It is a file, or holds something else.
+        CheckpointError: The path is a file, or the folder holds something else.
     """
     if not folder.exists():
         return
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; name a folder for the training state")
     if not (folder / _INDEX).is_file() and any(folder.iterdir()):
-        raise CheckpointError(f"{folder} holds something else than a training state and is left alone; name another")
+        raise CheckpointError(f"{folder} holds something other than a training state and is left alone; name another")
 
 
-def exists(folder: Path) -> bool:
+def has_state(folder: Path) -> bool:
     """Tells whether a folder holds a training state.
 
     Args:
-        folder: Any path.
+        folder: Any path, also one that does not exist.
 
     Returns:
-        True if there is one, whole or not.
+        True if there is a training state. It may still be damaged.
     """
     return (folder / _INDEX).is_file()
 
 
-def write(folder: Path, state: TrainingState) -> None:
-    """Writes a training state, replacing the one that is there only when the new one is whole.
+def write_state(folder: Path, state: TrainingState) -> None:
+    """Writes a training state. An older state in the folder is deleted once the new one is complete.
 
     Args:
-        folder: See :func:`check_folder`; made if absent.
-        state: What to write. Tensors may be on any device.
+        folder: The folder; it is created if absent.
+        state: The state. Its tensors may be on any device.
 
     Raises:
-        CheckpointError: The folder holds something else.
+        CheckpointError: The path is a file, or the folder holds something other than a training state.
         OSError: The disk is full or not writable; the old state is still there.
     """
-    check_folder(folder)
+    check_state_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     name = f"state-{state.epoch:04d}.safetensors"
-    # A tensor that lies in the file twice (tied weights) must not share memory, hence the clones.
+    # Cloned because safetensors refuses tensors that share memory, which tied weights do.
     tensors = {
         f"{kind}/{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for kind in _TENSORS
+        for kind in _TENSOR_FIELDS
         for key, value in getattr(state, kind).items()
     }
     with atomic_file(folder / name) as temporary:
@@ -113,7 +114,7 @@ def write(folder: Path, state: TrainingState) -> None:
     index = {
         "format": _FORMAT,
         "version": _VERSION,
-        **{name: getattr(state, name) for name in _PLAIN},
+        **{name: getattr(state, name) for name in _JSON_FIELDS},
         "file": name,
         "sha256": sha256(folder / name),
     }
@@ -123,19 +124,19 @@ def write(folder: Path, state: TrainingState) -> None:
             old.unlink()
 
 
-def read(folder: Path, settings: Mapping[str, Any], model: nn.Module) -> TrainingState:
-    """Reads a training state and makes sure that it belongs to this training of this model.
+def read_state(folder: Path, settings: Mapping[str, Any], model: nn.Module) -> TrainingState:
+    """Reads a training state and checks that it belongs to this training and this model.
 
     Args:
-        folder: Holds a training state.
-        settings: The settings of the training that is to go on.
-        model: The model that is to be filled; not changed.
+        folder: The folder of the training state.
+        settings: Settings and other conditions of the training that is to be resumed.
+        model: The model that the state is meant for; not changed.
 
     Returns:
-        The state, tensors on the CPU.
+        The state, with all tensors on the CPU.
 
     Raises:
-        CheckpointError: It is missing, truncated or edited, or belongs to another training or model.
+        CheckpointError: The state is missing, truncated or edited, or belongs to another training or model.
     """
     try:
         index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
@@ -148,11 +149,11 @@ def read(folder: Path, settings: Mapping[str, Any], model: nn.Module) -> Trainin
         if sha256(file) != index["sha256"]:
             raise CheckpointError(f"{file} was truncated or edited: its checksum is not the one in {_INDEX}")
         tensors = load_file(file)
-        groups: dict[str, dict[str, Tensor]] = {kind: {} for kind in _TENSORS}
+        groups: dict[str, dict[str, Tensor]] = {kind: {} for kind in _TENSOR_FIELDS}
         for key, value in tensors.items():
-            kind, _, rest = key.partition("/")
-            groups[kind][rest] = value
-        state = TrainingState(**{**{name: index[name] for name in _PLAIN}, **groups})
+            kind, _, name = key.partition("/")
+            groups[kind][name] = value
+        state = TrainingState(**{**{name: index[name] for name in _JSON_FIELDS}, **groups})
     except (OSError, KeyError, TypeError, AttributeError, ValueError, safetensors.SafetensorError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -163,31 +164,31 @@ def read(folder: Path, settings: Mapping[str, Any], model: nn.Module) -> Trainin
     return state
 
 
-def _check_settings(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def _check_settings(folder: Path, stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     changed = [
-        f"{key} was {stored.get(key)!r} and is {wanted.get(key)!r}"
-        for key in sorted({*stored, *wanted})
-        if stored.get(key) != wanted.get(key)
+        f"{key} was {stored.get(key)!r} and is {current.get(key)!r}"
+        for key in sorted({*stored, *current})
+        if stored.get(key) != current.get(key)
     ]
     if changed:
         raise CheckpointError(
-            f"the training in {folder} cannot go on with other settings ({'; '.join(changed)}): take the old ones, or "
-            "start anew with resume=False"
+            f"the training in {folder} cannot be resumed with other settings ({'; '.join(changed)}): use the old ones, "
+            "or start again with resume=False"
         )
 
 
 def _check_tensors(folder: Path, state: TrainingState, model: nn.Module) -> None:
-    own = model.state_dict()
+    expected = model.state_dict()
     parameters = {key: value for key, value in model.named_parameters() if value.requires_grad}
-    odd = sorted(set(state.model) ^ set(own))
-    odd += [key for key in state.model if key in own and state.model[key].shape != own[key].shape]
+    differing = sorted(set(state.model) ^ set(expected))
+    differing += [key for key in state.model if key in expected and state.model[key].shape != expected[key].shape]
     for key, value in state.optimizer.items():
         name = key.partition("/")[2]
-        # What is not as large as the parameter is a count of steps.
+        # A 0-dim entry is a count of steps; all others have the shape of their parameter.
         if name not in parameters or (value.ndim and value.shape != parameters[name].shape):
-            odd.append(name)
-    if odd:
+            differing.append(name)
+    if differing:
         raise CheckpointError(
-            f"the training state in {folder} is for another model: it differs in {odd[0]!r} and {len(odd) - 1} more; a "
-            "pruned model must be loaded as pruned before it is trained on"
+            f"the training state in {folder} is for another model: it differs in {differing[0]!r} and "
+            f"{len(differing) - 1} more; load the pruned model from its checkpoint before resuming its training"
         )

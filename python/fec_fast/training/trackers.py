@@ -1,11 +1,10 @@
-"""Logs of a training through accelerate's trackers: TensorBoard's is accelerate's own, the one for CSV is here."""
+"""Training logs through accelerate's trackers: its own for TensorBoard, and a CSV tracker that is defined here."""
 
 from __future__ import annotations
 
 import csv
 import importlib
 import io
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,27 +15,27 @@ from .history import Epoch
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-KINDS = ("csv", "tensorboard")
+LOG_FORMATS = ("csv", "tensorboard")
 _FILE = "metrics.csv"
 
 
-def check_logs(log_dir: str | Path | None, log_with: str) -> Path | None:
-    """Makes sure that logs can be written.
+def check_log_folder(log_dir: str | Path | None, log_with: str) -> Path | None:
+    """Checks that logs can be written.
 
     Args:
-        log_dir: The folder; ``None`` logs nothing.
+        log_dir: The folder for the logs; ``None`` writes none.
         log_with: ``"csv"`` or ``"tensorboard"``.
 
     Returns:
-        The folder.
+        The folder as a path, or ``None``.
 
     Raises:
-        InputError: An unknown kind, a folder that is a file, or one with a ``metrics.csv`` that is something else.
-        ArgumentError: Not a path.
+        InputError: ``log_with`` is unknown, the folder is a file, or its ``metrics.csv`` is not a log of a training.
+        ArgumentError: ``log_dir`` is not a path.
         MissingExtraError: TensorBoard is not installed.
     """
-    if log_with not in KINDS:
-        raise InputError(f"log_with={log_with!r}: {nearest(str(log_with), KINDS)}")
+    if log_with not in LOG_FORMATS:
+        raise InputError(f"log_with={log_with!r}: {nearest(str(log_with), LOG_FORMATS)}")
     if log_dir is None:
         return None
     if not isinstance(log_dir, str | Path):
@@ -46,7 +45,7 @@ def check_logs(log_dir: str | Path | None, log_with: str) -> Path | None:
         raise InputError(f"log_dir: {folder} is a file; name a folder")
     file = folder / _FILE
     if log_with == "csv" and file.is_file() and not file.read_text("utf-8", "replace").startswith("epoch,"):
-        raise InputError(f"log_dir: {file} is no log of a training and is left alone; name another folder")
+        raise InputError(f"log_dir: {file} is not a log of a training and is left alone; name another folder")
     if log_with == "tensorboard":
         try:
             importlib.import_module("tensorboard")
@@ -55,54 +54,53 @@ def check_logs(log_dir: str | Path | None, log_with: str) -> Path | None:
     return folder
 
 
-def tracker(folder: Path | None, log_with: str) -> Any:
-    """What accelerate takes as ``log_with``.
+def make_tracker(folder: Path | None, log_with: str) -> Any:
+    """Makes the value of accelerate's argument ``log_with``.
 
     Args:
-        folder: Checked; ``None`` logs nothing.
-        log_with: Checked.
+        folder: The folder for the logs, as returned by :func:`check_log_folder`; ``None`` writes none.
+        log_with: ``"csv"`` or ``"tensorboard"``.
 
     Returns:
-        A tracker, a name of one, or ``None``.
+        A tracker, the name of one that accelerate knows, or ``None``.
     """
     if folder is None:
         return None
     return log_with if log_with == "tensorboard" else _csv_tracker(folder)
 
 
-def start(accelerator: Accelerator, settings: dict[str, Any]) -> None:
-    """Opens the logs of an accelerator that was made with a tracker.
+def start_trackers(accelerator: Accelerator, settings: dict[str, Any]) -> None:
+    """Starts the trackers of an accelerator; does nothing if it has none.
 
     Args:
-        accelerator: Any.
-        settings: To be written down, those of them that are numbers or words.
+        accelerator: The accelerator of the training.
+        settings: Settings to be logged. Only numbers, booleans and strings are logged, which TensorBoard requires.
     """
     if accelerator.log_with:
-        plain = {key: value for key, value in settings.items() if isinstance(value, bool | int | float | str)}
-        accelerator.init_trackers("fec_fast", config=plain)
+        loggable = {key: value for key, value in settings.items() if isinstance(value, bool | int | float | str)}
+        accelerator.init_trackers("fec_fast", config=loggable)
 
 
-def logged(row: Epoch) -> dict[str, float]:
-    """An epoch as flat names and numbers.
+def log_values(row: Epoch) -> dict[str, float]:
+    """Turns an epoch's record into named numbers.
 
     Args:
-        row: The epoch.
+        row: The record.
 
     Returns:
         ``loss``, ``lr``, ``seconds``, ``images_per_second``, and the metrics as ``train/NAME`` and ``held_out/NAME``.
     """
-    plain = {key: value for key, value in asdict(row).items() if key in ("loss", "lr", "seconds")}
-    plain["images_per_second"] = row.images / row.seconds
-    for kind, metrics in (("train", row.metrics), ("held_out", row.held_out or {})):
-        plain |= {f"{kind}/{name}": value for name, value in metrics.items()}
-    return plain
+    values = {"loss": row.loss, "lr": row.lr, "seconds": row.seconds, "images_per_second": row.images / row.seconds}
+    for data, metrics in (("train", row.metrics), ("held_out", row.held_out or {})):
+        values |= {f"{data}/{name}": value for name, value in metrics.items()}
+    return values
 
 
 def _csv_tracker(folder: Path) -> Any:
     from accelerate.tracking import GeneralTracker, on_main_process
 
-    class CsvTracker(GeneralTracker):  # type: ignore[misc]  # accelerate is not typed; imported when it is needed only
-        """One row an epoch in a file that is written anew each time, so that it is always whole."""
+    class CsvTracker(GeneralTracker):  # type: ignore[misc]  # accelerate has no types
+        """Writes ``metrics.csv``, one row per epoch. The whole file is replaced each time, so it is always complete."""
 
         name = "csv"
         requires_logging_directory = False
@@ -114,12 +112,12 @@ def _csv_tracker(folder: Path) -> Any:
 
         @property
         def tracker(self) -> Path:
-            """The file."""
+            """The file that is written; accelerate requires this property."""
             return self.file
 
         @on_main_process  # type: ignore[untyped-decorator]
         def log(self, values: dict[str, float], step: int | None = None, **kwargs: Any) -> None:
-            """Adds a row; rows from this epoch on, of a training that was there before, go."""
+            """Adds the row of an epoch; rows of this and later epochs, left by an earlier training, are removed."""
             rows: list[dict[str, Any]] = []
             if self.file.is_file():
                 with self.file.open(newline="", encoding="utf-8") as stream:

@@ -1,1 +1,1 @@
-"""What a network is trained for: losses, checks of batches and metrics."""
+"""Training tasks: image classification, object detection, and the protocol that they implement."""

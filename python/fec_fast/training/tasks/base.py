@@ -1,7 +1,8 @@
-"""What a network is trained for: the loss of a batch, and how good the network is. The engine knows nothing else.
+"""Protocols of a training task: the loss of a batch, the metrics of a network, and the checks before training.
 
-:class:`Task` is what the engine asks of it, :class:`Classification` the plain case, to be read first. A task holds no
-state; what one training needs (a teacher, counts of the epoch) is in the :class:`Objective` that the task makes for it.
+The training loop knows a task only through :class:`Task`. A task itself holds no state; what one training needs (a
+teacher's hooks, counts of the epoch) is in the :class:`Objective` that the task makes for it. ``classification.py`` is
+the simple implementation, to be read first.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BatchLoss:
-    """What a batch came to.
+    """The loss of one batch.
 
     Attributes:
-        value: The loss, a scalar that gradients flow from.
-        images: How many images it is the mean over.
+        value: The mean loss over the images, a scalar with a gradient.
+        images: Number of images in the batch.
     """
 
     value: Tensor
@@ -32,90 +33,94 @@ class BatchLoss:
 
 
 class Objective(Protocol):
-    """What is minimised in one training."""
+    """The loss that one training minimises, with the counts of the current epoch."""
 
     def loss(self, network: nn.Module, batch: Any, where: str) -> BatchLoss:
-        """Computes the loss of a batch; the counts of the epoch go on.
+        """Computes the loss of a batch and adds the batch to the counts of the epoch.
 
         Args:
-            network: The model as accelerate wrapped it, in training mode.
-            batch: What the loader yielded, on any device.
-            where: Words for the place in the training, for messages.
+            network: The model as wrapped by accelerate, in training mode.
+            batch: A batch of the loader, on any device.
+            where: Step and epoch, for error messages.
 
         Returns:
-            The loss, not yet looked at.
+            The loss, which may be infinite or NaN: the training loop checks that.
 
         Raises:
-            InputError: The batch is not what the task is about.
+            InputError: The batch does not have the task's form.
         """
 
     def metrics(self) -> dict[str, float]:
-        """What the training images of the epoch came to, over all processes, which call this together; counts anew."""
+        """Returns the metrics on the training images of the epoch and resets the counts.
+
+        Collective: all processes call it, and all get the metrics over the images of all processes.
+        """
 
     def close(self) -> None:
-        """Takes off the model whatever was put on it."""
+        """Removes the hooks that the objective has put on the networks."""
 
 
 class Task(Protocol):
     """What a network is trained for.
 
     Attributes:
-        name: A word for it; a training is resumed by the same task only.
-        main_metric: Which of the metrics of :meth:`evaluate` decides; higher is better.
+        name: Name of the task; a training can only be resumed with the task of the same name.
+        main_metric: Name of the metric of :meth:`evaluate` that ``patience`` watches; higher is better.
     """
 
     @property
     def name(self) -> str:
-        """See above."""
+        """Name of the task; a training can only be resumed with the task of the same name."""
 
     @property
     def main_metric(self) -> str:
-        """See above."""
+        """Name of the metric of :meth:`evaluate` that ``patience`` watches; higher is better."""
 
     def check(
         self, model: nn.Module, teacher: nn.Module | None, loader: Iterable[Any], settings: TrainingSettings
     ) -> None:
-        """Looks for everything that can be known to go wrong. Nothing changes.
+        """Checks everything that can be checked before the training. Changes nothing.
 
         Args:
             model: The network to be trained.
             teacher: The network to be imitated, if any.
             loader: The training data.
-            settings: How to train; those that have no meaning for the task are refused by name.
+            settings: The settings of the training; those that the task does not support are refused by name.
 
         Raises:
-            FecError: The first thing found.
+            FecError: The first problem.
         """
 
     def objective(
         self, model: nn.Module, teacher: nn.Module | None, settings: TrainingSettings, accelerator: Accelerator
     ) -> Objective:
-        """Makes what one training needs.
+        """Makes the objective of one training.
 
         Args:
-            model: The network, not wrapped, on the accelerator's device; checked before.
-            teacher: On the same device, in evaluation mode; checked before.
-            settings: How to train.
-            accelerator: Where to, in which precision and with whom.
+            model: The network, without wrappers, on the accelerator's device; :meth:`check` has accepted it.
+            teacher: The network to be imitated, if any: on the same device, in evaluation mode; :meth:`check` has
+                accepted it.
+            settings: The settings of the training.
+            accelerator: Gives device, precision and processes.
 
         Returns:
-            The objective; it is closed after the training.
+            The objective. The training loop closes it after the training.
         """
 
     def evaluate(
         self, model: nn.Module, loader: Iterable[Any], accelerator: Accelerator | None = None
     ) -> dict[str, float]:
-        """Measures how good a network is. Its modes are restored and nothing else of it changes.
+        """Measures a network on held-out data. Restores the modes of its modules and changes nothing else.
 
         Args:
-            model: The network, on the device it is on.
-            loader: Held-out data.
-            accelerator: Given when the processes share the loader, which accelerate has prepared: every image is then
-                to be counted once, over all of them.
+            model: The network, without wrappers; it is run on the device it is on.
+            loader: The held-out data.
+            accelerator: Given if ``loader`` was prepared by it, so that each process has a share of the batches. The
+                metrics then have to cover all processes' images, each image once.
 
         Returns:
             Metrics by name, :attr:`main_metric` among them; the same in every process.
 
         Raises:
-            InputError: The loader is empty, or a batch is not what the task is about.
+            InputError: The loader is empty, or a batch does not have the task's form.
         """

@@ -1,4 +1,4 @@
-"""Image classification as a task: loss, checks and metrics."""
+"""Image classification as a training task: cross entropy, accuracy, and the checks of its data."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...utils.batches import check_data, check_labels, pair
+from ...utils.batches import check_labels, pair
 from ...utils.errors import ArgumentError, InputError, missing_extra
 from ...utils.forward import evaluating, undisturbed
 from ...utils.modules import device_of
-from ..distillation import Imitation, check_features
+from ..batches import check_classification_data
+from ..distillation import Distillation, check_feature_layers
 from ..settings import TrainingSettings
 from .base import BatchLoss, Objective
 
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
 
 
 class Classification:
-    """One label an image, cross entropy; the model takes images ``[B, ...]`` and returns logits ``[B, classes]``.
+    """One label per image, trained with cross entropy. The default task of :func:`fec_fast.finetune`.
 
-    Metrics: ``accuracy`` (main), ``top5`` where there are more than five classes, both in [0, 1], and, on held-out
-    data, ``loss``, the mean cross entropy in nats.
+    A batch is a pair of images ``[B, ...]`` and integer labels ``[B]``; the model returns logits ``[B, classes]``.
+
+    Metrics: ``accuracy`` (the main one) and, with more than five classes, ``top5``, both in [0, 1]; on held-out data
+    also ``loss``, the mean cross entropy in nats.
     """
 
     name = "classification"
@@ -34,110 +37,120 @@ class Classification:
     def check(
         self, model: nn.Module, teacher: nn.Module | None, loader: Iterable[Any], settings: TrainingSettings
     ) -> None:
-        """See :meth:`Task.check`."""
+        """Checks settings, labels and networks; see :meth:`fec_fast.training.tasks.base.Task.check`."""
         if settings.feature_layers and teacher is None:
             raise ArgumentError("feature_layers needs a teacher whose features are imitated: teacher=...")
         if settings.mixup:
-            _mixup(settings.mixup, 2)
-        check_data(model, teacher, loader)
+            _make_mixup(settings.mixup, 2)  # only to see whether torchvision is installed
+        check_classification_data(model, teacher, loader)
         if teacher is not None and settings.feature_layers:
-            check_features(model, teacher, settings.feature_layers, pair(next(iter(loader)))[0])
+            images, _ = pair(next(iter(loader)))
+            check_feature_layers(model, teacher, settings.feature_layers, images)
 
     def objective(
         self, model: nn.Module, teacher: nn.Module | None, settings: TrainingSettings, accelerator: Accelerator
     ) -> Objective:
-        """See :meth:`Task.objective`."""
+        """Makes the objective of one training; see :meth:`fec_fast.training.tasks.base.Task.objective`."""
         return _ClassificationObjective(model, teacher, settings, accelerator)
 
     def evaluate(
         self, model: nn.Module, loader: Iterable[Any], accelerator: Accelerator | None = None
     ) -> dict[str, float]:
-        """See :meth:`Task.evaluate`."""
+        """Measures accuracy and loss on held-out data; see :meth:`fec_fast.training.tasks.base.Task.evaluate`."""
         device = device_of(model)
-        counted: _Counted | None = None
+        metrics: _ClassificationMetrics | None = None
         with evaluating(model):
             for images, labels in map(pair, loader):
                 logits = model(images.to(device)).float()
                 labels = labels.to(device)
                 if accelerator is not None:
+                    # A prepared loader repeats images so that all processes have equally many batches. This call
+                    # gathers the batches of all processes and drops the repeated images.
                     logits, labels = accelerator.gather_for_metrics((logits, labels))
                 check_labels(labels, logits.shape[1], "the held-out data")
-                # Every process has gathered everything: to add up over them would count it again.
-                counted = counted or _Counted(logits.shape[1], device, shared=False)
-                counted.update(logits, labels, F.cross_entropy(logits, labels, reduction="none"))
-        if counted is None:
+                # Not summed over the processes: each of them has gathered the images of all.
+                metrics = metrics or _ClassificationMetrics(logits.shape[1], device, sum_over_processes=False)
+                metrics.update(logits, labels, F.cross_entropy(logits, labels, reduction="none"))
+        if metrics is None:
             raise InputError("the loader to evaluate on is empty")
-        return counted.compute()
+        return metrics.compute()
 
 
 class _ClassificationObjective:
-    """Cross entropy, with mixup and imitation of a teacher where they are asked for."""
+    """Cross entropy with label smoothing, mixup and distillation, as the settings ask for."""
 
     def __init__(
         self, model: nn.Module, teacher: nn.Module | None, settings: TrainingSettings, accelerator: Accelerator
     ) -> None:
         self.model, self.settings, self.device = model, settings, accelerator.device
-        self.imitation = None if teacher is None else Imitation(model, teacher, settings, accelerator.autocast)
-        self.counted: _Counted | None = None
-        self.mix: Any = None
+        self.distillation = None if teacher is None else Distillation(model, teacher, settings, accelerator.autocast)
+        self.epoch_metrics: _ClassificationMetrics | None = None
+        self.mixup: Any = None
 
     def loss(self, network: nn.Module, batch: Any, where: str) -> BatchLoss:
-        """See :meth:`Objective.loss`."""
+        """Computes the loss of a batch; see :meth:`fec_fast.training.tasks.base.Objective.loss`."""
         images, labels = (part.to(self.device) for part in pair(batch))
         target = labels
         if self.settings.mixup:
-            if self.mix is None:
-                self.mix = _mixup(self.settings.mixup, self.classes(images))
-            check_labels(labels, self.mix.num_classes, where)  # before one-hot rows are made of them
-            images, target = self.mix(images, labels)
+            if self.mixup is None:
+                self.mixup = _make_mixup(self.settings.mixup, self._class_count(images))
+            # Checked here because mixup turns labels into one-hot rows, which fails unclearly for a wrong label.
+            check_labels(labels, self.mixup.num_classes, where)
+            images, target = self.mixup(images, labels)
         logits = network(images)
         check_labels(labels, logits.shape[1], where)
         loss = F.cross_entropy(logits, target, label_smoothing=self.settings.label_smoothing)
-        if self.imitation is not None:
-            loss = self.imitation(images, logits, loss)
-        self.counted = self.counted or _Counted(logits.shape[1], self.device, shared=True)
-        self.counted.update(logits.detach(), labels)
+        if self.distillation is not None:
+            loss = self.distillation.combined_loss(images, logits, loss)
+        if self.epoch_metrics is None:
+            self.epoch_metrics = _ClassificationMetrics(logits.shape[1], self.device, sum_over_processes=True)
+        self.epoch_metrics.update(logits.detach(), labels)
         return BatchLoss(loss, len(labels))
 
-    def classes(self, images: Tensor) -> int:
-        """How many logits the model returns; labels are mixed before they are seen."""
+    def _class_count(self, images: Tensor) -> int:
+        """Number of the model's logits. Mixup needs it before the forward pass of the training step."""
         with undisturbed(self.model):
             return int(self.model(images[:1]).shape[1])
 
     def metrics(self) -> dict[str, float]:
-        """See :meth:`Objective.metrics`."""
-        return {} if self.counted is None else self.counted.compute()
+        """Returns accuracy (and top5) of the epoch; see :meth:`fec_fast.training.tasks.base.Objective.metrics`."""
+        return {} if self.epoch_metrics is None else self.epoch_metrics.compute()
 
     def close(self) -> None:
-        """See :meth:`Objective.close`."""
-        if self.imitation is not None:
-            self.imitation.close()
+        """Removes the hooks of feature distillation."""
+        if self.distillation is not None:
+            self.distillation.close()
 
 
-class _Counted:
-    """The metrics of classification, by torchmetrics."""
+class _ClassificationMetrics:
+    """Accuracy, top-5 accuracy and mean loss, counted by torchmetrics.
 
-    def __init__(self, classes: int, device: torch.device, *, shared: bool) -> None:
+    torchmetrics keeps sums over images and, with ``sum_over_processes``, adds them up over the processes. A mean of the
+    processes' means would be wrong where they have different numbers of images.
+    """
+
+    def __init__(self, classes: int, device: torch.device, *, sum_over_processes: bool) -> None:
         from torchmetrics import MeanMetric, Metric
         from torchmetrics.classification import MulticlassAccuracy
 
-        places = {"accuracy": 1, **({"top5": 5} if classes > 5 else {})}
-        options: dict[str, Any] = {"sync_on_compute": shared}
-        self.by_name: dict[str, Metric] = {
+        options: dict[str, Any] = {"sync_on_compute": sum_over_processes}
+        self.accuracies: dict[str, Metric] = {
             name: MulticlassAccuracy(classes, top_k=k, average="micro", validate_args=False, **options).to(device)
-            for name, k in places.items()
+            for name, k in (("accuracy", 1), ("top5", 5))
+            if k == 1 or classes > k
         }
         self.loss = MeanMetric(**options).to(device)
 
     def update(self, logits: Tensor, labels: Tensor, losses: Tensor | None = None) -> None:
-        for metric in self.by_name.values():
+        """Counts a batch: logits ``[B, classes]``, labels ``[B]`` and, on held-out data, losses ``[B]``."""
+        for metric in self.accuracies.values():
             metric.update(logits, labels)
         if losses is not None:
             self.loss.update(losses)
 
     def compute(self) -> dict[str, float]:
-        """The values since the last call."""
-        metrics = dict(self.by_name)
+        """Returns the values since the last call and resets the counts."""
+        metrics = dict(self.accuracies)
         if self.loss.update_count:
             metrics["loss"] = self.loss
         values = {name: float(metric.compute()) for name, metric in metrics.items()}
@@ -146,7 +159,8 @@ class _Counted:
         return values
 
 
-def _mixup(alpha: float, classes: int) -> Any:
+def _make_mixup(alpha: float, classes: int) -> Any:
+    """Makes torchvision's mixup transform."""
     try:
         from torchvision.transforms import v2
     except ImportError as error:

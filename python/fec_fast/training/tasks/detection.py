@@ -1,4 +1,4 @@
-"""Training and measuring detectors that are called as torchvision's are: the second kind of task of ``finetune``."""
+"""Object detection as a training task, for detectors with the interface of torchvision's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...utils.errors import ArgumentError, InputError, missing_extra, nearest
 from ...utils.forward import call_model, describe, evaluating, map_tensors, undisturbed
 from ...utils.modules import device_of
-from ..distillation import FeatureImitation, check_features
+from ..distillation import FeatureDistillation, check_feature_layers
 from ..settings import TrainingSettings
 from .average_precision import AveragePrecisions, average_precisions
 from .base import BatchLoss, Objective
@@ -22,26 +22,32 @@ if TYPE_CHECKING:
 
 Images = list[Tensor]
 Targets = list[dict[str, Tensor]]
-# The names of the metrics, and what they are called in AveragePrecisions.
+# Names of the metrics, and of the fields of AveragePrecisions that hold them.
 METRICS = {"map": "coco", "map_50": "coco_50", "voc_2007": "voc_2007", "voc": "voc"}
 
 
 @dataclass(frozen=True)
 class Detection:
-    """Boxes with labels. In training mode the model takes images and targets, and returns losses, which are summed.
+    """Boxes with labels, trained with the detector's own losses: ``finetune(..., task=Detection())``.
+
+    In training mode the model takes images and targets and returns a dictionary of losses; their sum is minimised. In
+    evaluation mode it takes images and returns ``boxes``, ``labels`` and ``scores`` for each.
 
     A batch is a pair of lists: images float ``[3, H, W]``, and targets with ``boxes`` float ``[N, 4]`` (left, top,
-    right, bottom) and ``labels`` int64 ``[N]``, 0 being the background; :func:`fec_fast.vision.voc.voc` yields such.
-    Mixup and label smoothing have no meaning here and are refused. A teacher is imitated by its features
-    (``feature_layers``, such as ``["backbone.features"]``), not by its boxes.
+    right, bottom, in pixels) and ``labels`` int64 ``[N]`` from 1 (0 is the background).
+    :func:`fec_fast.vision.voc.voc` makes such loaders.
 
-    Metrics, all in [0, 1], see
-    :mod:`fec_fast.training.tasks.average_precision`: ``map`` (COCO's), ``map_50``, ``voc_2007`` (eleven
-    points), ``voc`` (all points), and ``map/CLASS`` and ``voc/CLASS`` for every class. Of the training images, the
-    mean of each loss.
+    Mixup and label smoothing do not exist for detection and are refused. A teacher is imitated by its features
+    (``feature_layers``, for example ``["backbone.features"]``), not by its boxes.
+
+    Metrics on held-out data, all in [0, 1]: ``map`` (COCO's mean average precision), ``map_50``, ``voc_2007`` (eleven
+    points), ``voc`` (all points), and ``map/CLASS`` and ``voc/CLASS`` for every class;
+    :mod:`fec_fast.training.tasks.average_precision` defines them. Metrics on the training images: the mean of each
+    loss.
 
     Attributes:
-        main_metric: The first four, whichever is to decide.
+        main_metric: The metric that ``patience`` watches: ``"map"`` (the default), ``"map_50"``, ``"voc_2007"`` or
+            ``"voc"``.
     """
 
     main_metric: str = "map"
@@ -51,7 +57,7 @@ class Detection:
         """Checks the name of the metric.
 
         Raises:
-            InputError: It is none.
+            InputError: There is no such metric.
         """
         if self.main_metric not in METRICS:
             raise InputError(f"main_metric={self.main_metric!r}: {nearest(str(self.main_metric), METRICS)}")
@@ -59,103 +65,108 @@ class Detection:
     def check(
         self, model: nn.Module, teacher: nn.Module | None, loader: Iterable[Any], settings: TrainingSettings
     ) -> None:
-        """See :meth:`fec_fast.training.tasks.base.Task.check`."""
+        """Checks settings, labels and networks; see :meth:`fec_fast.training.tasks.base.Task.check`."""
         _check_installed()
-        refused = {
-            "mixup": bool(settings.mixup),
-            "label_smoothing": bool(settings.label_smoothing),
-        }
-        for name, given in refused.items():
-            if given:
+        for name in ("mixup", "label_smoothing"):
+            if getattr(settings, name):
                 raise ArgumentError(f"{name} has no meaning for detection: leave it out")
         if bool(settings.feature_layers) != (teacher is not None):
             raise ArgumentError("a detector imitates the features of a teacher: give both, teacher and feature_layers")
-        images, targets = lists(next(iter(loader)))
-        known = len(_names(loader, targets))
-        classes = classes_of(model)
-        if classes is not None:
-            if known >= classes:
+        images, targets = images_and_targets(next(iter(loader)))
+        classes_in_data = len(_class_names(loader, targets))
+        num_classes = num_classes_of(model)
+        if num_classes is not None:
+            if classes_in_data >= num_classes:
                 raise InputError(
-                    f"the data have {known} classes and the model {classes - 1} beside the background: build it with "
-                    f"num_classes={known + 1}"
+                    f"the data have {classes_in_data} classes and the model {num_classes - 1} beside the background: "
+                    f"build it with num_classes={classes_in_data + 1}"
                 )
-            _check_labels(targets, classes, "the first batch")
+            _check_labels(targets, num_classes, "the first batch")
         device = device_of(model)
         with undisturbed(model, training=True):
-            _summed(model, call_model(model, (_on(device, images), _on(device, targets))))
+            _sum_losses(model, call_model(model, (_to_device(images, device), _to_device(targets, device))))
         if teacher is not None:
-            check_features(model, teacher, settings.feature_layers, images)
+            check_feature_layers(model, teacher, settings.feature_layers, images)
 
     def objective(
         self, model: nn.Module, teacher: nn.Module | None, settings: TrainingSettings, accelerator: Accelerator
     ) -> Objective:
-        """See :meth:`fec_fast.training.tasks.base.Task.objective`."""
+        """Makes the objective of one training; see :meth:`fec_fast.training.tasks.base.Task.objective`."""
         return _DetectionObjective(model, teacher, settings, accelerator)
 
     def evaluate(
         self, model: nn.Module, loader: Iterable[Any], accelerator: Accelerator | None = None
     ) -> dict[str, float]:
-        """See :meth:`fec_fast.training.tasks.base.Task.evaluate`."""
-        found = measure(model, loader, accelerator)
-        whole = asdict(found)
-        metrics = {name: whole[field] for name, field in METRICS.items()}
+        """Measures average precision on held-out data; see :meth:`fec_fast.training.tasks.base.Task.evaluate`."""
+        result = evaluate_detector(model, loader, accelerator)
+        values = asdict(result)
+        metrics = {name: values[field] for name, field in METRICS.items()}
         for name in ("map", "voc"):
-            metrics |= {f"{name}/{label}": row[METRICS[name]] for label, row in found.by_class.items()}
+            metrics |= {f"{name}/{label}": row[METRICS[name]] for label, row in result.by_class.items()}
         return metrics
 
 
-def measure(model: nn.Module, loader: Iterable[Any], accelerator: Accelerator | None = None) -> AveragePrecisions:
-    """Measures a detector. Its modes are restored and nothing else of it changes.
+def evaluate_detector(
+    model: nn.Module, loader: Iterable[Any], accelerator: Accelerator | None = None
+) -> AveragePrecisions:
+    """Measures a detector's average precision. Restores the modes of its modules and changes nothing else.
 
     Args:
-        model: In evaluation mode it takes a list of images and returns ``boxes``, ``labels`` and ``scores`` for each.
-        loader: Yields pairs of lists, see :class:`Detection`.
-        accelerator: Given when the processes share the loader, which accelerate has prepared.
+        model: The detector; in evaluation mode it takes a list of images and returns ``boxes``, ``labels`` and
+            ``scores`` for each.
+        loader: The data; yields pairs of lists as described at :class:`Detection`.
+        accelerator: Given if ``loader`` was prepared by it, so that each process has a share of the batches. The result
+            then covers all processes' images, each image once.
 
     Returns:
-        The average precisions over all images, by the names of the classes if the data set tells them
-        (``loader.dataset.classes``), otherwise by their numbers.
+        The average precisions over all images. Classes have the names that the data set lists
+        (``loader.dataset.classes``), otherwise their numbers.
 
     Raises:
-        InputError: The loader is empty, a batch is no such pair, or there is no box to find.
+        InputError: The loader is empty, a batch does not have this form, or the data contain no box.
         MissingExtraError: pycocotools is not installed.
     """
-    device, found, wanted = device_of(model), [], []
+    device = device_of(model)
+    detections: Targets = []
+    targets: Targets = []
     with evaluating(model):
-        for images, targets in map(lists, loader):
-            pairs = list(zip(_on("cpu", model(_on(device, images))), _on("cpu", targets), strict=True))
+        for images, batch_targets in map(images_and_targets, loader):
+            outputs = model(_to_device(images, device))
+            pairs = list(zip(_to_device(outputs, "cpu"), _to_device(batch_targets, "cpu"), strict=True))
             if accelerator is not None:
+                # As objects, because the number of boxes differs between images.
                 pairs = accelerator.gather_for_metrics(pairs, use_gather_object=True)
-            found += [detections for detections, _ in pairs]
-            wanted += [target for _, target in pairs]
-    if not wanted:
+            detections += [output for output, _ in pairs]
+            targets += [target for _, target in pairs]
+    if not targets:
         raise InputError("the loader to evaluate on is empty")
-    classes = classes_of(model)
-    # A class that the model has and no image shows may still be found, wrongly.
-    names = _names(loader, [*wanted, *found], least=0 if classes is None else classes - 1)
-    return average_precisions(found, wanted, names)
+    num_classes = num_classes_of(model)
+    # Also the classes that the model knows and no image shows: the model may detect them, wrongly.
+    names = _class_names(loader, [*targets, *detections], least=0 if num_classes is None else num_classes - 1)
+    return average_precisions(detections, targets, names)
 
 
-def lists(batch: Any) -> tuple[Images, Targets]:
-    """Takes a batch apart.
+def images_and_targets(batch: Any) -> tuple[Images, Targets]:
+    """Checks a batch and splits it into images and targets.
 
     Args:
-        batch: What a loader yielded.
+        batch: A batch of the loader.
 
     Returns:
-        Images and targets, as many of both.
+        The images and, for each of them, its target.
 
     Raises:
-        InputError: It is anything else, or a box has no area or is not finite.
+        InputError: The batch is not a pair of lists as described at :class:`Detection`, or a box has no area or is not
+            finite.
     """
     if isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(part, list | tuple) for part in batch):
         images, targets = list(batch[0]), list(batch[1])
         if images and len(images) == len(targets) and all(map(_is_image, images)) and all(map(_is_target, targets)):
             for number, target in enumerate(targets):
                 boxes = target["boxes"]
-                sound = (boxes[:, 2:] > boxes[:, :2]).all(1) & boxes.isfinite().all(1)
-                if not sound.all():
-                    raise InputError(f"image {number} of a batch has the box {boxes[~sound][0].tolist()}: no area")
+                valid = (boxes[:, 2:] > boxes[:, :2]).all(1) & boxes.isfinite().all(1)
+                if not valid.all():
+                    raise InputError(f"image {number} of a batch has the box {boxes[~valid][0].tolist()}: no area")
             return images, targets
     raise InputError(
         "a batch must be a list of images [3, H, W] and a list of targets with boxes [N, 4] and integer labels [N], "
@@ -163,104 +174,105 @@ def lists(batch: Any) -> tuple[Images, Targets]:
     )
 
 
-def classes_of(model: nn.Module) -> int | None:
-    """How many classes a detector of torchvision's has, the background included.
+def num_classes_of(model: nn.Module) -> int | None:
+    """Reads the number of classes of a torchvision detector.
 
     Args:
-        model: Any.
+        model: Any model.
 
     Returns:
-        The number; ``None`` for a model that does not tell.
+        The number of classes, the background included; ``None`` for a model that has none of the known heads.
     """
     for path in (
         "head.classification_head.num_columns",  # SSD
         "head.classification_head.num_classes",  # RetinaNet, FCOS
         "roi_heads.box_predictor.cls_score.out_features",  # R-CNN
     ):
-        found: Any = model
+        value: Any = model
         for name in path.split("."):
-            found = getattr(found, name, None)
-        if isinstance(found, int):
-            return found
+            value = getattr(value, name, None)
+        if isinstance(value, int):
+            return value
     return None
 
 
 class _DetectionObjective:
-    """The sum of a detector's losses."""
+    """The sum of a detector's losses, plus feature distillation if there is a teacher."""
 
     def __init__(
         self, model: nn.Module, teacher: nn.Module | None, settings: TrainingSettings, accelerator: Accelerator
     ) -> None:
         self.accelerator = accelerator
-        self.imitation = None
+        self.distillation = None
         if teacher is not None:
-            self.imitation = FeatureImitation(model, teacher, settings, accelerator.autocast)
-        self.sums: dict[str, float] = {}
+            self.distillation = FeatureDistillation(model, teacher, settings, accelerator.autocast)
+        self.loss_sums: dict[str, float] = {}
         self.images = 0
-        self.handles = [] if accelerator.mixed_precision == "no" else _boxes_in_full_precision(model)
+        self.handles = [] if accelerator.mixed_precision == "no" else _keep_boxes_in_float32(model)
 
     def loss(self, network: nn.Module, batch: Any, where: str) -> BatchLoss:
-        """See :meth:`fec_fast.training.tasks.base.Objective.loss`."""
-        images, targets = lists(batch)
-        classes = classes_of(self.accelerator.unwrap_model(network))
-        if classes is not None:
-            _check_labels(targets, classes, where)
+        """Computes the loss of a batch; see :meth:`fec_fast.training.tasks.base.Objective.loss`."""
+        images, targets = images_and_targets(batch)
+        num_classes = num_classes_of(self.accelerator.unwrap_model(network))
+        if num_classes is not None:
+            _check_labels(targets, num_classes, where)
         device = self.accelerator.device
-        losses = network(_on(device, images), _on(device, targets))
-        total = _summed(network, losses)
+        losses = network(_to_device(images, device), _to_device(targets, device))
+        total = _sum_losses(network, losses)
         for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach()) * len(images)
+            self.loss_sums[name] = self.loss_sums.get(name, 0.0) + float(value.detach()) * len(images)
         self.images += len(images)
-        if self.imitation is not None:
-            self.imitation.show(_on(device, images))
-            total = total + self.imitation.apart()
+        if self.distillation is not None:
+            self.distillation.run_teacher(_to_device(images, device))
+            total = total + self.distillation.feature_loss()
         return BatchLoss(total, len(images))
 
     def metrics(self) -> dict[str, float]:
-        """See :meth:`fec_fast.training.tasks.base.Objective.metrics`."""
-        counts = torch.tensor([*self.sums.values(), float(self.images)], device=self.accelerator.device)
-        *sums, images = self.accelerator.reduce(counts, reduction="sum").tolist()
-        found = {name: value / images for name, value in zip(self.sums, sums, strict=True)}
-        self.sums, self.images = {}, 0
-        return found
+        """Returns the mean of each loss; see :meth:`fec_fast.training.tasks.base.Objective.metrics`."""
+        # Sums over images are reduced, not means: the processes may have different numbers of images.
+        sums = torch.tensor([*self.loss_sums.values(), float(self.images)], device=self.accelerator.device)
+        *loss_sums, images = self.accelerator.reduce(sums, reduction="sum").tolist()
+        means = {name: loss_sum / images for name, loss_sum in zip(self.loss_sums, loss_sums, strict=True)}
+        self.loss_sums, self.images = {}, 0
+        return means
 
     def close(self) -> None:
-        """See :meth:`fec_fast.training.tasks.base.Objective.close`."""
+        """Removes the hooks from the networks."""
         for handle in self.handles:
             handle.remove()
-        if self.imitation is not None:
-            self.imitation.close()
+        if self.distillation is not None:
+            self.distillation.close()
 
 
-def _boxes_in_full_precision(model: nn.Module) -> list[Any]:
-    """Keeps coordinates and losses out of mixed precision.
+def _keep_boxes_in_float32(model: nn.Module) -> list[Any]:
+    """Keeps the coordinates of boxes and the losses out of mixed precision, by hooks; returns their handles.
 
-    Default boxes take the dtype of the feature maps, and boxes are decoded in the dtype of the head's outputs: in
-    bfloat16, with its eight bits, they would be off by a pixel in two hundred.
+    Default boxes take the dtype of the feature maps, and boxes are decoded in the dtype of the head's outputs. bfloat16
+    has eight bits of precision, so in it coordinates would be wrong by a pixel in two hundred.
     """
     from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 
-    def inputs(module: nn.Module, given: Any) -> Any:
-        return tuple(map_tensors(_float, part) if isinstance(part, list) else part for part in given)
+    def cast_inputs(module: nn.Module, inputs: Any) -> Any:
+        return tuple(map_tensors(_to_float32, part) if isinstance(part, list) else part for part in inputs)
 
-    def outputs(module: nn.Module, given: Any, returned: Any) -> Any:
-        return map_tensors(_float, returned)
+    def cast_outputs(module: nn.Module, inputs: Any, outputs: Any) -> Any:
+        return map_tensors(_to_float32, outputs)
 
     handles: list[Any] = []
     for name, module in model.named_modules():
         if isinstance(module, AnchorGenerator | DefaultBoxGenerator):
-            handles.append(module.register_forward_pre_hook(inputs))
+            handles.append(module.register_forward_pre_hook(cast_inputs))
         if name in ("head", "rpn.head", "roi_heads.box_predictor"):
-            handles.append(module.register_forward_hook(outputs))
+            handles.append(module.register_forward_hook(cast_outputs))
     return handles
 
 
-def _float(tensor: Tensor) -> Tensor:
+def _to_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _summed(network: nn.Module, losses: Any) -> Tensor:
-    """The sum of what a detector returns in training mode."""
+def _sum_losses(network: nn.Module, losses: Any) -> Tensor:
+    """Sums the losses that a detector returns in training mode, after checking that they are losses."""
     values = list(losses.values()) if isinstance(losses, dict) else []
     if not values or not all(isinstance(value, Tensor) and value.ndim == 0 for value in values):
         raise InputError(
@@ -270,32 +282,37 @@ def _summed(network: nn.Module, losses: Any) -> Tensor:
     return torch.stack([value.float() for value in values]).sum()
 
 
-def _on(device: Any, parts: Sequence[Any]) -> list[Any]:
-    return [map_tensors(lambda tensor: tensor.to(device), part) for part in parts]
+def _to_device(items: Sequence[Any], device: Any) -> list[Any]:
+    """Moves the tensors of each item to a device; makes new lists and dictionaries."""
+    return [map_tensors(lambda tensor: tensor.to(device), item) for item in items]
 
 
-def _names(loader: Any, targets: Targets, least: int = 0) -> list[str]:
-    """The names of the classes, or their numbers."""
-    known = getattr(getattr(loader, "dataset", None), "classes", None)
-    names = [str(name) for name in known] if isinstance(known, list | tuple) else []
-    highest = max([least, *(int(target["labels"].max()) for target in targets if len(target["labels"]))])
+def _class_names(loader: Any, labelled: Targets, least: int = 0) -> list[str]:
+    """Names of the classes 1, 2, ...: those that the data set lists, then numbers.
+
+    The list is long enough for all ``labels`` in ``labelled``, and has at least ``least`` names.
+    """
+    listed = getattr(getattr(loader, "dataset", None), "classes", None)
+    names = [str(name) for name in listed] if isinstance(listed, list | tuple) else []
+    highest = max([least, *(int(target["labels"].max()) for target in labelled if len(target["labels"]))])
     return names + [str(number) for number in range(len(names) + 1, highest + 1)]
 
 
-def _check_labels(targets: Targets, classes: int, where: str) -> None:
+def _check_labels(targets: Targets, num_classes: int, where: str) -> None:
+    """Raises InputError if a label is not in [1, num_classes)."""
     for target in targets:
         labels = target["labels"]
-        wrong = labels[(labels < 1) | (labels >= classes)]
+        wrong = labels[(labels < 1) | (labels >= num_classes)]
         if len(wrong):
             raise InputError(
-                f"label {int(wrong[0])} in {where} is not one of the model's classes (1 to {classes - 1}; 0 is the "
+                f"label {int(wrong[0])} in {where} is not one of the model's classes (1 to {num_classes - 1}; 0 is the "
                 "background)"
             )
 
 
 def _check_installed() -> None:
     try:
-        import pycocotools  # noqa: F401 (only to see that they are there)
+        import pycocotools  # noqa: F401 (imported only to see whether it is installed)
         import torchvision  # noqa: F401
     except ImportError as error:
         raise missing_extra("torchvision and pycocotools", "detection", "detection") from error

@@ -1,0 +1,90 @@
+"""Checks of the training data and of a first batch, before a training starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sized
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Subset, TensorDataset
+
+from ..utils.batches import check_labels, pair
+from ..utils.errors import InputError
+from ..utils.forward import call_model, describe, undisturbed
+from ..utils.modules import device_of
+
+
+def batch_count(loader: Iterable[Any], name: str) -> int:
+    """Returns the number of batches of a loader.
+
+    Args:
+        loader: The loader.
+        name: Name of the argument that holds it, for error messages.
+
+    Returns:
+        The number of batches, at least 1.
+
+    Raises:
+        InputError: The loader is empty or has no length.
+    """
+    try:
+        count = len(loader) if isinstance(loader, Sized) else None
+    except TypeError:  # a DataLoader over an iterable data set has __len__, which raises
+        count = None
+    if count is None:
+        raise InputError(f"{name} has no length; the schedule needs to know how many batches an epoch has")
+    if count == 0:
+        raise InputError(f"{name} is empty (with drop_last=True, a batch larger than the data set leaves nothing)")
+    return count
+
+
+def check_classification_data(model: nn.Module, teacher: nn.Module | None, loader: Iterable[Any]) -> None:
+    """Runs the networks on one batch and checks the labels: all of them, if the data set lists them.
+
+    Args:
+        model: The network to be trained; not changed.
+        teacher: The network to be imitated, if any; not changed.
+        loader: The training data.
+
+    Raises:
+        InputError: A batch is not a pair of images and labels, a network does not return logits ``[B, classes]``,
+            teacher and model differ in the number of classes, or a label is outside the classes.
+    """
+    images, labels = pair(next(iter(loader)))
+    classes = _class_count(model, images)
+    if teacher is not None and (teacher_classes := _class_count(teacher, images)) != classes:
+        raise InputError(f"the teacher has {teacher_classes} classes and the model {classes}")
+    check_labels(labels, classes, "the first batch")
+    listed = _listed_labels(getattr(loader, "dataset", None))
+    if listed is not None:
+        check_labels(listed, classes, "the training data")
+
+
+def _class_count(model: nn.Module, images: Tensor) -> int:
+    """Number of logits that a classifier returns for images ``[B, ...]``."""
+    with undisturbed(model):
+        logits = call_model(model, images.to(device_of(model)))
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
+        raise InputError(
+            f"{type(model).__name__} returns {describe(logits)} for images {list(images.shape)}; only classifiers, "
+            "which return logits [B, classes], can be trained here"
+        )
+    return int(logits.shape[1])
+
+
+def _listed_labels(dataset: Any) -> Tensor | None:
+    """The labels that a data set lists without opening its images; ``None`` if it lists none."""
+    if isinstance(dataset, Subset):
+        labels = _listed_labels(dataset.dataset)
+        return None if labels is None else labels[torch.as_tensor(list(dataset.indices), dtype=torch.int64)]
+    if isinstance(dataset, TensorDataset):
+        return dataset.tensors[1] if len(dataset.tensors) == 2 else None
+    # torchvision's data sets have this attribute. A target_transform makes the loader's labels differ from it.
+    targets = getattr(dataset, "targets", None)
+    if targets is None or getattr(dataset, "target_transform", None) is not None:
+        return None
+    try:
+        return torch.as_tensor(targets).long()
+    except (TypeError, ValueError, RuntimeError):
+        return None

@@ -1,0 +1,70 @@
+"""Progress bar of a training, on the standard error."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from .history import Epoch
+
+
+class ProgressBar:
+    """One line with the epoch, the loss, the last epoch's main metric, the speed, a bar and the remaining time.
+
+    A context manager: the bar is shown while the context lasts.
+    """
+
+    def __init__(self, epochs: int, main_metric: str, *, shown: bool) -> None:
+        """Prepares the bar.
+
+        Args:
+            epochs: Number of epochs of the training.
+            main_metric: Name of the metric that is shown.
+            shown: False shows nothing, for example in all processes of a machine but one.
+        """
+        self.epochs, self.main_metric = epochs, main_metric
+        self.bar: Progress | None = None
+        self.row: TaskID | None = None
+        if shown:
+            # Imported here: rich adds 40 ms to the import of the package.
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=Console(stderr=True))
+
+    def __enter__(self) -> ProgressBar:
+        """Shows the bar."""
+        if self.bar is not None:
+            self.bar.start()
+            self.row = self.bar.add_task("", total=1.0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leaves the bar as it is on the screen and ends its updates."""
+        if self.bar is not None:
+            self.bar.stop()
+
+    def update(self, history: list[Epoch], share: float, loss: float, images_per_second: float) -> None:
+        """Shows the state after a step.
+
+        Args:
+            history: The finished epochs.
+            share: Share of the training that is done, in [0, 1].
+            loss: Loss of the step.
+            images_per_second: Speed since the beginning of the epoch, over all processes.
+        """
+        if self.bar is None or self.row is None:
+            return
+        text = f"epoch {len(history) + 1}/{self.epochs}  loss {loss:.3f}"
+        if history:
+            last = history[-1]
+            metrics, data = (last.metrics, "training") if last.held_out is None else (last.held_out, "held-out")
+            if self.main_metric in metrics:
+                text += f"  {data} {self.main_metric} {metrics[self.main_metric]:.4f}"
+        self.bar.update(self.row, completed=share, description=f"{text}  {images_per_second:,.0f} images/s")
