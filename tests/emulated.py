@@ -18,7 +18,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from fec_fast.scoring.model_scores.backends import cuda
+
+from fec_fast.scoring.backends import cuda
 
 ROOT = Path(__file__).parent.parent
 CUDA = ["run", "sorted_f32", "sorted_f64", "pairwise_f32", "pairwise_f64"]

@@ -10,13 +10,13 @@ from typing import Any
 import emulated
 import pytest
 import torch
-from fec_fast.scoring.model_scores.backends import cuda
 from hypothesis import HealthCheck, given, settings
 from test_parity import cases, sortable, tolerance
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fec_fast.scoring import ops, reference
+from fec_fast.scoring.backends import cuda
 from fec_fast.scoring.backends.registry import backends, resolve
 from fec_fast.scoring.formula import Formula
 from fec_fast.utils.errors import BackendError, FormulaError

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from fec_fast.scoring.model_scores.backends import cpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fec_fast.scoring import ops, reference
+from fec_fast.scoring.backends import cpu
 from fec_fast.scoring.backends.registry import backends, resolve
 from fec_fast.scoring.formula import Formula
 from fec_fast.utils.errors import ArgumentError, BackendError, FormulaError, WeightError

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from fec_fast.scoring.model_scores.backends import cpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from fec_fast.scoring import reference
+from fec_fast.scoring.backends import cpu
 from fec_fast.scoring.formula import Formula
 
 SETS = list(cpu.instruction_sets())

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from fec_fast.scoring.model_scores.backends import triton
 
 from fec_fast.scoring import ops
+from fec_fast.scoring.backends import triton
 from fec_fast.scoring.backends.registry import backends
 from fec_fast.scoring.formula import Formula
 from fec_fast.utils.errors import BackendError

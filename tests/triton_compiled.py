@@ -13,9 +13,10 @@ import tempfile
 from pathlib import Path
 
 import triton
-from fec_fast.scoring.model_scores.backends import triton_kernels as kernels
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from fec_fast.scoring.backends import triton_kernels as kernels
 
 I32, I64 = "i32", "i64"
 

@@ -9,10 +9,10 @@ import math
 from typing import Any
 
 import torch
-from fec_fast.scoring.model_scores.backends import triton
 from torch import Tensor
 
 from fec_fast.scoring import reference
+from fec_fast.scoring.backends import triton
 from fec_fast.scoring.formula import Formula
 from fec_fast.utils.errors import FormulaError
 
