@@ -21,7 +21,7 @@ import pytest
 
 from fec_fast.scoring.backends import cuda
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CUDA = ["run", "sorted_f32", "sorted_f64", "pairwise_f32", "pairwise_f64"]
 
 

@@ -7,11 +7,9 @@ import re
 import sys
 from typing import Any
 
-import emulated
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from test_parity import cases, sortable, tolerance
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -20,6 +18,8 @@ from fec_fast.scoring.backends import cuda
 from fec_fast.scoring.backends.registry import backends, resolve
 from fec_fast.scoring.formula import Formula
 from fec_fast.utils.errors import BackendError, FormulaError
+from helpers import emulated
+from helpers.formula_cases import cases, sortable, tolerance
 
 RMS = Formula("rms", axis="channels")
 

@@ -22,7 +22,7 @@ pytest.importorskip("jsonschema")
 pytest.importorskip("accelerate")
 pytest.importorskip("torchmetrics")
 
-FOLDER = Path(__file__).parents[1] / "recipes"
+FOLDER = Path(__file__).parents[3] / "recipes"
 SHIPPED = sorted(path.name for path in FOLDER.glob("*.yaml") if "voc" not in path.name)  # see test_detection.py
 DIGITS = """
 model: zoo:vgg-digits

@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from trainings import Stops, numbers, same
 
 import fec_fast
 from fec_fast.training.distillation import attention_distance
@@ -26,6 +25,7 @@ from fec_fast.training.lr_schedule import LRSchedule
 from fec_fast.training.settings import TrainingSettings
 from fec_fast.training.tasks.classification import Classification
 from fec_fast.utils.errors import ArgumentError, InputError, LayerError, TrainingInterrupted
+from helpers.training import Stops, numbers, same
 
 finetune = fec_fast.finetune
 

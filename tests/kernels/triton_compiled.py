@@ -1,6 +1,6 @@
 """Compiles every Triton kernel ahead of time for one target, with no GPU; prints a JSON object of what each takes.
 
-python tests/triton_compiled.py cuda 90 32
+python tests/kernels/triton_compiled.py cuda 90 32
 """
 
 from __future__ import annotations

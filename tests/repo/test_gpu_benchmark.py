@@ -16,7 +16,6 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import emulated
 import pytest
 import torch
 
@@ -24,6 +23,7 @@ from fec_fast.scoring import ops, reference
 from fec_fast.scoring.backends import cpu, cuda
 from fec_fast.scoring.backends.layout import rows_of
 from fec_fast.scoring.backends.registry import resolve
+from helpers import emulated
 
 
 class Recorder:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
-from trainings import Stops, numbers, same
 
 from fec_fast.training.finetuning import finetune
 from fec_fast.utils.errors import ArgumentError, BackendError, CheckpointError, InputError, TrainingError
 from fec_fast.utils.evaluation import evaluate
+from helpers.training import Stops, numbers, same
 
 
 def _data(count: int = 48, classes: int = 3) -> TensorDataset:

@@ -23,21 +23,20 @@ from torch.utils.data import DataLoader, TensorDataset
 for package in ("accelerate", "torchvision", "pycocotools", "defusedxml"):
     pytest.importorskip(package)
 
-import voc_folders  # noqa: E402
-from trainings import Stops  # noqa: E402
-
 import fec_fast  # noqa: E402
 from fec_fast.training.fsdp import uses_fsdp2  # noqa: E402
 from fec_fast.training.tasks.detection import Detection, evaluate_detector  # noqa: E402
 from fec_fast.vision import zoo  # noqa: E402
 from fec_fast.vision.voc import voc  # noqa: E402
+from helpers import voc_folders  # noqa: E402
+from helpers.training import Stops  # noqa: E402
 
 # `accelerate launch --cpu --num_processes 2` starts one process only, unless there is MPI. This starts two on the CPU.
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
 LAUNCH += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
 SCRIPT = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from test_processes import work
 work(*sys.argv[1:])
 """
@@ -188,7 +187,7 @@ def start(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 def launch(folder: Path, how: str) -> subprocess.CompletedProcess[str]:
     script = folder / "script.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    script.write_text(SCRIPT.format(tests=[str(Path(__file__).parent), str(Path(__file__).parents[1])]))
     return start(script, folder, how)
 
 

@@ -12,11 +12,10 @@ import torch
 pytest.importorskip("torchvision")
 pytest.importorskip("defusedxml")
 
-import voc_folders  # noqa: E402
-
 from fec_fast.utils.errors import ArgumentError, InputError  # noqa: E402
 from fec_fast.vision import data  # noqa: E402
 from fec_fast.vision.voc import voc  # noqa: E402
+from helpers import voc_folders  # noqa: E402
 
 SPLITS: dict[str, dict[str, list[voc_folders.Box]]] = {
     "train": {

@@ -15,7 +15,7 @@ from fec_fast import Formula
 from fec_fast.cli import recipe as recipes
 from fec_fast.scoring import reference
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fec_fast.pruning.pruner.allocation import latency_budget as latency
 from torch import nn
 
 import fec_fast
@@ -19,6 +18,7 @@ from fec_fast import Budget
 from fec_fast.graph.counts import count
 from fec_fast.graph.groups import couple
 from fec_fast.graph.size_model import Sizes
+from fec_fast.pruning.allocation import latency_budget as latency
 from fec_fast.pruning.context import pose
 from fec_fast.utils.timing import Timing, timed
 from fec_fast.vision import networks

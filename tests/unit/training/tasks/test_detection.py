@@ -16,14 +16,13 @@ pytest.importorskip("accelerate")
 pytest.importorskip("pycocotools")
 pytest.importorskip("defusedxml")
 
-import voc_folders  # noqa: E402
-
 import fec_fast  # noqa: E402
 from fec_fast.training.distillation import attention_distance  # noqa: E402
 from fec_fast.training.tasks.detection import Detection, evaluate_detector, images_and_targets, num_classes_of  # noqa: E402
 from fec_fast.utils.errors import ArgumentError, InputError  # noqa: E402
 from fec_fast.vision import zoo  # noqa: E402
 from fec_fast.vision.voc import voc  # noqa: E402
+from helpers import voc_folders  # noqa: E402
 
 METRICS = {"map", "map_50", "voc_2007", "voc", "map/blue", "voc/blue", "map/red", "voc/red"}
 
@@ -94,7 +93,7 @@ def test_recipe_of_ssd300_runs_a_few_steps_to_its_end(folder: Path, tmp_path: Pa
 
     from fec_fast.cli.app import app
 
-    file = Path(__file__).parents[1] / "recipes" / "ssd300-voc.yaml"
+    file = Path(__file__).parents[4] / "recipes" / "ssd300-voc.yaml"
     less = ("epochs=1", "warmup_epochs=0.5")
     sets = [f"finetune.{value}" for value in less] + [
         *("data.splits=[train, val]", "data.limit=2", "data.batch_size=1", "data.workers=0", "dense=false"),

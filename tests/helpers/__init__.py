@@ -1,0 +1,1 @@
+"""Code that several test modules share: networks, data sets, comparisons, and the programs of worker processes."""
