@@ -1,4 +1,4 @@
-"""Which results of a run's operators take memory, and from when to when."""
+"""Activation memory: which results of a run's operators take memory of their own, and from when to when."""
 
 from __future__ import annotations
 
@@ -7,98 +7,119 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..utils.compat import storage_id
-from . import labels as lb
+from .labels import LabelMap
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Allocation:
     """Memory that an operator's result takes.
 
     Attributes:
         size: In bytes.
-        line: The labels along which it can become narrower; ``None`` where it cannot.
-        born: The number of the operator that made it.
-        died: The number of the first operator for which it was no longer there.
+        labels: The labels along which it can become narrower, int64; ``None`` where it cannot.
+        first: The number of the operator that made it.
+        end: The number of the first operator for which it was no longer there.
     """
 
     size: int
-    line: np.ndarray | None
-    born: int
-    died: int
+    labels: np.ndarray | None
+    first: int
+    end: int
 
 
-class Allocations:
-    """Follows the memory of a run, operator by operator.
+@dataclass(slots=True, eq=False)
+class _Storage:
+    """A storage of the run, before it is known when it is released.
 
-    A view takes no memory of its own: memory lives as long as the last tensor that shows it. What the model owns and
-    the inputs of the run are not counted.
+    Attributes:
+        size: In bytes.
+        labels: See :class:`Allocation`.
+        first: See :class:`Allocation`.
+        end: See :class:`Allocation`; ``None`` while a tensor shows it.
+        tensors: The identities of the tensors that show it.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        """Learns which memory is the model's.
+    size: int
+    labels: np.ndarray | None
+    first: int
+    end: int | None
+    tensors: set[int]
+
+
+class AllocationTracker:
+    """Follows the memory of a run, operator by operator.
+
+    A view takes no memory of its own: a storage is in use until the last tensor that shows it is released. What the
+    model owns and the inputs of the run are not counted.
+    """
+
+    def __init__(self, model_tensors: Iterable[Tensor]) -> None:
+        """Excludes the memory of the model.
 
         Args:
-            model: The model that will be run.
+            model_tensors: The parameters and buffers of the model that will be run.
         """
-        self.all: list[Allocation] = []
-        self.operators = 0
-        self._owned = {storage_id(tensor) for tensor in [*model.parameters(), *model.buffers()]}
-        # The memory by its place, with how many tensors show it.
-        self._alive: dict[int, tuple[Allocation, set[int]]] = {}
-        self._hold: dict[int, weakref.ref[Tensor]] = {}
+        self._storages: list[_Storage] = []
+        self._operators = 0
+        self._not_counted = {storage_id(tensor) for tensor in model_tensors}
+        self._in_use: dict[int, _Storage] = {}  # by the identity of the storage
+        # Python reuses the identity of a released tensor. The weak reference's callback runs first, so an identity in
+        # _Storage.tensors is always that of a living tensor.
+        self._references: dict[int, weakref.ref[Tensor]] = {}
 
-    def follow(
-        self, results: Iterable[Tensor], operands: Sequence[Tensor], plane: Callable[[Tensor], lb.Plane]
+    def record(
+        self, results: Iterable[Tensor], operands: Sequence[Tensor], label_map: Callable[[Tensor], LabelMap]
     ) -> None:
-        """Takes down what an operator returned.
+        """Records what an operator returned.
 
         Args:
-            results: What it returned.
-            operands: What went into it.
-            plane: Tells the labels of a result.
+            results: The tensors it returned.
+            operands: The tensors it was called on.
+            label_map: Returns the labels of a result.
         """
-        number, self.operators = self.operators, self.operators + 1
+        number, self._operators = self._operators, self._operators + 1
         for tensor in results:
-            place = storage_id(tensor)
-            if place in self._owned:
+            identity = storage_id(tensor)
+            if identity in self._not_counted:
                 continue
-            known = self._alive.get(place)
-            if known is None:
-                if any(storage_id(operand) == place for operand in operands):  # a view of an input of the run
-                    self._owned.add(place)
+            storage = self._in_use.get(identity)
+            if storage is None:
+                if any(storage_id(operand) == identity for operand in operands):  # a view of an input of the run
+                    self._not_counted.add(identity)
                     continue
-                of = plane(tensor)
-                line = None if of.dim is None else of.line
-                known = Allocation(tensor.untyped_storage().nbytes(), line, number, -1), set()
-                self.all.append(known[0])
-                self._alive[place] = known
-            if id(tensor) not in known[1]:
-                known[1].add(id(tensor))
-                self._hold[id(tensor)] = weakref.ref(tensor, self._forgetter(place, id(tensor)))
+                labelled = label_map(tensor)
+                labels = None if labelled.dim is None else labelled.labels
+                storage = _Storage(tensor.untyped_storage().nbytes(), labels, number, None, set())
+                self._storages.append(storage)
+                self._in_use[identity] = storage
+            if id(tensor) not in storage.tensors:
+                storage.tensors.add(id(tensor))
+                self._references[id(tensor)] = weakref.ref(tensor, self._on_release(identity, id(tensor)))
 
-    def end(self) -> list[Allocation]:
-        """All of them; what is still alive dies with the run.
+    def finish(self) -> tuple[Allocation, ...]:
+        """Ends the recording; what is still in use is in use until the end of the run.
 
         Returns:
-            In the order in which they were made.
+            All allocations in the order in which they were made.
         """
-        for allocation, _ in self._alive.values():
-            allocation.died = self.operators
-        self._alive.clear()
-        self._hold.clear()
-        return self.all
+        self._in_use.clear()
+        self._references.clear()
+        return tuple(
+            Allocation(one.size, one.labels, one.first, self._operators if one.end is None else one.end)
+            for one in self._storages
+        )
 
-    def _forgetter(self, place: int, number: int) -> Callable[[object], None]:
-        def forget(_: object) -> None:
-            self._hold.pop(number, None)
-            known = self._alive.get(place)
-            if known is not None:
-                known[1].discard(number)
-                if not known[1]:
-                    known[0].died = self.operators
-                    del self._alive[place]
+    def _on_release(self, identity: int, tensor: int) -> Callable[[object], None]:
+        def released(_: object) -> None:
+            self._references.pop(tensor, None)
+            storage = self._in_use.get(identity)
+            if storage is not None:
+                storage.tensors.discard(tensor)
+                if not storage.tensors:
+                    storage.end = self._operators
+                    del self._in_use[identity]
 
-        return forget
+        return released

@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 
 from ..utils.errors import ArgumentError
-from ..utils.modules import named_tensors, unwrap
-from .groups import CoupledSet, couple
-from .trace import Trace, trace
+from ..utils.model_index import ModelIndex
+from .groups import CoupledChannels, Coupling, couple_channels
+from .trace import Trace, trace_model
 
 
 @dataclass(frozen=True)
@@ -117,28 +117,29 @@ def couplings(model: nn.Module, example_inputs: Any, *, ignore: Sequence[str] = 
         raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     if isinstance(ignore, str):
         raise ArgumentError(f"ignore={ignore!r}: give a sequence of names, such as ({ignore!r},)")
-    model = unwrap(model)
-    traced = trace(model, example_inputs)
-    coupling = couple(traced, ignore)
-    sets = tuple(_channel_set(one) for one in coupling.sets)
-    reasons = coupling.partly | coupling.pinned
-    return Couplings(sets, _pinned(model, traced, reasons), tuple(traced.notes))
+    index = ModelIndex.of(model)
+    trace = trace_model(index, example_inputs)
+    coupling = couple_channels(trace, ignore)
+    sets = tuple(_channel_set(coupled) for coupled in coupling.sets)
+    return Couplings(sets, _pinned(index, trace, coupling), coupling.notes)
 
 
-def _channel_set(one: CoupledSet) -> ChannelSet:
-    members = {key: tuple(tuple(unit[key]) for unit in one.members) for key in one.members[0]}
-    return ChannelSet(one.name, len(one.units), dict(zip(one.layers, one.widths, strict=True)), members)
+def _channel_set(coupled: CoupledChannels) -> ChannelSet:
+    members = {key: tuple(tuple(unit[key]) for unit in coupled.members) for key in coupled.members[0]}
+    channels = dict(zip(coupled.layers, coupled.channels_per_unit, strict=True))
+    return ChannelSet(coupled.name, len(coupled.units), channels, members)
 
 
-def _pinned(model: nn.Module, traced: Trace, reasons: dict[str, str]) -> tuple[Pinned, ...]:
-    found = []
-    for use in traced.uses.values():
-        staying = sum(traced.sets.reason(label) is not None for label in use.outputs)
-        if staying:
-            found.append(Pinned(use.layer, len(use.outputs), staying, reasons[use.layer]))
-    tensors = named_tensors(model)
-    for layer in traced.unreached:
-        module = model.get_submodule(layer)
-        width = getattr(module, "out_channels", None) or tensors[f"{layer}.weight"].shape[0]
-        found.append(Pinned(layer, width, width, reasons[layer]))
-    return tuple(found)
+def _pinned(index: ModelIndex, trace: Trace, coupling: Coupling) -> tuple[Pinned, ...]:
+    reasons = {**coupling.partly_pinned, **coupling.pinned}
+    is_pinned = coupling.partition.pinned
+    pinned = []
+    for use in trace.weight_uses.values():
+        kept = int(is_pinned[use.outputs].sum())
+        if kept:
+            pinned.append(Pinned(use.layer, len(use.outputs), kept, reasons[use.layer]))
+    for layer in trace.unreached:
+        module = index.modules[layer]
+        width = getattr(module, "out_channels", None) or index.tensors[f"{layer}.weight"].shape[0]
+        pinned.append(Pinned(layer, width, width, reasons[layer]))
+    return tuple(pinned)

@@ -1,17 +1,18 @@
-"""Counts and times: parameters, multiply-accumulates and latency of a model, and the machine they were taken on."""
+"""Counts: parameters and multiply-accumulates of a model, in total and by layer."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from ..utils.compat import own_parameters
-from ..utils.modules import modules_of
-from .trace import trace
+from ..utils.model_index import ModelIndex
+from .dispatch_mode import OperatorCost
+from .trace import trace_model
 
 
 @dataclass(frozen=True)
@@ -58,31 +59,47 @@ def count(model: nn.Module, example_inputs: Any) -> Counts:
     Raises:
         InputError: The model cannot be run on the example inputs.
     """
-    return tally(model, ((cost.layer, cost.macs) for cost in trace(model, example_inputs).costs))
+    index = ModelIndex.of(model)
+    return counts_of(index, macs_by_layer(trace_model(index, example_inputs).costs))
 
 
-def tally(model: nn.Module, costs: Iterable[tuple[str, int]]) -> Counts:
-    """Adds up the costs of a run by layer, beside the parameters.
+def macs_by_layer(costs: Iterable[OperatorCost]) -> dict[str, int]:
+    """Adds up multiply-accumulates by layer.
 
     Args:
-        model: The model.
-        costs: For each operator the name of its module and its multiply-accumulates.
+        costs: The costs of the operators of a run.
+
+    Returns:
+        For each layer in which such an operator ran, its multiply-accumulates.
+    """
+    macs: dict[str, int] = defaultdict(int)
+    for cost in costs:
+        macs[cost.layer] += cost.macs
+    return macs
+
+
+def counts_of(index: ModelIndex, macs: Mapping[str, int]) -> Counts:
+    """Puts the parameters of a model beside its multiply-accumulates.
+
+    Args:
+        index: The index of the model.
+        macs: The multiply-accumulates of each layer that has some.
 
     Returns:
         The counts.
     """
     parameters: dict[str, int] = defaultdict(int)
-    modules = modules_of(model)
     seen: set[int] = set()
-    for name, module in modules.items():
+    for name, module in index.modules.items():
         for parameter in own_parameters(module).values():
             if parameter is not None and id(parameter) not in seen:
                 seen.add(id(parameter))
                 parameters[name] += parameter.numel()
-    macs: dict[str, int] = defaultdict(int)
-    for layer, number in costs:
-        macs[layer] += number
-    by_layer = {name: LayerCount(parameters[name], macs[name]) for name in modules if parameters[name] or macs[name]}
+    by_layer = {
+        name: LayerCount(parameters[name], macs.get(name, 0))
+        for name in index.modules
+        if parameters[name] or macs.get(name, 0)
+    }
     return Counts(sum(parameters.values()), sum(macs.values()), by_layer)
 
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from ..utils.compat import TorchDispatchMode, own_buffers, own_parameters
+from ..utils.compat import TorchDispatchMode
 from ..utils.forward import tensors_in
-from ..utils.modules import modules_of
+from ..utils.model_index import ModelIndex
 from . import labels as lb
-from .activation_memory import Allocations
+from .activation_memory import AllocationTracker
 from .macs import macs_of
 
 
@@ -37,8 +37,8 @@ class Owned:
     axes: tuple[int, ...]
 
 
-@dataclass(slots=True, eq=False)
-class Use:
+@dataclass(frozen=True, slots=True, eq=False)
+class WeightUse:
     """A convolution or linear operation with a weight of the model.
 
     Attributes:
@@ -62,20 +62,33 @@ class Use:
     outputs: np.ndarray
 
 
-@dataclass(slots=True)
-class Cost:
+@dataclass(frozen=True, slots=True)
+class OperatorCost:
     """The multiply-accumulates of one operator.
 
     Attributes:
         layer: The module in whose code it ran.
         macs: How many.
-        weight: The name of the weight in :attr:`Trace.uses` whose widths it grows with; ``None`` for another operator,
-            whose widths are pinned.
+        weight: The name of the weight in :attr:`Trace.weight_uses` whose widths it grows with; ``None`` for another
+            operator, whose widths are pinned.
     """
 
     layer: str
     macs: int
     weight: str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TracedOperator:
+    """One operator of the run.
+
+    Attributes:
+        operator: The ATen operator.
+        inputs: The label maps of its operands, of those that have one.
+    """
+
+    operator: Any
+    inputs: tuple[lb.LabelMap, ...]
 
 
 ApplyRule = Callable[["Tracer", Any, Any, Any, Any], None]
@@ -85,37 +98,35 @@ Evaluate = Callable[[Any, Any, Any], Any]
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Carries planes beside tensors; the rules (``rules.py``, handed in) say how each operator moves them."""
 
-    def __init__(self, model: nn.Module, apply_rule: ApplyRule, evaluate: Evaluate) -> None:
+    def __init__(self, index: ModelIndex, apply_rule: ApplyRule, evaluate: Evaluate) -> None:
         """Learns the parameters and buffers of a model.
 
         Args:
-            model: The model that will be run.
+            index: The index of the model that will be run.
             apply_rule: Called after every operator with it, its arguments and its result.
-            evaluate: Calls an operator with its arguments, as :func:`fec_fast.graph.shape_only.evaluate` does.
+            evaluate: Calls an operator with its arguments, as :func:`fec_fast.graph.shape_only.call_shape_only` does.
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self._apply_rule, self.evaluate = apply_rule, evaluate
         self.sets = lb.LabelSets()
         self.axes: dict[tuple[str, int], np.ndarray] = {}
-        self.uses: dict[str, Use] = {}
-        self.costs: list[Cost] = []
-        self.allocations: Allocations | None = Allocations(model)
+        self.weight_uses: dict[str, WeightUse] = {}
+        self.costs: list[OperatorCost] = []
+        self.allocations: AllocationTracker | None = AllocationTracker(index.tensors.values())
         self.notes: dict[str, None] = {}
         self.vanishing: dict[Any, bool] = {}  # what the rule of element-wise operators has found out
-        self.history: list[tuple[Any, list[lb.Plane]]] = []
-        self.modules = modules_of(model)
+        self.operators: list[TracedOperator] = []
+        self.modules = index.modules
         self._names = {id(module): name for name, module in self.modules.items()}
         self._inside = [""]
         # By identity. The model holds its own tensors; others may die and leave their number to a new one, which the
         # weak reference beside it tells.
         self._of_model: dict[int, Owned] = {}
         self._views: dict[int, tuple[weakref.ref[Tensor], Owned]] = {}
-        self._planes: dict[int, tuple[weakref.ref[Tensor], lb.Plane, bool]] = {}
-        for prefix, module in self.modules.items():
-            for own, tensor in [*own_parameters(module).items(), *own_buffers(module).items()]:
-                if tensor is not None and id(tensor) not in self._of_model:
-                    name = f"{prefix}.{own}" if prefix else own
-                    self._of_model[id(tensor)] = Owned(name, tensor, tuple(range(tensor.dim())))
+        self._planes: dict[int, tuple[weakref.ref[Tensor], lb.LabelMap, bool]] = {}
+        for name, tensor in index.tensors.items():
+            if id(tensor) not in self._of_model:
+                self._of_model[id(tensor)] = Owned(name, tensor, tuple(range(tensor.dim())))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs an operator, then moves the planes."""
@@ -125,14 +136,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = self.evaluate(func, args, kwargs)
         macs = macs_of(func, args, kwargs, out)
         if macs is not None:
-            self.costs.append(Cost(self._inside[-1], macs, None))
+            self.costs.append(OperatorCost(self._inside[-1], macs, None))
         if stays:
             self.remember(func, args[:1])
         else:
             self._apply_rule(self, func, args, kwargs, out)
         if self.allocations is not None:
             results = operands_of(out if isinstance(out, tuple) else (out,))
-            self.allocations.follow(results, operands_of(args, kwargs), lambda tensor: self.plane(tensor)[0])
+            self.allocations.record(results, operands_of(args, kwargs), lambda tensor: self.plane(tensor)[0])
         return out
 
     @contextlib.contextmanager
@@ -174,7 +185,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Marks a tensor as a permuted view of a parameter."""
         self._views[id(tensor)] = weakref.ref(tensor), owned
 
-    def plane(self, tensor: Tensor) -> tuple[lb.Plane, bool]:
+    def plane(self, tensor: Tensor) -> tuple[lb.LabelMap, bool]:
         """The plane of a tensor, and whether it is exactly zero wherever its channel is masked."""
         known = self._planes.get(id(tensor))
         if known is not None and known[0]() is tensor:
@@ -184,12 +195,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             wide = [dim for dim, size in enumerate(tensor.shape) if size > 1]
             if len(wide) == 1:
                 line = self.axis(owned, owned.axes[wide[0]])
-                return lb.spread(line, wide[0], tensor.shape), False
+                return lb.LabelMap.varying(line, wide[0], tensor.shape), False
             for axis in range(owned.tensor.dim()):
                 self.pin_axis(owned, axis, "its weight is used by an operator other than a convolution or linear one")
-        return lb.constant(lb.FREE if tensor.numel() == 1 else lb.FIXED, tensor.shape), False
+        return lb.LabelMap.constant(lb.FREE if tensor.numel() == 1 else lb.FIXED, tensor.shape), False
 
-    def put(self, tensor: Any, plane: lb.Plane, vanishes: bool) -> None:
+    def put(self, tensor: Any, plane: lb.LabelMap, vanishes: bool) -> None:
         """Stores the plane of an operator's result."""
         if isinstance(tensor, Tensor):
             self._planes[id(tensor)] = weakref.ref(tensor), plane, vanishes
@@ -199,16 +210,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         key = (owned.name, axis)
         known = self.axes.get(key)
         if known is None:
-            known = self.sets.fresh(owned.tensor.shape[axis]) if proposal is None else lb.solid(proposal)
+            known = self.sets.new_labels(owned.tensor.shape[axis]) if proposal is None else lb.free_as_fixed(proposal)
             self.axes[key] = known
         elif proposal is not None:
-            self.sets.unite(known, lb.solid(proposal), reason)
+            self.sets.unite(known, lb.free_as_fixed(proposal), reason)
         return known
 
     def remember(self, func: Any, operands: Sequence[Tensor]) -> None:
         """Keeps an operator and the planes that go into it, for :mod:`fec_fast.graph.hardcoded_widths`."""
         entries = [self._planes.get(id(tensor)) for tensor in operands]
-        self.history.append((func, [entry[1] for entry in entries if entry is not None]))
+        self.operators.append(TracedOperator(func, tuple(entry[1] for entry in entries if entry is not None)))
 
     def pin_axis(self, owned: Owned, axis: int, reason: str) -> None:
         """Forbids the narrowing of a parameter's axis."""
@@ -222,7 +233,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Forbids the removal of every channel found in tensors; notes it where that took something away."""
         changed = False
         for tensor in tensors_in(tensors):
-            changed |= self.sets.pin(self.plane(tensor)[0].line, reason)
+            changed |= self.sets.pin(self.plane(tensor)[0].labels, reason)
         if changed and note is not None:
             self.notes[note] = None
 

@@ -1,4 +1,4 @@
-"""Which channels stand or fall together: the coupled sets of a traced model."""
+"""Coupled channels: which channels of a traced model are removed together, as sets of units."""
 
 from __future__ import annotations
 
@@ -10,64 +10,73 @@ from functools import cached_property
 import numpy as np
 
 from ..utils.errors import LayerError, nearest
-from .dispatch_mode import Use
+from .dispatch_mode import WeightUse
+from .labels import LabelPartition, Pin
 from .trace import Trace
 
 
 @dataclass(frozen=True)
-class CoupledSet:
-    """Channels of the same layers, one decision each.
+class CoupledChannels:
+    """Channels that are made by the same layers and decided on unit by unit.
 
-    A *unit* is one decision: all the indices, on all the weight axes, that are removed together.
+    A *unit* is one decision: all the indices, on all the weight axes, that are removed together. In most layers a unit
+    holds one index per axis. It holds several where an operator ties channels of one layer to one another: the
+    channels at one position of every group of a grouped convolution, the features that one channel becomes in a
+    flatten, the channels that a pixel shuffle turns into one.
 
     Attributes:
         name: The first layer that makes these channels.
         layers: All layers that make them.
-        units: The label of each unit.
-        widths: Channels per unit in each producing layer.
-        lines: For each ``(tensor, axis)`` that holds some of them, the representative label of every index, int64.
+        units: The label (representative) of each unit.
+        channels_per_unit: How many channels of each layer one unit holds.
+        labels: For each ``(tensor, axis)`` that holds some of them, the representative label of every index, int64.
     """
 
     name: str
     layers: tuple[str, ...]
     units: tuple[int, ...]
-    widths: tuple[int, ...]
-    lines: Mapping[tuple[str, int], np.ndarray] = field(repr=False, compare=False)
+    channels_per_unit: tuple[int, ...]
+    labels: Mapping[tuple[str, int], np.ndarray] = field(repr=False, compare=False)
 
     @cached_property
     def members(self) -> tuple[dict[tuple[str, int], list[int]], ...]:
         """For each unit, the indices it holds on each ``(tensor, axis)``."""
         position = {root: unit for unit, root in enumerate(self.units)}
-        found: tuple[dict[tuple[str, int], list[int]], ...] = tuple({} for _ in self.units)
-        for key, line in self.lines.items():
-            for index in np.flatnonzero(np.isin(line, self.units)).tolist():
-                found[position[int(line[index])]].setdefault(key, []).append(index)
-        return found
+        members: tuple[dict[tuple[str, int], list[int]], ...] = tuple({} for _ in self.units)
+        for key, labels in self.labels.items():
+            for index in np.flatnonzero(np.isin(labels, self.units)).tolist():
+                members[position[int(labels[index])]].setdefault(key, []).append(index)
+        return members
 
 
 @dataclass(frozen=True)
 class Coupling:
-    """The coupled sets of a model and what must stay.
+    """The coupled channels of a model and what must be kept.
 
     Attributes:
         sets: The sets whose channels may be removed.
         pinned: For each layer none of whose channels may be removed, the reason.
-        partly: For each layer some of whose channels may not, the reason.
-        lengths: The length of each ``(tensor, axis)``, with what must stay.
+        partly_pinned: For each layer some of whose channels may not be removed, the reason.
+        axis_lengths: The length of each ``(tensor, axis)``, with what must be kept.
+        partition: The labels of the trace with all pins: the trace's own, the ignored layers, and those handed in.
+        notes: The notes of the trace and of the pins that were handed in.
     """
 
-    sets: tuple[CoupledSet, ...]
-    pinned: dict[str, str]
-    partly: dict[str, str]
-    lengths: dict[tuple[str, int], int]
+    sets: tuple[CoupledChannels, ...]
+    pinned: Mapping[str, str]
+    partly_pinned: Mapping[str, str]
+    axis_lengths: Mapping[tuple[str, int], int]
+    partition: LabelPartition = field(repr=False, compare=False)
+    notes: tuple[str, ...]
 
 
-def couple(trace: Trace, ignore: Sequence[str] = ()) -> Coupling:
-    """Gathers labels into coupled sets.
+def couple_channels(trace: Trace, ignore: Sequence[str] = (), pins: Sequence[Pin] = ()) -> Coupling:
+    """Gathers labels into sets of coupled channels.
 
     Args:
-        trace: The traced model; the ignored layers are pinned in it.
+        trace: The traced model; it is not changed.
         ignore: Names of layers, or of modules that hold layers, whose own channels are not removed.
+        pins: What else must be kept, such as the hard-coded widths that a trial run found.
 
     Returns:
         The sets in the order in which the model uses them.
@@ -75,137 +84,155 @@ def couple(trace: Trace, ignore: Sequence[str] = ()) -> Coupling:
     Raises:
         LayerError: A name in ``ignore`` that is not, and does not hold, a layer the model uses.
     """
-    for name in ignore:
-        inside = [use for use in trace.uses.values() if name in ("", use.layer) or use.layer.startswith(f"{name}.")]
-        if not inside:
-            raise LayerError(f"ignore: no layer {name!r}; {nearest(name, [u.layer for u in trace.uses.values()])}")
-        for use in inside:
-            trace.sets.pin(use.outputs, f"it is ignored as {name!r}")
-
-    roots, pinned = trace.sets.roots(), trace.sets.pinned()
-    # Most axes share a line with others (a batch norm's four, the next layer's inputs): each line is looked at once.
-    lines = {id(line): line for line in [*trace.axes.values(), *(use.outputs for use in trace.uses.values())]}
-    rooted = {number: roots[line] for number, line in lines.items()}
-    signature = _signatures(trace, rooted, len(roots))
-    every = np.concatenate([rooted[id(use.outputs)] for use in trace.uses.values()] or [np.zeros(0, dtype=np.int64)])
+    partition = trace.partition.with_pins([*_ignored(trace, ignore), *pins])
+    roots, pinned = partition.roots, partition.pinned
+    # Many axes share one vector of labels (the four of a batch norm, the inputs of the next layer): each vector is
+    # looked at once, by its identity.
+    vectors = {id(v): v for v in [*trace.axes.values(), *(use.outputs for use in trace.weight_uses.values())]}
+    roots_of = {identity: roots[labels] for identity, labels in vectors.items()}
+    signatures = _signatures(trace, roots_of, len(roots))
+    # The units that may be removed, in the order in which the model makes them.
+    made = [roots_of[id(use.outputs)] for use in trace.weight_uses.values()]
+    every = np.concatenate(made or [np.zeros(0, dtype=np.int64)])
     _, first = np.unique(every, return_index=True)
-    order = every[np.sort(first)]
-    order = order[~pinned[order]]
-    _, first, alike, sizes = np.unique(signature[order], return_index=True, return_inverse=True, return_counts=True)
-    ranks = np.argsort(np.argsort(first))  # the sets in the order of their first units
-    group = np.full(len(roots), -1)
-    group[order] = ranks[alike]
-    gathered = np.split(order[np.argsort(group[order], kind="stable")], np.cumsum(sizes[np.argsort(first)])[:-1])
-    # For each line, the sets that have channels on it, and how many.
-    on_line = {
-        number: [
-            (int(of), int(n)) for of, n in zip(*np.unique(group[line], return_counts=True), strict=True) if of >= 0
+    units = every[np.sort(first)]
+    units = units[~pinned[units]]
+    # Units with equal signatures form one set; np.unique sorts by signature, the sets are numbered by first unit.
+    _, first, inverse, sizes = np.unique(signatures[units], return_index=True, return_inverse=True, return_counts=True)
+    set_numbers = np.argsort(np.argsort(first))
+    set_of = np.full(len(roots), -1)
+    set_of[units] = set_numbers[inverse]
+    units_by_set = np.split(units[np.argsort(set_of[units], kind="stable")], np.cumsum(sizes[np.argsort(first)])[:-1])
+    # For each vector of labels, the sets that have channels on it, and how many.
+    sets_on = {
+        identity: [
+            (int(number), int(count))
+            for number, count in zip(*np.unique(set_of[labels], return_counts=True), strict=True)
+            if number >= 0
         ]
-        for number, line in rooted.items()
+        for identity, labels in roots_of.items()
     }
-    makers: list[dict[str, int]] = [{} for _ in first]
-    for use in trace.uses.values():
-        for number, count in on_line[id(use.outputs)]:
-            makers[number][use.layer] = makers[number].get(use.layer, 0) + count
-    held: list[dict[tuple[str, int], np.ndarray]] = [{} for _ in first]
-    for key, line in trace.axes.items():
-        for number, _ in on_line[id(line)]:
-            held[number][key] = rooted[id(line)]
-    sets = [
-        CoupledSet(
-            next(iter(layers)),
-            tuple(layers),
-            tuple(units.tolist()),
-            tuple(n // len(units) for n in layers.values()),
-            where,
+    channels: list[dict[str, int]] = [{} for _ in first]
+    for use in trace.weight_uses.values():
+        for number, count in sets_on[id(use.outputs)]:
+            channels[number][use.layer] = channels[number].get(use.layer, 0) + count
+    axes: list[dict[tuple[str, int], np.ndarray]] = [{} for _ in first]
+    for key, labels in trace.axes.items():
+        for number, _ in sets_on[id(labels)]:
+            axes[number][key] = roots_of[id(labels)]
+    sets = tuple(
+        CoupledChannels(
+            name=next(iter(of_layers)),
+            layers=tuple(of_layers),
+            units=tuple(of_set.tolist()),
+            channels_per_unit=tuple(count // len(of_set) for count in of_layers.values()),
+            labels=of_axes,
         )
-        for units, layers, where in zip(gathered, makers, held, strict=len(first) > 0)
-    ]
-    whole, partly = _pinned(trace, roots, pinned)
-    return Coupling(tuple(sets), whole, partly, {key: len(line) for key, line in trace.axes.items()})
+        for of_set, of_layers, of_axes in zip(units_by_set, channels, axes, strict=len(first) > 0)
+    )
+    whole, partly = _pinned_layers(trace, partition)
+    axis_lengths = {key: len(labels) for key, labels in trace.axes.items()}
+    notes = (*trace.notes, *(pin.note for pin in pins if pin.note))
+    return Coupling(sets, whole, partly, axis_lengths, partition, notes)
 
 
-def _signatures(trace: Trace, rooted: Mapping[int, np.ndarray], count: int) -> np.ndarray:
-    """Numbers that tell sets of units apart.
+def _ignored(trace: Trace, ignore: Sequence[str]) -> list[Pin]:
+    pins = []
+    for name in ignore:
+        uses = [
+            use for use in trace.weight_uses.values() if name in ("", use.layer) or use.layer.startswith(f"{name}.")
+        ]
+        if not uses:
+            layers = [use.layer for use in trace.weight_uses.values()]
+            raise LayerError(f"ignore: no layer {name!r}; {nearest(name, layers)}")
+        pins += [Pin(use.outputs, f"it is ignored as {name!r}") for use in uses]
+    return pins
 
-    Units are alike if they hold as many indices of the same axes and are made by the same layers. That is summed up in
-    random numbers, one for each axis and each layer, so that no unit has to be looked at by itself. Of 64 bits: among
-    a million kinds of units, two would be taken for one another once in 30 million models.
+
+def _signatures(trace: Trace, roots_of: Mapping[int, np.ndarray], labels: int) -> np.ndarray:
+    """A 64-bit signature per unit; units with equal signatures form one set.
+
+    Units belong to one set if they hold as many indices of the same axes and are made by the same layers. Each axis and
+    each layer gets a random number; the signature of a unit is the sum, over all indices it holds, of the numbers of
+    their axes (modulo 2**64). So no unit has to be looked at by itself. Among a million kinds of units, two would have
+    equal signatures by chance once in 30 million models.
 
     Args:
         trace: The traced model.
-        rooted: For each line, by its identity, the representatives.
-        count: How many labels there are.
+        roots_of: For each vector of labels, by its identity, the representatives.
+        labels: How many labels there are.
 
     Returns:
-        Unsigned ``[labels]``.
+        Uint64 ``[labels]``, right at representatives.
     """
-    lines = [*trace.axes.values(), *(use.outputs for use in trace.uses.values())]
-    keys: dict[int, int] = defaultdict(int)
-    numbers = np.random.default_rng(0).integers(2**64, size=len(lines), dtype=np.uint64)
-    for line, key in zip(lines, numbers.tolist(), strict=True):
-        keys[id(line)] += key
-    signature = np.zeros(count, dtype=np.uint64)
-    for number, key in keys.items():
-        np.add.at(signature, rooted[number], np.uint64(key % 2**64))
-    return signature
+    vectors = [*trace.axes.values(), *(use.outputs for use in trace.weight_uses.values())]
+    numbers = np.random.default_rng(0).integers(2**64, size=len(vectors), dtype=np.uint64)
+    of_vector: dict[int, int] = defaultdict(int)  # axes that share a vector add to it with the sum of their numbers
+    for vector, number in zip(vectors, numbers.tolist(), strict=True):
+        of_vector[id(vector)] += number
+    signatures = np.zeros(labels, dtype=np.uint64)
+    for identity, number in of_vector.items():
+        np.add.at(signatures, roots_of[identity], np.uint64(number % 2**64))
+    return signatures
 
 
-def _pinned(trace: Trace, roots: np.ndarray, pinned: np.ndarray) -> tuple[dict[str, str], dict[str, str]]:
+def _pinned_layers(trace: Trace, partition: LabelPartition) -> tuple[dict[str, str], dict[str, str]]:
+    """The layers with pinned channels and the reason for the first of them: all channels pinned, and some."""
     whole: dict[str, str] = {}
     partly: dict[str, str] = {}
-    for use in trace.uses.values():
-        stays = np.flatnonzero(pinned[roots[use.outputs]])
-        if len(stays):
-            reason = trace.sets.reason(int(use.outputs[stays[0]]))
+    pinned = partition.pinned
+    for use in trace.weight_uses.values():
+        kept = np.flatnonzero(pinned[use.outputs])
+        if len(kept):
+            reason = partition.reason(int(use.outputs[kept[0]]))
             assert reason is not None
-            (whole if len(stays) == len(use.outputs) else partly)[use.layer] = reason
+            (whole if len(kept) == len(use.outputs) else partly)[use.layer] = reason
     for layer in trace.unreached:
         whole[layer] = "the example inputs do not reach it"
     return whole, partly
 
 
-def gone_labels(trace: Trace, removed: Collection[int]) -> np.ndarray:
-    """Which labels go with the units that go.
+def removed_labels(partition: LabelPartition, removed_units: Collection[int]) -> np.ndarray:
+    """Which labels are removed with a choice of units.
 
     Args:
-        trace: Knows the representatives.
-        removed: The labels (representatives) of the units that go.
+        partition: Of the trace or of its coupling.
+        removed_units: The labels (representatives) of the units that are removed.
 
     Returns:
         Bool ``[labels]``.
     """
-    roots = trace.sets.roots()
-    gone = np.zeros(len(roots), dtype=bool)
-    gone[list(removed)] = True
-    of_labels: np.ndarray = gone[roots]
-    return of_labels
+    is_removed = np.zeros(len(partition.roots), dtype=bool)
+    is_removed[list(removed_units)] = True
+    return np.asarray(is_removed[partition.roots])
 
 
-def kept_indices(line: np.ndarray, gone: np.ndarray) -> list[int]:
+def kept_indices(labels: np.ndarray, is_removed: np.ndarray) -> list[int]:
     """The indices of an axis that remain.
 
     Args:
-        line: The labels of the axis.
-        gone: See :func:`gone_labels`.
+        labels: The labels of the axis.
+        is_removed: For every label whether it is removed, see :func:`removed_labels`.
 
     Returns:
         The remaining indices in order.
     """
-    kept: list[int] = np.flatnonzero(~gone[line]).tolist()
+    kept: list[int] = np.flatnonzero(~is_removed[labels]).tolist()
     return kept
 
 
-def new_attributes(use: Use, gone: np.ndarray) -> tuple[int, int, int]:
+def widths_after(use: WeightUse, is_removed: np.ndarray) -> tuple[int, int, int]:
     """The input channels, output channels and groups of a layer after pruning.
 
     Args:
-        use: The layer's use.
-        gone: See :func:`gone_labels`.
+        use: The layer's use of its weight.
+        is_removed: For every label whether it is removed, see :func:`removed_labels`.
 
     Returns:
         ``(inputs, outputs, groups)``.
     """
-    inputs, outputs = (len(line) - int(np.count_nonzero(gone[line])) for line in (use.inputs, use.outputs))
+    inputs, outputs = (
+        len(labels) - int(np.count_nonzero(is_removed[labels])) for labels in (use.inputs, use.outputs)
+    )
     groups = use.groups * inputs // len(use.inputs) if use.whole_groups else use.groups
     return inputs, outputs, groups

@@ -1,7 +1,8 @@
-"""A trial run of a pruned network, which finds widths that are written into a model's code.
+"""Hard-coded widths: a trial run of a pruned network finds the widths that are written into a model's code.
 
-A model may reshape to a number of its own, or assert one. Such a run stops at the operator that met it, or just before;
-the original's run passed the same operators in the same order, so it is known which channels went into that one.
+A model may reshape to a number of its own, or assert one. The run of the pruned network then stops at the operator that
+meets this number, or just before it. The run of the original passed the same operators in the same order, so the trace
+knows which channels went into that operator.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from torch import nn
 from ..utils.compat import TorchDispatchMode
 from ..utils.errors import InputError
 from ..utils.forward import call_model, undisturbed
-from . import shape_only as hollow
+from .labels import LabelPartition, Pin
+from .shape_only import BlockValueAccess, ShapeOnlyMode
 from .trace import Trace, unfused_attention
 
 
-class _Names(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes down the operators that were passed."""
+class _OperatorNames(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records the names of the operators that were passed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -32,19 +34,14 @@ class _Names(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-class _Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return hollow.evaluate(func, args, kwargs or {})
-
-
-def runs(pruned: nn.Module, example_inputs: Any) -> bool:
-    """Whether a pruned network can be run.
+def can_run(pruned: nn.Module, example_inputs: Any) -> bool:
+    """Whether a pruned network can be run, for its shapes alone or, where that is not possible, as it is.
 
     Args:
         pruned: The pruned network; left as it was.
         example_inputs: What the trace was made with.
     """
-    with contextlib.suppress(InputError), undisturbed(pruned), _Hollow(), hollow.ReadingRefused():  # type: ignore[no-untyped-call]
+    with contextlib.suppress(InputError), undisturbed(pruned), ShapeOnlyMode(), BlockValueAccess():  # type: ignore[no-untyped-call]
         call_model(pruned, example_inputs)
         return True
     with contextlib.suppress(InputError), undisturbed(pruned):
@@ -53,19 +50,22 @@ def runs(pruned: nn.Module, example_inputs: Any) -> bool:
     return False
 
 
-def pin_where_it_stops(pruned: nn.Module, example_inputs: Any, trace: Trace) -> None:
-    """Runs a pruned network that cannot be run, and forbids the removal of the channels that it stops at.
+def find_hardcoded_width(pruned: nn.Module, example_inputs: Any, trace: Trace, partition: LabelPartition) -> Pin:
+    """Runs a pruned network that cannot be run, and finds the channels that it stops at.
 
     Args:
         pruned: The pruned network; left as it was.
         example_inputs: What the trace was made with.
-        trace: Of the original. Its labels are pinned, and the reason noted, where the run stops: another plan can then
-            be made.
+        trace: The trace of the original.
+        partition: What is known so far of the labels that must be kept, see :class:`fec_fast.graph.groups.Coupling`.
+
+    Returns:
+        The labels that must be kept, of which at least one could be removed so far; the reason, and a note for the user.
 
     Raises:
         InputError: No channel can be held responsible for it.
     """
-    watcher = _Names()
+    watcher = _OperatorNames()
     try:
         with undisturbed(pruned), unfused_attention(), watcher:
             call_model(pruned, example_inputs)
@@ -73,16 +73,19 @@ def pin_where_it_stops(pruned: nn.Module, example_inputs: Any, trace: Trace) -> 
         cause = error.__cause__
         message = f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0][:160]}"
         reached = len(watcher.names)
-        same = [str(func) for func, _ in trace.history[:reached]] == watcher.names
-        # The operator that was not passed, or the nearest before it that has removable channels: a check in the model's
-        # own code may have stopped the run, or attention, whose operators keep their width, reshaped to that of what
-        # came in. Further back, the blame would be a guess.
-        suspects = trace.history[max(0, reached - _REACH) : reached + 1] if same else []
-        for func, planes in reversed(suspects):
-            labels = np.concatenate([plane.line for plane in planes] or [np.zeros(0, dtype=np.int64)])
-            if trace.sets.pin(labels, f"the model's code wants its width at {func} ({message})"):
-                trace.notes.append(f"{func}: the model's code wants the width that it was written for ({message})")
-                return
+        same = [str(traced.operator) for traced in trace.operators[:reached]] == watcher.names
+        # The operator that was not passed is examined first, then those before it, until one has removable channels. A
+        # check in the model's own code may have stopped the run, or attention, whose operators keep their width,
+        # reshaped to the width of its input. Further back than _REACH, the choice would be a guess.
+        suspects = trace.operators[max(0, reached - _REACH) : reached + 1] if same else ()
+        for traced in reversed(suspects):
+            labels = np.concatenate([of_input.labels for of_input in traced.inputs] or [np.zeros(0, dtype=np.int64)])
+            if not partition.pinned[labels[labels > 0]].all():
+                return Pin(
+                    labels,
+                    f"the model's code wants its width at {traced.operator} ({message})",
+                    f"{traced.operator}: the model's code wants the width that it was written for ({message})",
+                )
         raise InputError(
             f"the pruned {type(pruned).__name__} cannot be run ({message}): its code wants a width that was pruned; "
             "name the layer that makes it in ignore="

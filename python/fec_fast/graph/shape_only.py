@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..utils.compat import suggest_memory_format
+from ..utils.compat import TorchDispatchMode, suggest_memory_format
 
 aten = torch.ops.aten
 
 
-class NeedsValuesError(Exception):
+class DataDependentError(Exception):
     """An operator whose result, or its shape, depends on the numbers."""
 
 
-class ReadingRefused(TorchFunctionMode):
-    """To be entered around a hollow run: refuses the ways to a tensor's numbers that are no operators.
+class BlockValueAccess(TorchFunctionMode):
+    """To be entered around a shape-only run: refuses the ways to a tensor's numbers that are no operators.
 
     Such a run would go on with zeros, perhaps into another branch of the model's code than its numbers would take.
     """
@@ -31,14 +31,14 @@ class ReadingRefused(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Raises for a method that reads."""
         if func in _READING:
-            raise NeedsValuesError(f"Tensor.{func.__name__}")
+            raise DataDependentError(f"Tensor.{func.__name__}")
         return func(*args, **(kwargs or {}))
 
 
 _READING = {Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr}
 
 
-def evaluate(func: Any, args: Any, kwargs: Any) -> Any:
+def call_shape_only(func: Any, args: Any, kwargs: Any) -> Any:
     """Calls an ATen operator, or returns zeros of the shape that its result has.
 
     Args:
@@ -50,14 +50,22 @@ def evaluate(func: Any, args: Any, kwargs: Any) -> Any:
         What the operator returns, or zeros.
 
     Raises:
-        NeedsValuesError: The operator looks at numbers that may have been left out.
+        DataDependentError: The operator looks at numbers that may have been left out.
     """
     shape_of = _SHAPES.get(func)
     if shape_of is not None:
         return shape_of(*args, **kwargs)
     if _looks_at_numbers(func, args):
-        raise NeedsValuesError(str(func))
+        raise DataDependentError(str(func))
     return func(*args, **kwargs)
+
+
+class ShapeOnlyMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Evaluates every operator with :func:`call_shape_only`."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls it."""
+        return call_shape_only(func, args, kwargs or {})
 
 
 def _looks_at_numbers(func: Any, args: Any) -> bool:
@@ -82,7 +90,7 @@ def _convolution(
     if not transposed:
         reads, filters = filters, reads
     if source.shape[1] != reads or filters % groups or (bias is not None and len(bias) != filters):
-        raise NeedsValuesError(f"a convolution of {list(source.shape)} by {list(weight.shape)}")  # to fail by itself
+        raise DataDependentError(f"a convolution of {list(source.shape)} by {list(weight.shape)}")  # to fail by itself
     sizes = []
     for at, size in enumerate(source.shape[2:]):
         reach = dilation[at % len(dilation)] * (weight.shape[2 + at] - 1)
@@ -107,21 +115,21 @@ def _is_channels_last(tensor: Tensor) -> bool:
 
 def _mm(left: Tensor, right: Tensor) -> Tensor:
     if left.shape[-1] != right.shape[-2]:
-        raise NeedsValuesError(f"a product of {list(left.shape)} and {list(right.shape)}")
+        raise DataDependentError(f"a product of {list(left.shape)} and {list(right.shape)}")
     return left.new_zeros((*left.shape[:-1], right.shape[-1]))
 
 
 def _addmm(bias: Tensor, left: Tensor, right: Tensor, **_: Any) -> Tensor:
     product = _mm(left, right)
     if torch.broadcast_shapes(bias.shape, product.shape) != product.shape:  # type: ignore[no-untyped-call]
-        raise NeedsValuesError(f"a bias of {list(bias.shape)} for {list(product.shape)}")
+        raise DataDependentError(f"a bias of {list(bias.shape)} for {list(product.shape)}")
     return product
 
 
 def _batch_norm(source: Tensor, weight: Tensor | None, bias: Tensor | None, *others: Any) -> tuple[Tensor, ...]:
     for numbers in (weight, bias, *others[:2]):
         if isinstance(numbers, Tensor) and len(numbers) != source.shape[1]:
-            raise NeedsValuesError(f"a batch norm of {len(numbers)} for {list(source.shape)}")
+            raise DataDependentError(f"a batch norm of {len(numbers)} for {list(source.shape)}")
     return torch.zeros_like(source), source.new_empty(0), source.new_empty(0)
 
 

@@ -1,127 +1,176 @@
-"""What a network comes to once so many units of each coupled set are gone, without anything being cut or run.
+"""The size model: what a network's size becomes when units are removed, without cutting or running anything.
 
-The units of a set hold as many indices on each axis as one another, so the length of every axis, and with it every
-size, depends on how many units go, not on which.
+The units of a set hold as many indices on each axis as one another. So the length of every axis, and with it every
+size, depends on how many units are removed, not on which: each length is a linear function of the counts, and each size
+is a sum of products of lengths.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from torch import nn
 
-from ..utils.modules import named_tensors
+from ..utils.model_index import ModelIndex
 from .groups import Coupling
 from .trace import Trace
 
 
-class Sizes:
-    """Parameters, multiply-accumulates and memory as functions of the numbers of units that go.
+class SizeModel:
+    """Parameters, multiply-accumulates and memory as functions of the numbers of units that are removed.
 
-    All methods take counts ``[..., sets]`` and return float64 of shape ``[...]``; the numbers are whole and exact.
+    The methods take counts ``[..., sets]``: for each set of the coupling, how many of its units are removed. Leading
+    dimensions are alternatives that are evaluated at once. What they return is float64 of shape ``[...]``; the numbers
+    are whole and exact.
+
+    Attributes:
+        channel_rows: For each weight in :attr:`Trace.weight_uses`, where :meth:`lengths` has the numbers of its input
+            and output channels.
     """
 
-    def __init__(self, model: nn.Module, traced: Trace, coupling: Coupling) -> None:
-        """Gathers the lines of labels that lengths depend on.
+    channel_rows: Mapping[str, tuple[int, int]]
+
+    def __init__(self, index: ModelIndex, trace: Trace, coupling: Coupling) -> None:
+        """Gathers the vectors of labels that lengths depend on.
 
         Args:
-            model: The model before pruning, not wrapped.
-            traced: Its trace.
-            coupling: Its coupled sets.
+            index: The index of the model before pruning.
+            trace: Its trace.
+            coupling: Its coupled channels.
         """
-        self._coupling = coupling
-        self._roots = traced.sets.roots()
+        self._roots = trace.partition.roots
         self._set_of = np.full(len(self._roots), -1)
-        self._units = np.array([len(one.units) for one in coupling.sets])
-        for number, one in enumerate(coupling.sets):
-            self._set_of[list(one.units)] = number
-        # The first line has the length 1 whatever goes: it fills up what has fewer lines than others.
+        self._units = np.array([len(coupled.units) for coupled in coupling.sets])
+        for number, coupled in enumerate(coupling.sets):
+            self._set_of[list(coupled.units)] = number
+        # One row for each vector of labels: its full length, and how many indices one unit of each set holds on it.
+        # Row 0 has the length 1 whatever is removed: a factor for what depends on fewer lengths than others.
         self._rows: dict[int, int] = {0: 0}
-        self._held = [np.zeros(len(coupling.sets))]
-        self._full = [1.0]
+        self._indices_per_unit = [np.zeros(len(coupling.sets))]
+        self._full_lengths = [1.0]
+        self._add_tensors(index, trace)
+        self._add_costs(trace)
+        self._add_results(trace)
+        self._matrix, self._lengths = np.stack(self._indices_per_unit), np.array(self._full_lengths)
 
-        tensors = {id(tensor): (name, tensor) for name, tensor in reversed(named_tensors(model).items())}
-        own = set(map(id, model.parameters()))
-        factors, rows, weights = [], [], []
-        for number, (name, tensor) in reversed(tensors.items()):
-            lines = [traced.axes.get((name, axis)) for axis in range(tensor.dim())]
-            factors.append(math.prod(size for size, line in zip(tensor.shape, lines, strict=True) if line is None))
-            rows.append([self._row(line) for line in lines if line is not None])
-            weights.append((number in own, tensor.element_size()))
-        self._tensor_rows, self._tensor_factors = _rectangle(rows), np.array(factors, dtype=np.float64)
-        self._is_parameter = np.array([is_own for is_own, _ in weights])
-        self._bytes = np.array([size for _, size in weights], dtype=np.float64)
+    def _add_tensors(self, index: ModelIndex, trace: Trace) -> None:
+        """The elements of a tensor: the product of its labelled lengths, times a factor for its other dimensions."""
+        parameters = set(map(id, index.model.parameters()))
+        factors, rows, is_parameter, element_sizes = [], [], [], []
+        for identity, name in index.first_names.items():
+            tensor = index.tensors[name]
+            vectors = [trace.axes.get((name, axis)) for axis in range(tensor.dim())]
+            factors.append(
+                math.prod(size for size, labels in zip(tensor.shape, vectors, strict=True) if labels is None)
+            )
+            rows.append([self._row(labels) for labels in vectors if labels is not None])
+            is_parameter.append(identity in parameters)
+            element_sizes.append(tensor.element_size())
+        self._tensor_rows, self._tensor_factors = _filled_up(rows), np.array(factors, dtype=np.float64)
+        self._is_parameter = np.array(is_parameter)
+        self._element_sizes = np.array(element_sizes, dtype=np.float64)
 
-        pairs, macs = [], []
-        self.uses = {}
-        for name, use in traced.uses.items():
-            self.uses[name] = self._row(use.inputs), self._row(use.outputs)
-        for cost in traced.costs:
-            inputs, outputs = (0, 0) if cost.weight is None else self.uses[cost.weight]
-            if cost.weight is not None and traced.uses[cost.weight].whole_groups:
-                inputs = 0  # with every input channel that goes, a group goes: the rest costs what it did
-            pairs.append((inputs, outputs))
-            macs.append(cost.macs)
-        self._cost_rows = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-        self._macs = np.array(macs, dtype=np.float64)
+    def _add_costs(self, trace: Trace) -> None:
+        """The costs of a convolution or linear layer grow with its widths; those of other operators are constant."""
+        self.channel_rows = {
+            name: (self._row(use.inputs), self._row(use.outputs)) for name, use in trace.weight_uses.items()
+        }
+        rows = []
+        for cost in trace.costs:
+            inputs, outputs = (0, 0) if cost.weight is None else self.channel_rows[cost.weight]
+            if cost.weight is not None and trace.weight_uses[cost.weight].whole_groups:
+                inputs = 0  # a group keeps its size, and each output channel reads one group: the cost per output stays
+            rows.append((inputs, outputs))
+        self._cost_rows = np.array(rows, dtype=np.int64).reshape(-1, 2)
+        self._cost_layers = [cost.layer for cost in trace.costs]
+        self._macs = np.array([cost.macs for cost in trace.costs], dtype=np.float64)
 
-        found = traced.allocations
-        self._born = np.array([one.born for one in found], dtype=np.int64)
-        self._died = np.array([one.died for one in found], dtype=np.int64)
-        self._moments = max((one.died for one in found), default=0)
-        self._result_bytes = np.array([one.size for one in found], dtype=np.float64)
-        self._result_rows = np.array([0 if one.line is None else self._row(one.line) for one in found], dtype=np.int64)
-        self._matrix, self._lengths = np.stack(self._held), np.array(self._full)
+    def _add_results(self, trace: Trace) -> None:
+        """The memory of an operator's result is proportional to its number of channels."""
+        allocations = trace.allocations
+        self._first = np.array([result.first for result in allocations], dtype=np.int64)
+        self._end = np.array([result.end for result in allocations], dtype=np.int64)
+        self._operators = max((result.end for result in allocations), default=0)
+        self._result_bytes = np.array([result.size for result in allocations], dtype=np.float64)
+        self._result_rows = np.array(
+            [0 if result.labels is None else self._row(result.labels) for result in allocations], dtype=np.int64
+        )
+
+    def _row(self, labels: np.ndarray) -> int:
+        """The row of a vector of labels, made when it is first asked for."""
+        row = self._rows.get(id(labels))
+        if row is None:
+            sets = self._set_of[self._roots[labels[labels > 0]]]
+            row = self._rows[id(labels)] = len(self._full_lengths)
+            self._indices_per_unit.append(np.bincount(sets[sets >= 0], minlength=len(self._units)) / self._units)
+            self._full_lengths.append(float(len(labels)))
+        return row
 
     def lengths(self, counts: np.ndarray) -> np.ndarray:
-        """The lengths of all lines.
+        """The lengths of all vectors of labels.
 
         Args:
             counts: ``[..., sets]``.
 
         Returns:
-            ``[..., lines]``, float64.
+            Float64 ``[..., rows]``; see :attr:`channel_rows` for what a row is.
         """
         return np.asarray(self._lengths - np.asarray(counts, dtype=np.float64) @ self._matrix.T)
 
     def params(self, counts: np.ndarray) -> np.ndarray:
-        """Numbers in parameters; one shared by several layers counts once."""
-        return np.asarray((self._numbers(counts) * self._is_parameter).sum(-1))
+        """Elements of all parameters; a parameter shared by several layers counts once."""
+        return np.asarray((self._elements(counts) * self._is_parameter).sum(-1))
 
     def macs(self, counts: np.ndarray) -> np.ndarray:
-        """Multiply-accumulates of the traced run, as :func:`fec_fast.pruning.plan_builder.costs_after` has them."""
-        before, after = self._lengths[self._cost_rows], self.lengths(counts)[..., self._cost_rows]
-        return np.asarray(np.rint(self._macs * after.prod(-1) / before.prod(-1)).sum(-1))
+        """Multiply-accumulates of the traced run.
+
+        Exact where the run does not depend on values; a detector is counted with the proposals it had before pruning.
+        """
+        return np.asarray(self._operator_macs(counts).sum(-1))
+
+    def macs_by_layer(self, counts: Sequence[int] | np.ndarray) -> dict[str, int]:
+        """The same numbers as :meth:`macs`, layer by layer.
+
+        Args:
+            counts: ``[sets]``.
+
+        Returns:
+            For each layer in which an operator with a cost ran, its multiply-accumulates.
+        """
+        macs: dict[str, int] = defaultdict(int)
+        for layer, number in zip(self._cost_layers, self._operator_macs(np.asarray(counts)).tolist(), strict=True):
+            macs[layer] += int(number)
+        return dict(macs)
 
     def memory(self, counts: np.ndarray) -> np.ndarray:
         """Bytes: parameters, buffers and the largest sum of results that are in use at one time."""
         results = self.results(counts)
-        changes = np.zeros((self._moments + 1, *results.shape[:-1]))
-        for moments, sign in ((self._born, 1), (self._died, -1)):
-            np.add.at(changes, moments, sign * np.moveaxis(results, -1, 0))
-        most = changes.cumsum(0).max(0, initial=0)
-        return np.asarray((self._numbers(counts) * self._bytes).sum(-1) + most)
+        # A result adds its bytes at its first operator and takes them away at its end: the running sum is what is in use.
+        changes = np.zeros((self._operators + 1, *results.shape[:-1]))
+        for operators, sign in ((self._first, 1), (self._end, -1)):
+            np.add.at(changes, operators, sign * np.moveaxis(results, -1, 0))
+        peak = changes.cumsum(0).max(0, initial=0)
+        return np.asarray((self._elements(counts) * self._element_sizes).sum(-1) + peak)
 
     def results(self, counts: np.ndarray) -> np.ndarray:
         """Bytes of each operator's result that takes memory of its own, ``[..., results]``."""
         after = self.lengths(counts)[..., self._result_rows]
         return np.asarray(self._result_bytes * after / self._lengths[self._result_rows])
 
-    def _numbers(self, counts: np.ndarray) -> np.ndarray:
+    def _operator_macs(self, counts: np.ndarray) -> np.ndarray:
+        """Multiply-accumulates of each operator, ``[..., operators]``."""
+        before, after = self._lengths[self._cost_rows], self.lengths(counts)[..., self._cost_rows]
+        # The true value is whole; rint undoes the rounding of the quotient, as long as the value is below 2**50.
+        return np.asarray(np.rint(self._macs * after.prod(-1) / before.prod(-1)))
+
+    def _elements(self, counts: np.ndarray) -> np.ndarray:
+        """Elements of each parameter and buffer, ``[..., tensors]``."""
         return np.asarray(self._tensor_factors * self.lengths(counts)[..., self._tensor_rows].prod(-1))
 
-    def _row(self, line: np.ndarray) -> int:
-        row = self._rows.get(id(line))
-        if row is None:
-            sets = self._set_of[self._roots[line[line > 0]]]
-            held = np.bincount(sets[sets >= 0], minlength=len(self._units)) / self._units
-            row = self._rows[id(line)] = len(self._full)
-            self._held.append(held)
-            self._full.append(float(len(line)))
-        return row
 
-
-def _rectangle(rows: list[list[int]]) -> np.ndarray:
+def _filled_up(rows: list[list[int]]) -> np.ndarray:
+    """Lists of rows as one array, int64; shorter lists are filled up with row 0, whose length is 1."""
     width = max(map(len, rows), default=0)
     return np.array([row + [0] * (width - len(row)) for row in rows], dtype=np.int64).reshape(-1, width)

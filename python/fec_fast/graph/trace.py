@@ -1,11 +1,12 @@
-"""One run of the model, watched operator by operator, that gives every weight axis its channel labels."""
+"""The trace of a model: one run, watched operator by operator, that gives every weight axis its channel labels."""
 
 from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,89 +17,100 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..utils.compat import ConvolutionBase
 from ..utils.errors import InputError
 from ..utils.forward import call_model, undisturbed
-from . import labels as lb
-from . import shape_only as hollow
+from ..utils.model_index import ModelIndex
 from .activation_memory import Allocation
-from .dispatch_mode import Cost, Tracer, Use
+from .dispatch_mode import OperatorCost, TracedOperator, Tracer, WeightUse
+from .labels import LabelPartition
 from .rules.operators import apply_rule
+from .shape_only import BlockValueAccess, call_shape_only
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Trace:
-    """What a run told about the model.
+    """What a run showed of a model. Nothing in it is changed after it is made.
 
     Attributes:
-        sets: Which labels stand or fall together, and which must stay.
-        axes: For each parameter or buffer (first name) and axis, one label an index, int64.
-        uses: Each weight's convolution or linear operation, by weight name.
+        partition: Which labels are removed together, and which must be kept.
+        axes: For each parameter or buffer (first name) and axis, one label per index, int64.
+        weight_uses: The convolution or linear operation of each weight, by the name of the weight.
         unreached: Convolution and linear layers that the example inputs did not reach.
-        notes: Operators that were not understood, in words for the user.
-        history: The operators of the run in evaluation mode, with the planes that went into each.
-        costs: The multiply-accumulates of that run, operator by operator.
+        notes: What was not understood and what follows from it, for the user.
+        operators: The operators of the run in evaluation mode, in order.
+        costs: The multiply-accumulates of that run, for each operator that is counted.
         allocations: The memory that its results took.
     """
 
-    sets: lb.LabelSets
-    axes: dict[tuple[str, int], np.ndarray]
-    uses: dict[str, Use]
-    unreached: list[str]
-    notes: list[str]
-    history: list[tuple[Any, list[lb.Plane]]]
-    costs: list[Cost]
-    allocations: list[Allocation]
+    partition: LabelPartition
+    axes: Mapping[tuple[str, int], np.ndarray]
+    weight_uses: Mapping[str, WeightUse]
+    unreached: tuple[str, ...]
+    notes: tuple[str, ...]
+    operators: tuple[TracedOperator, ...]
+    costs: tuple[OperatorCost, ...]
+    allocations: tuple[Allocation, ...]
 
 
-def trace(model: nn.Module, example_inputs: Any) -> Trace:
-    """Runs the model on example inputs and labels every channel.
+def trace_model(index: ModelIndex, example_inputs: Any) -> Trace:
+    """Runs a model on example inputs and labels every channel.
 
     Layers that evaluation mode does not reach (auxiliary heads) are looked for in a second run, in training mode, with
     the labels of the first.
 
     Args:
-        model: The model; left as it was.
+        index: The index of the model, which is left as it was.
         example_inputs: See :func:`fec_fast.utils.forward.call_model`.
 
     Returns:
-        The labels of every axis and what was not understood.
+        The labels of every axis, the costs, and notes on what was not understood.
 
     Raises:
         InputError: The model cannot be run on these inputs.
     """
-    for evaluate in (hollow.evaluate, _as_it_is):
-        tracer = Tracer(model, apply_rule, evaluate)
+    for evaluate in (call_shape_only, _call):
+        tracer = Tracer(index, apply_rule, evaluate)
         try:
-            _run(model, example_inputs, tracer, training=False)
+            _run(index.model, example_inputs, tracer, training=False)
             break
-        except InputError:  # it looks at numbers, or it cannot be run at all
-            if evaluate is _as_it_is:
+        except InputError:  # its code depends on values, or it cannot be run at all
+            if evaluate is _call:
                 raise
     assert tracer.allocations is not None
-    history, costs, allocations = list(tracer.history), list(tracer.costs), tracer.allocations.end()
+    operators, costs, allocations = tuple(tracer.operators), tuple(tracer.costs), tracer.allocations.finish()
     tracer.allocations = None
-    if _unreached(tracer):
-        for evaluate in (hollow.evaluate, _as_it_is):
+    if _unreached(index, tracer):
+        for evaluate in (call_shape_only, _call):
             tracer.evaluate = evaluate
             try:
-                _run(model, example_inputs, tracer, training=True)
+                _run(index.model, example_inputs, tracer, training=True)
                 break
             except Exception as error:
-                if evaluate is _as_it_is:
+                if evaluate is _call:
                     tracer.notes[f"training mode could not be traced: {error}"] = None
-    for name, module in tracer.modules.items():
+    for name, module in index.modules.items():
         if isinstance(module, nn.MultiheadAttention) and (f"{name}.in_proj_weight", 0) not in tracer.axes:
             tracer.notes[f"{name}: attention was not traced and keeps its width"] = None
-    notes = list(tracer.notes)
-    return Trace(tracer.sets, tracer.axes, tracer.uses, _unreached(tracer), notes, history, costs, allocations)
+    for labels in tracer.axes.values():
+        labels.flags.writeable = False
+    return Trace(
+        tracer.sets.partition(),
+        MappingProxyType(tracer.axes),
+        MappingProxyType(tracer.weight_uses),
+        _unreached(index, tracer),
+        tuple(tracer.notes),
+        operators,
+        costs,
+        allocations,
+    )
 
 
-def _as_it_is(func: Any, args: Any, kwargs: Any) -> Any:
+def _call(func: Any, args: Any, kwargs: Any) -> Any:
     return func(*args, **kwargs)
 
 
 def _run(model: nn.Module, example_inputs: Any, tracer: Tracer, *, training: bool) -> None:
     with undisturbed(model, training=training), unfused_attention(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        reading = hollow.ReadingRefused() if tracer.evaluate is hollow.evaluate else contextlib.nullcontext()
+        reading = BlockValueAccess() if tracer.evaluate is call_shape_only else contextlib.nullcontext()
         with tracer.following(), reading:
             outputs = call_model(model, example_inputs)
     tracer.pin(outputs, "its channels are outputs of the model")
@@ -106,7 +118,7 @@ def _run(model: nn.Module, example_inputs: Any, tracer: Tracer, *, training: boo
 
 @contextlib.contextmanager
 def unfused_attention() -> Iterator[None]:
-    """Has attention computed by matrix products: a fused operator would hide the layers, or the products, inside it."""
+    """Computes attention by matrix products: a fused operator would hide the layers, or the products, inside it."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -116,12 +128,12 @@ def unfused_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def _unreached(tracer: Tracer) -> list[str]:
-    seen = {name for name, _ in tracer.axes}
+def _unreached(index: ModelIndex, tracer: Tracer) -> tuple[str, ...]:
+    reached = {name for name, _ in tracer.axes}
     unreached = []
-    for name, module in tracer.modules.items():
+    for name, module in index.modules.items():
         if isinstance(module, nn.Linear | ConvolutionBase):
             owned = tracer.owned(getattr(module, "weight", None))
-            if owned is not None and owned.name not in seen:
+            if owned is not None and owned.name not in reached:
                 unreached.append(name)
-    return unreached
+    return tuple(unreached)

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from .. import labels as lb
-from ..dispatch_mode import Owned, Tracer, Use
+from ..dispatch_mode import OperatorCost, Owned, Tracer, WeightUse
 
 
 def contract_convolution(tracer: Tracer, args: Any, out: Tensor) -> bool:
@@ -32,7 +32,7 @@ def contract_convolution(tracer: Tracer, args: Any, out: Tensor) -> bool:
     channel_dim = source.dim() - weight.dim() + 1
     if owned is None or owned.axes != tuple(range(weight.dim())) or plane.dim not in (None, channel_dim):
         return False
-    inputs = lb.solid(plane.along(channel_dim))
+    inputs = lb.free_as_fixed(plane.along(channel_dim))
     out_axis, in_axis = (1, 0) if transposed else (0, 1)
     per_group_in, per_group_out = len(inputs) // groups, out.shape[channel_dim] // groups
     layer = _owner(owned)
@@ -57,9 +57,9 @@ def contract_convolution(tracer: Tracer, args: Any, out: Tensor) -> bool:
             if groups > 1:
                 sets.unite(line[np.arange(len(line)) % per_group_out], line, reason)
             outputs = line
-    _finish(tracer, Use(layer, owned.name, out_axis, in_axis, groups, whole, inputs, outputs), bias)
+    _finish(tracer, WeightUse(layer, owned.name, out_axis, in_axis, groups, whole, inputs, outputs), bias)
     vanishes = bias is None or tracer.owned(bias) is not None
-    tracer.put(out, lb.folded(outputs, channel_dim, out.shape), vanishes)
+    tracer.put(out, lb.LabelMap.compact(outputs, channel_dim, out.shape), vanishes)
     return True
 
 
@@ -83,16 +83,16 @@ def contract_linear(tracer: Tracer, bias: Tensor | None, source: Tensor, weight:
     if bias is not None and (tracer.owned(bias) is None or bias.dim() != 1):
         return False
     in_axis, out_axis = owned.axes
-    inputs = lb.solid(plane.along(1))
+    inputs = lb.free_as_fixed(plane.along(1))
     layer = _owner(owned)
     tracer.axis(owned, in_axis, inputs, f"it feeds {layer} together with channels of fixed width")
     outputs = tracer.axis(owned, out_axis)
-    _finish(tracer, Use(layer, owned.name, out_axis, in_axis, 1, False, inputs, outputs), bias)
-    tracer.put(out, lb.folded(outputs, 1, out.shape), True)
+    _finish(tracer, WeightUse(layer, owned.name, out_axis, in_axis, 1, False, inputs, outputs), bias)
+    tracer.put(out, lb.LabelMap.compact(outputs, 1, out.shape), True)
     return True
 
 
-def _finish(tracer: Tracer, use: Use, bias: Tensor | None) -> None:
+def _finish(tracer: Tracer, use: WeightUse, bias: Tensor | None) -> None:
     """Ties the bias to the filters and remembers the use.
 
     Args:
@@ -100,8 +100,9 @@ def _finish(tracer: Tracer, use: Use, bias: Tensor | None) -> None:
         use: The use of a weight; a weight used again is remembered by its first use.
         bias: The bias, if any.
     """
-    tracer.uses.setdefault(use.weight, use)
-    tracer.costs[-1].weight = use.weight
+    tracer.weight_uses.setdefault(use.weight, use)
+    cost = tracer.costs[-1]
+    tracer.costs[-1] = OperatorCost(cost.layer, cost.macs, use.weight)
     if bias is None:
         return
     owned = tracer.owned(bias)

@@ -72,7 +72,7 @@ def pointwise(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> No
     reason = f"it meets a tensor of fixed width in {func}"
     merged: np.ndarray | None = None
     for plane in planes:
-        line = plane.line
+        line = plane.labels
         if dim is not None and plane.dim is None:
             own = dim - rank + len(plane.shape)  # this plane's own number of the dimension
             size = plane.shape[own] if own >= 0 else 1
@@ -89,7 +89,7 @@ def pointwise(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> No
     keep(tracer, out, merged, dim, vanishes)
 
 
-def _vanishes(tracer: Tracer, func: Any, args: Any, kwargs: Any, known: list[tuple[lb.Plane, bool]]) -> bool:
+def _vanishes(tracer: Tracer, func: Any, args: Any, kwargs: Any, known: list[tuple[lb.LabelMap, bool]]) -> bool:
     """Whether the result is zero wherever the masked operands are, found by computing it once for numbers like these.
 
     The answers are kept by operator and plain arguments; a tensor counts as zero or not.
@@ -113,7 +113,7 @@ def _vanishes(tracer: Tracer, func: Any, args: Any, kwargs: Any, known: list[tup
     return answer
 
 
-def _computed(func: Any, args: Any, kwargs: Any, known: list[tuple[lb.Plane, bool]]) -> bool:
+def _computed(func: Any, args: Any, kwargs: Any, known: list[tuple[lb.LabelMap, bool]]) -> bool:
     flags = iter(known)
 
     def stand_in(leaf: Any) -> Any:
@@ -155,10 +155,10 @@ def rearrange(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> No
     viewed = name in ("view", "_unsafe_view", "reshape", "_reshape_alias")
     at = _same_place(plane, tuple(out.shape)) if viewed else None
     if plane.dim is None or at is not None:
-        keep(tracer, out, plane.line, at, vanishes)
+        keep(tracer, out, plane.labels, at, vanishes)
         return
     if order is not None:
-        keep(tracer, out, plane.line, order.index(plane.dim), vanishes)
+        keep(tracer, out, plane.labels, order.index(plane.dim), vanishes)
         return
     there = moved(plane, torch.reshape, out.shape) if viewed else moved(plane, func, *args[1:], **kwargs)
     if isinstance(there, list):
@@ -167,7 +167,7 @@ def rearrange(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> No
     tracer.put(out, there, vanishes)
 
 
-def _same_place(plane: lb.Plane, shape: tuple[int, ...]) -> int | None:
+def _same_place(plane: lb.LabelMap, shape: tuple[int, ...]) -> int | None:
     """The dimension of a reshaped tensor that has the channels as they were, if one has."""
     if plane.dim is None:
         return None
@@ -206,21 +206,21 @@ def join(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         opaque(tracer, func, args, kwargs, out, "joins tensors whose channels lie on different dimensions")
         return
     if not others:
-        line = np.concatenate([lb.solid(plane.along(at)) for plane in planes])
-        tracer.put(out, lb.folded(line, at, out.shape), vanishes)
+        line = np.concatenate([lb.free_as_fixed(plane.along(at)) for plane in planes])
+        tracer.put(out, lb.LabelMap.compact(line, at, out.shape), vanishes)
         return
     (other,) = (dim for dim in others if dim is not None)
-    line = lb.solid(planes[0].along(other))
+    line = lb.free_as_fixed(planes[0].along(other))
     for plane in planes[1:]:
-        there = lb.solid(plane.along(other))
+        there = lb.free_as_fixed(plane.along(other))
         tracer.sets.unite(line, there, f"it is joined to a tensor of fixed width in {func}")
-    tracer.put(out, lb.spread(line, other, out.shape), vanishes)
+    tracer.put(out, lb.LabelMap.varying(line, other, out.shape), vanishes)
 
 
-def _with_new(plane: lb.Plane, at: int) -> lb.Plane:
+def _with_new(plane: lb.LabelMap, at: int) -> lb.LabelMap:
     """A plane with another dimension, of size 1."""
     dim = plane.dim if plane.dim is None or plane.dim < at else plane.dim + 1
-    return lb.Plane((*plane.shape[:at], 1, *plane.shape[at:]), dim, plane.line)
+    return lb.LabelMap((*plane.shape[:at], 1, *plane.shape[at:]), dim, plane.labels)
 
 
 # Many elements into one ---------------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ def reduce(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     given = [given] if isinstance(given, int) else given
     rank = source.dim()
     reduced = sorted({dim % rank for dim in given}) if given else list(range(rank))
-    line, dim, name = plane.line, plane.dim, name_of(func)
+    line, dim, name = plane.labels, plane.dim, name_of(func)
     if dim is not None and dim in reduced:
         order = argument(func, args, kwargs, "ord")
         if not (vanishes and (name == "sum" or (name == "linalg_vector_norm" and order in (1, 2)))):
@@ -252,7 +252,7 @@ def within(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     if plane.dim is not None and plane.dim == argument(func, args, kwargs, "dim") % args[0].dim():
         opaque(tracer, func, args, kwargs, out, "relates channels to one another")
         return
-    keep(tracer, out, plane.line, plane.dim, False)
+    keep(tracer, out, plane.labels, plane.dim, False)
 
 
 @rule("native_layer_norm", "native_group_norm")
@@ -296,10 +296,10 @@ def batch_norm(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> N
     if plane.dim not in (None, 1) or any(tracer.owned(tensor) is None for tensor in per_channel):
         opaque(tracer, func, args, kwargs, out, "normalises something else than the model's own channels")
         return
-    line = lb.solid(plane.along(1))
+    line = lb.free_as_fixed(plane.along(1))
     for tensor in per_channel:
         owned = tracer.owned(tensor)
         assert owned is not None
         tracer.axis(owned, 0, line, f"{owned.name} also serves a tensor of fixed width")
     affine = isinstance(args[1], Tensor) and isinstance(args[2], Tensor)
-    tracer.put(out[0], lb.folded(line, 1, out[0].shape), affine)
+    tracer.put(out[0], lb.LabelMap.compact(line, 1, out[0].shape), affine)

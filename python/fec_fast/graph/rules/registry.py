@@ -34,13 +34,13 @@ def opaque(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any, why: str
         f"{func} {why}: the channels it reads keep their width",
     )
     for tensor in results(out):
-        tracer.put(tensor, lb.constant(lb.FREE if tensor.numel() == 1 else lb.FIXED, tensor.shape), False)
+        tracer.put(tensor, lb.LabelMap.constant(lb.FREE if tensor.numel() == 1 else lb.FIXED, tensor.shape), False)
 
 
 def keep(tracer: Tracer, out: Any, line: np.ndarray, dim: int | None, vanishes: bool) -> None:
     """Gives every result the labels ``line`` along ``dim`` (or the one label of ``line``)."""
     for tensor in results(out):
-        plane = lb.Plane(tuple(tensor.shape), None, line) if dim is None else lb.spread(line, dim, tensor.shape)
+        plane = lb.LabelMap(tuple(tensor.shape), None, line) if dim is None else lb.LabelMap.varying(line, dim, tensor.shape)
         tracer.put(tensor, plane, vanishes)
 
 
@@ -54,10 +54,10 @@ def results(out: Any) -> list[Tensor]:
     return operands_of(out if isinstance(out, tuple) else (out,))
 
 
-def moved(plane: lb.Plane, func: Any, *args: Any, **kwargs: Any) -> lb.Plane | list[int]:
-    """Applies an operator to the labels themselves; see :func:`fec_fast.graph.labels.plane_of` for the result."""
+def moved(plane: lb.LabelMap, func: Any, *args: Any, **kwargs: Any) -> lb.LabelMap | list[int]:
+    """Applies an operator to the labels themselves; see :func:`fec_fast.graph.labels.LabelMap.from_tensor` for the result."""
     with without_dispatch_modes():
-        return lb.plane_of(func(plane.tensor(), *args, **kwargs))
+        return lb.LabelMap.from_tensor(func(plane.tensor(), *args, **kwargs))
 
 
 def argument(func: Any, args: Any, kwargs: Any, name: str) -> Any:

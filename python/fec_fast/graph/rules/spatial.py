@@ -21,7 +21,7 @@ def take(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     plane, vanishes = tracer.plane(source)
     pieces = results(out)
     if plane.dim is None:
-        keep(tracer, pieces, plane.line, None, vanishes)
+        keep(tracer, pieces, plane.labels, None, vanishes)
         return
     rolled = argument(func, args, kwargs, "dims")
     cut = [dim % source.dim() for dim in (rolled if rolled is not None else [argument(func, args, kwargs, "dim")])]
@@ -34,8 +34,8 @@ def take(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     with without_dispatch_modes():
         labels = results(func(plane.tensor(), *args[1:], **kwargs))
     for piece, of_piece in zip(pieces, labels, strict=True):
-        there = lb.plane_of(of_piece)
-        assert isinstance(there, lb.Plane)  # a cut brings no new dimension
+        there = lb.LabelMap.from_tensor(of_piece)
+        assert isinstance(there, lb.LabelMap)  # a cut brings no new dimension
         tracer.put(piece, there, vanishes)
 
 
@@ -53,7 +53,7 @@ def window(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     if plane.dim is not None and plane.dim >= len(plane.shape) - spatial:
         opaque(tracer, func, args, kwargs, out, "works across channels here")
         return
-    keep(tracer, out, plane.line, plane.dim, vanishes)
+    keep(tracer, out, plane.labels, plane.dim, vanishes)
 
 
 @rule("grid_sampler_2d", "grid_sampler_3d", "torchvision::roi_align", "torchvision::roi_pool")
@@ -64,14 +64,14 @@ def sample(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         opaque(tracer, func, args, kwargs, out, "samples across channels here" if out.numel() else "found nothing")
         return
     tracer.pin(args[1:], f"it says where {func} samples", f"{func} keeps the width of what says where to sample")
-    keep(tracer, out, plane.line, plane.dim, vanishes)
+    keep(tracer, out, plane.labels, plane.dim, vanishes)
 
 
 @rule("pixel_shuffle", "pixel_unshuffle")
 def shuffle_pixels(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Trades channels for pixels: the channels that make one map, or are made of one, stand or fall together."""
     plane, vanishes = tracer.plane(args[0])
-    line, dim = plane.line, plane.dim
+    line, dim = plane.labels, plane.dim
     if dim is None:
         keep(tracer, out, line, None, vanishes)
         return
@@ -92,7 +92,7 @@ def index(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Picks places by tensors of indices; channels picked by number must all stay."""
     source, indices = args
     plane, vanishes = tracer.plane(source)
-    line, dim = plane.line, plane.dim
+    line, dim = plane.labels, plane.dim
     at = 0
     for picked in indices:
         span = picked.dim() if isinstance(picked, Tensor) and picked.dtype in (torch.bool, torch.uint8) else 1
@@ -109,7 +109,7 @@ def index(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
             tracer.pin(source, f"it feeds {func}, which found nothing")
         return
     there = moved(plane, func, indices)
-    assert isinstance(there, lb.Plane)  # places are picked, channels stay beside one another
+    assert isinstance(there, lb.LabelMap)  # places are picked, channels stay beside one another
     tracer.put(out, there, vanishes)
 
 
@@ -117,7 +117,7 @@ def index(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
 def pad(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Pads; channels that are added have a number written in the model's code and must stay."""
     plane, vanishes = tracer.plane(args[0])
-    line, dim = plane.line, plane.dim
+    line, dim = plane.labels, plane.dim
     value = argument(func, args, kwargs, "value") or 0
     amounts = list(args[1])
     for position in range(len(amounts) // 2):
