@@ -30,10 +30,11 @@ import fec_fast
 from benchmarks.common.measuring import RESULTS, write_json
 from benchmarks.coverage.networks import Network, networks
 from benchmarks.coverage.page import page
-from fec_fast.graph.groups import couple
-from fec_fast.graph.trace import trace
+from fec_fast.graph.groups import couple_channels
+from fec_fast.graph.trace import trace_model
 from fec_fast.utils.forward import tensors_in
 from fec_fast.utils.machine import describe_machine
+from fec_fast.utils.model_index import ModelIndex
 
 RESULT, PAGE = RESULTS / "coverage.json", Path(__file__).parent.parent.parent / "docs" / "coverage.md"
 CONVOLUTIONS = nn.modules.conv._ConvNd
@@ -41,17 +42,17 @@ CONVOLUTIONS = nn.modules.conv._ConvNd
 
 def prunable_share(model: nn.Module, inputs: Any) -> tuple[float, dict[str, int]]:
     """The share of the convolutions' output channels that may go, and how many stay for which reason."""
-    traced = trace(model, inputs)
-    coupling = couple(traced)
+    traced = trace_model(ModelIndex.of(model), inputs)
+    coupling = couple_channels(traced)
     free, reasons = 0, {}
     total = 0
     for module in model.modules():
         if isinstance(module, CONVOLUTIONS):
             total += module.out_channels
-    for use in traced.uses.values():
+    for use in traced.weight_uses.values():
         if isinstance(model.get_submodule(use.layer), CONVOLUTIONS):
             for label in use.outputs:
-                reason = traced.sets.reason(label)
+                reason = coupling.partition.reason(label)
                 if reason is None:
                     free += 1
                 else:

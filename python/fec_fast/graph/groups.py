@@ -231,8 +231,6 @@ def widths_after(use: WeightUse, is_removed: np.ndarray) -> tuple[int, int, int]
     Returns:
         ``(inputs, outputs, groups)``.
     """
-    inputs, outputs = (
-        len(labels) - int(np.count_nonzero(is_removed[labels])) for labels in (use.inputs, use.outputs)
-    )
+    inputs, outputs = (len(labels) - int(np.count_nonzero(is_removed[labels])) for labels in (use.inputs, use.outputs))
     groups = use.groups * inputs // len(use.inputs) if use.whole_groups else use.groups
     return inputs, outputs, groups

@@ -60,7 +60,7 @@ def find_hardcoded_width(pruned: nn.Module, example_inputs: Any, trace: Trace, p
         partition: What is known so far of the labels that must be kept, see :class:`fec_fast.graph.groups.Coupling`.
 
     Returns:
-        The labels that must be kept, of which at least one could be removed so far; the reason, and a note for the user.
+        The labels that must be kept, of which at least one could be removed so far; the reason; a note for the user.
 
     Raises:
         InputError: No channel can be held responsible for it.

@@ -1,7 +1,7 @@
 """Channel labels: which elements of which tensors are removed together.
 
-Every channel of a traced model has a label, an integer. Tensors whose elements belong to the same channel carry the same
-label; where an operator combines two channels (an addition, say), their labels are united into one set, because one
+Every channel of a traced model has a label, an integer. All elements of all tensors that belong to a channel carry its
+label. Where an operator combines two channels (an addition, say), their labels are united into one set, because one
 cannot be removed without the other. Two labels are special: ``FIXED`` marks elements of an extent that cannot shrink,
 ``FREE`` marks elements without a channel of their own, whose extent follows whatever they are combined with.
 

@@ -147,7 +147,7 @@ class SizeModel:
     def memory(self, counts: np.ndarray) -> np.ndarray:
         """Bytes: parameters, buffers and the largest sum of results that are in use at one time."""
         results = self.results(counts)
-        # A result adds its bytes at its first operator and takes them away at its end: the running sum is what is in use.
+        # A result adds its bytes at its first operator and removes them at its end: the running sum is what is in use.
         changes = np.zeros((self._operators + 1, *results.shape[:-1]))
         for operators, sign in ((self._first, 1), (self._end, -1)):
             np.add.at(changes, operators, sign * np.moveaxis(results, -1, 0))

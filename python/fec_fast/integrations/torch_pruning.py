@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..graph.groups import couple
-from ..graph.trace import Trace, trace
+from ..graph.groups import couple_channels
+from ..graph.labels import LabelPartition
+from ..graph.trace import Trace, trace_model
 from ..plan.plan import Plan
 from ..plan.surgery import apply_plan
 from ..pruning.plan_builder import choose, make_plan
@@ -20,6 +21,7 @@ from ..scoring.formula import Formula
 from ..utils.compat import BatchNormBase
 from ..utils.errors import ArgumentError, PlanError, WeightError, missing_extra, nearest
 from ..utils.forward import call_model
+from ..utils.model_index import ModelIndex
 from ..utils.modules import named_tensors, unwrap
 
 try:
@@ -156,9 +158,9 @@ def plan_from_history(model: nn.Module, history: Sequence[Sequence[Any]], exampl
         raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     model = unwrap(model)
     steps = _steps(history)
-    traced = trace(model, example_inputs)
-    coupling = couple(traced)
-    reasons = coupling.partly | coupling.pinned
+    traced = trace_model(ModelIndex.of(model), example_inputs)
+    coupling = couple_channels(traced)
+    reasons = {**coupling.partly_pinned, **coupling.pinned}
     removed: set[int] = set()
     for number, (name, outputs, indices) in enumerate(steps):
         where = (
@@ -167,9 +169,9 @@ def plan_from_history(model: nn.Module, history: Sequence[Sequence[Any]], exampl
         line = [
             label
             for label in _line(model, traced, where, name, outputs, reasons)
-            if traced.sets.find(label) not in removed
+            if int(coupling.partition.roots[label]) not in removed
         ]
-        removed |= _units(traced, where, line, indices)
+        removed |= _units(coupling.partition, where, line, indices)
     # The history has no scores: 0 for what went and 1 for what stayed keep the record true to itself.
     scores = [[float(unit not in removed) for unit in one.units] for one in coupling.sets]
     counts = [values.count(0.0) for values in scores]
@@ -192,14 +194,16 @@ def _steps(history: Sequence[Sequence[Any]]) -> list[tuple[str, bool, list[int]]
     return steps
 
 
-def _line(model: nn.Module, traced: Trace, where: str, name: str, outputs: bool, reasons: dict[str, str]) -> list[int]:
+def _line(
+    model: nn.Module, traced: Trace, where: str, name: str, outputs: bool, reasons: Mapping[str, str]
+) -> list[int]:
     """The labels of the channels that a step counts in, before any pruning."""
     modules = dict(model.named_modules())
     if name not in modules:
         raise PlanError(f"{where}: the model has no such module; {nearest(name, modules)}")
     weight = getattr(modules[name], "weight", None)
     first = next((known for known, tensor in model.named_parameters() if tensor is weight), "")
-    use = traced.uses.get(first)
+    use = traced.weight_uses.get(first)
     if use is not None:
         return list(map(int, use.outputs if outputs else use.inputs))
     if isinstance(modules[name], BatchNormBase) and (first, 0) in traced.axes:
@@ -207,18 +211,18 @@ def _line(model: nn.Module, traced: Trace, where: str, name: str, outputs: bool,
     raise PlanError(f"{where}: fec_fast keeps them: {reasons.get(name, 'it does not follow channels through it')}")
 
 
-def _units(traced: Trace, where: str, line: Sequence[int], indices: Sequence[int]) -> set[int]:
+def _units(partition: LabelPartition, where: str, line: Sequence[int], indices: Sequence[int]) -> set[int]:
     """The units that hold the indices of a line, which must be all that these units have on it."""
     wrong = sorted({index for index in indices if not 0 <= index < len(line)})
     if wrong:
         raise PlanError(f"{where}: there is no channel {wrong[0]}, only {len(line)} by then; give the original model")
     for index in indices:
-        reason = traced.sets.reason(line[index])
+        reason = partition.reason(line[index])
         if reason is not None:
             raise PlanError(f"{where}: fec_fast keeps channel {index}: {reason}")
-    units = {traced.sets.find(line[index]) for index in indices}
+    units = {int(partition.roots[line[index]]) for index in indices}
     chosen = set(indices)
-    left = [at for at, label in enumerate(line) if at not in chosen and traced.sets.find(label) in units]
+    left = [at for at, label in enumerate(line) if at not in chosen and int(partition.roots[label]) in units]
     if left:
         raise PlanError(
             f"{where}: fec_fast finds channel {left[0]} coupled to them, and Torch-Pruning left it; "

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from ..graph.groups import Coupling, couple
-from ..graph.trace import Trace, trace
+from ..graph.groups import Coupling, couple_channels
+from ..graph.labels import Pin
+from ..graph.trace import Trace, trace_model
 from ..plan.plan import Plan
 from ..plan.surgery import pruned_copy
 from ..scoring.formula import Formula
 from ..utils.errors import LayerError
-from ..utils.modules import named_tensors, refuse_sharded, unwrap
+from ..utils.model_index import ModelIndex
+from ..utils.modules import refuse_sharded
 from ..utils.weights import check_weights
 from .arguments import check_arguments
 from .criteria import ENTROPY_CRITERIA, Criterion
@@ -28,7 +30,7 @@ class Problem:
     """A traced and scored model.
 
     Attributes:
-        model: Before pruning, not wrapped.
+        index: The index of the model before pruning.
         example_inputs: What it was traced with.
         traced: Its trace.
         coupling: Its coupled sets.
@@ -38,9 +40,10 @@ class Problem:
         formula: Of the entropies.
         sides: ``"both"`` or ``"producer"``.
         ignore: Names of layers that keep their channels.
+        pins: Hard-coded widths that trial runs found.
     """
 
-    model: nn.Module
+    index: ModelIndex
     example_inputs: Any
     traced: Trace
     coupling: Coupling
@@ -50,16 +53,22 @@ class Problem:
     formula: Formula
     sides: str
     ignore: tuple[str, ...]
+    pins: tuple[Pin, ...] = ()
+
+    @property
+    def model(self) -> nn.Module:
+        """The model before pruning, not wrapped."""
+        return self.index.model
 
     @property
     def known(self) -> list[str]:
         """The names of all layers that ratios could be given for."""
-        return [use.layer for use in self.traced.uses.values()] + self.traced.unreached
+        return [use.layer for use in self.traced.weight_uses.values()] + list(self.traced.unreached)
 
     @property
-    def weights(self) -> dict[str, Tensor]:
+    def weights(self) -> Mapping[str, Tensor]:
         """All tensors of the model by name."""
-        return named_tensors(self.model)
+        return self.index.tensors
 
     def plan(self, counts: Sequence[int], notes: Sequence[str] = ()) -> tuple[Plan, set[int]]:
         """The plan by which each set loses so many of its units, those with the lowest scores.
@@ -88,15 +97,19 @@ class Problem:
         """
         return pruned_copy(self.model, self.plan(counts)[0])
 
-    def again(self) -> Problem:
-        """The same model after something was pinned in its trace.
+    def with_pin(self, pin: Pin) -> Problem:
+        """The same model, with more channels that must be kept.
+
+        Args:
+            pin: The channels, beside those that are pinned already.
 
         Returns:
             The problem with the sets that are left, and the scores of their units.
         """
-        coupling = couple(self.traced, self.ignore)
+        pins = (*self.pins, pin)
+        coupling = couple_channels(self.traced, self.ignore, pins)
         scores = score_units(coupling.sets, self.traced, self.weights, self.criterion, self.formula, self.sides)
-        return replace(self, coupling=coupling, scores=scores)
+        return replace(self, coupling=coupling, scores=scores, pins=pins)
 
 
 def pose(
@@ -124,19 +137,19 @@ def pose(
         FecError: See there.
     """
     name, formula = check_arguments(model, criterion, formula, sides, ignore)
-    model = unwrap(model)
-    refuse_sharded(model)
-    check_weights(model)
-    traced = trace(model, example_inputs)
-    coupling = couple(traced, ignore)
+    index = ModelIndex.of(model)
+    refuse_sharded(index.model)
+    check_weights(index.model)
+    traced = trace_model(index, example_inputs)
+    coupling = couple_channels(traced, ignore)
     if not coupling.sets:
-        raise LayerError(f"{type(model).__name__} has nothing to prune: {_reasons(coupling, traced)}")
-    scores = score_units(coupling.sets, traced, named_tensors(model), criterion, formula, sides)
-    return Problem(model, example_inputs, traced, coupling, scores, criterion, name, formula, sides, tuple(ignore))
+        raise LayerError(f"{type(index.model).__name__} has nothing to prune: {_reasons(coupling)}")
+    scores = score_units(coupling.sets, traced, index.tensors, criterion, formula, sides)
+    return Problem(index, example_inputs, traced, coupling, scores, criterion, name, formula, sides, tuple(ignore))
 
 
-def _reasons(coupling: Coupling, traced: Trace) -> str:
-    if not coupling.pinned and not traced.notes:
+def _reasons(coupling: Coupling) -> str:
+    if not coupling.pinned and not coupling.notes:
         return "it has no convolution or linear layer that the example inputs reach"
     common = Counter(coupling.pinned.values()).most_common(3)
-    return "; ".join([*(f"{number} layer(s): {reason}" for reason, number in common), *traced.notes[:3]])
+    return "; ".join([*(f"{number} layer(s): {reason}" for reason, number in common), *coupling.notes[:3]])

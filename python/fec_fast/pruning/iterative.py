@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..graph.groups import couple
-from ..graph.size_model import Sizes
-from ..graph.trace import trace
+from ..graph.groups import couple_channels
+from ..graph.size_model import SizeModel
+from ..graph.trace import trace_model
 from ..plan.composition import compose
 from ..plan.plan import fingerprint
 from ..utils.errors import ArgumentError, RatioError, TrainingError
+from ..utils.model_index import ModelIndex
 from ..utils.modules import unwrap
 from ..utils.timing import timed_model
 from .allocation.budget import Budget
@@ -99,6 +100,7 @@ def _size(model: nn.Module, example_inputs: Any, currency: str) -> float:
     """What a network comes to, in a budget's currency; milliseconds for latency."""
     if currency == "latency_ms":
         return 1e3 * timed_model(model, example_inputs).seconds
-    traced = trace(model, example_inputs)
-    coupling = couple(traced)
-    return float(getattr(Sizes(model, traced, coupling), currency)(np.zeros(len(coupling.sets))))
+    index = ModelIndex.of(model)
+    traced = trace_model(index, example_inputs)
+    coupling = couple_channels(traced)
+    return float(getattr(SizeModel(index, traced, coupling), currency)(np.zeros(len(coupling.sets))))

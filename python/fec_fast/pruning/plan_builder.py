@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..graph.dispatch_mode import Use
-from ..graph.groups import CoupledSet, Coupling, gone_labels, kept_indices, new_attributes
+from ..graph.dispatch_mode import WeightUse
+from ..graph.groups import CoupledChannels, Coupling, kept_indices, removed_labels, widths_after
 from ..graph.trace import Trace
 from ..plan.plan import Plan, digest, narrowed_shapes
 from ..scoring.formula import Formula
@@ -26,7 +26,7 @@ def by_reason(layers: Mapping[str, str]) -> dict[str, str]:
 
 
 def choose(
-    sets: Sequence[CoupledSet], counts: Sequence[int], scores: Sequence[list[float]], traced: Trace
+    sets: Sequence[CoupledChannels], counts: Sequence[int], scores: Sequence[list[float]], traced: Trace
 ) -> tuple[set[int], list[dict[str, Any]]]:
     """Chooses the units with the lowest scores.
 
@@ -41,8 +41,8 @@ def choose(
     """
     removed: set[int] = set()
     records = []
-    uses: dict[str, list[Use]] = {}
-    for use in traced.uses.values():
+    uses: dict[str, list[WeightUse]] = {}
+    for use in traced.weight_uses.values():
         uses.setdefault(use.layer, []).append(use)
     for one, number, values in zip(sets, counts, scores, strict=True):
         gone = np.sort(np.argsort(values, kind="stable")[:number]).tolist()  # of equal scores the first unit goes
@@ -55,14 +55,14 @@ def choose(
                 "units": len(one.units),
                 "removed": gone,
                 "scores": values,
-                "filters": _units_by_filter(one, uses, traced.sets.roots()),
+                "filters": _units_by_filter(one, uses, traced.partition.roots),
             }
         )
     return removed, records
 
 
 def _units_by_filter(
-    one: CoupledSet, uses: Mapping[str, Sequence[Use]], roots: np.ndarray
+    one: CoupledChannels, uses: Mapping[str, Sequence[WeightUse]], roots: np.ndarray
 ) -> dict[str, list[int | None]]:
     """For each layer of a set, the unit each of its filters belongs to; None for those of other sets or of none."""
     unit_of = dict(zip(one.units, range(len(one.units)), strict=True))
@@ -103,7 +103,7 @@ def make_plan(
     first_names: dict[int, str] = {}
     for name, tensor in tensors.items():
         first_names.setdefault(id(tensor), name)
-    gone = gone_labels(traced, removed)
+    gone = removed_labels(traced.partition, removed)
     kept = {id(line): kept_indices(line, gone) for line in traced.axes.values()}
     keep: dict[str, dict[str, list[int]]] = {}
     for name, tensor in tensors.items():
@@ -111,7 +111,7 @@ def make_plan(
             line = traced.axes.get((first_names[id(tensor)], axis))
             if line is not None and len(kept[id(line)]) < len(line):
                 keep.setdefault(name, {})[str(axis)] = kept[id(line)]
-    notes = [f"{layers}: some channels stay: {reason}" for reason, layers in by_reason(coupling.partly).items()]
+    notes = [f"{layers}: some channels stay: {reason}" for reason, layers in by_reason(coupling.partly_pinned).items()]
     shapes = {name: list(tensors[name].shape) for name in keep}
     before = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     after = {**before, **narrowed_shapes(shapes, keep)}
@@ -125,34 +125,9 @@ def make_plan(
         criterion=criterion,
         formula=formula.to_dict() if formula else None,
         sides=sides,
-        pinned=coupling.pinned,
-        notes=[*told, *notes, *traced.notes],
+        pinned=dict(coupling.pinned),
+        notes=[*told, *notes, *coupling.notes],
     )
-
-
-def costs_after(traced: Trace, removed: set[int]) -> list[tuple[str, int]]:
-    """What the operators of the traced run cost once units are gone.
-
-    A convolution or linear operation costs as much as its widths are long; whatever else is counted has its widths
-    pinned. Exact where the run does not depend on the values; a detector is counted with the proposals it had.
-
-    Args:
-        traced: The traced model.
-        removed: The labels (representatives) of the units that go.
-
-    Returns:
-        For each operator the name of its module and its multiply-accumulates.
-    """
-    gone = gone_labels(traced, removed)
-    widths = {name: new_attributes(use, gone) for name, use in traced.uses.items()}
-    costs = []
-    for cost in traced.costs:
-        macs = cost.macs
-        if cost.weight is not None:
-            use, (inputs, outputs, groups) = traced.uses[cost.weight], widths[cost.weight]
-            macs = macs * inputs * outputs * use.groups // (len(use.inputs) * len(use.outputs) * groups)
-        costs.append((cost.layer, macs))
-    return costs
 
 
 def _attributes(
@@ -167,12 +142,12 @@ def _attributes(
         weight_name = f"{name}.weight" if name else "weight"
         if weight_name not in keep:
             continue
-        use = traced.uses.get(first_names[id(module.weight)])
+        use = traced.weight_uses.get(first_names[id(module.weight)])
         if isinstance(module, ConvolutionBase) and use is not None:
-            inputs, outputs, groups = new_attributes(use, gone)
+            inputs, outputs, groups = widths_after(use, gone)
             attributes[name] = {"in_channels": inputs, "out_channels": outputs, "groups": groups}
         elif isinstance(module, nn.Linear) and use is not None:
-            inputs, outputs, _ = new_attributes(use, gone)
+            inputs, outputs, _ = widths_after(use, gone)
             attributes[name] = {"in_features": inputs, "out_features": outputs}
         elif isinstance(module, BatchNormBase):
             attributes[name] = {"num_features": len(keep[weight_name]["0"])}

@@ -9,13 +9,15 @@ from typing import Any
 
 from torch import nn
 
-from ..graph.counts import Counts, comparison_table, tally
-from ..graph.hardcoded_widths import pin_where_it_stops, runs
+from ..graph.counts import Counts, comparison_table, counts_of, macs_by_layer
+from ..graph.hardcoded_widths import can_run, find_hardcoded_width
+from ..graph.size_model import SizeModel
 from ..plan.alignment import width_notes
 from ..plan.equivalence import verify_equivalence
 from ..plan.plan import Plan
 from ..plan.surgery import pruned_copy
 from ..scoring.formula import Formula
+from ..utils.model_index import ModelIndex
 from ..utils.modules import unwrap
 from ..utils.timing import Latency, compare_latency
 from .allocation.allocate import Amounts
@@ -23,7 +25,7 @@ from .allocation.budget import Budget
 from .allocation.sensitivity import Calibration, Sensitivity
 from .context import pose
 from .criteria import DEFAULT_CRITERION, Criterion
-from .plan_builder import by_reason, costs_after
+from .plan_builder import by_reason
 
 
 @dataclass(frozen=True)
@@ -144,17 +146,19 @@ def prune(
     """
     amounts = Amounts(ratio, ratios, budget, calibration, min_channels, round_to)
     problem = pose(model, example_inputs, criterion, formula, sides, ignore)
-    model, traced = problem.model, problem.traced
     while True:
-        plan, removed = problem.plan(*amounts.counts(problem))
-        pruned = pruned_copy(model, plan)
-        if runs(pruned, example_inputs):
+        counts, notes = amounts.counts(problem)
+        plan, removed = problem.plan(counts, notes)
+        pruned = pruned_copy(problem.model, plan)
+        if can_run(pruned, example_inputs):
             break
         # A width is written into the model's code: keep it, and plan again.
-        pin_where_it_stops(pruned, example_inputs, traced)
-        problem = problem.again()
+        pin = find_hardcoded_width(pruned, example_inputs, problem.traced, problem.coupling.partition)
+        problem = problem.with_pin(pin)
     if not removed and budget is None and (ratio is None or ratio > 0):
         warnings.warn("nothing was pruned: the ratios are too small for these widths and round_to", stacklevel=2)
-    difference = verify_equivalence(model, pruned, plan, example_inputs) if verify else None
-    before = tally(model, ((cost.layer, cost.macs) for cost in traced.costs))
-    return PruneResult(pruned, plan, before, tally(pruned, costs_after(traced, removed)), difference)
+    difference = verify_equivalence(problem.model, pruned, plan, example_inputs) if verify else None
+    before = counts_of(problem.index, macs_by_layer(problem.traced.costs))
+    sizes = SizeModel(problem.index, problem.traced, problem.coupling)
+    after = counts_of(ModelIndex.of(pruned), sizes.macs_by_layer(counts))
+    return PruneResult(pruned, plan, before, after, difference)

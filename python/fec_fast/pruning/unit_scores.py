@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..graph.dispatch_mode import Use
-from ..graph.groups import CoupledSet
+from ..graph.dispatch_mode import WeightUse
+from ..graph.groups import CoupledChannels
 from ..graph.trace import Trace
 from ..scoring import ops
 from ..scoring.formula import Formula
@@ -37,7 +37,7 @@ class LayerSide:
         is_consumer: ``False`` for the filters, which make channels; ``True`` for the slices, which read them.
     """
 
-    use: Use
+    use: WeightUse
     is_consumer: bool
 
     @property
@@ -52,7 +52,7 @@ class LayerSide:
 
 
 def score_units(
-    sets: Sequence[CoupledSet],
+    sets: Sequence[CoupledChannels],
     trace: Trace,
     tensors: Mapping[str, Tensor],
     criterion: str | Criterion,
@@ -90,7 +90,7 @@ def score_units(
     if criterion in ("bn_scale", bn_scale):
         return _batch_norm_scores(sets, tensors)
     scored_sides, values = _criterion_values(trace, tensors, criterion, formula, sides)
-    roots = trace.sets.roots()
+    roots = trace.partition.roots
     # Row 0: producer side, row 1: consumer side. By unit (root label): the sum of its values, and the number of layers.
     sums, layers = np.zeros((2, len(roots))), np.zeros((2, len(roots)))
     for side, vector in zip(scored_sides, values, strict=True):
@@ -122,14 +122,14 @@ def _criterion_values(
         return scored_sides, [entropy * norm for entropy, norm in zip(entropies, norms, strict=True)]
     function = criterion if callable(criterion) else CLASSICAL_CRITERIA[criterion]
     scored_sides, values = [], []
-    for use in trace.uses.values():
+    for use in trace.weight_uses.values():
         sides_of_layer = [LayerSide(use, is_consumer) for is_consumer in consumer_flags]
         scored_sides += sides_of_layer
         values += _apply_criterion(function, sides_of_layer, tensors[use.weight])
     return scored_sides, values
 
 
-def _batch_norm_scores(sets: Sequence[CoupledSet], tensors: Mapping[str, Tensor]) -> list[Tensor]:
+def _batch_norm_scores(sets: Sequence[CoupledChannels], tensors: Mapping[str, Tensor]) -> list[Tensor]:
     """Scores units by the scales of the batch norms that hold them."""
     norms_of_sets: list[list[str]] = []
     for coupled in sets:
@@ -205,7 +205,7 @@ def side_entropies(
     """
     scored_sides = [
         side
-        for use in trace.uses.values()
+        for use in trace.weight_uses.values()
         for side in (LayerSide(use, is_consumer) for is_consumer in consumer_flags)
         if has_entropy(tensors[use.weight], side.axis, use.groups, formula)
     ]

@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import fec_fast
-from fec_fast.graph import shape_only as hollow
+from fec_fast.graph import shape_only
 from fec_fast.graph.counts import count
-from fec_fast.graph.hardcoded_widths import runs
+from fec_fast.graph.hardcoded_widths import can_run
 from fec_fast.graph.macs import macs_of
 from fec_fast.vision import zoo
 
@@ -26,11 +26,11 @@ class Both(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.macs, self.hollow = 0, 0
+        self.macs, self.shape_only = 0, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        short = hollow.evaluate(func, args, kwargs or {})
+        short = shape_only.call_shape_only(func, args, kwargs or {})
         one, other = (out[0] if isinstance(out, tuple) else out for out in (result, short))
         assert (one.shape, one.dtype) == (other.shape, other.dtype), func
         tensors = [tensor for tensor in args[:2] if isinstance(tensor, Tensor)]
@@ -39,7 +39,7 @@ class Both(TorchDispatchMode):
         if len(layouts) == 1 and not any(1 in tensor.shape for tensor in [one, *tensors]):
             assert suggest_memory_format(one) == suggest_memory_format(other), func
         self.macs += macs_of(func, args, kwargs or {}, result) or 0
-        self.hollow += func in hollow._SHAPES
+        self.shape_only += func in shape_only._SHAPES
         return result
 
 
@@ -70,7 +70,7 @@ def test_convolutions_have_the_shapes_and_costs_of_real_ones(data: st.DataObject
     name = f"conv{'_transpose' if transposed else ''}{rank}d"
     with FlopCounterMode(display=False) as counter, Both() as both:
         getattr(F, name)(source, weight, bias, **options)
-    assert both.hollow == 1
+    assert both.shape_only == 1
     assert 2 * both.macs == counter.get_total_flops()
 
 
@@ -85,7 +85,7 @@ def test_products_norms_and_activations() -> None:
         norm(torch.randn(2, 3, 4, 4))
         for activation in (F.relu_, F.hardtanh_, lambda t: F.hardswish(t, True), lambda t: F.silu(t, True)):
             activation(torch.randn(3))
-    assert both.hollow == 9
+    assert both.shape_only == 9
     assert 2 * both.macs == counter.get_total_flops()
 
 
@@ -106,7 +106,7 @@ def test_a_mistake_stops_a_hollow_run(mistake) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return mistake(x)
 
-    assert not runs(Net(), torch.randn(2, 3, 4, 4))
+    assert not can_run(Net(), torch.randn(2, 3, 4, 4))
 
 
 class LooksAtNumbers(nn.Module):
@@ -139,9 +139,9 @@ def test_a_model_that_looks_at_numbers_is_traced_with_them(read) -> None:
 @pytest.mark.parametrize("read", READING)
 def test_a_trial_run_looks_at_numbers_too(read) -> None:
     model, image = LooksAtNumbers(read).eval(), torch.randn(2, 3, 4, 4)
-    assert runs(model, image)
+    assert can_run(model, image)
     model.usual = nn.Conv2d(7, 8, 1)
-    assert not runs(model, image)
+    assert not can_run(model, image)
 
 
 @pytest.mark.parametrize("name", ["resnet20_cifar", "vgg16_cifar"])
@@ -180,15 +180,15 @@ def test_the_same_on_groups_and_attention(name: str) -> None:
     ],
 )
 def test_what_looks_at_numbers(function, needs: bool) -> None:
-    class Hollow(TorchDispatchMode):
+    class ShapeOnly(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            return hollow.evaluate(func, args, kwargs or {})
+            return shape_only.call_shape_only(func, args, kwargs or {})
 
     x = torch.randn(3, 4)
     if needs:
-        with pytest.raises(hollow.NeedsValuesError), Hollow():
+        with pytest.raises(shape_only.DataDependentError), ShapeOnly():
             function(x)
     else:
-        with Hollow():
+        with ShapeOnly():
             found = function(x)
         assert torch.equal(found, function(x))

@@ -12,9 +12,10 @@ from torch import nn
 
 import fec_fast
 from fec_fast import Formula
-from fec_fast.graph.trace import trace
+from fec_fast.graph.trace import trace_model
 from fec_fast.pruning import criteria, unit_scores
 from fec_fast.scoring import ops, reference
+from fec_fast.utils.model_index import ModelIndex
 
 # Two filters of two channels of 1x2 taps, and a third that equals the first.
 HAND = torch.tensor([[[[1.0, -2.0]], [[0.0, 2.0]]], [[[4.0, 2.0]], [[0.0, 2.0]]], [[[1.0, -2.0]], [[0.0, 2.0]]]])
@@ -195,7 +196,7 @@ def test_unknown_name_is_refused_with_the_nearest() -> None:
 @pytest.mark.parametrize(("away", "backend"), [([], "auto"), (["0.weight", "1.weight"], "auto"), (["1.weight"], "cpu")])
 def test_weights_are_scored_where_they_are(away: list[str], backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)).eval()
-    traced = trace(model, torch.randn(1, 3, 8, 8))
+    traced = trace_model(ModelIndex.of(model), torch.randn(1, 3, 8, 8))
     weights = dict(model.named_parameters()) | {name: torch.empty(4, 4, 3, 3, device="meta") for name in away}
     asked = []
     monkeypatch.setattr(ops, "entropies", lambda *_, backend="none", **__: asked.append(backend) or [])

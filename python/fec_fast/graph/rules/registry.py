@@ -40,7 +40,11 @@ def opaque(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any, why: str
 def keep(tracer: Tracer, out: Any, line: np.ndarray, dim: int | None, vanishes: bool) -> None:
     """Gives every result the labels ``line`` along ``dim`` (or the one label of ``line``)."""
     for tensor in results(out):
-        plane = lb.LabelMap(tuple(tensor.shape), None, line) if dim is None else lb.LabelMap.varying(line, dim, tensor.shape)
+        plane = (
+            lb.LabelMap(tuple(tensor.shape), None, line)
+            if dim is None
+            else lb.LabelMap.varying(line, dim, tensor.shape)
+        )
         tracer.put(tensor, plane, vanishes)
 
 
@@ -55,7 +59,7 @@ def results(out: Any) -> list[Tensor]:
 
 
 def moved(plane: lb.LabelMap, func: Any, *args: Any, **kwargs: Any) -> lb.LabelMap | list[int]:
-    """Applies an operator to the labels themselves; see :func:`fec_fast.graph.labels.LabelMap.from_tensor` for the result."""
+    """Applies an operator to the labels themselves; see :meth:`LabelMap.from_tensor` for the result."""
     with without_dispatch_modes():
         return lb.LabelMap.from_tensor(func(plane.tensor(), *args, **kwargs))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...graph.size_model import Sizes
+from ...graph.size_model import SizeModel
 from ...utils.errors import ArgumentError, BudgetError, RatioError, nearest
 from ..context import Problem
 from . import latency_budget as latency
@@ -87,8 +87,8 @@ class Amounts:
             assert not isinstance(self.ratios, str | Sensitivity)
             known = problem.known
             return removals(coupling, self.ratio, self.ratios, self.round_to, self.min_channels, known), []
-        sizes = Sizes(problem.model, problem.traced, coupling)
-        allowed = [levels(one, coupling.lengths, self.round_to, self.min_channels) for one in coupling.sets]
+        sizes = SizeModel(problem.index, problem.traced, coupling)
+        allowed = [levels(one, coupling.axis_lengths, self.round_to, self.min_channels) for one in coupling.sets]
         pressures = self._pressures(problem, sizes)
         if self.budget.currency == "latency_ms":
             numbers, note = latency.meet(problem, sizes, self.budget.amount / 1e3, NEAR, pressures, allowed)
@@ -99,7 +99,7 @@ class Amounts:
         counts = solve(size, limit, limit - NEAR * (whole - limit), pressures, allowed)
         return counts.tolist(), self._told(size, whole, counts)
 
-    def _pressures(self, problem: Problem, sizes: Sizes) -> list[np.ndarray]:
+    def _pressures(self, problem: Problem, sizes: SizeModel) -> list[np.ndarray]:
         assert self.budget is not None
         sets = problem.coupling.sets
         ratios = policies.DEFAULT if self.ratios is None else self.ratios
@@ -141,7 +141,7 @@ class Amounts:
         return [note]
 
 
-def _prices(sizes: Sizes, currency: str, sets: int) -> np.ndarray:
+def _prices(sizes: SizeModel, currency: str, sets: int) -> np.ndarray:
     """What one unit less of each set saves, in shares of the average over the sets."""
     size = getattr(sizes, currency)
     saved = size(np.zeros(sets)) - size(np.eye(sets))

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...graph.size_model import Sizes
+from ...graph.size_model import SizeModel
 from ...utils.compat import ConvolutionBase
 from ...utils.errors import BudgetError
 from ...utils.forward import call_model, undisturbed
@@ -87,7 +87,7 @@ class Table:
 class Forecast:
     """Seconds of a call as a function of the numbers of units that go."""
 
-    def __init__(self, problem: Problem, sizes: Sizes, whole: float) -> None:
+    def __init__(self, problem: Problem, sizes: SizeModel, whole: float) -> None:
         """Measures the tables.
 
         Args:
@@ -101,7 +101,7 @@ class Forecast:
         for weight, shape in _shapes(problem):
             if shape not in tables:
                 tables[shape] = Table(shape)
-            self._layers.append((tables[shape], *sizes.uses[weight]))
+            self._layers.append((tables[shape], *sizes.channel_rows[weight]))
         nothing = np.zeros(len(problem.coupling.sets))
         self._written = float(sizes.results(nothing).sum()) or 1.0
         self._rest = 0.0
@@ -129,7 +129,7 @@ class Forecast:
 
 def meet(
     problem: Problem,
-    sizes: Sizes,
+    sizes: SizeModel,
     target: float,
     near: float,
     pressures: Sequence[np.ndarray],
@@ -208,7 +208,7 @@ def _shapes(problem: Problem) -> list[tuple[str, _Shape]]:
     """For every call of a convolution or linear layer the name of its weight and its shape."""
     found: list[tuple[str, _Shape]] = []
     handles = []
-    for weight, use in problem.traced.uses.items():
+    for weight, use in problem.traced.weight_uses.items():
         module = problem.model.get_submodule(use.layer)
         if not isinstance(module, nn.Linear | ConvolutionBase):
             continue

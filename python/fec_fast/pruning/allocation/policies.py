@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from ...graph.groups import CoupledSet
+from ...graph.groups import CoupledChannels
 from ...scoring.formula import Formula
 from ..context import Problem
 from ..unit_scores import side_entropies
@@ -31,7 +31,7 @@ TAU_SCALE = 0.25
 PRICE_POWER = 0.5
 
 
-def uniform(sets: Sequence[CoupledSet]) -> list[np.ndarray]:
+def uniform(sets: Sequence[CoupledChannels]) -> list[np.ndarray]:
     """The same share of every set.
 
     Args:
@@ -43,7 +43,7 @@ def uniform(sets: Sequence[CoupledSet]) -> list[np.ndarray]:
     return [np.arange(1, len(one.units) + 1) / len(one.units) for one in sets]
 
 
-def profile(sets: Sequence[CoupledSet], shares: Sequence[float]) -> list[np.ndarray]:
+def profile(sets: Sequence[CoupledChannels], shares: Sequence[float]) -> list[np.ndarray]:
     """The caller's ratios as a profile: under the pressure ``p`` a set with the ratio ``r`` keeps ``(1 - r) ** p``.
 
     Args:
@@ -95,7 +95,7 @@ def entropy(problem: Problem, prices: np.ndarray) -> list[np.ndarray]:
     return [number * _of_what_is_left(row) for number, row in zip(worth, rows, strict=True)]
 
 
-def ranking(sets: Sequence[CoupledSet], scores: Sequence[Tensor], prices: np.ndarray) -> list[np.ndarray]:
+def ranking(sets: Sequence[CoupledChannels], scores: Sequence[Tensor], prices: np.ndarray) -> list[np.ndarray]:
     """All units in one ranking of their scores.
 
     Scores of different layers are not comparable as they are. Each is divided by the sum of those scores of its set

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ...graph.groups import CoupledSet, Coupling
+from ...graph.groups import CoupledChannels, Coupling
 from ...utils.errors import ArgumentError, LayerError, RatioError, nearest
 
 
@@ -78,14 +78,16 @@ def removals(
         shares = named(coupling, ratios, known)
     counts = []
     for one, share in zip(coupling.sets, shares, strict=True):
-        allowed = levels(one, coupling.lengths, round_to, min_channels)
+        allowed = levels(one, coupling.axis_lengths, round_to, min_channels)
         # A share such as 0.7 of 10 must not lose a unit to binary rounding.
         most = math.floor(share * len(one.units) + 1e-9)
         counts.append(int(allowed[np.searchsorted(allowed, most, side="right") - 1]))
     return counts
 
 
-def levels(one: CoupledSet, lengths: Mapping[tuple[str, int], int], round_to: int, min_channels: int) -> np.ndarray:
+def levels(
+    one: CoupledChannels, lengths: Mapping[tuple[str, int], int], round_to: int, min_channels: int
+) -> np.ndarray:
     """The numbers of units that may be removed from a set.
 
     With ``round_to``, every width that was a multiple of it stays one. A width is the length of any axis that the set
@@ -103,16 +105,16 @@ def levels(one: CoupledSet, lengths: Mapping[tuple[str, int], int], round_to: in
         Rising from 0, int64, all less than the number of units.
     """
     units = len(one.units)
-    least = max(min(units, -(-min_channels // width)) for width in one.widths)
+    least = max(min(units, -(-min_channels // width)) for width in one.channels_per_unit)
     kept = np.arange(units, least - 1, -_step(one, lengths, round_to), dtype=np.int64)
-    multiple = np.all([kept * width % round_to == 0 for width in one.widths], axis=0)
+    multiple = np.all([kept * width % round_to == 0 for width in one.channels_per_unit], axis=0)
     # Where a width can become a multiple, smaller ones that are none are passed over.
     allowed = multiple | (kept > kept[multiple].max(initial=-1))
     removed: np.ndarray = units - kept[allowed]
     return removed
 
 
-def _step(one: CoupledSet, lengths: Mapping[tuple[str, int], int], round_to: int) -> int:
+def _step(one: CoupledChannels, lengths: Mapping[tuple[str, int], int], round_to: int) -> int:
     """Units go in multiples of this: the removed are counted, so it does not matter what else lies on an axis."""
     if round_to == 1:
         return 1
@@ -127,7 +129,7 @@ def _step(one: CoupledSet, lengths: Mapping[tuple[str, int], int], round_to: int
     return math.lcm(*steps)
 
 
-def _in_every_group(one: CoupledSet, key: tuple[str, int], length: int) -> bool:
+def _in_every_group(one: CoupledChannels, key: tuple[str, int], length: int) -> bool:
     """Whether a unit holds the same position in each of several blocks, as in a grouped convolution."""
     units = len(one.units)
     if len(one.members[0][key]) < 2 or len(one.members[0][key]) * units != length:

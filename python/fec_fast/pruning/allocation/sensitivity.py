@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from ...graph.groups import CoupledSet
+from ...graph.groups import CoupledChannels
 from ...plan.plan import fingerprint
 from ...recovery.batch_norm import recalibrate
 from ...scoring.formula import Formula
@@ -215,7 +215,7 @@ def knapsack(sensitivity: Sensitivity, problem: Problem, prices: np.ndarray) -> 
     return rows
 
 
-def _names(sets: Sequence[CoupledSet]) -> list[str]:
+def _names(sets: Sequence[CoupledChannels]) -> list[str]:
     """A name for each set; of several that begin with the same layer, the later ones are numbered."""
     seen: Counter[str] = Counter()
     names = []

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 import fec_fast
 from fec_fast import Budget
 from fec_fast.graph.counts import count
-from fec_fast.graph.groups import couple
-from fec_fast.graph.size_model import Sizes
-from fec_fast.graph.trace import trace
+from fec_fast.graph.groups import couple_channels
+from fec_fast.graph.size_model import SizeModel
+from fec_fast.graph.trace import trace_model
 from fec_fast.pruning.allocation.ratios import levels
 from fec_fast.pruning.allocation.solver import solve
+from fec_fast.utils.model_index import ModelIndex
 from fec_fast.vision import networks
 
 POLICIES = ("uniform", "entropy", "global")
@@ -59,10 +60,10 @@ IMAGE = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 
 def whole_sizes(model: nn.Module, image: Tensor) -> dict[str, float]:
     """What a network comes to, counted on itself."""
-    traced = trace(model, image)
-    coupling = couple(traced)
+    traced = trace_model(ModelIndex.of(model), image)
+    coupling = couple_channels(traced)
     counted = count(model, image)
-    memory = float(Sizes(model, traced, coupling).memory(np.zeros(len(coupling.sets))))
+    memory = float(SizeModel(ModelIndex.of(model), traced, coupling).memory(np.zeros(len(coupling.sets))))
     return {"params": counted.parameters, "macs": counted.macs, "memory": memory}
 
 
@@ -84,9 +85,9 @@ def prune(model: nn.Module, image: Tensor = IMAGE, **options: Any) -> fec_fast.P
 def test_sizes_are_those_of_the_really_pruned_network(width, branch, group, groups, ratio, round_to) -> None:
     model = blocks(width, branch, group, groups)
     result = prune(model, ratio=ratio, round_to=round_to, criterion="random", verify=False)
-    traced = trace(model, IMAGE)
-    coupling = couple(traced)
-    sizes = Sizes(model, traced, coupling)
+    traced = trace_model(ModelIndex.of(model), IMAGE)
+    coupling = couple_channels(traced)
+    sizes = SizeModel(ModelIndex.of(model), traced, coupling)
     counts = np.array([len(record["removed"]) for record in result.plan.sets])
     found = {name: float(getattr(sizes, name)(counts)) for name in ("params", "macs", "memory")}
     assert found == whole_sizes(result.model, IMAGE)
@@ -133,12 +134,12 @@ def test_a_budget_is_met_or_the_nearest_is_named(widths, currency, share, policy
     # No single step of a set can be given back, or the target is met within a hundredth of it.
     if (1 - left / before) - share > 0.01 * share:
         assert any("as near as whole steps" in note for note in result.plan.notes)
-        traced = trace(model, IMAGE)
-        coupling = couple(traced)
+        traced = trace_model(ModelIndex.of(model), IMAGE)
+        coupling = couple_channels(traced)
         counts = np.array([len(record["removed"]) for record in result.plan.sets])
-        size = getattr(Sizes(model, traced, coupling), currency)
+        size = getattr(SizeModel(ModelIndex.of(model), traced, coupling), currency)
         for number, one in enumerate(coupling.sets):
-            allowed = levels(one, coupling.lengths, round_to, min_channels)
+            allowed = levels(one, coupling.axis_lengths, round_to, min_channels)
             place = int(np.searchsorted(allowed, counts[number]))
             if place:
                 fewer = counts.copy()

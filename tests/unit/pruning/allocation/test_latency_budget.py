@@ -16,8 +16,8 @@ from torch import nn
 import fec_fast
 from fec_fast import Budget
 from fec_fast.graph.counts import count
-from fec_fast.graph.groups import couple
-from fec_fast.graph.size_model import Sizes
+from fec_fast.graph.groups import couple_channels
+from fec_fast.graph.size_model import SizeModel
 from fec_fast.pruning.allocation import latency_budget as latency
 from fec_fast.pruning.context import pose
 from fec_fast.utils.timing import Timing, timed
@@ -116,7 +116,7 @@ def test_the_forecast_is_exact_where_widths_are_on_the_grid(monkeypatch: pytest.
     made_up(monkeypatch)
     model = network()
     problem = pose(model, IMAGE, "l1", None, "both", ())
-    sizes = Sizes(model, problem.traced, problem.coupling)
+    sizes = SizeModel(problem.index, problem.traced, problem.coupling)
     forecast = latency.Forecast(problem, sizes, 1.0)
     half = np.array([len(one.units) // 2 for one in problem.coupling.sets])
     bare = forecast(half) - forecast._rest * sizes.results(half).sum() / sizes.results(half * 0).sum()
@@ -133,7 +133,7 @@ def test_a_real_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.seconds > 0 and found.half_width >= 0
     for network_, example in ((network(), IMAGE), (model, image)):  # the latter reads a single channel
         problem = pose(network_, example, "l1", None, "both", ())
-        sizes = Sizes(problem.model, problem.traced, couple(problem.traced))
+        sizes = SizeModel(problem.index, problem.traced, couple_channels(problem.traced))
         counts = np.zeros(len(problem.coupling.sets))
         assert latency.Forecast(problem, sizes, 1.0)(counts) == pytest.approx(1.0)
 
