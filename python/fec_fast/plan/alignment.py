@@ -1,4 +1,4 @@
-"""Which widths of a pruned network hardware may be slow at."""
+"""Alignment of the widths of a pruned network: which of them hardware may run slowly."""
 
 from __future__ import annotations
 
@@ -7,38 +7,40 @@ from collections.abc import Iterator
 from torch import nn
 
 from ..utils.compat import ConvolutionBase
+from ..utils.model_index import ModelIndex
 from .plan import Plan
 
-# Tensor cores and the vector units of CPUs take channels by eights; other widths are padded to it, or fall back.
-STEP = 8
+# Tensor cores and the vector units of CPUs process channels eight at a time. Other widths are padded to a multiple of
+# eight, or run in a slower kernel.
+MULTIPLE = 8
 
 
-def width_notes(pruned: nn.Module, plan: Plan) -> list[str]:
-    """Names the layers with a width that was a multiple of 8, or at least 8, before a plan was applied, and is not now.
+def alignment_notes(index: ModelIndex, plan: Plan) -> list[str]:
+    """Names the layers with a width that was a multiple of 8, or at least 8, before pruning and is not afterwards.
 
-    The widths are a layer's output channels and, in a grouped convolution, the input and output channels of a group;
-    other input channels are the outputs of the layers before.
+    The widths of a layer are its number of output channels and, in a grouped convolution, the input and output channels
+    per group. The input channels of other layers are the output channels of the layers before.
 
     Args:
-        pruned: The model after the plan was applied.
-        plan: The plan.
+        index: The index of the model after pruning.
+        plan: The plan that was applied.
 
     Returns:
         At most one note.
     """
-    layers: dict[str, list[str]] = {}
+    layers_by_change: dict[str, list[str]] = {}
     for name in plan.attributes:
-        for what, before, after in _widths(pruned.get_submodule(name), name, plan):
-            if (before % STEP == 0 and after % STEP) or before >= STEP > after:
-                layers.setdefault(f"{before} to {after} {what}", []).append(name)
-    if not layers:
+        for width, before, after in _widths(index.modules[name], name, plan):
+            if (before % MULTIPLE == 0 and after % MULTIPLE) or before >= MULTIPLE > after:
+                layers_by_change.setdefault(f"{before} to {after} {width}", []).append(name)
+    if not layers_by_change:
         return []
-    listed = "; ".join(f"{change}: {', '.join(names)}" for change, names in layers.items())
-    return [f"no longer a multiple of {STEP}, or fewer than {STEP}, which hardware may be slow at: {listed}"]
+    changes = "; ".join(f"{change}: {', '.join(names)}" for change, names in layers_by_change.items())
+    return [f"no longer a multiple of {MULTIPLE}, or fewer than {MULTIPLE}, which hardware may be slow at: {changes}"]
 
 
 def _widths(module: nn.Module, name: str, plan: Plan) -> Iterator[tuple[str, int, int]]:
-    """Widths of a convolution or linear layer before and after: what it is, then two numbers."""
+    """Yields each width of a convolution or linear layer: what it counts, before pruning, and after."""
     if not isinstance(module, nn.Linear | ConvolutionBase):
         return  # a batch norm is as wide as the layers that it is coupled to
     weight = f"{name}.weight" if name else "weight"
@@ -48,10 +50,12 @@ def _widths(module: nn.Module, name: str, plan: Plan) -> Iterator[tuple[str, int
     if groups == 1:
         yield "outputs", old[transposed], new[transposed]
         return
-    across, inside = ("inputs", "outputs") if transposed else ("outputs", "inputs")
+    # A grouped weight is [outputs, inputs per group, ...], transposed [inputs, outputs per group, ...].
+    axis_0, axis_1 = ("inputs", "outputs") if transposed else ("outputs", "inputs")
     if not transposed:
         yield "outputs", old[0], new[0]
-    yield f"{inside} a group", old[1], new[1]
-    # Axis 1 is narrowed only where every group loses the same positions, so that the number of groups has not changed.
+    yield f"{axis_1} per group", old[1], new[1]
+    # Axis 1 is pruned only where every group loses the same positions, so the number of groups has not changed and the
+    # width of axis 0 per group can be told from the shape.
     if "1" in plan.keep[weight]:
-        yield f"{across} a group", old[0] // groups, new[0] // groups
+        yield f"{axis_0} per group", old[0] // groups, new[0] // groups

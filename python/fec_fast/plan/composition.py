@@ -1,4 +1,4 @@
-"""Two prunings, one after the other, as one plan against the original model."""
+"""Composition of plans: two prunings, one after the other, as one plan for the original model."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from .plan import Plan
 
 
 def compose(first: Plan, second: Plan) -> Plan:
-    """Makes one plan of two that were applied in turn, so that the result can be rebuilt from the original class.
+    """Composes two plans that were applied in turn, so that the result can be rebuilt from the original class.
 
-    The composed plan keeps, of every tensor, what both keep, in indices of the original. Its ``sets`` are those of
-    both, with the filters of the second counted as in the original and its rounds after those of the first; scores and
-    units are as each pruning saw them. ``criterion``, ``formula`` and ``sides`` are the second's; where the first's
-    were others, a note says so. ``pinned`` are the layers that have kept all their filters; notes are joined.
-    More than two rounds: ``compose(compose(a, b), c)`` equals ``compose(a, compose(b, c))`` in all but the order of
-    notes.
+    For every tensor, the composed plan keeps what both plans keep, as indices of the original. Its ``sets`` are those
+    of both plans. The filters of the second plan's sets are counted as in the original, and its rounds follow those of
+    the first; scores and units are as each pruning saw them. ``criterion``, ``formula`` and ``sides`` are the second
+    plan's; a note reports where the first plan's were different. ``pinned`` has the layers that kept all their filters
+    in both; notes are joined. For more than two rounds, ``compose(compose(a, b), c)`` equals
+    ``compose(a, compose(b, c))`` in all but the order of notes.
 
     Args:
         first: The plan for the original model.
         second: A plan for the model that ``first`` leaves; its weights may have been trained in between.
 
     Returns:
-        A plan for the original model. Neither of the two is changed.
+        A plan for the original model. Neither of the two plans is changed.
 
     Raises:
         ArgumentError: Not two plans.
-        PlanError: ``second`` is for another model than the one that ``first`` leaves; the first difference is named.
+        PlanError: ``second`` is for another model than the one that ``first`` leaves; the message names the first
+            difference.
     """
     for plan in (first, second):
         if not isinstance(plan, Plan):
@@ -35,22 +36,28 @@ def compose(first: Plan, second: Plan) -> Plan:
     _check_sequence(first, second)
     keep: dict[str, dict[str, list[int]]] = {}
     for name in {**first.keep, **second.keep}:
-        before, after = first.keep.get(name, {}), second.keep.get(name, {})
+        axes_of_first, axes_of_second = first.keep.get(name, {}), second.keep.get(name, {})
         keep[name] = {
-            axis: _through(before[axis], after[axis]) if axis in before and axis in after else list(kept)
-            for axis, kept in {**before, **after}.items()
+            # The second plan's indices count what the first has kept: they are looked up in its list.
+            axis: [axes_of_first[axis][index] for index in axes_of_second[axis]]
+            if axis in axes_of_first and axis in axes_of_second
+            else list(kept)
+            for axis, kept in {**axes_of_first, **axes_of_second}.items()
         }
     modules = {**first.attributes, **second.attributes}
-    last = max((record["round"] for record in first.sets), default=1)
-    lost = {layer for layer in _layers(first) if len(_survivors(first, layer)) < _width(first, layer)}
+    last_round = max((record["round"] for record in first.sets), default=1)
+    layers = _layers(first)
+    pruned_by_first = {layer for layer in layers if len(_kept_filters(first, layer)) < _width(first, layer)}
     notes = [*first.notes, *second.notes]
-    for word in ("criterion", "formula", "sides"):
-        if getattr(first, word) != getattr(second, word):
-            notes.append(f"{word} of the rounds to {last}: {getattr(first, word)}; afterwards: {getattr(second, word)}")
+    for entry in ("criterion", "formula", "sides"):
+        if getattr(first, entry) != getattr(second, entry):
+            notes.append(
+                f"{entry} of the rounds to {last_round}: {getattr(first, entry)}; afterwards: {getattr(second, entry)}"
+            )
     notes += [
-        f"{layer}: lost filters by round {last}, then none: {reason}"
+        f"{layer}: lost filters by round {last_round}, then none: {reason}"
         for layer, reason in second.pinned.items()
-        if layer in lost
+        if layer in pruned_by_first
     ]
     return Plan(
         fingerprint=first.fingerprint,
@@ -58,22 +65,24 @@ def compose(first: Plan, second: Plan) -> Plan:
         shapes={name: list(first.shapes.get(name) or second.shapes[name]) for name in keep},
         keep=keep,
         attributes={name: {**first.attributes.get(name, {}), **second.attributes.get(name, {})} for name in modules},
-        sets=[_copy(record) for record in first.sets] + [_later(record, first, last) for record in second.sets],
+        sets=[_copy(record) for record in first.sets]
+        + [_for_original(record, first, last_round) for record in second.sets],
         criterion=second.criterion,
         formula=second.formula,
         sides=second.sides,
-        pinned={layer: reason for layer, reason in second.pinned.items() if layer not in lost},
+        pinned={layer: reason for layer, reason in second.pinned.items() if layer not in pruned_by_first},
         notes=list(dict.fromkeys(notes)),
     )
 
 
 def _check_sequence(first: Plan, second: Plan) -> None:
-    left = first.new_shapes
+    """Raises unless the second plan is for the model that the first leaves."""
+    shapes_left = first.new_shapes
     for name, shape in second.shapes.items():
-        if name in left and left[name] != tuple(shape):
+        if name in shapes_left and shapes_left[name] != tuple(shape):
             raise PlanError(
                 f"the second plan does not follow the first: it expects {name} of shape {shape}, the first leaves "
-                f"{list(left[name])}; give them in the order in which they were applied"
+                f"{list(shapes_left[name])}; give them in the order in which they were applied"
             )
     if second.fingerprint != first.pruned_fingerprint:
         raise PlanError(
@@ -82,49 +91,48 @@ def _check_sequence(first: Plan, second: Plan) -> None:
         )
     for record in second.sets:
         for layer, units in record["filters"].items():
-            if layer in _layers(first) and len(units) != len(_survivors(first, layer)):
+            if layer in _layers(first) and len(units) != len(_kept_filters(first, layer)):
                 raise PlanError(
                     f"the second plan does not follow the first: it has {len(units)} filters in {layer}, the first "
-                    f"leaves {len(_survivors(first, layer))}"
+                    f"leaves {len(_kept_filters(first, layer))}; give them in the order in which they were applied"
                 )
 
 
-def _through(first: list[int], second: list[int]) -> list[int]:
-    return [first[index] for index in second]
-
-
 def _layers(plan: Plan) -> set[str]:
+    """The layers of all coupled sets of a plan."""
     return {layer for record in plan.sets for layer in record["layers"]}
 
 
 def _width(plan: Plan, layer: str) -> int:
-    """The filters a layer had before a plan; for the layers of its sets."""
+    """The number of filters before pruning of a layer that is in a coupled set."""
     return next(len(record["filters"][layer]) for record in plan.sets if layer in record["filters"])
 
 
-def _survivors(plan: Plan, layer: str) -> list[int]:
-    """The filters of a layer that a plan leaves; for the layers of its sets."""
-    gone = {
+def _kept_filters(plan: Plan, layer: str) -> list[int]:
+    """The filters that a plan keeps of a layer that is in a coupled set."""
+    removed = {
         index
         for record in plan.sets
         for index, unit in enumerate(record["filters"].get(layer, []))
         if unit in record["removed"]
     }
-    return [index for index in range(_width(plan, layer)) if index not in gone]
+    return [index for index in range(_width(plan, layer)) if index not in removed]
 
 
 def _copy(record: dict[str, Any]) -> dict[str, Any]:
+    """Copies a record so far that its filters can be replaced without a change to the plan it is from."""
     return {**record, "filters": {layer: list(units) for layer, units in record["filters"].items()}}
 
 
-def _later(record: dict[str, Any], first: Plan, last: int) -> dict[str, Any]:
-    """A record of the second plan with the filters of the original."""
+def _for_original(record: dict[str, Any], first: Plan, last_round: int) -> dict[str, Any]:
+    """Rewrites a record of the second plan for the original model: its rounds, and its filters as the original's."""
     record = _copy(record)
-    record["round"] += last
+    record["round"] += last_round
     for layer, units in record["filters"].items():
         if layer in _layers(first):
-            original: list[int | None] = [None] * _width(first, layer)
-            for index, unit in zip(_survivors(first, layer), units, strict=True):
-                original[index] = unit
-            record["filters"][layer] = original
+            # Filters that the first plan has removed belong to no unit of the second.
+            units_by_filter: list[int | None] = [None] * _width(first, layer)
+            for index, unit in zip(_kept_filters(first, layer), units, strict=True):
+                units_by_filter[index] = unit
+            record["filters"][layer] = units_by_filter
     return record

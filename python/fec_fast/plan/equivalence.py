@@ -1,4 +1,4 @@
-"""The proof of a pruning: the pruned network computes what the original computes with those channels masked."""
+"""Equivalence check: the pruned network computes what the original computes with the removed channels set to zero."""
 
 from __future__ import annotations
 
@@ -11,35 +11,32 @@ from torch import Tensor, nn
 from ..utils.compat import TorchDispatchMode
 from ..utils.errors import EquivalenceError, InputError
 from ..utils.forward import call_model, describe, map_tensors, tensors_in, undisturbed
+from ..utils.model_index import ModelIndex
 from ..utils.modules import unwrap
-from .plan import Plan
+from .plan import Plan, check_plan
 
 
-def mask(model: nn.Module, plan: Plan) -> nn.Module:
-    """Copies a model and sets the channels a plan removes to zero, where they are made and where they are read.
+def masked_copy(index: ModelIndex, plan: Plan) -> nn.Module:
+    """Copies a model and sets the channels that a plan removes to zero, in the layers that write and that read them.
 
     Args:
-        model: The model before pruning.
-        plan: A plan for it.
+        index: The index of the model before pruning; the model is not changed.
+        plan: A plan for this model.
 
     Returns:
-        The masked copy, of the original's shape.
-
-    Raises:
-        PlanError: The plan is for another model.
+        The masked copy, with the shapes of the original.
     """
-    model = unwrap(model)
-    plan.check(model)
-    masked = copy.deepcopy(model)
+    masked = copy.deepcopy(index.model)
     tensors = {**dict(masked.named_parameters()), **dict(masked.named_buffers())}
     with torch.no_grad():
         for name, axes in plan.keep.items():
-            # A variance of zero would divide by almost nothing; the other numbers of the channel are zero already.
+            # Batch norm divides by the variance, and one of zero would leave almost nothing to divide by. Its weight,
+            # bias and mean are zero for the channel, so the output is zero whatever the variance is.
             if name not in tensors or name.endswith("running_var"):
                 continue
             for axis, kept in axes.items():
-                gone = sorted(set(range(plan.shapes[name][int(axis)])) - set(kept))
-                tensors[name].index_fill_(int(axis), torch.tensor(gone, device=tensors[name].device), 0)
+                removed = sorted(set(range(plan.shapes[name][int(axis)])) - set(kept))
+                tensors[name].index_fill_(int(axis), torch.tensor(removed, device=tensors[name].device), 0)
     return masked
 
 
@@ -48,41 +45,61 @@ def verify_equivalence(
 ) -> float:
     """Compares a pruned network with the original whose removed channels are masked.
 
-    Both run in evaluation mode, as float64 copies, so that a difference is a mistake and not rounding (what the model's
-    own code makes in float32 becomes float64 too); where the model does not run in float64, in its own dtype. A
-    detector may find nothing on the example inputs: where the outputs hold no number, the outputs of the layers that
-    keep all their filters (its heads) are compared.
+    Both run in evaluation mode, as float64 copies, so that a difference is an error and not rounding (tensors that the
+    model's own code makes in float32 become float64 too). A model that does not run in float64 is run in its own dtype.
+    A detector may return no boxes on the example inputs. Where the outputs hold no number, the outputs of the layers
+    that keep all their filters (its heads) are compared.
 
     Args:
         original: The model before pruning; not changed.
         pruned: The model after pruning; not changed.
         plan: The plan that was applied.
-        example_inputs: See :func:`fec_fast.utils.forward.call_model`.
-        tolerance: The largest relative difference allowed.
+        example_inputs: Inputs for both models: a tensor or list is the single argument, a tuple the positional
+            arguments, a dictionary the keyword arguments.
+        tolerance: The largest relative difference allowed. Default: 1e-5.
 
     Returns:
         The largest absolute difference of any output tensor, divided by that tensor's largest absolute value.
 
     Raises:
-        EquivalenceError: A larger difference, another shape of the outputs, outputs that are not finite, or nothing
-            that could be compared.
+        EquivalenceError: The difference is larger than the tolerance, the outputs differ in shape or are not finite, or
+            there is nothing to compare.
         PlanError: The plan is for another model than ``original``.
         InputError: A model cannot be run on these inputs.
     """
-    masked, pruned = mask(original, plan), copy.deepcopy(unwrap(pruned))
+    index = ModelIndex.of(original)
+    check_plan(plan, index)
+    pruned = unwrap(pruned)
+    networks = masked_copy(index, plan), copy.deepcopy(pruned)
     try:
         inputs = map_tensors(lambda t: t.double() if t.is_floating_point() else t, example_inputs)
         with _Float64():  # type: ignore[no-untyped-call]
-            expected = _outputs(masked.double(), inputs, plan)
-            found = _outputs(pruned.double(), inputs, plan)
+            expected, actual = (_outputs(network.double(), inputs, plan) for network in networks)
     except InputError as error:
+        # These two are what torch raises where an operator has no float64 kernel or a dtype is written into the model.
         if not isinstance(error.__cause__, RuntimeError | TypeError):
             raise
-        masked, pruned = mask(original, plan), copy.deepcopy(unwrap(pruned))
-        expected, found = (_outputs(network, example_inputs, plan) for network in (masked, pruned))
-    if [t.shape for t in expected] != [t.shape for t in found]:
+        # double() has changed the copies in place, so new ones are made.
+        networks = masked_copy(index, plan), copy.deepcopy(pruned)
+        expected, actual = (_outputs(network, example_inputs, plan) for network in networks)
+    difference = _relative_difference(expected, actual)
+    if difference > tolerance:
         raise EquivalenceError(
-            f"the pruned network returns {describe(found)}, the masked original {describe(expected)}; "
+            f"the pruned network differs from the masked original by {difference:.3g} (relative), more than "
+            f"{tolerance:g}; please report the model, and pass the layers concerned in ignore="
+        )
+    return difference
+
+
+def _relative_difference(expected: list[Tensor], actual: list[Tensor]) -> float:
+    """The largest difference of any output, relative to the largest value of that output.
+
+    Raises:
+        EquivalenceError: The shapes differ, a value is not finite, or there is nothing to compare.
+    """
+    if [t.shape for t in expected] != [t.shape for t in actual]:
+        raise EquivalenceError(
+            f"the pruned network returns {describe(actual)}, the masked original {describe(expected)}; "
             "please report the model, and pass the layers concerned in ignore="
         )
     if not any(tensor.numel() for tensor in expected):
@@ -90,46 +107,47 @@ def verify_equivalence(
             "the model returns no number on these inputs and no layer keeps its filters, so nothing can be compared; "
             "try other example inputs"
         )
-    worst = 0.0
-    for left, right in zip(expected, found, strict=True):
+    largest = 0.0
+    for left, right in zip(expected, actual, strict=True):
         left, right = left.double(), right.double()
         if not bool(torch.isfinite(left).all() and torch.isfinite(right).all()):
             raise EquivalenceError("an output is NaN or infinite, so nothing can be compared; try other example inputs")
         if left.numel():
             difference = float((left - right).abs().max())
-            worst = max(worst, difference / (float(left.abs().max()) or 1.0))
-    if worst > tolerance:
-        raise EquivalenceError(
-            f"the pruned network differs from the masked original by {worst:.3g} (relative), more than {tolerance:g}; "
-            "please report the model, and pass the layers concerned in ignore="
-        )
-    return worst
+            largest = max(largest, difference / (float(left.abs().max()) or 1.0))
+    return largest
 
 
 class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Has a model compute in float64 where its own code asks for float32, or makes tensors of the default dtype."""
+    """Makes a model compute in float64 where its own code asks for float32 or creates tensors of the default dtype.
+
+    ``model.double()`` converts parameters and buffers only. A ``torch.zeros(...)`` or ``x.to(torch.float32)`` in the
+    forward method would still meet them with float32.
+    """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if kwargs.get("dtype") == torch.float32:
             kwargs["dtype"] = torch.float64
         result = func(*args, **kwargs)
-        made = isinstance(result, Tensor) and result.dtype == torch.float32
-        return (
-            result.double()
-            if made and not any(t.dtype == torch.float32 for t in tensors_in((args, kwargs)))
-            else result
+        # A float32 result of float32 operands is left alone: it is computed from something that was float32 before.
+        is_new_float32 = (
+            isinstance(result, Tensor)
+            and result.dtype == torch.float32
+            and not any(t.dtype == torch.float32 for t in tensors_in((args, kwargs)))
         )
+        return result.double() if is_new_float32 else result
 
 
 def _outputs(model: nn.Module, inputs: Any, plan: Plan) -> list[Tensor]:
+    """The output tensors of a model, followed by those of the layers that keep all filters if the outputs are empty."""
     with undisturbed(model):
         outputs = [tensor.detach() for tensor in tensors_in(call_model(model, inputs))]
         if any(tensor.numel() for tensor in outputs):
             return outputs
-        kept: list[Tensor] = []
+        layer_outputs: list[Tensor] = []
         hooks = [
-            module.register_forward_hook(lambda _module, _inputs, output: kept.extend(tensors_in(output)))
+            module.register_forward_hook(lambda _module, _inputs, output: layer_outputs.extend(tensors_in(output)))
             for name, module in model.named_modules()
             if name in plan.pinned
         ]
@@ -138,4 +156,4 @@ def _outputs(model: nn.Module, inputs: Any, plan: Plan) -> list[Tensor]:
         finally:
             for hook in hooks:
                 hook.remove()
-    return [*outputs, *(tensor.detach() for tensor in kept)]
+    return [*outputs, *(tensor.detach() for tensor in layer_outputs)]

@@ -1,4 +1,4 @@
-"""Applying a plan to a model: to all of it, or to nothing."""
+"""Surgery: applies a plan to a model, in place or to a copy. Upon any error the model is unchanged."""
 
 from __future__ import annotations
 
@@ -10,83 +10,98 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..utils.model_index import ModelIndex
 from ..utils.modules import modules_of, named_tensors, unwrap_for_surgery
-from .plan import Plan
+from .plan import Plan, check_plan
 
 
 def apply_plan(model: nn.Module, plan: Plan) -> None:
-    """Narrows a model in place by a plan.
+    """Prunes a model in place by a plan.
 
-    Parameters stay the same objects (with sliced gradients), so tied weights, hooks and optimizers keep their hold of
-    them. An optimizer's own state (momentum) is narrowed by :func:`fec_fast.remap_optimizer` afterwards.
+    Parameters stay the same objects (with sliced gradients), so tied weights, hooks and optimizers keep their
+    references to them. An optimizer's own state (momentum) is pruned by :func:`fec_fast.remap_optimizer` afterwards.
 
     Args:
-        model: A model of the shape the plan was made for; ``DataParallel`` and ``torch.compile`` are looked through.
-            ``DistributedDataParallel`` is refused: give ``ddp.module``, and wrap it again.
+        model: A model with the names and shapes that the plan was made for. ``DataParallel`` and ``torch.compile``
+            wrappers are looked through. ``DistributedDataParallel`` is not supported: pass ``ddp.module`` and wrap it
+            again.
         plan: The plan.
 
     Raises:
         PlanError: The plan is for another model.
-        ArgumentError: It is not a module, or is wrapped by ``DistributedDataParallel``.
-        WeightError: The parameters are sharded (FSDP, DTensor). Whatever is raised, the model is exactly as it was.
+        ArgumentError: Not a module, or wrapped by ``DistributedDataParallel``.
+        WeightError: The parameters are sharded (FSDP, DTensor). After any error the model is unchanged.
     """
-    model = unwrap_for_surgery(model)
-    plan.check(model)
-    tensors = named_tensors(model)
-    narrowed: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}
+    index = ModelIndex.of(unwrap_for_surgery(model))
+    check_plan(plan, index)
+    prune_in_place(index, plan)
+
+
+def prune_in_place(index: ModelIndex, plan: Plan) -> None:
+    """Prunes a model in place by a plan that is known to fit.
+
+    Args:
+        index: The index of the model before pruning. Its tensors stay the same objects; their shapes change.
+        plan: A plan that :func:`fec_fast.plan.plan.check_plan` has accepted for this model.
+    """
+    # All new tensors are made before the first change: running out of memory here leaves the model unchanged.
+    pruned: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}
     for name, axes in plan.keep.items():
-        tensor = tensors[name]
-        if id(tensor) not in narrowed:
-            grad = None if tensor.grad is None else narrow(tensor.grad.detach(), axes)
-            narrowed[id(tensor)] = (tensor, narrow(tensor.detach(), axes), grad)
-    modules = modules_of(model)
+        tensor = index.tensors[name]
+        if id(tensor) not in pruned:  # a tied tensor is listed under each of its names and pruned once
+            grad = None if tensor.grad is None else select_kept(tensor.grad.detach(), axes)
+            pruned[id(tensor)] = (tensor, select_kept(tensor.detach(), axes), grad)
+    # The undo log: each step's reversal is stored before the step itself, so that an exception in the middle of a step
+    # (even Ctrl-C) undoes that step too. A reversal that had nothing to reverse sets the value that is there already.
     undo: list[Callable[[], None]] = []
     try:
-        for tensor, data, grad in narrowed.values():
-            undo.append(_restorer(tensor))
-            _swap(tensor, data, grad)
+        for tensor, data, grad in pruned.values():
+            undo.append(_restore_tensor(tensor))
+            _set_data(tensor, data, grad)
         for name, values in plan.attributes.items():
             for attribute, value in values.items():
-                undo.append(_attribute_restorer(modules[name], attribute))
-                setattr(modules[name], attribute, value)
-        for tensor, data, _ in narrowed.values():
-            _forget_accumulator(tensor, data)
+                undo.append(_restore_attribute(index.modules[name], attribute))
+                setattr(index.modules[name], attribute, value)
+        for tensor, data, _ in pruned.values():
+            _reset_gradient_accumulator(tensor, data)
     except BaseException:
-        for step in reversed(undo):
-            step()
+        for reverse in reversed(undo):
+            reverse()
         raise
 
 
-def pruned_copy(model: nn.Module, plan: Plan) -> nn.Module:
-    """Copies a model, of what a plan narrows only the part that stays.
+def pruned_copy(index: ModelIndex, plan: Plan) -> nn.Module:
+    """Copies a model without the channels that a plan removes.
 
     Args:
-        model: The model the plan was made from, not wrapped; not changed.
+        index: The index of the model that the plan was made for; the model is not changed.
         plan: The plan.
 
     Returns:
-        The smaller copy: what :func:`apply_plan` makes of a deep copy, without its ever having been there as a whole.
+        The smaller copy: equal to what :func:`apply_plan` makes of a deep copy, but the full-size copy never exists.
     """
-    tensors = named_tensors(model)
-    copies: dict[int, Any] = {}
-    known: dict[Any, Tensor] = {}
-    others: dict[str, dict[str, list[int]]] = {}
+    # The memo of deepcopy maps the identity of an object to its copy. Filled with the pruned tensors beforehand, it
+    # makes deepcopy put them wherever the model refers to the originals.
+    memo: dict[int, Any] = {}
+    indices_as_tensors: dict[Any, Tensor] = {}
+    special: dict[str, dict[str, list[int]]] = {}
     for name, axes in plan.keep.items():
-        tensor = tensors[name]
-        if id(tensor) in copies:
+        tensor = index.tensors[name]
+        if id(tensor) in memo:
             continue
         if type(tensor) is nn.Parameter:
-            copies[id(tensor)] = nn.Parameter(narrow(tensor.detach(), axes, known), tensor.requires_grad)
+            kept = select_kept(tensor.detach(), axes, indices_as_tensors)
+            memo[id(tensor)] = nn.Parameter(kept, tensor.requires_grad)
         elif type(tensor) is Tensor and not tensor.requires_grad and not vars(tensor):
-            copies[id(tensor)] = narrow(tensor, axes, known)
-        else:  # of a kind of its own: its own copy is narrowed
-            others[name] = axes
-    copied = _copied(model, copies)
-    if others:
+            memo[id(tensor)] = select_kept(tensor, axes, indices_as_tensors)
+        else:  # a subclass, or a tensor with attributes: deepcopy knows how to copy it, and the copy is pruned
+            special[name] = axes
+    copied = _deepcopy_model(index, memo)
+    if special:
         tensors = named_tensors(copied)
-        for name, axes in others.items():
-            if tensors[name].shape == torch.Size(plan.shapes[name]):  # a tied one may have been narrowed already
-                tensors[name].data = narrow(tensors[name].detach(), axes)
+        for name, axes in special.items():
+            if tensors[name].shape == torch.Size(plan.shapes[name]):  # a tied one may have been pruned already
+                tensors[name].data = select_kept(tensors[name].detach(), axes)
     modules = modules_of(copied)
     for name, values in plan.attributes.items():
         for attribute, value in values.items():
@@ -94,41 +109,107 @@ def pruned_copy(model: nn.Module, plan: Plan) -> nn.Module:
     return copied
 
 
-def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """``copy.deepcopy(model, memo)``, faster: modules without a way of their own of being copied are filled in here.
+def select_kept(
+    tensor: Tensor, axes: dict[str, list[int]], indices_as_tensors: dict[Any, Tensor] | None = None
+) -> Tensor:
+    """Selects the indices of a tensor that a plan keeps.
 
-    Most of a module's attributes are plain numbers, and empty dictionaries, which ``deepcopy`` is slow at.
+    Args:
+        tensor: A tensor of the shape before pruning, on any device.
+        axes: The kept indices by axis, as in a plan's ``keep``.
+        indices_as_tensors: A cache for several tensors of one plan: the index lists as tensors, by the identity of the
+            list and the device. New entries are added.
+
+    Returns:
+        A new dense tensor in memory of its own, channels-last if the given one is.
     """
-    kinds = {kind: _is_copied_plainly(kind) for kind in {type(module) for module in modules_of(model).values()}}
-    plain = [module for module in modules_of(model).values() if kinds[type(module)]]
-    for module in plain:  # all of them first, so that whatever refers to a module finds its copy
+    memory_format = torch.contiguous_format
+    if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
+        memory_format = torch.channels_last
+    for axis, indices in axes.items():
+        key = id(indices), tensor.device
+        selection = None if indices_as_tensors is None else indices_as_tensors.get(key)
+        if selection is None:
+            selection = torch.tensor(indices, device=tensor.device)
+            if indices_as_tensors is not None:
+                indices_as_tensors[key] = selection
+        tensor = tensor.index_select(int(axis), selection)
+    return tensor.contiguous(memory_format=memory_format)
+
+
+def _set_data(tensor: Tensor, data: Tensor, grad: Tensor | None) -> None:
+    # Torch compares the shapes when a gradient is set, so the data must be there first. The old gradient is removed
+    # before that, so that data and gradient never differ in shape.
+    tensor.grad = None
+    tensor.data = data
+    tensor.grad = grad
+
+
+def _restore_tensor(tensor: Tensor) -> Callable[[], None]:
+    data, grad = tensor.data, tensor.grad
+    return lambda: _set_data(tensor, data, grad)
+
+
+def _restore_attribute(module: nn.Module, attribute: str) -> Callable[[], None]:
+    value = getattr(module, attribute)
+    return lambda: setattr(module, attribute, value)
+
+
+def _reset_gradient_accumulator(tensor: Tensor, data: Tensor) -> None:
+    """Makes autograd create a new gradient accumulator for a parameter, with the new shape.
+
+    The accumulator is the graph node that adds to a parameter's ``grad``. It remembers the shape from before pruning
+    and rejects gradients of another. It lives as long as any graph refers to it, for instance that of the last loss in
+    a training loop. Torch drops it only when the parameter's data gets another dtype, so an empty tensor of another
+    dtype is set for a moment. This cannot be undone, so it is the last step of the surgery.
+    """
+    if tensor.requires_grad:
+        grad, tensor.grad = tensor.grad, None
+        other_dtype = torch.float32 if tensor.dtype == torch.float64 else torch.float64
+        tensor.data = torch.empty(0, dtype=other_dtype, device=tensor.device)
+        tensor.data = data
+        tensor.grad = grad
+
+
+def _deepcopy_model(index: ModelIndex, memo: dict[int, Any]) -> nn.Module:
+    """Returns what ``copy.deepcopy(index.model, memo)`` returns, in less time.
+
+    ``deepcopy`` is slow at what most of a module's attributes are: numbers and empty dictionaries. Modules that do not
+    customise how they are copied are therefore filled in here, and ``deepcopy`` finds them in its memo.
+    """
+    copied_by_default = {kind: _uses_default_copy(kind) for kind in {type(module) for module in index.modules.values()}}
+    modules = [module for module in index.modules.values() if copied_by_default[type(module)]]
+    # All copies are made, empty, before any is filled: wherever an attribute refers to a module, the copy is found.
+    for module in modules:
         memo[id(module)] = object.__new__(type(module))
-    for module in plain:
+    for module in modules:
         state = module.__getstate__()  # type: ignore[no-untyped-call]
-        memo[id(module)].__setstate__({name: _copied_value(value, memo) for name, value in state.items()})
-    return copy.deepcopy(model, memo)
+        memo[id(module)].__setstate__({name: _deepcopy_value(value, memo) for name, value in state.items()})
+    return copy.deepcopy(index.model, memo)
 
 
-def _copied_value(value: Any, memo: dict[int, Any]) -> Any:
-    """``copy.deepcopy(value, memo)`` with short ways for what most attributes of modules are."""
+def _deepcopy_value(value: Any, memo: dict[int, Any]) -> Any:
+    """Returns what ``copy.deepcopy(value, memo)`` returns, with shortcuts for the usual attributes of modules."""
     kind = type(value)
-    if kind in _ATOMIC or (kind is tuple and all(type(item) in _ATOMIC for item in value)):
+    if kind in _IMMUTABLE or (kind is tuple and all(type(item) in _IMMUTABLE for item in value)):
         return value
-    known = memo.get(id(value))
-    if known is not None:
-        return known
+    copied = memo.get(id(value))
+    if copied is not None:
+        return copied
     if kind not in (dict, OrderedDict) or not all(type(key) is str for key in value):
         return copy.deepcopy(value, memo)
+    # Into the memo before it is filled: a dictionary that two modules share is shared by their copies too.
     copied = memo[id(value)] = kind()
     for key, item in value.items():
-        copied[key] = _copied_value(item, memo)
+        copied[key] = _deepcopy_value(item, memo)
     return copied
 
 
-_ATOMIC = {int, float, bool, str, type(None)}
+_IMMUTABLE = {int, float, bool, str, type(None)}
 
 
-def _is_copied_plainly(kind: type[nn.Module]) -> bool:
+def _uses_default_copy(kind: type[nn.Module]) -> bool:
+    """Whether ``deepcopy`` would make an empty object of this class and fill in its attributes, and do nothing else."""
     return (
         not hasattr(kind, "__deepcopy__")
         and kind.__reduce_ex__ is object.__reduce_ex__
@@ -137,59 +218,3 @@ def _is_copied_plainly(kind: type[nn.Module]) -> bool:
         and kind.__getstate__ is nn.Module.__getstate__
         and not any("__slots__" in vars(parent) for parent in kind.__mro__)
     )
-
-
-def narrow(tensor: Tensor, axes: dict[str, list[int]], known: dict[Any, Tensor] | None = None) -> Tensor:
-    """Selects what a plan keeps of a tensor.
-
-    Args:
-        tensor: Of the shape before pruning, on any device.
-        axes: Kept indices by axis, as a plan has them.
-        known: The same lists as tensors, by identity and device, from narrowing other tensors by the same plan.
-
-    Returns:
-        A new dense tensor in memory of its own, channels-last if the given one is.
-    """
-    layout = torch.contiguous_format
-    if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
-        layout = torch.channels_last
-    for axis, indices in axes.items():
-        key = id(indices), tensor.device
-        picked = None if known is None else known.get(key)
-        if picked is None:
-            picked = torch.tensor(indices, device=tensor.device)
-            if known is not None:
-                known[key] = picked
-        tensor = tensor.index_select(int(axis), picked)
-    return tensor.contiguous(memory_format=layout)
-
-
-def _swap(tensor: Tensor, data: Tensor, grad: Tensor | None) -> None:
-    tensor.grad = None  # a gradient of the old shape would be refused beside the new data
-    tensor.data = data
-    tensor.grad = grad
-
-
-def _forget_accumulator(tensor: Tensor, data: Tensor) -> None:
-    """Makes autograd forget the shape a parameter had.
-
-    The node that accumulates a parameter's gradient lives as long as any graph that has it, such as that of the last
-    loss of a training loop, and would refuse gradients of the new shape. Only data of another dtype makes torch drop
-    it. The last step of all, because it is the one that has no way back.
-    """
-    if tensor.requires_grad:
-        grad, tensor.grad = tensor.grad, None
-        other = torch.float32 if tensor.dtype == torch.float64 else torch.float64
-        tensor.data = torch.empty(0, dtype=other, device=tensor.device)
-        tensor.data = data
-        tensor.grad = grad
-
-
-def _restorer(tensor: Tensor) -> Callable[[], None]:
-    data, grad = tensor.data, tensor.grad
-    return lambda: _swap(tensor, data, grad)
-
-
-def _attribute_restorer(module: nn.Module, attribute: str) -> Callable[[], None]:
-    value = getattr(module, attribute)
-    return lambda: setattr(module, attribute, value)

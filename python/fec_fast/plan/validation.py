@@ -1,6 +1,6 @@
-"""What a plan must fulfil to be believed: the kinds of its entries, and that they agree with one another.
+"""Validation of a plan: the types of its entries, and that the entries agree with one another.
 
-``plan.schema.json`` says the same of the kinds, for other programs; a schema cannot compare one entry with another.
+``plan.schema.json`` describes the same types for other programs. A schema cannot compare one entry with another.
 """
 
 from __future__ import annotations
@@ -9,175 +9,183 @@ import itertools
 import math
 import operator
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..utils.errors import PlanError
-
-if TYPE_CHECKING:
-    from .plan import Plan
+from .shapes import pruned_shapes
 
 ATTRIBUTES = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features")
-_RECORD = {"name", "round", "layers", "units", "removed", "scores", "filters"}
+_SET_ENTRIES = {"name", "round", "layers", "units", "removed", "scores", "filters"}
 
 
-def validate(plan: Plan) -> None:
-    """Refuses a plan that is inconsistent in itself.
+def validate_entries(plan: Mapping[str, Any]) -> None:
+    """Checks that the entries of a plan have the right types and are consistent.
 
     Args:
-        plan: The plan, its entries of any kind.
+        plan: The entries of a :class:`fec_fast.Plan` by name, with values of any type.
 
     Raises:
-        PlanError: The first entry that is wrong is named.
+        PlanError: An entry is wrong; the message names the first such entry.
     """
-    _check_kinds(plan)
-    _check_kept(plan)
+    _check_types(plan)
+    _check_kept_indices(plan)
     _check_attributes(plan)
-    lost: dict[str, set[int]] = {}
-    for position, record in enumerate(plan.sets):
-        _check_record(f"sets[{position}]", record)
+    removed_filters: dict[str, set[int]] = {}
+    for position, record in enumerate(plan["sets"]):
+        _check_set(f"sets[{position}]", record)
         for layer, units in record["filters"].items():
-            _gather(lost.setdefault(layer, set()), layer, units, set(record["removed"]), record["round"])
-    widths = {layer: len(units) for record in plan.sets for layer, units in record["filters"].items()}
-    for record in plan.sets:
+            _add_removed_filters(removed_filters.setdefault(layer, set()), layer, units, record)
+    widths = {layer: len(units) for record in plan["sets"] for layer, units in record["filters"].items()}
+    for record in plan["sets"]:
         for layer, units in record["filters"].items():
             if len(units) != widths[layer]:
-                raise PlanError(f"{layer}: the sets disagree on its filters, {len(units)} or {widths[layer]}")
-    for layer, filters in lost.items():
-        _check_loss(plan, layer, widths[layer], filters)
+                raise PlanError(f"{layer}: the sets disagree on its number of filters, {len(units)} or {widths[layer]}")
+    for layer, filters in removed_filters.items():
+        _check_removed_filters(plan, layer, widths[layer], filters)
 
 
-def _check_kinds(plan: Plan) -> None:
-    def demand(good: bool, entry: str, kind: str) -> None:
-        if not good:
-            raise PlanError(f"{entry}: expected {kind}")
+def _check_types(plan: Mapping[str, Any]) -> None:
+    def require(correct: bool, entry: str, expected: str) -> None:
+        if not correct:
+            raise PlanError(f"{entry}: expected {expected}")
 
     for entry in ("fingerprint", "pruned_fingerprint"):
-        value = getattr(plan, entry)
-        good = isinstance(value, str) and re.fullmatch("sha256:[0-9a-f]{64}", value) is not None
-        demand(good, entry, "'sha256:' and 64 hexadecimal digits")
+        value = plan[entry]
+        correct = isinstance(value, str) and re.fullmatch("sha256:[0-9a-f]{64}", value) is not None
+        require(correct, entry, "'sha256:' and 64 hexadecimal digits")
     for entry in ("shapes", "keep", "attributes", "pinned"):
-        demand(_is_named(getattr(plan, entry)), entry, "an object")
-    for name, shape in plan.shapes.items():
-        demand(_are_whole(shape), f"shapes: {name}", "a list of sizes")
-    for name, axes in plan.keep.items():
-        demand(_is_named(axes) and bool(axes), f"keep: {name}", "an object from axes to kept indices")
-    for name, values in plan.attributes.items():
-        demand(_is_named(values), f"attributes: {name}", "an object from attributes to numbers")
-    demand(isinstance(plan.sets, list), "sets", "a list")
-    demand(isinstance(plan.criterion, str), "criterion", "a name")
-    demand(plan.formula is None or _is_named(plan.formula), "formula", "an object or null")
-    demand(plan.sides in ("both", "producer"), "sides", "'both' or 'producer'")
-    demand(all(isinstance(reason, str) for reason in plan.pinned.values()), "pinned", "a reason for each layer")
-    demand(
-        isinstance(plan.notes, list) and all(isinstance(note, str) for note in plan.notes), "notes", "a list of text"
-    )
+        require(_is_json_object(plan[entry]), entry, "an object")
+    for name, shape in plan["shapes"].items():
+        require(_are_whole_numbers(shape), f"shapes: {name}", "a list of sizes")
+    for name, axes in plan["keep"].items():
+        require(_is_json_object(axes) and bool(axes), f"keep: {name}", "an object from axes to kept indices")
+    for name, values in plan["attributes"].items():
+        require(_is_json_object(values), f"attributes: {name}", "an object from attributes to numbers")
+    require(isinstance(plan["sets"], list), "sets", "a list")
+    require(isinstance(plan["criterion"], str), "criterion", "a name")
+    require(plan["formula"] is None or _is_json_object(plan["formula"]), "formula", "an object or null")
+    require(plan["sides"] in ("both", "producer"), "sides", "'both' or 'producer'")
+    require(all(isinstance(reason, str) for reason in plan["pinned"].values()), "pinned", "a reason for each layer")
+    notes = plan["notes"]
+    require(isinstance(notes, list) and all(isinstance(note, str) for note in notes), "notes", "a list of text")
 
 
-def _is_named(value: Any) -> bool:
+def _is_json_object(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(key, str) for key in value)
 
 
-def _are_whole(values: Any) -> bool:
+def _are_whole_numbers(values: Any) -> bool:
+    # The set of types excludes bool, which isinstance(value, int) would accept.
     return isinstance(values, list) and set(map(type, values)) <= {int} and min(values, default=0) >= 0
 
 
-def _is_rising(indices: Sequence[int]) -> bool:
+def _are_finite_numbers(values: list[Any]) -> bool:
+    return set(map(type, values)) <= {int, float} and all(map(math.isfinite, values))
+
+
+def _is_strictly_ascending(indices: Sequence[int]) -> bool:
     return all(map(operator.lt, indices, indices[1:]))
 
 
-def _check_kept(plan: Plan) -> None:
-    if set(plan.keep) != set(plan.shapes):
-        raise PlanError("a plan names the shape of every tensor it narrows, and of no other")
-    rising: dict[int, bool] = {}  # a batch norm's tensors share the list of the layer before: it is walked once
-    for name, axes in plan.keep.items():
-        shape = plan.shapes[name]
+def _check_kept_indices(plan: Mapping[str, Any]) -> None:
+    keep, shapes = plan["keep"], plan["shapes"]
+    if set(keep) != set(shapes):
+        raise PlanError("shapes and keep: a plan has the shape of every tensor in keep, and of no other")
+    # The tensors of a batch norm share one list object with the layer before, so each list is checked once.
+    ascending: dict[int, bool] = {}
+    for name, axes in keep.items():
+        shape = shapes[name]
         for axis, indices in axes.items():
             where = f"{name}, axis {axis}"
             if axis not in map(str, range(len(shape))):
                 raise PlanError(f"{where}: the tensor has {len(shape)} axes")
-            if id(indices) not in rising:
+            if id(indices) not in ascending:
                 if not isinstance(indices, list) or set(map(type, indices)) != {int}:
                     raise PlanError(f"{where}: the kept indices must be a list of at least one whole number")
-                rising[id(indices)] = _is_rising(indices)
-            if not rising[id(indices)]:
-                raise PlanError(f"{where}: the kept indices must be rising and without repetition")
+                ascending[id(indices)] = _is_strictly_ascending(indices)
+            if not ascending[id(indices)]:
+                raise PlanError(f"{where}: the kept indices must be ascending and without repetition")
             if indices[0] < 0 or indices[-1] >= shape[int(axis)]:
                 raise PlanError(f"{where}: an index lies outside 0 to {shape[int(axis)] - 1}")
 
 
-def _check_attributes(plan: Plan) -> None:
-    new_shapes = plan.new_shapes
-    for module, values in plan.attributes.items():
-        weight = new_shapes.get(f"{module}.weight" if module else "weight")
+def _check_attributes(plan: Mapping[str, Any]) -> None:
+    """Checks that the attributes of each module match the shape that its weight has after pruning."""
+    new_shapes = pruned_shapes(plan["shapes"], plan["keep"])
+    for module, values in plan["attributes"].items():
+        weight_shape = new_shapes.get(f"{module}.weight" if module else "weight")
         for attribute, value in values.items():
             if attribute not in ATTRIBUTES or type(value) is not int or value < 1:
                 raise PlanError(f"{module}: {attribute}={value!r} is not an attribute a plan may set")
-        if weight is None:
+        if weight_shape is None:
             raise PlanError(f"{module}: its attributes change but its weight does not")
         groups = values.get("groups", 1)
-        wide = values.get("out_channels", values.get("out_features", values.get("num_features")))
-        narrow = values.get("in_channels", values.get("in_features"))
-        if len(weight) == 1 or narrow is None or wide is None:
-            fits = wide == weight[0]
+        outputs = values.get("out_channels", values.get("out_features", values.get("num_features")))
+        inputs = values.get("in_channels", values.get("in_features"))
+        if len(weight_shape) == 1 or inputs is None or outputs is None:
+            matches = outputs == weight_shape[0]
         else:
-            # A transposed convolution holds its input channels first.
-            fits = (weight[0], weight[1] * groups) in ((wide, narrow), (narrow, wide))
-        if not fits:
-            raise PlanError(f"{module}: {values} does not fit its weight of shape {list(weight)}")
+            # A transposed convolution has its input channels on axis 0. The plan does not say which kind a layer is.
+            matches = (weight_shape[0], weight_shape[1] * groups) in ((outputs, inputs), (inputs, outputs))
+        if not matches:
+            raise PlanError(f"{module}: {values} does not fit its weight of shape {list(weight_shape)}")
 
 
-def _check_record(where: str, record: Any) -> None:
-    if not isinstance(record, dict) or set(record) != _RECORD:
-        raise PlanError(f"{where}: a coupled set has the entries {sorted(_RECORD)}")
+def _check_set(where: str, record: Any) -> None:
+    """Checks the types and ranges inside the record of one coupled set."""
+    if not isinstance(record, dict) or set(record) != _SET_ENTRIES:
+        raise PlanError(f"{where}: a coupled set has the entries {sorted(_SET_ENTRIES)}")
     name, layers, units, removed = (record[entry] for entry in ("name", "layers", "units", "removed"))
     where = f"{where} ({name})"
     if type(units) is not int or units < 1 or type(record["round"]) is not int or record["round"] < 1:
-        raise PlanError(f"{where}: units and round are whole numbers from 1")
+        raise PlanError(f"{where}: units and round must be whole numbers from 1")
     if not isinstance(layers, list) or not all(isinstance(layer, str) for layer in layers) or name not in layers:
-        raise PlanError(f"{where}: the layers are a list of names, and the set's own name is one of them")
-    if not _are_whole(removed) or not _is_rising(removed) or max(removed, default=0) >= units:
-        raise PlanError(f"{where}: the removed units must be rising, without repetition, and below {units}")
+        raise PlanError(f"{where}: the layers must be a list of names, and the set's own name must be one of them")
+    if not _are_whole_numbers(removed) or not _is_strictly_ascending(removed) or max(removed, default=0) >= units:
+        raise PlanError(f"{where}: the removed units must be ascending, without repetition, and below {units}")
     if len(removed) == units:
-        raise PlanError(f"{where}: all {units} units are removed; one at least has to stay")
+        raise PlanError(f"{where}: all {units} units are removed; at least one must be kept")
     scores = record["scores"]
-    if not isinstance(scores, list) or len(scores) != units or not _are_finite(scores):
+    if not isinstance(scores, list) or len(scores) != units or not _are_finite_numbers(scores):
         raise PlanError(f"{where}: it has {units} units, so the scores must be {units} finite numbers")
     filters = record["filters"]
     if not isinstance(filters, dict) or sorted(filters) != sorted(layers):
-        raise PlanError(f"{where}: filters has each of the layers once, and no other")
-    for layer, of in filters.items():
-        kinds = set(map(type, of)) if isinstance(of, list) else {object}
-        if not kinds <= {int, type(None)} or set(of) - {None} != set(range(units)):
+        raise PlanError(f"{where}: filters must have each of the layers once, and no other")
+    for layer, units_by_filter in filters.items():
+        types = set(map(type, units_by_filter)) if isinstance(units_by_filter, list) else {object}
+        if not types <= {int, type(None)} or set(units_by_filter) - {None} != set(range(units)):
             raise PlanError(
                 f"{where}: the filters of {layer} must belong to units 0 to {units - 1}, each used, or null"
             )
 
 
-def _are_finite(values: list[Any]) -> bool:
-    return set(map(type, values)) <= {int, float} and all(map(math.isfinite, values))
+def _add_removed_filters(
+    removed_filters: set[int], layer: str, units: Sequence[int | None], record: Mapping[str, Any]
+) -> None:
+    """Adds the filters of a layer that a set removes; a later set cannot decide on a filter that is removed already."""
+    decided_twice = next((i for i in sorted(removed_filters) if i < len(units) and units[i] is not None), None)
+    if decided_twice is not None:
+        raise PlanError(
+            f"{layer}: filter {decided_twice} is removed by one set and decided by another (round {record['round']})"
+        )
+    is_removed = map(set(record["removed"]).__contains__, units)
+    removed_filters.update(itertools.compress(itertools.count(), is_removed))
 
 
-def _gather(lost: set[int], layer: str, units: Sequence[int | None], removed: set[int], round_: int) -> None:
-    """Adds the filters of a layer that a set removes; one that is gone cannot be decided again."""
-    again = next((index for index in sorted(lost) if index < len(units) and units[index] is not None), None)
-    if again is not None:
-        raise PlanError(f"{layer}: filter {again} is removed by one set and decided by another (round {round_})")
-    lost.update(itertools.compress(itertools.count(), map(removed.__contains__, units)))
-
-
-def _check_loss(plan: Plan, layer: str, width: int, gone: set[int]) -> None:
-    """Compares what the sets take from a layer with what its weight and its attributes lose."""
-    left = width - len(gone)
-    values = plan.attributes.get(layer, {})
-    wide = values.get("out_channels", values.get("out_features", left))
-    if wide != left:
-        raise PlanError(f"{layer}: its sets leave {left} of {width} filters, its attributes say {wide}")
+def _check_removed_filters(plan: Mapping[str, Any], layer: str, width: int, removed: set[int]) -> None:
+    """Compares the filters that the sets remove from a layer with what its attributes and its weight lose."""
+    left = width - len(removed)
+    values = plan["attributes"].get(layer, {})
+    outputs = values.get("out_channels", values.get("out_features", left))
+    if outputs != left:
+        raise PlanError(f"{layer}: its sets leave {left} of {width} filters, its attributes say {outputs}")
     weight = f"{layer}.weight" if layer else "weight"
-    # In a grouped transposed convolution a filter is not an index of an axis.
-    if weight not in plan.shapes or values.get("groups", 1) > 1:
+    # In a grouped transposed convolution, a filter is not one index of an axis.
+    if weight not in plan["shapes"] or values.get("groups", 1) > 1:
         return
-    kept = [index for index in range(width) if index not in gone]
-    axes = [axis for axis, size in enumerate(plan.shapes[weight][:2]) if size == width]
-    if axes and all(plan.keep[weight].get(str(axis), list(range(width))) != kept for axis in axes):
+    kept = [index for index in range(width) if index not in removed]
+    # Axis 0 holds the filters, in a transposed convolution axis 1; in a square weight either may be the one.
+    axes = [axis for axis, size in enumerate(plan["shapes"][weight][:2]) if size == width]
+    if axes and all(plan["keep"][weight].get(str(axis), list(range(width))) != kept for axis in axes):
         raise PlanError(f"{weight}: its kept indices are not the filters that its sets leave")

@@ -95,7 +95,7 @@ class Problem:
         Returns:
             A copy.
         """
-        return pruned_copy(self.model, self.plan(counts)[0])
+        return pruned_copy(self.index, self.plan(counts)[0])
 
     def with_pin(self, pin: Pin) -> Problem:
         """The same model, with more channels that must be kept.

@@ -13,7 +13,7 @@ from ..graph.groups import couple_channels
 from ..graph.size_model import SizeModel
 from ..graph.trace import trace_model
 from ..plan.composition import compose
-from ..plan.plan import fingerprint
+from ..plan.shapes import fingerprint
 from ..utils.errors import ArgumentError, RatioError, TrainingError
 from ..utils.model_index import ModelIndex
 from ..utils.modules import unwrap
@@ -82,7 +82,7 @@ def prune_iteratively(
         following = prune(before, example_inputs, budget=Budget(**{budget.currency: aim}), **options)
         result = following if result is None else _joined(result, following)
         train(result.model, number)
-        if fingerprint(result.model) != result.plan.pruned_fingerprint:
+        if fingerprint(ModelIndex.of(result.model)) != result.plan.pruned_fingerprint:
             raise TrainingError(f"train changed the shapes of the network in round {number}; it may change values only")
     assert result is not None
     return result

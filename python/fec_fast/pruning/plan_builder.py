@@ -11,7 +11,8 @@ from torch import nn
 from ..graph.dispatch_mode import WeightUse
 from ..graph.groups import CoupledChannels, Coupling, kept_indices, removed_labels, widths_after
 from ..graph.trace import Trace
-from ..plan.plan import Plan, digest, narrowed_shapes
+from ..plan.plan import Plan
+from ..plan.shapes import pruned_shapes, shapes_fingerprint
 from ..scoring.formula import Formula
 from ..utils.compat import BatchNormBase, ConvolutionBase
 from ..utils.modules import modules_of, named_tensors
@@ -114,10 +115,10 @@ def make_plan(
     notes = [f"{layers}: some channels stay: {reason}" for reason, layers in by_reason(coupling.partly_pinned).items()]
     shapes = {name: list(tensors[name].shape) for name in keep}
     before = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    after = {**before, **narrowed_shapes(shapes, keep)}
+    after = {**before, **pruned_shapes(shapes, keep)}
     return Plan(
-        fingerprint=digest(before),
-        pruned_fingerprint=digest(after),
+        fingerprint=shapes_fingerprint(before),
+        pruned_fingerprint=shapes_fingerprint(after),
         shapes=shapes,
         keep=keep,
         attributes=_attributes(model, traced, gone, keep, first_names),

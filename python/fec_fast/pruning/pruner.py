@@ -12,7 +12,7 @@ from torch import nn
 from ..graph.counts import Counts, comparison_table, counts_of, macs_by_layer
 from ..graph.hardcoded_widths import can_run, find_hardcoded_width
 from ..graph.size_model import SizeModel
-from ..plan.alignment import width_notes
+from ..plan.alignment import alignment_notes
 from ..plan.equivalence import verify_equivalence
 from ..plan.plan import Plan
 from ..plan.surgery import pruned_copy
@@ -82,7 +82,8 @@ class PruneResult:
         if latency is not None:
             lines.append(str(latency))
         lines += [f"kept whole: {layers}: {reason}" for reason, layers in by_reason(self.plan.pinned).items()]
-        lines += [f"note: {note}" for note in [*self.plan.notes, *width_notes(self.model, self.plan)]]
+        notes = [*self.plan.notes, *alignment_notes(ModelIndex.of(self.model), self.plan)]
+        lines += [f"note: {note}" for note in notes]
         return "\n".join(lines)
 
 
@@ -149,7 +150,7 @@ def prune(
     while True:
         counts, notes = amounts.counts(problem)
         plan, removed = problem.plan(counts, notes)
-        pruned = pruned_copy(problem.model, plan)
+        pruned = pruned_copy(problem.index, plan)
         if can_run(pruned, example_inputs):
             break
         # A width is written into the model's code: keep it, and plan again.

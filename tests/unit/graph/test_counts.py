@@ -114,7 +114,8 @@ def test_summary_notes_widths_that_hardware_is_slow_at(narrowed: Any) -> None:
     notes = [line for line in result.summary().splitlines() if "hardware" in line]
     assert len(notes) == 1
     _, _, listed = notes[0].partition("slow at: ")
-    assert listed.split("; ") == ["32 to 20 outputs: 0, 1", "16 to 10 inputs a group: 1", "16 to 10 outputs a group: 1"]
+    changes = ["32 to 20 outputs: 0, 1", "16 to 10 inputs per group: 1", "16 to 10 outputs per group: 1"]
+    assert listed.split("; ") == changes
     rounded = fec_fast.prune(model, image, ratio=0.4, round_to=8)
     assert rounded.model[0].out_channels == 32 and "hardware" not in rounded.summary()
 
@@ -122,7 +123,7 @@ def test_summary_notes_widths_that_hardware_is_slow_at(narrowed: Any) -> None:
 def test_summary_notes_fewer_than_eight() -> None:
     model = nn.Sequential(nn.Conv2d(3, 12, 1), nn.ConvTranspose2d(12, 16, 2, groups=2), nn.Conv2d(16, 2, 1)).eval()
     summary = fec_fast.prune(model, torch.randn(1, 3, 4, 4), ratio=0.5).summary()
-    assert summary.endswith("slow at: 12 to 6 outputs: 0; 8 to 4 outputs a group: 1")
+    assert summary.endswith("slow at: 12 to 6 outputs: 0; 8 to 4 outputs per group: 1")
 
 
 def test_summary_shows_the_measured_latency(narrowed: Any) -> None:

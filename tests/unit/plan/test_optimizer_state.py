@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import fec_fast
-from fec_fast.plan.equivalence import mask
+from fec_fast.plan.equivalence import masked_copy
+from fec_fast.utils.model_index import ModelIndex
 
 IMAGES = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 TARGET = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -107,7 +108,7 @@ def test_training_goes_on_as_that_of_the_masked_network(plan: fec_fast.Plan, nam
     model = new()
     optimizer = OPTIMIZERS[name](model)
     train(model, optimizer, 3)
-    reference = mask(model, plan)
+    reference = masked_copy(ModelIndex.of(model), plan)
     reference_optimizer = OPTIMIZERS[name](reference)
     reference_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     kept = {}

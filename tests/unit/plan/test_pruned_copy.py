@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations
 
 import fec_fast
 from fec_fast.plan.surgery import pruned_copy
+from fec_fast.utils.model_index import ModelIndex
 from fec_fast.utils.modules import named_tensors
 from fec_fast.vision import networks
 
@@ -66,7 +67,7 @@ def test_it_is_the_deep_copy_after_surgery(factory: Callable[[], nn.Module]) -> 
     image = torch.randn(2, 3, 32, 32, dtype=next(model.parameters()).dtype)
     plan = fec_fast.prune(model, image, ratio=0.5, criterion="l1", verify=False).plan
     before = {name: (tensor, tensor.clone()) for name, tensor in named_tensors(model).items()}
-    found, expected = pruned_copy(model, plan), copy.deepcopy(model)
+    found, expected = pruned_copy(ModelIndex.of(model), plan), copy.deepcopy(model)
     fec_fast.apply_plan(expected, plan)
     ours, theirs = named_tensors(found), named_tensors(expected)
     assert list(ours) == list(theirs)
@@ -89,7 +90,7 @@ def test_it_is_the_deep_copy_after_surgery(factory: Callable[[], nn.Module]) -> 
 def test_what_the_modules_share_is_shared_by_their_copies() -> None:
     model = Odd().eval()
     plan = fec_fast.prune(model, torch.randn(1, 3, 8, 8), ratio=0.5, criterion="l1", verify=False).plan
-    found = pruned_copy(model, plan)
+    found = pruned_copy(ModelIndex.of(model), plan)
     head, first = found.stem.friends
     assert head is found.head is not model.head
     assert first is found.first and first["stem"] is found.stem and first["shared"] is found.shared

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from ...graph.groups import CoupledChannels
-from ...plan.plan import fingerprint
+from ...plan.shapes import fingerprint
 from ...recovery.batch_norm import recalibrate
 from ...scoring.formula import Formula
 from ...utils.batches import check_labels, pair
@@ -167,7 +167,7 @@ def measure(
 
     known = place.merge_results(work)
     return Sensitivity(
-        fingerprint(problem.model),
+        fingerprint(problem.index),
         known["", 0],
         {name: len(one.units) for name, one in zip(names, sets, strict=True)},
         {name: {n: known[job, n] for job, n in jobs if job == name} for name in names},
@@ -194,7 +194,7 @@ def knapsack(sensitivity: Sensitivity, problem: Problem, prices: np.ndarray) -> 
         PlanError: The values were measured on another model.
         LayerError: A set was not measured.
     """
-    if sensitivity.fingerprint != fingerprint(problem.model):
+    if sensitivity.fingerprint != fingerprint(problem.index):
         raise PlanError("ratios: the sensitivity was measured on a model of other names or shapes; measure this one")
     floor = 0.01 * (abs(sensitivity.whole) or 1.0)
     losses = [sensitivity.whole - value for found in sensitivity.values.values() for value in found.values()]

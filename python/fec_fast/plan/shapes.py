@@ -1,0 +1,52 @@
+"""Shapes of a model's parameters and buffers: the fingerprint they give, and the shapes that a plan leaves."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from ..utils.model_index import ModelIndex
+
+
+def fingerprint(index: ModelIndex) -> str:
+    """Hashes the names and shapes of a model's parameters and buffers.
+
+    Args:
+        index: The index of the model.
+
+    Returns:
+        ``"sha256:..."``. Models with equal fingerprints can be pruned by the same plans, whatever their values, dtype
+        and device.
+    """
+    return shapes_fingerprint({name: tensor.shape for name, tensor in index.tensors.items()})
+
+
+def shapes_fingerprint(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Hashes names and shapes, as :func:`fingerprint` does for those of a model.
+
+    Args:
+        shapes: The shape of each parameter and buffer by name.
+
+    Returns:
+        ``"sha256:..."``.
+    """
+    text = "\n".join(f"{name} {list(shapes[name])}" for name in sorted(shapes))
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def pruned_shapes(
+    shapes: Mapping[str, Sequence[int]], keep: Mapping[str, Mapping[str, Sequence[int]]]
+) -> dict[str, tuple[int, ...]]:
+    """Computes the shapes that tensors have after pruning.
+
+    Args:
+        shapes: The shape before pruning of each tensor that becomes smaller.
+        keep: The kept indices of each of these tensors, by axis (as text).
+
+    Returns:
+        The shape after pruning of each of these tensors.
+    """
+    return {
+        name: tuple(len(keep[name][str(axis)]) if str(axis) in keep[name] else size for axis, size in enumerate(shape))
+        for name, shape in shapes.items()
+    }
