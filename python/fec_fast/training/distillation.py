@@ -178,7 +178,7 @@ def check_feature_layers(student: nn.Module, teacher: nn.Module, layers: Mapping
 
 
 class _AllRecorded(Exception):
-    """Leaves a forward pass from inside a hook, once every wanted output is recorded."""
+    """Leaves a forward pass from inside a hook, once every output is recorded."""
 
 
 class _OutputRecorder:
@@ -188,12 +188,11 @@ class _OutputRecorder:
         self.outputs: dict[str, Any] = {}
         self.stops_when_complete = False
         modules = dict(model.named_modules())
-        wanted = list(names)
-        for name in wanted:
+        self.names = dict.fromkeys(names)  # each name once, in the given order
+        for name in self.names:
             if name not in modules:
                 raise LayerError(f"feature_layers: there is no module {name!r}; {nearest(name, modules)}")
-        self.wanted = set(wanted)
-        self.handles = [modules[name].register_forward_hook(self._recording_hook(name)) for name in wanted]
+        self.handles = [modules[name].register_forward_hook(self._recording_hook(name)) for name in self.names]
 
     @contextlib.contextmanager
     def stop_when_complete(self) -> Iterator[None]:
@@ -213,7 +212,7 @@ class _OutputRecorder:
     def _recording_hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def record(module: nn.Module, inputs: Any, output: Any) -> None:
             self.outputs[name] = output
-            if self.stops_when_complete and self.outputs.keys() == self.wanted:
+            if self.stops_when_complete and self.outputs.keys() == self.names.keys():
                 raise _AllRecorded
 
         return record

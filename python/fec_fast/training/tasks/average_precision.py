@@ -1,16 +1,18 @@
-"""Average precision of detections: COCO's, VOC 2007's of eleven points, and that of all points, by pycocotools.
+"""Average precision of detections by three definitions (COCO, VOC 2007, all points), matched by pycocotools.
 
-Detections are matched to boxes once, by COCO's rule; the three measures differ in where the curve of precision over
-recall is read:
+Detections are matched to boxes once, by COCO's rule. The definitions differ in where the precision-recall curve is
+read:
 
-- COCO: at recalls 0, 0.01, ..., 1 with at most 100 detections an image, averaged over overlaps (intersection over
-  union) of 0.5, 0.55, ..., 0.95 (Lin et al., 2014).
-- VOC 2007: at recalls 0, 0.1, ..., 1, overlap 0.5, every detection (Everingham et al., 2010, section 4.2).
-- All points (VOC from 2010 on): the area under the curve of the largest precision at that recall or beyond. With n
-  boxes the curve steps at recalls 1/n, 2/n, ... only, so its mean at (k - 1/2)/n, k = 1 ... n, is that area exactly.
+- COCO: at recalls 0, 0.01, ..., 1, with at most 100 detections per image, averaged over the overlap thresholds
+  (intersection over union) 0.5, 0.55, ..., 0.95 (Lin et al., 2014).
+- VOC 2007: at recalls 0, 0.1, ..., 1, overlap threshold 0.5, all detections (Everingham et al., 2010, section 4.2).
+- All points (VOC from 2010 on): the area under the curve of interpolated precision, which is the largest precision at
+  that recall or beyond. With n boxes the curve has steps only at recalls 1/n, 2/n, ..., so the mean of its values at
+  (k - 1/2)/n, k = 1 ... n, is exactly that area.
 
-VOC's own program matches by a slightly different rule: a detection goes to the box that it overlaps most and is wrong
-if that box is taken, where COCO's takes the best one that is free; and it counts a box as one pixel wider and higher.
+VOC's own program matches by a slightly different rule. It assigns a detection to the box with the largest overlap and
+counts it as wrong if that box is already taken, where COCO's rule uses the best free box. It also counts a box as one
+pixel wider and higher.
 """
 
 from __future__ import annotations
@@ -28,20 +30,20 @@ from torch import Tensor
 from ...utils.errors import InputError, missing_extra
 
 _COCO_DETECTIONS = 100
-# Ten divisions, not a linspace: 3 * 0.1 is above 3 / 10, and a recall of three boxes in ten would not reach it.
-_ELEVEN = [k / 10 for k in range(11)]
+# Not np.linspace(0, 1, 11): 3 * 0.1 is slightly larger than 3 / 10, so a recall of three boxes in ten would miss it.
+_ELEVEN_RECALLS = [k / 10 for k in range(11)]
 
 
 @dataclass(frozen=True)
 class AveragePrecisions:
-    """Average precisions, each in [0, 1], and what they are the means of.
+    """Mean average precisions over the classes, each in [0, 1], and the values of every class.
 
     Attributes:
-        coco: Mean over the classes and over overlaps of 0.5 to 0.95.
-        coco_50: COCO's at an overlap of 0.5.
-        voc_2007: Of eleven points, overlap 0.5.
-        voc: Of all points, overlap 0.5.
-        by_class: The same four under the same names, for every class that has a box.
+        coco: COCO's definition, mean over the overlap thresholds 0.5 to 0.95.
+        coco_50: COCO's definition at the overlap threshold 0.5.
+        voc_2007: VOC 2007's definition (eleven points), overlap threshold 0.5.
+        voc: The area under the curve (all points), overlap threshold 0.5.
+        by_class: The same four values under the same names, for every class that has at least one box.
     """
 
     coco: float
@@ -54,20 +56,22 @@ class AveragePrecisions:
 def average_precisions(
     detections: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]], classes: Sequence[str]
 ) -> AveragePrecisions:
-    """Measures detections against the boxes that are there.
+    """Computes average precisions from detections and true boxes.
 
     Args:
-        detections: One dictionary an image: ``boxes`` float ``[N, 4]`` (left, top, right, bottom), ``scores`` float
+        detections: One dictionary per image: ``boxes`` float ``[N, 4]`` (left, top, right, bottom), ``scores`` float
             ``[N]`` and ``labels`` integer ``[N]``, as torchvision's detectors return them.
-        targets: One dictionary an image: ``boxes`` ``[M, 4]`` and ``labels`` ``[M]``; with ``difficult`` bool ``[M]``,
-            such a box neither counts when it is missed, nor does a detection that finds it.
+        targets: One dictionary per image: ``boxes`` ``[M, 4]``, ``labels`` ``[M]`` and, optionally, ``difficult`` bool
+            ``[M]``. A difficult box does not count when it is missed, and a detection matched to it does not count
+            either.
         classes: Names of the labels 1, 2, ...
 
     Returns:
-        The measures. A class without a box takes no part in the means.
+        The average precisions. A class without a box is left out of the means.
 
     Raises:
-        InputError: The two differ in length, a label is no class's, or there is no box at all.
+        InputError: The arguments have different lengths, a label does not belong to a class, or there is no box that
+            counts.
         MissingExtraError: pycocotools is not installed.
     """
     try:
@@ -76,57 +80,67 @@ def average_precisions(
         raise missing_extra("pycocotools", "detection", "average precision") from error
     if len(detections) != len(targets):
         raise InputError(f"detections of {len(detections)} images, but targets of {len(targets)}")
-    wanted = [row for image, target in enumerate(targets) for row in _rows(image, target, classes)]
-    found = [row for image, found in enumerate(detections) for row in _rows(image, found, classes)]
-    if all(row["area"] < 0 for row in wanted):
+    target_rows = [row for image, target in enumerate(targets) for row in _annotations(image, target, classes)]
+    detection_rows = [row for image, output in enumerate(detections) for row in _annotations(image, output, classes)]
+    if all(row["area"] < 0 for row in target_rows):
         raise InputError("there is no box to find: average precision is not defined")
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
-        matches = COCOeval(_dataset(wanted, targets, classes), _dataset(found, targets, classes), "bbox")
-        matches.params.areaRng, matches.params.areaRngLbl = [[0, 1e10]], ["all"]
-        matches.params.maxDets = [_COCO_DETECTIONS, max([_COCO_DETECTIONS, *(len(d["boxes"]) for d in detections)])]
-        matches.evaluate()
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        truth, detected = (_coco_dataset(rows, len(targets), classes) for rows in (target_rows, detection_rows))
+        evaluation = COCOeval(truth, detected, "bbox")
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+        most = max([_COCO_DETECTIONS, *(len(output["boxes"]) for output in detections)])
+        evaluation.params.maxDets = [_COCO_DETECTIONS, most]  # COCO's limit, and none
+        evaluation.evaluate()
         by_class = {}
         for label, name in enumerate(classes, start=1):
-            count = sum(row["category_id"] == label and row["area"] >= 0 for row in wanted)
+            count = sum(row["category_id"] == label and row["area"] >= 0 for row in target_rows)
             if count:
-                by_class[name] = _of_class(matches, label, count)
+                by_class[name] = _class_precisions(evaluation, label, count)
     means = {key: float(np.mean([row[key] for row in by_class.values()])) for key in next(iter(by_class.values()))}
     return AveragePrecisions(**means, by_class=by_class)
 
 
-def _of_class(matches: Any, label: int, count: int) -> dict[str, float]:
-    """The measures of one class."""
-    coco = _precision(matches, label, None)
+def _class_precisions(evaluation: Any, label: int, count: int) -> dict[str, float]:
+    """The average precisions of one class, which has ``count`` boxes."""
+    midpoints = [(k - 0.5) / count for k in range(1, count + 1)]
+    coco = _interpolated_precision(evaluation, label, None)
     return {
         "coco": float(coco[:, :, 0].mean()),
         "coco_50": float(coco[0, :, 0].mean()),
-        "voc_2007": float(_precision(matches, label, _ELEVEN)[0, :, -1].mean()),
-        "voc": float(_precision(matches, label, [(k - 0.5) / count for k in range(1, count + 1)])[0, :, -1].mean()),
+        "voc_2007": float(_interpolated_precision(evaluation, label, _ELEVEN_RECALLS)[0, :, -1].mean()),
+        "voc": float(_interpolated_precision(evaluation, label, midpoints)[0, :, -1].mean()),
     }
 
 
-def _precision(matches: Any, label: int, recalls: Sequence[float] | None) -> np.ndarray:
-    """The largest precision at some recalls or beyond, ``[overlaps, recalls, limits of detections]``."""
-    params = copy.copy(matches.params)
+def _interpolated_precision(evaluation: Any, label: int, recalls: Sequence[float] | None) -> np.ndarray:
+    """The largest precision at each of some recalls or beyond; ``None`` takes COCO's 101 recalls.
+
+    Returns an array ``[overlap thresholds, recalls, limits on the detections per image]``.
+    """
+    params = copy.copy(evaluation.params)
     if recalls is not None:
         params.recThrs = np.array(recalls)
-    matches.accumulate(params)
-    return np.asarray(matches.eval["precision"][:, :, params.catIds.index(label), 0, :])
+    evaluation.accumulate(params)
+    return np.asarray(evaluation.eval["precision"][:, :, params.catIds.index(label), 0, :])
 
 
-def _rows(image: int, boxes: Mapping[str, Tensor], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """One annotation a box, in COCO's terms but for the difficult ones: see below."""
+def _annotations(image: int, boxes: Mapping[str, Tensor], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The boxes of an image as COCO annotations, one per box."""
     labels = boxes["labels"].tolist()
-    odd = [label for label in labels if not 1 <= label <= len(classes)]
-    if odd:
-        raise InputError(f"label {odd[0]} of image {image} is none of the {len(classes)} classes (1 to {len(classes)})")
+    wrong = [label for label in labels if not 1 <= label <= len(classes)]
+    if wrong:
+        raise InputError(
+            f"label {wrong[0]} of image {image} is none of the {len(classes)} classes (1 to {len(classes)})"
+        )
     corners = boxes["boxes"].double().cpu()
     sizes = corners[:, 2:] - corners[:, :2]
     areas = sizes.prod(1).tolist()
     if "difficult" in boxes:
-        # Outside every range of areas: what pycocotools leaves out of the count, overlaps taken as usual (they would
-        # be others for a box marked as a crowd).
-        areas = [-1.0 if left_out else area for left_out, area in zip(boxes["difficult"].tolist(), areas, strict=True)]
+        # A negative area is outside every area range, and pycocotools leaves such boxes out of the count while it
+        # matches them as usual. Marking them as a crowd would also leave them out, but compute overlaps differently.
+        areas = [
+            -1.0 if difficult else area for difficult, area in zip(boxes["difficult"].tolist(), areas, strict=True)
+        ]
     scores = boxes["scores"].tolist() if "scores" in boxes else [None] * len(labels)
     return [
         {"image_id": image, "category_id": label, "bbox": [*corner, *size], "area": area, "iscrowd": 0, "score": score}
@@ -136,14 +150,16 @@ def _rows(image: int, boxes: Mapping[str, Tensor], classes: Sequence[str]) -> li
     ]
 
 
-def _dataset(rows: list[dict[str, Any]], images: Sequence[Any], classes: Sequence[str]) -> Any:
+def _coco_dataset(rows: list[dict[str, Any]], images: int, classes: Sequence[str]) -> Any:
+    """A pycocotools data set of annotations on images 0 to ``images - 1``."""
     from pycocotools.coco import COCO
 
     dataset = COCO()
     dataset.dataset = {
-        "images": [{"id": image} for image in range(len(images))],
+        "images": [{"id": image} for image in range(images)],
         "categories": [{"id": label, "name": name} for label, name in enumerate(classes, start=1)],
-        "annotations": [{**row, "id": number} for number, row in enumerate(rows, start=1)],  # 0 would mean no match
+        # From 1, because pycocotools stores the number of the matched annotation and 0 means no match.
+        "annotations": [{**row, "id": number} for number, row in enumerate(rows, start=1)],
     }
     dataset.createIndex()
     return dataset
