@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
-from ..utils.batches import check_labels, pair
+from ..utils.batches import check_labels, images_and_labels
 from ..utils.errors import InputError
 from ..utils.forward import call_model, describe, undisturbed
 from ..utils.modules import device_of
@@ -51,7 +51,7 @@ def check_classification_data(model: nn.Module, teacher: nn.Module | None, loade
         InputError: A batch is not a pair of images and labels, a network does not return logits ``[B, classes]``,
             teacher and model differ in the number of classes, or a label is outside the classes.
     """
-    images, labels = pair(next(iter(loader)))
+    images, labels = images_and_labels(next(iter(loader)))
     classes = _class_count(model, images)
     if teacher is not None and (teacher_classes := _class_count(teacher, images)) != classes:
         raise InputError(f"the teacher has {teacher_classes} classes and the model {classes}")

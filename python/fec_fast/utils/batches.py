@@ -11,17 +11,17 @@ from .errors import InputError
 from .forward import describe
 
 
-def pair(batch: Any) -> tuple[Tensor, Tensor]:
-    """Takes a batch apart.
+def images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
+    """Checks a batch and splits it into images and labels.
 
     Args:
-        batch: What a loader yielded.
+        batch: A batch of a loader: a pair of images ``[B, ...]`` and labels ``[B]`` of any integer dtype.
 
     Returns:
-        Images ``[B, ...]`` and labels ``[B]`` of an integer dtype.
+        The images as they are, and the labels as int64.
 
     Raises:
-        InputError: It is anything else.
+        InputError: The batch does not have this form.
     """
     if isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
         images, labels = batch
@@ -32,12 +32,12 @@ def pair(batch: Any) -> tuple[Tensor, Tensor]:
 
 
 def check_labels(labels: Tensor, classes: int, where: str) -> None:
-    """Makes sure that every label is one of the model's classes.
+    """Checks that every label is one of the model's classes.
 
     Args:
         labels: int64, any shape.
         classes: Number of the model's logits.
-        where: Where the labels are, for messages.
+        where: Description of where the labels come from, for error messages.
 
     Raises:
         InputError: A label is negative or not below ``classes``.

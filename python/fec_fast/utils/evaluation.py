@@ -1,38 +1,35 @@
-"""Accuracy of a classifier on labelled batches."""
+"""Accuracy of a classifier on batches of images and labels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
-from .batches import pair
+from .batches import images_and_labels
 from .errors import InputError
 from .forward import evaluating
 from .modules import device_of
 
-if TYPE_CHECKING:
-    pass
-
 
 def evaluate(model: nn.Module, loader: Iterable[Any]) -> float:
-    """Measures accuracy. The model's mode is restored and nothing else of it changes.
+    """Measures a classifier's accuracy. Restores the modes of its modules and changes nothing else.
 
     Args:
-        model: Takes images ``[B, ...]``, returns logits ``[B, classes]``; runs on the device it is on.
-        loader: Yields pairs of images and labels int ``[B]``.
+        model: Takes images ``[B, ...]`` and returns logits ``[B, classes]``; it is run on the device it is on.
+        loader: Yields pairs of images ``[B, ...]`` and integer labels ``[B]``.
 
     Returns:
-        The share of images whose largest logit is the label's, in [0, 1].
+        The share of images whose largest logit is the one of their label, in [0, 1].
 
     Raises:
-        InputError: The loader is empty, or a batch is no such pair.
+        InputError: The loader is empty, or a batch is not a pair of images and labels.
     """
     device = device_of(model)
     right = total = 0
     with evaluating(model):
-        for images, labels in map(pair, loader):
+        for images, labels in map(images_and_labels, loader):
             images, labels = images.to(device), labels.to(device)
             right += int((model(images).argmax(1) == labels).sum())
             total += len(labels)

@@ -1,17 +1,14 @@
-"""Random states: seeding, saving and restoring."""
+"""Random states of Python, NumPy and torch: seeding and restoring; the random generators of a loader."""
 
 from __future__ import annotations
 
 import contextlib
 import random
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-
-if TYPE_CHECKING:
-    pass
 
 
 @contextlib.contextmanager
@@ -42,16 +39,16 @@ def seed_all(seed: int) -> None:
 
 
 def generators_of(loader: Any) -> list[torch.Generator]:
-    """Finds the generators of its own that a loader draws its order from.
+    """Finds the random generators that a loader owns, which :func:`seed_all` does not seed.
 
     Args:
-        loader: A DataLoader, or anything else.
+        loader: A DataLoader, also one that accelerate has prepared, or any other object.
 
     Returns:
-        None, one or several.
+        The generators of the loader and its samplers; may be empty.
     """
     samplers = (getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None))
-    found = [getattr(holder, "generator", None) for holder in (loader, *samplers)]
-    # What accelerate gives to a shuffling loader without one, for all processes to draw the same order.
-    found.append(getattr(loader, "synchronized_generator", None))
-    return [generator for generator in found if isinstance(generator, torch.Generator)]
+    candidates = [getattr(owner, "generator", None) for owner in (loader, *samplers)]
+    # accelerate adds this one to a shuffling loader, so that all processes draw the same order.
+    candidates.append(getattr(loader, "synchronized_generator", None))
+    return [generator for generator in candidates if isinstance(generator, torch.Generator)]

@@ -24,7 +24,7 @@ from ...graph.groups import CoupledChannels
 from ...plan.shapes import fingerprint
 from ...recovery.batch_norm import recalibrate
 from ...scoring.formula import Formula
-from ...utils.batches import check_labels, pair
+from ...utils.batches import check_labels, images_and_labels
 from ...utils.distributed import launched_processes
 from ...utils.errors import ArgumentError, InputError, LayerError, PlanError, RatioError
 from ...utils.evaluation import evaluate
@@ -279,7 +279,7 @@ def _checked(model: nn.Module, loader: Iterable[Any]) -> Iterable[Any]:
     if isinstance(loader, Iterator):
         raise ArgumentError("calibration: an iterator can be gone through only once; give a DataLoader or a list")
     classes = total = 0
-    for images, labels in map(pair, loader):
+    for images, labels in map(images_and_labels, loader):
         if not total:
             with undisturbed(model):
                 logits = call_model(model, images[:1].to(device_of(model)))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...utils.batches import check_labels, pair
+from ...utils.batches import check_labels, images_and_labels
 from ...utils.errors import ArgumentError, InputError, missing_extra
 from ...utils.forward import evaluating, undisturbed
 from ...utils.modules import device_of
@@ -44,7 +44,7 @@ class Classification:
             _make_mixup(settings.mixup, 2)  # only to see whether torchvision is installed
         check_classification_data(model, teacher, loader)
         if teacher is not None and settings.feature_layers:
-            images, _ = pair(next(iter(loader)))
+            images, _ = images_and_labels(next(iter(loader)))
             check_feature_layers(model, teacher, settings.feature_layers, images)
 
     def objective(
@@ -60,7 +60,7 @@ class Classification:
         device = device_of(model)
         metrics: _ClassificationMetrics | None = None
         with evaluating(model):
-            for images, labels in map(pair, loader):
+            for images, labels in map(images_and_labels, loader):
                 logits = model(images.to(device)).float()
                 labels = labels.to(device)
                 if accelerator is not None:
@@ -89,7 +89,7 @@ class _ClassificationObjective:
 
     def loss(self, network: nn.Module, batch: Any, where: str) -> BatchLoss:
         """Computes the loss of a batch; see :meth:`fec_fast.training.tasks.base.Objective.loss`."""
-        images, labels = (part.to(self.device) for part in pair(batch))
+        images, labels = (part.to(self.device) for part in images_and_labels(batch))
         target = labels
         if self.settings.mixup:
             if self.mixup is None:
