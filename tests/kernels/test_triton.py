@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,16 +13,14 @@ from fec_fast.scoring.backends import triton
 from fec_fast.scoring.backends.registry import backends
 from fec_fast.scoring.formula import Formula
 from fec_fast.utils.errors import BackendError
+from helpers.processes import run_python
 
 HERE = Path(__file__).parent
 needs_triton = pytest.mark.skipif(not triton.installed() or triton.is_too_old(), reason="needs triton 3.4")
 
 
 def run(script: str, *arguments: str, **environment: str) -> str:
-    command = [sys.executable, str(HERE / script), *arguments]
-    where = os.pathsep.join(path for path in sys.path if path)
-    options = os.environ | {"PYTHONPATH": where} | environment
-    done = subprocess.run(command, capture_output=True, text=True, env=options, timeout=600)
+    done = run_python(HERE / script, *arguments, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -86,6 +86,9 @@ class Interrupted(BaseException):
     pass
 
 
+SWEEP = (pytest.mark.slow, pytest.mark.sweep)
+
+
 def interrupt(call, at: int | None) -> int:
     """Makes a call, raising just before its `at`-th step: a line or a return of surgery.py. Returns the steps made."""
     steps = 0
@@ -116,12 +119,12 @@ def interrupt(call, at: int | None) -> int:
         (Tied, 1),
         (networks.resnet20_cifar, 7),
         (mobilenet, 29),
-        pytest.param(networks.resnet20_cifar, 1, marks=pytest.mark.slow),
-        pytest.param(mobilenet, 1, marks=pytest.mark.slow),
+        pytest.param(networks.resnet20_cifar, 1, marks=SWEEP),
+        pytest.param(mobilenet, 1, marks=SWEEP),
     ],
 )
 def test_an_exception_at_any_step_leaves_the_model_as_it_was(factory, stride):
-    """`stride` thins out the steps of the larger models, which repeat those of the smallest; `-m slow` takes all."""
+    """`stride` thins out the steps of the larger models, which repeat those of the smallest; `-m sweep` takes all."""
     torch.manual_seed(0)
     model, picture = factory().eval(), torch.randn(2, 3, 32, 32)
     plan = fec_fast.prune(model, picture, ratio=0.5, criterion="l1").plan

@@ -5,9 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +16,8 @@ from torch import nn
 import fec_fast
 from fec_fast import Budget
 from fec_fast.pruning.allocation.sensitivity import _hull
-
-IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-PATH = Path(fec_fast.__file__).parents[1]
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 20, 3), nn.BatchNorm2d(20), nn.ReLU(), nn.Conv2d(20, 20, 3), nn.ReLU(), nn.Conv2d(20, 20, 1)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(20, 4)).eval()
-
-
-def widths(model: nn.Module) -> list[int]:
-    return [module.out_channels for module in model.modules() if isinstance(module, nn.Conv2d)]
-
-
-def first_matters(model: nn.Module) -> float:
-    """Loses 0.01 for each channel of the first layer, a tenth of that for the second, nothing for the third."""
-    first, second, _ = widths(model)
-    return 1 - 0.01 * (20 - first) - 0.001 * (20 - second)
+from helpers.distributed_sensitivity import IMAGE, first_matters, network, widths
+from helpers.processes import torchrun
 
 
 def batches(labels: int = 4) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -103,27 +83,10 @@ def test_the_cache_resumes_after_an_interruption(tmp_path: Path) -> None:
     assert len(calls) == 8 + 7
 
 
-SCRIPT = """
-import atexit, json, os, pathlib, sys
-sys.path.insert(0, {tests!r})
-from test_sensitivity import IMAGE, first_matters, network
-import fec_fast, torch
-left = pathlib.Path({cache!r}, "left-" + os.environ["RANK"])
-atexit.register(lambda: left.write_text(str(not torch.distributed.is_initialized())))  # called last
-found = fec_fast.measure_sensitivity(network(), IMAGE, first_matters, at=(0.2, 0.5), cache={cache!r}, progress=False)
-pathlib.Path({cache!r}, "found-" + os.environ["RANK"]).write_text(json.dumps([found.whole, found.values]))
-"""
-
-
+@pytest.mark.distributed
 def test_processes_share_the_work(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), cache=str(tmp_path / "cache")))
-    # What `accelerate launch` runs underneath; its own --cpu needs MPI for several processes on one machine.
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = f"{PATH}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    done = subprocess.run([*launch, script], capture_output=True, text=True, env=environment, timeout=100, check=False)
+    done = torchrun("-m", "helpers.distributed_sensitivity", tmp_path / "cache")
     assert done.returncode == 0, done.stderr
     written = [json.loads((tmp_path / "cache" / f"found-{rank}").read_text()) for rank in (0, 1)]
     expected = fec_fast.measure_sensitivity(network(), IMAGE, first_matters, at=(0.2, 0.5), progress=False)
