@@ -1,6 +1,6 @@
-"""Instructions that each kernel takes, counted by callgrind: the same on every run, whatever else the machine does.
+"""Instruction counts of the kernels by callgrind: equal on every run, whatever else the machine does.
 
-Valgrind knows no AVX-512, so the counts are of the other instruction sets of x86-64.
+Valgrind does not support AVX-512: counted are the other instruction sets of x86-64.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent.parent
+from benchmarks.common.environment import ROOT
+
 COMPRESS, ENTROPY = ("rms", "absmean", "mean", "none"), ("similarity", "softmax", "distance")
-# filters, channels, taps, compress, entropy, axis, and what is counted a piece
+# Filters, channels, taps, compress, entropy, axis, and the unit that instructions are divided by.
 CASES = (
     (64, 64, 9, "rms", "similarity", "channels", "channel"),
     (64, 512, 9, "rms", "similarity", "channels", "channel"),
@@ -29,7 +30,7 @@ CASES = (
 
 
 def build(folder: Path) -> Path:
-    """Builds the program that runs one layer through the kernels."""
+    """Builds kernels_cost.cpp, the program that scores one layer; returns its path."""
     options = ["-DFEC_TESTS=ON", "-DFEC_OPENMP=OFF", "-DCMAKE_BUILD_TYPE=Release"]
     quiet: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL}
     subprocess.run(["cmake", "-S", str(ROOT), "-B", str(folder), *options], **quiet)
@@ -38,37 +39,37 @@ def build(folder: Path) -> Path:
 
 
 def count(program: Path, instruction_set: str, case: tuple[Any, ...]) -> int:
-    """Instructions inside ``fec::entropies``."""
+    """Instructions inside ``fec::entropies`` for one of ``CASES``."""
     filters, channels, taps, compress, entropy, axis, _ = case
     numbers = [filters, channels, taps, COMPRESS.index(compress), ENTROPY.index(entropy), int(axis == "filters")]
     valgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", "--toggle-collect=fec::entropies*"]
     done = subprocess.run(
         [*valgrind, str(program), instruction_set, *map(str, numbers)], check=True, capture_output=True, text=True
     )
-    found = re.search(r"Collected : (\d+)", done.stderr)
-    if found is None:
-        sys.exit(f"callgrind said nothing of what it counted: {done.stderr}")
-    return int(found[1])
+    collected = re.search(r"Collected : (\d+)", done.stderr)
+    if collected is None:
+        sys.exit(f"callgrind printed no count: {done.stderr}")
+    return int(collected[1])
 
 
 def instructions() -> list[dict[str, Any]]:
-    """The counts, a row a case."""
+    """One row of counts per case."""
     for tool in ("valgrind", "cmake"):
         if shutil.which(tool) is None:
-            sys.exit(f"counting instructions needs {tool}")
+            sys.exit(f"the instruction counts need {tool}, which is not on the PATH")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         program = build(Path(folder))
         for case in CASES:
-            filters, channels, taps, compress, entropy, axis, piece = case
-            pieces = filters * channels
-            if piece == "pair":
-                pieces *= channels
-            elif piece == "multiply-add":
-                pieces = filters * (filters + 1) // 2 * channels * taps
+            filters, channels, taps, compress, entropy, axis, unit = case
+            units = filters * channels
+            if unit == "pair":
+                units *= channels
+            elif unit == "multiply-add":
+                units = filters * (filters + 1) // 2 * channels * taps
             row: dict[str, Any] = {"weight": f"{filters} x {channels} x {taps}", "axis": axis}
-            row |= {"compress": compress, "entropy": entropy, "instructions a": piece}
+            row |= {"compress": compress, "entropy": entropy, "instructions a": unit}
             for instruction_set in ("baseline", "avx2"):
-                row[instruction_set] = round(count(program, instruction_set, case) / pieces, 3)
+                row[instruction_set] = round(count(program, instruction_set, case) / units, 3)
             rows.append(row)
     return rows

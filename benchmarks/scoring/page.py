@@ -1,305 +1,210 @@
-"""docs/performance.md from benchmarks/results/scoring.json: tables, and what was aimed at beside what was reached."""
+"""docs/performance.md from benchmarks/results/scoring.json."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from typing import Any
 
-Rows = list[dict[str, Any]]
+from benchmarks.common.pages import heading, page_of, paragraph, written_by
+from benchmarks.common.results import measured_on
+from benchmarks.common.tables import markdown_table, significant
+from benchmarks.scoring.aims import TIMES_FASTER, table_of_aims
 
-
-def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [list(header), ["---"] * len(header), *([str(cell) for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def number(value: float) -> str:
-    """Three significant figures, thousands with a comma."""
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
-
-
-def microseconds(overhead: float) -> str:
-    return number(overhead) if overhead > 0 else "lost in the noise"
-
-
-def described(machine: dict[str, Any]) -> str:
-    where = f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}"
-    return f"{where}, fec_fast {machine['fec_fast cpu']}"
-
-
-def steepest(rows: Rows, column: str, squared_log: bool) -> float:
-    """The largest rise from a row to a later one, as a multiple of what log^2 C (or C) allows."""
-
-    def law(channels: float) -> float:
-        return math.log2(channels) ** 2 if squared_log else channels
-
-    return max(
-        later[column] / row[column] / (law(later["channels"]) / law(row["channels"]))
-        for i, row in enumerate(rows)
-        for later in rows[i + 1 :]
-    )
-
-
-def targets(result: dict[str, Any]) -> str:
-    seconds = result["resnet50"]["rows"]["cpu_seconds"]
-    networks = result["networks"]["rows"]
-    formulas, growth, products = (result[part]["rows"] for part in ("formulas", "growth", "products"))
-    rms = seconds["score_model, Formula('rms', axis='channels')"]
-    fifty = networks["resnet50"]
-    ratio = {c: fifty[f"channels/{c}"] / fifty["w.sum()"] for c in ("rms", "absmean", "mean")}
-    worst = max(networks, key=lambda n: networks[n]["channels/rms"] / networks[n]["w.sum()"])
-    whole = networks[worst]["channels/rms"] / networks[worst]["w.sum()"]
-    kernels = networks[worst]["channels/rms, kernels"] / networks[worst]["w.sum()"]
-    large = ("resnet50", "resnet152", "wide_resnet101_2")
-    threads = [networks[n][f"{f}, two threads"] for n in large for f in ("channels/rms", "filters/none")]
-    cdist = {n: networks[n]["filters/none"] / networks[n]["torch.cdist alone"] for n in networks}
-    peak = products["peak"]
-    gains = {what: row["plain torch"] / row["fec_fast"] for what, row in formulas.items()}
-    alone = [row["plain torch"] / row["fec_fast"] for row in result["pairwise"]["rows"]]
-    rows: list[tuple[str, str, str, bool]] = [
-        (
-            "ResNet-50, rms / absmean / mean on channels, times `w.sum()`",
-            "at most 20, aim 10",
-            " / ".join(f"{r:.1f}" for r in ratio.values()),
-            max(ratio.values()) <= 20,
-        ),
-        (
-            "the same against plain torch, a filter at a time",
-            "400 times faster",
-            f"{seconds['channels, plain torch, a filter at a time'] / rms:,.0f}",
-            seconds["channels, plain torch, a filter at a time"] / rms >= 400,
-        ),
-        (
-            "the same against torch.cdist + entropy between filters",
-            "5 times faster",
-            f"{seconds['between filters, plain torch (cdist + entropy)'] / rms:.0f}",
-            seconds["between filters, plain torch (cdist + entropy)"] / rms >= 5,
-        ),
-        (
-            "the same against Torch-Pruning's FPGM",
-            "10 times faster",
-            f"{seconds['Torch-Pruning, FPGM'] / rms:.0f}",
-            seconds["Torch-Pruning, FPGM"] / rms >= 10,
-        ),
-        (
-            "eight networks, rms on channels, times `w.sum()`, the worst",
-            "at most 25",
-            f"{whole:.1f} ({worst}); kernels alone {kernels:.1f}",
-            kernels <= 25,
-        ),
-        ("two threads, ResNet-50 and larger, the least gain", "1.7", f"{min(threads):.2f}", min(threads) >= 1.7),
-        (
-            "`sorted`, 16 to 16384 channels, steepest rise against log² C",
-            "1 (noise aside)",
-            f"{steepest(growth, 'sorted', True):.2f}",
-            steepest(growth, "sorted", True) <= 1.1,
-        ),
-        (
-            "`pairwise`, the same against C",
-            "1 (noise aside)",
-            f"{steepest(growth, 'pairwise', False):.2f}",
-            steepest(growth, "pairwise", False) <= 1.1,
-        ),
-        (
-            "peak extra memory, the most of eight networks",
-            "at most 32 MiB",
-            f"{max(n['peak extra MiB'] for n in networks.values()):.0f} MiB",
-            max(n["peak extra MiB"] for n in networks.values()) <= 32,
-        ),
-        (
-            "between filters, share of `torch.cdist` alone, the most",
-            "at most 0.7",
-            f"{max(cdist.values()):.2f} ({max(cdist, key=lambda n: cdist[n])})",
-            max(cdist.values()) <= 0.7,
-        ),
-        (
-            "between filters, share of the measured multiply-add peak",
-            "50 % or more",
-            f"{min(products['GFMA/s'].values()) / peak:.0%} to {max(products['GFMA/s'].values()) / peak:.0%}",
-            min(products["GFMA/s"].values()) / peak >= 0.5,
-        ),
-        (
-            "none, softmax, distance on channels, ResNet-50, against plain torch",
-            "30 times faster",
-            f"{min(gains.values()):.0f} to {max(gains.values()):,.0f}",
-            min(gains.values()) >= 30,
-        ),
-        (
-            "the O(C²) kernel alone, 3x3 layers, none, against plain torch",
-            "30 times faster",
-            f"{min(alone):.0f} to {max(alone):.0f}",
-            min(alone) >= 30,
-        ),
-    ]
-    return table(("", "aimed at", "reached", ""), [(*row[:3], "met" if row[3] else "**missed**") for row in rows])
+PAIRWISE_ALTERNATIVES = (
+    "Alternatives for this kernel, measured on 2026-11-24 and not part of the results: write each tile of distances, "
+    "keep those of a layer up to 16 MiB and read them again instead of computing them twice for tau (1.3 ns at 64 "
+    "channels, 0.9 ns at 512); differences instead of products (4 % slower at 512 channels); a reciprocal root with "
+    "Newton's method (7 % faster, not used: it needs a separate instruction on every processor)."
+)
 
 
 def page(result: dict[str, Any]) -> str:
-    """The whole page."""
-    fifty, networks = result["resnet50"]["rows"], result["networks"]["rows"]
-    sum_seconds = fifty["cpu_seconds"]["reading the weights once (w.sum())"]
-    growth = result["growth"]["rows"]
-    columns = [key for key in growth[0] if key not in ("channels", "filters")]
-    alone = result["pairwise"]["rows"]
-    most = next(r["plain torch"] for r in alone if r["channels"] == 512 and r["entropy"] == "similarity")
-    line = next(r["pairwise"] / 512 for r in growth if r["channels"] == 512)
-    machines = {described(part["machine"]) for part in result.values()}
-    return f"""# What scoring costs
+    """The whole page.
 
-Written by `python -m benchmarks.scoring` (`pip install '.[bench]'`, and valgrind for the instruction counts)
-from [benchmarks/results/scoring.json](../benchmarks/results/scoring.json); do not edit. Nothing here ran on a GPU.
+    Args:
+        result: The content of the result file.
+    """
+    rows = {name: part["rows"] for name, part in result.items() if name != "runs"}
+    errors = rows["resnet50"]["largest_error_nats"]
+    return page_of(
+        "Cost of scoring",
+        written_by(
+            "python -m benchmarks.scoring --page-only",
+            "scoring.json",
+            "`pip install '.[bench]' && python -m benchmarks.scoring` measures everything; the instruction counts need",
+            "valgrind. Nothing here ran on a GPU.",
+        ),
+        measured_on(result, [part for name, part in result.items() if name != "runs"]),
+        paragraph(
+            "CPU seconds on one thread, medians; both sides of a ratio in one run, with warm caches, in turns except",
+            "for the loops of plain torch over a whole network, which follow ours; random weights. The entropies are",
+            "compared with the float64 reference first (tolerance: `fec_fast.scoring.reference.tolerance`). Largest",
+            "errors on three layers:",
+            f"{'; '.join(f'{error:.0e} nats ({formula})' for formula, error in errors.items())}.",
+        ),
+        heading("Aims"),
+        table_of_aims(rows),
+        *_resnet50(rows["resnet50"]),
+        *_networks(rows),
+        *_formulas(rows),
+        *_growth(rows["growth"]),
+        *_memory(rows["memory"]),
+        *_instructions(rows["instructions"]),
+    )
 
-Measured on: {"; ".join(sorted(machines))}.
 
-CPU seconds on one thread, medians, both sides of a ratio in one run, with warm caches, and in turns wherever plain
-torch does not take long (its loops over a whole network come after ours); random weights.
-Errors against the float64 reference are checked first, by the rule of `fec_fast.scoring.reference.tolerance`: {
-        ", ".join(f"{error:.0e} nats for {formula}" for formula, error in fifty["largest_error_nats"].items())
-    } on three layers.
-
-## Aims
-
-{targets(result)}
-What is missed, and why, is said below in its section.
-
-## ResNet-50 beside other ways to score filters
-
-53 convolutions, 23.5 million weights; 13.4 million channels, 11.4 billion pairs of channels.
-
-{
-        table(
-            ("", "CPU seconds", "times `w.sum()`"),
+def _resnet50(rows: dict[str, Any]) -> list[str]:
+    seconds = rows["cpu_seconds"]
+    read = seconds["reading the weights once (w.sum())"]
+    return [
+        heading("ResNet-50 and other filter scores"),
+        paragraph("53 convolutions, 23.5 million weights; 13.4 million channels, 11.4 billion pairs of channels."),
+        markdown_table(
+            ("", "CPU seconds", "divided by `w.sum()`"),
             [
                 (
                     f"`{what}`" if what.startswith(("score_model", "Formula")) else what,
-                    number(s),
-                    number(s / sum_seconds),
+                    significant(taken),
+                    significant(taken / read),
                 )
-                for what, s in fifty["cpu_seconds"].items()
+                for what, taken in seconds.items()
             ],
-        )
-    }
-The plain loop is timed on the first 8 filters of every shape of weight and scaled by their number: it takes one filter
-after another. "Consumers' side" reads the same weights along axis 1, strided, without a copy. Kernels by instruction
-set, chosen once at run time (`FEC_FAST_INSTRUCTION_SET` forces one):
-
-{
-        table(
+        ),
+        paragraph(
+            "The loop of plain torch is timed on the first 8 filters of each shape of weight and multiplied by their",
+            'number: it handles one filter after another. "Consumers\' side" reads the same weights along axis 1,',
+            "strided, without a copy. Kernels by instruction set (selected once at run time;",
+            "`FEC_FAST_INSTRUCTION_SET` overrides the selection), CPU seconds:",
+        ),
+        markdown_table(
             ("", "rms, channels", "none, filters"),
             [
-                (name, number(row["channels/rms"]), number(row["filters/none"]))
-                for name, row in fifty["kernels_by_instruction_set"].items()
+                (name, significant(row["channels/rms"]), significant(row["filters/none"]))
+                for name, row in rows["kernels_by_instruction_set"].items()
             ],
-        )
-    }
-## Networks
+        ),
+    ]
 
-CPU milliseconds of `score_model`; in brackets times `w.sum()`. "kernels" leaves out the Python around them (looking at
-every module and weight of the model, building the result), which is the microseconds a layer of the next column.
-"two threads" is how many times faster two are than one, by the best wall times of many runs.
 
-{
-        table(
+def _networks(rows: dict[str, Any]) -> list[str]:
+    products = rows["products"]
+    rates = ", ".join(f"{rate:.1f}" for rate in products["GFMA/s"].values())
+    return [
+        heading("Networks"),
+        paragraph(
+            'CPU milliseconds of `score_model`; in brackets divided by `w.sum()`. "kernels" is the compiled extension',
+            "alone; the next column is the Python around it (modules, weights, the result) in microseconds per layer.",
+            '"two threads" is the speedup by a second thread, from the shortest wall times of many calls.',
+        ),
+        markdown_table(
             (
                 "",
                 "`w.sum()`",
                 "rms, channels",
                 "kernels",
-                "µs a layer",
+                "µs per layer",
                 "two threads",
                 "none, filters",
                 "of `torch.cdist`",
                 "two threads",
                 "extra MiB",
             ),
-            [
-                (
-                    name,
-                    number(r["w.sum()"]),
-                    f"{number(r['channels/rms'])} ({r['channels/rms'] / r['w.sum()']:.1f}x)",
-                    f"{r['channels/rms, kernels'] / r['w.sum()']:.1f}x",
-                    microseconds(r["overhead a layer, microseconds"]),
-                    f"{r['channels/rms, two threads']:.2f}",
-                    number(r["filters/none"]),
-                    f"{r['filters/none'] / r['torch.cdist alone']:.2f}",
-                    f"{r['filters/none, two threads']:.2f}",
-                    f"{r['peak extra MiB']:.0f}",
-                )
-                for name, r in networks.items()
-            ],
-        )
-    }
-The products between filters are our own tiles, not a BLAS: symmetry halves the work, the exponentials and the row sums
-are taken while a tile is in the cache, and no library has to be found at build time. They reach {
-        ", ".join(f"{rate:.1f}" for rate in result["products"]["rows"]["GFMA/s"].values())
-    } billion multiply-adds a second on weights of {", ".join(result["products"]["rows"]["GFMA/s"])}, of {
-        result["products"]["rows"]["peak"]:.1f} that a loop of nothing
-but multiply-adds reaches (`benchmarks/scoring/fma_peak.cpp`); each pair of filters is counted once.
+            [_network_cells(name, row) for name, row in rows["networks"].items()],
+        ),
+        paragraph(
+            "The products between filters are computed in tiles of this package, not by a BLAS: symmetry halves the",
+            "work, exponentials and row sums are taken while a tile is in the cache, and the build needs no library.",
+            f"They reach {rates} billion multiply-adds per second on weights of {', '.join(products['GFMA/s'])}; a",
+            f"loop of nothing but multiply-adds reaches {products['peak']:.1f} (`benchmarks/scoring/fma_peak.cpp`).",
+            "Each pair of filters is counted once.",
+        ),
+    ]
 
-## Formulas on the channel axis
 
-ResNet-50, CPU seconds. One number a channel goes through `sorted` for every entropy; `none` does so in the 1x1 layers,
-and compares all pairs in the others.
+def _network_cells(name: str, row: dict[str, float]) -> tuple[str, ...]:
+    overhead = row["overhead a layer, microseconds"]
+    return (
+        name,
+        significant(row["w.sum()"]),
+        f"{significant(row['channels/rms'])} ({row['channels/rms'] / row['w.sum()']:.1f}x)",
+        f"{row['channels/rms, kernels'] / row['w.sum()']:.1f}x",
+        significant(overhead) if overhead > 0 else "below the noise",
+        f"{row['channels/rms, two threads']:.2f}",
+        significant(row["filters/none"]),
+        f"{row['filters/none'] / row['torch.cdist alone']:.2f}",
+        f"{row['filters/none, two threads']:.2f}",
+        f"{row['peak extra MiB']:.0f}",
+    )
 
-{
-        table(
-            ("compress, entropy", "fec_fast", "plain torch", "times faster"),
-            [
-                (what, number(r["fec_fast"]), number(r["plain torch"]), f"{r['plain torch'] / r['fec_fast']:,.0f}")
-                for what, r in result["formulas"]["rows"].items()
-            ],
-        )
-    }
-The O(C²) kernel alone, `compress="none"` on 3x3 layers of ResNet-50's widths, nanoseconds an ordered pair:
 
-{
-        table(
-            ("channels", "entropy", "fec_fast", "plain torch", "times faster"),
-            [
-                (
-                    r["channels"],
-                    r["entropy"],
-                    r["fec_fast"],
-                    r["plain torch"],
-                    f"{r['plain torch'] / r['fec_fast']:.0f}",
-                )
-                for r in alone
-            ],
-        )
-    }
-Thirty times is missed by this kernel alone, though not by any network. Where there are few channels, plain torch is
-held up by its calls; where there are many, it is not, and 30 times faster than it would be {number(most / 30)} ns an
-ordered pair at 512 channels (similarity). With one number a channel, where a subtraction takes the place of nine
-products and a root, the same kernel takes {number(line)} ns (table of growth, `pairwise` at 512): the exponentials and
-the sums alone are above the aim, and tau, which needs every distance of the layer, makes the distances be computed
-twice. What was tried: tiles of distances that are written, kept where those of a layer fit 16 MiB, and read again (1.3
-ns at 64 channels, 0.9 at 512), differences instead of products (4 % slower at 512), the exponential by powers of two
-instead of e (kept), a reciprocal root and Newton's method (7 % faster, not kept: it needs an instruction of its own for
-every processor).
+def _formulas(rows: dict[str, Any]) -> list[str]:
+    pairwise = rows["pairwise"]
+    short = sum(row["plain torch"] / row["fec_fast"] < TIMES_FASTER for row in pairwise)
+    wide = next(r["plain torch"] for r in pairwise if r["channels"] == 512 and r["entropy"] == "similarity")
+    one_number = next(row["pairwise"] / 512 for row in rows["growth"] if row["channels"] == 512)
+    return [
+        heading("Formulas on the channel axis"),
+        paragraph(
+            "ResNet-50, CPU seconds. With one number per channel, every entropy uses `sorted`; `none` uses it in the",
+            "1x1 layers and compares all pairs in the others.",
+        ),
+        markdown_table(
+            ("compress, entropy", "fec_fast", "plain torch", "ratio"),
+            [(what, *_both(row["fec_fast"], row["plain torch"])) for what, row in rows["formulas"].items()],
+        ),
+        paragraph(
+            'The O(C²) kernel alone, `compress="none"` on 3x3 layers of the widths of ResNet-50,',
+            "nanoseconds per ordered pair:",
+        ),
+        markdown_table(
+            ("channels", "entropy", "fec_fast", "plain torch", "ratio"),
+            [(row["channels"], row["entropy"], *_both(row["fec_fast"], row["plain torch"])) for row in pairwise],
+        ),
+        paragraph(
+            f"{short} of these {len(pairwise)} ratios are below the aim of {TIMES_FASTER}. For comparison: at 512",
+            f"channels (similarity), {TIMES_FASTER} times as fast as plain torch is {significant(wide / TIMES_FASTER)}",
+            "ns per ordered pair. With one number per channel, where one subtraction replaces nine products and a",
+            f"root, the same kernel takes {significant(one_number)} ns (`pairwise` at 512 channels, next section).",
+        ),
+        paragraph(PAIRWISE_ALTERNATIVES),
+    ]
 
-## Growth
 
-Nanoseconds a channel over the number of channels of a filter, 3x3 kernels, reading and compressing included:
+def _both(ours: float, theirs: float) -> tuple[str, str, str]:
+    return significant(ours), significant(theirs), f"{theirs / ours:,.0f}"
 
-![Growth of the cost of a channel](growth.svg)
 
-{table(("channels", *columns), [(r["channels"], *(number(r[c]) for c in columns)) for r in growth])}
-`sorted` is a network of min and max with all filters of a vector side by side: log² C stages, three of them a pass
-through the memory. It was kept for
-all sizes: from {growth[5]["channels"]} to {growth[-1]["channels"]} channels, where log² C grows {
-        (14 / 9) ** 2:.1f} times,
-a channel's cost grows {growth[-1]["sorted"] / growth[5]["sorted"]:.1f} times.
+def _growth(rows: list[dict[str, Any]]) -> list[str]:
+    columns = [key for key in rows[0] if key not in ("channels", "filters")]
+    first, last = rows[5], rows[-1]
+    law = (math.log2(last["channels"]) / math.log2(first["channels"])) ** 2
+    return [
+        heading("Growth"),
+        paragraph(
+            "Nanoseconds per channel by the number of channels of a filter, 3x3 kernels, reading and compression",
+            "included:",
+        ),
+        "![Cost per channel by the number of channels](growth.svg)\n\n",
+        markdown_table(
+            ("channels", *columns), [(row["channels"], *(significant(row[c]) for c in columns)) for row in rows]
+        ),
+        paragraph(
+            "`sorted` is a sorting network of minimum and maximum over vectors of filters: log² C stages. From",
+            f"{first['channels']} to {last['channels']} channels log² C grows {law:.1f} times, the cost per channel",
+            f"{last['sorted'] / first['sorted']:.1f} times.",
+        ),
+    ]
 
-## Memory
 
-ResNet-50, extra MiB at the peak beside the weights themselves, and CPU milliseconds of `score_model`. Weights are read
-where they lie, whatever their dtype and layout.
-
-{
-        table(
+def _memory(rows: list[dict[str, Any]]) -> list[str]:
+    columns = ("channels/rms extra MiB", "channels/rms ms", "filters/none extra MiB", "filters/none ms")
+    return [
+        heading("Memory"),
+        paragraph(
+            "ResNet-50, peak MiB in addition to the weights, and CPU milliseconds of `score_model`. Weights are read",
+            "in place, in any dtype and layout.",
+        ),
+        markdown_table(
             (
                 "dtype",
                 "channels_last",
@@ -310,27 +215,21 @@ where they lie, whatever their dtype and layout.
                 "ms",
             ),
             [
-                (
-                    r["dtype"],
-                    "yes" if r["channels_last"] else "no",
-                    r["weights MiB"],
-                    r["channels/rms extra MiB"],
-                    r["channels/rms ms"],
-                    r["filters/none extra MiB"],
-                    r["filters/none ms"],
-                )
-                for r in result["memory"]["rows"]
+                (row["dtype"], "yes" if row["channels_last"] else "no", row["weights MiB"], *(row[c] for c in columns))
+                for row in rows
             ],
-        )
-    }
-## Instructions
+        ),
+    ]
 
-Counted by callgrind inside one call, so the same on every run (`benchmarks/scoring/kernels_cost.cpp`, one layer, one
-thread). Valgrind knows no AVX-512.
 
-{
-        table(
-            ("filters x channels x taps", "axis", "compress", "entropy", "instructions a", "baseline", "avx2"),
-            [list(r.values()) for r in result["instructions"]["rows"]],
-        )
-    }"""
+def _instructions(rows: list[dict[str, Any]]) -> list[str]:
+    columns = ("weight", "axis", "compress", "entropy", "instructions a", "baseline", "avx2")
+    titles = ("filters x channels x taps", "axis", "compress", "entropy", "instructions per", "baseline", "avx2")
+    return [
+        heading("Instructions"),
+        paragraph(
+            "Counted by callgrind inside one call, therefore equal on every run",
+            "(`benchmarks/scoring/kernels_cost.cpp`, one layer, one thread). Valgrind does not support AVX-512.",
+        ),
+        markdown_table(titles, [[row[column] for column in columns] for row in rows]),
+    ]

@@ -1,0 +1,69 @@
+"""Result files: where they are, how they are read and written, and which run measured which part of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common.environment import ROOT, describe, environment
+from benchmarks.common.pages import bullets, paragraph
+from fec_fast.utils.files import write_text
+
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """The content of a result file; an empty one if there is none yet."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def write_result(path: Path, document: dict[str, Any]) -> None:
+    """Writes a result file as JSON, first beside it, then renamed into place.
+
+    A list under the top-level key ``rows`` is written one row per line, so that a new row is one line of a diff.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = json.dumps({key: value for key, value in document.items() if key != "rows"}, indent=1)
+    if "rows" in document:
+        rows = ",\n".join(json.dumps(row) for row in document["rows"])
+        head = f'{head.removesuffix("}").rstrip()},\n "rows": [\n{rows}\n ]\n}}'
+    write_text(path, head + "\n")
+
+
+def run_number(document: dict[str, Any], *packages: str) -> int:
+    """The index of this process in ``document["runs"]``; the first call adds its environment.
+
+    A result file grows over several runs, on different machines and commits. Each part that is measured carries this
+    number as ``run``. Parts without one are older than the list: the file's ``machine`` describes them.
+
+    Args:
+        document: The content of the result file.
+        packages: See :func:`benchmarks.common.environment.environment`.
+    """
+    here, runs = environment(*packages), document.setdefault("runs", [])
+    if here not in runs:
+        runs.append(here)
+    return int(runs.index(here))
+
+
+def measured_on(document: dict[str, Any], parts: Iterable[dict[str, Any]]) -> str:
+    """The runs that measured the parts of a result file, for the head of a page.
+
+    Args:
+        document: The content of the result file.
+        parts: Its parts, each with ``run``, or with ``machine``, or with neither.
+
+    Returns:
+        A paragraph, or a list with the number of parts of each run.
+    """
+    counts = Counter(
+        describe(document["runs"][part["run"]] if "run" in part else part.get("machine", document.get("machine")))
+        for part in parts
+    )
+    if len(counts) == 1:
+        return paragraph(f"Measured on: {next(iter(counts))}.")
+    runs = bullets(f"{count:,} of {counts.total():,} results: {run}." for run, count in counts.items())
+    return paragraph("Measured on:") + runs
