@@ -14,17 +14,24 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
+T = TypeVar("T")
 SHORT = 0.2  # seconds; a call that is shorter is made once more before it is timed, so that its data is in the cache
+
+
+def timed(function: Callable[[], T]) -> tuple[T, float]:
+    """Calls a function once: its result, and the CPU seconds of all threads of the process."""
+    start = time.process_time()
+    result = function()
+    return result, time.process_time() - start
 
 
 def cpu_seconds(function: Callable[[], object]) -> float:
     """CPU seconds of all threads of the process during one call."""
-    start = time.process_time()
-    function()
-    return time.process_time() - start
+    return timed(function)[1]
 
 
 def median_cpu_seconds(functions: Mapping[str, Callable[[], object]], runs: int) -> dict[str, float]:

@@ -43,16 +43,15 @@ def code(*lines: str, language: str = "sh") -> str:
     return "\n".join([f"```{language}", *lines, "```"]) + "\n\n"
 
 
-def written_by(command: str, result: str, *sentences: str) -> str:
+def written_by(command: str, result: str) -> str:
     """The first paragraph of a page: the command that writes it, and its results.
 
     Args:
         command: What writes the page from the results that exist.
         result: The name of the result file, or of the folder of them.
-        sentences: Further ones.
     """
     source = f"[benchmarks/results/{result}](../benchmarks/results/{result})"
-    return paragraph(f"Written by `{command}` from {source}; do not edit.", *sentences)
+    return paragraph(f"Written by `{command}` from {source}; do not edit.")
 
 
 def _wrapped(text: str, indent: str = "") -> str:

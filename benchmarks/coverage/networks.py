@@ -1,4 +1,4 @@
-"""The networks of the coverage table, with inputs that are as small as each network allows."""
+"""Networks of the coverage benchmark, each with the smallest inputs that it accepts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import get_model, list_models
 
-IMAGE = {  # torchvision classifiers that do not take 64 x 64
+IMAGE_SIZES = {  # of torchvision classifiers that reject 64 x 64, by the start of their names
     "alexnet": 96,
     "inception_v3": 299,
     "maxvit_t": 224,
@@ -29,11 +29,11 @@ class Network:
     """A network to prune.
 
     Attributes:
-        name: As the table has it.
-        family: The part of the table.
-        build: Makes an instance, randomly initialised.
-        inputs: As ``fec_fast.prune`` takes them.
-        targets: Detection only: what the training mode wants beside the images.
+        name: Its name in the table.
+        family: The section of the page.
+        build: Returns a new instance with random weights.
+        inputs: Example inputs for ``fec_fast.prune``.
+        targets: The annotations that a detector needs in training mode; ``None`` for other networks.
     """
 
     name: str
@@ -43,10 +43,12 @@ class Network:
     targets: list[dict[str, Tensor]] | None = None
 
     def call(self, model: nn.Module, inputs: Any = None) -> Any:
+        """Calls an instance on the example inputs, or on others of the same structure."""
         inputs = self.inputs if inputs is None else inputs
         return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
     def call_training(self, model: nn.Module) -> Any:
+        """Calls an instance as its training does: a detector with targets."""
         return model(self.inputs, self.targets) if self.targets else self.call(model)
 
 
@@ -56,8 +58,9 @@ def _image(size: int, *, frames: int = 0, batch: int = 2) -> Tensor:
 
 
 def classifiers() -> Iterator[Network]:
+    """All classifiers of torchvision."""
     for name in list_models(module=torchvision.models):
-        size = next((size for start, size in IMAGE.items() if name.startswith(start)), 64)
+        size = next((size for start, size in IMAGE_SIZES.items() if name.startswith(start)), 64)
         options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
         if name == "vit_h_14":
             options = {"image_size": 56}
@@ -67,6 +70,7 @@ def classifiers() -> Iterator[Network]:
 
 
 def detectors() -> Iterator[Network]:
+    """All detectors of torchvision."""
     generator = torch.Generator().manual_seed(0)
     for name in list_models(module=torchvision.models.detection):
         images = [torch.rand(3, 96, 96, generator=generator), torch.rand(3, 96, 96, generator=generator)]
@@ -77,13 +81,14 @@ def detectors() -> Iterator[Network]:
             target["keypoints"] = torch.rand(1, 17, 3, generator=generator) * 60 + 8
             target["keypoints"][..., 2] = 1
         options: dict[str, Any] = {} if name.startswith("ssd") else {"min_size": 96, "max_size": 128}
-        if "rcnn" in name:  # a few proposals show as much as two thousand
+        if "rcnn" in name:  # the default of 2000 proposals takes long and covers no other code
             options |= {f"rpn_{when}_nms_top_n_{mode}": 16 for when in ("pre", "post") for mode in ("train", "test")}
         build = partial(get_model, name, weights=None, weights_backbone=None, **options)
         yield Network(name, "torchvision, detection", build, images, [target, target])
 
 
 def others() -> Iterator[Network]:
+    """Segmentation, video and optical flow of torchvision."""
     for name in list_models(module=torchvision.models.segmentation):
         build = partial(get_model, name, weights=None, weights_backbone=None, aux_loss=not name.startswith("lraspp"))
         yield Network(name, "torchvision, segmentation", build, _image(64))
@@ -96,8 +101,8 @@ def others() -> Iterator[Network]:
         yield Network(name, "torchvision, optical flow", partial(get_model, name, weights=None), pair)
 
 
-# A spread of 150 over the convolutional and hybrid families of timm, at most 60 million parameters each, with the size
-# of image that each one is run on: the smallest of 64, 96, 128, 160, 192 and its own that it takes in both modes.
+# 150 networks of timm's convolutional and hybrid families, at most 60 million parameters each, with an image size: the
+# smallest of 64, 96, 128, 160, 192 and the network's own that it accepts in both modes.
 TIMM = """
 eca_botnext26ts_256:256 halonet_h1:256 lamhalobotnet50ts_256:256 gcresnext26ts:64 regnetz_b16:64 repvgg_b0:64
 resnet50_clip_gap:64 resnet101_clip:224 coat_lite_mini:224 coat_small:224 convmixer_768_32:64 convmixer_1536_20:64
@@ -128,6 +133,7 @@ vitamin_small_224:224 ese_vovnet19b_slim:64 vovnet39a:64
 
 
 def timm_networks() -> Iterator[Network]:
+    """The networks listed in ``TIMM``."""
     import timm
 
     for entry in TIMM.split():
@@ -136,6 +142,7 @@ def timm_networks() -> Iterator[Network]:
 
 
 def networks() -> Iterator[Network]:
+    """All networks of the coverage benchmark."""
     yield from classifiers()
     yield from detectors()
     yield from others()

@@ -1,10 +1,12 @@
-"""Which networks of torchvision and timm can be pruned: each one pruned, run, proven, saved and loaded.
+"""Coverage: prunes networks of torchvision and timm, runs, proves, saves and loads the results.
 
-For every network: prune half of every coupled set, forward and backward in evaluation and in training mode,
-``verify_equivalence``, save, load into a fresh instance, compare bit for bit. Results are kept as they come in
-benchmarks/results/coverage.json and written to docs/coverage.md.
+Each network is pruned at ratio 0.5, run forward and backward in evaluation and in training mode, compared with the
+masked original by ``verify_equivalence``, saved, loaded into a new instance and compared bit for bit. A result that
+exists is not measured again, so that an interrupted run continues.
 
-    python -m benchmarks.coverage [--only NAME ...] [--anew] [--page-only]
+    pip install '.[coverage]' && python -m benchmarks.coverage [--only NAME ...] [--anew] [--page-only]
+
+Writes benchmarks/results/coverage.json and docs/coverage.md.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ import gc
 import json
 import re
 import tempfile
-import time
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +29,22 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import fec_fast
-from benchmarks.common.measuring import RESULTS, write_json
+from benchmarks.common.measuring import timed
+from benchmarks.common.pages import write_page
+from benchmarks.common.results import RESULTS, read_result, run_number, write_result
 from benchmarks.coverage.networks import Network, networks
 from benchmarks.coverage.page import page
 from fec_fast.graph.groups import couple_channels
 from fec_fast.graph.trace import trace_model
 from fec_fast.utils.forward import tensors_in
-from fec_fast.utils.machine import describe_machine
 from fec_fast.utils.model_index import ModelIndex
 
-RESULT, PAGE = RESULTS / "coverage.json", Path(__file__).parent.parent.parent / "docs" / "coverage.md"
+RESULT = RESULTS / "coverage.json"
 CONVOLUTIONS = nn.modules.conv._ConvNd
 
 
 def prunable_share(model: nn.Module, inputs: Any) -> tuple[float, dict[str, int]]:
-    """The share of the convolutions' output channels that may go, and how many stay for which reason."""
+    """The share of the convolutions' output channels that can be removed, and the number kept for each reason."""
     traced = trace_model(ModelIndex.of(model), inputs)
     coupling = couple_channels(traced)
     free, reasons = 0, {}
@@ -66,12 +69,12 @@ def prunable_share(model: nn.Module, inputs: Any) -> tuple[float, dict[str, int]
 
 
 def general(reason: str) -> str:
-    """A reason without the names of layers in it."""
+    """A reason without the names of layers."""
     return re.sub(r"it feeds (?!aten)\S+ together", "it feeds a layer together", reason)
 
 
 def backward(model: nn.Module, call: Callable[[nn.Module], Any]) -> None:
-    """Runs a model and differentiates the sum of its outputs."""
+    """Runs a model and differentiates the sum of its outputs; checks the shapes of the gradients."""
     outputs = [t for t in tensors_in(call(model)) if t.requires_grad]
     if not outputs:
         return
@@ -82,10 +85,10 @@ def backward(model: nn.Module, call: Callable[[nn.Module], Any]) -> None:
     model.zero_grad()
 
 
-def enliven(network: Network, model: nn.Module) -> None:
-    """Scales every layer so that its outputs have a spread of one on the inputs, and gives it a bias.
+def normalise_activations(network: Network, model: nn.Module) -> None:
+    """Scales every layer so that its outputs have standard deviation 1 on the inputs, and sets random biases.
 
-    With random weights the signal of a deep network dies away, and a wrong channel would not show in the outputs.
+    With random weights the activations of a deep network vanish, and a wrong channel would not change the outputs.
     """
 
     def rescale(module: nn.Module, _: Any, output: Any) -> Any:
@@ -110,34 +113,37 @@ def enliven(network: Network, model: nn.Module) -> None:
         hook.remove()
 
 
-def sensitive(network: Network, model: nn.Module) -> bool | None:
-    """Whether the outputs depend on the inputs at all: if not, their equality proves nothing. None without outputs."""
+def depends_on_inputs(network: Network, model: nn.Module) -> bool | None:
+    """Whether the outputs depend on the inputs: otherwise their equality proves nothing. ``None`` without outputs."""
 
     def outputs(inputs: Any) -> list[Tensor]:
         with torch.no_grad():
             return [t for t in tensors_in(network.call(model, inputs)) if t.is_floating_point()]
 
-    moved = torch.utils._pytree.tree_map(lambda t: t.flip(-1), network.inputs)
-    found = list(zip(outputs(network.inputs), outputs(moved), strict=False))
-    if not any(a.numel() for a, _ in found):
+    flipped = torch.utils._pytree.tree_map(lambda t: t.flip(-1), network.inputs)
+    pairs = list(zip(outputs(network.inputs), outputs(flipped), strict=False))
+    if not any(a.numel() for a, _ in pairs):
         return None
-    return any(a.shape != b.shape or not torch.allclose(a, b, rtol=1e-4) for a, b in found)
+    return any(a.shape != b.shape or not torch.allclose(a, b, rtol=1e-4) for a, b in pairs)
 
 
 def examine(network: Network) -> dict[str, Any]:
-    """One row of the table."""
+    """Prunes a network and checks the result; returns its row.
+
+    Raises:
+        AssertionError: A gradient has the wrong shape, or the loaded network differs from the saved one.
+    """
     torch.manual_seed(0)
     model = network.build().eval()
-    enliven(network, model)
+    normalise_activations(network, model)
     row: dict[str, Any] = {"family": network.family}
     row["parameters"] = sum(p.numel() for p in model.parameters())
-    start = time.process_time()
-    result = fec_fast.prune(model, network.inputs, ratio=0.5, verify=False)
-    row["seconds"] = round(time.process_time() - start, 2)
+    result, seconds = timed(partial(fec_fast.prune, model, network.inputs, ratio=0.5, verify=False))
+    row["seconds"] = round(seconds, 2)
     row["after"] = sum(p.numel() for p in result.model.parameters())
     row["difference"] = fec_fast.verify_equivalence(model, result.model, result.plan, network.inputs)
     share, reasons = prunable_share(model, network.inputs)
-    row["sensitive"] = sensitive(network, result.model)
+    row["sensitive"] = depends_on_inputs(network, result.model)
     row["prunable"] = round(share, 4)
     row["kept for"] = dict(sorted(reasons.items(), key=lambda item: -item[1])[:3])
     row["notes"] = result.plan.notes
@@ -148,53 +154,49 @@ def examine(network: Network) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         fec_fast.save(result, Path(folder) / "pruned")
         torch.manual_seed(1)
-        fresh = fec_fast.load(network.build().eval(), Path(folder) / "pruned")
+        loaded = fec_fast.load(network.build().eval(), Path(folder) / "pruned")
     with torch.no_grad():
         torch.manual_seed(2)
-        wanted = list(tensors_in(network.call(result.model.eval())))
+        before = list(tensors_in(network.call(result.model.eval())))
         torch.manual_seed(2)
-        found = list(tensors_in(network.call(fresh)))
-    if len(wanted) != len(found) or not all(equal(a, b) for a, b in zip(wanted, found, strict=True)):
-        raise AssertionError("what was loaded computes something else than what was saved")
+        after = list(tensors_in(network.call(loaded)))
+    if len(before) != len(after) or not all(equal(a, b) for a, b in zip(before, after, strict=True)):
+        raise AssertionError("the loaded network computes other outputs than the saved one")
     return row
 
 
 def equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have equal bits; NaN equals NaN."""
     return a.shape == b.shape and torch.equal(torch.nan_to_num(a.float()), torch.nan_to_num(b.float()))
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="examine these alone")
-    parser.add_argument("--anew", action="store_true", help="examine what already has a result, too")
-    parser.add_argument("--page-only", action="store_true", help="write the page from the results that are there")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="measure these networks alone")
+    parser.add_argument("--anew", action="store_true", help="measure networks again that have a result")
+    parser.add_argument("--page-only", action="store_true", help="measure nothing, write the page from the results")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
-    result: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {"networks": {}}
-    every = list(networks())
-    result["listed"] = len(every)
-    for network in [] if arguments.page_only else every:
-        chosen = network.name in arguments.only if arguments.only else True
-        known = result["networks"].get(network.name, {"error": "not examined yet"})
-        if not chosen or ("error" not in known and not arguments.anew and not arguments.only):
+    result = read_result(RESULT) or {"networks": {}}
+    listed = [] if arguments.page_only else list(networks())
+    for network in listed:
+        missing = "error" in result["networks"].get(network.name, {"error": ""})
+        if network.name not in arguments.only if arguments.only else not (missing or arguments.anew):
             continue
         try:
             row = examine(network)
         except fec_fast.LayerError as error:
             row = {"family": network.family, "nothing": str(error).partition("nothing to prune: ")[2] or str(error)}
         except Exception as error:
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            row = {"family": network.family, "error": f"{type(error).__name__}: {error} ({where.name})"[:400]}
+            function = traceback.extract_tb(error.__traceback__)[-1].name
+            row = {"family": network.family, "error": f"{type(error).__name__}: {error} ({function})"[:400]}
         print(network.name, json.dumps(row), flush=True)
-        result["networks"][network.name] = row
-        result["machine"] = describe_machine()
-        write_json(RESULT, result)
+        result["networks"][network.name] = row | {"run": run_number(result, "torchvision", "timm")}
+        result["listed"] = len(listed)
+        write_result(RESULT, result)
         gc.collect()
-    write_json(RESULT, result)
-    PAGE.parent.mkdir(exist_ok=True)
-    beside = PAGE.with_suffix(".part")
-    beside.write_text(page(result))
-    beside.replace(PAGE)
+    write_page("coverage.md", page(result))
 
 
 if __name__ == "__main__":

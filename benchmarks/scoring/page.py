@@ -28,9 +28,8 @@ def page(result: dict[str, Any]) -> str:
     errors = rows["resnet50"]["largest_error_nats"]
     return page_of(
         "Cost of scoring",
-        written_by(
-            "python -m benchmarks.scoring --page-only",
-            "scoring.json",
+        written_by("python -m benchmarks.scoring --page-only", "scoring.json"),
+        paragraph(
             "`pip install '.[bench]' && python -m benchmarks.scoring` measures everything; the instruction counts need",
             "valgrind. Nothing here ran on a GPU.",
         ),
