@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
-import re
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fec_fast.scoring.backends.registry import backends
-from fec_fast.utils.machine import machine
+from fec_fast.utils.machine import describe_machine
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("fec-fast", "numpy")
@@ -29,14 +28,14 @@ def environment(*packages: str) -> dict[str, Any]:
         packages: Distributions whose versions matter besides torch, fec-fast and numpy, such as ``"torch-pruning"``.
 
     Returns:
-        ``machine`` (processor, family, model, stepping, cores, threads, system, device, kernels), ``versions``,
-        ``commit`` and ``date`` (UTC, ISO 8601).
+        ``machine`` (of :func:`fec_fast.utils.machine.describe_machine`, and ``kernels``: the instruction set and the
+        threads of the compiled kernels), ``versions``, ``commit`` and ``date`` (UTC, ISO 8601).
     """
-    here = machine()
+    here = describe_machine()
     versions = {name: here.pop(name) for name in ("python", "torch")}
     versions |= {name: _version(name) for name in (*PACKAGES, *packages)}
     return {
-        "machine": here | _processor_identity() | {"kernels": backends()["cpu"].reason},
+        "machine": here | {"kernels": backends()["cpu"].reason},
         "versions": versions,
         "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -52,11 +51,13 @@ def describe(run: dict[str, Any]) -> str:
     """
     older = "machine" not in run
     here, versions = (run, {}) if older else (run["machine"], run["versions"])
-    identity = [f"{name} {here[name]}" for name in ("family", "model", "stepping") if here.get(name) is not None]
+    identity = [
+        f"{name} {here[f'processor_{name}']}" for name in ("family", "model", "stepping") if f"processor_{name}" in here
+    ]
     kernels = here.get("kernels", here.get("fec_fast cpu"))
     versions = versions or {"python": here["python"], "torch": here["torch"]}
     parts = [
-        here["processor"] + (f" ({', '.join(identity)})" if identity else ""),
+        f"{here['processor']} ({', '.join(identity) or f'family, model and stepping {NOT_RECORDED}'})",
         f"{here['cores']} cores",
         f"{here['threads']} {'thread' if here['threads'] == 1 else 'threads'}",
         "no GPU" if here["device"] == "cpu" else here["device"],
@@ -73,18 +74,6 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:  # imported from a source tree that is not installed
         return str(getattr(importlib.import_module(package.replace("-", "_")), "__version__", NOT_RECORDED))
-
-
-def _processor_identity() -> dict[str, int]:
-    """Family, model and stepping of an x86 processor: its name alone ("AMD EPYC") covers several generations."""
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.is_file() else ""
-    identity = {}
-    for name, key in (("family", "cpu family"), ("model", "model"), ("stepping", "stepping")):
-        match = re.search(rf"^{key}\s*: (\d+)$", text, re.MULTILINE)
-        if match:
-            identity[name] = int(match[1])
-    return identity
 
 
 def _commit() -> str:
