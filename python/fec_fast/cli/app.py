@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Annotated, Any
 
 import torch
@@ -227,7 +226,7 @@ def finetune_command(
     after = task.evaluate(network, held_out)[task.main_metric]
     typer.echo(f"held-out {task.main_metric}: {before:.4f} before, {after:.4f} after {len(result.history)} epochs")
     if launched_processes().rank == 0:
-        typer.echo(f"saved in {checkpoint.save(SimpleNamespace(model=network, plan=plan), out)}")
+        typer.echo(f"saved in {checkpoint.save(network, plan, out)}")
 
 
 @app.command("run")

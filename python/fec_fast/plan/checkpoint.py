@@ -1,22 +1,23 @@
-"""Checkpoints of pruned models: a plan in JSON and weights in safetensors, checked before anything is changed."""
+"""Checkpoints of pruned models: a plan in JSON and weights in safetensors. Everything is checked before any change."""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, overload
 
 import safetensors
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..utils.errors import CheckpointError, nearest
+from ..utils.errors import ArgumentError, CheckpointError, nearest
 from ..utils.files import atomic_folder, sha256
+from ..utils.model_index import ModelIndex
 from ..utils.modules import unwrap, unwrap_for_surgery
-from .plan import Plan
-from .surgery import apply_plan
+from .plan import Plan, check_plan
+from .surgery import prune_in_place
 
 _FORMAT = "fec_fast.checkpoint"
 _VERSION = 1
@@ -27,7 +28,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class Pruned(Protocol):
-    """What can be saved: a ``PruneResult``, or anything else with a pruned model and the plan it was pruned by."""
+    """A pruned model with its plan, such as a :class:`fec_fast.PruneResult`."""
 
     @property
     def model(self) -> nn.Module:
@@ -38,44 +39,99 @@ class Pruned(Protocol):
         """The plan that made it from the original."""
 
 
-def save(result: Pruned, folder: str | os.PathLike[str]) -> Path:
+@overload
+def save(result: Pruned, folder: str | os.PathLike[str]) -> Path: ...
+
+
+@overload
+def save(model: nn.Module, plan: Plan, folder: str | os.PathLike[str]) -> Path: ...
+
+
+def save(*args: Any, **kwargs: Any) -> Path:  # noqa: D417 (describes the parameters of both forms)
     """Writes a pruned model: ``plan.json``, ``model.safetensors`` and ``checkpoint.json`` with their checksums.
 
-    The files are written into a folder beside, which then takes the name. An older checkpoint of that name is
-    replaced by one exchange on Linux; elsewhere it is moved aside first, and a crash at that moment leaves it beside
+    Call it as ``save(result, folder)`` or as ``save(model, plan, folder)``. Both write the same files.
+
+    The files are written into a temporary folder beside, which is then renamed. On Linux, an older checkpoint of that
+    name is replaced by one exchange. Elsewhere it is moved aside first, and a crash at that moment leaves it beside
     under a name that ends in ``.old``.
 
     Args:
-        result: The result of pruning; its ``model`` may have been fine-tuned since, and may be wrapped by
-            ``DataParallel``, ``DistributedDataParallel`` or ``torch.compile``.
-        folder: Where to write. It may exist if it is empty or holds a checkpoint and nothing else.
+        result: The result of pruning. Its ``model`` may have been fine-tuned since.
+        model: Instead of a result, the pruned model. It may be wrapped by ``DataParallel``, ``DistributedDataParallel``
+            or ``torch.compile``; so may that of a result.
+        plan: With a model, the plan that made it from the original, for instance one from :func:`fec_fast.compose`.
+        folder: The folder to write. It may exist if it is empty or holds a checkpoint and nothing else.
 
     Returns:
-        The folder.
+        The absolute path of the folder.
 
     Raises:
+        ArgumentError: The arguments match neither form, or one of them has the wrong type.
         CheckpointError: The folder holds something else, or the model has a state that is not a tensor.
     """
+    model, plan, folder = _save_arguments(args, kwargs)
     target = check_destination(folder)
-    model = unwrap(result.model)
-    tensors, aliases = _unique(_state(model))
-    with atomic_folder(target) as scratch:
-        (scratch / _PLAN).write_text(result.plan.to_json(), encoding="utf-8")
-        save_file(tensors, scratch / _WEIGHTS, metadata={"format": "pt", "aliases": json.dumps(aliases)})
+    tensors, aliases = _unique(_state(unwrap(model)))
+    with atomic_folder(target) as temporary:
+        (temporary / _PLAN).write_text(plan.to_json(), encoding="utf-8")
+        save_file(tensors, temporary / _WEIGHTS, metadata={"format": "pt", "aliases": json.dumps(aliases)})
         files = {
-            name: {"bytes": (scratch / name).stat().st_size, "sha256": sha256(scratch / name)}
+            name: {"bytes": (temporary / name).stat().st_size, "sha256": sha256(temporary / name)}
             for name in (_PLAN, _WEIGHTS)
         }
         manifest = {"format": _FORMAT, "version": _VERSION, "files": files}
-        (scratch / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     return target
 
 
+def _save_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[nn.Module, Plan, str | os.PathLike[str]]:
+    """Returns the model, the plan and the folder from the arguments of either form of :func:`save`."""
+    remedy = "call save(result, folder) or save(model, plan, folder)"
+    names: tuple[str, ...] = ("result", "folder")
+    if (args and isinstance(args[0], nn.Module)) or len(args) + len(kwargs) > 2 or kwargs.keys() & {"model", "plan"}:
+        names = ("model", "plan", "folder")
+    extra = [_argument("", value) for value in args[len(names) :]]
+    extra += [_argument(name, value) for name, value in kwargs.items() if name not in names[len(args) :]]
+    if extra:
+        raise ArgumentError(f"save: {extra[0]} is one argument too many: {remedy}")
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    arguments = {name: given[name] for name in names if name in given}
+    missing = [name for name in names if name not in arguments]
+    if "result" in arguments:
+        result = arguments.pop("result")
+        if not hasattr(result, "model") or not hasattr(result, "plan"):
+            raise ArgumentError(
+                f"save: {_argument('result', result)}: expected a fec_fast.PruneResult, or an object with the model "
+                f"and the plan of one: {remedy}"
+            )
+        arguments = {"result.model": result.model, "result.plan": result.plan, **arguments}
+    expected: dict[str, tuple[str, tuple[type, ...]]] = {
+        "model": ("a torch.nn.Module", (nn.Module,)),
+        "plan": ("a fec_fast.Plan", (Plan,)),
+        "folder": ("a path", (str, os.PathLike)),
+    }
+    for name, value in arguments.items():
+        description, types = expected[name.removeprefix("result.")]
+        if not isinstance(value, types):
+            raise ArgumentError(f"save: {_argument(name, value)}: expected {description}: {remedy}")
+    if missing:
+        raise ArgumentError(f"save: {missing[0]} is missing: {remedy}")
+    model, plan, folder = arguments.values()
+    return model, plan, folder
+
+
+def _argument(name: str, value: Any) -> str:
+    """An argument as an error message shows it: short values as they are, others by their type."""
+    shown = repr(value) if isinstance(value, str | os.PathLike | int | float | None) else f"<{type(value).__name__}>"
+    return f"{name}={shown}" if name else shown
+
+
 def load(model: Model, folder: str | os.PathLike[str]) -> Model:
-    """Makes a model fresh from its class into the pruned one, in place. Upon any error the model is as it was.
+    """Prunes a model in place by a checkpoint's plan and fills it with the checkpoint's weights.
 
     Args:
-        model: A model of the original's architecture, at full width, on any device; it may be wrapped by
+        model: A model of the original's architecture, at full width, on any device. It may be wrapped by
             ``DataParallel`` or ``torch.compile``. Wrap it by ``DistributedDataParallel`` afterwards.
         folder: A checkpoint written by :func:`save`.
 
@@ -85,30 +141,31 @@ def load(model: Model, folder: str | os.PathLike[str]) -> Model:
     Raises:
         CheckpointError: The checkpoint is missing, truncated, edited, or does not fit the model.
         PlanError: The plan is for another model.
-        ArgumentError: It is not a module, or is wrapped by ``DistributedDataParallel``.
-        WeightError: Its parameters are sharded (FSDP, DTensor).
+        ArgumentError: Not a module, or wrapped by ``DistributedDataParallel``.
+        WeightError: The parameters are sharded (FSDP, DTensor). After any error the model is unchanged.
     """
-    inner = unwrap_for_surgery(model)
-    path = _validated(folder)
+    index = ModelIndex.of(unwrap_for_surgery(model))
+    path = _verified(folder)
     plan = _parse_plan(path)
-    plan.check(inner)
-    weights = _staged(inner, plan, path)
+    check_plan(plan, index)
+    state = _state(index.model)
+    weights = _matching_weights(state, plan, path)
 
-    apply_plan(inner, plan)
-    # Nothing below can fail: names, shapes and kinds were compared and every tensor is on its device already.
+    prune_in_place(index, plan)  # the tensors in `state` stay the same objects
+    # Nothing below can fail: names, shapes and dtypes were compared, and every tensor is on its device already.
     with torch.no_grad():
-        for name, tensor in _state(inner).items():
+        for name, tensor in state.items():
             new = weights[name]
             if tensor.dtype == new.dtype:
                 tensor.copy_(new)
             else:
-                tensor.grad = None  # a gradient of another dtype would be refused beside the new data
+                tensor.grad = None  # a gradient must have the dtype of its parameter
                 tensor.data = new
     return model
 
 
 def read_plan(folder: str | os.PathLike[str]) -> Plan:
-    """Reads the plan of a checkpoint, checksums first.
+    """Reads the plan of a checkpoint after verifying the checksums.
 
     Args:
         folder: A checkpoint written by :func:`save`.
@@ -119,14 +176,14 @@ def read_plan(folder: str | os.PathLike[str]) -> Plan:
     Raises:
         CheckpointError: The checkpoint is missing, truncated or edited.
     """
-    return _parse_plan(_validated(folder))
+    return _parse_plan(_verified(folder))
 
 
 def check_destination(folder: str | os.PathLike[str]) -> Path:
-    """Finds out whether :func:`save` may write to a folder, so that long work can be refused before it starts.
+    """Checks that :func:`save` may write to a folder, so that an error comes before a long computation.
 
     Args:
-        folder: Where a checkpoint is to be written.
+        folder: The folder of a checkpoint to be written.
 
     Returns:
         The absolute path.
@@ -145,19 +202,19 @@ def check_destination(folder: str | os.PathLike[str]) -> Path:
                 f"give the name of a new folder"
             )
         if any(target.iterdir()):
-            _manifest(target)
+            _read_manifest(target)  # files with the right names might still belong to another program
     return target
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    """The content of ``checkpoint.json``, once it is known to be one."""
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """Reads and checks the content of ``checkpoint.json``."""
     if not folder.is_dir():
         raise CheckpointError(f"there is no checkpoint folder {folder}")
     file = folder / _MANIFEST
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        found = (content["format"], content["version"])
-        complete = all(
+        format_and_version = (content["format"], content["version"])
+        is_complete = all(
             isinstance(content["files"][name][key], kind)
             for name in (_PLAN, _WEIGHTS)
             for key, kind in (("bytes", int), ("sha256", str))
@@ -166,21 +223,22 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder} is not a checkpoint: it has no {_MANIFEST}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{file} is damaged ({type(error).__name__}: {error}); save the checkpoint anew"
+            f"{file} is damaged ({type(error).__name__}: {error}); save the checkpoint again"
         ) from error
-    if found != (_FORMAT, _VERSION):
+    if format_and_version != (_FORMAT, _VERSION):
         raise CheckpointError(
-            f"{file}: format {found[0]!r} version {found[1]!r}; expected {_FORMAT!r} version {_VERSION}"
+            f"{file}: format {format_and_version[0]!r} version {format_and_version[1]!r}; "
+            f"expected {_FORMAT!r} version {_VERSION}"
         )
-    if not complete:
-        raise CheckpointError(f"{file} is damaged: sizes and checksums are missing; save the checkpoint anew")
+    if not is_complete:
+        raise CheckpointError(f"{file} is damaged: sizes and checksums are missing; save the checkpoint again")
     return dict(content)
 
 
-def _validated(folder: str | os.PathLike[str]) -> Path:
-    """The path of a checkpoint whose files are whole and are those that were written together."""
+def _verified(folder: str | os.PathLike[str]) -> Path:
+    """Returns the path of a checkpoint after comparing its files with the sizes and checksums in its manifest."""
     path = Path(folder)
-    manifest = _manifest(path)
+    manifest = _read_manifest(path)
     for name, expected in ((name, manifest["files"][name]) for name in (_PLAN, _WEIGHTS)):
         file = path / name
         if not file.is_file():
@@ -198,7 +256,8 @@ def _parse_plan(path: Path) -> Plan:
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters and persistent buffers by name, every alias of a shared one included."""
+    """The parameters and persistent buffers by name; a tied one is listed under each of its names."""
+    # state_dict() gives the names, but detached tensors. The owned ones are needed, to be changed in place.
     owned: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     owned.update(model.named_buffers(remove_duplicate=False))
     names = list(model.state_dict())
@@ -212,54 +271,69 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _unique(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Each tensor once, on the CPU and in memory of its own, and the other names of shared ones."""
-    first: dict[tuple[Any, ...], str] = {}
+    """Returns each tensor once, on the CPU and in memory of its own, and for each other name of it the first name.
+
+    safetensors stores no aliases and no strides: of tied tensors only the first is written, and a view of a larger
+    tensor is cloned, because its whole storage would be written otherwise.
+    """
+    first_names: dict[tuple[Any, ...], str] = {}
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     for name, tensor in state.items():
         if tensor.device.type == "meta" or tensor.layout != torch.strided or tensor.is_quantized:
             raise CheckpointError(f"{name!r} is not a dense tensor with values and cannot be saved")
-        key = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        if tensor.numel() and key in first:
-            aliases[name] = first[key]
+        # Tensors are tied if they are the same view of the same memory, even as different Python objects.
+        view = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and view in first_names:
+            aliases[name] = first_names[view]
             continue
-        first[key] = name
+        first_names[view] = name
         plain = tensor.detach().cpu().contiguous()
         if plain.untyped_storage().nbytes() != plain.numel() * plain.element_size():
-            plain = plain.clone()  # a view of something larger
+            plain = plain.clone()
         tensors[name] = plain
     return tensors, aliases
 
 
-def _staged(model: nn.Module, plan: Plan, path: Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint by name, on the model's devices, once they are known to fit the pruned model."""
+def _matching_weights(state: dict[str, Tensor], plan: Plan, path: Path) -> dict[str, Tensor]:
+    """Reads the weights of a checkpoint and checks that they fit a model after pruning.
+
+    Args:
+        state: The parameters and persistent buffers of the model before pruning.
+        plan: The plan that will be applied to it.
+        path: The checkpoint.
+
+    Returns:
+        For each name in ``state`` the new value, on the device of the old one. Tied tensors get one value.
+    """
     try:
         with safetensors.safe_open(path / _WEIGHTS, framework="pt") as file:
             aliases: dict[str, str] = json.loads((file.metadata() or {}).get("aliases", "{}"))
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (safetensors.SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path / _WEIGHTS} cannot be read: {error}") from error
-    stored.update({name: stored[source] for name, source in aliases.items()})
+    stored.update({name: stored[first_name] for name, first_name in aliases.items()})
 
-    state = _state(model)
     for name in stored:
         if name not in state:
             raise CheckpointError(f"{path} has {name!r}, which the model lacks; {nearest(name, state)}")
-    staged: dict[str, Tensor] = {}
-    filled: dict[int, str] = {}
+    new_shapes = plan.new_shapes
+    weights: dict[str, Tensor] = {}
+    first_names: dict[int, str] = {}
     for name, tensor in state.items():
         if name not in stored:
             raise CheckpointError(f"{path} lacks {name!r} of the model; {nearest(name, stored)}")
         new = stored[name]
-        shape = tuple(plan.new_shapes.get(name, tensor.shape))
+        shape = tuple(new_shapes.get(name, tensor.shape))
         if tuple(new.shape) != shape:
             raise CheckpointError(f"{path}: {name!r} has shape {list(new.shape)}, the pruned model's is {list(shape)}")
         if (new.is_floating_point(), new.is_complex()) != (tensor.is_floating_point(), tensor.is_complex()):
             raise CheckpointError(f"{path}: {name!r} is {new.dtype}, the model's is {tensor.dtype}")
         if tensor.device.type == "meta":
             raise CheckpointError(f"{name!r} of the model is on the meta device: model.to_empty(device='cpu') first")
-        other = filled.setdefault(id(tensor), name)
-        if other != name and not torch.equal(stored[other], new):
-            raise CheckpointError(f"the model shares {other!r} and {name!r}, which differ in {path}")
-        staged[name] = staged[other] if other != name else new.to(tensor.device)
-    return staged
+        # The file may be of a model whose tensors were untied: the tied one of this model cannot hold both values.
+        first_name = first_names.setdefault(id(tensor), name)
+        if first_name != name and not torch.equal(stored[first_name], new):
+            raise CheckpointError(f"the model shares {first_name!r} and {name!r}, which differ in {path}")
+        weights[name] = weights[first_name] if first_name != name else new.to(tensor.device)
+    return weights

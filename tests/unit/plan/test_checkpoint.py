@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -86,6 +87,71 @@ def test_files(pruned: fec_fast.PruneResult, folder: Path) -> None:
     assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o666 & ~umask()}
 
 
+@pytest.mark.parametrize("by_name", [False, True])
+def test_both_forms_of_save_write_the_same_files(pruned: fec_fast.PruneResult, tmp_path: Path, by_name: bool) -> None:
+    paths = [tmp_path / "result", tmp_path / "model"]
+    if by_name:
+        assert fec_fast.save(folder=str(paths[0]), result=pruned) == paths[0]
+        assert fec_fast.save(folder=str(paths[1]), plan=pruned.plan, model=pruned.model) == paths[1]
+    else:
+        assert fec_fast.save(pruned, paths[0]) == paths[0]
+        assert fec_fast.save(pruned.model, pruned.plan, paths[1]) == paths[1]
+    contents = [{file.name: file.read_bytes() for file in path.iterdir()} for path in paths]
+    assert contents[0] == contents[1] and set(contents[0]) == {"checkpoint.json", "model.safetensors", "plan.json"}
+    assert_same(fec_fast.load(fresh(), paths[1]), pruned.model)
+
+
+class NoModel:
+    """What has a plan but no model to save."""
+
+    model = {"weight": torch.ones(1)}  # noqa: RUF012 (never changed)
+
+    def __init__(self, plan: object) -> None:
+        self.plan = plan
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda r, f: fec_fast.save(), "result is missing"),
+        (lambda r, f: fec_fast.save(r), "folder is missing"),
+        (lambda r, f: fec_fast.save(folder=f), "result is missing"),
+        (lambda r, f: fec_fast.save(r.model), "plan is missing"),
+        (lambda r, f: fec_fast.save(r.model, r.plan), "folder is missing"),
+        (lambda r, f: fec_fast.save(r.model, "out"), r"plan='out': expected a fec_fast\.Plan"),
+        (lambda r, f: fec_fast.save(r.model, "out", f), r"plan='out': expected a fec_fast\.Plan"),
+        (lambda r, f: fec_fast.save(r.model, {}, f), r"plan=<dict>: expected a fec_fast\.Plan"),
+        (lambda r, f: fec_fast.save(r.plan, r.model, f), r"model=<Plan>: expected a torch\.nn\.Module"),
+        (lambda r, f: fec_fast.save(r, r.plan, f), r"model=<PruneResult>: expected a torch\.nn\.Module"),
+        (lambda r, f: fec_fast.save(r.model.state_dict(), r.plan, f), r"model=<OrderedDict>: expected a torch\.nn"),
+        (lambda r, f: fec_fast.save(r.plan, f), r"result=<Plan>: expected a fec_fast\.PruneResult"),
+        (lambda r, f: fec_fast.save("out", r), r"result='out': expected a fec_fast\.PruneResult"),
+        (lambda r, f: fec_fast.save(NoModel(r.plan), f), r"result\.model=<dict>: expected a torch\.nn\.Module"),
+        (lambda r, f: fec_fast.save(r, r), r"folder=<PruneResult>: expected a path"),
+        (lambda r, f: fec_fast.save(r, 3), "folder=3: expected a path"),
+        (lambda r, f: fec_fast.save(r.model, r.plan, None), "folder=None: expected a path"),
+        (lambda r, f: fec_fast.save(r.model, r.plan, f, 7), "7 is one argument too many"),
+        (lambda r, f: fec_fast.save(r, folder=f, overwrite=True), "overwrite=True is one argument too many"),
+        (lambda r, f: fec_fast.save(r.model, r.plan, f, model=r.model), "model=<SmallResNet> is one argument too many"),
+        (lambda r, f: fec_fast.save(r, plan=r.plan, folder=f), r"model=<PruneResult>: expected a torch\.nn\.Module"),
+    ],
+)
+def test_arguments_of_neither_form_are_named(
+    pruned: fec_fast.PruneResult, tmp_path: Path, call: Callable[..., Any], words: str
+) -> None:
+    with pytest.raises(
+        fec_fast.ArgumentError, match=rf"^save: {words}.*: call save\(result, folder\) or save\(model, p"
+    ):
+        call(pruned, tmp_path / "x")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_result_whose_plan_is_none(pruned: fec_fast.PruneResult, tmp_path: Path) -> None:
+    result = dataclasses.replace(pruned, plan=None)  # type: ignore[arg-type]
+    with pytest.raises(fec_fast.ArgumentError, match=r"save: result\.plan=None: expected a fec_fast\.Plan: call"):
+        fec_fast.save(result, tmp_path / "x")
+
+
 def test_loaded_model_trains(folder: Path) -> None:
     model = fec_fast.load(fresh(), folder).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -99,7 +165,7 @@ def test_finetuned_weights_are_saved(pruned: fec_fast.PruneResult, tmp_path: Pat
     tuned = copy.deepcopy(pruned.model)
     with torch.no_grad():
         tuned.conv1.weight += 1
-    path = fec_fast.save(SimpleNamespace(model=nn.DataParallel(tuned), plan=pruned.plan), tmp_path / "tuned")
+    path = fec_fast.save(nn.DataParallel(tuned), pruned.plan, tmp_path / "tuned")
     assert_same(fec_fast.load(fresh(), path), tuned)
 
 
@@ -113,7 +179,7 @@ def test_wrapped_model(pruned: fec_fast.PruneResult, folder: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_dtype_is_that_of_the_file(pruned: fec_fast.PruneResult, tmp_path: Path, dtype: torch.dtype) -> None:
     converted = copy.deepcopy(pruned.model).to(dtype)
-    path = fec_fast.save(SimpleNamespace(model=converted, plan=pruned.plan), tmp_path / "converted")
+    path = fec_fast.save(converted, pruned.plan, tmp_path / "converted")
     model = fresh()
     model.conv1.weight.grad = torch.zeros_like(model.conv1.weight)
     assert_same(fec_fast.load(model, path), converted)
@@ -150,7 +216,7 @@ def test_untied_file_does_not_fill_a_tied_model(tmp_path: Path) -> None:
     result = fec_fast.prune(Tied().eval(), EXAMPLE, ratio=0.5)
     untied = copy.deepcopy(result.model)
     untied.two.weight = nn.Parameter(untied.one.weight + 1)
-    path = fec_fast.save(SimpleNamespace(model=untied, plan=result.plan), tmp_path / "untied")
+    path = fec_fast.save(untied, result.plan, tmp_path / "untied")
     model = Tied().eval()
     before = snapshot(model)
     with pytest.raises(fec_fast.CheckpointError, match=r"one\.weight.*two\.weight"):
@@ -162,7 +228,7 @@ def test_older_checkpoint_is_replaced(pruned: fec_fast.PruneResult, folder: Path
     changed = copy.deepcopy(pruned.model)
     with torch.no_grad():
         changed.conv1.weight.zero_()
-    assert fec_fast.save(SimpleNamespace(model=changed, plan=pruned.plan), folder) == folder
+    assert fec_fast.save(changed, pruned.plan, folder) == folder
     assert_same(fec_fast.load(fresh(), folder), changed)
     assert os.listdir(folder.parent) == ["saved"]
 
@@ -174,7 +240,7 @@ def test_replacing_without_an_exchange(
     changed = copy.deepcopy(pruned.model)
     with torch.no_grad():
         changed.conv1.weight.zero_()
-    fec_fast.save(SimpleNamespace(model=changed, plan=pruned.plan), folder)
+    fec_fast.save(changed, pruned.plan, folder)
     assert_same(fec_fast.load(fresh(), folder), changed)
     assert os.listdir(folder.parent) == ["saved"]
 
@@ -229,7 +295,7 @@ def test_state_that_is_not_a_tensor(pruned: fec_fast.PruneResult, tmp_path: Path
             return {"calls": 3}
 
     with pytest.raises(fec_fast.CheckpointError, match="_extra_state"):
-        fec_fast.save(SimpleNamespace(model=Stateful(2, 2), plan=pruned.plan), tmp_path / "x")
+        fec_fast.save(Stateful(2, 2), pruned.plan, tmp_path / "x")
     assert os.listdir(tmp_path) == []
 
 
@@ -317,7 +383,7 @@ def test_weights_that_do_not_fit(pruned: fec_fast.PruneResult, tmp_path: Path, c
 
     state = dict(pruned.model.state_dict())
     change(state)
-    path = fec_fast.save(SimpleNamespace(model=Holder(), plan=pruned.plan), tmp_path / "odd")
+    path = fec_fast.save(Holder(), pruned.plan, tmp_path / "odd")
     model = fresh()
     before = snapshot(model)
     with pytest.raises(fec_fast.CheckpointError, match=words):

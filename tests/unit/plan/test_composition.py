@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -122,7 +121,7 @@ def rounds() -> tuple[nn.Module, fec_fast.PruneResult, fec_fast.PruneResult]:
 def test_prune_train_prune_save_load(rounds: Any, tmp_path: Any) -> None:
     _, first, second = rounds
     plan = fec_fast.compose(first.plan, second.plan)
-    path = fec_fast.save(SimpleNamespace(model=second.model, plan=plan), tmp_path / "twice")
+    path = fec_fast.save(second.model, plan, tmp_path / "twice")
     torch.manual_seed(9)
     assert_same(fec_fast.load(zoo.build("zoo:resnet-digits").eval(), path), second.model)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,7 +46,7 @@ def test_rounds_meet_the_budget_and_load_from_the_original_class(policy: str, tm
         assert share <= 1 - size / whole + 1e-9 <= 1.01 * share
     assert {record["round"] for record in result.plan.sets} == {1, 2, 3}
     assert result.difference is not None and result.difference < 1e-9
-    fec_fast.save(SimpleNamespace(model=result.model, plan=result.plan), tmp_path / "pruned")
+    fec_fast.save(result.model, result.plan, tmp_path / "pruned")
     fresh = fec_fast.load(networks.resnet_digits().eval(), tmp_path / "pruned")
     with torch.no_grad():
         assert torch.equal(fresh(DIGIT), result.model.eval()(DIGIT))
