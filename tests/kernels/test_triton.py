@@ -60,13 +60,12 @@ def test_without_a_device_it_is_said_why() -> None:
 
 @pytest.mark.parametrize(("found", "old"), [("3.2.0", True), ("3.3.1+git", True), ("3.4.0", False), ("4.0", False)])
 def test_versions_that_compute_wrongly_are_refused(monkeypatch: pytest.MonkeyPatch, found: str, old: bool) -> None:
-    monkeypatch.setattr(triton, "installed", lambda: True)
-    monkeypatch.setattr(triton, "version", lambda _: found)
+    monkeypatch.setattr(triton, "installed_version", lambda: found)
     monkeypatch.setattr(triton.torch.cuda, "is_available", lambda: True)
     assert ("computes these kernels wrongly" in triton.trouble()) == old
 
 
 def test_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(triton, "installed_version", lambda: None)
     info = backends()["triton"]
     assert not info.built and "pip install triton" in info.reason

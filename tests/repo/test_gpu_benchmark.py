@@ -71,7 +71,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(cuda, "compiled", lambda: recorder)
     monkeypatch.setattr(cuda, "rows_of", recorder.rows_of)
     package = sys.modules[resolve.__module__]
-    monkeypatch.setitem(package._KNOWN, "cuda", lambda: package.BackendInfo("cuda", True, True, ""))
+    monkeypatch.setitem(package._BACKENDS, "cuda", lambda: package.BackendInfo("cuda", True, True, ""))
     monkeypatch.setattr(ops, "_check_devices", lambda weights, backend: None)
 
     def operator(weights: Any, formula: Any, **options: Any) -> Any:

@@ -19,7 +19,7 @@ from ..pruning.unit_scores import divide_by_mean, has_entropy
 from ..scoring import ops
 from ..scoring.formula import Formula
 from ..utils.compat import BatchNormBase
-from ..utils.errors import ArgumentError, PlanError, WeightError, missing_extra, nearest
+from ..utils.errors import ArgumentError, PlanError, missing_extra, nearest
 from ..utils.forward import call_model
 from ..utils.model_index import ModelIndex
 from ..utils.modules import named_tensors, unwrap
@@ -115,18 +115,13 @@ class FECImportance:
 
     def _entropies(self, jobs: Sequence[tuple[Any, bool, int]]) -> list[Tensor]:
         modules = [item.dep.target.module for item, _, _ in jobs]
-        try:
-            return ops.entropies(
-                [module.weight.detach() for module in modules],
-                self.formula,
-                axes=[axis for _, _, axis in jobs],
-                groups=[getattr(module, "groups", 1) for module in modules],
-            )
-        except WeightError as error:
-            position = getattr(error, "layer_index", None)
-            if position is None:
-                raise
-            raise WeightError(f"{jobs[position][0].dep.target.name}: {error}") from error
+        return ops.entropies(
+            [module.weight.detach() for module in modules],
+            self.formula,
+            axes=[axis for _, _, axis in jobs],
+            groups=[getattr(module, "groups", 1) for module in modules],
+            names=[item.dep.target.name for item, _, _ in jobs],
+        )
 
 
 def plan_from_history(model: nn.Module, history: Sequence[Sequence[Any]], example_inputs: Any) -> Plan:

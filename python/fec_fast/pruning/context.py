@@ -14,6 +14,7 @@ from ..graph.labels import Pin
 from ..graph.trace import Trace, trace_model
 from ..plan.plan import Plan
 from ..plan.surgery import pruned_copy
+from ..scoring.backends.registry import ResolvedBackend
 from ..scoring.formula import Formula
 from ..utils.errors import LayerError
 from ..utils.model_index import ModelIndex
@@ -22,7 +23,7 @@ from ..utils.weights import check_weights
 from .arguments import check_arguments
 from .criteria import ENTROPY_CRITERIA, Criterion
 from .plan_builder import choose, make_plan
-from .unit_scores import score_units
+from .unit_scores import score_units, scoring_backend
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Problem:
         formula: Of the entropies.
         sides: ``"both"`` or ``"producer"``.
         ignore: Names of layers that keep their channels.
+        backend: What computes entropies.
         pins: Hard-coded widths that trial runs found.
     """
 
@@ -53,6 +55,7 @@ class Problem:
     formula: Formula
     sides: str
     ignore: tuple[str, ...]
+    backend: ResolvedBackend
     pins: tuple[Pin, ...] = ()
 
     @property
@@ -108,7 +111,9 @@ class Problem:
         """
         pins = (*self.pins, pin)
         coupling = couple_channels(self.traced, self.ignore, pins)
-        scores = score_units(coupling.sets, self.traced, self.weights, self.criterion, self.formula, self.sides)
+        scores = score_units(
+            coupling.sets, self.traced, self.weights, self.criterion, self.formula, self.sides, self.backend
+        )
         return replace(self, coupling=coupling, scores=scores, pins=pins)
 
 
@@ -144,8 +149,11 @@ def pose(
     coupling = couple_channels(traced, ignore)
     if not coupling.sets:
         raise LayerError(f"{type(index.model).__name__} has nothing to prune: {_reasons(coupling)}")
-    scores = score_units(coupling.sets, traced, index.tensors, criterion, formula, sides)
-    return Problem(index, example_inputs, traced, coupling, scores, criterion, name, formula, sides, tuple(ignore))
+    backend = scoring_backend(traced, index.tensors)
+    scores = score_units(coupling.sets, traced, index.tensors, criterion, formula, sides, backend)
+    return Problem(
+        index, example_inputs, traced, coupling, scores, criterion, name, formula, sides, tuple(ignore), backend
+    )
 
 
 def _reasons(coupling: Coupling) -> str:

@@ -19,6 +19,7 @@ from ..graph.dispatch_mode import WeightUse
 from ..graph.groups import CoupledChannels
 from ..graph.trace import Trace
 from ..scoring import ops
+from ..scoring.backends.registry import ResolvedBackend, resolve
 from ..scoring.formula import Formula
 from ..utils.errors import LayerError, WeightError
 from .criteria import CLASSICAL_CRITERIA, ENTROPY_CRITERIA, Criterion, bn_scale, l1, l2, random, sum_per_filter
@@ -58,6 +59,7 @@ def score_units(
     criterion: str | Criterion,
     formula: Formula,
     sides: str,
+    backend: ResolvedBackend,
 ) -> list[Tensor]:
     """Scores every unit of every coupled set. Units with the lowest scores are removed first.
 
@@ -76,6 +78,7 @@ def score_units(
             ``[filters, channels, *kernel]`` (float32) to one number per filter.
         formula: Of the entropies; used by the criteria ``"fec_l1"`` and ``"fec"`` only.
         sides: ``"both"`` or ``"producer"``.
+        backend: What computes the entropies, see :func:`scoring_backend`.
 
     Returns:
         For each set a float64 CPU tensor ``[units]``.
@@ -89,7 +92,7 @@ def score_units(
         return [random(torch.empty(len(coupled.units))) for coupled in sets]
     if criterion in ("bn_scale", bn_scale):
         return _batch_norm_scores(sets, tensors)
-    scored_sides, values = _criterion_values(trace, tensors, criterion, formula, sides)
+    scored_sides, values = _criterion_values(trace, tensors, criterion, formula, sides, backend)
     roots = trace.partition.roots
     # Row 0: producer side, row 1: consumer side. By unit (root label): the sum of its values, and the number of layers.
     sums, layers = np.zeros((2, len(roots))), np.zeros((2, len(roots)))
@@ -110,12 +113,17 @@ def score_units(
 
 
 def _criterion_values(
-    trace: Trace, tensors: Mapping[str, Tensor], criterion: str | Criterion, formula: Formula, sides: str
+    trace: Trace,
+    tensors: Mapping[str, Tensor],
+    criterion: str | Criterion,
+    formula: Formula,
+    sides: str,
+    backend: ResolvedBackend,
 ) -> tuple[list[LayerSide], list[Tensor]]:
     """The sides that a criterion gives numbers for, and for each of them float64 ``[filters or slices]``."""
     consumer_flags = (False, True) if sides == "both" else (False,)
     if criterion in ENTROPY_CRITERIA:
-        scored_sides, entropies = side_entropies(trace, tensors, formula, consumer_flags)
+        scored_sides, entropies = side_entropies(trace, tensors, formula, consumer_flags, backend)
         if criterion == "fec":
             return scored_sides, entropies
         norms = _l1_norms(scored_sides, tensors)
@@ -186,8 +194,30 @@ def has_entropy(weight: Tensor, axis: int, groups: int, formula: Formula) -> boo
     return weight.shape[0] // groups > 1 if compares_channels else groups * weight.shape[1] > 1
 
 
+def scoring_backend(trace: Trace, tensors: Mapping[str, Tensor]) -> ResolvedBackend:
+    """Resolves the backend that computes a model's entropies, once per call of ``prune`` and its like.
+
+    Args:
+        trace: The traced model.
+        tensors: The model's parameters and buffers by name.
+
+    Returns:
+        The backend of the weights' device. One call takes weights of one device: where a model is spread over several,
+        copies of its weights are scored on the CPU.
+
+    Raises:
+        BackendError: The backend cannot run here.
+    """
+    devices = {tensors[use.weight].device for use in trace.weight_uses.values()}
+    return resolve("auto", devices.pop().type) if len(devices) == 1 else resolve("cpu")
+
+
 def side_entropies(
-    trace: Trace, tensors: Mapping[str, Tensor], formula: Formula, consumer_flags: Sequence[bool]
+    trace: Trace,
+    tensors: Mapping[str, Tensor],
+    formula: Formula,
+    consumer_flags: Sequence[bool],
+    backend: ResolvedBackend,
 ) -> tuple[list[LayerSide], list[Tensor]]:
     """The entropies of all layers' sides, in one call of the scoring backend.
 
@@ -196,6 +226,7 @@ def side_entropies(
         tensors: The model's parameters and buffers by name.
         formula: Of the entropies.
         consumer_flags: The sides wanted of each layer: ``False`` for the filters, ``True`` for the slices.
+        backend: What computes them, see :func:`scoring_backend`.
 
     Returns:
         The sides that have an entropy, and for each of them a float64 CPU tensor ``[filters or slices]``, in nats.
@@ -210,21 +241,14 @@ def side_entropies(
         if has_entropy(tensors[use.weight], side.axis, use.groups, formula)
     ]
     weights = [tensors[side.use.weight].detach() for side in scored_sides]
-    try:
-        entropies = ops.entropies(
-            weights,
-            formula,
-            axes=[side.axis for side in scored_sides],
-            groups=[side.use.groups for side in scored_sides],
-            # The backend of the weights' device. One call takes weights of one device: where a model is spread over
-            # several, copies of its weights are scored on the CPU.
-            backend="auto" if len({weight.device for weight in weights}) < 2 else "cpu",
-        )
-    except WeightError as error:
-        position = getattr(error, "layer_index", None)
-        if position is None:
-            raise
-        raise WeightError(f"{scored_sides[position].use.layer}: {error}") from error
+    entropies = ops.entropies(
+        weights,
+        formula,
+        axes=[side.axis for side in scored_sides],
+        groups=[side.use.groups for side in scored_sides],
+        names=[side.use.layer for side in scored_sides],
+        backend=backend,
+    )
     return scored_sides, entropies
 
 
@@ -275,7 +299,8 @@ def _apply_criterion(function: Criterion, sides_of_layer: Sequence[LayerSide], w
                 "number per filter"
             )
         if not bool(torch.isfinite(values).all()):
-            raise WeightError(f"{use.layer}: the criterion returned NaN or infinity; look at this layer's weights")
+            message = f"{use.layer}: the criterion returned NaN or infinity; look at this layer's weights"
+            raise WeightError(message, layer=use.layer)
         checked.append(values)
     return checked
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from ..utils.compat import is_traceable_wrapper_subclass
 from ..utils.errors import ArgumentError, LayerError, WeightError, nearest
 from ..utils.forward import undisturbed
+from ..utils.weights import QUANTISED_LAYER, Trouble, is_quantised_layer, weight_trouble
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _SCORABLE = (*_CONVS, *TRANSPOSED, nn.Linear)
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def select(
@@ -38,7 +35,7 @@ def select(
     if layers is not None and (isinstance(layers, str) or not isinstance(layers, Sequence)):
         raise ArgumentError(f"layers={layers!r}: give a list of layer names and module classes")
     modules = dict(model.named_modules())
-    scorable = {name: m for name, m in modules.items() if isinstance(m, _SCORABLE) or _is_quantised(m)}
+    scorable = {name: m for name, m in modules.items() if _has_filters(m)}
     wanted: set[str] = set()
     if layers is None:
         wanted = {name for name, module in scorable.items() if not _is_linear(module)}
@@ -78,14 +75,15 @@ def _named_by(
     raise ArgumentError(f"layers contains {layer!r}: give layer names and module classes")
 
 
-def _is_quantised(module: nn.Module) -> bool:
-    """Whether a module is one of torch's quantised layers, which keep a packed weight behind a method."""
-    kind = type(module)
-    return kind.__module__.startswith("torch.ao.nn.") and callable(getattr(kind, "weight", None))
+def _has_filters(module: nn.Module) -> bool:
+    """Whether a layer has filters, be they quantised: such a layer is refused rather than left out in silence."""
+    if is_quantised_layer(module):
+        return hasattr(module, "weight") and any(kind in type(module).__name__ for kind in ("Conv", "Linear"))
+    return isinstance(module, _SCORABLE)
 
 
 def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or (_is_quantised(module) and "Linear" in type(module).__name__)
+    return isinstance(module, nn.Linear) or (is_quantised_layer(module) and "Linear" in type(module).__name__)
 
 
 def read_weight(name: str, module: nn.Module) -> Tensor:
@@ -102,12 +100,12 @@ def read_weight(name: str, module: nn.Module) -> Tensor:
         WeightError: The weight is something else; the message names the layer and the remedy.
     """
 
-    def refuse(trouble: str, remedy: str) -> WeightError:
-        return WeightError(f"layer {name!r} ({type(module).__name__}): its weight {trouble}; {remedy}")
+    def refuse(trouble: Trouble) -> WeightError:
+        message = f"layer {name!r} ({type(module).__name__}): its weight {trouble.what}; {trouble.remedy}"
+        return WeightError(message, layer=name)
 
-    float_model = "score and prune the float model, then quantise it"
-    if _is_quantised(module):
-        raise refuse("is quantised", float_model)
+    if is_quantised_layer(module):
+        raise refuse(QUANTISED_LAYER)
     if parametrize.is_parametrized(module, "weight"):
         # Reading a parametrised weight runs code that may have a state, such as a spectral norm's power iteration.
         with undisturbed(module.parametrizations.weight):  # type: ignore[union-attr,arg-type]
@@ -115,20 +113,8 @@ def read_weight(name: str, module: nn.Module) -> Tensor:
     else:
         weight = module.weight
     if not isinstance(weight, Tensor):
-        raise refuse(f"is a {type(weight).__name__}", "a tensor is needed")
-    if is_lazy(weight):
-        raise refuse("is not initialised yet", "run the lazy module once on an input")
-    if weight.is_quantized:
-        raise refuse("is quantised", float_model)
-    if weight.layout != torch.strided:
-        raise refuse(f"is sparse ({weight.layout})", "make it dense with weight.to_dense()")
-    if weight.device.type == "meta":
-        raise refuse("is on the meta device and has no values", "model.to_empty(device='cpu') and load the weights")
-    if is_traceable_wrapper_subclass(weight):
-        raise refuse(f"is a {type(weight).__name__}", "a plain dense tensor is needed")
-    if weight.dtype not in _DTYPES:
-        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
-        raise refuse(f"is {str(weight.dtype).removeprefix('torch.')}", f"convert the model to one of {known}")
-    if weight.numel() == 0:
-        raise refuse(f"is empty, {list(weight.shape)}", "give the layer at least one channel and one filter")
+        raise refuse(Trouble(f"is a {type(weight).__name__}", "a tensor is needed"))
+    trouble = weight_trouble(weight)
+    if trouble is not None:
+        raise refuse(trouble)
     return weight.detach()

@@ -249,8 +249,8 @@ def score_model(
     elif not isinstance(formula, Formula):
         raise ArgumentError(f"formula={formula!r}: give a fec_fast.Formula")
     model = unwrap(model)
-    if backend != "auto":
-        resolve(backend)
+    # "auto" depends on the device of the weights; a backend that is asked for by name is checked before any work.
+    used = None if backend == "auto" else resolve(backend)
     chosen, unscored = select(model, layers)
 
     weights: dict[str, Tensor] = {}
@@ -273,26 +273,20 @@ def score_model(
         raise LayerError(_nothing_to_score(model, unscored))
 
     names = list(weights)
-    used = resolve(backend, next(iter(weights.values())).device.type)
+    used = used or resolve("auto", next(iter(weights.values())).device.type)
     try:
         entropies = ops.entropies(
             list(weights.values()),
             formula,
             axes=[infos[name].axis for name in names],
             groups=[infos[name].groups for name in names],
-            backend=backend,
+            names=names,
+            backend=used,
         )
-    except WeightError as error:
-        position, index = getattr(error, "layer_index", None), getattr(error, "index", None)
-        if position is None or index is None:
-            raise
-        name = names[position]
-        value = weights[name][tuple(index)].item()
-        raise WeightError(
-            f"layer {name!r}: weight{list(index)} is {value}; scores need finite weights: load a sound checkpoint, "
-            f"or leave the layer out with layers=[...]"
-        ) from error
-    return ModelScores(dict(zip(names, entropies, strict=True)), infos, unscored, formula, used)
+    except ops.NonFiniteWeightError as error:
+        message = f"{error}, or leave the layer out with layers=[...]"
+        raise WeightError(message, layer=error.layer, index=error.index) from error
+    return ModelScores(dict(zip(names, entropies, strict=True)), infos, unscored, formula, used.name)
 
 
 def _nothing_to_score(model: nn.Module, unscored: dict[str, str]) -> str:

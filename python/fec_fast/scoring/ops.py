@@ -1,18 +1,21 @@
-"""The operator ``fec_fast::entropy``: entropies of a list of weights, for tensors on any device."""
+"""The operator ``fec_fast::entropy``, for tensors on any device, and the function in front of it."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
 
 from ..utils.errors import ArgumentError, BackendError, FormulaError, WeightError, nearest
+from ..utils.weights import first_not_finite, weight_trouble
 from . import reference
 from .backends import cpu, cuda, triton
-from .backends import layout as rows
-from .backends.registry import backends, resolve
+from .backends.layout import filter_count
+from .backends.registry import ResolvedBackend, backends, resolve
 from .formula import Formula
 
 ALGORITHMS = ("auto", "sorted", "pairwise")
@@ -22,22 +25,22 @@ class NonFiniteWeightError(WeightError):
     """A weight with a NaN or an infinity.
 
     Attributes:
-        layer_index: Its place in the list of weights.
-        index: The index of the first such element in the weight.
+        position: The weight's position in the list of weights.
     """
 
-    def __init__(self, layer_index: int, index: tuple[int, ...], value: float) -> None:
-        """Words the error.
+    def __init__(
+        self, message: str, *, layer: str | None = None, index: tuple[int, ...] | None = None, position: int = 0
+    ) -> None:
+        """Stores where the element is.
 
         Args:
-            layer_index: The weight's place in the list.
-            index: The element's index in the weight.
-            value: The element.
+            message: Names the weight, the element and the remedy.
+            layer: The name of the layer, where it is known.
+            index: The index of the element in the weight.
+            position: See the attribute.
         """
-        super().__init__(f"weight {layer_index} has {value} at {list(index)}")
-        self.layer_index = layer_index
-        self.index = index
-        self.value = value
+        super().__init__(message, layer=layer, index=index)
+        self.position = position
 
 
 def entropies(
@@ -46,68 +49,81 @@ def entropies(
     *,
     axes: Sequence[int],
     groups: Sequence[int],
+    names: Sequence[str] | None = None,
     algorithm: str = "auto",
-    backend: str = "cpu",
+    backend: str | ResolvedBackend = "cpu",
 ) -> list[Tensor]:
     """Computes the entropy of every filter of every weight, in one call of the extension.
 
     Args:
         weights: ``[N, C/groups, *kernel]`` each, float16, bfloat16, float32 or float64, on any one device and with
-            any strides; convolutions' or linear layers' weights. They are read, never changed. A transposed
-            convolution's weight ``[C, N/groups, *kernel]`` is given with axis 1.
+            any strides; the weights of convolutions or linear layers. They are read, never changed. The weight of a
+            transposed convolution, ``[C, N/groups, *kernel]``, is given with axis 1.
         formula: What to compute.
         axes: For each weight the axis its filters lie on. 0: filter ``i`` is ``weight[i]``. 1: filter
             ``q * weight.shape[1] + l`` is ``weight[q*n:(q+1)*n, l]`` with ``n = weight.shape[0] // groups``.
         groups: For each weight the groups of its layer.
-        algorithm: ``"sorted"`` (channel axis, one number a channel; on a GPU not for the distance entropy),
-            ``"pairwise"``, or ``"auto"``: sorted wherever it can be.
-        backend: A backend's name, or ``"auto"``: see
-            :func:`fec_fast.scoring.backends.registry.resolve`. ``"cpu"`` scores weights on
-            other devices by copies, and says so.
+        names: For each weight the name of its layer, for error messages; without names, positions are given.
+        algorithm: ``"sorted"`` (channel axis, one number per channel; on a GPU not for the distance entropy),
+            ``"pairwise"``, or ``"auto"``: sorted wherever that is possible.
+        backend: A backend's name, ``"auto"``, or what :func:`fec_fast.scoring.backends.registry.resolve` returned,
+            which is not looked up again. ``"cpu"`` scores weights on other devices by copies, with a warning.
 
     Returns:
-        For each weight a float64 CPU tensor ``[filters]`` in nats.
+        For each weight a float64 CPU tensor ``[filters]`` in nats; an empty one for a weight without filters.
 
     Raises:
         NonFiniteWeightError: A weight has a NaN or an infinity; the first one is named.
         WeightError: A weight that cannot be read: on the meta device, sparse, quantised, an integer, fewer than two
-            dimensions, or not divisible into its groups. It has ``layer_index`` too.
-        FormulaError: An unknown algorithm, or ``"sorted"`` for a formula or a weight that it cannot do.
+            dimensions, or not divisible into its groups. ``layer`` is its name, if names were given.
+        FormulaError: An unknown algorithm, or ``"sorted"`` for a formula or a weight that it does not support.
         BackendError: An unknown backend, one that cannot run here, or weights that are not where it runs: on the CPU,
             or on several devices.
         ArgumentError: Lists of different lengths, or something that is not a tensor.
     """
-    if backend != "auto":
-        resolve(backend)
+    if backend != "auto":  # an unknown or unusable backend is reported before anything about the weights
+        backend = resolve(backend)
     if not len(weights) == len(axes) == len(groups):
         raise ArgumentError(f"{len(weights)} weights, {len(axes)} axes and {len(groups)} groups; give as many of each")
+    if names is not None and len(names) != len(weights):
+        raise ArgumentError(f"{len(weights)} weights and {len(names)} names; give as many of each")
     if algorithm not in ALGORITHMS:
         raise FormulaError(f"algorithm={algorithm!r}; {nearest(algorithm, ALGORITHMS)}")
     for i, (weight, axis, group) in enumerate(zip(weights, axes, groups, strict=True)):
-        _check(i, weight, axis, group)
+        _check(weight, axis, group, _label(names, i), None if names is None else names[i], may_be_empty=True)
         if algorithm == "sorted":
             _check_sortable(i, weight, formula)
     if not weights:  # an operator without a tensor has no device to be dispatched by
         return []
     used = resolve(backend, weights[0].device.type)
     detached = [weight.detach() for weight in weights]
-    if used == "cpu":
-        detached = _on_cpu(detached, backend)
+    if used.name == "cpu":
+        detached = _on_cpu(detached, used.requested)
     else:
-        _check_devices(detached, used)
-    results: list[Tensor] = torch.ops.fec_fast.entropy(
-        detached,
-        list(axes),
-        list(groups),
-        formula.compress,
-        formula.entropy,
-        formula.axis,
-        formula.tau,
-        formula.tau_scale,
-        algorithm,
-        used,
-    )
-    return results if used == "cpu" else _fetched(detached, results, used)
+        _check_devices(detached, used.name)
+    try:
+        results: list[Tensor] = torch.ops.fec_fast.entropy(
+            detached,
+            list(axes),
+            list(groups),
+            formula.compress,
+            formula.entropy,
+            formula.axis,
+            formula.tau,
+            formula.tau_scale,
+            algorithm,
+            used.name,
+        )
+        return results if used.name == "cpu" else _fetched(detached, results, used.name)
+    except NonFiniteWeightError as error:
+        if names is None:
+            raise
+        raise _not_finite(detached, error.position, names) from error
+
+
+def _label(names: Sequence[str] | None, position: int) -> str:
+    """How a message calls a weight."""
+    return f"weight {position}" if names is None else f"layer {names[position]!r}: its weight"
 
 
 def _on_cpu(weights: list[Tensor], asked: str) -> list[Tensor]:
@@ -139,20 +155,32 @@ def _check_devices(weights: list[Tensor], backend: str) -> None:
 
 
 def _fetched(weights: list[Tensor], results: list[Tensor], backend: str) -> list[Tensor]:
-    """The results on the CPU, in one copy: the only place that waits for the device. NaN is a weight not finite."""
+    """The results on the CPU, in one copy.
+
+    This is the only place that waits for the device, and so the only one that can look at the results: a GPU's kernels
+    report a weight that is not finite as NaN in its entropies.
+    """
     host = list(torch.split(torch.cat(results).cpu(), [len(result) for result in results]))
-    for i, entropies_of_one in enumerate(host):
-        if not bool(entropies_of_one.isnan().any()):
+    for i, values in enumerate(host):
+        if not bool(values.isnan().any()):
             continue
-        if bool(torch.isfinite(weights[i]).all()):
+        if first_not_finite(weights[i]) is None:
             raise BackendError(f"the backend {backend!r} gave NaN for weight {i}, which is finite: please report it")
         raise _not_finite(weights, i)
     return host
 
 
-def _not_finite(weights: list[Tensor], i: int) -> NonFiniteWeightError:
-    where = tuple(int(k) for k in (~torch.isfinite(weights[i])).nonzero()[0])
-    return NonFiniteWeightError(i, where, float(weights[i][where]))
+def _not_finite(weights: list[Tensor], position: int, names: Sequence[str] | None = None) -> NonFiniteWeightError:
+    """The error for a weight that has a NaN or an infinity."""
+    index = first_not_finite(weights[position])
+    assert index is not None
+    element = f"{_label(names, position)} has {float(weights[position][index])} at {list(index)}"
+    return NonFiniteWeightError(
+        f"{element}; scores need finite weights: load a sound checkpoint",
+        layer=None if names is None else names[position],
+        index=index,
+        position=position,
+    )
 
 
 def channel_distances(weight: Tensor, formula: Formula | None = None, *, filters: slice | None = None) -> Tensor:
@@ -174,7 +202,7 @@ def channel_distances(weight: Tensor, formula: Formula | None = None, *, filters
         ArgumentError: ``filters`` is not a slice, or holds no filter of the weight.
         FormulaError: A formula of both axes: it has two matrices.
     """
-    _check(0, weight, 0, 1)
+    _check(weight, 0, 1, "weight 0", None, may_be_empty=False)
     formula = formula or Formula("rms", axis="channels")
     if formula.axis == "both":
         raise FormulaError("axis='both' has a matrix of either axis: ask for axis='channels' or axis='filters'")
@@ -188,27 +216,17 @@ def channel_distances(weight: Tensor, formula: Formula | None = None, *, filters
     return reference.distances(weight[chosen], formula)
 
 
-def _unreadable(layer_index: int, message: str) -> WeightError:
-    error = WeightError(f"weight {layer_index} {message}")
-    error.layer_index = layer_index  # type: ignore[attr-defined]
-    return error
-
-
-def _check(i: int, weight: Tensor, axis: int, groups: int) -> None:
+def _check(weight: Tensor, axis: int, groups: int, label: str, layer: str | None, *, may_be_empty: bool) -> None:
+    """Checks that a weight can be read as filters."""
     if not isinstance(weight, Tensor):
-        raise ArgumentError(f"weight {i} is a {type(weight).__name__}, not a tensor")
-    if weight.device.type == "meta":
-        raise _unreadable(i, "is on the meta device: it has no values to score")
-    if weight.layout != torch.strided:
-        raise _unreadable(i, f"is stored as {weight.layout}: give a dense tensor")
-    if not rows.supported(weight.dtype):
-        raise _unreadable(i, f"is {weight.dtype}: only float16, bfloat16, float32 and float64 can be scored")
-    if weight.dim() < 2:
-        raise _unreadable(i, f"has shape {list(weight.shape)}: a filter needs channels, so two dimensions or more")
+        raise ArgumentError(f"{label} is a {type(weight).__name__}, not a tensor")
+    trouble = weight_trouble(weight, may_be_empty=may_be_empty)
+    if trouble is not None:
+        raise WeightError(f"{label} {trouble.what}; {trouble.remedy}", layer=layer)
     if axis not in (0, 1):
-        raise ArgumentError(f"axis {axis} of weight {i}: 0 or 1")
+        raise ArgumentError(f"{label} has axis {axis}; give 0 or 1")
     if groups < 1 or weight.shape[0] % groups:
-        raise _unreadable(i, f"has shape {list(weight.shape)}, which {groups} groups do not divide")
+        raise WeightError(f"{label} has shape {list(weight.shape)}, which {groups} groups do not divide", layer=layer)
 
 
 def _check_sortable(i: int, weight: Tensor, formula: Formula) -> None:
@@ -220,83 +238,89 @@ def _check_sortable(i: int, weight: Tensor, formula: Formula) -> None:
         )
 
 
-def _added(of_parts: list[list[Tensor]]) -> list[Tensor]:
+@dataclass(frozen=True)
+class _Arguments:
+    """The arguments of the operator: the one place that declares them. The schema and all kernels are made of this.
+
+    The formula's fields are spelt out, because a schema knows numbers and words only.
+    """
+
+    weights: list[Tensor]
+    axes: list[int]
+    groups: list[int]
+    compress: str
+    entropy: str
+    axis: str
+    tau: float | None
+    tau_scale: float
+    algorithm: str
+    backend: str = "auto"
+
+    @property
+    def formula(self) -> Formula:
+        return Formula(self.compress, self.entropy, self.axis, self.tau, self.tau_scale)  # type: ignore[arg-type]
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """The keyword arguments that all kernels take beside the weights and the formula."""
+        return {"axes": self.axes, "groups": self.groups, "algorithm": self.algorithm}
+
+
+def _schema() -> str:
+    """The operator's schema; torch 2.6 cannot infer it from annotations with builtin generics."""
+    types = {
+        list[Tensor]: "Tensor[]",
+        list[int]: "int[]",
+        str: "str",
+        float: "float",
+        float | None: "float?",
+    }
+    hints = get_type_hints(_Arguments)
+    arguments = [
+        f"{types[hints[field.name]]} {field.name}" + ("" if field.default is MISSING else f"={field.default!r}")
+        for field in fields(_Arguments)
+    ]
+    return f"({', '.join(arguments)}) -> Tensor[]"
+
+
+def _sum_of_parts(of_parts: list[list[Tensor]]) -> list[Tensor]:
     """The entropies of each weight, from those of the formula's parts."""
     return of_parts[0] if len(of_parts) == 1 else [a + b for a, b in zip(*of_parts, strict=True)]
 
 
-# Spelt out because torch 2.6 cannot infer a schema from annotations with builtin generics.
-_SCHEMA = (
-    "(Tensor[] weights, int[] axes, int[] groups, str compress, str entropy, str axis, float? tau, float tau_scale, "
-    "str algorithm, str backend='auto') -> Tensor[]"
-)
-
-
-@torch.library.custom_op("fec_fast::entropy", mutates_args=(), device_types="cpu", schema=_SCHEMA)
-def entropy(
-    weights: list[Tensor],
-    axes: list[int],
-    groups: list[int],
-    compress: str,
-    entropy: str,
-    axis: str,
-    tau: float | None,
-    tau_scale: float,
-    algorithm: str,
-    backend: str = "auto",
-) -> list[Tensor]:
+@torch.library.custom_op("fec_fast::entropy", mutates_args=(), device_types="cpu", schema=_schema())
+def entropy(*arguments: Any) -> list[Tensor]:
     """The operator behind :func:`entropies`, with the formula's fields spelt out.
 
-    On the CPU a weight that is not finite is an error. On a CUDA device it is NaN in the entropies of that weight: the
-    operator waits for nothing, so that it can be part of a CUDA graph, and whoever reads the entropies has to look.
+    On the CPU a weight that is not finite is an error. On a CUDA device its entropies are NaN: the operator waits for
+    nothing, so that it can be part of a CUDA graph, and whoever reads the entropies has to look.
     """
-    formula = Formula(compress, entropy, axis, tau, tau_scale)  # type: ignore[arg-type]
-
-    def of(part: Formula) -> list[Tensor]:
-        results, bad = cpu.entropies(weights, part, axes=axes, groups=groups, algorithm=algorithm)
-        if bad >= 0:
-            raise _not_finite(weights, bad)
-        return results
-
-    return _added([of(part) for part in formula.parts()])
+    call = _Arguments(*arguments)
+    of_parts = []
+    for part in call.formula.parts():
+        results, first_bad = cpu.entropies(call.weights, part, **call.layout)
+        if first_bad >= 0:
+            raise _not_finite(call.weights, first_bad)
+        of_parts.append(results)
+    return _sum_of_parts(of_parts)
 
 
 @entropy.register_kernel("cuda")
-def _(
-    weights: list[Tensor],
-    axes: list[int],
-    groups: list[int],
-    compress: str,
-    entropy: str,
-    axis: str,
-    tau: float | None,
-    tau_scale: float,
-    algorithm: str,
-    backend: str = "auto",
-) -> list[Tensor]:
-    formula = Formula(compress, entropy, axis, tau, tau_scale)  # type: ignore[arg-type]
-    used = resolve(backend, "cuda")
-    if used == "cpu":
+def _(*arguments: Any) -> list[Tensor]:
+    call = _Arguments(*arguments)
+    # entropies() gives the name of a backend that it has resolved; direct callers of the operator may leave "auto".
+    used = resolve("auto", "cuda").name if call.backend == "auto" else call.backend
+    kernels = {"cuda": cuda.entropies, "triton": triton.entropies}.get(used)
+    if kernels is None:
         reasons = "; ".join(f"{name}: {info.reason}" for name, info in backends().items() if name != "cpu")
         raise BackendError(f"nothing can score weights on a CUDA device here ({reasons}); move them to the CPU")
-    kernels = cuda.entropies if used == "cuda" else triton.entropies
-    return _added([kernels(weights, part, axes=axes, groups=groups, algorithm=algorithm) for part in formula.parts()])
+    return _sum_of_parts([kernels(call.weights, part, **call.layout) for part in call.formula.parts()])
 
 
 @entropy.register_fake
-def _(
-    weights: list[Tensor],
-    axes: list[int],
-    groups: list[int],
-    compress: str,
-    entropy: str,
-    axis: str,
-    tau: float | None,
-    tau_scale: float,
-    algorithm: str,
-    backend: str = "auto",
-) -> list[Tensor]:
+def _(*arguments: Any) -> list[Tensor]:
+    call = _Arguments(*arguments)
     return [
-        weight.new_empty(weight.shape[0] if on == 0 else group * weight.shape[1], dtype=torch.float64)
-        for weight, on, group in zip(weights, axes, groups, strict=True)
+        weight.new_empty(filter_count(weight, axis, groups), dtype=torch.float64)
+        for weight, axis, groups in zip(call.weights, call.axes, call.groups, strict=True)
     ]

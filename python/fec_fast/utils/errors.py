@@ -19,7 +19,25 @@ class FormulaError(FecError, ValueError):
 
 
 class WeightError(FecError, ValueError):
-    """A weight that cannot be scored: NaN or infinite, quantised, sparse, on the meta device, not initialised."""
+    """A weight that cannot be scored: NaN or infinite, quantised, sparse, on the meta device, not initialised.
+
+    Attributes:
+        layer: The name of the layer that holds the weight, ``""`` for the model itself; ``None`` where the weight was
+            given without its layer.
+        index: The index of the first element that is NaN or infinite; ``None`` where the weight as a whole is unfit.
+    """
+
+    def __init__(self, message: str, *, layer: str | None = None, index: tuple[int, ...] | None = None) -> None:
+        """Stores where the weight is.
+
+        Args:
+            message: Names the layer, the trouble and the remedy.
+            layer: See the attribute.
+            index: See the attribute.
+        """
+        super().__init__(message)
+        self.layer = layer
+        self.index = index
 
 
 class LayerError(FecError, ValueError):

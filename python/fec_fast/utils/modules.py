@@ -138,11 +138,13 @@ def refuse_sharded(model: nn.Module) -> None:
         # By the name, because importing FSDP takes a second; fully_shard mixes its class in.
         if any(kind.__module__.startswith("torch.distributed.fsdp") for kind in type(module).__mro__):
             where = f"layer {name!r}" if name else "the model"
-            raise WeightError(f"{where} is sharded by FSDP, so its weights are not here as a whole: {remedy}")
+            raise WeightError(
+                f"{where} is sharded by FSDP, so its weights are not here as a whole: {remedy}", layer=name
+            )
         for own, tensor in [*own_parameters(module).items(), *own_buffers(module).items()]:
             if is_part(tensor):
                 kind = type(tensor).__name__
-                raise WeightError(f"layer {name!r}: its {own} is a {kind}, sharded over devices: {remedy}")
+                raise WeightError(f"layer {name!r}: its {own} is a {kind}, sharded over devices: {remedy}", layer=name)
 
 
 def device_of(model: nn.Module) -> torch.device:

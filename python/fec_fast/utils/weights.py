@@ -1,49 +1,141 @@
-"""Checks that a model has weights that can be scored and pruned."""
+"""Checks of weights: whether a tensor can be scored and pruned, and whether a whole model can."""
 
 from __future__ import annotations
 
-import torch
-from torch import nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from typing import NamedTuple
 
-from .compat import is_traceable_wrapper_subclass
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from .compat import ConvolutionBase, is_traceable_wrapper_subclass, own_buffers, own_parameters
 from .errors import LayerError, WeightError
 from .modules import modules_of, named_tensors
 
+# The dtypes that every backend reads.
+SCORABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
-def check_weights(model: nn.Module) -> None:
-    """Makes sure that a model has weights, all of them dense, finite and there.
+
+class Trouble(NamedTuple):
+    """Why a weight is unfit to be scored and pruned.
+
+    Attributes:
+        what: A clause whose subject is the weight, such as ``"is sparse (torch.sparse_coo)"``.
+        remedy: What to do about it, an imperative clause.
+    """
+
+    what: str
+    remedy: str
+
+
+QUANTISED_LAYER = Trouble("is quantised", "score and prune the float model and quantise it afterwards")
+
+
+def weight_trouble(weight: Tensor, *, holds_filters: bool = True, may_be_empty: bool = False) -> Trouble | None:
+    """Decides whether a tensor is fit to be scored and pruned: the one place that does.
+
+    The values are not looked at here; see :func:`first_not_finite`.
 
     Args:
-        model: Not wrapped.
+        weight: Any tensor, on any device.
+        holds_filters: Whether it is the weight of a convolution or linear layer, which needs channels and a
+            floating-point dtype. Other parameters and buffers may have any shape and dtype.
+        may_be_empty: Whether a weight without elements is accepted.
+
+    Returns:
+        The trouble and its remedy; ``None`` if the tensor is fit.
+    """
+    if is_lazy(weight):  # first: a lazy tensor has no other property that could be asked for
+        return Trouble("is not initialised", "run the model once on an input")
+    if weight.is_quantized:
+        return Trouble(f"is quantised ({weight.dtype})", QUANTISED_LAYER.remedy)
+    if weight.layout != torch.strided:
+        return Trouble(f"is sparse ({weight.layout})", "make it dense with .to_dense()")
+    if weight.is_meta:
+        return Trouble(
+            "is on the meta device and has no values", "model.to_empty(device='cpu') and load the weights first"
+        )
+    if is_traceable_wrapper_subclass(weight):
+        return Trouble(f"is a {type(weight).__name__}", "score and prune the plain model and convert it afterwards")
+    if not holds_filters:
+        return None
+    if weight.dtype not in SCORABLE_DTYPES:
+        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in SCORABLE_DTYPES)
+        return Trouble(f"is {str(weight.dtype).removeprefix('torch.')}", f"convert the model to one of {known}")
+    if weight.dim() < 2:
+        return Trouble(f"has shape {list(weight.shape)}", "a filter needs channels, so give two dimensions or more")
+    if weight.numel() == 0 and not may_be_empty:
+        return Trouble(f"is empty, {list(weight.shape)}", "give the layer at least one channel and one filter")
+    return None
+
+
+def is_quantised_layer(module: nn.Module) -> bool:
+    """Tells whether a module is one of torch's quantised layers.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        True for the modules of ``torch.ao.nn.quantized``, ``torch.ao.nn.intrinsic.quantized`` and their like, most of
+        which keep a packed weight behind a method. False for ``FloatFunctional``, which stands there too but belongs to
+        float models, and for the layers of quantisation-aware training, which have float weights.
+    """
+    kind = type(module)
+    path = kind.__module__.split(".")
+    return path[0] == "torch" and "quantized" in path and kind.__name__ not in ("FloatFunctional", "FXFloatFunctional")
+
+
+def first_not_finite(weight: Tensor) -> tuple[int, ...] | None:
+    """Finds a NaN or an infinity.
+
+    Args:
+        weight: A dense floating-point tensor, on any device.
+
+    Returns:
+        The index of the first such element; ``None`` if all are finite.
+    """
+    values = weight.detach()
+    # A sum is not finite where a term is not. Where it merely overflows, every element is looked at.
+    if not values.numel() or bool(torch.isfinite(values.sum())):
+        return None
+    wrong = (~torch.isfinite(values)).nonzero()
+    return tuple(int(position) for position in wrong[0]) if len(wrong) else None
+
+
+def check_weights(model: nn.Module) -> None:
+    """Checks that a model has weights, and that all of them can be scored and pruned.
+
+    Args:
+        model: The model, out of its wrappers.
 
     Raises:
-        LayerError: It has no parameters.
-        WeightError: A parameter or buffer that cannot be pruned, by name.
+        LayerError: The model has no parameters.
+        WeightError: A parameter or buffer is unfit, or a parameter is NaN or infinite; it is named.
     """
-    tensors = named_tensors(model)
-    if not tensors:
+    modules = modules_of(model)
+    for name, module in modules.items():
+        if is_quantised_layer(module):
+            raise WeightError(f"{name} {QUANTISED_LAYER.what}: {QUANTISED_LAYER.remedy}", layer=name)
+    if not named_tensors(model):
         raise LayerError(f"{type(model).__name__} has no parameters: there is nothing to prune")
-    for name, tensor in tensors.items():
-        if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
-            raise WeightError(f"{name} is not initialised: run the model once before pruning it")
-        if tensor.is_meta:
-            raise WeightError(f"{name} is on the meta device and has no values: load the weights first")
-        if tensor.layout != torch.strided:
-            raise WeightError(f"{name} is sparse ({tensor.layout}): convert it with .to_dense()")
-        if tensor.is_quantized:
-            raise WeightError(f"{name} is quantised ({tensor.dtype}): prune the float model and quantise it afterwards")
-        if is_traceable_wrapper_subclass(tensor):
-            raise WeightError(f"{name} is a {type(tensor).__name__}: prune the plain model and convert it afterwards")
-    for name, module in modules_of(model).items():
-        if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
-            raise WeightError(f"{name} is quantised: prune the float model and quantise it afterwards")
-    for name, tensor in tensors.items():
-        # A sum is not finite where a term is not; where it merely overflows, every element is looked at.
-        if isinstance(tensor, nn.Parameter) and tensor.numel() and not bool(torch.isfinite(tensor.detach().sum())):
-            finite = torch.isfinite(tensor.detach())
-            if bool(finite.all()):
+    for name, module in modules.items():
+        for own, tensor in [*own_parameters(module).items(), *own_buffers(module).items()]:
+            if tensor is None:
                 continue
-            index = torch.nonzero(~finite)[0].tolist()
-            value = float(tensor.detach()[tuple(index)])
-            raise WeightError(f"{name} holds {value} at index {index}: repair or reload it")
+            trouble = weight_trouble(
+                tensor,
+                holds_filters=own == "weight" and isinstance(module, ConvolutionBase | nn.Linear),
+                may_be_empty=isinstance(module, nn.Linear),  # such as a head that was taken off; it is not scored
+            )
+            if trouble is not None:
+                raise WeightError(f"{_join(name, own)} {trouble.what}: {trouble.remedy}", layer=name)
+    for name, module in modules.items():
+        for own, parameter in own_parameters(module).items():
+            index = None if parameter is None else first_not_finite(parameter)
+            if parameter is not None and index is not None:
+                message = f"{_join(name, own)} holds {parameter[index].item()} at index {list(index)}"
+                raise WeightError(f"{message}: repair or reload it", layer=name, index=index)
+
+
+def _join(layer: str, own: str) -> str:
+    return f"{layer}.{own}" if layer else own

@@ -128,7 +128,7 @@ def test_bad_arguments_and_weights() -> None:
     group = graph.get_pruning_group(model[0], tp.prune_conv_out_channels, [0, 1])
     with torch.no_grad():
         model[1].weight[1, 2, 0, 0] = torch.nan
-    with pytest.raises(fec_fast.WeightError, match=r"^1 \(Conv2d.* nan at \[1, 2, 0, 0\]"):
+    with pytest.raises(fec_fast.WeightError, match=r"^layer '1 \(Conv2d.* nan at \[1, 2, 0, 0\]"):
         FECImportance()(group)
 
 

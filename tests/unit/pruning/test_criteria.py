@@ -200,5 +200,7 @@ def test_weights_are_scored_where_they_are(away: list[str], backend: str, monkey
     weights = dict(model.named_parameters()) | {name: torch.empty(4, 4, 3, 3, device="meta") for name in away}
     asked = []
     monkeypatch.setattr(ops, "entropies", lambda *_, backend="none", **__: asked.append(backend) or [])
-    unit_scores.side_entropies(traced, weights, Formula(), (False,))
-    assert asked == [backend]  # a model on several devices goes to the CPU as a whole
+    resolved = unit_scores.scoring_backend(traced, weights)
+    assert resolved.requested == backend  # a model on several devices is scored on the CPU as a whole
+    unit_scores.side_entropies(traced, weights, Formula(), (False,), resolved)
+    assert asked == [resolved]

@@ -211,8 +211,9 @@ def test_non_finite_weight_is_named(value: float, word: str) -> None:
     with torch.no_grad():
         net.body[0].weight[3, 2, 0, 0] = value
         net.body[0].weight[5, 0, 0, 0] = value
-    with pytest.raises(fec_fast.WeightError, match=rf"'body\.0'.*\[3, 2, 0, 0\] is {word}") as caught:
+    with pytest.raises(fec_fast.WeightError, match=rf"'body\.0'.* {word} at \[3, 2, 0, 0\].*layers=") as caught:
         score_model(net)
+    assert (caught.value.layer, caught.value.index) == ("body.0", (3, 2, 0, 0))
     assert isinstance(caught.value, ValueError)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fec_fast.scoring import ops, reference
 from fec_fast.scoring.backends import cpu
-from fec_fast.scoring.backends.registry import backends, resolve
+from fec_fast.scoring.backends.registry import ResolvedBackend, backends, resolve
 from fec_fast.scoring.formula import Formula
 from fec_fast.utils.errors import ArgumentError, BackendError, FormulaError, WeightError
 
@@ -108,8 +108,10 @@ def test_not_finite(dtype: torch.dtype, value: float) -> None:
     for strided in (bad, bad.to(memory_format=torch.channels_last), torch.nn.functional.pad(bad, (1, 1))[..., 1:-1]):
         with pytest.raises(WeightError, match="weight 1 has") as caught:
             ops.entropies([weight(2, 2), strided], RMS, axes=[0, 0], groups=[1, 1])
-        assert caught.value.layer_index == 1  # type: ignore[attr-defined]
-        assert caught.value.index == (2, 1, 0, 2)  # type: ignore[attr-defined]
+        assert caught.value.index == (2, 1, 0, 2) and caught.value.layer is None
+        with pytest.raises(WeightError, match=r"layer 'b': its weight has .* at \[2, 1, 0, 2\]") as caught:
+            ops.entropies([weight(2, 2), strided], RMS, axes=[0, 0], groups=[1, 1], names=["a", "b"])
+        assert caught.value.index == (2, 1, 0, 2) and caught.value.layer == "b"
 
 
 @pytest.mark.parametrize(
@@ -123,15 +125,19 @@ def test_not_finite(dtype: torch.dtype, value: float) -> None:
     ],
 )
 def test_unreadable_weights(bad: torch.Tensor, words: str) -> None:
-    with pytest.raises(WeightError, match=words) as caught:
+    with pytest.raises(WeightError, match=f"^weight 0 .*{words}") as caught:
         ops.entropies([bad], RMS, axes=[1], groups=[2])
-    assert caught.value.layer_index == 0  # type: ignore[attr-defined]
+    assert caught.value.layer is None
+    with pytest.raises(WeightError, match=f"^layer 'head': its weight .*{words}") as caught:
+        ops.entropies([bad], RMS, axes=[1], groups=[2], names=["head"])
+    assert (caught.value.layer, caught.value.index) == ("head", None)
 
 
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
         ({"axes": [0, 0]}, ArgumentError, "2 axes"),
+        ({"names": ["a", "b"]}, ArgumentError, "2 names"),
         ({"axes": [2]}, ArgumentError, "axis 2"),
         ({"algorithm": "sort"}, FormulaError, "sorted"),
         ({"algorithm": "sorted", "formula": Formula()}, FormulaError, "channel axis"),
@@ -203,7 +209,7 @@ def test_backends() -> None:
     known = backends()
     assert list(known) == ["cpu", "cuda", "triton"]
     assert known["cpu"].usable and all(info.reason for info in known.values())
-    assert resolve("auto") == "cpu"
+    assert resolve("auto") == ResolvedBackend("cpu", "auto")
 
 
 def test_a_forced_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:

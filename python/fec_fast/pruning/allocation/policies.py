@@ -82,7 +82,7 @@ def entropy(problem: Problem, prices: np.ndarray) -> list[np.ndarray]:
         For each set, ``[units]``.
     """
     formula = Formula(tau_scale=TAU_SCALE)
-    sides, vectors = side_entropies(problem.traced, problem.weights, formula, (False,))
+    sides, vectors = side_entropies(problem.traced, problem.weights, formula, (False,), problem.backend)
     parts = {side.use.layer: vector.numpy() for side, vector in zip(sides, vectors, strict=True)}
     sets = problem.coupling.sets
     usual = float(np.mean([math.exp(float(vector.mean())) for vector in vectors])) if vectors else 1.0

@@ -23,7 +23,8 @@ def trouble() -> str:
     """Why the kernels cannot run here; empty if they can."""
     module = compiled()
     if module is None:
-        return "built without CUDA kernels: no CUDA compiler was found, or FEC_CUDA=OFF"
+        reason = getattr(_native, "cuda_left_out", "") or "no CUDA compiler was found, or FEC_CUDA=OFF"
+        return f"built without CUDA kernels: {reason}"
     try:
         count = module.device_count()
     except module.Error as error:

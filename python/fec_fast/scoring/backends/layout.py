@@ -8,21 +8,13 @@ import torch
 from torch import Tensor
 
 from ...utils.errors import BackendError
+from ...utils.weights import SCORABLE_DTYPES
 
-DTYPES = {
-    torch.float32: "float32",
-    torch.float64: "float64",
-    torch.float16: "float16",
-    torch.bfloat16: "bfloat16",
-}
+# The names by which the kernels know the dtypes.
+DTYPES = {dtype: str(dtype).removeprefix("torch.") for dtype in SCORABLE_DTYPES}
 
 # data, dtype, outer, inner, channels, taps, the four strides in elements, out
 Row = tuple[int, str, int, int, int, int, int, int, int, int, int]
-
-
-def supported(dtype: torch.dtype) -> bool:
-    """Whether weights of this dtype can be read."""
-    return dtype in DTYPES
 
 
 def check_one_device(weights: Sequence[Tensor]) -> None:

@@ -1,10 +1,12 @@
-"""What can compute the entropies here, and what cannot and why."""
+"""Registry of the scoring backends: which are built and usable here, and which one a call uses."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...utils.errors import BackendError, nearest
+from . import cpu, cuda, triton
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,23 @@ class BackendInfo:
     reason: str
 
 
-def _cpu() -> BackendInfo:
-    from . import cpu
+@dataclass(frozen=True)
+class ResolvedBackend:
+    """A backend that was found usable. :func:`resolve` makes it once per public call, and it is handed down.
 
+    Attributes:
+        name: The name of the backend that is used.
+        requested: The name that was asked for; ``"auto"`` where the package chose.
+    """
+
+    name: str
+    requested: str
+
+
+def _describe_cpu() -> BackendInfo:
     sets = cpu.instruction_sets()
-    usable = [name for name, has in sets.items() if has]
-    lacking = [name for name, has in sets.items() if not has]
+    usable = [name for name, supported in sets.items() if supported]
+    lacking = [name for name, supported in sets.items() if not supported]
     threads = cpu.threads()
     reason = f"runs on {usable[-1]}, {threads}" + (f"; not on this processor: {', '.join(lacking)}" if lacking else "")
     forced = cpu.forced()
@@ -41,52 +54,61 @@ def _cpu() -> BackendInfo:
     return BackendInfo("cpu", True, runs, reason)
 
 
-def _cuda() -> BackendInfo:
-    from . import cuda
-
+def _describe_cuda() -> BackendInfo:
     trouble = cuda.trouble()
     return BackendInfo("cuda", cuda.compiled() is not None, not trouble, trouble or cuda.describe())
 
 
-def _triton() -> BackendInfo:
-    from . import triton
-
+def _describe_triton() -> BackendInfo:
     trouble = triton.trouble()
     return BackendInfo("triton", triton.installed(), not trouble, trouble or triton.describe())
 
 
-_KNOWN = {"cpu": _cpu, "cuda": _cuda, "triton": _triton}
+_BACKENDS: dict[str, Callable[[], BackendInfo]] = {
+    "cpu": _describe_cpu,
+    "cuda": _describe_cuda,
+    "triton": _describe_triton,
+}
+# What "auto" tries for weights on a device of this type, best first, before the CPU.
+_PREFERRED = {"cuda": ("cuda", "triton")}
 
 
 def backends() -> dict[str, BackendInfo]:
-    """Says of every backend whether it is built and usable.
+    """Lists the backends, and whether each is built and usable here.
 
     Returns:
         Names to facts.
     """
-    return {name: look() for name, look in _KNOWN.items()}
+    return {name: describe() for name, describe in _BACKENDS.items()}
 
 
-def resolve(backend: str, device: str = "cpu") -> str:
-    """Chooses a backend.
+def resolve(backend: str | ResolvedBackend, device: str = "cpu") -> ResolvedBackend:
+    """Chooses the backend of a call.
 
     Args:
         backend: A backend's name, or ``"auto"``: on CUDA tensors the CUDA kernels where they are built and usable, else
-            Triton's, else the CPU's on copies of the weights. One asked for by name is never replaced by another.
-        device: The type of device that the weights are on.
+            Triton's, else the CPU's on copies of the weights. A backend that is asked for by name is never replaced by
+            another. A backend that was resolved before is returned as it is, and nothing is looked up.
+        device: The type of device that the weights are on; only ``"auto"`` depends on it.
 
     Returns:
-        The name of a usable backend.
+        A usable backend.
 
     Raises:
         BackendError: No backend has this name, or it cannot run here.
     """
-    if backend == "auto":
-        ready = [name for name in ("cuda", "triton") if device == "cuda" and _KNOWN[name]().usable]
-        backend = ready[0] if ready else "cpu"
-    if backend not in _KNOWN:
-        raise BackendError(f"no backend is called {backend!r}; {nearest(backend, ['auto', *_KNOWN])}")
-    info = _KNOWN[backend]()
+    if isinstance(backend, ResolvedBackend):
+        return backend
+    requested, name = backend, backend
+    if requested == "auto":
+        # The search ends at the first usable backend: to look at Triton means to read its package's metadata.
+        preferred = (name for name in _PREFERRED.get(device, ()) if _BACKENDS[name]().usable)
+        name = next(preferred, "cpu")
+        if name != "cpu":
+            return ResolvedBackend(name, requested)
+    if name not in _BACKENDS:
+        raise BackendError(f"no backend is called {name!r}; {nearest(name, ['auto', *_BACKENDS])}")
+    info = _BACKENDS[name]()
     if not info.usable:
-        raise BackendError(f"the backend {backend!r} cannot run: {info.reason}")
-    return backend
+        raise BackendError(f"the backend {name!r} cannot run: {info.reason}")
+    return ResolvedBackend(name, requested)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import math
 from collections.abc import Sequence
@@ -22,14 +23,21 @@ _CHANNELS, _ROWS, _COLUMNS = 128, 32, 32  # what a program takes at a time
 _LOG2E = 1.4426950408889634
 
 
+@functools.cache  # it reads the package's metadata from the disk
+def installed_version() -> str | None:
+    """The version of Triton that is installed; ``None`` for none."""
+    return version("triton") if importlib.util.find_spec("triton") is not None else None
+
+
 def installed() -> bool:
-    """Whether Triton is there."""
-    return importlib.util.find_spec("triton") is not None
+    """Whether Triton is installed."""
+    return installed_version() is not None
 
 
 def is_too_old() -> bool:
     """Whether the version of Triton is one whose interpreter gives wrong entropies: 3.2 and 3.3, by 0.4 nats."""
-    return tuple(int(part) for part in version("triton").split(".")[:2]) < OLDEST
+    number = installed_version()
+    return number is not None and tuple(int(part) for part in number.split(".")[:2]) < OLDEST
 
 
 def trouble() -> str:
@@ -37,7 +45,7 @@ def trouble() -> str:
     if not installed():
         return "Triton is not installed: pip install triton"
     if is_too_old():
-        return f"Triton {version('triton')} computes these kernels wrongly (seen in its interpreter): 3.4 is needed"
+        return f"Triton {installed_version()} computes these kernels wrongly (seen in its interpreter): 3.4 is needed"
     if not torch.cuda.is_available():
         return f"torch {torch.__version__} sees no GPU"
     return ""
@@ -45,7 +53,7 @@ def trouble() -> str:
 
 def describe() -> str:
     """What the kernels run on, in words."""
-    return f"Triton {version('triton')} on {torch.cuda.get_device_name(torch.cuda.current_device())}"
+    return f"Triton {installed_version()} on {torch.cuda.get_device_name(torch.cuda.current_device())}"
 
 
 def entropies(
