@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -185,3 +186,24 @@ def test_pruning_does_not_reach_the_training_engine() -> None:
 def test_files_are_readable_in_one_sitting() -> None:
     long = {name: lines for name, path in modules().items() if (lines := len(path.read_text().splitlines())) > 400}
     assert not long
+
+
+def test_the_drawing_shows_the_imports() -> None:
+    """docs/architecture.md leaves out the arrows to utils and those from the command line; it says so."""
+    text = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = set(re.findall(r"^ +(\w+) --> (\w+)$", text, re.MULTILINE))
+    real = {(room(one.importer), room(one.module)) for one in imports()}
+    assert drawn == {
+        (importer, target)
+        for importer, target in real
+        if importer not in (FACE, "cli", target) and target not in (FACE, "utils")
+    }
+    assert set(re.findall(r"^ +(\w+)\[", text, re.MULTILINE)) == set(ALLOWED)
+
+
+def test_the_architecture_page_names_every_module() -> None:
+    text = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.MULTILINE))
+    for module, path in modules().items():
+        if path.name != "__init__.py" and room(module) != FACE:
+            assert f"`{path.stem}`" in rows[room(module)], module
