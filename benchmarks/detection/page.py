@@ -213,9 +213,9 @@ def page(document: dict[str, Any]) -> str:
             "",
             "```python",
             "from fec_fast.training.tasks.detection import Detection, measure",
-            "from fec_fast.vision.voc import voc",
+            "from fec_fast.vision.voc import load_voc",
             "",
-            f'train, held_out = voc("bccd-voc.zip", {settings["batch"]}, image_size={settings["image"]}, '
+            f'train, held_out = load_voc("bccd-voc.zip", {settings["batch"]}, image_size={settings["image"]}, '
             'augment="microscope")',
             'model = fec_fast.vision.zoo.build("zoo:ssd-small", num_classes=len(train.dataset.classes) + 1)',
             f'fec_fast.finetune(model, train, task=Detection(), epochs={settings["epochs"]}, optimizer="adamw", '

@@ -34,7 +34,7 @@ from fec_fast.utils.files import write_text
 from fec_fast.utils.machine import describe_machine
 from fec_fast.utils.timing import compare_latency
 from fec_fast.vision import zoo
-from fec_fast.vision.voc import voc
+from fec_fast.vision.voc import load_voc
 
 ROOT = Path(__file__).parent.parent
 IMAGE = 192
@@ -122,7 +122,7 @@ class Study:
     def loaders(self, held_out: str, seed: int) -> tuple[Any, Any]:
         """Training images, and those of another split."""
         options: dict[str, Any] = {"image_size": IMAGE, "augment": "microscope", "splits": ("train", held_out)}
-        return voc(self.arguments.data, self.arguments.batch, seed, **options)
+        return load_voc(self.arguments.data, self.arguments.batch, seed, **options)
 
     def build(self) -> nn.Module:
         """The network before training."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from fec_fast.vision import networks
-from fec_fast.vision.data import digits
+from fec_fast.vision.digits import load_digits
 
 Pairs = list[tuple[Tensor, Tensor]]
 Normal = Callable[[Tensor], Tensor]
@@ -92,7 +92,7 @@ def cifar(file: Path, work: Path) -> Images:
 
 def handwritten() -> Images:
     """scikit-learn's digits, 1,347 to train on and 450 to test on."""
-    train, test = (loader.dataset.tensors for loader in digits())
+    train, test = (loader.dataset.tensors for loader in load_digits())
     return Images(train, test, 0, digits=True)
 
 

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import fec_fast
 from fec_fast.training.tasks.detection import Detection
 from fec_fast.vision import zoo
-from fec_fast.vision.voc import voc
+from fec_fast.vision.voc import load_voc
 from helpers import voc_folders
 from helpers.training import Stops
 
@@ -78,7 +78,7 @@ def box_loaders(folder: Path) -> tuple[DataLoader[Any], DataLoader[Any]]:
     if not folder.exists():
         splits = {part: {f"{part}{n}": image(n) for n in range(count)} for part, count in (("train", 12), ("val", 5))}
         voc_folders.write(folder, splits, size=(128, 128))
-    return voc(folder, batch_size=3, image_size=64, augment="none")
+    return load_voc(folder, batch_size=3, image_size=64, augment="none")
 
 
 def trained_detector(folder: Path, **options: Any) -> tuple[nn.Module, Any]:

@@ -28,7 +28,8 @@ from ..utils.files import write_text
 from ..utils.machine import describe_machine
 from ..utils.random_state import restored_randomness
 from ..utils.timing import measure_latency
-from ..vision import data, zoo
+from ..vision import zoo
+from ..vision.digits import load_digits
 
 # Share of channels removed from every layer of each network: 94 % and 83 % of the parameters.
 RATIOS: Mapping[str, float] = {"vgg-digits": 0.75, "resnet-digits": 0.6}
@@ -95,7 +96,7 @@ def run_demo(
     if output is not None and (Path(output).is_dir() or not Path(output).absolute().parent.is_dir()):
         raise InputError(f"output={str(output)!r} must name a file in an existing folder")
     start = time.perf_counter()
-    _, held_out = data.digits(_BATCH)
+    _, held_out = load_digits(_BATCH)
     images = len(held_out.dataset)  # type: ignore[arg-type]  # a tensor data set, which has a length
     report: dict[str, Any] = {
         "format": "fec_fast demo",
@@ -127,7 +128,7 @@ def _network(name: str, settings: DemoSettings, console: Console) -> dict[str, A
     """Trains one network and prunes it by every criterion."""
     torch.manual_seed(0)
     dense = zoo.build(f"zoo:{name}")
-    train, held_out = data.digits(_BATCH)
+    train, held_out = load_digits(_BATCH)
     console.print(f"[bold]{name}[/bold]: training on {len(train)} batches of {_BATCH} digits, {settings.epochs} epochs")
     start = time.perf_counter()
     finetune(dense, train, epochs=settings.epochs, lr=settings.lr)
@@ -152,7 +153,7 @@ def _network(name: str, settings: DemoSettings, console: Console) -> dict[str, A
 
 def _criterion(name: str, dense: nn.Module, criterion: str, settings: DemoSettings, console: Console) -> dict[str, Any]:
     """Prunes (unless the criterion is ``DENSE``) and fine-tunes copies of a network."""
-    _, held_out = data.digits(_BATCH)
+    _, held_out = load_digits(_BATCH)
     example: Tensor = next(iter(held_out))[0]
     one_shot, accuracy, seconds = [], [], []
     model = dense
@@ -161,7 +162,7 @@ def _criterion(name: str, dense: nn.Module, criterion: str, settings: DemoSettin
         ratio = 0.0 if criterion == DENSE else RATIOS[name]
         result = prune(dense, example, ratio=ratio, criterion="fec" if criterion == DENSE else criterion)
         one_shot.append(evaluate(result.model, held_out))
-        train, _ = data.digits(_BATCH)
+        train, _ = load_digits(_BATCH)
         start = time.perf_counter()
         finetune(
             result.model, train, epochs=settings.finetune_epochs, lr=settings.finetune_lr, seed=seed + 1, progress=False

@@ -7,7 +7,7 @@ All of them are :class:`FecError`. Where Python itself would raise ``ValueError`
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class FecError(Exception):
@@ -119,3 +119,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return "nearest: " + ", ".join(repr(n) for n in close)
     shown = ", ".join(repr(n) for n in known[:5])
     return f"known: {shown}{', ...' if len(known) > 5 else ''}" if known else "there are none"
+
+
+def list_some(names: Sequence[str]) -> str:
+    """Lists the first names, and how many more there are, for messages.
+
+    Args:
+        names: At least one name.
+
+    Returns:
+        At most three names, such as ``"a, b, c and 4 more"``.
+    """
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

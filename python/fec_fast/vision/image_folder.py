@@ -1,37 +1,74 @@
-"""Images of one class a folder, on the disk or straight from a zip archive."""
+"""Image folders: one folder per class, on the disk or inside a zip archive, which is not unpacked."""
 
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..utils.errors import InputError, nearest
+from ..utils.errors import InputError
+from .loaders import DataOptions, Loader, check_positive, check_torchvision, make_loaders, transforms_for
 from .sources import Archive, Folder, Source
 
-AUGMENTATIONS = ("cifar", "imagenet", "none")
-
-# What torchvision's ImageFolder takes for an image.
+# The endings that torchvision's ImageFolder accepts.
 _ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+# The number of files whose headers are read unless the user decides otherwise; it takes some seconds.
+_MOST_CHECKED_BY_DEFAULT = 100_000
 
 
-class Images(Dataset[tuple[Tensor, int]]):
-    """Labelled images of a source.
+def load_image_folder(path: str | Path, batch_size: int = 64, seed: int = 0, **options: Any) -> tuple[Loader, Loader]:
+    """Loads images from folders, one per class, below ``train`` and ``val`` (or ``test``).
+
+    Args:
+        path: The folder, or the ``.zip``, that holds ``train/CLASS/*`` and ``val/CLASS/*`` or ``test/CLASS/*``.
+        batch_size: Images per batch.
+        seed: Seed for the order of the training images and of their augmentation.
+        **options: The attributes of :class:`fec_fast.vision.loaders.DataOptions`.
+
+    Returns:
+        The training loader (shuffled and augmented) and the held-out loader. Batches are images float32
+        ``[B, 3, H, W]`` and labels int64 ``[B]``, in the alphabetical order of the classes.
+
+    Raises:
+        InputError: A folder is missing or has no images, the two parts have different classes, a file is not an image,
+            or a number is out of its range.
+        ArgumentError: There is no such option, or a value has the wrong type.
+        MissingExtraError: torchvision or Pillow is not installed.
+    """
+    check_positive("batch_size", batch_size)
+    parsed = DataOptions.of(options)
+    purpose = f"data 'imagefolder:{path}'"
+    check_torchvision(purpose)
+    train, held_out = _open_parts(Path(path), parsed.limit, purpose)
+    _check_files((train, held_out), parsed.check, purpose)
+    train.transform, held_out.transform = transforms_for(parsed, train.image(0))
+    return make_loaders(train, held_out, batch_size, seed, parsed.workers)
+
+
+class LabelledImages(Dataset[tuple[Tensor, int]]):
+    """Images of a folder or an archive with their labels.
 
     Attributes:
-        files: Their names.
+        files: The names of the images in the source.
         targets: Their labels.
         classes: The names of the classes, in alphabetical order.
-        transform: From a PIL image in RGB to a tensor.
+        transform: A function from a PIL image in RGB to a tensor; ``None`` returns the PIL image.
     """
 
     def __init__(self, source: Source, files: Sequence[str], targets: Sequence[int], classes: Sequence[str]) -> None:
-        """Remembers what belongs to it; nothing is read."""
+        """Stores names and labels; nothing is read.
+
+        Args:
+            source: The folder or archive.
+            files: The names of the images in it.
+            targets: One label per image.
+            classes: The names of the classes.
+        """
         self.source, self.files, self.targets, self.classes = source, list(files), list(targets), list(classes)
         self.transform: Callable[[Any], Tensor] | None = None
 
@@ -40,7 +77,7 @@ class Images(Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        """An image, transformed, and its label.
+        """Returns an image, transformed, and its label.
 
         Raises:
             InputError: The file cannot be decoded.
@@ -49,7 +86,10 @@ class Images(Dataset[tuple[Tensor, int]]):
         return image if self.transform is None else self.transform(image), self.targets[index]
 
     def image(self, index: int) -> Any:
-        """An image as PIL decodes it, in RGB.
+        """Decodes an image.
+
+        Returns:
+            A PIL image in RGB.
 
         Raises:
             InputError: The file cannot be decoded.
@@ -59,14 +99,14 @@ class Images(Dataset[tuple[Tensor, int]]):
         try:
             with Image.open(io.BytesIO(self.source.read(self.files[index]))) as image:
                 return image.convert("RGB")
-        except Exception as error:  # a decoder of damaged bytes may raise anything
-            raise self.unreadable(index, error) from error
+        except Exception as error:  # a decoder may raise anything on damaged bytes
+            raise self._unreadable(index, error) from error
 
     def check_headers(self) -> None:
-        """Looks at every file without decoding it (for PNG, its checksums too).
+        """Reads every file without decoding it (PNG: with its checksums).
 
         Raises:
-            InputError: The first that is no image.
+            InputError: A file is not an image; the message names the first.
         """
         from PIL import Image
 
@@ -75,97 +115,68 @@ class Images(Dataset[tuple[Tensor, int]]):
                 with Image.open(io.BytesIO(self.source.read(name))) as image:
                     image.verify()
             except Exception as error:
-                raise self.unreadable(index, error) from error
+                raise self._unreadable(index, error) from error
 
-    def unreadable(self, index: int, error: Exception) -> InputError:
-        """The error for a damaged file."""
-        where = self.source.where(self.files[index])
-        return InputError(f"image {where} cannot be read ({type(error).__name__}: {error}): remove or replace it")
+    def _unreadable(self, index: int, error: Exception) -> InputError:
+        file = self.source.describe(self.files[index])
+        return InputError(f"image {file} cannot be read ({type(error).__name__}: {error}): remove or replace it")
 
 
-def open_parts(path: Path, limit: int | None, what: str) -> tuple[Images, Images]:
-    """Finds the training and the held-out images of a folder or an archive.
+def _check_files(parts: tuple[LabelledImages, LabelledImages], check: bool | None, purpose: str) -> None:
+    """Reads the headers of all files, or warns that there are too many to do so by default."""
+    count = sum(map(len, parts))
+    if check is None and count > _MOST_CHECKED_BY_DEFAULT:
+        warnings.warn(
+            f"{purpose}: {count:,} files are not checked before training, and one that cannot be read would end the "
+            "training with its name; set check=True to check them",
+            stacklevel=4,
+        )
+    elif check is not False:
+        for part in parts:
+            part.check_headers()
 
-    Args:
-        path: A folder or a ``.zip`` with ``train/CLASS/*`` and ``val/CLASS/*`` or ``test/CLASS/*``.
-        limit: Takes the first so many of each class, by name; ``None`` takes all.
-        what: What is opened, for messages.
 
-    Returns:
-        Both, without transforms.
+def _open_parts(path: Path, limit: int | None, purpose: str) -> tuple[LabelledImages, LabelledImages]:
+    """Finds the training and the held-out images of a folder or a zip archive; nothing is decoded.
 
     Raises:
         InputError: A part is missing or empty, or the classes differ.
     """
     if path.suffix.lower() == ".zip":
         if not path.is_file():
-            raise InputError(f"{what}: there is no file {path}")
+            raise InputError(f"{purpose}: there is no file {path}")
         source: Source = Archive(path)
     else:
         if not path.is_dir():
-            raise InputError(f"{what}: there is no folder {path}; it must hold a folder train and a folder val or test")
+            raise InputError(
+                f"{purpose}: there is no folder {path}; it must hold a folder train and a folder val or test"
+            )
         source = Folder(path)
-    classes: dict[str, dict[str, list[str]]] = {}
+    parts: dict[str, dict[str, list[str]]] = {}  # part -> class -> files
     for name in source.names():
         part, _, below = name.partition("/")
-        label, inside, file = below.partition("/")
-        if inside:
-            found = classes.setdefault(part, {}).setdefault(label, [])
+        label, slash, file = below.partition("/")
+        if slash:  # the folder of a class, even if it is empty, or something in it
+            files = parts.setdefault(part, {}).setdefault(label, [])
             if file.lower().endswith(_ENDINGS):
-                found.append(name)
-    held_out_part = next((part for part in ("val", "test") if part in classes), None)
-    if "train" not in classes or held_out_part is None:
+                files.append(name)
+    held_out_part = next((part for part in ("val", "test") if part in parts), None)
+    if "train" not in parts or held_out_part is None:
         raise InputError(
-            f"{what}: {path} must hold a folder train and a folder val or test, each with a folder a class"
+            f"{purpose}: {path} must hold a folder train and a folder val or test, each with one folder per class"
         )
-    train, held_out = classes["train"], classes[held_out_part]
+    train, held_out = parts["train"], parts[held_out_part]
     if set(train) != set(held_out):
-        odd = sorted(set(train) ^ set(held_out))
-        raise InputError(f"{what}: classes {odd[:5]} are in only one of train and {held_out_part}")
-    for part, of in (("train", train), (held_out_part, held_out)):
-        for name, files in sorted(of.items()):
+        different = sorted(set(train) ^ set(held_out))
+        raise InputError(f"{purpose}: classes {different[:5]} are in only one of train and {held_out_part}")
+    for part, classes in (("train", train), (held_out_part, held_out)):
+        for name, files in sorted(classes.items()):
             if not files:
-                raise InputError(f"{what}: {path}/{part}/{name} has no images ({', '.join(_ENDINGS)})")
-    return _images(source, train, limit), _images(source, held_out, limit)
+                raise InputError(f"{purpose}: {path}/{part}/{name} has no images ({', '.join(_ENDINGS)})")
+    return _labelled(source, train, limit), _labelled(source, held_out, limit)
 
 
-def _images(source: Source, classes: dict[str, list[str]], limit: int | None) -> Images:
+def _labelled(source: Source, classes: dict[str, list[str]], limit: int | None) -> LabelledImages:
     names = sorted(classes)
-    labelled = [(file, label) for label, name in enumerate(names) for file in classes[name][:limit]]
-    return Images(source, [file for file, _ in labelled], [label for _, label in labelled], names)
-
-
-def transforms(
-    augment: str, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
-) -> tuple[Callable[[Any], Tensor], Callable[[Any], Tensor]]:
-    """What is done to training images and to held-out ones, from PIL images to float32 tensors ``[3, H, W]``.
-
-    Args:
-        augment: ``"cifar"``: the whole image at the given size, mirrored at random and shifted by up to an eighth;
-            ``"imagenet"``: a random part of 8 to 100 % of the area, mirrored at random, and held-out images scaled
-            by 256/224 of the size on the shorter side and cropped in the middle; ``"none"``: the whole image.
-        size: Height and width.
-        mean: Subtracted from each of the three colours, after scaling to [0, 1].
-        std: Each colour is divided by it.
-
-    Returns:
-        The two transforms.
-
-    Raises:
-        InputError: An unknown augmentation.
-    """
-    from torchvision.transforms import v2
-
-    if augment not in AUGMENTATIONS:
-        raise InputError(f"augment={augment!r}: {nearest(str(augment), AUGMENTATIONS)}")
-    whole = [v2.Resize(size)]
-    training: dict[str, list[Any]] = {
-        "cifar": [*whole, v2.RandomHorizontalFlip(), v2.RandomCrop(size, padding=[size[1] // 8, size[0] // 8])],
-        "imagenet": [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()],
-        "none": whole,
-    }
-    held_out: list[Any] = whole
-    if augment == "imagenet":
-        held_out = [v2.Resize(round(min(size) * 256 / 224)), v2.CenterCrop(size)]
-    finish = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
-    return v2.Compose([*training[augment], *finish]), v2.Compose([*held_out, *finish])
+    pairs = [(file, label) for label, name in enumerate(names) for file in classes[name][:limit]]
+    return LabelledImages(source, [file for file, _ in pairs], [label for _, label in pairs], names)

@@ -1,4 +1,4 @@
-"""The small networks of the pruning literature."""
+"""Small networks of the pruning literature for CIFAR and for the digits."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 
 class PaddedShortcut(nn.Module):
-    """The parameter-free shortcut of the CIFAR ResNets: every second pixel, zero channels added on both sides.
+    """Parameter-free shortcut of the CIFAR ResNets: every second pixel, with channels of zeros before and behind.
 
     Attributes:
-        padding: Channels of zeros added before, and as many after.
+        padding: Number of channels of zeros added before, and of those added behind.
     """
 
     def __init__(self, padding: int) -> None:
-        """Remembers the padding."""
+        """Stores the padding."""
         super().__init__()
         self.padding = padding
 
@@ -26,13 +26,13 @@ class PaddedShortcut(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm and a shortcut; names as in torchvision.
+    """Block of two 3x3 convolutions with batch norm and a shortcut; named as in torchvision.
 
     ``downsample`` is the shortcut where the shape changes and ``None`` where it does not.
     """
 
     def __init__(self, in_planes: int, planes: int, stride: int, *, projection: bool) -> None:
-        """Builds the layers; ``projection`` chooses a 1x1 convolution over zero padding for the shortcut."""
+        """Builds the layers. The shortcut is a 1x1 convolution with ``projection``, otherwise zero padding."""
         super().__init__()
         self.conv1 = nn.Conv2d(in_planes, planes, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
@@ -55,15 +55,15 @@ class BasicBlock(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """A residual network of basic blocks with a 3x3 stem, for small images.
+    """Residual network of basic blocks with a 3x3 stem, for small images.
 
     Args:
         blocks: Number of blocks in each stage; every stage but the first halves the image.
         widths: Number of channels of each stage; the first is also the stem's.
-        head: Name of the last linear layer, so that published weights load unchanged.
-        projection: Shortcuts between stages are 1x1 convolutions with batch norm; otherwise padded with zeros.
-        num_classes: Outputs.
-        in_channels: Channels of the images.
+        head: Name of the last linear layer; it differs between published weights.
+        projection: Whether shortcuts between stages are 1x1 convolutions with batch norm, or zero padding.
+        num_classes: Number of outputs.
+        in_channels: Number of channels of the images.
     """
 
     def __init__(
@@ -105,12 +105,12 @@ class SmallResNet(nn.Module):
 
 
 class SmallVGG(nn.Module):
-    """3x3 convolutions with batch norm and max pooling, a global pooling, and a classifier.
+    """Network of 3x3 convolutions with batch norm and max pooling, a global max pooling, and a classifier.
 
     Args:
-        layers: Widths of the convolutions in order, ``"M"`` for a 2x2 max pooling.
-        classifier: Takes ``[B, last width]``.
-        in_channels: Channels of the images.
+        layers: The output channels of each convolution in order, and ``"M"`` for a 2x2 max pooling.
+        classifier: Module that takes ``[B, last width]``.
+        in_channels: Number of channels of the images.
     """
 
     def __init__(self, layers: Sequence[int | str], classifier: nn.Module, *, in_channels: int = 3) -> None:
@@ -144,10 +144,10 @@ def _initialise(model: nn.Module) -> None:
 
 
 def vgg16_cifar(num_classes: int = 10) -> nn.Module:
-    """VGG-16 with batch norm for 32x32 images; ``features.*`` named as in torchvision's ``vgg16_bn``.
+    """Builds VGG-16 with batch norm for 32x32 images; ``features.*`` named as in torchvision's ``vgg16_bn``.
 
     Args:
-        num_classes: Outputs of the one linear layer, ``classifier``.
+        num_classes: Number of outputs of the one linear layer, ``classifier``.
 
     Returns:
         The network, randomly initialised, 14.7 million parameters.
@@ -157,10 +157,10 @@ def vgg16_cifar(num_classes: int = 10) -> nn.Module:
 
 
 def resnet20_cifar(num_classes: int = 10) -> nn.Module:
-    """ResNet-20 of He et al. for 32x32 images, parameter-free shortcuts, last layer ``linear``.
+    """Builds ResNet-20 of He et al. for 32x32 images, parameter-free shortcuts, last layer ``linear``.
 
     Args:
-        num_classes: Outputs.
+        num_classes: Number of outputs.
 
     Returns:
         The network, randomly initialised, 0.27 million parameters.
@@ -169,10 +169,10 @@ def resnet20_cifar(num_classes: int = 10) -> nn.Module:
 
 
 def resnet56_cifar(num_classes: int = 10) -> nn.Module:
-    """ResNet-56 of He et al. for 32x32 images, parameter-free shortcuts, last layer ``linear``.
+    """Builds ResNet-56 of He et al. for 32x32 images, parameter-free shortcuts, last layer ``linear``.
 
     Args:
-        num_classes: Outputs.
+        num_classes: Number of outputs.
 
     Returns:
         The network, randomly initialised, 0.85 million parameters.
@@ -181,10 +181,10 @@ def resnet56_cifar(num_classes: int = 10) -> nn.Module:
 
 
 def resnet34_cifar(num_classes: int = 10) -> nn.Module:
-    """ResNet-34 with a 3x3 stem and no max pooling, for 32x32 images; named as torchvision's ``resnet34``.
+    """Builds ResNet-34 with a 3x3 stem and no max pooling, for 32x32 images; named as torchvision's ``resnet34``.
 
     Args:
-        num_classes: Outputs.
+        num_classes: Number of outputs.
 
     Returns:
         The network, randomly initialised, 21.3 million parameters.
@@ -193,10 +193,10 @@ def resnet34_cifar(num_classes: int = 10) -> nn.Module:
 
 
 def vgg_digits(num_classes: int = 10) -> nn.Module:
-    """A small VGG-style network for the 8x8 one-channel digits, with a hidden linear layer.
+    """Builds a small VGG-style network for the 8x8 one-channel digits, with a hidden linear layer.
 
     Args:
-        num_classes: Outputs.
+        num_classes: Number of outputs.
 
     Returns:
         The network, randomly initialised, 0.3 million parameters.
@@ -206,10 +206,10 @@ def vgg_digits(num_classes: int = 10) -> nn.Module:
 
 
 def resnet_digits(num_classes: int = 10) -> nn.Module:
-    """A small ResNet with projection shortcuts for the 8x8 one-channel digits.
+    """Builds a small ResNet with projection shortcuts for the 8x8 one-channel digits.
 
     Args:
-        num_classes: Outputs.
+        num_classes: Number of outputs.
 
     Returns:
         The network, randomly initialised, 0.3 million parameters.

@@ -1,4 +1,4 @@
-"""A detector that is fit for a laptop: torchvision's SSD on a narrow backbone with batch norm."""
+"""Small SSD: torchvision's detector on a narrow backbone with batch norm, for a laptop."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ from torch import Tensor, nn
 
 from ..utils.errors import missing_extra
 
-# What features a map has, after as many halvings of the image as the comment says.
-_WIDTHS = (
-    96,  # 3: objects of a twelfth of the image
-    192,  # 4
-    256,  # 5
-    192,  # 6: of half of it
-)
-# Sides of the boxes of each map, as shares of the image, and that which follows the last.
+# The channels of the feature maps. The maps have 1/8, 1/16, 1/32 and 1/64 of the image's sides.
+_WIDTHS = (96, 192, 256, 192)
+# The sides of the default boxes of each map, as shares of the image, and one more, which DefaultBoxGenerator combines
+# with the last.
 _SCALES = [0.08, 0.18, 0.34, 0.5, 0.8]
 
 
@@ -26,12 +22,12 @@ def _layer(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Se
 
 
 class SmallExtractor(nn.Module):
-    """Convolutions with batch norm that hand out four maps; names as in torchvision's SSD.
+    """Backbone of convolutions with batch norm that returns four feature maps; named as in torchvision's SSD.
 
     Attributes:
-        features: Up to the first map.
-        extra: From each map to the next.
-        out_channels: Channels of the maps.
+        features: The layers up to the first map.
+        extra: The layers from each map to the next.
+        out_channels: The channels of the maps.
     """
 
     def __init__(self) -> None:
@@ -55,20 +51,20 @@ class SmallExtractor(nn.Module):
         )
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        """Maps images ``[B, 3, H, W]`` to maps of an eighth, a sixteenth, ... of their sides, the largest first."""
+        """Maps images ``[B, 3, H, W]`` to feature maps of 1/8, 1/16, 1/32 and 1/64 of their sides."""
         x = self.features(x)
         maps = [x]
         for block in self.extra:
             x = block(x)
             maps.append(x)
-        return OrderedDict((str(number), one) for number, one in enumerate(maps))
+        return OrderedDict((str(number), feature_map) for number, feature_map in enumerate(maps))
 
 
 def ssd_small(num_classes: int = 21, image_size: int = 192) -> nn.Module:
-    """An SSD of torchvision's on a backbone of eleven convolutions with batch norm, for small pictures.
+    """Builds torchvision's SSD on a backbone of eleven convolutions with batch norm, for small images.
 
     Args:
-        num_classes: Classes and the background, which is class 0.
+        num_classes: Number of classes including the background, which is class 0.
         image_size: Height and width in pixels that every image is resized to.
 
     Returns:

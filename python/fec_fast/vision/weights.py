@@ -1,9 +1,9 @@
-"""Weights of checkpoint files, loaded into a network."""
+"""Weights: state dicts from safetensors or PyTorch files, loaded into a network."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +13,24 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ..utils.errors import CheckpointError, LayerError, nearest
+from ..utils.errors import CheckpointError, LayerError, list_some, nearest
 
 
 def load_weights(model: nn.Module, file: str | Path) -> nn.Module:
-    """Fills a network with the weights of a file, all of them or none.
+    """Loads the weights of a file into a network, all of them or none.
 
     Args:
-        model: The network, changed in place; keeps its dtype and device.
+        model: The network, changed in place; it keeps its dtype and device.
         file: A safetensors file, or a .pth or .pt file with a state dict (read with ``weights_only=True``), plain or
-            under the key ``"state_dict"``; names may begin with ``"module."``, as DataParallel writes them.
-            ``num_batches_tracked`` may be missing, as in files of old.
+            under the key ``"state_dict"``. Names may begin with ``"module."``, as DataParallel writes them.
+            ``num_batches_tracked`` may be missing, as in files of old versions of torch.
 
     Returns:
         The same network.
 
     Raises:
-        CheckpointError: The file is missing, cannot be read, or does not fit; the model is unchanged.
-        LayerError: The model has parameters on the meta device, which hold no values.
+        CheckpointError: The file is missing, cannot be read, or does not fit the model. The model is unchanged.
+        LayerError: The model has parameters on the meta device, which have no values.
     """
     path = Path(file)
     state = _read_state(path)
@@ -41,17 +41,21 @@ def load_weights(model: nn.Module, file: str | Path) -> nn.Module:
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in own]
     if missing or unexpected:
-        parts = [f"lacks {_some(missing)}"] if missing else []
+        parts = [f"lacks {list_some(list(map(repr, missing)))}"] if missing else []
         if unexpected:
-            parts.append(f"has {_some(unexpected)} that the model has not ({nearest(unexpected[0], own)})")
-        raise CheckpointError(f"{path} is not for this {type(model).__name__}: it {' and '.join(parts)}")
+            names = list_some(list(map(repr, unexpected)))
+            parts.append(f"has {names}, which the model does not have ({nearest(unexpected[0], own)})")
+        raise CheckpointError(
+            f"{path} is not for this {type(model).__name__}: it {' and '.join(parts)}; give the weights of this network"
+        )
     for key, value in own.items():
         if key in state and isinstance(value, Tensor) and not is_lazy(value) and state[key].shape != value.shape:
             raise CheckpointError(
                 f"{path} is not for this {type(model).__name__}: {key!r} is {list(state[key].shape)} in the file and "
-                f"{list(value.shape)} in the model"
+                f"{list(value.shape)} in the model; give the weights of this network"
             )
-    # A plain dictionary without version metadata: batch norm then accepts a missing num_batches_tracked.
+    # A plain dictionary has no version metadata, as files of old versions of torch. Batch norm then accepts that
+    # num_batches_tracked is missing.
     model.load_state_dict(state, strict=True)
     return model
 
@@ -67,24 +71,20 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds more than tensors (or is damaged) and is not read, since that could run code; save "
-            "model.state_dict(), best as safetensors"
+            f"{path} holds more than tensors (or is damaged) and is not read, because that could run code: "
+            "save model.state_dict(), preferably as safetensors"
         ) from error
     except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read, it may be truncated: {error}") from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise CheckpointError(f"{path} holds no state dict, that is no mapping of names to tensors")
-    return dict(_plain_names(loaded))
+        raise CheckpointError(f"{path} holds no state dict (a mapping of names to tensors): save model.state_dict()")
+    return dict(_without_wrapper(loaded))
 
 
-def _plain_names(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _without_wrapper(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yields names and tensors, without the ``module.`` that DataParallel puts before all names."""
     wrapped = all(key.startswith("module.") for key in state)
     for key, value in state.items():
         yield (key.removeprefix("module.") if wrapped else key), value
-
-
-def _some(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return ", ".join(repr(key) for key in keys[:3]) + more

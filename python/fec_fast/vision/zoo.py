@@ -1,4 +1,4 @@
-"""Networks by name: the small ones of the pruning literature, torchvision's, and any factory in a Python file."""
+"""Networks by name: small ones of the pruning literature, those of torchvision, and factories in a user's file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .networks import (
     vgg_digits,
 )
 from .ssd import ssd_small
-from .user_file import from_file
+from .user_file import load_function
 
 _ZOO: dict[str, Callable[..., nn.Module]] = {
     "vgg16-cifar": vgg16_cifar,
@@ -33,7 +33,7 @@ _ZOO: dict[str, Callable[..., nn.Module]] = {
 
 
 def names() -> list[str]:
-    """The networks of the zoo.
+    """Lists the networks of the zoo.
 
     Returns:
         Names such as ``"zoo:vgg16-cifar"``, as :func:`build` takes them.
@@ -42,13 +42,13 @@ def names() -> list[str]:
 
 
 def input_shape(name: str) -> tuple[int, ...]:
-    """The shape of the images that a network of this name is made for.
+    """The shape of one image that a network of this name is made for.
 
     Args:
-        name: As for :func:`build`.
+        name: A name as :func:`build` takes it.
 
     Returns:
-        One image: ``(1, 1, 8, 8)`` for the zoo's digits networks, ``(1, 3, 32, 32)`` for the rest of the zoo, and
+        ``(1, 1, 8, 8)`` for the zoo's digits networks, ``(1, 3, 32, 32)`` for the rest of the zoo, and
         ``(1, 3, 224, 224)`` for all others.
     """
     if not name.startswith("zoo:"):
@@ -62,15 +62,15 @@ def build(name: str, **kwargs: Any) -> nn.Module:
     Args:
         name: ``"torchvision:resnet50"``, ``"zoo:vgg16-cifar"`` or ``"path/to/file.py:factory"``. The file is
             executed, so name only files you trust.
-        **kwargs: Handed to the factory.
+        **kwargs: Arguments for the factory.
 
     Returns:
         The network, in the mode its factory left it in.
 
     Raises:
-        InputError: A name of another form, an unknown network, a file or factory that does not exist, or a factory
-            that raises or returns something else than a module.
-        MissingExtraError: ``torchvision:`` without torchvision.
+        InputError: The name has another form, the network, file or factory does not exist, or the factory raises or
+            returns something other than a module.
+        MissingExtraError: The name begins with ``torchvision:`` and torchvision is not installed.
     """
     prefix, colon, rest = name.rpartition(":")
     if not colon or not prefix or not rest:
@@ -84,7 +84,7 @@ def build(name: str, **kwargs: Any) -> nn.Module:
     elif prefix == "torchvision":
         factory, kwargs = _torchvision_factory(rest, kwargs)
     else:
-        factory = from_file(f"model {name!r}", Path(prefix), rest)
+        factory = load_function(f"model {name!r}", Path(prefix), rest)
     try:
         model = factory(**kwargs)
     except Exception as error:
@@ -94,16 +94,17 @@ def build(name: str, **kwargs: Any) -> nn.Module:
     return model
 
 
-def _torchvision_factory(rest: str, kwargs: dict[str, Any]) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
+def _torchvision_factory(name: str, kwargs: dict[str, Any]) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
+    """Returns a builder of torchvision and its arguments, with all downloads switched off."""
     try:
         from torchvision import models
     except ImportError as error:
-        raise missing_extra("torchvision", "vision", f"model 'torchvision:{rest}'") from error
-    known = models.list_models()
-    if rest not in known:
-        raise InputError(f"model 'torchvision:{rest}': torchvision has no {rest!r}; {nearest(rest, known)}")
-    factory: Callable[..., nn.Module] = models.get_model_builder(rest)
-    # The detection and segmentation builders fetch their backbone's weights unless told not to.
+        raise missing_extra("torchvision", "vision", f"model 'torchvision:{name}'") from error
+    networks = models.list_models()
+    if name not in networks:
+        raise InputError(f"model 'torchvision:{name}': torchvision has no {name!r}; {nearest(name, networks)}")
+    factory: Callable[..., nn.Module] = models.get_model_builder(name)
+    # The builders of detectors and segmentation networks download the backbone's weights by default.
     if "weights_backbone" in inspect.signature(factory).parameters:
         kwargs = {"weights_backbone": None, **kwargs}
     return factory, {"weights": None, **kwargs}

@@ -15,7 +15,7 @@ import fec_fast
 from fec_fast.cli import app as cli
 from fec_fast.cli import recipe as recipes
 from fec_fast.utils.errors import CheckpointError, InputError
-from fec_fast.vision import data, zoo
+from fec_fast.vision import data, loaders, zoo
 
 pytest.importorskip("yaml")
 pytest.importorskip("jsonschema")
@@ -56,7 +56,7 @@ def test_schema_knows_every_setting_and_no_other() -> None:
     assert set(parts["data"]["properties"]) == {
         "name",
         "batch_size",
-        *(entry.name for entry in fields(data.DataOptions)),
+        *(entry.name for entry in fields(loaders.DataOptions)),
         *("splits", "classes"),  # of voc:
     }
 

@@ -14,7 +14,7 @@ pytest.importorskip("defusedxml")
 
 from fec_fast.utils.errors import ArgumentError, InputError  # noqa: E402
 from fec_fast.vision import data  # noqa: E402
-from fec_fast.vision.voc import voc  # noqa: E402
+from fec_fast.vision.voc import load_voc  # noqa: E402
 from helpers import voc_folders  # noqa: E402
 
 SPLITS: dict[str, dict[str, list[voc_folders.Box]]] = {
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_boxes_lie_where_the_pixels_are(folder: Path) -> None:
-    _, held_out = voc(folder, batch_size=2)
+    _, held_out = load_voc(folder, batch_size=2)
     ((images, targets),) = list(held_out)
     assert [image.shape for image in images] == [(3, 48, 64)] * 2
     assert all(image.dtype == torch.float32 and image.min() >= 0 and image.max() <= 1 for image in images)
@@ -47,17 +47,17 @@ def test_boxes_lie_where_the_pixels_are(folder: Path) -> None:
 
 
 def test_resized_images_take_their_boxes_along(folder: Path) -> None:
-    _, held_out = voc(folder, image_size=(24, 96))
+    _, held_out = load_voc(folder, image_size=(24, 96))
     images, targets = next(iter(held_out))
     assert images[0].shape == (3, 24, 96)
     assert targets[0]["boxes"].tolist() == [[15, 5, 45, 20]]
-    images, _ = next(iter(voc(folder, image_size=32)[1]))
+    images, _ = next(iter(load_voc(folder, image_size=32)[1]))
     assert images[0].shape == (3, 32, 32)
 
 
 @pytest.mark.parametrize("augment", ["ssd", "microscope", "none"])
 def test_training_images_keep_their_size_and_boxes_stay_inside(folder: Path, augment: str) -> None:
-    train, _ = voc(folder, batch_size=4, image_size=64, augment=augment)
+    train, _ = load_voc(folder, batch_size=4, image_size=64, augment=augment)
     assert len(train) == 1
     torch.manual_seed(0)
     for _ in range(10):
@@ -71,7 +71,7 @@ def test_training_images_keep_their_size_and_boxes_stay_inside(folder: Path, aug
 
 
 def test_augmented_boxes_still_cover_what_they_name(folder: Path) -> None:
-    train, _ = voc(folder, batch_size=4, image_size=96, augment="microscope")
+    train, _ = load_voc(folder, batch_size=4, image_size=96, augment="microscope")
     torch.manual_seed(1)
     seen = 0
     for _ in range(10):
@@ -88,10 +88,10 @@ def test_zip_gives_what_the_folder_gives_even_in_other_processes(folder: Path, t
     nested = tmp_path / "nested" / "VOCdevkit" / "VOC2007"
     shutil.copytree(folder, nested)
     archive = shutil.make_archive(str(tmp_path / "data"), "zip", tmp_path / "nested")
-    for expected, got in zip(voc(folder)[1], voc(archive, workers=2, batch_size=16)[1], strict=True):
+    for expected, got in zip(load_voc(folder)[1], load_voc(archive, workers=2, batch_size=16)[1], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(expected[0], got[0], strict=True))
         assert all(torch.equal(a[key], b[key]) for a, b in zip(expected[1], got[1], strict=True) for key in a)
-    images = voc(archive)[1].dataset
+    images = load_voc(archive)[1].dataset
     images[0]  # opens the archive
     assert torch.equal(pickle.loads(pickle.dumps(images))[0][0], images[0][0])
 
@@ -100,23 +100,23 @@ def test_degenerate_boxes_are_dropped_and_named_and_outer_ones_cut(folder: Path)
     boxes: list[voc_folders.Box] = [("red", 9, 9, 9, 9), ("red", 70, 9, 80, 20), ("blue", 50, 30, 70, 50)]
     (folder / "Annotations" / "b.xml").write_text(voc_folders.annotation(boxes))
     with pytest.warns(UserWarning) as caught:
-        train, _ = voc(folder, augment="none")
+        train, _ = load_voc(folder, augment="none")
     texts = [str(warning.message) for warning in caught]
     assert len(texts) == 2
     assert "2 of train's boxes have no area" in texts[0] and "red [9, 9, 9, 9] in b" in texts[0]
-    assert "1 of train's boxes reach out" in texts[1] and "blue [50, 30, 70, 50] in b" in texts[1]
+    assert "1 of train's boxes reach beyond their image" in texts[1] and "blue [50, 30, 70, 50] in b" in texts[1]
     assert train.dataset[1][1]["boxes"].tolist() == [[49, 29, 64, 48]]
 
 
 def test_difficult_marks_are_read(folder: Path) -> None:
     (folder / "Annotations" / "e.xml").write_text(voc_folders.annotation(SPLITS["val"]["e"], difficult=True))
-    assert voc(folder)[1].dataset[0][1]["difficult"].tolist() == [True]
+    assert load_voc(folder)[1].dataset[0][1]["difficult"].tolist() == [True]
 
 
 def test_sound_data_warn_of_nothing(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        voc(folder)
+        load_voc(folder)
 
 
 def _lines(folder: Path, split: str, text: str) -> None:
@@ -140,7 +140,7 @@ def _entity(folder: Path) -> None:
         (lambda f: _lines(f, "val", "a\nf\n"), "a in train and in val"),
         (lambda f: _lines(f, "val", "e\nx\n"), "Annotations lacks x.xml, named in ImageSets/Main/val.txt"),
         (lambda f: (f / "JPEGImages/b.jpg").unlink(), "JPEGImages lacks b.jpg"),
-        (lambda f: (f / "JPEGImages/b.jpg").write_bytes(b"no image"), "JPEGImages/b.jpg is no image"),
+        (lambda f: (f / "JPEGImages/b.jpg").write_bytes(b"no image"), "JPEGImages/b.jpg is not an image"),
         (lambda f: _xml(f, "<annotation><object>"), "Annotations/a.xml cannot be read: ParseError"),
         (_entity, "Annotations/a.xml cannot be read: EntitiesForbidden"),
         (lambda f: _xml(f, "<annotation><object></object></annotation>"), "a.xml: object 1 has no name"),
@@ -151,17 +151,17 @@ def _entity(folder: Path) -> None:
 def test_what_is_wrong_is_named_at_once(folder: Path, spoil: Any, words: str) -> None:
     spoil(folder)
     with pytest.raises(InputError, match=words):
-        voc(folder)
+        load_voc(folder)
 
 
 def test_classes_are_the_training_images_or_given(folder: Path) -> None:
-    assert voc(folder)[0].dataset.classes == ("blue", "red")
-    assert voc(folder, classes=["red", "green", "blue"])[1].dataset[0][1]["labels"].tolist() == [1]
+    assert load_voc(folder)[0].dataset.classes == ("blue", "red")
+    assert load_voc(folder, classes=["red", "green", "blue"])[1].dataset[0][1]["labels"].tolist() == [1]
     with pytest.raises(InputError, match="'blue' in a is none of the classes that were given, red"):
-        voc(folder, classes=["red"])
+        load_voc(folder, classes=["red"])
     (folder / "Annotations" / "e.xml").write_text(voc_folders.annotation([("green", 1, 1, 9, 9)]))
     with pytest.raises(InputError, match="'green' in e is none of the classes of train, blue, red"):
-        voc(folder)
+        load_voc(folder)
 
 
 @pytest.mark.parametrize(
@@ -173,19 +173,19 @@ def test_classes_are_the_training_images_or_given(folder: Path) -> None:
         ({"image_size": (3, 4, 5)}, ArgumentError, "image_size=\\(3, 4, 5\\)"),
         ({"image_size": 0}, InputError, "image_size=0"),
         ({"augment": "sdd"}, InputError, "nearest: 'ssd'"),
-        ({"classes": ["red", "red"]}, InputError, "a name stands there twice"),
+        ({"classes": ["red", "red"]}, InputError, "a name is given twice"),
     ],
 )
 def test_wrong_arguments_are_named(folder: Path, arguments: dict[str, Any], error: type, words: str) -> None:
     with pytest.raises(error, match=words):
-        voc(**{"path": folder, **arguments})
+        load_voc(**{"path": folder, **arguments})
 
 
 def test_image_that_breaks_off_in_the_middle_is_named(folder: Path) -> None:
     file = folder / "JPEGImages" / "e.jpg"
     file.write_bytes(file.read_bytes()[:700])
     with pytest.raises(InputError, match="JPEGImages/e.jpg cannot be decoded"):
-        next(iter(voc(folder)[1]))
+        next(iter(load_voc(folder)[1]))
 
 
 def test_data_load_knows_voc(folder: Path) -> None:

@@ -181,7 +181,7 @@ def test_load_weights_refuses_and_changes_nothing(tmp_path: Path, damage: str) -
         "safetensors": "cannot be read",
         "pickle": "could run code",
         "lacks": "lacks 'classifier.2.bias'",
-        "extra": "has 'classifier.2.bais' that the model has not .*nearest: 'classifier.2.bias'",
+        "extra": "has 'classifier.2.bais', which the model does not have .*nearest: 'classifier.2.bias'",
         "shape": r"'classifier.2.bias' is \[11\] in the file and \[10\] in the model",
         "empty": "no state dict",
     }[damage]

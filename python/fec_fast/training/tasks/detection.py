@@ -35,7 +35,7 @@ class Detection:
 
     A batch is a pair of lists: images float ``[3, H, W]``, and targets with ``boxes`` float ``[N, 4]`` (left, top,
     right, bottom, in pixels) and ``labels`` int64 ``[N]`` from 1 (0 is the background).
-    :func:`fec_fast.vision.voc.voc` makes such loaders.
+    :func:`fec_fast.vision.voc.load_voc` makes such loaders.
 
     Mixup and label smoothing do not exist for detection and are refused. A teacher is imitated by its features
     (``feature_layers``, for example ``["backbone.features"]``), not by its boxes.

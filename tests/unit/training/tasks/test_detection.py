@@ -21,7 +21,7 @@ from fec_fast.training.distillation import attention_distance  # noqa: E402
 from fec_fast.training.tasks.detection import Detection, evaluate_detector, images_and_targets, num_classes_of  # noqa: E402
 from fec_fast.utils.errors import ArgumentError, InputError  # noqa: E402
 from fec_fast.vision import zoo  # noqa: E402
-from fec_fast.vision.voc import voc  # noqa: E402
+from fec_fast.vision.voc import load_voc  # noqa: E402
 from helpers import voc_folders  # noqa: E402
 
 METRICS = {"map", "map_50", "voc_2007", "voc", "map/blue", "voc/blue", "map/red", "voc/red"}
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def loaders(folder: Path) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    return voc(folder, batch_size=4, image_size=96, augment="none")
+    return load_voc(folder, batch_size=4, image_size=96, augment="none")
 
 
 def small(seed: int = 0) -> nn.Module:
@@ -78,7 +78,7 @@ def test_pruned_detector_is_proven_tuned_saved_and_loaded(
 
 def test_ssdlite_goes_the_whole_way(folder: Path, tmp_path: Path) -> None:
     # Two images at least: it has batch norm on maps of one pixel.
-    train, held_out = voc(folder, batch_size=2, augment="none", limit=4)
+    train, held_out = load_voc(folder, batch_size=2, augment="none", limit=4)
     torch.manual_seed(0)
     model, fresh = (zoo.build("torchvision:ssdlite320_mobilenet_v3_large", num_classes=3).eval() for _ in range(2))
     result = _end_to_end(model, fresh, [torch.rand(3, 128, 128)], train, held_out, tmp_path)
@@ -151,7 +151,7 @@ def test_interrupted_training_comes_to_the_same_bits(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(model: nn.Module, resume: bool) -> dict[str, Tensor]:
-        train, _ = voc(folder, batch_size=4, image_size=96, augment="microscope", seed=3)
+        train, _ = load_voc(folder, batch_size=4, image_size=96, augment="microscope", seed=3)
         options: dict[str, Any] = {"epochs": 3, "lr": 1e-3, "progress": False, "checkpoint": tmp_path / str(resume)}
         fec_fast.finetune(model, train, task=Detection(), resume=resume, **options)
         return model.state_dict()
@@ -186,7 +186,7 @@ def test_boxes_keep_full_precision_under_bfloat16(folder: Path) -> None:
     model.box_coder.encode_single = watched
     losses = []
     for precision in ("no", "bf16"):
-        train, _ = voc(folder, batch_size=4, image_size=96, augment="none")  # anew, as its order goes on
+        train, _ = load_voc(folder, batch_size=4, image_size=96, augment="none")  # anew, as its order goes on
         options: dict[str, Any] = {"epochs": 1, "lr": 1e-6, "progress": False, "mixed_precision": precision}
         losses.append(fec_fast.finetune(copy.deepcopy(model), train, task=Detection(), **options).history[0].loss)
     half = len(seen) // 2
@@ -208,7 +208,7 @@ def test_what_has_no_meaning_is_refused_by_name(
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_features_are_imitated(folder: Path, precision: str) -> None:
-    train = voc(folder, batch_size=12, image_size=96, augment="none")[0]  # all images in one step
+    train = load_voc(folder, batch_size=12, image_size=96, augment="none")[0]  # all images in one step
     teacher, heads = small(seed=5), []
     images = teacher.transform(images_and_targets(next(iter(train)))[0])[0].tensors
     teacher.head.register_forward_hook(lambda *called: heads.append(1))
@@ -290,7 +290,7 @@ def test_wrong_data_are_named_before_training(batch: Any, words: str) -> None:
 
 def test_batch_that_the_model_cannot_train_on_is_named_before_training(folder: Path) -> None:
     model = zoo.build("torchvision:ssdlite320_mobilenet_v3_large", num_classes=3)
-    train, _ = voc(folder, batch_size=1, augment="none")
+    train, _ = load_voc(folder, batch_size=1, augment="none")
     with pytest.raises(InputError, match="SSD cannot be run .*Expected more than 1 value per channel when training"):
         fec_fast.finetune(model, train, task=Detection(), epochs=1, progress=False)
 
