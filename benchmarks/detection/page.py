@@ -212,7 +212,7 @@ def page(document: dict[str, Any]) -> str:
             "## In a script",
             "",
             "```python",
-            "from fec_fast.training.tasks.detection import Detection, measure",
+            "from fec_fast.training.tasks.detection import Detection, evaluate_detector",
             "from fec_fast.vision.voc import load_voc",
             "",
             f'train, held_out = load_voc("bccd-voc.zip", {settings["batch"]}, image_size={settings["image"]}, '
@@ -224,7 +224,7 @@ def page(document: dict[str, Any]) -> str:
             f'budget=fec_fast.Budget(params=0.5572), ratios="{policy}")',
             f'fec_fast.finetune(result.model, train, task=Detection(), epochs={arm.epochs}, optimizer="adamw", '
             f"lr=2e-3{teacher})",
-            "print(measure(result.model, held_out))  # COCO's, VOC 2007's and all points, by class",
+            "print(evaluate_detector(result.model, held_out))  # COCO's, VOC 2007's and all points, by class",
             "```",
             "",
             *wrapped(

@@ -121,7 +121,7 @@ def test_a_recipe_is_run_by_two_processes(tmp_path: Path) -> None:
     assert sum(p.numel() for p in network.parameters()) == results["size"]["after"]["parameters"]
     assert done.stdout.count("written:") == 1
     done = accelerate_launch("-m", "fec_fast", "run", recipe, "--out", out)
-    assert done.returncode != 0 and "go on with it by --resume" in done.stderr
+    assert done.returncode != 0 and "continue it with --resume" in done.stderr
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
