@@ -1,4 +1,4 @@
-"""The networks of the study and their images, split so that nothing is chosen on what is reported."""
+"""Networks and images of the study: the test images that are reported are not those that settings are chosen on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fec_fast.vision import networks
 from fec_fast.vision.digits import load_digits
 
 Pairs = list[tuple[Tensor, Tensor]]
-Normal = Callable[[Tensor], Tensor]
+Normalise = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,13 @@ class Network:
     """A network and how it is trained.
 
     Attributes:
-        title: For the page.
-        build: Makes it.
-        weights: The file that it comes with; ``None`` for one that is trained from nothing here.
-        norm: Mean and deviation of its images; ``None`` for the digits.
-        steps: Of training before pruning; 0 for one that comes trained on these images.
-        lr: Of that.
+        build: Returns a new instance.
+        weights: The name of its file of weights; ``None`` if its training starts from random weights.
+        norm: Mean and standard deviation that its images are normalised with; ``None`` for the digits.
+        steps: Steps of training before pruning; 0 if the weights were trained on these images.
+        lr: The learning rate of that training.
     """
 
-    title: str
     build: Callable[[], nn.Module]
     weights: str | None
     norm: tuple[tuple[float, ...], tuple[float, ...]] | None
@@ -46,31 +44,32 @@ class Network:
 CIFAR = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 NETWORKS = {
-    "resnet56": Network("ResNet-56", networks.resnet56_cifar, "cifar-resnet56.pth", IMAGENET, 1170, 0.02),
-    "vgg16": Network("VGG-16-BN", networks.vgg16_cifar, "cifar-vgg16bn.pth", CIFAR, 0, 0.0),
-    "resnet20": Network("ResNet-20", networks.resnet20_cifar, None, CIFAR, 3120, 0.1),
-    "resnet-digits": Network("digits, ResNet", networks.resnet_digits, None, None, 420, 0.05),
-    "vgg-digits": Network("digits, VGG", networks.vgg_digits, None, None, 420, 0.05),
+    "resnet56": Network(networks.resnet56_cifar, "cifar-resnet56.pth", IMAGENET, 1170, 0.02),
+    "vgg16": Network(networks.vgg16_cifar, "cifar-vgg16bn.pth", CIFAR, 0, 0.0),
+    "resnet20": Network(networks.resnet20_cifar, None, CIFAR, 3120, 0.1),
+    "resnet-digits": Network(networks.resnet_digits, None, None, 420, 0.05),
+    "vgg-digits": Network(networks.vgg_digits, None, None, 420, 0.05),
 }
-# The test images that formulas and policies were chosen on are 2,000 drawn so, see choose_formula.py.
-CHOSEN_ON = (2000, 1)
+# The number of the test images that formulas and policies were chosen on, and the seed that they are drawn by
+# (formula_choice.py).
+CHOICE_COUNT, CHOICE_SEED = 2000, 1
 
 
 class Images:
-    """Training and test images of one kind, as they lie in memory, and what makes numbers of them.
+    """Training and test images of one data set, and their augmentation.
 
     Attributes:
-        train: Images and labels.
-        test: The same, none of ``choice``.
-        choice: Test images that may be chosen on.
-        batch: Images a step of training.
-        shift: Pixels that a training image is moved by at most.
-        mirror: Whether half of them are mirrored.
+        train: Training images, as stored, and their labels.
+        test: Test images and labels, without those of ``choice``.
+        choice: Test images and labels that settings may be chosen on.
+        batch: Images per training step.
+        shift: The largest shift of a training image, in pixels.
+        mirror: Whether half of the training images are mirrored.
     """
 
     def __init__(self, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], chosen: int, *, digits: bool) -> None:
-        """Splits the test images."""
-        seen = set(random.Random(CHOSEN_ON[1]).sample(range(len(test[1])), chosen))
+        """Splits the test images; ``chosen`` of them become ``choice``."""
+        seen = set(random.Random(CHOICE_SEED).sample(range(len(test[1])), chosen))
         order = [index for index in range(len(test[1])) if index not in seen]
         random.Random(0).shuffle(order)
         self.train, self.test = train, (test[0][order], test[1][order])
@@ -79,7 +78,7 @@ class Images:
 
 
 def cifar(file: Path, work: Path) -> Images:
-    """CIFAR-10 of a zip with folders ``train/CLASS`` and ``test/CLASS``, decoded once and kept as bytes."""
+    """CIFAR-10 from a zip file with folders ``train/CLASS`` and ``test/CLASS``; decoded once and kept in ``work``."""
     parts = []
     for part in ("train", "test"):
         kept = work / f"{part}.pt"
@@ -87,17 +86,17 @@ def cifar(file: Path, work: Path) -> Images:
             with zipfile.ZipFile(file) as archive:
                 torch.save(_decoded(archive, part), kept)
         parts.append(torch.load(kept))
-    return Images(parts[0], parts[1], CHOSEN_ON[0], digits=False)
+    return Images(parts[0], parts[1], CHOICE_COUNT, digits=False)
 
 
 def handwritten() -> Images:
-    """scikit-learn's digits, 1,347 to train on and 450 to test on."""
+    """scikit-learn's digits: 1,347 training and 450 test images."""
     train, test = (loader.dataset.tensors for loader in load_digits())
     return Images(train, test, 0, digits=True)
 
 
-def normal(network: str) -> Normal:
-    """What makes float32 ``[B, C, H, W]`` of images as they lie in memory."""
+def normaliser(network: str) -> Normalise:
+    """The function from images as stored to the network's inputs, float32 ``[B, C, H, W]``."""
     norm = NETWORKS[network].norm
     if norm is None:
         return lambda pixels: pixels
@@ -108,43 +107,43 @@ def normal(network: str) -> Normal:
 class Augmented(Dataset[tuple[Tensor, Tensor]]):
     """Training images, shifted and mirrored at random."""
 
-    def __init__(self, images: Images, make: Normal) -> None:
-        self.images, self.make = images, make
+    def __init__(self, images: Images, normalise: Normalise) -> None:
+        self.images, self.normalise = images, normalise
 
     def __len__(self) -> int:
         return len(self.images.train[1])
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        (pixels, labels), by = self.images.train, self.images.shift
-        x = self.make(pixels[index : index + 1])[0]
+        (pixels, labels), shift = self.images.train, self.images.shift
+        x = self.normalise(pixels[index : index + 1])[0]
         height, width = x.shape[1:]
-        (top, left), mirrored = torch.randint(2 * by + 1, (2,)).tolist(), bool(torch.rand(()) < 0.5)
-        x = torch.nn.functional.pad(x, (by, by, by, by))[:, top : top + height, left : left + width]
+        (top, left), mirrored = torch.randint(2 * shift + 1, (2,)).tolist(), bool(torch.rand(()) < 0.5)
+        x = torch.nn.functional.pad(x, (shift, shift, shift, shift))[:, top : top + height, left : left + width]
         return (x.flip(2) if mirrored and self.images.mirror else x), labels[index]
 
 
-def loader(images: Images, make: Normal, steps: int, seed: int) -> DataLoader[Any]:
-    """So many batches of augmented training images."""
-    data = Augmented(images, make)
+def loader(images: Images, normalise: Normalise, steps: int, seed: int) -> DataLoader[Any]:
+    """Augmented training images, ``steps`` batches per epoch."""
+    data = Augmented(images, normalise)
     sampler = RandomSampler(data, num_samples=images.batch * steps, generator=torch.Generator().manual_seed(seed))
     return DataLoader(data, batch_size=images.batch, sampler=sampler)
 
 
-def tested(images: tuple[Tensor, Tensor], make: Normal, count: int) -> Pairs:
-    """The first so many images in batches."""
-    return list(_batches(images[0][:count], images[1][:count], make))
+def tested(images: tuple[Tensor, Tensor], normalise: Normalise, count: int) -> Pairs:
+    """The first ``count`` images in batches."""
+    return list(_batches(images[0][:count], images[1][:count], normalise))
 
 
-def calibration(images: Images, make: Normal, count: int, seed: int) -> Pairs:
-    """Training images in batches, drawn by a seed."""
+def calibration(images: Images, normalise: Normalise, count: int, seed: int) -> Pairs:
+    """``count`` training images in batches, drawn by the seed."""
     pixels, labels = images.train
     drawn = random.Random(seed).sample(range(len(labels)), min(count, len(labels)))
-    return list(_batches(pixels[drawn], labels[drawn], make))
+    return list(_batches(pixels[drawn], labels[drawn], normalise))
 
 
-def _batches(pixels: Tensor, labels: Tensor, make: Normal) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(pixels: Tensor, labels: Tensor, normalise: Normalise) -> Iterator[tuple[Tensor, Tensor]]:
     for x, y in zip(pixels.split(250), labels.split(250), strict=True):
-        yield make(x), y
+        yield normalise(x), y
 
 
 def _decoded(archive: zipfile.ZipFile, part: str) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The rows of the study: which network is pruned how, in which order, and which of them are fine-tuned."""
+"""Jobs of the study: which network is pruned how, in which order, and which results are fine-tuned."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MACS = (0.5, 0.7)
 POLICIES = ("uniform", "entropy", "global")
 # The policy under which criteria are compared.
 POLICY = "entropy"
-CHOSEN_ON = ("resnet56", "vgg16")  # what formulas and policies were chosen on
+CHOSEN_ON = ("resnet56", "vgg16")  # the networks that formulas and policies were chosen on
 HELD_OUT = ("resnet-digits", "vgg-digits", "resnet20")
 CRITERIA: dict[str, dict[str, Any]] = {
     "fec_l1": {"criterion": "fec_l1"},
@@ -32,7 +32,7 @@ CRITERIA: dict[str, dict[str, Any]] = {
     "fec, literal": {"criterion": "fec", "formula": Formula.literal()},
     "fec, one side": {"criterion": "fec", "sides": "producer"},
 }
-# Fine-tuned: the entropies, and the classical criteria as they were published and both-sided.
+# Fine-tuned: the entropies, and the classical criteria on filters (as published) and on both sides.
 TUNED = (
     *("fec_l1", "fec", "fec, both axes"),
     *("l1, both sides", "fpgm, both sides", "l2, both sides", "l1", "fpgm", "l2", "random"),
@@ -51,12 +51,12 @@ class Job:
 
     Attributes:
         network: Its name.
-        criterion: A name for the options.
-        options: For ``prune``.
-        policy: How the budget is spread.
-        budget: What it counts (``"params"`` or ``"macs"``), and the share removed.
-        seed: Of the images for the re-estimation, of random scores and of the fine-tuning.
-        tuned: Whether to fine-tune.
+        criterion: The name of the criterion in the tables.
+        options: Its arguments of ``fec_fast.prune``.
+        policy: How the removal is distributed over the layers.
+        budget: The currency (``"params"`` or ``"macs"``), and the share removed.
+        seed: The seed of the images for the re-estimation, of random scores and of the fine-tuning.
+        tuned: Whether the pruned network is fine-tuned.
     """
 
     network: str
@@ -68,27 +68,27 @@ class Job:
     tuned: bool
 
     def key(self) -> list[Any]:
-        """What the row is found by."""
+        """The key of its row in the result file."""
         return [self.network, self.criterion, self.policy, *self.budget, self.seed, self.tuned]
 
 
 def formulas() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every formula of the family, by what it is called."""
-    words = itertools.product(
+    """Every formula of the family: its name and its arguments of ``fec_fast.prune``."""
+    combinations = itertools.product(
         ("none", "rms", "absmean", "mean"),
         ("similarity", "softmax", "distance"),
         ("filters", "channels"),
         (1.0, 0.5),
         ("both", "producer"),
     )
-    for compress, entropy, axis, scale, sides in words:
-        if entropy != "distance" or scale == 1.0:  # that one has no tau
+    for compress, entropy, axis, scale, sides in combinations:
+        if entropy != "distance" or scale == 1.0:  # the distance entropy has no tau
             formula = Formula(compress=compress, entropy=entropy, axis=axis, tau_scale=scale)
             yield f"{formula}, {sides}", {"criterion": "fec", "formula": formula, "sides": sides}
 
 
 def jobs(seeds: int) -> Iterator[Job]:
-    """All of them, each once, those that tell most first."""
+    """All jobs, each once, the most informative first."""
     seen = set()
     for job in _jobs(seeds):
         key = tuple(job.key())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import math
 import shlex
@@ -10,9 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.study import comparisons, estimates, jobs, rows, tables
 
+import fec_fast
 from fec_fast import Formula
 from fec_fast.cli import recipe as recipes
+from fec_fast.pruning.allocation import policies
 from fec_fast.scoring import reference
 
 ROOT = Path(__file__).parents[2]
@@ -59,15 +63,14 @@ def test_the_commands_of_the_recipes_page_are_what_was_run() -> None:
 
 def test_the_study_has_every_combination_once() -> None:
     pytest.importorskip("PIL")
-    planned = importlib.import_module("benchmarks.study.jobs")
-    keys = [json.dumps(job.key()) for job in planned.jobs(3)]
+    keys = [json.dumps(job.key()) for job in jobs.jobs(3)]
     assert len(keys) == len(set(keys))
-    formulas = dict(planned.formulas())
+    formulas = dict(jobs.formulas())
     assert len(formulas) == 4 * 2 * 2 * 5  # compress, axis, sides, and the entropies with their scales of tau
-    rows = [json.loads(key) for key in keys]
-    assert {row[4] for row in rows if row[3] == "params"} == {0.5, 0.7, 0.9, 0.94}
-    assert {row[2] for row in rows} >= {"uniform", "entropy", "global", "sensitivity"}
-    assert {row[5] for row in rows} == {0, 1, 2}
+    planned = [json.loads(key) for key in keys]
+    assert {key[4] for key in planned if key[3] == "params"} == {0.5, 0.7, 0.9, 0.94}
+    assert {key[2] for key in planned} >= {"uniform", "entropy", "global", "sensitivity"}
+    assert {key[5] for key in planned} == {0, 1, 2}
     study = importlib.import_module("benchmarks.study.run")
     assert study.packed([True, False, False, True, False, True, True, True]) == "97"
     assert study.packed([True, False, False, True, True]) == "13"
@@ -99,63 +102,98 @@ def test_scores_that_were_tried_by_hand() -> None:
 
 
 def test_intervals_of_the_study_by_hand() -> None:
-    estimates = importlib.import_module("benchmarks.study.estimates")
-    first, second = estimates.rights("97", 8), estimates.rights("07", 8)
+    first, second = estimates.unpacked("97", 8), estimates.unpacked("07", 8)
     assert first.tolist() == [1, 0, 0, 1, 0, 1, 1, 1] and second.tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
-    one = estimates.estimate({0: estimates.rights("e" * 25, 100)})
-    assert one.mean == 75 and one.half() == pytest.approx(
+    one_seed = estimates.estimate({0: estimates.unpacked("e" * 25, 100)})
+    assert one_seed.mean == 75 and one_seed.half_width() == pytest.approx(
         198.42 * (0.75 * 0.25 / 100) ** 0.5, rel=1e-4
     )  # t, 99 degrees
-    assert one.half(among=7) / one.half() == pytest.approx(2.747 / 1.984, rel=1e-3)  # two-sided at 0.05 / 7
+    # two-sided at 0.05 / 7
+    assert one_seed.half_width(among=7) / one_seed.half_width() == pytest.approx(2.747 / 1.984, rel=1e-3)
     # two seeds: 5 and 3 of 8 are right; per image the means are 1/2, 0, 0, 1/2, 0, 1, 1, 1
-    two = estimates.estimate({0: first, 1: second})
-    assert two.mean == 50
-    assert two.half() == pytest.approx(261.54 * (0.1875 / 8 + 0.03125 / 2) ** 0.5, rel=1e-4)  # t, 4.73 degrees
+    two_seeds = estimates.estimate({0: first, 1: second})
+    assert two_seeds.mean == 50
+    assert two_seeds.half_width() == pytest.approx(261.54 * (0.1875 / 8 + 0.03125 / 2) ** 0.5, rel=1e-4)  # t, 4.73
     # by the seed that both have
     assert estimates.difference({0: first, 1: second}, {0: second, 2: first}).mean == 25
-    four = estimates.pooled([one] * 4)  # t, 396 degrees
-    assert four.mean == 75 and four.half() / one.half() == pytest.approx(1.96597 / 1.98422 / 2, rel=1e-4)
+    four = estimates.pooled([one_seed] * 4)  # t, 396 degrees
+    assert four.mean == 75 and four.half_width() / one_seed.half_width() == pytest.approx(
+        1.96597 / 1.98422 / 2, rel=1e-4
+    )
 
 
-def test_the_verdict_picks_one_rival_for_all_networks_or_one_for_each() -> None:
-    page = importlib.import_module("benchmarks.study.page")
-    right = {  # of 8 images, by network and criterion
-        ("resnet56", "fec_l1"): "f0",
-        ("resnet56", "l1"): "fe",
-        ("resnet56", "l2"): "e0",
-        ("vgg16", "fec_l1"): "f0",
-        ("vgg16", "l1"): "80",
-        ("vgg16", "l2"): "f0",
-        ("vgg16", "fpgm"): "ff",  # not measured on the other network: no one for all
-    }
-    rows = [{"key": [n, c, "entropy", "params", 0.5, 0, True], "right": bits} for (n, c), bits in right.items()]
-    dense = {"resnet56": {"images": 8}, "vgg16": {"images": 8}}
-    lines = page.verdict(page.Rows({"rows": rows, "dense": dense}), ("resnet56", "vgg16"), True)
+def test_a_difference_is_level_where_its_interval_contains_zero() -> None:
+    def verdict(mean: float, variance: float, among: int = 1) -> str:
+        return estimates.Estimate(mean, ((variance, 10**6),)).verdict(among)
+
+    assert verdict(2.0, 1.0) == "ahead" and verdict(-2.0, 1.0) == "behind"  # half the width is 1.96
+    assert verdict(1.95, 1.0) == "level" and verdict(-1.95, 1.0) == "level"
+    assert verdict(2.0, 1.0, among=7) == "level" and verdict(0.0, 0.0) == "level"
+
+
+def study_rows(right: dict[tuple[str, str, str], str], currency: str = "params", tuned: bool = True) -> rows.Rows:
+    """Rows of the study by network, criterion and policy, with 8 test images, of one seed at a share of 0.5."""
+    keys = {key: [*key, currency, 0.5, 0, tuned] for key in right}
+    networks = {network: {"images": 8} for network, *_ in right}
+    return rows.Rows({"rows": [{"key": keys[key], "right": bits} for key, bits in right.items()], "dense": networks})
+
+
+RIGHT = {  # of 8 images, by network and criterion
+    ("resnet56", "fec_l1", "entropy"): "f0",
+    ("resnet56", "l1", "entropy"): "fe",
+    ("resnet56", "l2", "entropy"): "e0",
+    ("vgg16", "fec_l1", "entropy"): "f0",
+    ("vgg16", "l1", "entropy"): "80",
+    ("vgg16", "l2", "entropy"): "f0",
+    ("vgg16", "fpgm", "entropy"): "ff",  # not measured on the other network: not compared over both
+}
+
+
+def test_the_best_rival_is_one_for_all_networks_or_one_for_each() -> None:
+    lines = comparisons.table_of_criteria(study_rows(RIGHT), ("resnet56", "vgg16"), True).splitlines()
     cells = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1] for line in lines if " | " in line}
     # l1: (4 - 7 + 4 - 1) / 16; l2: (4 - 3) / 16; of each network: (4 - 7 + 4 - 8) / 16
-    assert cells["the best classical one"].startswith("+0.0 ± ") and cells["the best classical one"].endswith("(l1)")
-    assert cells["the best of each network"].startswith("-43.8 ± ")
+    best = cells["the best classical criterion"]
+    assert best.startswith("+0.0 ± ") and best.endswith("(l1)")
+    assert cells["the best one of each network"].startswith("-43.8 ± ")
     assert cells["l2, filters only"].startswith("+6.2 ± ")
 
 
+def test_the_findings_of_the_study_follow_from_its_rows() -> None:
+    networks = ("resnet56", "vgg16")
+    findings = comparisons.criterion_findings(study_rows(RIGHT), networks, True)
+    assert "the best classical criterion: level at every budget" in findings
+    # All 8 images right against none, on both networks: no variance, so ahead by 100 points, or behind.
+    for ours, theirs, verdict in (("ff", "00", "ahead"), ("00", "ff", "behind")):
+        right = {(n, c, "entropy"): bits for n in networks for c, bits in (("fec_l1", ours), ("l1", theirs))}
+        findings = comparisons.criterion_findings(study_rows(right), networks, True)
+        assert "`l1` on filters only: " + verdict + " at every budget" in findings
+        better = comparisons.better_criteria(study_rows(right), networks, True)
+        assert better == (["-50 %: l1 (+100.0)"] if verdict == "behind" else [])
+    right = {(n, "fec", policy): bits for n in networks for policy, bits in (("entropy", "ff"), ("uniform", "00"))}
+    assert comparisons.policy_findings(study_rows(right), networks, True) == ["`uniform`: ahead at every budget"]
+
+
+def test_the_study_compares_with_the_defaults_of_the_package() -> None:
+    assert inspect.signature(fec_fast.prune).parameters["criterion"].default == rows.CRITERION
+    assert policies.DEFAULT == jobs.POLICY
+
+
 def test_policies_are_compared_on_the_networks_that_have_both() -> None:
-    page = importlib.import_module("benchmarks.study.page")
-    right = {("resnet56", "entropy"): "f0", ("resnet56", "uniform"): "c0", ("vgg16", "entropy"): "ff"}
-    right[("vgg16", "global")] = "ff"
-    rows = [{"key": [n, "fec", policy, "macs", 0.5, 0, False], "right": bits} for (n, policy), bits in right.items()]
-    rows = page.Rows({"rows": rows, "dense": {"resnet56": {"images": 8}, "vgg16": {"images": 8}}})
-    uniform, everywhere = page.spreads(rows, ("resnet56", "vgg16"), False)[2:4]
+    right = {("resnet56", "fec", "entropy"): "f0", ("resnet56", "fec", "uniform"): "c0"}
+    right |= {("vgg16", "fec", "entropy"): "ff", ("vgg16", "fec", "global"): "ff"}
+    some, networks = study_rows(right, "macs", tuned=False), ("resnet56", "vgg16")
+    uniform, everywhere = comparisons.table_of_policies(some, networks, False).splitlines()[2:4]
     assert uniform.startswith("| uniform |  |  |  |  | +25.0 ± ")  # (4 - 2) / 8
     assert everywhere == "| global |  |  |  |  | +0.0 ± 0.0 |  |"
-    assert page.spreads(rows, ("resnet56", "vgg16"), True) == []
+    assert comparisons.table_of_policies(some, networks, True) == ""
 
 
 def test_the_study_shows_every_formula() -> None:
-    pytest.importorskip("PIL")
-    planned, page = importlib.import_module("benchmarks.study.jobs"), importlib.import_module("benchmarks.study.page")
-    names = dict(planned.formulas())
-    rows = [{"key": ["resnet56", name, "entropy", "params", 0.5, 0, False], "right": "e"} for name in names]
-    lines = page.formulas(page.Rows({"rows": rows, "dense": {"resnet56": {"images": 4}}}))
+    names = dict(jobs.formulas())
+    of_formulas = [{"key": ["resnet56", name, "entropy", "params", 0.5, 0, False], "right": "e"} for name in names]
+    some = rows.Rows({"rows": of_formulas, "dense": {"resnet56": {"images": 4}}})
+    lines = tables.table_of_formulas(some).splitlines()
     assert sum(line.count("75.0") for line in lines) == len(names)
     assert any("| rms, channels, similarity |" in line for line in lines)
-    assert page.criteria(page.Rows({"rows": rows, "dense": {}}), "resnet56", False) == []
+    assert tables.table_of_criteria(some, "resnet56", False) == ""
