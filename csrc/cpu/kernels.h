@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../fec.h"
-#include "../math.h"
+#include "../entropy_math.h"
 
 namespace fec::cpu {
 

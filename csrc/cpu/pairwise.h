@@ -58,7 +58,7 @@ static void add_norms(const T* panels, int64_t points, int64_t depth, T* norms) 
   }
 }
 
-// What a distance adds to the sums of a row (math.h).
+// What a distance adds to the sums of a row (entropy_math.h).
 template <class T, Entropy entropy>
 FEC_INLINE void pair_terms(Vec<T> scaled, Vec<T>& first, Vec<T>& second) {
   if constexpr (entropy == Entropy::Distance) {

@@ -1,5 +1,5 @@
 // Vectors of FEC_BYTES bytes on the GCC/Clang vector extension. Included only by the instruction-set files, inside
-// their own namespace; see math.h for why.
+// their own namespace; see entropy_math.h for why.
 #pragma once
 
 #define FEC_INLINE static inline __attribute__((always_inline))

@@ -6,7 +6,7 @@
 
 namespace fec::cuda {
 
-// What is added up: distances, for tau, or the sums behind an entropy (math.h).
+// What is added up: distances, for tau, or the sums behind an entropy (entropy_math.h).
 enum class Terms { Distances, Similarity, Softmax, Distance };
 
 static inline Terms terms_of(Entropy entropy) {

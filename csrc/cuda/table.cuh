@@ -5,7 +5,7 @@
 #pragma once
 
 #include "../fec.h"
-#include "../math.h"
+#include "../entropy_math.h"
 #include "portable.h"
 
 namespace fec::cuda {
