@@ -1,9 +1,9 @@
 # Finds a CUDA compiler, and chooses for which devices it builds.
 include(CheckLanguage)
 
-set(cuda_sources csrc/cuda/run.cu)
+set(cuda_sources csrc/cuda/driver.cu)
 foreach(type f32 f64)
-  list(APPEND cuda_sources csrc/cuda/sorted_${type}.cu csrc/cuda/pairwise_${type}.cu)
+  list(APPEND cuda_sources csrc/cuda/sorted/sorted_${type}.cu csrc/cuda/pairwise/pairwise_${type}.cu)
 endforeach()
 
 include(${CMAKE_CURRENT_LIST_DIR}/architectures.cmake)  # before check_language, which would settle on its own

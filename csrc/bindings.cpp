@@ -9,7 +9,7 @@
 
 #include "fec.h"
 #ifdef FEC_WITH_CUDA
-#include "cuda/cuda.h"
+#include "cuda/api.h"
 #endif
 
 namespace py = pybind11;

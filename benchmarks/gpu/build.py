@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 CUDA = ROOT / "csrc" / "cuda"
-FILES = ("run", "sorted_f32", "sorted_f64", "pairwise_f32", "pairwise_f64")
+FILES = ("driver", "sorted/sorted_f32", "sorted/sorted_f64", "pairwise/pairwise_f32", "pairwise/pairwise_f64")
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 
 
@@ -85,12 +85,12 @@ def ptx_entries(architecture: str, folder: Path) -> set[str]:
     """Makes PTX of all sources for a virtual architecture; the mangled names of the kernels in it."""
     entries: set[str] = set()
     for file in FILES:
-        path = folder / f"{file}.ptx"
+        path = folder / f"{Path(file).name}.ptx"
         command = [nvcc(), "-std=c++17", "-O3", f"-I{ROOT / 'csrc'}", f"-arch={architecture}", "-ptx"]
         subprocess.run([*command, str(CUDA / f"{file}.cu"), "-o", str(path)], check=True)
         text = path.read_text()
         if f".target {architecture.replace('compute', 'sm')}" not in text:
-            sys.exit(f"{file}.ptx is not for {architecture}")
+            sys.exit(f"{path.name} is not for {architecture}")
         entries |= set(re.findall(r"\.entry (\w+)", text))
     return entries
 
@@ -107,9 +107,9 @@ def held_by(binary: Path) -> tuple[list[str], list[str]]:
 
 def all_major(folder: Path) -> tuple[list[str], list[str]]:
     """What the default of a build without a GPU puts into the binary: machine code and PTX, for one of the sources."""
-    binary = folder / "run.fatbin"
+    binary = folder / "driver.fatbin"
     command = [nvcc(), "-std=c++17", "-O3", f"-I{ROOT / 'csrc'}", "-arch=all-major", "-fatbin"]
-    subprocess.run([*command, str(CUDA / "run.cu"), "-o", str(binary)], check=True)
+    subprocess.run([*command, str(CUDA / "driver.cu"), "-o", str(binary)], check=True)
     return held_by(binary)
 
 

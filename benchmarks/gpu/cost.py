@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.gpu.build import CUDA, ROOT, compile_all, keep_page, tool
 
 PAGE = ROOT / "docs" / "gpu_cost.md"
-TILE = 64  # points a side of a block's pairs (csrc/cuda/points.cuh)
+TILE = 64  # points a side of a block's pairs (csrc/cuda/pairwise/points.cuh)
 # Threads' results a clock and multiprocessor (CUDA programming guide, arithmetic instructions) by pipe, the number of
 # multiprocessors, clock in GHz, memory in TB/s. Of the tensor cores: 1024 float16 multiply-adds a clock, 64 an
 # instruction and thread; those of the H100 do twice as many, but not of `mma.sync`, so they are taken for the A100's.
@@ -131,7 +131,7 @@ def resnet50() -> Counter[tuple[int, int, int]]:
 
 
 def numbers_a_thread(channels: int) -> tuple[int, int]:
-    """Numbers a thread and warps a filter (csrc/cuda/sorted.cuh)."""
+    """Numbers a thread and warps a filter (csrc/cuda/sorted/block_kernels.cuh)."""
     padded = max(32, 1 << (channels - 1).bit_length())
     return (padded // 32, 1) if channels <= 512 else (padded // 128, 4)
 
@@ -176,7 +176,7 @@ def cost(folder: Path, gpu: Gpu) -> list[str]:
     probes, pairs = folder / f"probes_{gpu.architecture}.cubin", folder / f"pairs_{gpu.architecture}.cubin"
     source = ROOT / "benchmarks" / "gpu" / "cost_probes.cu"
     jobs = [(source, gpu.architecture, probes, ["-DFEC_COUNTED"])]
-    compile_all([*jobs, (CUDA / "pairwise_f32.cu", gpu.architecture, pairs, [])])
+    compile_all([*jobs, (CUDA / "pairwise" / "pairwise_f32.cu", gpu.architecture, pairs, [])])
     found = functions(probes)
     steps: dict[tuple[int, int], dict[str, Counter[str]]] = {}
     for e, warps in ((1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (8, 4), (16, 4)):

@@ -1,6 +1,6 @@
 // Pieces of the kernels on their own, each compiled straight through (FEC_COUNTED), for gpu_cost.py to count. Never run.
-#include "cuda/long.cuh"
-#include "cuda/pairwise.cuh"
+#include "cuda/sorted/long_kernels.cuh"
+#include "cuda/pairwise/tile_kernels.cuh"
 
 using namespace fec::cuda;
 

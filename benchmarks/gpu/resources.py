@@ -27,7 +27,7 @@ from benchmarks.gpu.build import (
 )
 
 PAGE = ROOT / "docs" / "gpu_resources.md"
-# Threads a block, and dynamic shared memory as the launches give it (sorted_launch.h, pairwise_launch.h).
+# Threads a block, and dynamic shared memory as the launches give it (sorted_launches.h, pairwise_launches.h).
 LAUNCHES = {
     "narrow_filters": (128, {"float": 13160, "double": 17096}),
     "wide_filters": (512, {"float": 33288, "double": 33672}),
@@ -75,7 +75,7 @@ def occupancy(architecture: int, threads: int, registers: int, shared: int) -> f
 
 def measure(folder: Path) -> dict[tuple[str, str, str], dict[int, tuple[int, int, float]]]:
     """Registers, spilled bytes and occupancy by kernel and architecture."""
-    jobs = [(CUDA / f"{f}.cu", a, folder / f"{f}_{a}.cubin", []) for a in ARCHITECTURES for f in FILES]
+    jobs = [(CUDA / f"{f}.cu", a, folder / f"{Path(f).name}_{a}.cubin", []) for a in ARCHITECTURES for f in FILES]
     compile_all(jobs)
     rows: dict[tuple[str, str, str], dict[int, tuple[int, int, float]]] = {}
     for _, architecture, cubin, _ in jobs:

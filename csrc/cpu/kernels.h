@@ -1,8 +1,8 @@
 // What an instruction set offers: plain functions on blocks, no allocation, no threads. The driver owns both.
 #pragma once
 
-#include "../fec.h"
-#include "../entropy_math.h"
+#include "fec.h"
+#include "entropy_math.h"
 
 namespace fec::cpu {
 

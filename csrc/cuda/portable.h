@@ -1,4 +1,4 @@
-// What the kernels and launches need of CUDA's language: from nvcc, or from the emulator (csrc/testing), which compiles
+// What the kernels and launches need of CUDA's language: from nvcc, or from the emulator (tests/kernels/cpp/emulator), which compiles
 // the same sources with g++.
 #pragma once
 

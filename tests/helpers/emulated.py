@@ -1,4 +1,4 @@
-"""The extension with its CUDA kernels compiled by g++ against the emulator (csrc/testing), for the Python tests.
+"""The extension with its CUDA kernels compiled by g++ against the emulator, for the Python tests.
 
 ``module()`` builds it once and imports it; ``backend(monkeypatch)`` puts it behind
 ``fec_fast.scoring.backends.cuda``, whose
@@ -22,7 +22,8 @@ import pytest
 from fec_fast.scoring.backends import cuda
 
 ROOT = Path(__file__).parents[2]
-CUDA = ["run", "sorted_f32", "sorted_f64", "pairwise_f32", "pairwise_f64"]
+EMULATOR = ROOT / "tests" / "kernels" / "cpp" / "emulator"
+CUDA = ["driver", "sorted/sorted_f32", "sorted/sorted_f64", "pairwise/pairwise_f32", "pairwise/pairwise_f64"]
 
 
 @functools.cache
@@ -36,12 +37,12 @@ def module() -> ModuleType:
     folder = Path(tempfile.mkdtemp(prefix="fec-emulated-"))
     try:
         csrc = ROOT / "csrc"
-        includes = [csrc, csrc / "testing", pybind11.get_include(), sysconfig.get_path("include")]
+        includes = [csrc, EMULATOR, pybind11.get_include(), sysconfig.get_path("include")]
         flags = ["-std=gnu++17", "-O1", "-w", "-fPIC", "-fvisibility=hidden", "-DFEC_EMULATOR", "-DFEC_WITH_CUDA"]
         flags += [f"-I{path}" for path in includes]
         sources = [csrc / "cuda" / f"{name}.cu" for name in CUDA]
         sources += [csrc / "bindings.cpp"]
-        sources += [csrc / "testing" / f"{name}.cpp" for name in ("emulator", "tensor_cores", "no_cpu_kernels")]
+        sources += [EMULATOR / f"{name}.cpp" for name in ("emulator", "tensor_cores", "no_cpu_kernels")]
 
         def build(source: Path) -> str:
             out = folder / f"{source.stem}.o"

@@ -90,7 +90,7 @@ def test_a_call_allocates_through_torch_and_waits_for_nothing(
 ) -> None:
     """As a CUDA graph needs it: of torch's operators none but views and `empty`; no other is asynchronous for sure.
 
-    The kernels' own side is compiled against a runtime that knows neither memory nor waiting (csrc/testing/emulator.h).
+    The kernels' own side is compiled against a runtime that knows neither memory nor waiting (emulator.h).
     """
     emulated.backend(monkeypatch)
     weights = [weight(6, 20, 3, 3), weight(40, 30, 1, 1, dtype=torch.float16)]
@@ -102,7 +102,7 @@ def test_a_call_allocates_through_torch_and_waits_for_nothing(
 
 def test_the_sources_know_no_call_that_waits_or_allocates() -> None:
     root = emulated.ROOT / "csrc"
-    sources = "".join(path.read_text() for path in (root / "cuda").iterdir())
+    sources = "".join(path.read_text() for path in (root / "cuda").rglob("*.*"))
     called = set(re.findall(r"\bcuda[A-Z]\w+(?=\()", sources)) - {"cudaGetErrorString", "cudaGetErrorName"}
     assert called == {
         "cudaGetDevice",

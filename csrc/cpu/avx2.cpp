@@ -1,4 +1,0 @@
-#define FEC_SET avx2
-#define FEC_KERNELS avx2_kernels
-#define FEC_BYTES 32
-#include "instruction_set.h"

@@ -1,4 +1,0 @@
-#define FEC_SET avx512
-#define FEC_KERNELS avx512_kernels
-#define FEC_BYTES 64
-#include "instruction_set.h"

@@ -1,4 +1,0 @@
-#define FEC_SET baseline
-#define FEC_KERNELS baseline_kernels
-#define FEC_BYTES 16
-#include "instruction_set.h"

@@ -1,0 +1,83 @@
+// The largest weight of a layer, by pieces that can be looked at apart. Finds what is not finite on the way.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "cpu/kernels.h"
+
+namespace fec::cpu {
+
+// The magnitude whose bits the kernel `largest` returned; infinity for anything that is not finite.
+inline double magnitude_of(DType dtype, uint64_t bits) {
+  if (dtype == DType::F16) {
+    if (bits >= 0x7c00) return INFINITY;
+    const int exponent = static_cast<int>(bits >> 10);
+    const double fraction = static_cast<double>(bits & 0x3ff);
+    return exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25);
+  }
+  double value = 0;
+  if (dtype == DType::F64) {
+    std::memcpy(&value, &bits, 8);
+  } else {
+    const auto word = static_cast<uint32_t>(dtype == DType::BF16 ? bits << 16 : bits);
+    float single = 0;
+    std::memcpy(&single, &word, 4);
+    value = single;
+  }
+  return std::isfinite(value) ? value : INFINITY;
+}
+
+// A layer's weights as pieces that lie evenly apart.
+class Pieces {
+ public:
+  explicit Pieces(const Layer& layer) : layer_(layer) {
+    std::sort(std::begin(dims_), std::end(dims_), [](const Dimension& a, const Dimension& b) {
+      return std::make_pair(a.size == 1, a.stride) < std::make_pair(b.size == 1, b.stride);
+    });
+    // The innermost dimensions that lie behind one another are one; what is left is looped over.
+    run_ = dims_[0].size;
+    while (next_ < 4 && (dims_[next_].size == 1 || dims_[next_].stride == dims_[0].stride * run_)) {
+      run_ *= dims_[next_++].size;
+    }
+    for (int64_t d = next_; d < 4; ++d) spans_ *= dims_[d].size;
+    chunk_ = spans_ == 1 ? 1 << 15 : run_;
+    together_ = std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(run_, 1));
+  }
+
+  int64_t count() const {
+    return spans_ == 1 ? (run_ + chunk_ - 1) / chunk_ : (spans_ + together_ - 1) / together_;
+  }
+
+  uint64_t largest(const Kernels& kernels, int64_t piece) const {
+    if (spans_ == 1) return part(kernels, piece * chunk_ * dims_[0].stride, std::min(chunk_, run_ - piece * chunk_));
+    uint64_t most = 0;
+    for (int64_t span = piece * together_; span < std::min(spans_, (piece + 1) * together_); ++span) {
+      int64_t offset = 0, rest = span;
+      for (int64_t d = next_; d < 4; rest /= dims_[d++].size) offset += rest % dims_[d].size * dims_[d].stride;
+      most = std::max(most, part(kernels, offset, run_));
+    }
+    return most;
+  }
+
+ private:
+  struct Dimension {
+    int64_t stride, size;
+  };
+
+  uint64_t part(const Kernels& kernels, int64_t offset, int64_t n) const {
+    const char* from = static_cast<const char*>(layer_.data) + offset * size_of(layer_.dtype);
+    return kernels.largest(layer_.dtype, from, n, dims_[0].stride);
+  }
+
+  const Layer& layer_;
+  Dimension dims_[4] = {{layer_.stride_outer, layer_.outer},
+                        {layer_.stride_inner, layer_.inner},
+                        {layer_.stride_channel, layer_.channels},
+                        {layer_.stride_tap, layer_.taps}};
+  int64_t run_ = 1, next_ = 1, spans_ = 1, chunk_ = 1, together_ = 1;
+};
+
+}  // namespace fec::cpu

@@ -1,0 +1,44 @@
+// The body of every instruction-set file: the kernels at FEC_BYTES bytes a vector, in the namespace FEC_SET, under the
+// name FEC_KERNELS. Those files are compiled with flags of their own, so nothing of the standard library's templates
+// may be instantiated here, and everything has internal linkage.
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/kernels.h"
+
+namespace fec::cpu {
+namespace FEC_SET {
+namespace {
+#include "cpu/simd/vector-inl.h"
+
+#include "cpu/simd/load_weights-inl.h"
+
+#include "cpu/simd/compress-inl.h"
+
+#include "cpu/simd/sort-inl.h"
+
+#include "cpu/simd/scan-inl.h"
+
+#include "cpu/simd/pack_points-inl.h"
+
+#include "cpu/simd/pairwise-inl.h"
+
+#include "cpu/simd/pairwise_channels-inl.h"
+
+#include "cpu/simd/pairwise_filters-inl.h"
+
+template <class T>
+constexpr Real kernels_for() {
+  return {Of<T>::lanes,         sort_block<T>,    scan_block<T>, channel_distances<T>,
+          channel_entropy<T>, distance_tile<T>, tile_sums<T>};
+}
+}  // namespace
+}  // namespace FEC_SET
+
+const Kernels FEC_KERNELS = {
+    FEC_SET::largest,
+    FEC_SET::kernels_for<float>(),
+    FEC_SET::kernels_for<double>(),
+};
+
+}  // namespace fec::cpu

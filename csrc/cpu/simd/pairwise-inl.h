@@ -1,0 +1,81 @@
+// `pairwise`: what its two axes share. Points lie in packed panels (pack_points-inl.h).
+//
+// Three ways to a distance, all of them exactly 0 between a point and itself:
+//   line        one coordinate: |a - b|
+//   difference  sum of (a - b)^2, also exactly 0 between duplicates
+//   product     |a|^2 + |b|^2 - 2 ab, half the work. It cancels where points are near one another: near pairs are done
+//               again by `difference`.
+#pragma once
+
+template <class T>
+struct Panel {
+  static constexpr int64_t width = 2 * Of<T>::lanes;  // points packed side by side
+  // Points of the other side held in registers: as many as there is room for (see vector-inl.h), all of one panel.
+  static constexpr int64_t rows = kManyRegisters && width >= 8 ? 8 : 4;
+  static_assert(width % rows == 0);
+};
+
+// Pairs nearer than 1/16 of their length are near: beyond, rounding moves a distance by less than 4 eps of the length.
+constexpr double kNear = 1.0 / 256;
+
+enum class Way { Difference, Product };
+
+// sum[row] += (a - b)^2, or += ab, over `depth` coordinates: of Panel::rows points of one panel, and a whole other.
+template <class T, Way way>
+FEC_INLINE void accumulate(const T* rows, const T* columns, int64_t depth, Vec<T> (*sum)[2]) {
+  using V = Vec<T>;
+  constexpr int64_t width = Panel<T>::width;
+  for (int64_t k = 0; k < depth; ++k) {
+    const V c0 = load(columns + k * width), c1 = load(columns + k * width + Of<T>::lanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < Panel<T>::rows; ++r) {
+      const V p = splat(rows[k * width + r]);
+      if constexpr (way == Way::Product) {
+        sum[r][0] += p * c0;
+        sum[r][1] += p * c1;
+      } else {
+        const V d0 = p - c0, d1 = p - c1;
+        sum[r][0] += d0 * d0;
+        sum[r][1] += d1 * d1;
+      }
+    }
+  }
+}
+
+// norms[p] += |p|^2 over `depth` coordinates of the points of some panels.
+template <class T>
+static void add_norms(const T* panels, int64_t points, int64_t depth, T* norms) {
+  constexpr int64_t width = Panel<T>::width, lanes = Of<T>::lanes;
+  for (int64_t p = 0; p < points; p += width, panels += depth * width) {
+    Vec<T> a{}, b{};
+    for (int64_t k = 0; k < depth; ++k) {
+      const Vec<T> x = load(panels + k * width), y = load(panels + k * width + lanes);
+      a += x * x;
+      b += y * y;
+    }
+    store(norms + p, load(norms + p) + a);
+    store(norms + p + lanes, load(norms + p + lanes) + b);
+  }
+}
+
+// What a distance adds to the sums of a row (entropy_math.h).
+template <class T, Entropy entropy>
+FEC_INLINE void pair_terms(Vec<T> scaled, Vec<T>& first, Vec<T>& second) {
+  if constexpr (entropy == Entropy::Distance) {
+    first = scaled;
+    second = scaled * logarithm<T>(scaled);
+  } else {
+    first = exp2_minus<T>(scaled);
+    if constexpr (entropy == Entropy::Softmax) second = first * smaller(scaled, splat<T>(Of<T>::exp2_limit));
+  }
+}
+
+// The factor of the distances before `pair_terms`, and that of the second sum after it: powers are of 2.
+template <class T>
+static T pair_scale(Entropy entropy, double inverse_tau) {
+  constexpr double limit = Of<T>::inverse_tau_limit;  // either way: past 1 / limit the padding would come near
+  const double scale = entropy == Entropy::Distance ? inverse_tau : inverse_tau * kLog2e;
+  return T(scale > limit ? limit : scale < 1 / limit ? 1 / limit : scale);
+}
+
+static constexpr double second_unit(Entropy entropy) { return entropy == Entropy::Softmax ? kLn2 : 1; }

@@ -1,0 +1,88 @@
+// One call: the table goes up, then every phase does all layers.
+#include "cuda/launches.h"
+#include "cuda/layer_kernels.cuh"
+
+namespace fec::cuda {
+namespace {
+
+// Makes a device the current one, and puts back the one that was.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device) {
+    check(cudaGetDevice(&before_), "asking for the current device");
+    if (device != before_) check(cudaSetDevice(device), "choosing the device");
+    changed_ = device != before_;
+  }
+  ~DeviceGuard() {
+    if (changed_) cudaSetDevice(before_);
+  }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
+void upload_table(const Call& call) {
+  const auto& entries = call.plan.entries;
+  for (size_t first = 0; first < entries.size(); first += kCarried) {
+    Carried carried{};
+    carried.count = static_cast<int>(std::min(entries.size() - first, size_t(kCarried)));
+    std::copy_n(entries.begin() + static_cast<std::ptrdiff_t>(first), carried.count, carried.entries);
+    carried.to = call.plan.table + first;
+    carried.states = call.plan.states + first;
+    LAUNCH(upload, 1, 32, 0, call.stream, carried);
+    check_launch("upload");
+  }
+}
+
+}  // namespace
+
+int64_t workspace_bytes(const Layer* layers, int64_t count, const Formula& formula, Algorithm algorithm) {
+  return Plan(layers, count, formula, algorithm, nullptr).bytes();
+}
+
+void entropies(const Layer* layers, int64_t count, const Formula& formula, Algorithm algorithm, void* workspace,
+               int64_t bytes, int device, void* stream) {
+  const Plan plan(layers, count, formula, algorithm, static_cast<char*>(workspace));
+  if (plan.entries.empty()) return;
+  if (plan.bytes() > bytes) throw std::invalid_argument("the workspace is too small");
+  if (reinterpret_cast<uintptr_t>(workspace) % 64 != 0) throw std::invalid_argument("the workspace is not aligned");
+  const DeviceGuard guard(device);
+  const Call call{plan, {formula.compress, formula.entropy, formula.tau, formula.tau_scale},
+                  static_cast<cudaStream_t>(stream)};
+  upload_table(call);
+  sort_layers<float>(call);
+  sort_layers<double>(call);
+  measure_pairs<float>(call);
+  measure_pairs<double>(call);
+  LAUNCH(set_tau, static_cast<unsigned>(plan.entries.size()), 256, 8 * sizeof(double), call.stream, plan.all(),
+         call.choice);
+  check_launch("set_tau");
+  finish_sorted<float>(call);
+  finish_sorted<double>(call);
+  finish_pairs<float>(call);
+  finish_pairs<double>(call);
+}
+
+int device_count() {
+  int count = 0;
+  check(cudaGetDeviceCount(&count), "looking for CUDA devices");
+  return count;
+}
+
+bool has_code_for(int device) {
+  const DeviceGuard guard(device);
+  cudaFuncAttributes attributes;
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, set_tau);
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction ||
+      error == cudaErrorUnsupportedPtxVersion) {
+    cudaGetLastError();  // an answer, not a fault
+    return false;
+  }
+  check(error, "asking for the kernels");
+  return true;
+}
+
+}  // namespace fec::cuda

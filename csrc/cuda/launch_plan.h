@@ -1,0 +1,161 @@
+// What a call is going to do, as numbers: which kernels each layer goes through, how many blocks they have, where in
+// the workspace its parts lie. Host code only; no call of the CUDA runtime.
+#pragma once
+
+#include <algorithm>
+#include <numeric>
+#include <stdexcept>
+#include <vector>
+
+#include "cuda/sorted/long_kernels.cuh"
+#include "cuda/pairwise/tile_kernels.cuh"
+
+namespace fec::cuda {
+
+// What does a layer. The first three are `sorted`.
+enum class Way { Narrow, Wide, Long, Line, Channels, Filters };
+constexpr int kWays = 6;
+
+inline int64_t run_of_type(DType dtype) { return dtype == DType::F64 ? kRun<double> : kRun<float>; }
+
+inline Way way_of(const Layer& layer, const Formula& formula, Algorithm algorithm) {
+  const bool inside = formula.axis == Axis::Channels, one = formula.compress != Compress::None || layer.taps == 1;
+  const bool sortable = inside && one && formula.entropy != Entropy::Distance;
+  if (algorithm == Algorithm::Sorted && !sortable) {
+    throw std::invalid_argument(
+        "sorted needs axis=channels, one number a channel, and on CUDA an entropy other than distance");
+  }
+  if (sortable && algorithm != Algorithm::Pairwise) {
+    return layer.channels > run_of_type(layer.dtype) ? Way::Long : is_wide(layer.channels) ? Way::Wide : Way::Narrow;
+  }
+  return !inside ? Way::Filters : one ? Way::Line : Way::Channels;
+}
+
+inline int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
+// Layers next to one another in the table that go through the same kernels.
+struct Group {
+  int first = 0, count = 0;
+  uint32_t blocks[kCuts] = {};
+  int64_t most_channels = 0;
+};
+
+class Plan {
+ public:
+  Plan(const Layer* layers, int64_t count, const Formula& formula, Algorithm algorithm, char* workspace)
+      : measured(!(formula.tau > 0) || formula.entropy == Entropy::Distance), workspace_(workspace) {
+    if (count >= int64_t(1) << 20) throw std::invalid_argument("too many layers for one call");
+    std::vector<std::pair<int, const Layer*>> order;
+    for (int64_t i = 0; i < count; ++i) {
+      const Layer& layer = layers[i];
+      if (layer.filters() == 0 || layer.channels == 0 || layer.taps == 0) continue;
+      const int way = static_cast<int>(way_of(layer, formula, algorithm));
+      order.emplace_back(way * 2 + (layer.dtype == DType::F64 ? 1 : 0), &layer);
+    }
+    std::stable_sort(order.begin(), order.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    table = static_cast<Entry*>(take(static_cast<int64_t>(order.size() * sizeof(Entry))));
+    states = static_cast<State*>(take(static_cast<int64_t>(order.size() * sizeof(State))));
+    for (const auto& [kind, layer] : order) {
+      Group& group = groups[kind / 2][kind % 2];
+      if (group.count == 0) group.first = static_cast<int>(entries.size());
+      ++group.count;
+      add(*layer, formula, static_cast<Way>(kind / 2), group);
+    }
+  }
+
+  int64_t bytes() const { return taken_; }
+  Range range(const Group& group) const { return {table + group.first, states + group.first, group.count}; }
+  Range all() const { return {table, states, static_cast<int>(entries.size())}; }
+
+  bool measured;  // the mean distance is needed
+  std::vector<Entry> entries;
+  Group groups[kWays][2];  // by way, then float and double
+  Entry* table;
+  State* states;
+
+ private:
+  void* take(int64_t size) {
+    char* at = workspace_ + taken_;
+    taken_ += blocks(size, 256) * 256;
+    return at;
+  }
+
+  static uint32_t advance(uint32_t& total, int64_t more) {
+    const uint32_t start = total;
+    if (more > 0x7fffffff - static_cast<int64_t>(total)) throw std::invalid_argument("too large for one launch");
+    total += static_cast<uint32_t>(more);
+    return start;
+  }
+
+  static int32_t small(int64_t n) {
+    if (n > 0x3fffffff) throw std::invalid_argument("a layer with a dimension above 2^30");
+    return static_cast<int32_t>(n);
+  }
+
+  void add(const Layer& layer, const Formula& formula, Way way, Group& group) {
+    const int64_t size = layer.dtype == DType::F64 ? 8 : 4, n = layer.filters(), c = layer.channels;
+    Entry entry{};
+    entry.data = layer.data;
+    entry.out = layer.out;
+    entry.stride_outer = layer.stride_outer;
+    entry.stride_inner = layer.stride_inner;
+    entry.stride_channel = layer.stride_channel;
+    entry.stride_tap = layer.stride_tap;
+    entry.inner = small(layer.inner);
+    entry.filters = small(n);
+    entry.channels = small(c);
+    entry.taps = small(layer.taps);
+    entry.dtype = layer.dtype;
+    const int64_t tile = size == 8 ? kTile<double> : kTile<float>;
+    int64_t main = n, sums = n, parts = 0, points = 0;  // blocks, sums of distances, doubles, numbers
+    const double pairs = static_cast<double>(c) * static_cast<double>(c) * static_cast<double>(n);
+    entry.denominator = pairs;
+    switch (way) {
+      case Way::Narrow:
+      case Way::Wide:
+        main = a_warp_each(c) ? blocks(n, kNarrow) : n;
+        points = measured ? n * padded_channels(c) : 0;
+        entry.denominator = static_cast<double>(n);  // each a mean already
+        entry.scale = 0.5;
+        break;
+      case Way::Long:
+        main = sums = n * blocks(c, run_of_type(layer.dtype));
+        points = n * c;
+        parts = main + main * 2 * 2;  // entropies, and two reaches of two numbers
+        entry.spare = take(points * size);
+        entry.denominator = static_cast<double>(n);
+        entry.scale = 0.5;
+        entry.parts_a_filter = small(blocks(c, run_of_type(layer.dtype)));
+        break;
+      case Way::Line:
+      case Way::Channels:
+        entry.parts_a_filter =
+            small(blocks(c, way == Way::Line ? int64_t(kLineThreads) * rows_a_thread(c) : tile));
+        main = sums = parts = n * entry.parts_a_filter;
+        points = way == Way::Line ? n * c : 0;
+        if (way == Way::Channels && layer.taps >= kProducts) entry.spare = take(n * c * size);
+        break;
+      case Way::Filters:
+        main = sums = blocks(n, tile) * (blocks(n, tile) + 1) / 2;
+        parts = blocks(n, tile) * n * 2;
+        points = formula.compress == Compress::None ? 0 : n * c;
+        entry.denominator = static_cast<double>(n) * static_cast<double>(n);
+        entry.spare = take(n * size);
+        break;
+    }
+    entry.points = take(points * size);
+    entry.sums = static_cast<double*>(take(sums * 8));
+    entry.parts = static_cast<double*>(take(parts * 8));
+    entry.sums_count = measured || way == Way::Long ? small(sums) : 0;
+    entry.start[kFilters] = advance(group.blocks[kFilters], n);
+    entry.start[kMain] = advance(group.blocks[kMain], main);
+    entry.start[kRows] = advance(group.blocks[kRows], way == Way::Long ? blocks(n * c, 256) : blocks(n, 128));
+    group.most_channels = std::max(group.most_channels, c);
+    entries.push_back(entry);
+  }
+
+  char* workspace_;
+  int64_t taken_ = 0;
+};
+
+}  // namespace fec::cuda

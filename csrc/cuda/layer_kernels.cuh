@@ -1,0 +1,115 @@
+// What is one number a layer: its largest weight, its tau. And the last step, from parts of sums to entropies.
+#pragma once
+
+#include "cuda/load_weights.cuh"
+
+namespace fec::cuda {
+
+// The largest magnitude of each layer, a filter a block. A maximum is the same in any order.
+template <class T>
+__global__ void __launch_bounds__(128) largest_weights(const Range range) {
+  DYN_SHARED(unsigned long long, warps);
+  const Place found = place(range, kFilters);
+  const Entry& layer = *found.entry;
+  const int32_t filter = static_cast<int32_t>(found.unit);
+  // Along the taps where they are neighbours, else along the channels.
+  const bool along = layer.stride_tap == 1;
+  const int64_t inner = along ? layer.taps : layer.channels;
+  const int64_t inner_stride = along ? 1 : layer.stride_channel,
+                outer_stride = along ? layer.stride_channel : layer.stride_tap;
+  unsigned long long most = 0;
+  with_storage<T>(layer, filter_offset(layer, filter), [&](const auto* data) {
+    const int64_t count = static_cast<int64_t>(layer.channels) * layer.taps;
+    if (inner * inner_stride == outer_stride) {
+      for (int64_t i = threadIdx.x; i < count; i += blockDim.x) {
+        const T size = magnitude(static_cast<T>(value_of(data[i * inner_stride])));
+        const auto bits = static_cast<unsigned long long>(__double_as_longlong(static_cast<double>(size)));
+        most = bits > most ? bits : most;
+      }
+      return;
+    }
+    for (int64_t i = threadIdx.x; i < count; i += blockDim.x) {
+      const T size = magnitude(static_cast<T>(value_of(data[i % inner * inner_stride + i / inner * outer_stride])));
+      const auto bits = static_cast<unsigned long long>(__double_as_longlong(static_cast<double>(size)));
+      most = bits > most ? bits : most;
+    }
+  });
+  for (int apart = 16; apart > 0; apart /= 2) {
+    const unsigned long long other = __shfl_xor_sync(kAll, most, apart);
+    most = other > most ? other : most;
+  }
+  if (lane() == 0) warps[warp()] = most;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (unsigned w = 1; w < blockDim.x / 32; ++w) most = warps[w] > most ? warps[w] : most;
+  atomicMax(&found.state->most, most);
+}
+
+// One number a channel, for `pairwise`: points[filter][channel]. A filter a block.
+template <class T>
+__global__ void __launch_bounds__(128, 4) compress(const Range range, Compress kind) {
+  DYN_SHARED(SmallReader<T>, readers);
+  const Place found = place(range, kFilters);
+  const Entry& layer = *found.entry;
+  const int32_t filter = static_cast<int32_t>(found.unit);
+  const T scale = scale_of<T>(*found.state);
+  SmallReader<T>* reader = readers + warp();
+  T* to = static_cast<T*>(layer.points) + static_cast<int64_t>(filter) * layer.channels;
+  const int step = static_cast<int>(blockDim.x);
+  for (int first = 32 * warp(); first < layer.channels; first += 16 * step) {
+    const int count = smaller_int(16, (layer.channels - first + step - 1) / step);
+    read_channels<T>(layer, kind, scale, filter, first, step, count, layer.channels,
+                     reader);  // known to be finite or not
+    for (int i = 0; i < count; ++i) {
+      const int channel = first + i * step + lane();
+      if (channel < layer.channels) to[channel] = reader->numbers[32 * i + lane()];  // written by this very lane
+    }
+  }
+}
+
+// tau of every layer, a layer a block: always the same sum in the same order.
+static __global__ void __launch_bounds__(256) set_tau(const Range range, const Choice choice) {
+  DYN_SHARED(double, shared);
+  const Entry& layer = range.entries[blockIdx.x];
+  State& state = range.states[blockIdx.x];
+  double mean = 0;
+  if (layer.sums_count > 0) {
+    double sum = 0;
+    for (int i = static_cast<int>(threadIdx.x); i < layer.sums_count; i += static_cast<int>(blockDim.x)) {
+      sum += layer.sums[i];
+    }
+    mean = block_sum(sum, shared) / layer.denominator;
+  }
+  if (threadIdx.x != 0) return;
+  const double unit = layer.scale > 0               ? layer.scale
+                      : layer.dtype == DType::F64 ? scale_of<double>(state)
+                                                  : static_cast<double>(scale_of<float>(state));
+  const bool measured = !(choice.tau > 0);
+  // The distance entropy has no tau and does not depend on the scale; near 1 its sums lose least.
+  double tau = measured || choice.entropy == Entropy::Distance ? mean : choice.tau * unit + 0 * mean;
+  if (choice.entropy != Entropy::Distance) tau *= choice.tau_scale;
+  if (!is_finite(state)) tau = NAN;
+  state.tau = tau;
+  if (!(tau > 0)) return;
+  int exponent;
+  const double fraction = frexp(tau, &exponent);
+  const int limit = layer.dtype == DType::F64 ? 1000 : 120;
+  const int bounded = exponent > limit ? limit : exponent < -limit ? -limit : exponent;
+  state.power = ldexp(1.0, -bounded);
+  state.rest = ldexp(kLog2e / fraction, bounded - exponent);
+}
+
+// Filters whose entropies came in parts, a block each: a thread a filter.
+static __global__ void __launch_bounds__(128) finish_parts(const Range range) {
+  const Place found = place(range, kRows);
+  const Entry& layer = *found.entry;
+  const int32_t filter = static_cast<int32_t>(found.unit * blockDim.x + threadIdx.x);
+  if (filter >= layer.filters) return;
+  const double tau = found.state->tau;
+  const int parts = layer.parts_a_filter;
+  double sum = 0;
+  for (int p = 0; p < parts; ++p) sum += layer.parts[static_cast<int64_t>(filter) * parts + p];
+  layer.out[filter] = tau > 0 ? clamped_entropy(sum / layer.channels, layer.channels) : tau * 0;
+}
+
+}  // namespace fec::cuda

@@ -1,0 +1,204 @@
+// `sorted`: the weights of a filter are read once, compressed, sorted in registers; then either the entropy at once
+// (tau is given), or the sorted numbers are kept until tau, the mean distance over the whole layer, is known.
+//
+//   channels     threads                       numbers a thread
+//   1 to 512     a warp a filter, 4 a block    1, 2, 4, 8, 16
+//   to 2048      128, a block a filter         8, 16
+//   to 8192      512                           8, 16 (of double 8, to 4096)
+//   beyond       as the row before, in runs of so many, which long_kernels.cuh merges
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/sorted/bitonic_sort.cuh"
+#include "cuda/sorted/scan.cuh"
+
+namespace fec::cuda {
+
+constexpr int kNarrow = 4, kWide = 16;  // warps a block
+template <class T>
+constexpr int kRun = sizeof(T) == 8 ? 4096 : 8192;  // the longest filter that a block sorts
+
+// The numbers a filter takes in memory: a power of two, so that it is written and read back in whole warps.
+FEC_BOTH constexpr int64_t padded_channels(int64_t channels) {
+  int64_t size = 32;
+  while (size < channels) size *= 2;
+  return size;
+}
+FEC_BOTH constexpr bool a_warp_each(int64_t channels) { return channels <= 512; }
+FEC_BOTH constexpr bool is_wide(int64_t channels) { return channels > 2048; }
+
+// Blocks of 16 warps have no room for stages.
+template <class T, int warps>
+using SortReader = std::conditional_t<warps == kWide, Reader<T, kRun<T> / (32 * kWide), false>, SmallReader<T>>;
+
+template <class T, int warps>
+struct SortShared {
+  union {
+    SortReader<T, warps> readers[warps];
+    T exchanged[warps * 32 * kExchanged];  // between warps, once the numbers are read
+  };
+  WarpReach<T> reach;
+  double sums[warps];
+};
+
+struct SortWork {
+  Range range;
+  Choice choice;
+};
+
+// What a kernel does: sort, and keep the sorted numbers; from them the entropies; or, where tau is given, all at once.
+enum class Task { Sort, Scan, Both };
+
+template <int warps>
+FEC_DEVICE double group_sum(double x, double* shared) {
+  return warps == 1 ? warp_sum(x) : block_sum(x, shared);
+}
+
+// Writes the entropy of a filter whose numbers lie sorted in registers.
+template <int E, int warps, bool moments, class T>
+FEC_DEVICE void finish_filter(const Place& place, int32_t filter, const T (&x)[E], T next, WarpReach<T>* reach,
+                              double* sums) {
+  const int own = warps == 1 ? lane() : static_cast<int>(threadIdx.x), channels = place.entry->channels;
+  const Unit<T> unit(*place.state);
+  Step<T> steps[E];
+#pragma unroll
+  for (int e = 0; e < E; ++e) steps[e] = step_over(unit.gap(x[e], e + 1 < E ? x[(e + 1) % E] : next));
+  const Around<T> around = gather<E, warps, moments>(x, steps, unit, next, reach);
+  const double part = row_entropies<E, moments>(steps, around, own * E, channels);
+  const double total = group_sum<warps>(part, sums);
+  if (own == 0) place.entry->out[filter] = clamped_entropy(total / channels, channels);
+}
+
+template <int E, int warps, class T>
+FEC_DEVICE void entropy_of_sorted(const Place& place, const Choice& choice, int32_t filter, const T (&x)[E],
+                                  WarpReach<T>* reach, double* sums) {
+  const double tau = place.state->tau;
+  if (!(tau > 0)) {  // all alike, or not finite
+    if ((warps == 1 ? lane() : static_cast<int>(threadIdx.x)) == 0) place.entry->out[filter] = tau * 0;
+    return;
+  }
+  const T next = next_first<warps>(x[0], reach);
+  if (choice.entropy == Entropy::Similarity) {
+    finish_filter<E, warps, false>(place, filter, x, next, reach, sums);
+  } else {
+    finish_filter<E, warps, true>(place, filter, x, next, reach, sums);
+  }
+}
+
+// Reads `count` channels a lane of a filter, or a run of one, that a warp or (`together`) a block is about to sort; the
+// channels are those from `channel` up to `end`. Whether one of this lane's weights is not finite.
+template <class T, int all_warps>
+FEC_DEVICE bool read_filter(const Entry& layer, const Choice& choice, int32_t filter, int channel, int end, int count,
+                            bool together, SortShared<T, all_warps>* shared) {
+  const int step = together ? 32 * all_warps : 32, first = channel + (together ? 32 * warp() : 0);
+  // Halves: the difference of two of them is finite.
+  return read_channels<T>(layer, choice.compress, T(0.5), filter, first, step, count, end, shared->readers + warp());
+}
+
+// What was read, sorted over the threads of the warp or block; whether some of it was not finite.
+template <int E, int warps, class T, int all_warps>
+FEC_DEVICE bool sorted_numbers(bool bad, T (&x)[E], SortShared<T, all_warps>* shared) {
+#pragma unroll
+  for (int e = 0; e < E; ++e) x[e] = shared->readers[warp()].numbers[32 * e + lane()];  // written by this very lane
+  if constexpr (warps == 1) {
+    bad = __any_sync(kAll, bad);
+    sort_warp<E>(x);
+  } else {
+    bad = __syncthreads_or(bad) != 0;
+    sort_block<E, 32 * warps>(x, shared->exchanged);
+  }
+  return bad;
+}
+
+template <int E, int warps, bool both, class T, int all_warps>
+FEC_DEVICE void sort_filter(const Place& place, const SortWork& work, int32_t filter, bool bad,
+                            SortShared<T, all_warps>* shared) {
+  constexpr int threads = 32 * warps;
+  const Entry& layer = *place.entry;
+  const int own = warps == 1 ? lane() : static_cast<int>(threadIdx.x);
+  T x[E];
+  bad = sorted_numbers<E, warps>(bad, x, shared);
+  if constexpr (both) {
+    if (!bad) return entropy_of_sorted<E, warps>(place, work.choice, filter, x, &shared->reach, shared->sums);
+    if (own == 0) layer.out[filter] = NAN;
+  } else {
+    T* kept = static_cast<T*>(layer.points) + static_cast<int64_t>(filter) * (E * threads);
+#pragma unroll
+    for (int e = 0; e < E; ++e) kept[e * threads + own] = x[e];
+    const T next = next_first<warps>(x[0], &shared->reach);
+    const double part = mean_distance_part<E>(x, next, own * E, layer.channels);
+    const double half = group_sum<warps>(part, shared->sums);
+    if (own == 0) layer.sums[filter] = bad ? NAN : 2 * half;
+  }
+}
+
+template <int E, int warps, class T>
+FEC_DEVICE void scan_filter(const Place& place, const SortWork& work, int32_t filter, WarpReach<T>* reach,
+                            double* sums) {
+  constexpr int threads = 32 * warps;
+  const int own = warps == 1 ? lane() : static_cast<int>(threadIdx.x);
+  const T* kept = static_cast<const T*>(place.entry->points) + static_cast<int64_t>(filter) * (E * threads);
+  T x[E];
+#pragma unroll
+  for (int e = 0; e < E; ++e) x[e] = kept[e * threads + own];
+  entropy_of_sorted<E, warps>(place, work.choice, filter, x, reach, sums);
+}
+
+template <int E, int warps, Task task, class T, int all_warps>
+FEC_DEVICE void do_filter(const Place& place, const SortWork& work, int32_t filter, bool bad,
+                          SortShared<T, all_warps>* shared) {
+  if constexpr (task != Task::Scan) {
+    sort_filter<E, warps, task == Task::Both>(place, work, filter, bad, shared);
+  } else {
+    scan_filter<E, warps, T>(place, work, filter, &shared->reach, shared->sums);
+  }
+}
+
+// The filters of up to 2048 channels.
+template <class T, Task task>
+__global__ void __launch_bounds__(32 * kNarrow, sizeof(T) == 8 ? 3 : 5) narrow_filters(const SortWork work) {
+  using Shared = SortShared<T, kNarrow>;
+  DYN_SHARED(Shared, shared);
+  const Place found = place(work.range, kMain);
+  const Entry& layer = *found.entry;
+  const int channels = layer.channels, padded = static_cast<int>(padded_channels(channels));
+  const bool together = !a_warp_each(channels);
+  const int32_t filter = static_cast<int32_t>(found.unit) * (together ? 1 : kNarrow) + (together ? 0 : warp());
+  if (filter >= layer.filters) return;
+  bool bad = false;
+  if constexpr (task != Task::Scan) {
+    const int count = padded / (together ? 32 * kNarrow : 32);
+    bad = read_filter<T>(layer, work.choice, filter, 0, channels, count, together, shared);
+  }
+  switch (padded) {
+    case 32: return do_filter<1, 1, task>(found, work, filter, bad, shared);
+    case 64: return do_filter<2, 1, task>(found, work, filter, bad, shared);
+    case 128: return do_filter<4, 1, task>(found, work, filter, bad, shared);
+    case 256: return do_filter<8, 1, task>(found, work, filter, bad, shared);
+    case 512: return do_filter<16, 1, task>(found, work, filter, bad, shared);
+    case 1024: return do_filter<8, kNarrow, task>(found, work, filter, bad, shared);
+    default: return do_filter<16, kNarrow, task>(found, work, filter, bad, shared);
+  }
+}
+
+// The filters of up to kRun channels.
+template <class T, Task task>
+__global__ void __launch_bounds__(32 * kWide, 1) wide_filters(const SortWork work) {
+  using Shared = SortShared<T, kWide>;
+  DYN_SHARED(Shared, shared);
+  const Place found = place(work.range, kMain);
+  const Entry& layer = *found.entry;
+  const int32_t filter = static_cast<int32_t>(found.unit);
+  const bool longer = kRun<T> > 4096 && layer.channels > 4096;
+  bool bad = false;
+  if constexpr (task != Task::Scan) {
+    bad = read_filter<T>(layer, work.choice, filter, 0, layer.channels, longer ? 16 : 8, true, shared);
+  }
+  if constexpr (kRun<T> > 4096) {
+    if (longer) return do_filter<16, kWide, task>(found, work, filter, bad, shared);
+  }
+  do_filter<8, kWide, task>(found, work, filter, bad, shared);
+}
+
+}  // namespace fec::cuda

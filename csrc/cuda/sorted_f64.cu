@@ -1,6 +1,0 @@
-#include "sorted_launch.h"
-
-namespace fec::cuda {
-template void sort_layers<double>(const Call&);
-template void finish_sorted<double>(const Call&);
-}  // namespace fec::cuda

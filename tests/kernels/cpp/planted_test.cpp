@@ -1,0 +1,167 @@
+// That the emulator can fail: bugs are planted in the kernels, one at a time, and each has to be caught.
+//
+// A removed barrier: every place in the sources with a barrier, in turn. Under the thread sanitizer each has to show as
+// a race (or a wrong result); without it, a run may be lucky, so only the count is printed and must not be zero. An
+// index past the end: under the address sanitizer.
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+#include "cuda/api.h"
+#include "emulator.h"
+#include "formula_check.h"
+
+#include "cuda/portable.h"
+
+#ifdef FEC_TSAN
+extern "C" const char* __tsan_default_options() {
+  return "suppress_equal_stacks=0:suppress_equal_addresses=0:exitcode=0:symbolize=0";
+}
+#endif
+
+namespace {
+
+int failures = 0;
+
+void require(bool holds, const char* what) {
+  std::printf("%s: %s\n", holds ? "caught" : "NOT CAUGHT", what);
+  failures += !holds;
+}
+
+// One call of each kind of kernel that has barriers; how many entropies were wrong.
+int run_all() {
+  std::mt19937 random(3);
+  int wrong = 0;
+  const auto one = [&](Shape s, fec::DType dtype, fec::Formula f, fec::Algorithm algorithm, Layout layout) {
+    if (wrong > 0 || emulator::seen.races > 0 || emulator::seen.fault[0] != 0) return;  // seen already
+    fec::Layer layer = strided(s, layout);
+    std::vector<double> w = random_weights(static_cast<size_t>(s.outer * s.inner * s.channels * s.taps), random);
+    const std::vector<char> bytes = stored(w, dtype);
+    std::vector<double> out(static_cast<size_t>(layer.filters()));
+    layer.data = bytes.data();
+    layer.dtype = dtype;
+    layer.out = out.data();
+    const int64_t size = fec::cuda::workspace_bytes(&layer, 1, f, algorithm);
+    char* workspace = static_cast<char*>(std::aligned_alloc(256, static_cast<size_t>(size)));
+    std::memset(workspace, 0xff, static_cast<size_t>(size));
+    fec::cuda::entropies(&layer, 1, f, algorithm, workspace, size, 0, nullptr);
+    std::free(workspace);
+    const std::vector<double> want = reference(w, layer, f);
+    for (size_t i = 0; i < out.size(); ++i) wrong += !(std::fabs(out[i] - want[i]) <= tolerance(dtype, 2000));
+  };
+  using namespace fec;
+  const Formula sorted{Compress::Rms, Entropy::Similarity, Axis::Channels, 0, 1};
+  const Formula none{Compress::None, Entropy::Similarity, Axis::Channels, 0, 1};
+  const Formula filters{Compress::None, Entropy::Similarity, Axis::Filters, 0, 1};
+  const Formula compressed{Compress::Rms, Entropy::Similarity, Axis::Filters, 0, 1};
+  one({1, 2, 40, 9}, DType::F32, sorted, Algorithm::Auto, Layout::Rows);  // taps in lines
+  one({1, 2, 40, 25}, DType::F32, sorted, Algorithm::Auto, Layout::Rows);  // and in rows
+  one({1, 2, 600, 1}, DType::F32, sorted, Algorithm::Auto, Layout::Rows);
+  one({1, 2, 300, 9}, DType::F32, sorted, Algorithm::Pairwise, Layout::Rows);
+  one({1, 2, 70, 9}, DType::F32, none, Algorithm::Auto, Layout::Rows);
+  one({1, 70, 30, 1}, DType::F32, filters, Algorithm::Auto, Layout::Rows);
+  one({1, 40, 300, 4}, DType::F32, compressed, Algorithm::Auto, Layout::Rows);
+  one({1, 1, 4100, 1}, DType::F64, sorted, Algorithm::Auto, Layout::Rows);
+  return wrong;
+}
+
+// Whether this program, run again with some arguments, ends by a sanitizer's hand or says itself that something is
+// wrong. In a process of its own: what is read without a barrier may be an address.
+const char* program = "";
+bool dies(const std::string& arguments) {
+  std::fflush(stdout);
+  const std::string command = "'" + std::string(program) + "' " + arguments + " >/dev/null 2>&1";
+  return std::system(command.c_str()) != 0;
+}
+
+[[maybe_unused]] void removed_barriers() {
+  emulator::reset();
+  const bool sound = run_all() == 0 && emulator::seen.races == 0 && emulator::seen.fault[0] == 0;
+  if (!sound) std::printf("%d races, fault: %s\n", emulator::seen.races, emulator::seen.fault);
+  require(sound, "(nothing, where nothing is planted)");
+  require(!dies("barrier none 1"), "(nothing, where no barrier is removed)");
+  int caught = 0;
+  const int count = emulator::barriers_count;
+  for (int b = 0; b < count; ++b) {
+    const char* slash = std::strrchr(emulator::barriers[b].file, '/');
+    const std::string file = slash == nullptr ? emulator::barriers[b].file : slash + 1;
+    const std::string line = std::to_string(emulator::barriers[b].line);
+    const bool seen = dies("barrier '" + file + "' " + line);
+    caught += seen;
+    std::printf("%s: the barrier at %s:%s removed\n", seen ? "caught" : "not seen", file.c_str(), line.c_str());
+  }
+  emulator::reset();
+  std::printf("%d of %d removed barriers were caught\n", caught, count);
+#ifdef FEC_TSAN
+  failures += caught != count;
+#else
+  failures += caught == 0;
+#endif
+}
+
+__global__ void outside_mask(int* out) {
+  if (fec::cuda::lane() < 16) *out = __shfl_sync(0xffffu, fec::cuda::lane(), 20);
+}
+__global__ void not_all_there(int* out) {
+  if (fec::cuda::lane() < 16) *out = __shfl_xor_sync(fec::cuda::kAll, fec::cuda::lane(), 1);
+}
+__global__ void barrier_in_a_branch(int*) {
+  if (threadIdx.x < 32) __syncthreads();
+}
+__global__ void past_shared_memory(int*) {
+  DYN_SHARED(int, shared);
+  shared[threadIdx.x + 1] = 0;
+}
+__global__ void past_global_memory(int* out) { out[threadIdx.x + 1] = 0; }
+
+template <class F>
+bool fault_of(const char* words, const F& launch) {
+  emulator::reset();
+  launch();
+  const bool found = std::strstr(emulator::seen.fault, words) != nullptr;
+  if (!found) std::printf("fault: %s\n", emulator::seen.fault);
+  return found;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  program = argv[0];
+  std::vector<int> out(64);
+  int* at = out.data();
+  if (argc == 4) {
+    emulator::settings.removed_file = argv[2];
+    emulator::settings.removed_line = std::atoi(argv[3]);
+    return run_all() > 0 || emulator::seen.races > 0 || emulator::seen.fault[0] != 0 ? 1 : 0;
+  }
+  if (argc == 3) {
+    const auto threads = static_cast<unsigned>(std::atoi(argv[2]));
+    if (std::strcmp(argv[1], "shared") == 0) LAUNCH(past_shared_memory, 1, threads, 32 * sizeof(int), nullptr, at);
+    else LAUNCH(past_global_memory, 1, threads, 0, nullptr, at);
+    return 0;
+  }
+#ifdef FEC_ASAN
+  std::printf("barriers are removed where the thread sanitizer looks, or none\n");
+#else
+  removed_barriers();
+#endif
+#ifndef FEC_TSAN  // a thread that is left behind in the middle of a kernel looks like a race to what comes after it
+  require(fault_of("not in the mask", [&] { LAUNCH(outside_mask, 1, 32, 0, nullptr, at); }),
+          "a shuffle outside its mask");
+  require(fault_of("another way", [&] { LAUNCH(not_all_there, 1, 32, 0, nullptr, at); }),
+          "a shuffle without all of its lanes");
+  require(fault_of("another way", [&] { LAUNCH(barrier_in_a_branch, 1, 64, 0, nullptr, at); }),
+          "a barrier in a branch");
+#ifndef FEC_ASAN  // which ends the process here
+  require(fault_of("wants", [&] { LAUNCH(past_shared_memory, 1, 32, 0, nullptr, at); }), "no shared memory at all");
+#endif
+#endif
+#ifdef FEC_ASAN
+  require(dies("shared 32"), "an index past shared memory");
+  require(dies("global 64"), "an index past global memory");
+  require(!dies("global 63"), "(nothing, at the last index)");
+#endif
+  emulator::reset();
+  std::printf("%s\n", failures == 0 ? "every planted bug was caught" : "FAILED");
+  return failures == 0 ? 0 : 1;
+}
