@@ -1,8 +1,8 @@
 """The Triton kernels. Importing this imports Triton; ``backends.triton`` does it when it is used.
 
 One number a channel is sorted and scanned as in csrc/cuda/sorted/scan.cuh: what a scan carries is a place on the line
-and the sum gathered there, so that a term is one exponential of a distance and not a product of many. Everything else compares
-all pairs, a block of rows a program, nothing stored but a number a row.
+and the sum gathered there, so that a term is one exponential of a distance and not a product of many. Everything else
+compares all pairs, a block of rows a program, nothing stored but a number a row.
 """
 
 from __future__ import annotations
