@@ -1,5 +1,6 @@
-# For which devices the CUDA kernels are built, where nobody has said so: for the GPUs here; without one, for every
-# major generation, and PTX for those to come. A script of its own, so that tests/repo/test_build.py can run it.
+# Sets the architectures of the CUDA kernels, unless CUDAARCHS or CMAKE_CUDA_ARCHITECTURES does: those of the GPUs in
+# this machine; without one, every major generation, and PTX for later ones. A script of its own, so that
+# tests/repo/test_build.py can run it.
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
   execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader
     OUTPUT_VARIABLE capabilities ERROR_QUIET RESULT_VARIABLE failed OUTPUT_STRIP_TRAILING_WHITESPACE)

@@ -139,5 +139,8 @@ PYBIND11_MODULE(_native, m) {
 #endif
 #ifdef FEC_WITH_CUDA
   add_cuda(m);
+  m.attr("cuda_left_out") = "";
+#else
+  m.attr("cuda_left_out") = FEC_CUDA_LEFT_OUT;  // the reason, from cmake/cuda.cmake
 #endif
 }

@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 
 threads: str
+cuda_left_out: str
 
 def entropies(
     layers: Sequence[tuple[int, str, int, int, int, int, int, int, int, int, int]],

@@ -1,0 +1,20 @@
+# Sets gpu_in_sight: whether this machine has an NVIDIA GPU. A script of its own, so that tests/test_build.py can run it
+# (with another folder in place of /dev).
+if(NOT DEFINED device_folder)
+  set(device_folder /dev)
+endif()
+file(GLOB gpu_in_sight "${device_folder}/nvidia[0-9]*")
+if(gpu_in_sight)
+  set(gpu_in_sight TRUE)
+else()
+  # WSL has one device file for GPUs of any maker, and keeps nvidia-smi in a folder that is often not on the PATH.
+  set(nvidia_smi nvidia-smi)
+  if(EXISTS "${device_folder}/dxg" AND EXISTS /usr/lib/wsl/lib/nvidia-smi)
+    set(nvidia_smi /usr/lib/wsl/lib/nvidia-smi)
+  endif()
+  execute_process(COMMAND ${nvidia_smi} -L OUTPUT_VARIABLE listed ERROR_QUIET RESULT_VARIABLE failed)
+  set(gpu_in_sight FALSE)
+  if(NOT failed AND listed MATCHES "(^|\n)GPU [0-9]+:")
+    set(gpu_in_sight TRUE)
+  endif()
+endif()
