@@ -24,17 +24,18 @@ E chosen(const std::string& word, std::initializer_list<std::pair<const char*, E
   throw std::invalid_argument("unknown word: " + word);
 }
 
-// data, dtype, outer, inner, channels, taps, the four strides in elements, out
-using Row = std::tuple<uintptr_t, std::string, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
-                       uintptr_t>;
+// data, dtype, sorted (or pairwise), outer, inner, channels, taps, the four strides in elements, out
+using Row = std::tuple<uintptr_t, std::string, bool, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
+                       int64_t, uintptr_t>;
 
 fec::Layer layer_of(const Row& row) {
-  const auto& [data, dtype, outer, inner, channels, taps, s_outer, s_inner, s_channel, s_tap, out] = row;
+  const auto& [data, dtype, sorted, outer, inner, channels, taps, s_outer, s_inner, s_channel, s_tap, out] = row;
   return {reinterpret_cast<const void*>(data),
           chosen<fec::DType>(dtype, {{"float32", fec::DType::F32},
                                      {"float64", fec::DType::F64},
                                      {"float16", fec::DType::F16},
                                      {"bfloat16", fec::DType::BF16}}),
+          sorted ? fec::Algorithm::Sorted : fec::Algorithm::Pairwise,
           outer, inner, channels, taps, s_outer, s_inner, s_channel, s_tap, reinterpret_cast<double*>(out)};
 }
 
@@ -58,18 +59,12 @@ fec::Formula formula_of(const std::string& compress, const std::string& entropy,
           tau_scale};
 }
 
-fec::Algorithm algorithm_of(const std::string& word) {
-  return chosen<fec::Algorithm>(word, {{"auto", fec::Algorithm::Auto},
-                                       {"sorted", fec::Algorithm::Sorted},
-                                       {"pairwise", fec::Algorithm::Pairwise}});
-}
-
 int64_t entropies(const std::vector<Row>& rows, const std::string& compress, const std::string& entropy,
-                  const std::string& axis, double tau, double tau_scale, const std::string& algorithm, int threads,
+                  const std::string& axis, double tau, double tau_scale, int threads,
                   const std::string& instruction_set) {
   const std::vector<fec::Layer> layers = layers_of(rows);
   const fec::Formula formula = formula_of(compress, entropy, axis, tau, tau_scale);
-  const fec::Options options{algorithm_of(algorithm), threads, instruction_set.c_str()};
+  const fec::Options options{threads, instruction_set.c_str()};
   py::gil_scoped_release release;
   return fec::entropies(layers.data(), static_cast<int64_t>(layers.size()), formula, options);
 }
@@ -87,17 +82,15 @@ std::vector<std::pair<std::string, bool>> instruction_sets() {
 class CudaCall {
  public:
   CudaCall(const std::vector<Row>& rows, const std::string& compress, const std::string& entropy,
-           const std::string& axis, double tau, double tau_scale, const std::string& algorithm)
-      : layers_(layers_of(rows)),
-        formula_(formula_of(compress, entropy, axis, tau, tau_scale)),
-        algorithm_(algorithm_of(algorithm)) {}
+           const std::string& axis, double tau, double tau_scale)
+      : layers_(layers_of(rows)), formula_(formula_of(compress, entropy, axis, tau, tau_scale)) {}
 
-  int64_t workspace_bytes() const { return fec::cuda::workspace_bytes(layers_.data(), count(), formula_, algorithm_); }
+  int64_t workspace_bytes() const { return fec::cuda::workspace_bytes(layers_.data(), count(), formula_); }
 
   void launch(uintptr_t workspace, int64_t bytes, int device, uintptr_t stream) const {
     py::gil_scoped_release release;
-    fec::cuda::entropies(layers_.data(), count(), formula_, algorithm_, reinterpret_cast<void*>(workspace), bytes,
-                         device, reinterpret_cast<void*>(stream));
+    fec::cuda::entropies(layers_.data(), count(), formula_, reinterpret_cast<void*>(workspace), bytes, device,
+                         reinterpret_cast<void*>(stream));
   }
 
  private:
@@ -105,7 +98,6 @@ class CudaCall {
 
   std::vector<fec::Layer> layers_;
   fec::Formula formula_;
-  fec::Algorithm algorithm_;
 };
 
 void add_cuda(py::module_& m) {
@@ -113,9 +105,9 @@ void add_cuda(py::module_& m) {
   py::register_local_exception<fec::cuda::Error>(cuda, "Error", PyExc_RuntimeError);
   py::class_<CudaCall>(cuda, "Call", py::module_local())
       .def(py::init<const std::vector<Row>&, const std::string&, const std::string&, const std::string&, double,
-                    double, const std::string&>(),
+                    double>(),
            py::arg("layers"), py::kw_only(), py::arg("compress"), py::arg("entropy"), py::arg("axis"), py::arg("tau"),
-           py::arg("tau_scale"), py::arg("algorithm"))
+           py::arg("tau_scale"))
       .def("workspace_bytes", &CudaCall::workspace_bytes)
       .def("launch", &CudaCall::launch, py::arg("workspace"), py::arg("bytes"), py::arg("device"), py::arg("stream"));
   cuda.def("device_count", &fec::cuda::device_count);
@@ -128,7 +120,7 @@ void add_cuda(py::module_& m) {
 PYBIND11_MODULE(_native, m) {
   m.doc() = "The compiled kernels of fec_fast. Called by fec_fast.backends, which checks the arguments.";
   m.def("entropies", &entropies, py::arg("layers"), py::kw_only(), py::arg("compress"), py::arg("entropy"),
-        py::arg("axis"), py::arg("tau"), py::arg("tau_scale"), py::arg("algorithm"), py::arg("threads"),
+        py::arg("axis"), py::arg("tau"), py::arg("tau_scale"), py::arg("threads"),
         py::arg("instruction_set") = "",
         "Writes the entropies of all layers; returns -1 or the number of the first layer with a non-finite weight.");
   m.def("instruction_sets", &instruction_sets, "The instruction sets built, with whether this processor has them.");

@@ -9,13 +9,14 @@ enum class DType { F32, F64, F16, BF16 };
 enum class Compress { Rms, AbsMean, Mean, None };
 enum class Entropy { Similarity, Softmax, Distance };
 enum class Axis { Channels, Filters };
-enum class Algorithm { Auto, Sorted, Pairwise };
+enum class Algorithm { Sorted, Pairwise };
 
 // One weight, read where it lies. Filter f is the slice at outer index f / inner and inner index f % inner; it has
 // `channels` channels of `taps` numbers each. Strides count elements.
 struct Layer {
   const void* data;
   DType dtype;
+  Algorithm algorithm;  // chosen by the caller: `Sorted` only where `sortable`
   int64_t outer, inner, channels, taps;
   int64_t stride_outer, stride_inner, stride_channel, stride_tap;
   double* out;  // outer * inner entropies in nats
@@ -31,8 +32,12 @@ struct Formula {
   double tau_scale;
 };
 
+// Whether a layer has one number per channel to sort, and the channels of a filter are compared.
+inline bool sortable(const Layer& layer, const Formula& formula) {
+  return formula.axis == Axis::Channels && (formula.compress != Compress::None || layer.taps == 1);
+}
+
 struct Options {
-  Algorithm algorithm;
   int threads;
   const char* instruction_set;  // empty: the widest that this processor has
 };

@@ -74,11 +74,11 @@ def build() -> dict[str, Any]:
         options = {"CUDAARCHS": f"{major}{minor}", "SKBUILD_CMAKE_DEFINE": "FEC_CUDA=ON"}
         subprocess.run(command, check=True, env=os.environ | options, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - begin
-        built = next(Path(folder, "fec_fast").glob("_native*.so"))
+        built = next(Path(folder, "fec_fast").rglob("_native*.so"))
         package = importlib.util.find_spec("fec_fast")  # not imported: the processes below shall find the new one
         if package is None or package.origin is None:
             sys.exit("fec_fast is not installed: pip install '.[bench]' first")
-        target = Path(package.origin).parent / built.name
+        target = Path(package.origin).parent / built.relative_to(Path(folder, "fec_fast"))
         beside = target.with_suffix(".part")
         shutil.copy2(built, beside)
         beside.replace(target)

@@ -15,10 +15,11 @@ int main(int argc, char** argv) {
   std::vector<float> weights(static_cast<size_t>(filters * channels * taps));
   for (float& w : weights) w = normal(random);
   std::vector<double> out(static_cast<size_t>(filters));
-  const fec::Layer layer{weights.data(), fec::DType::F32, 1, filters, channels, taps, 0, channels * taps, taps, 1,
-                         out.data()};
+  fec::Layer layer{weights.data(), fec::DType::F32, fec::Algorithm::Pairwise, 1, filters, channels, taps, 0,
+                   channels * taps, taps, 1, out.data()};
   const fec::Formula formula{fec::Compress(std::atoi(argv[5])), fec::Entropy(std::atoi(argv[6])),
                              fec::Axis(std::atoi(argv[7])), 0, 1};
-  if (fec::entropies(&layer, 1, formula, {fec::Algorithm::Auto, 1, argv[1]}) != -1) return 1;
+  if (fec::sortable(layer, formula)) layer.algorithm = fec::Algorithm::Sorted;
+  if (fec::entropies(&layer, 1, formula, {1, argv[1]}) != -1) return 1;
   return out[0] > 0 ? 0 : 1;
 }

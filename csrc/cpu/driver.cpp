@@ -54,11 +54,10 @@ struct Batch {
 };
 
 // The layers from `next` on that fit one batch; moves `next` behind them.
-Batch batch_from(int64_t& next, const Layer* layers, int64_t count, const Formula& formula, const Options& options,
-                 const Kernels& kernels) {
+Batch batch_from(int64_t& next, const Layer* layers, int64_t count, const Formula& formula, const Kernels& kernels) {
   Batch batch;
   for (int64_t bytes = 0; next < count; ++next) {
-    Run run(layers[next], formula, options, kernels);
+    Run run(layers[next], formula, kernels);
     bytes += std::max(run.kept_bytes(), layers[next].filters() * layers[next].channels * run.size);
     if (!batch.runs.empty() && bytes > kBatch) break;
     batch.pieces.emplace_back(layers[next]);
@@ -168,7 +167,7 @@ int64_t entropies(const Layer* layers, int64_t count, const Formula& formula, co
     finishing = std::move(measuring);
     measuring = std::move(looking);
     const int64_t begin = end;
-    looking = batch_from(end, layers, count, formula, options, kernels);
+    looking = batch_from(end, layers, count, formula, kernels);
     crew.step(finishing, measuring, looking);
     const int64_t bad = set_scales(looking);
     if (bad >= 0) return begin + bad;

@@ -15,21 +15,20 @@ constexpr int64_t kShares = 32;  // most pieces of one distance matrix: each has
 // What does a layer: the filters of a vector's lanes at a time, a filter at a time, or tiles of one matrix.
 enum class Way { Sorted, Channels, Filters };
 
-inline Way way_of(const Layer& layer, const Formula& formula, Algorithm algorithm) {
-  const bool inside = formula.axis == Axis::Channels, one = formula.compress != Compress::None || layer.taps == 1;
-  if (algorithm == Algorithm::Sorted && !(inside && one)) {
-    throw std::invalid_argument("sorted needs axis=channels and one number a channel");
+inline Way way_of(const Layer& layer, const Formula& formula) {
+  if (layer.algorithm == Algorithm::Pairwise) {
+    return formula.axis == Axis::Channels ? Way::Channels : Way::Filters;
   }
-  if (inside && one && algorithm != Algorithm::Pairwise) return Way::Sorted;
-  return inside ? Way::Channels : Way::Filters;
+  if (!sortable(layer, formula)) throw std::invalid_argument("sorted needs axis=channels and one number per channel");
+  return Way::Sorted;
 }
 
 // One layer on its way through the phases.
 struct Run {
-  Run(const Layer& layer, const Formula& formula, const Options& options, const Kernels& kernels)
+  Run(const Layer& layer, const Formula& formula, const Kernels& kernels)
       : job{&layer, formula, 1, layer.channels, formula.compress == Compress::None ? layer.taps : 1},
         real(layer.dtype == DType::F64 ? kernels.f64 : kernels.f32),
-        way(way_of(layer, formula, options.algorithm)),
+        way(way_of(layer, formula)),
         size(layer.dtype == DType::F64 ? 8 : 4) {
     if (way == Way::Filters) {
       job.points = layer.filters();

@@ -15,13 +15,13 @@ class Error : public std::runtime_error {
 };
 
 // Bytes of device memory that `entropies` needs beside the weights, at any address that 64 divides.
-int64_t workspace_bytes(const Layer* layers, int64_t count, const Formula& formula, Algorithm algorithm);
+int64_t workspace_bytes(const Layer* layers, int64_t count, const Formula& formula);
 
 // Puts the kernels for all layers into a stream (a cudaStream_t) of a device. Entropies that are NaN say that their
 // layer has a weight that is not finite; those of other layers are sound. Throws std::invalid_argument for what the
 // algorithm cannot do or is too large to count, Error for what the runtime refuses.
-void entropies(const Layer* layers, int64_t count, const Formula& formula, Algorithm algorithm, void* workspace,
-               int64_t bytes, int device, void* stream);
+void entropies(const Layer* layers, int64_t count, const Formula& formula, void* workspace, int64_t bytes, int device,
+               void* stream);
 
 // The devices that the driver shows. Throws Error where there is no driver, or one older than the build.
 int device_count();

@@ -39,13 +39,13 @@ void upload_table(const Call& call) {
 
 }  // namespace
 
-int64_t workspace_bytes(const Layer* layers, int64_t count, const Formula& formula, Algorithm algorithm) {
-  return Plan(layers, count, formula, algorithm, nullptr).bytes();
+int64_t workspace_bytes(const Layer* layers, int64_t count, const Formula& formula) {
+  return Plan(layers, count, formula, nullptr).bytes();
 }
 
-void entropies(const Layer* layers, int64_t count, const Formula& formula, Algorithm algorithm, void* workspace,
-               int64_t bytes, int device, void* stream) {
-  const Plan plan(layers, count, formula, algorithm, static_cast<char*>(workspace));
+void entropies(const Layer* layers, int64_t count, const Formula& formula, void* workspace, int64_t bytes, int device,
+               void* stream) {
+  const Plan plan(layers, count, formula, static_cast<char*>(workspace));
   if (plan.entries.empty()) return;
   if (plan.bytes() > bytes) throw std::invalid_argument("the workspace is too small");
   if (reinterpret_cast<uintptr_t>(workspace) % 64 != 0) throw std::invalid_argument("the workspace is not aligned");

@@ -18,17 +18,16 @@ constexpr int kWays = 6;
 
 inline int64_t run_of_type(DType dtype) { return dtype == DType::F64 ? kRun<double> : kRun<float>; }
 
-inline Way way_of(const Layer& layer, const Formula& formula, Algorithm algorithm) {
-  const bool inside = formula.axis == Axis::Channels, one = formula.compress != Compress::None || layer.taps == 1;
-  const bool sortable = inside && one && formula.entropy != Entropy::Distance;
-  if (algorithm == Algorithm::Sorted && !sortable) {
+inline Way way_of(const Layer& layer, const Formula& formula) {
+  if (layer.algorithm == Algorithm::Pairwise) {
+    if (formula.axis == Axis::Filters) return Way::Filters;
+    return formula.compress != Compress::None || layer.taps == 1 ? Way::Line : Way::Channels;
+  }
+  if (!sortable(layer, formula) || formula.entropy == Entropy::Distance) {
     throw std::invalid_argument(
-        "sorted needs axis=channels, one number a channel, and on CUDA an entropy other than distance");
+        "sorted needs axis=channels, one number per channel, and on CUDA an entropy other than distance");
   }
-  if (sortable && algorithm != Algorithm::Pairwise) {
-    return layer.channels > run_of_type(layer.dtype) ? Way::Long : is_wide(layer.channels) ? Way::Wide : Way::Narrow;
-  }
-  return !inside ? Way::Filters : one ? Way::Line : Way::Channels;
+  return layer.channels > run_of_type(layer.dtype) ? Way::Long : is_wide(layer.channels) ? Way::Wide : Way::Narrow;
 }
 
 inline int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
@@ -42,14 +41,14 @@ struct Group {
 
 class Plan {
  public:
-  Plan(const Layer* layers, int64_t count, const Formula& formula, Algorithm algorithm, char* workspace)
+  Plan(const Layer* layers, int64_t count, const Formula& formula, char* workspace)
       : measured(!(formula.tau > 0) || formula.entropy == Entropy::Distance), workspace_(workspace) {
     if (count >= int64_t(1) << 20) throw std::invalid_argument("too many layers for one call");
     std::vector<std::pair<int, const Layer*>> order;
     for (int64_t i = 0; i < count; ++i) {
       const Layer& layer = layers[i];
       if (layer.filters() == 0 || layer.channels == 0 || layer.taps == 0) continue;
-      const int way = static_cast<int>(way_of(layer, formula, algorithm));
+      const int way = static_cast<int>(way_of(layer, formula));
       order.emplace_back(way * 2 + (layer.dtype == DType::F64 ? 1 : 0), &layer);
     }
     std::stable_sort(order.begin(), order.end(), [](const auto& a, const auto& b) { return a.first < b.first; });

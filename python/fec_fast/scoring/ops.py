@@ -14,7 +14,7 @@ from ..utils.errors import ArgumentError, BackendError, FormulaError, WeightErro
 from ..utils.weights import first_not_finite, weight_trouble
 from . import reference
 from .backends import cpu, cuda, triton
-from .backends.layout import filter_count
+from .backends.layout import algorithm_for, filter_count
 from .backends.registry import ResolvedBackend, backends, resolve
 from .formula import Formula
 
@@ -92,7 +92,7 @@ def entropies(
     for i, (weight, axis, group) in enumerate(zip(weights, axes, groups, strict=True)):
         _check(weight, axis, group, _label(names, i), None if names is None else names[i], may_be_empty=True)
         if algorithm == "sorted":
-            _check_sortable(i, weight, formula)
+            algorithm_for(algorithm, formula, weight, axis, group, index=i)
     if not weights:  # an operator without a tensor has no device to be dispatched by
         return []
     used = resolve(backend, weights[0].device.type)
@@ -227,15 +227,6 @@ def _check(weight: Tensor, axis: int, groups: int, label: str, layer: str | None
         raise ArgumentError(f"{label} has axis {axis}; give 0 or 1")
     if groups < 1 or weight.shape[0] % groups:
         raise WeightError(f"{label} has shape {list(weight.shape)}, which {groups} groups do not divide", layer=layer)
-
-
-def _check_sortable(i: int, weight: Tensor, formula: Formula) -> None:
-    several = formula.compress == "none" and weight.shape[2:].numel() != 1
-    if formula.axis != "channels" or several:
-        raise FormulaError(
-            f"algorithm='sorted' needs the channel axis and one number a channel, not {formula} for weight {i} of "
-            f"shape {list(weight.shape)}; use 'auto'"
-        )
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,11 @@ struct Weight {
   double allowed;
 };
 
+// The algorithm that the Python package asks these kernels for.
+fec::Algorithm usual_on_cuda(const fec::Layer& l, const fec::Formula& f) {
+  return f.entropy == fec::Entropy::Distance ? fec::Algorithm::Pairwise : usual(l, f);
+}
+
 Weight weight(const Shape& s, Layout layout, fec::DType dtype, const fec::Formula& f, std::mt19937& random) {
   Weight made{strided(s, layout), {}, {}, {}, nullptr, 0};
   made.values = random_weights(static_cast<size_t>(s.outer * s.inner * s.channels * s.taps), random);
@@ -54,20 +59,21 @@ Weight weight(const Shape& s, Layout layout, fec::DType dtype, const fec::Formul
   made.layer.dtype = dtype;
   made.want = reference(made.values, made.layer, f);
   made.out.assign(made.want.size(), -1);
+  made.layer.algorithm = usual_on_cuda(made.layer, f);
   made.allowed = tolerance(dtype, double(f.axis == fec::Axis::Channels ? s.channels : made.layer.filters()));
   return made;
 }
 
 // Runs layers through the kernels, in a workspace of exactly the size that was asked for, full of NaN.
-void run(std::vector<fec::Layer>& layers, const fec::Formula& f, fec::Algorithm algorithm, int device = 0) {
+void run(std::vector<fec::Layer>& layers, const fec::Formula& f, int device = 0) {
   const auto count = static_cast<int64_t>(layers.size());
-  const int64_t bytes = fec::cuda::workspace_bytes(layers.data(), count, f, algorithm);
+  const int64_t bytes = fec::cuda::workspace_bytes(layers.data(), count, f);
   const std::unique_ptr<char, void (*)(void*)> workspace(
       static_cast<char*>(std::aligned_alloc(256, static_cast<size_t>(bytes == 0 ? 256 : bytes))), std::free);
   std::memset(workspace.get(), 0xff, static_cast<size_t>(bytes));
   emulator::expect(&stream_of_test, device);
   emulator::reset();
-  fec::cuda::entropies(layers.data(), count, f, algorithm, workspace.get(), bytes, device, &stream_of_test);
+  fec::cuda::entropies(layers.data(), count, f, workspace.get(), bytes, device, &stream_of_test);
   if (emulator::seen.fault[0] != 0) {
     ++failures;
     std::printf("the kernels: %s\n", emulator::seen.fault);
@@ -75,7 +81,7 @@ void run(std::vector<fec::Layer>& layers, const fec::Formula& f, fec::Algorithm 
   require(!emulator::seen.other_stream && !emulator::seen.other_device, "all launches on the stream and device given");
 }
 
-void compare(std::vector<Weight>& weights, const fec::Formula& f, fec::Algorithm algorithm) {
+void compare(std::vector<Weight>& weights, const fec::Formula& f) {
   std::vector<double> before;
   for (const unsigned seed : {1u, 2u}) {  // another order of the threads: the same bits
     if (few_orders && seed > 1) break;
@@ -86,7 +92,7 @@ void compare(std::vector<Weight>& weights, const fec::Formula& f, fec::Algorithm
       w.layer.out = w.out.data();
       layers.push_back(w.layer);
     }
-    run(layers, f, algorithm);
+    run(layers, f);
     std::vector<double> all;
     for (const Weight& w : weights) {
       double worst = 0;
@@ -101,22 +107,27 @@ void compare(std::vector<Weight>& weights, const fec::Formula& f, fec::Algorithm
       const fec::Layer& l = w.layer;
       std::printf(
           "dtype %d, strides %lld %lld %lld %lld, [%lld x %lld, %lld, %lld], compress %d entropy %d axis %d tau %g, "
-          "algorithm "
-          "%d: off by %.2e (allowed %.2e)\n",
+          "algorithm %d: off by %.2e (allowed %.2e)\n",
           int(l.dtype), (long long)l.stride_outer, (long long)l.stride_inner, (long long)l.stride_channel,
           (long long)l.stride_tap, (long long)l.outer, (long long)l.inner, (long long)l.channels, (long long)l.taps,
-          int(f.compress), int(f.entropy), int(f.axis), f.tau, int(algorithm), worst, w.allowed);
+          int(f.compress), int(f.entropy), int(f.axis), f.tau, int(l.algorithm), worst, w.allowed);
     }
     require(before.empty() || before == all, "the same bits whatever the order of the threads");
     before = all;
   }
 }
 
-void check(const Shape& s, Layout layout, fec::DType dtype, const fec::Formula& f, std::mt19937& random,
-           fec::Algorithm algorithm = fec::Algorithm::Auto) {
-  std::vector<Weight> one;
-  one.push_back(weight(s, layout, dtype, f, random));
-  compare(one, f, algorithm);
+void check(const Shape& s, Layout layout, fec::DType dtype, const fec::Formula& f, std::mt19937& random) {
+  std::vector<Weight> weights;
+  weights.push_back(weight(s, layout, dtype, f, random));
+  compare(weights, f);
+}
+
+void check_pairwise(const Shape& s, Layout layout, fec::DType dtype, const fec::Formula& f, std::mt19937& random) {
+  std::vector<Weight> weights;
+  weights.push_back(weight(s, layout, dtype, f, random));
+  weights[0].layer.algorithm = fec::Algorithm::Pairwise;
+  compare(weights, f);
 }
 
 constexpr fec::Compress kCompress[] = {fec::Compress::Rms, fec::Compress::AbsMean, fec::Compress::Mean,
@@ -140,7 +151,7 @@ void formulas(bool small, std::mt19937& random) {
                 check(shape, layout, dtype, f, random);
                 const bool both = axis == fec::Axis::Channels && entropy != fec::Entropy::Distance &&
                                   (compress != fec::Compress::None || shape.taps == 1);
-                if (both) check(shape, layout, dtype, f, random, fec::Algorithm::Pairwise);
+                if (both) check_pairwise(shape, layout, dtype, f, random);
               }
             }
           }
@@ -173,7 +184,7 @@ void edges(bool small, std::mt19937& random) {
   }
   const fec::Formula pairs{fec::Compress::Rms, fec::Entropy::Softmax, fec::Axis::Channels, 0, 1};
   for (const int64_t c : {127, 128, 129, 255, 256, 257, 511, 513}) {
-    check({1, 2, c, 1}, Layout::Rows, fec::DType::F32, pairs, random, fec::Algorithm::Pairwise);
+    check_pairwise({1, 2, c, 1}, Layout::Rows, fec::DType::F32, pairs, random);
   }
   const fec::Formula between{fec::Compress::None, fec::Entropy::Similarity, fec::Axis::Filters, 0, 1};
   const fec::Formula inside{fec::Compress::None, fec::Entropy::Similarity, fec::Axis::Channels, 0, 1};
@@ -203,7 +214,7 @@ void batch(bool small, std::mt19937& random) {
         const Shape s{1 + i % 2, 2 + i % 5, i % 13 == 0 ? 530 : 2 + 7 * (i % 6), i % 3 == 0 ? 1 : 9};
         all.push_back(weight(s, Layout(i % 3), kTypes[i % 4], f, random));
       }
-      compare(all, f, fec::Algorithm::Auto);
+      compare(all, f);
     }
   }
 }
@@ -221,7 +232,7 @@ void hard(std::mt19937& random) {
     w.want = reference(w.values, w.layer, f);
     std::vector<Weight> one;
     one.push_back(std::move(w));
-    compare(one, f, fec::Algorithm::Auto);
+    compare(one, f);
   }
   for (const int power : {-110, 100}) {
     for (const fec::Compress compress : kCompress) {
@@ -231,7 +242,7 @@ void hard(std::mt19937& random) {
         one.push_back(weight({1, 4, 40, 9}, Layout::Rows, fec::DType::F32, f, random));
         auto* data = reinterpret_cast<float*>(one[0].bytes.get());
         for (size_t i = 0; i < one[0].values.size(); ++i) data[i] = std::ldexp(data[i], power);
-        compare(one, f, fec::Algorithm::Auto);  // no entropy depends on the scale
+        compare(one, f);  // no entropy depends on the scale
       }
     }
   }
@@ -241,15 +252,18 @@ void hard(std::mt19937& random) {
   for (int c = 1; c < 49; ++c) std::copy_n(data + 2 * 441, 9, data + 2 * 441 + 9 * c);  // filter 2: channels alike
   for (const fec::Algorithm algorithm : {fec::Algorithm::Sorted, fec::Algorithm::Pairwise}) {
     w.layer.out = w.out.data();
+    w.layer.algorithm = algorithm;
     std::vector<fec::Layer> layers{w.layer};
-    run(layers, f, algorithm);
+    run(layers, f);
     require(w.out[2] == 0 && w.out[1] > 0.1, "channels alike have exactly no entropy");
   }
   std::fill_n(data, w.values.size(), 0.25f);
   for (const fec::Entropy entropy : kEntropies) {
     for (const fec::Axis axis : {fec::Axis::Filters, fec::Axis::Channels}) {
+      const fec::Formula alike{fec::Compress::Rms, entropy, axis, 0, 1};
+      w.layer.algorithm = usual_on_cuda(w.layer, alike);
       std::vector<fec::Layer> layers{w.layer};
-      run(layers, {fec::Compress::Rms, entropy, axis, 0, 1}, fec::Algorithm::Auto);
+      run(layers, alike);
       require(std::all_of(w.out.begin(), w.out.end(), [](double x) { return x == 0; }), "all alike: no entropy");
     }
   }
@@ -278,7 +292,7 @@ void products(bool small, std::mt19937& random) {
           w.want = reference(w.values, w.layer, f);
           std::vector<Weight> one;
           one.push_back(std::move(w));
-          compare(one, f, fec::Algorithm::Auto);
+          compare(one, f);
         }
       }
     }
@@ -301,7 +315,7 @@ void not_finite(std::mt19937& random) {
             good.layer.out = good.out.data();
             bad.layer.out = bad.out.data();
             std::vector<fec::Layer> layers{good.layer, bad.layer};
-            run(layers, f, fec::Algorithm::Auto);
+            run(layers, f);
             require(std::any_of(bad.out.begin(), bad.out.end(), [](double x) { return std::isnan(x); }), "NaN is seen");
             require(std::fabs(good.out[0] - good.want[0]) <= good.allowed, "the other layer is sound");
           }
@@ -329,18 +343,18 @@ void launches(std::mt19937& random) {
   std::vector<fec::Layer> layers{w.layer};
   emulator::settings.devices = 3;
   emulator::seen.device = 2;
-  run(layers, f, fec::Algorithm::Auto, 1);
+  run(layers, f, 1);
   require(emulator::seen.device == 2, "the device that was current is so again");
-  require(throws<fec::cuda::Error>("choosing the device", [&] { run(layers, f, fec::Algorithm::Auto, 7); }),
+  require(throws<fec::cuda::Error>("choosing the device", [&] { run(layers, f, 7); }),
           "no device 7");
   const int all = [&] {
-    run(layers, f, fec::Algorithm::Auto);
+    run(layers, f);
     return emulator::seen.launches;
   }();
   require(all == 4, "four launches: the table, the sort, tau, the scans");
   for (int number = 0; number < all; ++number) {
     emulator::settings.fail_launch = number;
-    require(throws<fec::cuda::Error>("cudaErrorLaunchOutOfResources", [&] { run(layers, f, fec::Algorithm::Auto); }),
+    require(throws<fec::cuda::Error>("cudaErrorLaunchOutOfResources", [&] { run(layers, f); }),
             "a launch that fails is an exception");
     require(emulator::seen.launches == number + 1, "and nothing is launched after it");
     require(emulator::seen.device == 2, "and the device is put back");
@@ -348,16 +362,16 @@ void launches(std::mt19937& random) {
   emulator::settings.fail_launch = -1;
   emulator::settings.no_devices = cudaErrorInsufficientDriver;
   require(throws<fec::cuda::Error>("cudaErrorInsufficientDriver", [] { fec::cuda::device_count(); }), "no driver");
-  require(throws<fec::cuda::Error>("cudaErrorInsufficientDriver", [&] { run(layers, f, fec::Algorithm::Auto); }),
+  require(throws<fec::cuda::Error>("cudaErrorInsufficientDriver", [&] { run(layers, f); }),
           "no driver");
   emulator::settings = emulator::Settings{};
   emulator::seen.device = 0;
   require(fec::cuda::device_count() == 1, "one device");
-  const int64_t bytes = fec::cuda::workspace_bytes(layers.data(), 1, f, fec::Algorithm::Auto);
+  const int64_t bytes = fec::cuda::workspace_bytes(layers.data(), 1, f);
   std::vector<char> memory(static_cast<size_t>(bytes) + 512);
   char* aligned = memory.data() + (256 - reinterpret_cast<uintptr_t>(memory.data()) % 256);
   const auto call = [&](char* at, int64_t size) {
-    fec::cuda::entropies(layers.data(), 1, f, fec::Algorithm::Auto, at, size, 0, nullptr);
+    fec::cuda::entropies(layers.data(), 1, f, at, size, 0, nullptr);
   };
   require(throws<std::invalid_argument>("too small", [&] { call(aligned, bytes - 1); }), "too small a workspace");
   require(throws<std::invalid_argument>("aligned", [&] { call(aligned + 8, bytes); }),
@@ -366,16 +380,15 @@ void launches(std::mt19937& random) {
   for (int64_t* size : {&empty.inner, &empty.channels, &empty.taps}) {
     const int64_t before = *size;
     *size = 0;
-    run(layers, f, fec::Algorithm::Auto);
+    run(layers, f);
     require(emulator::seen.launches == 0, "nothing to do, no launch");
     *size = before;
   }
   empty.channels = int64_t(1) << 40;
-  require(throws<std::invalid_argument>("2^30", [&] { run(layers, f, fec::Algorithm::Auto); }), "too large");
+  require(throws<std::invalid_argument>("2^30", [&] { run(layers, f); }), "too large");
   empty.channels = 40;
   const fec::Formula between{fec::Compress::Rms, fec::Entropy::Similarity, fec::Axis::Filters, 0, 1};
-  require(throws<std::invalid_argument>("sorted needs", [&] { run(layers, between, fec::Algorithm::Sorted); }),
-          "not sortable");
+  require(throws<std::invalid_argument>("sorted needs", [&] { run(layers, between); }), "not sortable");
 }
 
 }  // namespace

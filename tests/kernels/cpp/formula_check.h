@@ -17,7 +17,7 @@ enum class Layout { Rows, ChannelsLast, SecondAxis };
 inline const char* const kLayouts[] = {"rows", "channels last", "second axis"};
 
 inline fec::Layer strided(const Shape& s, Layout layout) {
-  fec::Layer layer{nullptr, fec::DType::F32, s.outer, s.inner, s.channels, s.taps, 0, 0, 0, 0, nullptr};
+  fec::Layer layer{nullptr, fec::DType::F32, fec::Algorithm::Pairwise, s.outer, s.inner, s.channels, s.taps, 0, 0, 0, 0, nullptr};
   if (layout == Layout::SecondAxis) {  // filters on the second axis: [outer * channels, inner, taps]
     layer.stride_tap = 1;
     layer.stride_inner = s.taps;
@@ -121,6 +121,12 @@ inline std::vector<char> stored(std::vector<double>& w, fec::DType dtype) {
 // The rule of fec_fast.reference.tolerance.
 inline double tolerance(fec::DType dtype, double points) {
   return (dtype == fec::DType::F64 ? 1e-13 : 5e-6) * std::fmax(1, std::log(points));
+}
+
+// The algorithm that the Python package asks the CPU's kernels for: `Sorted` wherever there is one number per channel.
+inline fec::Algorithm usual(const fec::Layer& l, const fec::Formula& f) {
+  const bool one_number = f.compress != fec::Compress::None || l.taps == 1;
+  return f.axis == fec::Axis::Channels && one_number ? fec::Algorithm::Sorted : fec::Algorithm::Pairwise;
 }
 
 // Random weights of magnitude 0.01 to 1.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..formula import Formula
 from . import _native
-from .layout import rows_of
+from .layout import algorithm_for, rows_of
 
 
 def instruction_sets() -> dict[str, bool]:
@@ -53,9 +53,14 @@ def entropies(
         finite, or -1. With such a weight the results mean nothing.
 
     Raises:
-        ValueError: An instruction set that is not usable, or a weight that ``"sorted"`` cannot do.
+        FormulaError: ``"sorted"`` for what it cannot do.
+        ValueError: An instruction set that is not usable.
     """
-    rows, results, kept = rows_of(weights, axes, groups)
+    algorithms = [
+        algorithm_for(algorithm, formula, weight, axis, group, index=i)
+        for i, (weight, axis, group) in enumerate(zip(weights, axes, groups, strict=True))
+    ]
+    rows, results, kept = rows_of(weights, axes, groups, algorithms)
     bad = _native.entropies(
         rows,
         compress=formula.compress,
@@ -63,7 +68,6 @@ def entropies(
         axis=formula.axis,
         tau=formula.tau or 0.0,
         tau_scale=formula.tau_scale,
-        algorithm=algorithm,
         threads=torch.get_num_threads(),
         instruction_set=instruction_set or forced(),
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...utils.errors import BackendError, FormulaError
 from ..formula import Formula
 from . import _native
-from .layout import check_one_device, rows_of
+from .layout import algorithm_for, check_one_device, rows_of
 
 
 def compiled() -> Any:
@@ -82,7 +82,11 @@ def entropies(
     """
     module = compiled()
     check_one_device(weights)
-    rows, results, kept = rows_of(weights, axes, groups)
+    algorithms = [
+        algorithm_for(algorithm, formula, weight, axis, group, index=i, distance=False)
+        for i, (weight, axis, group) in enumerate(zip(weights, axes, groups, strict=True))
+    ]
+    rows, results, kept = rows_of(weights, axes, groups, algorithms)
     for result, weight in zip(results, kept, strict=True):
         if weight.numel() == 0:
             result.zero_()  # no channels, no entropy; such a layer is not launched
@@ -94,7 +98,6 @@ def entropies(
             axis=formula.axis,
             tau=formula.tau or 0.0,
             tau_scale=formula.tau_scale,
-            algorithm=algorithm,
         )
         size = call.workspace_bytes()
     except ValueError as error:

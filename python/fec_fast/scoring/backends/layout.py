@@ -1,20 +1,24 @@
-"""Tensors as the rows that the compiled kernels take: pointers, sizes and strides."""
+"""Arguments of the kernels for one weight: its layout in memory and the algorithm."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ...utils.errors import BackendError
+from ...utils.errors import BackendError, FormulaError
 from ...utils.weights import SCORABLE_DTYPES
+from ..formula import Formula
+
+Algorithm = Literal["sorted", "pairwise"]
 
 # The names by which the kernels know the dtypes.
 DTYPES = {dtype: str(dtype).removeprefix("torch.") for dtype in SCORABLE_DTYPES}
 
-# data, dtype, outer, inner, channels, taps, the four strides in elements, out
-Row = tuple[int, str, int, int, int, int, int, int, int, int, int]
+# data, dtype, sorted (or pairwise), outer, inner, channels, taps, the four strides in elements, out
+Row = tuple[int, str, bool, int, int, int, int, int, int, int, int, int]
 
 
 def check_one_device(weights: Sequence[Tensor]) -> None:
@@ -31,8 +35,56 @@ def check_one_device(weights: Sequence[Tensor]) -> None:
         raise BackendError(f"weights on {' and '.join(devices)} in one call of the kernels; move them to one device")
 
 
+def algorithm_for(
+    asked: str,
+    formula: Formula,
+    weight: Tensor,
+    axis: int,
+    groups: int,
+    *,
+    index: int = 0,
+    distance: bool = True,
+    most_channels: int | None = None,
+) -> Algorithm:
+    """Chooses the algorithm for one weight. No other place decides this: the kernels get the choice.
+
+    Sorting needs points on a line, so one number per channel, and filters that are compared by their channels alone.
+
+    Args:
+        asked: ``"auto"`` (sorted where possible), ``"sorted"`` or ``"pairwise"``.
+        formula: What to compute.
+        weight: ``[N, C/groups, *kernel]``.
+        axis: The axis of the weight on which its filters lie, 0 or 1.
+        groups: The groups of the weight's layer.
+        index: The weight's place in the list of weights, for the error.
+        distance: Whether the backend's sorted kernels have the distance entropy.
+        most_channels: The longest filter that they sort; ``None`` for no limit.
+
+    Returns:
+        ``"sorted"`` or ``"pairwise"``.
+
+    Raises:
+        FormulaError: ``"sorted"`` is asked for and not possible.
+    """
+    needs = {
+        "the channel axis": formula.axis == "channels",
+        "one number per channel": formula.compress != "none" or weight.shape[2:].numel() == 1,
+    }
+    if not distance:
+        needs["an entropy other than distance"] = formula.entropy != "distance"
+    if most_channels is not None:
+        needs[f"at most {most_channels} channels"] = channels_of(weight, axis, groups) <= most_channels
+    sortable = all(needs.values())
+    if asked == "sorted" and not sortable:
+        raise FormulaError(
+            f"algorithm='sorted' needs {', '.join(needs)}, not {formula} for weight {index} of shape "
+            f"{list(weight.shape)}; use 'auto'"
+        )
+    return "sorted" if sortable and asked != "pairwise" else "pairwise"
+
+
 def rows_of(
-    weights: Sequence[Tensor], axes: Sequence[int], groups: Sequence[int]
+    weights: Sequence[Tensor], axes: Sequence[int], groups: Sequence[int], algorithms: Sequence[Algorithm]
 ) -> tuple[list[Row], list[Tensor], list[Tensor]]:
     """Lays out a call of the kernels.
 
@@ -40,9 +92,10 @@ def rows_of(
         weights: ``[N, C/groups, *kernel]`` of a supported dtype, all on one device.
         axes: The axis of each weight on which its filters lie, 0 or 1.
         groups: The groups of each weight's layer.
+        algorithms: The algorithm for each weight.
 
     Returns:
-        A row a weight; the tensors to write to, float64 ``[filters]`` on the weights' device; and the tensors that
+        One row per weight; the tensors to write to, float64 ``[filters]`` on the weights' device; and the tensors that
         the rows point into, which have to stay alive until the kernels are queued.
     """
     kept = [evenly_strided(weight.detach()) for weight in weights]
@@ -51,8 +104,14 @@ def rows_of(
         for weight, axis, group in zip(kept, axes, groups, strict=True)
     ]
     rows: list[Row] = [
-        (weight.data_ptr(), DTYPES[weight.dtype], *filter_layout(weight, axis, group), result.data_ptr())
-        for weight, axis, group, result in zip(kept, axes, groups, results, strict=True)
+        (
+            weight.data_ptr(),
+            DTYPES[weight.dtype],
+            algorithm == "sorted",
+            *filter_layout(weight, axis, group),
+            result.data_ptr(),
+        )
+        for weight, axis, group, algorithm, result in zip(kept, axes, groups, algorithms, results, strict=True)
     ]
     return rows, results, kept
 
@@ -60,6 +119,11 @@ def rows_of(
 def filter_count(weight: Tensor, axis: int, groups: int) -> int:
     """How many filters a weight has on an axis."""
     return weight.shape[0] if axis == 0 else groups * weight.shape[1]
+
+
+def channels_of(weight: Tensor, axis: int, groups: int) -> int:
+    """How many channels each filter of a weight has."""
+    return weight.shape[1] if axis == 0 else weight.shape[0] // groups
 
 
 def _tap_stride(weight: Tensor) -> int | None:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...utils.errors import BackendError, FormulaError
+from ...utils.errors import BackendError
 from ..formula import Formula
-from .layout import check_one_device, evenly_strided, filter_count, filter_layout
+from .layout import Algorithm, algorithm_for, check_one_device, evenly_strided, filter_count, filter_layout
 
 OLDEST = (3, 4)
 SORTED = 4096  # the longest filter that one program sorts; longer ones compare all pairs
@@ -83,8 +83,9 @@ def entropies(
     check_one_device(weights)
     found = []
     for i, (weight, axis, group) in enumerate(zip(weights, axes, groups, strict=True)):
+        chosen = algorithm_for(algorithm, formula, weight, axis, group, index=i, distance=False, most_channels=SORTED)
         try:
-            found.append(_Layer(evenly_strided(weight.detach()), axis, group, formula).entropies(algorithm))
+            found.append(_Layer(evenly_strided(weight.detach()), axis, group, formula).entropies(chosen))
         except torch.OutOfMemoryError as error:
             raise BackendError(
                 f"no room on {weight.device} for what the kernels need for weight {i}, {list(weight.shape)}: free "
@@ -121,19 +122,13 @@ class _Layer:
         exponent = torch.where(self.largest > 0, exponent, 0)
         self.scale = torch.ldexp(torch.ones_like(self.largest), -exponent)
 
-    def entropies(self, algorithm: str) -> Tensor:
+    def entropies(self, algorithm: Algorithm) -> Tensor:
         """The entropies, on the weight's device."""
         formula = self.formula
         inside, one = formula.axis == "channels", formula.compress != "none" or self.taps == 1
-        sortable = inside and one and formula.entropy != "distance" and self.channels <= SORTED
-        if algorithm == "sorted" and not sortable:
-            raise FormulaError(
-                f"Triton's sorted kernels need the channel axis, one number a channel, an entropy other than distance "
-                f"and at most {SORTED} channels, not {formula} for {self.channels} channels; use 'auto'"
-            )
         if not self.weight.numel():
             return torch.zeros(self.filters, dtype=torch.float64, device=self.weight.device)
-        if sortable and algorithm != "pairwise":
+        if algorithm == "sorted":
             found, tau = self._sorted()
         else:
             found, tau = self._pairwise(self._points() if one and (inside or formula.compress != "none") else None)
