@@ -21,7 +21,7 @@ E chosen(const std::string& word, std::initializer_list<std::pair<const char*, E
   for (const auto& [name, value] : choices) {
     if (word == name) return value;
   }
-  throw std::invalid_argument("unknown word: " + word);
+  throw std::invalid_argument("unknown name: " + word);
 }
 
 // data, dtype, sorted (or pairwise), outer, inner, channels, taps, the four strides in elements, out
@@ -78,7 +78,7 @@ std::vector<std::pair<std::string, bool>> instruction_sets() {
 }
 
 #ifdef FEC_WITH_CUDA
-// A call that has been planned: how much workspace it needs, and then the call itself.
+// A planned call: reports the workspace it needs, then launches.
 class CudaCall {
  public:
   CudaCall(const std::vector<Row>& rows, const std::string& compress, const std::string& entropy,
@@ -101,7 +101,7 @@ class CudaCall {
 };
 
 void add_cuda(py::module_& m) {
-  py::module_ cuda = m.def_submodule("cuda", "The CUDA kernels. Called by fec_fast.backends.cuda.");
+  py::module_ cuda = m.def_submodule("cuda", "The CUDA kernels. Called by fec_fast.scoring.backends.cuda.");
   py::register_local_exception<fec::cuda::Error>(cuda, "Error", PyExc_RuntimeError);
   py::class_<CudaCall>(cuda, "Call", py::module_local())
       .def(py::init<const std::vector<Row>&, const std::string&, const std::string&, const std::string&, double,
@@ -118,11 +118,11 @@ void add_cuda(py::module_& m) {
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
-  m.doc() = "The compiled kernels of fec_fast. Called by fec_fast.backends, which checks the arguments.";
+  m.doc() = "The compiled kernels of fec_fast. Called by fec_fast.scoring.backends, which checks the arguments.";
   m.def("entropies", &entropies, py::arg("layers"), py::kw_only(), py::arg("compress"), py::arg("entropy"),
         py::arg("axis"), py::arg("tau"), py::arg("tau_scale"), py::arg("threads"),
         py::arg("instruction_set") = "",
-        "Writes the entropies of all layers; returns -1 or the number of the first layer with a non-finite weight.");
+        "Writes the entropies of all layers; returns -1 or the index of the first layer with a non-finite weight.");
   m.def("instruction_sets", &instruction_sets, "The instruction sets built, with whether this processor has them.");
 #ifdef _OPENMP
   m.attr("threads") = "OpenMP threads";

@@ -1,4 +1,4 @@
-// The pieces of the formula that every kernel shares.
+// The parts of the formula that all kernels share, on the CPU and on CUDA devices.
 //
 // Everything here has internal linkage: the same text is compiled with several sets of instruction flags, and a
 // function shared between those objects would let the linker pick the one this processor cannot run.
@@ -23,7 +23,7 @@ static FEC_BOTH inline double natural_logarithm(double x) {
 #endif
 }
 
-// What one point's distances to all points (itself included) are reduced to. With x = d / tau and z = exp(-x):
+// The sums over one point's distances to all points (itself included). With x = d / tau and z = exp(-x):
 // similarity: first = sum z; softmax: first = sum z, second = sum z x; distance: first = sum x, second = sum x ln x.
 struct RowSums {
   double first, second;
@@ -38,10 +38,10 @@ static FEC_BOTH inline RowEntropy row_entropy_parts(Entropy entropy, RowSums sum
   if (entropy == Entropy::Similarity) return {static_cast<double>(points) / sums.first, 0};
   if (!(sums.first > 0)) return {1, 0};
   const double ratio = sums.second / sums.first;
-  return {sums.first, entropy == Entropy::Softmax ? ratio : -ratio};  // softmax: ln p = -x - ln S, no logarithm a pair
+  return {sums.first, entropy == Entropy::Softmax ? ratio : -ratio};  // softmax: ln p = -x - ln S
 }
 
-// Rounding may step over either end of what an entropy of so many points can be.
+// The entropy of `points` points lies in [0, ln points]; rounding may leave that range.
 static FEC_BOTH inline double clamped_entropy(double nats, int64_t points) {
   const double top = natural_logarithm(static_cast<double>(points));
   return nats < 0 ? 0 : nats > top ? top : nats;
@@ -53,10 +53,10 @@ static FEC_BOTH inline double row_entropy(Entropy entropy, RowSums sums, int64_t
   return clamped_entropy(natural_logarithm(row.of) + row.plus, points);
 }
 
-#ifndef __CUDACC__  // for the processor only: vectors, and what replaces the instructions that a GPU has
+#ifndef __CUDACC__  // CPU only: vectors, and replacements for instructions that a GPU has
 
-// The mean of the entropies of all rows. The logarithms are taken as one, of the product: for few points they would
-// cost more than the distances. Its exponent is taken out after every factor, so it neither overflows nor vanishes.
+// The mean of the entropies of all rows. One logarithm, of the product: for few points, one per row would cost more
+// than the distances. The exponent is removed after every factor, so the product neither overflows nor underflows.
 static inline double mean_row_entropy(Entropy entropy, const RowSums* sums, int64_t points) {
   double product = 1, plus = 0;
   int64_t exponent = 0;

@@ -1,4 +1,4 @@
-// The C++ interface: pointers, sizes, choices. No Python and no torch here.
+// The C++ interface: pointers, sizes, options. No Python and no torch here.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@ enum class Entropy { Similarity, Softmax, Distance };
 enum class Axis { Channels, Filters };
 enum class Algorithm { Sorted, Pairwise };
 
-// One weight, read where it lies. Filter f is the slice at outer index f / inner and inner index f % inner; it has
+// One weight, read in place. Filter f is the slice at outer index f / inner and inner index f % inner; it has
 // `channels` channels of `taps` numbers each. Strides count elements.
 struct Layer {
   const void* data;
@@ -50,9 +50,9 @@ struct InstructionSet {
 // The instruction sets that were built, narrowest first; ends with a null name.
 const InstructionSet* instruction_sets();
 
-// Writes the entropies of every filter of every layer. Returns -1, or the number of the first layer with a weight
-// that is not finite (layers from there on are not written). Throws std::invalid_argument for an instruction set that
-// is not usable or a layer that `Sorted` cannot do, std::bad_alloc when there is no memory.
+// Writes the entropies of every filter of every layer. Returns -1, or the index of the first layer with a weight that
+// is not finite (that layer and the later ones are not written). Throws std::invalid_argument for an instruction set
+// that is not usable or a `Sorted` layer that is not sortable, std::bad_alloc when there is no memory.
 int64_t entropies(const Layer* layers, int64_t count, const Formula& formula, const Options& options);
 
 }  // namespace fec

@@ -1,4 +1,4 @@
-// Which instruction set runs: found once, or asked for by name.
+// Chooses the instruction set: the widest one that the processor has, or one given by name.
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -35,7 +35,7 @@ const InstructionSet* instruction_sets() {
 namespace cpu {
 
 const Kernels& kernels_named(const char* name) {
-  const Kernels* known[] = {&baseline_kernels,
+  const Kernels* built[] = {&baseline_kernels,
 #ifdef FEC_X86
                             &avx2_kernels, &avx512_kernels
 #endif
@@ -45,11 +45,11 @@ const Kernels& kernels_named(const char* name) {
     const InstructionSet& set = instruction_sets()[i];
     if (std::strcmp(set.name, name) == 0) {
       if (!set.usable) throw std::invalid_argument(std::string("this processor has no ") + name);
-      return *known[i];
+      return *built[i];
     }
-    if (set.usable) widest = known[i];
+    if (set.usable) widest = built[i];
   }
-  if (*name != 0) throw std::invalid_argument(std::string("no instruction set is called ") + name);
+  if (*name != 0) throw std::invalid_argument(std::string("unknown instruction set ") + name);
   return *widest;
 }
 

@@ -1,8 +1,8 @@
-// The driver: layers in batches, and the batches in a pipeline of three: the entropies of one, the distances of the
-// next, the largest weights of the one after, in one parallel region. No instruction-set flags here.
+// The driver: batches of layers in a pipeline of three stages. One parallel region computes the entropies of a batch,
+// the distances of the next one, and the largest weights of the one after that. Compiled without instruction-set flags.
 //
-// A batch holds as many layers as their kept numbers fit the budget: few enough bytes to stay in the caches, enough
-// work between two barriers. What is summed is summed in the order of the units: the same bits on any thread count.
+// A batch holds as many layers as kBatch allows: few enough bytes to stay in the caches, and enough work between two
+// barriers. Sums are made in the order of the units, so the bits do not depend on the number of threads.
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -20,9 +20,9 @@ namespace {
 
 using namespace cpu;
 
-constexpr int64_t kBatch = 2 << 20;  // bytes kept between the passes by the layers of a batch
+constexpr int64_t kBatch = 2 << 20;  // bytes that the layers of a batch keep between the passes
 
-// Memory that grows and is used again from batch to batch: fresh pages would cost small layers more than their kernels.
+// Memory that grows and is reused by all batches: for small layers, fresh pages would cost more than the kernels.
 class Workspace {
  public:
   char* at_least(int64_t bytes) {
@@ -44,25 +44,25 @@ class Workspace {
   int64_t size_ = 0;
 };
 
-// Layers that go through the phases together.
+// Layers that pass the stages together.
 struct Batch {
-  std::vector<Run> runs;
+  std::vector<LayerTask> tasks;
   std::vector<Pieces> pieces;
-  std::vector<std::vector<uint64_t>> most;  // [run][piece]: the bits of the largest weight
+  std::vector<std::vector<uint64_t>> most;  // [task][piece]: the bits of the largest weight
   char* kept = nullptr;
-  std::vector<int64_t> begins;  // of the runs' kept bytes
+  std::vector<int64_t> begins;  // offsets of the tasks' kept bytes
 };
 
-// The layers from `next` on that fit one batch; moves `next` behind them.
+// Makes a batch of the layers from `next` on, and moves `next` behind them.
 Batch batch_from(int64_t& next, const Layer* layers, int64_t count, const Formula& formula, const Kernels& kernels) {
   Batch batch;
   for (int64_t bytes = 0; next < count; ++next) {
-    Run run(layers[next], formula, kernels);
-    bytes += std::max(run.kept_bytes(), layers[next].filters() * layers[next].channels * run.size);
-    if (!batch.runs.empty() && bytes > kBatch) break;
+    LayerTask task(layers[next], formula, kernels);
+    bytes += std::max(task.kept_bytes(), layers[next].filters() * layers[next].channels * task.size);
+    if (!batch.tasks.empty() && bytes > kBatch) break;
     batch.pieces.emplace_back(layers[next]);
-    batch.most.emplace_back(static_cast<size_t>(run.units == 0 ? 0 : batch.pieces.back().count()));
-    batch.runs.push_back(std::move(run));
+    batch.most.emplace_back(static_cast<size_t>(task.units == 0 ? 0 : batch.pieces.back().count()));
+    batch.tasks.push_back(std::move(task));
   }
   return batch;
 }
@@ -79,73 +79,73 @@ void each_unit(const std::vector<int64_t>& counts, int threads, const Body& body
   });
 }
 
-// Sets the scales of the runs. Returns the index of the first run with a weight that is not finite, or -1.
+// Sets the scales of the tasks. Returns the index of the first task with a weight that is not finite, or -1.
 int64_t set_scales(Batch& batch) {
-  for (size_t i = 0; i < batch.runs.size(); ++i) {
-    Run& run = batch.runs[i];
-    if (run.units == 0) continue;
-    const DType dtype = run.job.layer->dtype;
+  for (size_t i = 0; i < batch.tasks.size(); ++i) {
+    LayerTask& task = batch.tasks[i];
+    if (task.units == 0) continue;
+    const DType dtype = task.job.layer->dtype;
     const double magnitude = magnitude_of(dtype, *std::max_element(batch.most[i].begin(), batch.most[i].end()));
     if (std::isinf(magnitude)) return static_cast<int64_t>(i);
     const int limit = dtype == DType::F64 ? 1022 : 126;  // beyond it the factor itself would not be normal
-    run.job.scale = std::ldexp(1.0, -(magnitude > 0 ? std::clamp(std::ilogb(magnitude), -limit, limit) : 0));
+    task.job.scale = std::ldexp(1.0, -(magnitude > 0 ? std::clamp(std::ilogb(magnitude), -limit, limit) : 0));
   }
   return -1;
 }
 
-// The threads and what they work in.
-class Crew {
+// The stages of the pipeline, and the memory of the threads.
+class Pipeline {
  public:
-  Crew(const Kernels& kernels, int threads) : kernels_(kernels), threads_(threads) {}
+  Pipeline(const Kernels& kernels, int threads) : kernels_(kernels), threads_(threads) {}
 
-  // One step of the pipeline: each of the three batches goes through the phase that it is in.
+  // One step: each of the three batches passes its stage.
   void step(Batch& finishing, Batch& measuring, Batch& looking) {
     make_room(measuring);
     int64_t scratch_bytes = 0;
     std::vector<int64_t> counts;
-    for (const Run& run : finishing.runs) {
-      counts.push_back(run.units);
-      scratch_bytes = std::max(scratch_bytes, rounded(run.scratch_bytes(), 64));
+    for (const LayerTask& task : finishing.tasks) {
+      counts.push_back(task.units);
+      scratch_bytes = std::max(scratch_bytes, rounded(task.scratch_bytes(), 64));
     }
-    for (const Run& run : measuring.runs) {
-      const bool measured = run.job.formula.tau <= 0 || run.job.formula.entropy == Entropy::Distance;
-      counts.push_back(run.keep || measured ? run.units : 0);
-      scratch_bytes = std::max(scratch_bytes, rounded(run.scratch_bytes(), 64));
+    for (const LayerTask& task : measuring.tasks) {
+      const bool measured = task.job.formula.tau <= 0 || task.job.formula.entropy == Entropy::Distance;
+      counts.push_back(task.keep || measured ? task.units : 0);
+      scratch_bytes = std::max(scratch_bytes, rounded(task.scratch_bytes(), 64));
     }
-    // Last, because they are the smallest units: no thread waits long for another at the end.
+    // Last, because these units are the smallest: threads finish at almost the same time.
     for (const auto& most : looking.most) counts.push_back(static_cast<int64_t>(most.size()));
     char* scratch = working_.at_least(threads_ * scratch_bytes);
-    const size_t measures = finishing.runs.size(), looks = measures + measuring.runs.size();
+    const size_t measures = finishing.tasks.size(), looks = measures + measuring.tasks.size();
     each_unit(counts, threads_, [&](size_t i, int64_t unit, int thread) {
       char* own = scratch + thread * scratch_bytes;
       if (i < measures) {
-        finish(finishing.runs[i], unit, {finishing.kept + finishing.begins[i], own});
+        finish(finishing.tasks[i], unit, {finishing.kept + finishing.begins[i], own});
       } else if (i < looks) {
-        Run& run = measuring.runs[i - measures];
+        LayerTask& task = measuring.tasks[i - measures];
         const Memory memory{measuring.kept + measuring.begins[i - measures], own};
-        run.sums[static_cast<size_t>(unit)] = measure(run, unit, memory);
+        task.sums[static_cast<size_t>(unit)] = measure(task, unit, memory);
       } else {
         looking.most[i - looks][static_cast<size_t>(unit)] = looking.pieces[i - looks].largest(kernels_, unit);
       }
     });
-    for (Run& run : finishing.runs) {
-      if (run.units > 0 && run.way == Way::Filters) join(run);
+    for (LayerTask& task : finishing.tasks) {
+      if (task.units > 0 && task.way == Way::Filters) join(task);
     }
-    for (Run& run : measuring.runs) {
-      set_tau(run);
-      if (!(run.tau > 0)) run.units = 0;  // all alike, or nothing in it
-      if (run.units == 0) std::fill_n(run.job.layer->out, run.job.layer->filters(), 0.0);
+    for (LayerTask& task : measuring.tasks) {
+      set_tau(task);
+      if (!(task.tau > 0)) task.units = 0;  // all points are equal, or the layer is empty
+      if (task.units == 0) std::fill_n(task.job.layer->out, task.job.layer->filters(), 0.0);
     }
   }
 
  private:
-  // Where a batch keeps what lies between its passes: the other place is still in use by the batch before.
+  // Sets the memory that a batch keeps between its passes. There are two, because the previous batch still uses one.
   void make_room(Batch& batch) {
     int64_t bytes = 0;
-    for (Run& run : batch.runs) {
+    for (LayerTask& task : batch.tasks) {
       batch.begins.push_back(bytes);
-      bytes += rounded(run.kept_bytes(), 64);
-      if (run.way == Way::Filters) run.shares.resize(static_cast<size_t>(run.units * run.job.points));
+      bytes += rounded(task.kept_bytes(), 64);
+      if (task.way == Way::Filters) task.shares.resize(static_cast<size_t>(task.units * task.job.points));
     }
     std::swap(keeping_[0], keeping_[1]);
     batch.kept = keeping_[0].at_least(bytes);
@@ -160,7 +160,7 @@ class Crew {
 
 int64_t entropies(const Layer* layers, int64_t count, const Formula& formula, const Options& options) {
   const Kernels& kernels = kernels_named(options.instruction_set);
-  Crew crew(kernels, std::max(options.threads, 1));
+  Pipeline pipeline(kernels, std::max(options.threads, 1));
   Batch finishing, measuring, looking;
   int64_t end = 0;
   do {
@@ -168,10 +168,10 @@ int64_t entropies(const Layer* layers, int64_t count, const Formula& formula, co
     measuring = std::move(looking);
     const int64_t begin = end;
     looking = batch_from(end, layers, count, formula, kernels);
-    crew.step(finishing, measuring, looking);
+    pipeline.step(finishing, measuring, looking);
     const int64_t bad = set_scales(looking);
     if (bad >= 0) return begin + bad;
-  } while (!measuring.runs.empty() || !looking.runs.empty());
+  } while (!measuring.tasks.empty() || !looking.tasks.empty());
   return -1;
 }
 

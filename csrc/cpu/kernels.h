@@ -1,4 +1,4 @@
-// What an instruction set offers: plain functions on blocks, no allocation, no threads. The driver owns both.
+// The interface of an instruction set: functions on blocks of data. Memory and threads belong to the driver.
 #pragma once
 
 #include "fec.h"
@@ -11,16 +11,16 @@ static constexpr int64_t size_of(DType dtype) { return dtype == DType::F64 ? 8 :
 
 static constexpr int64_t rounded(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
-constexpr int64_t kTile = 256;  // most points a side of a tile of distances
-constexpr int64_t kDepth = 128;  // coordinates taken at a time, so that two packed panels stay in the L1 cache
+constexpr int64_t kTile = 256;  // most rows and columns of a tile of distances
+constexpr int64_t kDepth = 128;  // coordinates per step, so that two packed panels stay in the L1 cache
 
-// A layer, its formula, and the power of two that brings its largest weight to [1, 2): huge and tiny layers then
-// neither overflow nor underflow when squared. Exact, and the entropies do not depend on it.
+// A layer, its formula, and the power of two that scales its largest weight to [1, 2): squares of huge and tiny weights
+// then neither overflow nor underflow. Exact, and the entropies do not depend on it.
 struct Job {
   const Layer* layer;
   Formula formula;
   double scale;
-  int64_t points, coordinates;  // what is compared: the channels of a filter, or the filters of the layer
+  int64_t points, coordinates;  // the points that are compared: the channels of a filter, or the filters of the layer
 };
 
 // A rectangle of the distances between the filters of a layer, right of the diagonal or on it.
@@ -42,8 +42,8 @@ struct Real {
   void (*scan)(Entropy entropy, void* block, void* scratch, int64_t channels, int64_t count, double inverse_tau,
                double* out);
 
-  // `pairwise` between the channels of a filter: the sum of their distances, both orders, and the entropy. `scratch` has
-  // rounded(points, kSide) * (coordinates + 1) numbers, `sums` one for each channel.
+  // `pairwise` between the channels of a filter: the sum of their distances, both orders, and the entropy. `scratch`
+  // has rounded(points, kSide) * (coordinates + 1) numbers, `sums` one per channel.
   double (*channel_distances)(const Job& job, int64_t filter, void* scratch);
   double (*channel_entropy)(const Job& job, int64_t filter, double inverse_tau, RowSums* sums, void* scratch);
 
@@ -63,7 +63,7 @@ struct Kernels {
 };
 
 constexpr int64_t kTileScratch = 2 * kTile * (kDepth + 1);  // two packed strips and the norms of their points
-constexpr int64_t kSide = 32;  // every panel width divides it: what the sides of tiles in memory are rounded up to
+constexpr int64_t kSide = 32;  // sides of tiles in memory are rounded up to it; a multiple of all panel widths
 
 extern const Kernels baseline_kernels;
 #ifdef FEC_X86

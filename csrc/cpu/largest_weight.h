@@ -1,4 +1,4 @@
-// The largest weight of a layer, by pieces that can be looked at apart. Finds what is not finite on the way.
+// The largest weight of a layer, in pieces that can be searched in parallel. Also finds weights that are not finite.
 #pragma once
 
 #include <algorithm>
@@ -30,14 +30,14 @@ inline double magnitude_of(DType dtype, uint64_t bits) {
   return std::isfinite(value) ? value : INFINITY;
 }
 
-// A layer's weights as pieces that lie evenly apart.
+// A layer's weights as pieces of constant stride.
 class Pieces {
  public:
   explicit Pieces(const Layer& layer) : layer_(layer) {
     std::sort(std::begin(dims_), std::end(dims_), [](const Dimension& a, const Dimension& b) {
       return std::make_pair(a.size == 1, a.stride) < std::make_pair(b.size == 1, b.stride);
     });
-    // The innermost dimensions that lie behind one another are one; what is left is looped over.
+    // Contiguous innermost dimensions are merged; the others are looped over.
     run_ = dims_[0].size;
     while (next_ < 4 && (dims_[next_].size == 1 || dims_[next_].stride == dims_[0].stride * run_)) {
       run_ *= dims_[next_++].size;

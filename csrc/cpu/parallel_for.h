@@ -1,5 +1,5 @@
-// One parallel loop. OpenMP where the build found it, because torch's own threads come from the same library and are
-// there already; std::thread elsewhere, and where a race detector has to see every lock.
+// A parallel loop. OpenMP where the build found it, because torch uses the same library and its threads exist already;
+// std::thread otherwise, and for the thread sanitizer, which has to see every lock.
 #pragma once
 
 #include <cstdint>

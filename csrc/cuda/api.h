@@ -1,4 +1,5 @@
-// The CUDA side of the C++ interface. Pointers are the device's; nothing here waits for it, or allocates on it.
+// The C++ interface to the CUDA kernels. Pointers are device pointers. Nothing here waits for the device or allocates
+// memory on it.
 #pragma once
 
 #include <stdexcept>
@@ -8,25 +9,25 @@
 
 namespace fec::cuda {
 
-// What the CUDA runtime refused, in its own words.
+// An error of the CUDA runtime, with its message.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
-// Bytes of device memory that `entropies` needs beside the weights, at any address that 64 divides.
+// Bytes of device memory that `entropies` needs besides the weights, aligned to 64 bytes.
 int64_t workspace_bytes(const Layer* layers, int64_t count, const Formula& formula);
 
-// Puts the kernels for all layers into a stream (a cudaStream_t) of a device. Entropies that are NaN say that their
-// layer has a weight that is not finite; those of other layers are sound. Throws std::invalid_argument for what the
-// algorithm cannot do or is too large to count, Error for what the runtime refuses.
+// Launches the kernels for all layers on a stream (a cudaStream_t) of a device. A layer with a weight that is not
+// finite gets entropies that are NaN; other layers are not affected. Throws std::invalid_argument for a `Sorted` layer
+// that is not sortable and for sizes that are out of range, Error for an error of the runtime.
 void entropies(const Layer* layers, int64_t count, const Formula& formula, void* workspace, int64_t bytes, int device,
                void* stream);
 
-// The devices that the driver shows. Throws Error where there is no driver, or one older than the build.
+// The number of devices. Throws Error if there is no driver, or one older than the build.
 int device_count();
 
-// Whether the build has code for a device. Throws Error.
+// Whether the build contains code for a device. Throws Error.
 bool has_code_for(int device);
 
 }  // namespace fec::cuda

@@ -1,15 +1,15 @@
-// One call: the table goes up, then every phase does all layers.
+// The driver of one call: uploads the table, then launches the phases, each for all layers.
 #include "cuda/launches.h"
 #include "cuda/layer_kernels.cuh"
 
 namespace fec::cuda {
 namespace {
 
-// Makes a device the current one, and puts back the one that was.
+// Sets the current device, and restores the previous one.
 class DeviceGuard {
  public:
   explicit DeviceGuard(int device) {
-    check(cudaGetDevice(&before_), "asking for the current device");
+    check(cudaGetDevice(&before_), "getting the current device");
     if (device != before_) check(cudaSetDevice(device), "choosing the device");
     changed_ = device != before_;
   }
@@ -68,7 +68,7 @@ void entropies(const Layer* layers, int64_t count, const Formula& formula, void*
 
 int device_count() {
   int count = 0;
-  check(cudaGetDeviceCount(&count), "looking for CUDA devices");
+  check(cudaGetDeviceCount(&count), "counting the CUDA devices");
   return count;
 }
 
@@ -78,10 +78,10 @@ bool has_code_for(int device) {
   const cudaError_t error = cudaFuncGetAttributes(&attributes, set_tau);
   if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction ||
       error == cudaErrorUnsupportedPtxVersion) {
-    cudaGetLastError();  // an answer, not a fault
+    cudaGetLastError();  // resets the error: it is the answer
     return false;
   }
-  check(error, "asking for the kernels");
+  check(error, "reading the attributes of a kernel");
   return true;
 }
 

@@ -1,5 +1,5 @@
-// What a call is going to do, as numbers: which kernels each layer goes through, how many blocks they have, where in
-// the workspace its parts lie. Host code only; no call of the CUDA runtime.
+// The plan of a call: the kernels for each layer, their numbers of blocks, and the layout of the workspace. Host code
+// only; no call of the CUDA runtime.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 
 namespace fec::cuda {
 
-// What does a layer. The first three are `sorted`.
+// The kernels for a layer. The first three are `sorted`.
 enum class Way { Narrow, Wide, Long, Line, Channels, Filters };
 constexpr int kWays = 6;
 
@@ -32,7 +32,7 @@ inline Way way_of(const Layer& layer, const Formula& formula) {
 
 inline int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
-// Layers next to one another in the table that go through the same kernels.
+// Consecutive layers of the table that use the same kernels.
 struct Group {
   int first = 0, count = 0;
   uint32_t blocks[kCuts] = {};
@@ -66,9 +66,9 @@ class Plan {
   Range range(const Group& group) const { return {table + group.first, states + group.first, group.count}; }
   Range all() const { return {table, states, static_cast<int>(entries.size())}; }
 
-  bool measured;  // the mean distance is needed
+  bool measured;  // tau is measured: the mean distance is needed
   std::vector<Entry> entries;
-  Group groups[kWays][2];  // by way, then float and double
+  Group groups[kWays][2];  // by kernels, then float and double
   Entry* table;
   State* states;
 
@@ -81,7 +81,7 @@ class Plan {
 
   static uint32_t advance(uint32_t& total, int64_t more) {
     const uint32_t start = total;
-    if (more > 0x7fffffff - static_cast<int64_t>(total)) throw std::invalid_argument("too large for one launch");
+    if (more > 0x7fffffff - static_cast<int64_t>(total)) throw std::invalid_argument("too many blocks for one launch");
     total += static_cast<uint32_t>(more);
     return start;
   }
@@ -106,7 +106,7 @@ class Plan {
     entry.taps = small(layer.taps);
     entry.dtype = layer.dtype;
     const int64_t tile = size == 8 ? kTile<double> : kTile<float>;
-    int64_t main = n, sums = n, parts = 0, points = 0;  // blocks, sums of distances, doubles, numbers
+    int64_t main = n, sums = n, parts = 0, points = 0;  // counts of blocks, sums, doubles, numbers
     const double pairs = static_cast<double>(c) * static_cast<double>(c) * static_cast<double>(n);
     entry.denominator = pairs;
     switch (way) {
@@ -114,13 +114,13 @@ class Plan {
       case Way::Wide:
         main = a_warp_each(c) ? blocks(n, kNarrow) : n;
         points = measured ? n * padded_channels(c) : 0;
-        entry.denominator = static_cast<double>(n);  // each a mean already
+        entry.denominator = static_cast<double>(n);  // each sum is a mean already
         entry.scale = 0.5;
         break;
       case Way::Long:
         main = sums = n * blocks(c, run_of_type(layer.dtype));
         points = n * c;
-        parts = main + main * 2 * 2;  // entropies, and two reaches of two numbers
+        parts = main + main * 2 * 2;  // entropies, and two carries of two numbers
         entry.spare = take(points * size);
         entry.denominator = static_cast<double>(n);
         entry.scale = 0.5;

@@ -1,4 +1,4 @@
-// The launches of one call, in the order of the stream: each of the phases does all layers.
+// The launches of one call, in stream order. Each phase processes all layers.
 #pragma once
 
 #include "cuda/api.h"
@@ -6,7 +6,7 @@
 
 namespace fec::cuda {
 
-// What every launch needs.
+// The arguments of every launch.
 struct Call {
   const Plan& plan;
   Choice choice;
@@ -20,11 +20,11 @@ inline void check(cudaError_t error, const char* what) {
 
 inline void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
 
-// By type, in files of their own: so the compiler can work on them side by side.
+// One file per type and kernel family, so that they compile in parallel.
 template <class T>
-void sort_layers(const Call& call);  // before tau: sorted numbers and mean distances
+void sort_layers(const Call& call);  // before tau is known: sorted numbers and mean distances
 template <class T>
-void finish_sorted(const Call& call);  // after it
+void finish_sorted(const Call& call);  // after tau is known
 template <class T>
 void measure_pairs(const Call& call);
 template <class T>

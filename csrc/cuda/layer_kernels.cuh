@@ -1,17 +1,17 @@
-// What is one number a layer: its largest weight, its tau. And the last step, from parts of sums to entropies.
+// Kernels for values of a whole layer (its largest weight, its tau), and the last step from partial sums to entropies.
 #pragma once
 
 #include "cuda/load_weights.cuh"
 
 namespace fec::cuda {
 
-// The largest magnitude of each layer, a filter a block. A maximum is the same in any order.
+// The largest magnitude of each layer; one block per filter. A maximum does not depend on the order.
 template <class T>
 __global__ void __launch_bounds__(128) largest_weights(const Range range) {
   DYN_SHARED(unsigned long long, warps);
-  const Place found = place(range, kFilters);
-  const Entry& layer = *found.entry;
-  const int32_t filter = static_cast<int32_t>(found.unit);
+  const Place place = find_place(range, kFilters);
+  const Entry& layer = *place.entry;
+  const int32_t filter = static_cast<int32_t>(place.unit);
   // Along the taps where they are neighbours, else along the channels.
   const bool along = layer.stride_tap == 1;
   const int64_t inner = along ? layer.taps : layer.channels;
@@ -42,32 +42,32 @@ __global__ void __launch_bounds__(128) largest_weights(const Range range) {
   __syncthreads();
   if (threadIdx.x != 0) return;
   for (unsigned w = 1; w < blockDim.x / 32; ++w) most = warps[w] > most ? warps[w] : most;
-  atomicMax(&found.state->most, most);
+  atomicMax(&place.state->most, most);
 }
 
-// One number a channel, for `pairwise`: points[filter][channel]. A filter a block.
+// One number per channel, for `pairwise`: points[filter][channel]. One block per filter.
 template <class T>
 __global__ void __launch_bounds__(128, 4) compress(const Range range, Compress kind) {
   DYN_SHARED(SmallReader<T>, readers);
-  const Place found = place(range, kFilters);
-  const Entry& layer = *found.entry;
-  const int32_t filter = static_cast<int32_t>(found.unit);
-  const T scale = scale_of<T>(*found.state);
+  const Place place = find_place(range, kFilters);
+  const Entry& layer = *place.entry;
+  const int32_t filter = static_cast<int32_t>(place.unit);
+  const T scale = scale_of<T>(*place.state);
   SmallReader<T>* reader = readers + warp();
   T* to = static_cast<T*>(layer.points) + static_cast<int64_t>(filter) * layer.channels;
   const int step = static_cast<int>(blockDim.x);
   for (int first = 32 * warp(); first < layer.channels; first += 16 * step) {
     const int count = smaller_int(16, (layer.channels - first + step - 1) / step);
     read_channels<T>(layer, kind, scale, filter, first, step, count, layer.channels,
-                     reader);  // known to be finite or not
+                     reader);  // `largest_weights` has seen what is not finite
     for (int i = 0; i < count; ++i) {
       const int channel = first + i * step + lane();
-      if (channel < layer.channels) to[channel] = reader->numbers[32 * i + lane()];  // written by this very lane
+      if (channel < layer.channels) to[channel] = reader->numbers[32 * i + lane()];  // written by this same lane
     }
   }
 }
 
-// tau of every layer, a layer a block: always the same sum in the same order.
+// tau of every layer; one block per layer. The order of the sum is fixed.
 static __global__ void __launch_bounds__(256) set_tau(const Range range, const Choice choice) {
   DYN_SHARED(double, shared);
   const Entry& layer = range.entries[blockIdx.x];
@@ -85,7 +85,7 @@ static __global__ void __launch_bounds__(256) set_tau(const Range range, const C
                       : layer.dtype == DType::F64 ? scale_of<double>(state)
                                                   : static_cast<double>(scale_of<float>(state));
   const bool measured = !(choice.tau > 0);
-  // The distance entropy has no tau and does not depend on the scale; near 1 its sums lose least.
+  // The distance entropy has no tau and does not depend on the scale; values near 1 lose the least precision.
   double tau = measured || choice.entropy == Entropy::Distance ? mean : choice.tau * unit + 0 * mean;
   if (choice.entropy != Entropy::Distance) tau *= choice.tau_scale;
   if (!is_finite(state)) tau = NAN;
@@ -99,13 +99,13 @@ static __global__ void __launch_bounds__(256) set_tau(const Range range, const C
   state.rest = ldexp(kLog2e / fraction, bounded - exponent);
 }
 
-// Filters whose entropies came in parts, a block each: a thread a filter.
+// Adds up the partial entropies of each filter; one thread per filter.
 static __global__ void __launch_bounds__(128) finish_parts(const Range range) {
-  const Place found = place(range, kRows);
-  const Entry& layer = *found.entry;
-  const int32_t filter = static_cast<int32_t>(found.unit * blockDim.x + threadIdx.x);
+  const Place place = find_place(range, kRows);
+  const Entry& layer = *place.entry;
+  const int32_t filter = static_cast<int32_t>(place.unit * blockDim.x + threadIdx.x);
   if (filter >= layer.filters) return;
-  const double tau = found.state->tau;
+  const double tau = place.state->tau;
   const int parts = layer.parts_a_filter;
   double sum = 0;
   for (int p = 0; p < parts; ++p) sum += layer.parts[static_cast<int64_t>(filter) * parts + p];

@@ -1,7 +1,7 @@
-// The table of layers that every kernel works from: one launch does all layers, a block finds its own.
+// The table of layers that every kernel reads: one launch processes all layers, and each block finds its layer here.
 //
-// It reaches the device as arguments of a kernel, which are copied when the launch is made: no host memory that would
-// have to outlive the call, no copy to wait for, and a CUDA graph keeps it.
+// The table reaches the device as kernel arguments, which CUDA copies at the launch. So no host memory has to outlive
+// the call, there is no copy to wait for, and a CUDA graph keeps the table.
 #pragma once
 
 #include "fec.h"
@@ -10,18 +10,18 @@
 
 namespace fec::cuda {
 
-// The work of a layer comes in three cuts: by filters, by blocks of the main kernels, by rows of the last one.
+// The three ways to divide a layer into blocks: by filters, for the main kernels, and by rows for the last kernels.
 enum Cut { kFilters, kMain, kRows, kCuts };
 
 struct Entry {
   const void* data;
-  double* out;  // entropies, one a filter
-  void* points;  // one number a channel, sorted or not
+  double* out;  // entropies, one per filter
+  void* points;  // one number per channel, sorted or not
   void* spare;  // of long filters: where the sorted runs are merged to; of points: their squared lengths
-  double* sums;  // of distances, one a block
-  double* parts;  // of entropies, or sums of rows, one a part
-  double denominator;  // how many distances the sums are of
-  double scale;  // of the weights before anything else; 0: as the largest weight has it
+  double* sums;  // of distances, one per block
+  double* parts;  // of entropies, or sums of rows, one per part
+  double denominator;  // the number of distances in the sums
+  double scale;  // factor of the weights; 0: derived from the largest weight
   int64_t stride_outer, stride_inner, stride_channel, stride_tap;
   int32_t inner, filters, channels, taps;
   int32_t sums_count;
@@ -30,10 +30,10 @@ struct Entry {
   int32_t parts_a_filter;
 };
 
-// What is found out about a layer on the device.
+// Values of a layer that are computed on the device.
 struct State {
   unsigned long long most;  // the largest magnitude among its weights, as the bits of a double
-  double tau;  // in units of the scaled weights; 0: all alike; NaN: a weight is not finite
+  double tau;  // in units of the scaled weights; 0: all points are equal; NaN: a weight is not finite
   double power, rest;  // log2(e) / tau as a product of two numbers of the layer's type
 };
 
@@ -50,7 +50,7 @@ struct Choice {
   double tau, tau_scale;
 };
 
-constexpr int kCarried = 29;  // entries a launch: its arguments stay within 4 KiB
+constexpr int kCarried = 29;  // entries per launch: the arguments must fit in 4 KiB
 
 struct Carried {
   Entry entries[kCarried];
@@ -73,8 +73,9 @@ struct Place {
   uint32_t unit;  // of the layer
 };
 
-// The layer of this block: the last one that starts at or before it. Layers without work have the next one's start.
-FEC_DEVICE Place place(const Range& range, Cut cut) {
+// Finds the layer of this block: the last one that starts at or before it. A layer without blocks has the start of the
+// next layer.
+FEC_DEVICE Place find_place(const Range& range, Cut cut) {
   const uint32_t block = blockIdx.x;
   int before = 0;
   for (int i = 0; i < range.count; i += 32) {

@@ -1,8 +1,8 @@
-// Reading weights, and making one number of each channel.
+// Reads weights and compresses each channel to one number.
 //
-// A warp takes 32 neighbouring channels at a time, a lane each. One tap, or channels that lie side by side (channels
-// last): lanes read neighbours. Taps side by side: the warp reads along them through shared memory, so that
-// neighbouring lanes read neighbouring addresses and every byte is asked for once.
+// A warp reads 32 neighbouring channels at a time, one per lane. With a single tap, or with the channels innermost
+// (channels last), lanes read neighbouring addresses directly. With the taps innermost the warp reads along the taps
+// through shared memory, so that neighbouring lanes read neighbouring addresses and every byte is loaded once.
 #pragma once
 
 #include "cuda/layer_table.cuh"
@@ -29,7 +29,8 @@ FEC_DEVICE float value_of(F16 x) {
 #endif
 }
 
-// Numbers of squares: plain, and scaled down and up by a power of two, of which one neither overflows nor vanishes.
+// Limits of a type. Squares are summed three times: as they are, scaled down and scaled up by a power of two; one of
+// the three sums neither overflows nor underflows.
 template <class T>
 struct Limits;
 template <>
@@ -45,7 +46,7 @@ struct Limits<double> {
   static constexpr double inverse_limit = 1e300;
 };
 
-// A channel of several taps on its way to one number.
+// Compresses a channel of several taps to one number.
 template <class T>
 class Channel {
  public:
@@ -66,7 +67,7 @@ class Channel {
     }
   }
 
-  // The channel's number; sets `bad` if a weight was not finite.
+  // Returns the channel's number; sets `bad` if a weight was not finite.
   FEC_INSIDE T number(int taps, bool& bad) const {
     using K = Limits<T>;
     bad |= !(magnitude(down_) <= K::most);
@@ -83,21 +84,21 @@ class Channel {
   T plain_ = 0, down_ = 0, up_ = 0;
 };
 
-constexpr int kTaps = 9;  // taps read at a time
-constexpr int kAtOnce = 8;  // channels that a lane asks for before it looks at the first
+constexpr int kTaps = 9;  // taps per step
+constexpr int kAtOnce = 8;  // loads of a lane that are in flight at a time
 
-// Shared memory of a warp that reads up to `heap` channels a lane. Without a stage, each lane reads its own taps.
+// Shared memory of a warp that reads up to `heap` channels per lane. Without a stage, each lane reads its own taps.
 template <class T, int heap, bool with_stage>
 struct Reader {
   static constexpr bool staged = with_stage;
   T stage[with_stage ? 32 * kTaps : 1];
   T numbers[heap * 32];
 };
-// Of double only a few networks are made: their taps are read by the lane that adds them up.
+// Few networks have double weights: their taps are read by the lane that adds them up.
 template <class T>
 using SmallReader = Reader<T, 16, sizeof(T) == 4>;
 
-// The power of two that brings the largest weight of a layer to [1, 2): exact, and no entropy depends on it.
+// The power of two that scales the largest weight of a layer to [1, 2): exact, and no entropy depends on it.
 template <class T>
 FEC_DEVICE T scale_of(const State& state) {
   constexpr int limit = sizeof(T) == 8 ? 1022 : 126;  // beyond it the factor would not be normal
@@ -138,7 +139,7 @@ FEC_DEVICE void add_lines(const S* data, int n, int taps, int there, T scale, T*
   __syncwarp();
 }
 
-// Eight taps of every channel at a time.
+// Reads eight taps of every channel at a time.
 template <class T, class S>
 FEC_DEVICE void add_rows(const S* data, int64_t stride, int channels, int taps, T scale, T* stage, Channel<T>& sum) {
   const int k = lane() % 8;
@@ -158,8 +159,8 @@ FEC_DEVICE void add_rows(const S* data, int64_t stride, int channels, int taps, 
   }
 }
 
-// numbers[32 i + lane] = that of channel first + i * step + lane, for i below `count`, or infinity from `end` on. All
-// lanes take part. Whether one of this lane's weights was not finite.
+// Sets numbers[32 i + lane] to the number of channel first + i * step + lane, for i below `count`; to infinity for
+// channels from `end` on. All lanes must call it. Returns true if one of this lane's weights was not finite.
 template <class T, class R>
 FEC_DEVICE bool read_channels(const Entry& layer, Compress compress, T scale, int32_t filter, int first, int step,
                               int count, int end, R* shared) {

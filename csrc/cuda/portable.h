@@ -1,5 +1,5 @@
-// What the kernels and launches need of CUDA's language: from nvcc, or from the emulator (tests/kernels/cpp/emulator), which compiles
-// the same sources with g++.
+// The parts of CUDA that the kernels and launches use: from nvcc, or from the emulator (tests/kernels/cpp/emulator),
+// which compiles the same sources with g++.
 #pragma once
 
 #ifdef FEC_EMULATOR
@@ -11,7 +11,7 @@
 #define DYN_SHARED(T, name)                                    \
   extern __shared__ __align__(16) unsigned char fec_shared[]; \
   T* const name = reinterpret_cast<T*>(fec_shared)
-// A function that is compiled once and called from many places.
+// A function that is compiled once and called, not inlined.
 #define FEC_CALLED static __device__ __noinline__
 #endif
 
@@ -69,8 +69,7 @@ FEC_DEVICE double warp_sum(double x) {
   return x;
 }
 
-// Sum over a block, valid in thread 0, always in the same order. `shared` has a number for every warp, and nobody
-// else's.
+// Sum over a block, valid in thread 0, always in the same order. `shared` has one number per warp and no other use.
 FEC_DEVICE double block_sum(double x, double* shared) {
   x = warp_sum(x);
   if (lane() == 0) shared[warp()] = x;

@@ -1,11 +1,11 @@
-// Filters side by side in the lanes of a vector, one row a channel, one number each: what `sorted` works on.
+// Compresses channels to one number each: filters side by side in the lanes of a vector, one row per channel.
 #pragma once
 
 // The lanes of a block: where each filter begins, in elements. Lanes past the last filter repeat the first one.
 struct Lanes {
   int64_t offset[FEC_BYTES / 4];
   int64_t end;  // elements behind the layer's data that may be read
-  bool neighbours;  // filters lie one element apart
+  bool neighbours;  // neighbouring filters are neighbouring elements
 };
 
 template <class T>
@@ -32,7 +32,7 @@ FEC_INLINE Vec<T> compressed(Vec<T> sum, T taps) {
   return compress == Compress::Rms ? root<T>(sum) : sum;
 }
 
-// `n` numbers from an offset, the other lanes zero or whatever lies there.
+// `n` numbers from an offset; the other lanes are zero or undefined.
 template <class T, class Read>
 FEC_INLINE Vec<T> read_some(const typename Read::Storage* data, int64_t offset, int64_t n, int64_t end) {
   if (n >= Of<T>::lanes || offset + Of<T>::lanes <= end) return Read::many(data + offset);
@@ -41,7 +41,7 @@ FEC_INLINE Vec<T> read_some(const typename Read::Storage* data, int64_t offset, 
   return Read::many(near);
 }
 
-// The numbers of `channels` channels, a row of lanes each, `step` numbers apart.
+// The numbers of `channels` channels, one row of lanes per channel, with a stride of `step` numbers.
 template <class T, class Read, Compress compress>
 static void columns(const Layer& layer, T scale, const Lanes& lanes, int64_t channels, T* rows, int64_t step) {
   using V = Vec<T>;
@@ -55,7 +55,7 @@ static void columns(const Layer& layer, T scale, const Lanes& lanes, int64_t cha
       for (int64_t t = 0; t < taps; ++t) sum = with_tap<T, compress>(sum, Read::many(from + t * tap) * scale);
       store(rows + c * step, compressed<T, compress>(sum, T(taps)));
     }
-  } else if (stride == 1) {  // channels are neighbours: the taps are summed before the turn
+  } else if (stride == 1) {  // channels are innermost: the taps are summed before the transposition
     for (int64_t c = 0; c < channels; c += width) {
       const int64_t n = channels - c < width ? channels - c : width;
       V part[width];
@@ -70,7 +70,7 @@ static void columns(const Layer& layer, T scale, const Lanes& lanes, int64_t cha
       transpose<T>(part);
       for (int64_t i = 0; i < n; ++i) store(rows + (c + i) * step, compressed<T, compress>(part[i], T(taps)));
     }
-  } else if (tap == 1) {  // taps are neighbours: turned first, then summed
+  } else if (tap == 1) {  // taps are innermost: transposed first, then summed
     const bool dense = stride == taps;
     const int64_t runs = dense ? 1 : channels, length = dense ? channels * taps : taps;
     for (int64_t run = 0; run < runs; ++run) {
@@ -110,12 +110,12 @@ static void columns_of(const Job& job, const Lanes& lanes, int64_t channels, T* 
   const Layer& layer = *job.layer;
   const T scale = T(job.scale);
   // The root mean square of a single tap is its magnitude.
-  const bool one = layer.taps == 1;
+  const bool single_tap = layer.taps == 1;
   Readers<T>::visit(layer.dtype, [&](auto reader) {
     using Read = decltype(reader);
     switch (job.formula.compress) {
       case Compress::Rms:
-        if (!one) return columns<T, Read, Compress::Rms>(layer, scale, lanes, channels, rows, step);
+        if (!single_tap) return columns<T, Read, Compress::Rms>(layer, scale, lanes, channels, rows, step);
         [[fallthrough]];
       case Compress::AbsMean: return columns<T, Read, Compress::AbsMean>(layer, scale, lanes, channels, rows, step);
       default: return columns<T, Read, Compress::Mean>(layer, scale, lanes, channels, rows, step);

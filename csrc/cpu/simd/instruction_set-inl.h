@@ -1,6 +1,6 @@
-// The body of every instruction-set file: the kernels at FEC_BYTES bytes a vector, in the namespace FEC_SET, under the
-// name FEC_KERNELS. Those files are compiled with flags of their own, so nothing of the standard library's templates
-// may be instantiated here, and everything has internal linkage.
+// The body of every instruction-set file: the kernels with vectors of FEC_BYTES bytes, in the namespace FEC_SET, under
+// the name FEC_KERNELS. Each file is compiled with its own flags, so no template of the standard library may be
+// instantiated here, and everything has internal linkage.
 #include <cstddef>
 #include <cstdint>
 

@@ -1,7 +1,7 @@
 // Points for `pairwise`, packed coordinate by coordinate: panels of Panel::width points side by side.
 #pragma once
 
-// One number a point: channels [point, point + count) of a filter, or filters of one channel.
+// One number per point: channels [point, point + count) of a filter, or filters of one channel.
 template <class T>
 static void points_on_line(const Job& job, int64_t group, int64_t point, int64_t count, T* to) {
   const Layer& layer = *job.layer;
@@ -37,7 +37,7 @@ static void pack_taps(const Job& job, const Lanes& lanes, int64_t k, int64_t dep
   const Layer& layer = *job.layer;
   const auto* data = static_cast<const typename Read::Storage*>(layer.data);
   const T scale = T(job.scale);
-  int64_t run = layer.taps, step = layer.stride_tap;  // coordinates that lie evenly apart
+  int64_t run = layer.taps, step = layer.stride_tap;  // coordinates of constant stride
   if (job.formula.axis == Axis::Filters && (run == 1 || layer.stride_channel == run * step)) {
     if (run == 1) step = layer.stride_channel;
     run *= layer.channels;
@@ -48,7 +48,8 @@ static void pack_taps(const Job& job, const Lanes& lanes, int64_t k, int64_t dep
     const int64_t n = run - t < depth - done ? run - t : depth - done;
     T* row = to + done * width;
     if (lanes.neighbours) {
-      for (int64_t i = 0; i < n; ++i) store(row + i * width, Read::many(data + lanes.offset[0] + at + i * step) * scale);
+      const auto* from = data + lanes.offset[0] + at;
+      for (int64_t i = 0; i < n; ++i) store(row + i * width, Read::many(from + i * step) * scale);
     } else if (step == 1) {
       for (int64_t i = 0; i < n; i += Of<T>::lanes) {
         Vec<T> part[Of<T>::lanes];
@@ -74,7 +75,7 @@ template <class T>
 static void pack(const Job& job, int64_t group, int64_t point, int64_t count, int64_t k, int64_t depth, T* to) {
   constexpr int64_t lanes = Of<T>::lanes, width = 2 * lanes;
   const Layer& layer = *job.layer;
-  Layer points = layer;  // what lanes_of shall see as filters
+  Layer points = layer;  // the points as filters, for lanes_of
   if (job.formula.axis == Axis::Channels) {
     points.outer = 1;
     points.inner = layer.channels;
@@ -89,15 +90,19 @@ static void pack(const Job& job, int64_t group, int64_t point, int64_t count, in
     T* panel = to + p / width * depth * width + p % width;
     Lanes here = lanes_of<T>(points, point + p, n);
     if (job.formula.compress == Compress::None) {
-      Readers<T>::visit(layer.dtype, [&](auto reader) { pack_taps<T, decltype(reader)>(shifted, here, k, depth, panel); });
+      Readers<T>::visit(layer.dtype,
+                        [&](auto reader) { pack_taps<T, decltype(reader)>(shifted, here, k, depth, panel); });
     } else {
       for (int64_t l = 0; l < lanes; ++l) here.offset[l] += k * layer.stride_channel;
       columns_of<T>(shifted, here, depth, panel, width);
     }
-    // What is past the last point is 0, at a distance from all but other zeros: a copy would look like a near pair.
+    // Past the last point everything is 0, far from all points but zeros; a copy of a point would look like a near
+    // pair.
     for (int64_t i = 0; n < lanes && i < depth; ++i) {
       for (int64_t l = n; l < lanes; ++l) panel[i * width + l] = 0;
     }
-    for (int64_t i = 0; p % width == 0 && p + lanes >= count && i < depth; ++i) store(panel + i * width + lanes, Vec<T>{});
+    for (int64_t i = 0; p % width == 0 && p + lanes >= count && i < depth; ++i) {
+      store(panel + i * width + lanes, Vec<T>{});
+    }
   }
 }

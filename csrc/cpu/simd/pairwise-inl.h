@@ -1,26 +1,27 @@
-// `pairwise`: what its two axes share. Points lie in packed panels (pack_points-inl.h).
+// `pairwise`: the parts that both axes share. Points lie in packed panels (pack_points-inl.h).
 //
-// Three ways to a distance, all of them exactly 0 between a point and itself:
+// Three methods for a distance, all of them exactly 0 between a point and itself:
 //   line        one coordinate: |a - b|
 //   difference  sum of (a - b)^2, also exactly 0 between duplicates
-//   product     |a|^2 + |b|^2 - 2 ab, half the work. It cancels where points are near one another: near pairs are done
-//               again by `difference`.
+//   product     |a|^2 + |b|^2 - 2 ab, half the work. It cancels where points are near one another: near pairs are
+//               computed again by `difference`.
 #pragma once
 
 template <class T>
 struct Panel {
   static constexpr int64_t width = 2 * Of<T>::lanes;  // points packed side by side
-  // Points of the other side held in registers: as many as there is room for (see vector-inl.h), all of one panel.
+  // Points of the other panel that are held in registers: as many as fit (see vector-inl.h).
   static constexpr int64_t rows = kManyRegisters && width >= 8 ? 8 : 4;
   static_assert(width % rows == 0);
 };
 
-// Pairs nearer than 1/16 of their length are near: beyond, rounding moves a distance by less than 4 eps of the length.
+// Pairs closer than 1/16 of their length are near. For the others, rounding changes a distance by less than 4 eps of
+// the length.
 constexpr double kNear = 1.0 / 256;
 
 enum class Way { Difference, Product };
 
-// sum[row] += (a - b)^2, or += ab, over `depth` coordinates: of Panel::rows points of one panel, and a whole other.
+// sum[row] += (a - b)^2, or += ab, over `depth` coordinates: Panel::rows points of one panel with all of another panel.
 template <class T, Way way>
 FEC_INLINE void accumulate(const T* rows, const T* columns, int64_t depth, Vec<T> (*sum)[2]) {
   using V = Vec<T>;
@@ -58,7 +59,7 @@ static void add_norms(const T* panels, int64_t points, int64_t depth, T* norms) 
   }
 }
 
-// What a distance adds to the sums of a row (entropy_math.h).
+// The terms that a distance adds to the sums of a row (entropy_math.h).
 template <class T, Entropy entropy>
 FEC_INLINE void pair_terms(Vec<T> scaled, Vec<T>& first, Vec<T>& second) {
   if constexpr (entropy == Entropy::Distance) {
@@ -73,7 +74,7 @@ FEC_INLINE void pair_terms(Vec<T> scaled, Vec<T>& first, Vec<T>& second) {
 // The factor of the distances before `pair_terms`, and that of the second sum after it: powers are of 2.
 template <class T>
 static T pair_scale(Entropy entropy, double inverse_tau) {
-  constexpr double limit = Of<T>::inverse_tau_limit;  // either way: past 1 / limit the padding would come near
+  constexpr double limit = Of<T>::inverse_tau_limit;  // and 1 / limit: below, the padding would add something
   const double scale = entropy == Entropy::Distance ? inverse_tau : inverse_tau * kLog2e;
   return T(scale > limit ? limit : scale < 1 / limit ? 1 / limit : scale);
 }

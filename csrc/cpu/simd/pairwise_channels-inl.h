@@ -1,9 +1,10 @@
-// `pairwise` between the channels of a filter: tile by tile from the packed points to the sums, nothing stored between.
-// Of every two panels one order is computed and counts for both; inside a panel, both orders.
+// `pairwise` between the channels of a filter: tile by tile from the packed points to the sums; distances are not
+// stored. For two different panels one order is computed and counted for both; inside a panel, both orders are
+// computed.
 #pragma once
 
 constexpr double kSqrt2 = 1.41421356237309505;
-constexpr int64_t kProducts = 4;  // coordinates from which products beat differences
+constexpr int64_t kProducts = 4;  // from this number of coordinates on, products are faster than differences
 
 // The channels of a filter.
 template <class T>
@@ -41,7 +42,7 @@ FEC_INLINE void half_squares(const Points<T>& points, int64_t row, int64_t colum
   if (points.depth >= kProducts && column != row / width * width) {  // a point is near itself
     const V across[2] = {load(points.halves + column), load(points.halves + column + lanes)};
     const T* halves = points.halves + row;
-    V nearest{};  // the largest of (what counts as near) - d^2 / 2
+    V nearest{};  // the largest of (limit of near pairs) - d^2 / 2
 #pragma GCC unroll 8
     for (int r = 0; r < count; ++r) d[r][0] = -(halves[r] + across[0]), d[r][1] = -(halves[r] + across[1]);
     accumulate<T, Way::Product>(rows, columns, points.depth, d);
@@ -61,8 +62,8 @@ FEC_INLINE void half_squares(const Points<T>& points, int64_t row, int64_t colum
   for (int r = 0; r < count; ++r) d[r][0] /= 2, d[r][1] /= 2;
 }
 
-// Distances from Panel::rows points to a panel: on a line as they are, else in units of sqrt(2); `pad` to or from what
-// is past the last point.
+// Distances from Panel::rows points to a panel: on a line as they are, else in units of sqrt(2). `pad` for points past
+// the last one.
 template <class T, bool line>
 FEC_INLINE void block_of(const Points<T>& points, int64_t row, int64_t column, T pad, Vec<T> (*d)[2]) {
   constexpr int64_t lanes = Of<T>::lanes;
@@ -132,7 +133,7 @@ static double channel_distances(const Job& job, int64_t filter, void* scratch) {
   return line ? sum : sum * kSqrt2;
 }
 
-// Adds what the distances of a tile come to, to the sums of its rows and columns.
+// Adds the terms of a tile's distances to the sums of its rows and columns.
 template <class T, bool line, Entropy entropy>
 static void add_tile(const Points<T>& points, int64_t row, int64_t column, T scale, RowSums* sums) {
   using V = Vec<T>;
@@ -198,7 +199,7 @@ static double entropy_of(const Points<T>& points, double inverse_tau, RowSums* s
   return mean_row_entropy(entropy, sums, points.count);
 }
 
-// The entropy of a filter from its channels. `sums` has room for one of each channel.
+// The entropy of a filter from its channels. `sums` has one entry per channel.
 template <class T>
 static double channel_entropy(const Job& job, int64_t filter, double inverse_tau, RowSums* sums, void* scratch) {
   const Points<T> points = points_of<T>(job, filter, scratch);

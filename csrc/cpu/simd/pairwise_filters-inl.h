@@ -1,8 +1,8 @@
-// `pairwise` between the filters of a layer: tiles of distances, packed panels of as many coordinates as the L1 cache
-// holds at a time.
+// `pairwise` between the filters of a layer: tiles of distances, from packed panels of as many coordinates as fit in
+// the L1 cache.
 #pragma once
 
-constexpr int64_t kExpanded = 24;  // coordinates from which products are worth their second look
+constexpr int64_t kExpanded = 24;  // from this number of coordinates on, products are faster in spite of the near pairs
 
 // The memory of one tile: two packed strips, the norms of their points.
 template <class T>
@@ -61,10 +61,10 @@ static bool expand(const Tile& tile, const Strips<T>& strips) {
   using V = Vec<T>;
   constexpr int64_t lanes = Of<T>::lanes, width = Panel<T>::width;
   const bool diagonal = tile.row == tile.column;
-  V nearest{};  // the largest of (what counts as near) - d^2
+  V nearest{};  // the largest of (limit of near pairs) - d^2
   for (int64_t r = 0; r < tile.rows; ++r) {
     T* line = static_cast<T*>(tile.out) + r * tile.stride;
-    if (diagonal) line[r] = -strips.row_norms[r];  // comes to 4 |a|^2: not near, and set to 0 below
+    if (diagonal) line[r] = -strips.row_norms[r];  // gives 4 |a|^2: not near, and set to 0 below
     for (int64_t c = diagonal ? r / width * width : 0; c < tile.columns; c += lanes) {
       const V both = load(strips.column_norms + c) + strips.row_norms[r];
       const V square = both - 2 * load(line + c);
@@ -136,7 +136,7 @@ static double distance_tile(const Job& job, const Tile& tile, void* scratch) {
     }
     sum += total<T>(part);
   }
-  // Left of the diagonal panels: the mirror image, by strips, so that every line of the cache is written once.
+  // Left of the diagonal panels: the mirror image, by strips, so that every cache line is written once.
   for (int64_t strip = 0; diagonal && strip < tile.rows; strip += width) {
     const int64_t end = strip + width < tile.rows ? strip + width : tile.rows;
     for (int64_t c = strip + width; c < tile.columns; ++c) {

@@ -1,12 +1,13 @@
-// `sorted`, second half: from sorted rows to entropies, by scans from either end. With d a gap between neighbours and
-// e = exp(-d), what all points before a row add up to follows from the row before it:
+// `sorted`, second pass: from sorted rows to entropies, by a scan from each end. With d a gap between neighbours and
+// e = exp(-d), the sum over all points before a row follows from the row before it:
 //   sum of exp(-x)        L' = e (L + 1)
 //   sum of x exp(-x)      M' = e (M + d (L + 1))
 //   sum of 1 - exp(-x)    Q' = Q + (1 - e) (n - Q), for n points before: positive terms only, exact near 0
 #pragma once
 
 template <class T>
-static void similarity_scans(void* memory, void* scratch, int64_t channels, int64_t count, double inverse, double* out) {
+static void similarity_scans(void* memory, void* scratch, int64_t channels, int64_t count, double inverse,
+                             double* out) {
   using K = Of<T>;
   using V = Vec<T>;
   using U = typename K::U;
@@ -28,10 +29,10 @@ static void similarity_scans(void* memory, void* scratch, int64_t channels, int6
   }
   left[channels - 1] = reach;
 
-  // The logarithms of all row means as one: a running product, its exponent taken out before it can underflow (four
-  // factors of at least 1 / C each, and C below 2^30).
+  // One logarithm for all row means: a running product, whose exponent is removed before it can underflow (four factors
+  // of at least 1 / C each, and C below 2^30).
   constexpr typename K::Bits fraction = (typename K::Bits(1) << K::mantissa) - 1;
-  constexpr typename K::Bits one = typename K::Bits(K::bias) << K::mantissa;
+  constexpr typename K::Bits bits_of_one = typename K::Bits(K::bias) << K::mantissa;
   V product = splat<T>(1), right{};
   U exponents{};
   const auto sum_of = [&](int64_t k) {
@@ -41,10 +42,10 @@ static void similarity_scans(void* memory, void* scratch, int64_t channels, int6
   };
   const auto take_exponent = [&] {
     exponents += ((U)product >> K::mantissa) - typename K::Bits(K::bias);
-    product = (V)(((U)product & fraction) | one);
+    product = (V)(((U)product & fraction) | bits_of_one);
   };
   int64_t k = channels - 1;
-  for (; k >= 3; k -= 4) {  // multiplied in the order of size4, so that equal channels come to exactly 1
+  for (; k >= 3; k -= 4) {  // multiplied in the order of size4, so that equal channels give exactly 1
     const V first = sum_of(k), second = sum_of(k - 1), third = sum_of(k - 2), fourth = sum_of(k - 3);
     product *= ((first * second) * (third * fourth)) / size4;
     take_exponent();
@@ -58,7 +59,7 @@ static void similarity_scans(void* memory, void* scratch, int64_t channels, int6
   }
 }
 
-// Adds up row entropies in double precision, so many rows at a time in the lanes.
+// Adds up row entropies in double precision, after every 32 rows in the lanes.
 template <class T, class RowEntropy>
 static void mean_of_rows(int64_t channels, int64_t count, double* out, const RowEntropy& row_entropy) {
   double sums[Of<T>::lanes] = {};
@@ -71,7 +72,7 @@ static void mean_of_rows(int64_t channels, int64_t count, double* out, const Row
   const double top = __builtin_log(double(channels));
   for (int64_t l = 0; l < count; ++l) {
     const double mean = sums[l] / double(channels);
-    out[l] = mean < 0 ? 0 : mean > top ? top : mean;  // rounding may step over either end
+    out[l] = mean < 0 ? 0 : mean > top ? top : mean;  // rounding may leave the range
   }
 }
 
@@ -127,7 +128,7 @@ struct Chains {
     for (int chain = 0; chain < count; ++chain) {
       double t = start[chain] = __builtin_ldexp(chain == 0 ? 1.0 : 1.4142135623730951, smallest);
       for (int i = 0; i < nodes; ++i, t *= 2) {
-        // Above the largest t every pair is far apart or the same point: its terms and it are 1 + 1/2 + 1/4 ...
+        // Above the largest t every pair is far apart or the same point: with its own, its terms are 1 + 1/2 + 1/4 ...
         const double terms = i < 4 ? 1 + below[i] : i == nodes - 1 ? 2 : 1;
         const double c = 0.6931471805599453 / count * terms / t;
         weight[chain][i] = T(c);

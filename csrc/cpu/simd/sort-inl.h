@@ -1,5 +1,5 @@
-// `sorted`: filters side by side in the lanes of a vector, one row a channel. A sort of the rows gives the mean
-// distance here and, by scans of the rows (scan-inl.h), every row sum of the distance matrix, without the matrix.
+// `sorted`, first pass: filters side by side in the lanes of a vector, one row per channel. The sorted rows give the
+// mean distance here and, by scans (scan-inl.h), every row sum of the distance matrix, without the matrix.
 #pragma once
 
 template <class V>
@@ -20,8 +20,8 @@ FEC_INLINE void sort_eight(V* r) {
   exchange(r[1], r[2]), exchange(r[3], r[4]), exchange(r[5], r[6]);
 }
 
-// Sorts up to 16 rows in registers: two eights, then Batcher's odd-even merge; 63 exchanges. Rows that are not there
-// count as the largest number, here and below: every exchange puts the larger row last, so they never move forward.
+// Sorts up to 16 rows in registers: two eights, then Batcher's odd-even merge; 63 exchanges. Missing rows count
+// as the largest number, here and below: every exchange puts the larger row last, so they never move forward.
 template <class T>
 static void sort_sixteen(Vec<T>* x, int64_t n) {
   Vec<T> r[16];
@@ -71,7 +71,7 @@ FEC_INLINE void halve(V* r) {
 
 // The first stages of a merge of two sorted runs of p rows, H rows of each at a time in registers: row i of the first
 // against row i from the end of the second, after which everything in the first run is at most everything in the
-// second; then distances p/2 ... p/H in either run. `n` rows are there.
+// second; then distances p/2 ... p/H in both runs. `n` rows exist.
 template <class T, int H>
 FEC_INLINE void merge_ends(Vec<T>* x, int64_t n, int64_t p) {
   const int64_t step = p / H;
@@ -123,8 +123,8 @@ static void merge_thirds(Vec<T>* x, int64_t n, int64_t k) {
   }
 }
 
-// Merges every two neighbouring sorted runs of p rows. Of the log2(2p) stages three go through the registers at a
-// time, which saves two of three loads and stores; the first pass takes what is left over.
+// Merges every two neighbouring sorted runs of p rows. Three of the log2(2p) stages are done in registers at a
+// time, which saves two of three loads and stores; the first pass does the remaining ones.
 template <class T>
 static void merge_runs(Vec<T>* x, int64_t n, int64_t p) {
   int left = 0;  // stages after the first

@@ -126,7 +126,7 @@ FEC_INLINE double total(Vec<T> x) {
 
 constexpr double kLog2e = 1.44269504088896340736, kLn2 = 0.69314718055994530942;
 
-// 2^-y for y >= 0, exactly 1 at 0; below the limit of the type it stays at the smallest normal power.
+// 2^-y for y >= 0, exactly 1 at 0; never below the smallest normal power of the type.
 template <class T>
 FEC_INLINE Vec<T> exp2_minus(Vec<T> y) {
   using K = Of<T>;
@@ -145,8 +145,8 @@ FEC_INLINE Vec<T> logarithm(Vec<T> x) {
   using U = typename K::U;
   using B = typename K::Bits;
   constexpr B half_range = sizeof(T) == 4 ? B(0x3f3504f3u) : B(0x3fe6a09e667f3bcdull);  // sqrt(1/2)
-  constexpr B one = B(K::bias) << K::mantissa;
-  const U moved = (U)x + (one - half_range);
+  constexpr B bits_of_one = B(K::bias) << K::mantissa;
+  const U moved = (U)x + (bits_of_one - half_range);
   Vec<T> exponent{};
   const U steps = moved >> K::mantissa;
   for (int l = 0; l < K::lanes; ++l) exponent[l] = T(int32_t(steps[l])) - T(K::bias);

@@ -1,12 +1,12 @@
-// `pairwise` between the channels of a filter, one number a channel: every pair, nothing stored. What softmax and
-// distance entropies and the check on `sorted` run on, and the kernel that `sorted` is measured against.
+// `pairwise` between the channels of a filter, one number per channel: all pairs, nothing stored. The distance entropy
+// uses it, and it is the kernel that `sorted` is checked and timed against.
 #pragma once
 
 #include "cuda/load_weights.cuh"
 
 namespace fec::cuda {
 
-// What is added up: distances, for tau, or the sums behind an entropy (entropy_math.h).
+// The terms of the sums: distances, for tau, or the terms of an entropy (entropy_math.h).
 enum class Terms { Distances, Similarity, Softmax, Distance };
 
 static inline Terms terms_of(Entropy entropy) {
@@ -20,7 +20,7 @@ FEC_DEVICE Entropy entropy_of(Terms terms) {
                                     : Entropy::Distance;
 }
 
-// The terms of a distance; powers and logarithms are of 2, so the second sum is in units of ln 2.
+// Adds the terms of one distance. Powers and logarithms have base 2, so the second sum is in units of ln 2.
 template <class T>
 FEC_DEVICE void add_terms(Terms terms, T d, T scale, T& first, T& second) {
   if (terms == Terms::Distances) {
@@ -38,7 +38,7 @@ FEC_DEVICE void add_terms(Terms terms, T d, T scale, T& first, T& second) {
   if (terms == Terms::Softmax) second += z * smaller(y, Limits<T>::far);
 }
 
-// The factor of the distances before `add_terms`.
+// The factor that distances get before `add_terms`.
 template <class T>
 FEC_DEVICE T pair_scale(Terms terms, double tau) {
   const double scale = (terms == Terms::Distance ? 1 : kLog2e) / tau;
@@ -57,7 +57,7 @@ FEC_DEVICE void line_rows(const Place& place, T* columns, double* sums) {
   const int32_t filter = static_cast<int32_t>(place.unit / static_cast<uint32_t>(strips));
   const T* all = static_cast<const T*>(layer.points) + static_cast<int64_t>(filter) * channels;
   const double tau = terms == Terms::Distances ? 1 : place.state->tau;
-  if (!(tau > 0)) return;  // `finish_parts` knows
+  if (!(tau > 0)) return;  // `finish_parts` writes the entropies
   const T scale = pair_scale<T>(terms, tau);
   T x[R];
   double first[R] = {}, second[R] = {};
@@ -76,7 +76,7 @@ FEC_DEVICE void line_rows(const Place& place, T* columns, double* sums) {
     for (int c = 0; c < whole; c += 4) {
       T y[4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) y[i] = columns[c + i];  // one access of 16 bytes (two for double), the same for all
+      for (int i = 0; i < 4; ++i) y[i] = columns[c + i];  // one 16-byte load (two for double), for all threads
 #pragma unroll
       for (int r = 0; r < R; ++r) {
 #pragma unroll
@@ -114,9 +114,9 @@ struct LineShared {
 template <class T, Terms terms>
 __global__ void __launch_bounds__(kLineThreads, 6) line_pairs(const Range range) {
   DYN_SHARED(LineShared<T>, shared);
-  const Place found = place(range, kMain);
-  if (rows_a_thread(found.entry->channels) == 1) line_rows<T, terms, 1>(found, shared->columns, shared->sums);
-  else line_rows<T, terms, 4>(found, shared->columns, shared->sums);
+  const Place place = find_place(range, kMain);
+  if (rows_a_thread(place.entry->channels) == 1) line_rows<T, terms, 1>(place, shared->columns, shared->sums);
+  else line_rows<T, terms, 4>(place, shared->columns, shared->sums);
 }
 
 }  // namespace fec::cuda

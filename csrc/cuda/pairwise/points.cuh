@@ -1,4 +1,4 @@
-// Points of several coordinates, where they lie and on their way through shared memory.
+// Points of several coordinates: their layout in global memory, and their copies in shared memory.
 #pragma once
 
 #include "cuda/pairwise/line_kernels.cuh"
@@ -7,14 +7,14 @@ namespace fec::cuda {
 
 constexpr int kDepth = 16, kTileThreads = 64;
 template <class T>
-constexpr int kSide = sizeof(T) == 8 ? 4 : 8;  // points a side of the pairs of a thread
+constexpr int kSide = sizeof(T) == 8 ? 4 : 8;  // a thread has kSide x kSide pairs
 template <class T>
-constexpr int kTile = 8 * kSide<T>;  // and of those of a block
-constexpr int kProducts = 24;  // coordinates from which products are worth their second look
+constexpr int kTile = 8 * kSide<T>;  // a block has kTile x kTile pairs
+constexpr int kProducts = 24;  // from this number of coordinates on, products are faster in spite of the near pairs
 constexpr double kNear = 1.0 / 32;  // pairs nearer than a quarter of their length are near (tensor_cores.cuh: why)
-constexpr int kMostNear = 4;  // of a thread's pairs, before the whole tile is done again
+constexpr int kMostNear = 4;  // of a thread's pairs; with more, the whole tile is computed again
 
-// Points where they lie: those of one matrix of distances.
+// The points of one matrix of distances, in global memory.
 struct Points {
   const void* data;
   DType dtype;
@@ -22,8 +22,8 @@ struct Points {
   int32_t inner, count;
   int64_t coordinates, run, stride_run,
       stride_step;  // coordinate k lies at k / run * stride_run + k % run * stride_step
-  bool neighbours;  // points lie closer together than coordinates
-  const void* lengths;  // of `kProducts` coordinates and more: the squared length of each point, of type T
+  bool neighbours;  // neighbouring points are closer in memory than neighbouring coordinates
+  const void* lengths;  // from kProducts coordinates on: the squared length of each point, of type T
 };
 
 FEC_DEVICE int64_t point_offset(const Points& points, int32_t p) {
@@ -34,10 +34,10 @@ FEC_DEVICE int64_t coordinate_offset(const Points& points, int64_t k) {
   return k / points.run * points.stride_run + k % points.run * points.stride_step;
 }
 
-// Coordinates in the order in which they lie nearest; any order gives the same distances.
+// Orders the coordinates by their place in memory; any order gives the same distances.
 FEC_DEVICE void set_coordinates(Points& points, int64_t channels, int64_t stride_channel, int64_t taps,
                                 int64_t stride_tap) {
-  const bool along = taps > 1 && (channels == 1 || stride_tap <= stride_channel);  // taps are the inner ones
+  const bool along = taps > 1 && (channels == 1 || stride_tap <= stride_channel);  // taps are innermost
   points.coordinates = channels * taps;
   points.run = along ? taps : channels;
   points.stride_step = along ? stride_tap : stride_channel;
@@ -45,7 +45,7 @@ FEC_DEVICE void set_coordinates(Points& points, int64_t channels, int64_t stride
   if (points.stride_run == points.run * points.stride_step) points.run = points.coordinates;
 }
 
-// The filters of a layer; compressed ones where `points` says so.
+// The filters of a layer as points, compressed or not.
 template <class T>
 FEC_DEVICE Points filters_of(const Entry& layer, bool compressed) {
   Points points{layer.data, layer.dtype, 0, layer.stride_outer, layer.stride_inner, layer.inner, layer.filters,
@@ -63,7 +63,7 @@ FEC_DEVICE Points filters_of(const Entry& layer, bool compressed) {
   return points;
 }
 
-// The channels of a filter, with all their taps.
+// The channels of a filter as points, with all their taps.
 template <class T>
 FEC_DEVICE Points channels_of(const Entry& layer, int32_t filter) {
   const T* lengths = static_cast<const T*>(layer.spare) + static_cast<int64_t>(filter) * layer.channels;
@@ -75,12 +75,12 @@ FEC_DEVICE Points channels_of(const Entry& layer, int32_t filter) {
   return points;
 }
 
-// Points on their way: by coordinate; for the tensor cores by point, as pairs of halves; and products on theirs back.
+// Shared memory for points by coordinate; for the tensor cores by point, as pairs of float16, and then the products.
 template <class T>
 union Room {
-  T strips[2][kDepth][kTile<T> + 4];  // the 4 keep vectors aligned and banks apart
+  T strips[2][kDepth][kTile<T> + 4];  // 4 more: vectors stay aligned and columns are in different banks
 };
-constexpr int kChunk = 32, kRow = kChunk / 2 + 4;  // coordinates taken at a time; words a point, banks apart
+constexpr int kChunk = 32, kRow = kChunk / 2 + 4;  // coordinates per step; words per point, in different banks
 template <>
 union Room<float> {
   float strips[2][kDepth][kTile<float> + 4];
@@ -94,10 +94,10 @@ struct TileShared {
   T lengths[2][kTile<T>];
   Points points;
   int64_t offsets[2][kTile<T>];
-  int64_t steps[kChunk];  // the coordinates that are taken now
+  int64_t steps[kChunk];  // offsets of the current coordinates
   T factors[kChunk];
-  T across[2][2][kTile<T>];  // sums of columns by warp
-  RowSums rows[kTile<T>];  // of a strip against all others
+  T across[2][2][kTile<T>];  // sums of columns, by warp
+  RowSums rows[kTile<T>];  // sums of a strip over all points
   double sums[kTileThreads / 32];
 };
 
@@ -114,7 +114,7 @@ FEC_DEVICE void with_points(const Points& points, F f) {
   }
 }
 
-// Where the next coordinates lie, `count` from k on, and their factors. Past the last one: the last once more, times 0.
+// Sets the offsets and factors of `count` coordinates from k. Past the last one: the last one again, with factor 0.
 template <class T>
 FEC_DEVICE void set_steps(TileShared<T>* shared, int64_t k, int count, T scale) {
   const Points& points = shared->points;
@@ -125,8 +125,8 @@ FEC_DEVICE void set_steps(TileShared<T>* shared, int64_t k, int count, T scale) 
   shared->factors[t] = there ? scale : T(0);
 }
 
-// The coordinates that are set, of a strip of points; neighbouring threads take what is nearest in memory. Past the last
-// point it is the last once more.
+// Loads the current coordinates of a strip of points. Neighbouring threads read neighbouring addresses. Past the last
+// point: the last one again.
 template <class T>
 FEC_CALLED void load_strip(TileShared<T>* shared, int strip) {
   const bool across = shared->points.neighbours;
@@ -135,7 +135,7 @@ FEC_CALLED void load_strip(TileShared<T>* shared, int strip) {
   constexpr int tile = kTile<T>, batch = 8, turns = tile * kDepth / kTileThreads;
   static_assert(kTileThreads % tile == 0 && kTileThreads % kDepth == 0);
   const int t = static_cast<int>(threadIdx.x), p = across ? t % tile : t / kDepth, c = across ? t / tile : t % kDepth;
-  // One of the two stays as it is.
+  // One of the two is constant.
   const int more_p = across ? 0 : kTileThreads / kDepth, more_c = across ? kTileThreads / tile : 0;
   with_points<T>(shared->points, [&](const auto* data) {
     for (int begin = 0; begin < turns; begin += batch) {

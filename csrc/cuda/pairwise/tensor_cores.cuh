@@ -1,20 +1,23 @@
-// Products of a tile's points on tensor cores, as good as float32's own.
+// Products of a tile's points on tensor cores, with the precision of float32.
 //
-// Weights are scaled by a power of two, the largest to [2^14, 2^15), and become sums of two float16: w = hi + lo, which
-// leaves 2^-23 of w, or 2^-39 of the largest weight, whichever is more: what float32 itself leaves. float16 and bfloat16
-// weights are their hi. Then a b = hi hi + hi lo + lo hi, and lo lo, 2^-22 of it at most and of either sign, is left out.
+// Weights are scaled by a power of two, the largest to [2^14, 2^15), and become sums of two float16: w = hi + lo. The
+// error is 2^-23 of w, or 2^-39 of the largest weight, whichever is larger: the error of float32 itself. float16 and
+// bfloat16 weights have hi only. Then a b = hi hi + hi lo + lo hi; lo lo, at most 2^-22 of it and of either sign, is
+// left out.
 //
-// A tensor core adds up in float32, but towards zero, and cuts what it adds to the place of the largest (Fasi et al.,
-// Numerical behavior of NVIDIA tensor cores, PeerJ Computer Science 7:e330, 2021), or some bits below: V100 four
-// products at a time and no bit to spare, A100 eight and one, H100 sixteen and two (the models of Khattak & Mikaitis,
-// Accurate models of NVIDIA tensor cores, arXiv:2512.07004, 2025). Such errors have one sign. So no sum stays there
-// longer than 16 coordinates; then it is added to another in float32, rounded to nearest. Of 16 products alike that
-// cuts off up to 4.5 * 2^-23 = 5e-7 of ab on a V100 (which is older than what is served, and what the emulator does),
-// 2^-23 = 1.2e-7 on an A100: found by trying, the sum of all places cut is 7.5 and 3.8 * 2^-23. The squared distance
-// |a|^2 + |b|^2 - 2 ab is, where pairs are not near (points.cuh), at least a 32nd of the first two: so it is off by 32
-// times that share of itself, the distance by half as much (V100: 8e-6, A100: 2e-6), if all products are positive and
-// the pair is nearly near; alike for all pairs, so that it cancels where tau is their mean. Weights of both signs are
-// off by less than 1e-6.
+// A tensor core accumulates in float32, but rounds towards zero and truncates each addend at the last place of the
+// largest one (Fasi et al., Numerical behavior of NVIDIA tensor cores, PeerJ Computer Science 7:e330, 2021), or some
+// bits below it: V100 four products at a time and no extra bit, A100 eight and one, H100 sixteen and two (Khattak &
+// Mikaitis, Accurate models of NVIDIA tensor cores, arXiv:2512.07004, 2025). Such errors all have the same sign. So a
+// sum covers at most 16 coordinates on the tensor core; then it is added to a float32 sum, rounded to nearest. For 16
+// equal products the truncation is up to 4.5 * 2^-23 = 5e-7 of ab on a V100 (older than the supported GPUs; the
+// emulator does the same) and 2^-23 = 1.2e-7 on an A100. These maxima were found by trying inputs; the
+// sum of all truncated places is 7.5 and 3.8 * 2^-23.
+//
+// Where pairs are not near (points.cuh), the squared distance |a|^2 + |b|^2 - 2 ab is at least 1/32 of |a|^2 + |b|^2.
+// So its relative error is 32 times the one above, and that of the distance half as much (V100: 8e-6, A100: 2e-6), if
+// all products are positive and the pair is almost near. The error is equal for all pairs, so it cancels where tau is
+// their mean. Weights of both signs have an error below 1e-6.
 #pragma once
 
 #include "cuda/pairwise/points.cuh"
@@ -23,7 +26,7 @@ namespace fec::cuda {
 
 constexpr float kHalfScale = 0x1p14f;
 
-// What a lane has of a matrix: `mma.m16n8k16` of the PTX ISA, with pairs of float16 in a word.
+// A lane's part of a matrix: `mma.m16n8k16` of the PTX ISA, with two float16 per word.
 struct RowFragment {
   uint32_t words[4];  // rows g and g + 8, coordinates 2q and 2q + 1; the same with coordinates 8 on (lane = 4g + q)
 };
@@ -50,7 +53,7 @@ FEC_DEVICE void multiply_add(float (&c)[4], const RowFragment& a, const ColumnFr
 #endif
 }
 
-// Two numbers as float16, the first in the lower half; and what that leaves of them, in their place.
+// Two numbers as float16, the first in the lower half. The remainders replace the numbers.
 FEC_DEVICE uint32_t take_halves(float& x, float& y) {
   F16 low, high;
 #ifdef FEC_EMULATOR
@@ -65,8 +68,8 @@ FEC_DEVICE uint32_t take_halves(float& x, float& y) {
   return static_cast<uint32_t>(high.bits) << 16 | low.bits;
 }
 
-// A thread's share of a strip as halves, two coordinates of a point at a time: of one point (across), or of the same two
-// coordinates of several.
+// A thread's part of a strip as float16, two coordinates of a point at a time: those of one point (across), or the same
+// two coordinates of several points.
 template <bool across, class S>
 FEC_DEVICE void load_pairs(TileShared<float>* shared, const S* data, int strip, bool split) {
   constexpr int tile = kTile<float>, words = kChunk / 2, batch = 4, turns = tile * words / kTileThreads;
@@ -77,7 +80,7 @@ FEC_DEVICE void load_pairs(TileShared<float>* shared, const S* data, int strip, 
   const float* factors = shared->factors + 2 * w;
   auto* high = &shared->room.halves[strip][0][p][w];
   auto* low = &shared->room.halves[strip][1][p][w];
-  const int64_t offset = offsets[0], step[2] = {steps[0], steps[1]};  // those that stay
+  const int64_t offset = offsets[0], step[2] = {steps[0], steps[1]};  // the constant ones
   const float factor[2] = {factors[0], factors[1]};
 #pragma unroll 1
   for (int begin = 0; begin < turns; begin += batch) {
@@ -92,14 +95,15 @@ FEC_DEVICE void load_pairs(TileShared<float>* shared, const S* data, int strip, 
 #pragma unroll
     for (int i = 0; i < batch; ++i) {
       const int at = 2 * (begin + i) * more_w, to = (begin + i) * (more_p * kRow + more_w);
-      float x = held[i][0] * (across ? factors[at] : factor[0]), y = held[i][1] * (across ? factors[at + 1] : factor[1]);
+      float x = held[i][0] * (across ? factors[at] : factor[0]);
+      float y = held[i][1] * (across ? factors[at + 1] : factor[1]);
       high[to] = take_halves(x, y);
       if (split) low[to] = take_halves(x, y);
     }
   }
 }
 
-// The coordinates that are set, of a strip of points, as halves; neighbouring threads take what is nearest in memory.
+// Loads the current coordinates of a strip of points as float16. Neighbouring threads read neighbouring addresses.
 FEC_CALLED void load_halves(TileShared<float>* shared, int strip) {
   const bool split = shared->points.dtype == DType::F32;
   with_points<float>(shared->points, [&](const auto* data) {
@@ -108,7 +112,7 @@ FEC_CALLED void load_halves(TileShared<float>* shared, int strip) {
   });
 }
 
-// Adds 16 coordinates, in the words from `word` on, to a warp's half of the tile: 32 rows from `top` on, all columns.
+// Adds 16 coordinates, from word `word`, to a warp's half of the tile: 32 rows from row `top`, all columns.
 template <bool split>
 FEC_DEVICE void add_products(const TileShared<float>* shared, int top, int word, float (&sums)[2][8][4]) {
   const int g = lane() / 4, q = word + lane() % 4;

@@ -1,12 +1,11 @@
-// Distances between points of several coordinates, in tiles: 64 threads, 8 by 8 pairs each (4 by 4 of double), the
-// points going through shared memory 16 or 32 coordinates at a time.
+// Distances between points of several coordinates, in tiles: 64 threads with 8 by 8 pairs each (4 by 4 of double). The
+// points are copied to shared memory 16 or 32 coordinates at a time.
 //
-// Two ways to a distance, both exactly 0 between a point and itself:
+// Two methods for a distance, both exactly 0 between a point and itself:
 //   difference  sum of (a - b)^2, also exactly 0 between duplicates
-//   product     |a|^2 + |b|^2 - 2 ab, half the work, and of float, float16 and bfloat16 on tensor cores
-//               (tensor_cores.cuh).
-//               It cancels where points are near one another: near pairs are done again by `difference`: a few straight
-//               from memory, a tile with many as a whole.
+//   product     |a|^2 + |b|^2 - 2 ab, half the work, and for float, float16 and bfloat16 on tensor cores
+//               (tensor_cores.cuh). It cancels where points are near one another, so near pairs are computed again by
+//               `difference`: a few from global memory, a tile with many of them as a whole.
 #pragma once
 
 #include "cuda/pairwise/tensor_cores.cuh"
@@ -74,7 +73,8 @@ FEC_DEVICE void tile_products(TileShared<double>* shared, double scale, int r0, 
   add_all<double, true>(shared, scale, r0, c0, d);
 }
 
-// |a|^2 + |b|^2 - 2 ab from the products, near pairs by differences. Whether too many of a block's pairs are near.
+// |a|^2 + |b|^2 - 2 ab from the products, near pairs by differences. Returns true if too many of a block's pairs are
+// near; the tile is then incomplete.
 template <class T>
 FEC_DEVICE bool expand(const TileShared<T>* shared, int32_t row, int32_t column, T scale, int r0, int c0,
                        T (&d)[kSide<T>][kSide<T>]) {
@@ -103,20 +103,21 @@ FEC_DEVICE bool expand(const TileShared<T>* shared, int32_t row, int32_t column,
   return false;
 }
 
-// The distances of a tile: of a thread, rows from row + side (t / 8) and columns from column + side (t % 8) on.
+// The distances of a tile. Thread t has `side` rows from row + side (t / 8) and `side` columns from
+// column + side (t % 8).
 template <class T>
 FEC_DEVICE void tile_distances(TileShared<T>* shared, int32_t row, int32_t column, T scale,
                                T (&d)[kSide<T>][kSide<T>]) {
   const Points& points = shared->points;
   constexpr int side = kSide<T>, tile = kTile<T>;
   const int t = static_cast<int>(threadIdx.x), r0 = t / 8 * side, c0 = t % 8 * side;
-  __syncthreads();  // `points` are there; the tile before is done with
+  __syncthreads();  // `points` are written; the previous tile is no longer used
   bool near = points.coordinates < kProducts;
   for (int strip = 0; strip < 2 && t < tile; ++strip) {
     const int32_t own = (strip == 0 ? row : column) + t;
     const bool there = own < points.count;
     shared->offsets[strip][t] = point_offset(points, there ? own : points.count - 1);
-    // What is not there is near to nothing.
+    // Points past the last one are near no other.
     shared->lengths[strip][t] = !near && there ? static_cast<const T*>(points.lengths)[own] : static_cast<T>(INFINITY);
   }
   if (!near) {
@@ -131,7 +132,7 @@ FEC_DEVICE void tile_distances(TileShared<T>* shared, int32_t row, int32_t colum
   }
 }
 
-// What a thread's pairs add to their rows and columns.
+// The sums of a thread's pairs over their rows and columns.
 template <class T>
 struct TileSums {
   T of_rows[2][kSide<T>], of_columns[2][kSide<T>];

@@ -1,4 +1,4 @@
-// `pairwise` on points of several coordinates: the channels of each filter (compress none), or the filters of a layer.
+// `pairwise` for points of several coordinates: the channels of each filter (compress none), or the filters of a layer.
 #pragma once
 
 #include "cuda/pairwise/tile_distances.cuh"
@@ -8,17 +8,18 @@ namespace fec::cuda {
 struct PairWork {
   Range range;
   Terms terms;
-  bool compressed;  // points are the compressed channels, else the weights themselves
+  bool compressed;  // the points are the compressed channels, else the weights
 };
 
-// The squared lengths of the points, a block a filter: of the filter itself, or (inside) of its channels, a warp each.
+// The squared lengths of the points; one block per filter. Of the filter itself, or (inside) of its channels, one warp
+// per channel.
 template <class T, bool inside>
 __global__ void __launch_bounds__(128) squared_lengths(const PairWork work) {
   DYN_SHARED(double, sums);
-  const Place found = place(work.range, kFilters);
-  const Entry& layer = *found.entry;
-  const int32_t filter = static_cast<int32_t>(found.unit);
-  const T scale = work.compressed ? T(1) : scale_of<T>(*found.state);
+  const Place place = find_place(work.range, kFilters);
+  const Entry& layer = *place.entry;
+  const int32_t filter = static_cast<int32_t>(place.unit);
+  const T scale = work.compressed ? T(1) : scale_of<T>(*place.state);
   const Points points = inside ? channels_of<T>(layer, filter) : filters_of<T>(layer, work.compressed);
   if (points.coordinates < kProducts) return;
   T* lengths = static_cast<T*>(const_cast<void*>(points.lengths));
@@ -38,7 +39,7 @@ __global__ void __launch_bounds__(128) squared_lengths(const PairWork work) {
   }
 }
 
-// Row i of a thread's pairs, over the eight threads that share it.
+// Sums row i of a thread's pairs over the eight threads that share it.
 template <class T>
 FEC_DEVICE void sum_rows(TileSums<T>& sums, int i) {
 #pragma unroll
@@ -48,21 +49,22 @@ FEC_DEVICE void sum_rows(TileSums<T>& sums, int i) {
   }
 }
 
-// The channels of a filter: a block takes a strip of them against all, so that their sums are complete when it is done.
+// The channels of a filter. A block compares one strip of channels with all channels, so their sums are complete at its
+// end.
 template <class T>
 __global__ void __launch_bounds__(kTileThreads) channel_pairs(const PairWork work) {
   DYN_SHARED(TileShared<T>, shared);
-  const Place found = place(work.range, kMain);
-  const Entry& layer = *found.entry;
+  const Place place = find_place(work.range, kMain);
+  const Entry& layer = *place.entry;
   constexpr int side = kSide<T>, tile = kTile<T>;
   const int t = static_cast<int>(threadIdx.x), strips = (layer.channels + tile - 1) / tile;
-  const int32_t filter = static_cast<int32_t>(found.unit / static_cast<uint32_t>(strips));
-  const int32_t row = static_cast<int32_t>(found.unit % static_cast<uint32_t>(strips)) * tile;
-  const double tau = work.terms == Terms::Distances ? 1 : found.state->tau;
-  if (!(tau > 0)) return;  // `finish_parts` knows
+  const int32_t filter = static_cast<int32_t>(place.unit / static_cast<uint32_t>(strips));
+  const int32_t row = static_cast<int32_t>(place.unit % static_cast<uint32_t>(strips)) * tile;
+  const double tau = work.terms == Terms::Distances ? 1 : place.state->tau;
+  if (!(tau > 0)) return;  // `finish_parts` writes the entropies
   if (t == 0) shared->points = channels_of<T>(layer, filter);
   if (t < tile) shared->rows[t] = {0, 0};
-  const T scale = scale_of<T>(*found.state), factor = pair_scale<T>(work.terms, tau);
+  const T scale = scale_of<T>(*place.state), factor = pair_scale<T>(work.terms, tau);
   for (int32_t column = 0; column < layer.channels; column += tile) {
     T d[side][side];
     tile_distances<T>(shared, row, column, scale, d);
@@ -70,7 +72,7 @@ __global__ void __launch_bounds__(kTileThreads) channel_pairs(const PairWork wor
 #pragma unroll
     for (int i = 0; i < side; ++i) {
       sum_rows(sums, i);
-      if (t % 8 != 0) continue;  // the rows of a thread are its own
+      if (t % 8 != 0) continue;  // one thread writes each row
       shared->rows[t / 8 * side + i].first += static_cast<double>(sums.of_rows[0][i]);
       shared->rows[t / 8 * side + i].second += static_cast<double>(sums.of_rows[1][i]) * kLn2;
     }
@@ -82,7 +84,7 @@ __global__ void __launch_bounds__(kTileThreads) channel_pairs(const PairWork wor
     total = work.terms == Terms::Distances ? sums.first : row_entropy(entropy_of(work.terms), sums, layer.channels);
   }
   total = block_sum(total, shared->sums);
-  if (t == 0) (work.terms == Terms::Distances ? layer.sums : layer.parts)[found.unit] = total;
+  if (t == 0) (work.terms == Terms::Distances ? layer.sums : layer.parts)[place.unit] = total;
 }
 
 // The row and column of a tile among those on the diagonal or right of it, counted row by row.
@@ -93,22 +95,23 @@ FEC_DEVICE void tile_of(uint32_t unit, int strips, int& row, int& column) {
   column = row + static_cast<int>(left);
 }
 
-// The filters of a layer: a tile a block, each pair of filters once. What a tile adds to its rows and to its columns
-// goes to a place of its own, parts[strip][filter], and is added up in the order of the strips: the same bits always.
+// The filters of a layer: one tile per block, each pair of filters once. A tile writes the sums of its rows and columns
+// to its own place, parts[strip][filter]. They are added up in the order of the strips, so the bits are always the
+// same.
 template <class T>
 __global__ void __launch_bounds__(kTileThreads, 6) filter_pairs(const PairWork work) {
   DYN_SHARED(TileShared<T>, shared);
-  const Place found = place(work.range, kMain);
-  const Entry& layer = *found.entry;
+  const Place place = find_place(work.range, kMain);
+  const Entry& layer = *place.entry;
   constexpr int side = kSide<T>, tile = kTile<T>;
   const int t = static_cast<int>(threadIdx.x), strips = (layer.filters + tile - 1) / tile;
   int tile_row, tile_column;
-  tile_of(found.unit, strips, tile_row, tile_column);
+  tile_of(place.unit, strips, tile_row, tile_column);
   const int32_t row = tile_row * tile, column = tile_column * tile;
-  const double tau = work.terms == Terms::Distances ? 1 : found.state->tau;
-  if (!(tau > 0)) return;  // `finish_rows` knows
+  const double tau = work.terms == Terms::Distances ? 1 : place.state->tau;
+  if (!(tau > 0)) return;  // `finish_rows` writes the entropies
   if (t == 0) shared->points = filters_of<T>(layer, work.compressed);
-  const T scale = work.compressed ? T(1) : scale_of<T>(*found.state), factor = pair_scale<T>(work.terms, tau);
+  const T scale = work.compressed ? T(1) : scale_of<T>(*place.state), factor = pair_scale<T>(work.terms, tau);
   T d[side][side];
   tile_distances<T>(shared, row, column, scale, d);
   TileSums<T> sums = tile_sums<T>(work.terms, shared->points.count, row, column, factor, d);
@@ -117,7 +120,7 @@ __global__ void __launch_bounds__(kTileThreads, 6) filter_pairs(const PairWork w
 #pragma unroll
     for (int i = 0; i < side; ++i) sum += static_cast<double>(sums.of_rows[0][i]);
     sum = block_sum(sum, shared->sums);
-    if (t == 0) layer.sums[found.unit] = row == column ? sum : 2 * sum;
+    if (t == 0) layer.sums[place.unit] = row == column ? sum : 2 * sum;
     return;
   }
   RowSums* parts = reinterpret_cast<RowSums*>(layer.parts);
@@ -130,7 +133,7 @@ __global__ void __launch_bounds__(kTileThreads, 6) filter_pairs(const PairWork w
           static_cast<double>(sums.of_rows[0][i]), static_cast<double>(sums.of_rows[1][i]) * kLn2};
     }
   }
-  if (row == column) return;  // a tile on the diagonal has both orders of its pairs
+  if (row == column) return;  // a tile on the diagonal holds both orders of its pairs
 #pragma unroll
   for (int j = 0; j < side; ++j) {
     for (int apart = 8; apart < 32; apart *= 2) {
@@ -150,14 +153,14 @@ __global__ void __launch_bounds__(kTileThreads, 6) filter_pairs(const PairWork w
   parts[static_cast<int64_t>(tile_row) * layer.filters + own] = {first, second * kLn2};
 }
 
-// The entropies of filters from the sums of their rows: a thread a filter.
+// The entropies of filters from the sums of their rows; one thread per filter.
 template <class T>
 __global__ void __launch_bounds__(128) finish_rows(const Range range, Entropy entropy) {
-  const Place found = place(range, kRows);
-  const Entry& layer = *found.entry;
-  const int32_t own = static_cast<int32_t>(found.unit * blockDim.x + threadIdx.x);
+  const Place place = find_place(range, kRows);
+  const Entry& layer = *place.entry;
+  const int32_t own = static_cast<int32_t>(place.unit * blockDim.x + threadIdx.x);
   if (own >= layer.filters) return;
-  const double tau = found.state->tau;
+  const double tau = place.state->tau;
   if (!(tau > 0)) {
     layer.out[own] = tau * 0;
     return;

@@ -1,5 +1,5 @@
-// Sorting E numbers a thread, ascending over the threads: a bitonic network in registers, between the lanes of a warp
-// by shuffles, between warps through shared memory.
+// Sorts E numbers per thread, ascending over the threads: a bitonic network in registers, with shuffles between the
+// lanes of a warp and shared memory between warps.
 //
 // Every merge begins with the mirror image (i against size - 1 - i), so that all comparisons point the same way and
 // only the side of the pair that a thread is on decides between smaller and larger.
@@ -67,8 +67,8 @@ FEC_DEVICE void exchange_lanes(T (&x)[E], int mask, bool upper) {
   }
 }
 
-// What is unrolled: short bodies whole, long ones not at all: a loop costs them little, and saves as much to compile.
-#ifdef FEC_COUNTED  // by benchmarks/gpu/cost.py, which wants every instruction once
+// Short bodies are unrolled completely, long ones not at all: a loop costs them little and saves compile time.
+#ifdef FEC_COUNTED  // by benchmarks/gpu/cost.py, which counts every instruction once
 template <int E>
 constexpr int kUnrolled = 5;
 #else
@@ -94,9 +94,9 @@ FEC_DEVICE void sort_warp(T (&x)[E]) {
   }
 }
 
-constexpr int kExchanged = 8;  // numbers a thread puts into shared memory at a time: four and their mirror images
+constexpr int kExchanged = 8;  // numbers per thread in shared memory at a time: four and their mirror images
 
-// Exchanges with the thread `mask` away through shared memory, which holds kExchanged numbers a thread.
+// Exchanges with the thread `mask` away through shared memory, which holds kExchanged numbers per thread.
 template <int E, int threads, bool mirrored, class T>
 FEC_DEVICE void exchange_warps(T (&x)[E], int mask, bool upper, T* shared) {
   constexpr int half = kExchanged / 2;

@@ -1,11 +1,11 @@
-// `sorted`: the weights of a filter are read once, compressed, sorted in registers; then either the entropy at once
-// (tau is given), or the sorted numbers are kept until tau, the mean distance over the whole layer, is known.
+// `sorted`: the weights of a filter are read once, compressed, and sorted in registers. If tau is given, the entropy
+// follows at once; otherwise the sorted numbers are stored until tau, the mean distance of the layer, is known.
 //
-//   channels     threads                       numbers a thread
-//   1 to 512     a warp a filter, 4 a block    1, 2, 4, 8, 16
-//   to 2048      128, a block a filter         8, 16
-//   to 8192      512                           8, 16 (of double 8, to 4096)
-//   beyond       as the row before, in runs of so many, which long_kernels.cuh merges
+//   channels     threads per filter        numbers per thread
+//   1 to 512     32, 4 filters per block   1, 2, 4, 8, 16
+//   to 2048      128                       8, 16
+//   to 8192      512                       8, 16 (double: 8, to 4096)
+//   more         512 per run of 8192 (double: 4096), which long_kernels.cuh merges
 #pragma once
 
 #include <type_traits>
@@ -15,11 +15,11 @@
 
 namespace fec::cuda {
 
-constexpr int kNarrow = 4, kWide = 16;  // warps a block
+constexpr int kNarrow = 4, kWide = 16;  // warps per block
 template <class T>
-constexpr int kRun = sizeof(T) == 8 ? 4096 : 8192;  // the longest filter that a block sorts
+constexpr int kRun = sizeof(T) == 8 ? 4096 : 8192;  // the longest filter that one block sorts
 
-// The numbers a filter takes in memory: a power of two, so that it is written and read back in whole warps.
+// The size of a filter in the workspace: a power of two, so that whole warps write and read it.
 FEC_BOTH constexpr int64_t padded_channels(int64_t channels) {
   int64_t size = 32;
   while (size < channels) size *= 2;
@@ -28,7 +28,7 @@ FEC_BOTH constexpr int64_t padded_channels(int64_t channels) {
 FEC_BOTH constexpr bool a_warp_each(int64_t channels) { return channels <= 512; }
 FEC_BOTH constexpr bool is_wide(int64_t channels) { return channels > 2048; }
 
-// Blocks of 16 warps have no room for stages.
+// Blocks of 16 warps have no shared memory left for stages.
 template <class T, int warps>
 using SortReader = std::conditional_t<warps == kWide, Reader<T, kRun<T> / (32 * kWide), false>, SmallReader<T>>;
 
@@ -36,7 +36,7 @@ template <class T, int warps>
 struct SortShared {
   union {
     SortReader<T, warps> readers[warps];
-    T exchanged[warps * 32 * kExchanged];  // between warps, once the numbers are read
+    T exchanged[warps * 32 * kExchanged];  // for exchanges between warps, after the numbers are read
   };
   WarpReach<T> reach;
   double sums[warps];
@@ -47,7 +47,7 @@ struct SortWork {
   Choice choice;
 };
 
-// What a kernel does: sort, and keep the sorted numbers; from them the entropies; or, where tau is given, all at once.
+// Sort: sort and store the numbers. Scan: the entropies from the stored numbers. Both: at once, where tau is given.
 enum class Task { Sort, Scan, Both };
 
 template <int warps>
@@ -55,7 +55,7 @@ FEC_DEVICE double group_sum(double x, double* shared) {
   return warps == 1 ? warp_sum(x) : block_sum(x, shared);
 }
 
-// Writes the entropy of a filter whose numbers lie sorted in registers.
+// Writes the entropy of a filter from its sorted numbers in registers.
 template <int E, int warps, bool moments, class T>
 FEC_DEVICE void finish_filter(const Place& place, int32_t filter, const T (&x)[E], T next, WarpReach<T>* reach,
                               double* sums) {
@@ -74,7 +74,7 @@ template <int E, int warps, class T>
 FEC_DEVICE void entropy_of_sorted(const Place& place, const Choice& choice, int32_t filter, const T (&x)[E],
                                   WarpReach<T>* reach, double* sums) {
   const double tau = place.state->tau;
-  if (!(tau > 0)) {  // all alike, or not finite
+  if (!(tau > 0)) {  // all points are equal, or a weight is not finite
     if ((warps == 1 ? lane() : static_cast<int>(threadIdx.x)) == 0) place.entry->out[filter] = tau * 0;
     return;
   }
@@ -92,15 +92,15 @@ template <class T, int all_warps>
 FEC_DEVICE bool read_filter(const Entry& layer, const Choice& choice, int32_t filter, int channel, int end, int count,
                             bool together, SortShared<T, all_warps>* shared) {
   const int step = together ? 32 * all_warps : 32, first = channel + (together ? 32 * warp() : 0);
-  // Halves: the difference of two of them is finite.
+  // Scaled by 1/2, so that the difference of two numbers is finite.
   return read_channels<T>(layer, choice.compress, T(0.5), filter, first, step, count, end, shared->readers + warp());
 }
 
-// What was read, sorted over the threads of the warp or block; whether some of it was not finite.
+// Sorts the numbers read over the threads of the warp or block. Returns true if a weight was not finite.
 template <int E, int warps, class T, int all_warps>
 FEC_DEVICE bool sorted_numbers(bool bad, T (&x)[E], SortShared<T, all_warps>* shared) {
 #pragma unroll
-  for (int e = 0; e < E; ++e) x[e] = shared->readers[warp()].numbers[32 * e + lane()];  // written by this very lane
+  for (int e = 0; e < E; ++e) x[e] = shared->readers[warp()].numbers[32 * e + lane()];  // written by this same lane
   if constexpr (warps == 1) {
     bad = __any_sync(kAll, bad);
     sort_warp<E>(x);
@@ -160,11 +160,11 @@ template <class T, Task task>
 __global__ void __launch_bounds__(32 * kNarrow, sizeof(T) == 8 ? 3 : 5) narrow_filters(const SortWork work) {
   using Shared = SortShared<T, kNarrow>;
   DYN_SHARED(Shared, shared);
-  const Place found = place(work.range, kMain);
-  const Entry& layer = *found.entry;
+  const Place place = find_place(work.range, kMain);
+  const Entry& layer = *place.entry;
   const int channels = layer.channels, padded = static_cast<int>(padded_channels(channels));
   const bool together = !a_warp_each(channels);
-  const int32_t filter = static_cast<int32_t>(found.unit) * (together ? 1 : kNarrow) + (together ? 0 : warp());
+  const int32_t filter = static_cast<int32_t>(place.unit) * (together ? 1 : kNarrow) + (together ? 0 : warp());
   if (filter >= layer.filters) return;
   bool bad = false;
   if constexpr (task != Task::Scan) {
@@ -172,13 +172,13 @@ __global__ void __launch_bounds__(32 * kNarrow, sizeof(T) == 8 ? 3 : 5) narrow_f
     bad = read_filter<T>(layer, work.choice, filter, 0, channels, count, together, shared);
   }
   switch (padded) {
-    case 32: return do_filter<1, 1, task>(found, work, filter, bad, shared);
-    case 64: return do_filter<2, 1, task>(found, work, filter, bad, shared);
-    case 128: return do_filter<4, 1, task>(found, work, filter, bad, shared);
-    case 256: return do_filter<8, 1, task>(found, work, filter, bad, shared);
-    case 512: return do_filter<16, 1, task>(found, work, filter, bad, shared);
-    case 1024: return do_filter<8, kNarrow, task>(found, work, filter, bad, shared);
-    default: return do_filter<16, kNarrow, task>(found, work, filter, bad, shared);
+    case 32: return do_filter<1, 1, task>(place, work, filter, bad, shared);
+    case 64: return do_filter<2, 1, task>(place, work, filter, bad, shared);
+    case 128: return do_filter<4, 1, task>(place, work, filter, bad, shared);
+    case 256: return do_filter<8, 1, task>(place, work, filter, bad, shared);
+    case 512: return do_filter<16, 1, task>(place, work, filter, bad, shared);
+    case 1024: return do_filter<8, kNarrow, task>(place, work, filter, bad, shared);
+    default: return do_filter<16, kNarrow, task>(place, work, filter, bad, shared);
   }
 }
 
@@ -187,18 +187,18 @@ template <class T, Task task>
 __global__ void __launch_bounds__(32 * kWide, 1) wide_filters(const SortWork work) {
   using Shared = SortShared<T, kWide>;
   DYN_SHARED(Shared, shared);
-  const Place found = place(work.range, kMain);
-  const Entry& layer = *found.entry;
-  const int32_t filter = static_cast<int32_t>(found.unit);
+  const Place place = find_place(work.range, kMain);
+  const Entry& layer = *place.entry;
+  const int32_t filter = static_cast<int32_t>(place.unit);
   const bool longer = kRun<T> > 4096 && layer.channels > 4096;
   bool bad = false;
   if constexpr (task != Task::Scan) {
     bad = read_filter<T>(layer, work.choice, filter, 0, layer.channels, longer ? 16 : 8, true, shared);
   }
   if constexpr (kRun<T> > 4096) {
-    if (longer) return do_filter<16, kWide, task>(found, work, filter, bad, shared);
+    if (longer) return do_filter<16, kWide, task>(place, work, filter, bad, shared);
   }
-  do_filter<8, kWide, task>(found, work, filter, bad, shared);
+  do_filter<8, kWide, task>(place, work, filter, bad, shared);
 }
 
 }  // namespace fec::cuda

@@ -1,5 +1,6 @@
-// `sorted` for filters longer than a block sorts: runs of kRun are sorted as in block_kernels.cuh, merged two by two in
-// memory, and scanned run by run: what each run reaches first, then every run with what arrives from the others.
+// `sorted` for filters too long for one block. Runs of kRun numbers are sorted as in block_kernels.cuh, merged two by
+// two in global memory, and scanned run by run: first the carry out of each run, then each run with the carries of the
+// others.
 #pragma once
 
 #include "cuda/sorted/block_kernels.cuh"
@@ -7,7 +8,7 @@
 namespace fec::cuda {
 
 template <class T>
-constexpr int kHeld = kRun<T> / (32 * kWide);  // numbers a thread
+constexpr int kHeld = kRun<T> / (32 * kWide);  // numbers per thread
 
 template <class T>
 FEC_DEVICE int runs_of(const Entry& layer) { return (layer.channels + kRun<T> - 1) / kRun<T>; }
@@ -29,9 +30,9 @@ template <class T>
 __global__ void __launch_bounds__(32 * kWide) long_sort(const SortWork work) {
   using Shared = SortShared<T, kWide>;
   DYN_SHARED(Shared, shared);
-  const Place found = place(work.range, kMain);
-  const Entry& layer = *found.entry;
-  const Run run = run_of<T>(found);
+  const Place place = find_place(work.range, kMain);
+  const Entry& layer = *place.entry;
+  const Run run = run_of<T>(place);
   T x[kHeld<T>];
   bool bad = read_filter<T>(layer, work.choice, run.filter, run.first, run.first + run.count, kHeld<T>, true, shared);
   bad = sorted_numbers<kHeld<T>, kWide>(bad, x, shared);
@@ -41,17 +42,18 @@ __global__ void __launch_bounds__(32 * kWide) long_sort(const SortWork work) {
   for (int e = 0; e < kHeld<T>; ++e) {
     if (own + e < run.count) to[own + e] = x[e];
   }
-  if (threadIdx.x == 0) layer.parts[found.unit] = bad ? NAN : 0;
+  if (threadIdx.x == 0) layer.parts[place.unit] = bad ? NAN : 0;
 }
 
-// One level: sorted runs of `length` become sorted runs of twice that. A thread an element: its place is its own place
-// in its run and the number of elements of the other run before it; of equal ones those of the first run come first.
+// One level of merging: sorted runs of `length` become sorted runs of twice that length. One thread per element. Its
+// new index is its index in its run plus the number of elements of the other run before it; of equal elements, those of
+// the first run are first.
 template <class T>
 __global__ void __launch_bounds__(256) long_merge(const Range range, int64_t length, bool back) {
-  const Place found = place(range, kRows);
-  const Entry& layer = *found.entry;
+  const Place place = find_place(range, kRows);
+  const Entry& layer = *place.entry;
   const int64_t all = static_cast<int64_t>(layer.filters) * layer.channels;
-  const int64_t at = static_cast<int64_t>(found.unit) * 256 + threadIdx.x;
+  const int64_t at = static_cast<int64_t>(place.unit) * 256 + threadIdx.x;
   if (at >= all) return;
   const T* from = static_cast<const T*>(back ? layer.spare : layer.points) + at / layer.channels * layer.channels;
   T* to = static_cast<T*>(back ? layer.points : layer.spare) + at / layer.channels * layer.channels;
@@ -60,7 +62,7 @@ __global__ void __launch_bounds__(256) long_merge(const Range range, int64_t len
   const int64_t begin = second ? pair : pair + length;
   const int64_t end = begin + length < layer.channels ? begin + length : layer.channels;
   const T x = from[i];
-  int64_t low = begin, high = end > begin ? end : begin;  // the first of the other run that comes after x
+  int64_t low = begin, high = end > begin ? end : begin;  // the first element of the other run behind x
   while (low < high) {
     const int64_t middle = (low + high) / 2;
     if (from[middle] < x || (second && from[middle] == x)) low = middle + 1;
@@ -70,7 +72,7 @@ __global__ void __launch_bounds__(256) long_merge(const Range range, int64_t len
   to[i - (second ? length : 0) + rank] = x;
 }
 
-// A run's sorted numbers, and the first one behind each thread's.
+// Loads a run's sorted numbers, and the first number behind each thread's.
 template <class T>
 FEC_DEVICE const T* load_run(const Entry& layer, const Run& run, bool back, T (&x)[kHeld<T>], T& next) {
   const T* from = static_cast<const T*>(back ? layer.spare : layer.points) +
@@ -85,21 +87,21 @@ FEC_DEVICE const T* load_run(const Entry& layer, const Run& run, bool back, T (&
 template <class T>
 __global__ void __launch_bounds__(32 * kWide) long_distances(const Range range, bool spare) {
   DYN_SHARED(double, sums);
-  const Place found = place(range, kMain);
-  const Run run = run_of<T>(found);
+  const Place place = find_place(range, kMain);
+  const Run run = run_of<T>(place);
   T x[kHeld<T>], next;
-  load_run(*found.entry, run, spare, x, next);
+  load_run(*place.entry, run, spare, x, next);
   const double part = mean_distance_part<kHeld<T>>(x, next, run.first + static_cast<int>(threadIdx.x) * kHeld<T>,
-                                                   found.entry->channels);
+                                                   place.entry->channels);
   const double half = block_sum(part, sums);
-  if (threadIdx.x == 0) found.entry->sums[found.unit] = 2 * half + found.entry->parts[found.unit];
+  if (threadIdx.x == 0) place.entry->sums[place.unit] = 2 * half + place.entry->parts[place.unit];
 }
 
 struct LongWork {
   Range range;
   Entropy entropy;
-  bool spare;  // where the sorted numbers are
-  bool reaching;  // first pass: what each run reaches. Second pass: the entropies
+  bool spare;  // the sorted numbers are in `spare`
+  bool reaching;  // first pass: the carry out of each run; second pass: the entropies
 };
 
 template <class T, bool moments>
@@ -117,7 +119,7 @@ FEC_DEVICE void long_scan(const Place& place, const LongWork& work, SortShared<T
   if (lane() == 0) shared->reach.first[warp()] = x[0];
   if (threadIdx.x == blockDim.x - 1) shared->reach.first[kWide] = next;  // `gather` waits before it reads them
   Around<T> around = gather<kHeld<T>, kWide, moments>(x, steps, unit, next, &shared->reach);
-  // Behind the sums of distances, two a run: what it reaches behind itself and at its own beginning.
+  // Stored behind the partial entropies, two per run: the carry to the right of the run, and the one to its left.
   Reach<T>* reaches = reinterpret_cast<Reach<T>*>(layer.parts + static_cast<int64_t>(layer.filters) * runs) +
                       static_cast<int64_t>(run.filter) * runs * 2;
   if (work.reaching) {
@@ -159,10 +161,10 @@ template <class T>
 __global__ void __launch_bounds__(32 * kWide) long_scans(const LongWork work) {
   using Shared = SortShared<T, kWide>;
   DYN_SHARED(Shared, shared);
-  const Place found = place(work.range, kMain);
-  if (!(found.state->tau > 0)) return;  // `finish_parts` knows
-  if (work.entropy == Entropy::Similarity) long_scan<T, false>(found, work, shared);
-  else long_scan<T, true>(found, work, shared);
+  const Place place = find_place(work.range, kMain);
+  if (!(place.state->tau > 0)) return;  // `finish_parts` writes the entropies
+  if (work.entropy == Entropy::Similarity) long_scan<T, false>(place, work, shared);
+  else long_scan<T, true>(place, work, shared);
 }
 
 }  // namespace fec::cuda

@@ -1,19 +1,20 @@
-// From sorted numbers to an entropy, by scans from either end. For x_1 <= ... <= x_C, each element's sums over all
-// elements are what reaches it from the left, itself included, and from the right:
+// From sorted numbers to an entropy, by a scan from each end. For x_1 <= ... <= x_C, the sum of each element over all
+// elements is the sum over those to its left (itself included) plus the sum over those to its right:
 //   L_k = 1 + d L_{k-1}                with d = exp(-(x_k - x_{k-1}) / tau)
 //   M_k = d (M_{k-1} + y L_{k-1})      sum of y exp(-y), with y the gap in units of tau (for softmax)
-// Between threads, what has been gathered is moved by exp(-distance), taken from the numbers themselves and not from a
-// product of many: however long the filter, a term is a product of at most E + log2(threads) rounded factors.
+// Between threads, a carry is multiplied by exp(-distance), computed from the numbers and not as a product of many
+// factors: however long the filter, a term is a product of at most E + log2(threads) rounded factors.
 //
-// Elements past the last are infinite: the gap to them is so large, and a gap between two of them (not a number) is
-// taken for so large, that nothing crosses it.
+// Elements past the last one are infinite. The gap to them, and the gap between two of them (NaN), is limited to a
+// value whose exponential is 0, so they add nothing.
 #pragma once
 
 #include "cuda/load_weights.cuh"
 
 namespace fec::cuda {
 
-// What turns gaps into exponents of 2: 1 / tau as a product, since the inverse itself need not be a number of the type.
+// The factor from gaps to exponents of 2: log2(e) / tau as a product of two, because the quotient may overflow the
+// type.
 template <class T>
 struct Unit {
   T power, rest;
@@ -34,7 +35,7 @@ FEC_DEVICE Step<T> step_over(T gap) {
   return {gap, exp2_minus(gap)};
 }
 
-// What has been gathered up to some point.
+// The sums over all elements on one side of a position: the carry of a scan.
 template <class T>
 struct Reach {
   T sum, moment;
@@ -43,7 +44,7 @@ struct Reach {
   FEC_INSIDE Reach over(const Step<T>& step) const {
     return {sum * step.decay, moments ? step.decay * (moment + step.gap * sum) : T(0)};
   }
-  // With one element more, then moved; and the other way round.
+  // Adds one element, then moves over a gap; and the other way round.
   template <bool moments>
   FEC_INSIDE Reach with_one_over(const Step<T>& step) const {
     return {sum * step.decay + step.decay, moments ? step.decay * (moment + step.gap * (sum + 1)) : T(0)};
@@ -59,8 +60,8 @@ FEC_DEVICE Reach<T> operator+(Reach<T> a, Reach<T> b) {
   return {a.sum + b.sum, a.moment + b.moment};
 }
 
-// Room of a block: what each warp's elements reach, and each warp's first number (and infinity behind the last).
-// Written once a kernel: what writes it does not wait for who may have read it.
+// Shared memory of a block: the carries out of each warp, and each warp's first number (infinity behind the last).
+// Every entry is written once per kernel, so a write needs no barrier after earlier reads.
 template <class T>
 struct WarpReach {
   Reach<T> left[16], right[16];
@@ -69,11 +70,11 @@ struct WarpReach {
 
 template <class T>
 struct Around {
-  Reach<T> left,
-      right;  // arriving at the thread's first element from before it; at the next thread's first, from there
+  Reach<T> left;   // at the thread's first element, from all elements before it
+  Reach<T> right;  // at the next thread's first element, from it and all elements behind it
 };
 
-// What arrives at every thread from the others. `warps` 1: each warp is for itself, `shared` is not used.
+// The carries into each thread from all others. With `warps` 1 each warp has its own filter and `shared` is not used.
 template <int E, int warps, bool moments, class T>
 FEC_DEVICE Around<T> gather(const T (&x)[E], const Step<T> (&steps)[E], const Unit<T>& unit, T next,
                             WarpReach<T>* shared) {
@@ -121,7 +122,7 @@ FEC_DEVICE Around<T> gather(const T (&x)[E], const Step<T> (&steps)[E], const Un
   return around;
 }
 
-// The next thread's first number. In a block, all warps' first numbers come to lie in `shared`.
+// Returns the next thread's first number. In a block, it also stores all warps' first numbers in `shared`.
 template <int warps, class T>
 FEC_DEVICE T next_first(T first, WarpReach<T>* shared) {
   T next = __shfl_down_sync(kAll, first, 1);
@@ -134,7 +135,7 @@ FEC_DEVICE T next_first(T first, WarpReach<T>* shared) {
   return lane() == 31 ? static_cast<T>(INFINITY) : next;
 }
 
-// Logarithms of row means, added up: of a product of four where only the sums count.
+// Adds up the logarithms of row means: for the similarity entropy one logarithm per product of four.
 template <class T>
 class Logarithms {
  public:
@@ -143,7 +144,7 @@ class Logarithms {
     fourth_ = square * square;
   }
 
-  // Of n <= 4 rows; equal channels come to exactly 0. `there` counts the rows that are real.
+  // Adds n <= 4 rows, of which the first `there` exist. Equal channels give exactly 0.
   template <int n>
   FEC_INSIDE void similarity(const T* sums, int there) {
     if constexpr (n == 4) {
@@ -166,7 +167,7 @@ class Logarithms {
   T size_, fourth_, total_ = 0;
 };
 
-// The sum over this thread's rows of their entropies. `first_index` is the place of its first element in the order.
+// The sum of the entropies of this thread's rows. `first_index` is the index of its first element in the sorted filter.
 template <int E, bool moments, class T>
 FEC_DEVICE double row_entropies(const Step<T> (&steps)[E], const Around<T>& around, int first_index, int channels) {
   Reach<T> rows[E], carry = around.left;
@@ -194,8 +195,8 @@ FEC_DEVICE double row_entropies(const Step<T> (&steps)[E], const Around<T>& arou
   return logarithms.total();
 }
 
-// The mean distance of the pairs of a filter: a gap between neighbours k and k + 1 lies inside k (C - k) pairs. Only
-// positive terms, no cancellation; this thread's part of half of it.
+// This thread's part of half the mean distance of a filter's pairs. A gap between neighbours k and k + 1 lies inside
+// k (C - k) pairs: only positive terms, no cancellation.
 template <int E, class T>
 FEC_DEVICE double mean_distance_part(const T (&x)[E], T next, int first_index, int channels) {
   const T size = static_cast<T>(channels), inverse = 1 / (size * size);

@@ -22,7 +22,7 @@ void launch_filters(const Call& call) {
   }
 }
 
-// How often runs have to be merged.
+// The number of levels of merging.
 template <class T>
 int merges(const Group& group) {
   int levels = 0;

@@ -1,4 +1,4 @@
-// The CUDA kernels and their launches, under the emulator (tests/kernels/cpp/emulator), against a plain double-precision formula:
+// The CUDA kernels and their launches, under the emulator, against a plain double-precision formula:
 // every kernel, storage type, layout, formula; shapes on both sides of every edge; ragged batches; what is not finite;
 // the launch layer with a stream and devices that are not real.
 //
@@ -44,7 +44,7 @@ struct Weight {
   double allowed;
 };
 
-// The algorithm that the Python package asks these kernels for.
+// The algorithm that the Python package chooses for these kernels.
 fec::Algorithm usual_on_cuda(const fec::Layer& l, const fec::Formula& f) {
   return f.entropy == fec::Entropy::Distance ? fec::Algorithm::Pairwise : usual(l, f);
 }
@@ -64,7 +64,7 @@ Weight weight(const Shape& s, Layout layout, fec::DType dtype, const fec::Formul
   return made;
 }
 
-// Runs layers through the kernels, in a workspace of exactly the size that was asked for, full of NaN.
+// Runs the kernels on layers, in a workspace of exactly the size requested, filled with NaN.
 void run(std::vector<fec::Layer>& layers, const fec::Formula& f, int device = 0) {
   const auto count = static_cast<int64_t>(layers.size());
   const int64_t bytes = fec::cuda::workspace_bytes(layers.data(), count, f);
@@ -161,7 +161,7 @@ void formulas(bool small, std::mt19937& random) {
   }
 }
 
-// Both sides of every edge: numbers a lane, warps a filter, filters a block, runs, tiles, coordinates taken at a time.
+// Both sides of every limit: numbers per lane, warps per filter, filters per block, runs, tiles, coordinates per step.
 void edges(bool small, std::mt19937& random) {
   const fec::Formula sorted{fec::Compress::Rms, fec::Entropy::Similarity, fec::Axis::Channels, 0, 1};
   const fec::Formula given{fec::Compress::AbsMean, fec::Entropy::Softmax, fec::Axis::Channels, 0.3, 1};
@@ -230,26 +230,26 @@ void hard(std::mt19937& random) {
     for (size_t i = 0; i < row; ++i) data[2 * row + i] = data[i] * (1 + 1e-3f);
     for (size_t i = 0; i < w.values.size(); ++i) w.values[i] = data[i];
     w.want = reference(w.values, w.layer, f);
-    std::vector<Weight> one;
-    one.push_back(std::move(w));
-    compare(one, f);
+    std::vector<Weight> weights;
+    weights.push_back(std::move(w));
+    compare(weights, f);
   }
   for (const int power : {-110, 100}) {
     for (const fec::Compress compress : kCompress) {
       for (const fec::Axis axis : {fec::Axis::Filters, fec::Axis::Channels}) {
         const fec::Formula f{compress, fec::Entropy::Similarity, axis, 0, 1};
-        std::vector<Weight> one;
-        one.push_back(weight({1, 4, 40, 9}, Layout::Rows, fec::DType::F32, f, random));
-        auto* data = reinterpret_cast<float*>(one[0].bytes.get());
-        for (size_t i = 0; i < one[0].values.size(); ++i) data[i] = std::ldexp(data[i], power);
-        compare(one, f);  // no entropy depends on the scale
+        std::vector<Weight> weights;
+        weights.push_back(weight({1, 4, 40, 9}, Layout::Rows, fec::DType::F32, f, random));
+        auto* data = reinterpret_cast<float*>(weights[0].bytes.get());
+        for (size_t i = 0; i < weights[0].values.size(); ++i) data[i] = std::ldexp(data[i], power);
+        compare(weights, f);  // no entropy depends on the scale
       }
     }
   }
   const fec::Formula f{fec::Compress::Rms, fec::Entropy::Similarity, fec::Axis::Channels, 0, 1};
   Weight w = weight({1, 5, 49, 9}, Layout::Rows, fec::DType::F32, f, random);
   auto* data = reinterpret_cast<float*>(w.bytes.get());
-  for (int c = 1; c < 49; ++c) std::copy_n(data + 2 * 441, 9, data + 2 * 441 + 9 * c);  // filter 2: channels alike
+  for (int c = 1; c < 49; ++c) std::copy_n(data + 2 * 441, 9, data + 2 * 441 + 9 * c);  // filter 2: equal channels
   for (const fec::Algorithm algorithm : {fec::Algorithm::Sorted, fec::Algorithm::Pairwise}) {
     w.layer.out = w.out.data();
     w.layer.algorithm = algorithm;
@@ -269,8 +269,8 @@ void hard(std::mt19937& random) {
   }
 }
 
-// What the tensor cores' rounding does most harm to: many products of one sign, pairs as near as they may be before
-// they are done again by differences, or just nearer; the same in every storage type. And that less would be seen.
+// The worst cases for the tensor cores' rounding: many products of one sign, and pairs just above or below the distance
+// at which they are computed again by differences; in every storage type.
 void products(bool small, std::mt19937& random) {
   std::uniform_real_distribution<double> spread(-1, 1);
   for (const double share : {1.0 / 2, 1.0 / 24, 1.0 / 29, 1.0 / 36}) {  // of d^2 in |a|^2 + |b|^2
@@ -290,9 +290,9 @@ void products(bool small, std::mt19937& random) {
           const std::vector<char> bytes = stored(w.values, dtype);
           std::memcpy(w.bytes.get(), bytes.data(), bytes.size());
           w.want = reference(w.values, w.layer, f);
-          std::vector<Weight> one;
-          one.push_back(std::move(w));
-          compare(one, f);
+          std::vector<Weight> weights;
+          weights.push_back(std::move(w));
+          compare(weights, f);
         }
       }
     }
@@ -335,7 +335,7 @@ bool throws(const char* words, const F& f) {
   return false;
 }
 
-// The launch layer: streams, devices, what the runtime refuses, nothing to do.
+// The launches: streams, devices, errors of the runtime, empty layers.
 void launches(std::mt19937& random) {
   const fec::Formula f{fec::Compress::Rms, fec::Entropy::Similarity, fec::Axis::Channels, 0, 1};
   Weight w = weight({1, 4, 40, 9}, Layout::Rows, fec::DType::F32, f, random);

@@ -1,4 +1,4 @@
-// What the C++ tests share: shapes, layouts, storage types, and the formula in plain double precision.
+// Shared by the C++ tests: shapes, layouts, storage types, and the formula in plain double precision.
 #pragma once
 
 #include <cmath>
@@ -17,7 +17,8 @@ enum class Layout { Rows, ChannelsLast, SecondAxis };
 inline const char* const kLayouts[] = {"rows", "channels last", "second axis"};
 
 inline fec::Layer strided(const Shape& s, Layout layout) {
-  fec::Layer layer{nullptr, fec::DType::F32, fec::Algorithm::Pairwise, s.outer, s.inner, s.channels, s.taps, 0, 0, 0, 0, nullptr};
+  fec::Layer layer{nullptr, fec::DType::F32, fec::Algorithm::Pairwise, s.outer, s.inner, s.channels, s.taps, 0, 0, 0, 0,
+                   nullptr};
   if (layout == Layout::SecondAxis) {  // filters on the second axis: [outer * channels, inner, taps]
     layer.stride_tap = 1;
     layer.stride_inner = s.taps;
@@ -73,7 +74,7 @@ inline std::vector<double> reference(const std::vector<double>& w, const fec::La
   const double measured = total / double(groups * points * points);
   const double tau = (f.tau > 0 && f.entropy != fec::Entropy::Distance ? f.tau : measured) * f.tau_scale;
   std::vector<double> out(static_cast<size_t>(filters));
-  if (!(tau > 0)) return out;  // all alike
+  if (!(tau > 0)) return out;  // all points are equal
   for (int64_t g = 0; g < groups; ++g) {
     for (int64_t a = 0; a < points; ++a) {
       double first = 0, second = 0;
@@ -123,7 +124,7 @@ inline double tolerance(fec::DType dtype, double points) {
   return (dtype == fec::DType::F64 ? 1e-13 : 5e-6) * std::fmax(1, std::log(points));
 }
 
-// The algorithm that the Python package asks the CPU's kernels for: `Sorted` wherever there is one number per channel.
+// The algorithm that the Python package chooses on the CPU: `Sorted` wherever there is one number per channel.
 inline fec::Algorithm usual(const fec::Layer& l, const fec::Formula& f) {
   const bool one_number = f.compress != fec::Compress::None || l.taps == 1;
   return f.axis == fec::Axis::Channels && one_number ? fec::Algorithm::Sorted : fec::Algorithm::Pairwise;

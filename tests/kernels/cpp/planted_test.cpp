@@ -1,7 +1,7 @@
-// That the emulator can fail: bugs are planted in the kernels, one at a time, and each has to be caught.
+// Tests that the emulator detects bugs: they are planted in the kernels one at a time, and each has to be caught.
 //
-// A removed barrier: every place in the sources with a barrier, in turn. Under the thread sanitizer each has to show as
-// a race (or a wrong result); without it, a run may be lucky, so only the count is printed and must not be zero. An
+// A removed barrier: each barrier in the sources in turn. Under the thread sanitizer each has to show as a race (or a
+// wrong result). Without it a run may be right by chance, so only the count is printed, and it must not be zero. An
 // index past the end: under the address sanitizer.
 #include <cstdio>
 #include <cstdlib>
@@ -32,7 +32,7 @@ void require(bool holds, const char* what) {
 int run_all() {
   std::mt19937 random(3);
   int wrong = 0;
-  const auto one = [&](Shape s, fec::DType dtype, fec::Formula f, fec::Algorithm algorithm, Layout layout) {
+  const auto run_one = [&](Shape s, fec::DType dtype, fec::Formula f, fec::Algorithm algorithm, Layout layout) {
     if (wrong > 0 || emulator::seen.races > 0 || emulator::seen.fault[0] != 0) return;  // seen already
     fec::Layer layer = strided(s, layout);
     std::vector<double> w = random_weights(static_cast<size_t>(s.outer * s.inner * s.channels * s.taps), random);
@@ -55,19 +55,19 @@ int run_all() {
   const Formula none{Compress::None, Entropy::Similarity, Axis::Channels, 0, 1};
   const Formula filters{Compress::None, Entropy::Similarity, Axis::Filters, 0, 1};
   const Formula compressed{Compress::Rms, Entropy::Similarity, Axis::Filters, 0, 1};
-  one({1, 2, 40, 9}, DType::F32, sorted, Algorithm::Sorted, Layout::Rows);  // taps in lines
-  one({1, 2, 40, 25}, DType::F32, sorted, Algorithm::Sorted, Layout::Rows);  // and in rows
-  one({1, 2, 600, 1}, DType::F32, sorted, Algorithm::Sorted, Layout::Rows);
-  one({1, 2, 300, 9}, DType::F32, sorted, Algorithm::Pairwise, Layout::Rows);
-  one({1, 2, 70, 9}, DType::F32, none, Algorithm::Pairwise, Layout::Rows);
-  one({1, 70, 30, 1}, DType::F32, filters, Algorithm::Pairwise, Layout::Rows);
-  one({1, 40, 300, 4}, DType::F32, compressed, Algorithm::Pairwise, Layout::Rows);
-  one({1, 1, 4100, 1}, DType::F64, sorted, Algorithm::Sorted, Layout::Rows);
+  run_one({1, 2, 40, 9}, DType::F32, sorted, Algorithm::Sorted, Layout::Rows);  // taps in lines
+  run_one({1, 2, 40, 25}, DType::F32, sorted, Algorithm::Sorted, Layout::Rows);  // and in rows
+  run_one({1, 2, 600, 1}, DType::F32, sorted, Algorithm::Sorted, Layout::Rows);
+  run_one({1, 2, 300, 9}, DType::F32, sorted, Algorithm::Pairwise, Layout::Rows);
+  run_one({1, 2, 70, 9}, DType::F32, none, Algorithm::Pairwise, Layout::Rows);
+  run_one({1, 70, 30, 1}, DType::F32, filters, Algorithm::Pairwise, Layout::Rows);
+  run_one({1, 40, 300, 4}, DType::F32, compressed, Algorithm::Pairwise, Layout::Rows);
+  run_one({1, 1, 4100, 1}, DType::F64, sorted, Algorithm::Sorted, Layout::Rows);
   return wrong;
 }
 
-// Whether this program, run again with some arguments, ends by a sanitizer's hand or says itself that something is
-// wrong. In a process of its own: what is read without a barrier may be an address.
+// Runs this program again with some arguments; true if a sanitizer ends it or it reports an error. In a process of its
+// own, because data that is read without a barrier may be an address.
 const char* program = "";
 bool dies(const std::string& arguments) {
   std::fflush(stdout);
@@ -119,9 +119,9 @@ template <class F>
 bool fault_of(const char* words, const F& launch) {
   emulator::reset();
   launch();
-  const bool found = std::strstr(emulator::seen.fault, words) != nullptr;
-  if (!found) std::printf("fault: %s\n", emulator::seen.fault);
-  return found;
+  const bool reported = std::strstr(emulator::seen.fault, words) != nullptr;
+  if (!reported) std::printf("fault: %s\n", emulator::seen.fault);
+  return reported;
 }
 
 }  // namespace

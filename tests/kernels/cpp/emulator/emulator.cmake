@@ -5,7 +5,7 @@ foreach(name driver sorted/sorted_f32 sorted/sorted_f64 pairwise/pairwise_f32 pa
 endforeach()
 set_source_files_properties(${emulated_sources} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
 
-# The scheduler is no part of what is looked at: it is compiled without the sanitizers, and told which there is.
+# The scheduler is not under test: it is compiled without the sanitizers, and a definition says which one is in use.
 add_library(emulator OBJECT tests/kernels/cpp/emulator/emulator.cpp tests/kernels/cpp/emulator/tensor_cores.cpp)
 target_compile_options(emulator PRIVATE -fno-sanitize=all)
 add_library(emulated STATIC ${emulated_sources} $<TARGET_OBJECTS:emulator>)

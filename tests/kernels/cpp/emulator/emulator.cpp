@@ -1,8 +1,8 @@
-// The emulator's scheduler: a block at a time, each of its threads a fiber that runs until it has to wait for others.
+// The emulator's scheduler. One block runs at a time; each of its threads is a fiber that runs until it has to wait.
 //
-// Never compiled with -fsanitize itself: the build says by FEC_ASAN and FEC_TSAN what the kernels are compiled with. To
-// the thread sanitizer each fiber is a thread. What orders them is told to it and nothing else: the barriers, a launch
-// before and after another. So it sees races in a block, and between blocks.
+// Never compiled with -fsanitize itself: FEC_ASAN and FEC_TSAN say how the kernels are compiled. For the thread
+// sanitizer each fiber is a thread, and only barriers and the order of launches synchronise them. So it sees races
+// within a block and between blocks.
 #include "emulator.h"
 
 #include <algorithm>
@@ -32,7 +32,7 @@ static void __tsan_acquire(void*) {}
 static void __tsan_release(void*) {}
 #endif
 
-// Saves the callee's registers and the stack pointer, and takes up those of another fiber.
+// Saves the callee-saved registers and the stack pointer, and loads those of another fiber.
 extern "C" void emulator_switch(void** save, void* take);
 asm(R"(
 .text
@@ -85,7 +85,7 @@ struct Fiber {
   unsigned block_meetings = 0;
 };
 
-// A meeting of a warp: `values` of the one being gathered and of the one before, which may still be read.
+// A meeting of a warp's lanes: `values` of the current one and of the previous one, which may still be read.
 struct Warp {
   unsigned arrived = 0, mask = 0, done = 0;
   Meeting kind = Meeting::Sync;
@@ -225,7 +225,7 @@ const uint64_t* meet(unsigned mask, Meeting kind, uint64_t brought) {
   const unsigned parity = meeting & 1;
   if (!(mask & own)) fault("a lane meets others with a mask %08x that it is not in", mask);
   while (warp.done != meeting && seen.fault[0] == 0)
-    to_scheduler();  // lanes of the meeting before are still on their way
+    to_scheduler();  // lanes are still in the previous meeting
   if (warp.arrived == 0) {
     warp.mask = mask;
     warp.kind = kind;
@@ -285,7 +285,7 @@ void launch(const char* name, unsigned grid, unsigned threads, size_t shared, cu
     block.threads = threads;
     block.warps.assign((threads + 31) / 32, Warp{});
     block.arrived = block.votes = block.done = block.left = 0;
-    // Exactly as much as was asked for, so that the address sanitizer sees the first byte past it; full of NaN.
+    // Exactly the size requested, so that the address sanitizer sees the first byte past it; filled with NaN.
     auto* bytes = static_cast<unsigned char*>(std::malloc(shared == 0 ? 1 : shared));
     all_shared.push_back(bytes);
     std::memset(bytes, 0xff, shared);  // NaN, as a float and as a double
@@ -319,7 +319,7 @@ void launch(const char* name, unsigned grid, unsigned threads, size_t shared, cu
 }  // namespace emulator
 
 #ifdef FEC_TSAN
-// Here, because what counts must not be looked at itself: the sanitizer holds its own lock while it reports.
+// In this file, because the sanitizer holds its own lock while it reports: this code must not be instrumented.
 extern "C" void __tsan_on_report(void*) {
   ++emulator::seen.races;
   emulator::fault("a data race");  // ends the launch: reports are slow

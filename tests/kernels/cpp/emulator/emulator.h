@@ -1,5 +1,5 @@
-// CUDA's language for g++: kernels and their launches, compiled from the very sources that nvcc compiles, run on the
-// processor. See README.md beside this file for what it can find and what it cannot.
+// CUDA for g++: runs kernels and launches on the CPU, from the same sources that nvcc compiles. README.md in this
+// folder says what it can detect.
 #pragma once
 
 #ifndef FEC_EMULATOR
@@ -29,7 +29,7 @@ struct dim3 {
   unsigned x = 1, y = 1, z = 1;
 };
 
-// --- the runtime: one that fails where a test asks it to, and records what it was asked for -----------------------
+// --- the runtime: a fake that records its calls and fails where a test wants it to --------------------------------
 
 using cudaStream_t = void*;
 enum cudaError_t {
@@ -60,15 +60,15 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, F) {
 
 namespace emulator {
 
-// --- what a test sets and sees ---
+// --- the interface for tests ---
 
 struct Settings {
   unsigned seed = 1;  // of the order in which threads run
   int devices = 1;
-  cudaError_t no_devices = cudaSuccess;  // what asking for them returns
+  cudaError_t no_devices = cudaSuccess;  // the result of cudaGetDeviceCount
   int fail_launch = -1;  // the number of the launch that fails, counted from the last `reset`
   cudaError_t failure = cudaErrorLaunchOutOfResources;
-  const char* removed_file = "";  // the end of its path: a barrier that is not there, a planted bug
+  const char* removed_file = "";  // the end of its path: the barrier that is removed, as a planted bug
   int removed_line = 0;
 };
 extern Settings settings;
@@ -83,7 +83,7 @@ struct Seen {
 };
 extern Seen seen;
 
-// The places in the sources with a barrier, as far as kernels have come by them.
+// The barriers in the sources that kernels have reached so far.
 struct Barrier {
   const char* file;
   int line;
@@ -109,7 +109,7 @@ void launch(const char* name, unsigned grid, unsigned block, size_t shared, cuda
             const std::function<void()>& thread);
 
 enum class Meeting { Shuffle, Sync, Ballot, Mma };
-// All lanes of the mask meet; returns what they brought, by lane.
+// Waits for all lanes of the mask; returns their values, by lane.
 const uint64_t* meet(unsigned mask, Meeting kind, uint64_t brought);
 int meet_block(int vote);  // __syncthreads; how many threads voted
 
@@ -191,8 +191,8 @@ inline long long __double_as_longlong(double value) {
   return bits;
 }
 
-// The approximate instructions at their worst: off by the largest error that the PTX ISA allows, up or down as the
-// argument's bits fall, so that a tolerance which holds here holds on a device. Exact where the ISA says so.
+// The approximate instructions with the largest error that the PTX ISA allows, up or down depending on a hash of the
+// argument, so that a tolerance that holds here holds on a device. Exact where the ISA says so.
 inline float emulated_error(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, 4);
@@ -220,8 +220,8 @@ inline uint16_t emulated_half_of(float x) {
   bits += 0xfffu + (bits >> 13 & 1u);
   return static_cast<uint16_t>(sign | ((bits >> 13) - (112u << 10)));
 }
-// mma.m16n8k16 on float16 with float32 sums, as badly as any tensor core was found to do it: four products at a time,
-// all that is added cut off (towards zero) at the last place of the largest, and the sum likewise.
+// mma.m16n8k16 on float16 with float32 sums, with the worst rounding known of a tensor core: four products at a time,
+// each addend truncated (towards zero) at the last place of the largest one, and the sum likewise.
 void emulated_mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 inline float emulated_half(uint16_t x) {
   const uint32_t size = x & 0x7fffu;

@@ -1,4 +1,4 @@
-// In place of the CPU's kernels, for an extension that is built for its emulated CUDA kernels only.
+// Replaces the CPU kernels in an extension that is built for its emulated CUDA kernels only.
 #include "fec.h"
 
 namespace fec {

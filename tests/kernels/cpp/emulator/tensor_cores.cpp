@@ -1,4 +1,4 @@
-// A tensor core's product of matrices, as badly as any was found to do it (emulator.h).
+// A tensor core's product of matrices, with the worst rounding known (emulator.h).
 #include <algorithm>
 #include <cmath>
 
@@ -16,7 +16,9 @@ float worst_sum(float c, const double* products) {
     if (x != 0) top = std::max(top, std::ilogb(x));  // of NaN and infinity the largest int
   }
   if (top == -2000) return 0;
-  if (top > 1000) return static_cast<float>(products[0] + products[1] + products[2] + products[3] + static_cast<double>(c));
+  if (top > 1000) {
+    return static_cast<float>(products[0] + products[1] + products[2] + products[3] + static_cast<double>(c));
+  }
   double sum = cut(static_cast<double>(c), std::ldexp(1.0, top - 23));
   for (int i = 0; i < 4; ++i) sum += cut(products[i], std::ldexp(1.0, top - 23));
   return sum == 0 ? 0 : static_cast<float>(cut(sum, std::ldexp(1.0, std::ilogb(sum) - 23)));
@@ -25,7 +27,7 @@ float worst_sum(float c, const double* products) {
 }  // namespace
 
 void emulated_mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  uint32_t rows[32][4], columns[32][2];  // copied: the third meeting takes the place of the first
+  uint32_t rows[32][4], columns[32][2];  // copied: the third meeting overwrites the first
   for (int part = 0; part < 3; ++part) {
     const uint64_t brought = part < 2 ? static_cast<uint64_t>(a[2 * part + 1]) << 32 | a[2 * part]
                                       : static_cast<uint64_t>(b[1]) << 32 | b[0];
