@@ -23,8 +23,7 @@ def trouble() -> str:
     """Why the kernels cannot run here; empty if they can."""
     module = compiled()
     if module is None:
-        reason = getattr(_native, "cuda_left_out", "") or "no CUDA compiler was found, or FEC_CUDA=OFF"
-        return f"built without CUDA kernels: {reason}"
+        return f"built without CUDA kernels: {_native.cuda_left_out}"
     try:
         count = module.device_count()
     except module.Error as error:
