@@ -94,7 +94,6 @@ def test_unknown_names_have_a_hint() -> None:
 
 def test_a_build_without_cuda_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "compiled", lambda: None)
-    assert "FEC_CUDA=OFF" in fec_fast.backends()["cuda"].reason
-    monkeypatch.setattr(cuda._native, "cuda_left_out", "no GPU was in sight: build with FEC_CUDA=ON", raising=False)
+    monkeypatch.setattr(cuda._native, "cuda_left_out", "no GPU was in sight: build with FEC_CUDA=ON")
     info = fec_fast.backends()["cuda"]
     assert not info.built and info.reason == "built without CUDA kernels: no GPU was in sight: build with FEC_CUDA=ON"
