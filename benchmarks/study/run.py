@@ -31,7 +31,7 @@ from benchmarks.common.results import RESULTS, read_result, run_number, write_re
 from benchmarks.study import data as images
 from benchmarks.study.jobs import Job
 from fec_fast import Budget
-from fec_fast.pruning.allocation import policies
+from fec_fast.pruning.allocation.policies import EntropyPolicy
 from fec_fast.vision.weights import load_weights
 
 # The trained networks are kept in the repository: a second training gives other bits on another machine, and rows of
@@ -140,7 +140,10 @@ class Study:
             cache = self.work / f"sensitivity-{job.network}-{job.seed}"
             model, inputs = copy.deepcopy(dense).to(self.device), example.to(self.device)
             return fec_fast.measure_sensitivity(model, inputs, labelled, at=(0.25, 0.5, 0.75), cache=cache)
-        return job.policy.split(",")[0]
+        if "tau" in job.policy:  # such as "entropy, tau 0.25, power 0.5"
+            tau_scale, price_power = (float(part.split()[1]) for part in job.policy.split(", ")[1:])
+            return EntropyPolicy(tau_scale, price_power)
+        return job.policy
 
     def run(self, job: Job) -> None:
         """Measures the row of a job, unless the result file has it."""
@@ -150,16 +153,10 @@ class Study:
         calibration = images.calibration(*self.data(job.network), self.arguments.calibration_images, job.seed)
         torch.manual_seed(job.seed)
         example = test[0][0][:1]
-        policy, usual = self.policy(job, dense, example), (policies.TAU_SCALE, policies.PRICE_POWER)
+        policy = self.policy(job, dense, example)
         start = time.perf_counter()
-        try:
-            if "tau" in job.policy:
-                tau, power = (float(word.split()[1]) for word in job.policy.split(", ")[1:])
-                policies.TAU_SCALE, policies.PRICE_POWER = tau, power
-            budget = Budget(**{job.budget[0]: job.budget[1]})
-            result = fec_fast.prune(dense, example, budget=budget, ratios=policy, verify=False, **job.options)
-        finally:
-            policies.TAU_SCALE, policies.PRICE_POWER = usual
+        budget = Budget(**{job.budget[0]: job.budget[1]})
+        result = fec_fast.prune(dense, example, budget=budget, ratios=policy, verify=False, **job.options)
         pruning = time.perf_counter() - start
         row: dict[str, Any] = {"key": job.key(), "parameters": result.after.parameters, "macs": result.after.macs}
         correct = {}

@@ -14,7 +14,7 @@ from ..graph.labels import LabelPartition
 from ..graph.trace import Trace, trace_model
 from ..plan.plan import Plan
 from ..plan.surgery import apply_plan
-from ..pruning.plan_builder import choose, make_plan
+from ..pruning.plan_builder import make_plan
 from ..pruning.unit_scores import divide_by_mean, has_entropy
 from ..scoring import ops
 from ..scoring.formula import Formula
@@ -153,7 +153,8 @@ def plan_from_history(model: nn.Module, history: Sequence[Sequence[Any]], exampl
         raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     model = unwrap(model)
     steps = _steps(history)
-    traced = trace_model(ModelIndex.of(model), example_inputs)
+    index = ModelIndex.of(model)
+    traced = trace_model(index, example_inputs)
     coupling = couple_channels(traced)
     reasons = {**coupling.partly_pinned, **coupling.pinned}
     removed: set[int] = set()
@@ -168,10 +169,9 @@ def plan_from_history(model: nn.Module, history: Sequence[Sequence[Any]], exampl
         ]
         removed |= _units(coupling.partition, where, line, indices)
     # The history has no scores: 0 for what went and 1 for what stayed keep the record true to itself.
-    scores = [[float(unit not in removed) for unit in one.units] for one in coupling.sets]
-    counts = [values.count(0.0) for values in scores]
-    removed, records = choose(coupling.sets, counts, scores, traced)
-    plan = make_plan(model, traced, coupling, removed, records, CRITERION, None, "both")
+    scores = [[float(label not in removed) for label in coupled.units] for coupled in coupling.sets]
+    removed_units = [[unit for unit, score in enumerate(values) if score == 0.0] for values in scores]
+    plan = make_plan(index, traced, coupling, removed_units, scores, criterion=CRITERION, formula=None, sides="both")
     _compare_with_replay(model, plan, steps, example_inputs)
     return plan
 

@@ -1,42 +1,83 @@
-"""What is looked at before a model is traced: the arguments, and whether there are weights that can be scored."""
+"""Argument checks of ``prune``, ``measure_sensitivity`` and ``prune_iteratively``, made before a model is traced.
+
+That ``model`` is a module, :func:`fec_fast.utils.modules.unwrap` checks; budgets, ratios and their combinations are
+checked by :mod:`fec_fast.pruning.allocation`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from torch import nn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ..scoring.formula import Formula
-from ..utils.errors import ArgumentError
+from ..utils.errors import ArgumentError, RatioError
 from .criteria import ENTROPY_CRITERIA, Criterion, criterion_name
 
 
-def check_arguments(
-    model: nn.Module, criterion: str | Criterion, formula: Formula | None, sides: str, ignore: Sequence[str]
+def check_scoring_arguments(
+    criterion: str | Criterion, formula: Formula | None, sides: str, ignore: Sequence[str]
 ) -> tuple[str, Formula]:
-    """Validates what says how channels are scored.
+    """Validates the arguments that say how channels are scored.
 
     Args:
-        model: See :func:`fec_fast.prune`, as the others.
-        criterion: See there.
-        formula: See there.
-        sides: See there.
-        ignore: See there.
+        criterion: A name or a callable.
+        formula: A formula, or ``None``.
+        sides: ``"both"`` or ``"producer"``.
+        ignore: A sequence of names.
 
     Returns:
-        The criterion's name, and the formula.
+        The criterion's name in a plan, and the formula (``Formula()`` for ``None``).
 
     Raises:
         ArgumentError: An argument of the wrong kind.
     """
-    if not isinstance(model, nn.Module):
-        raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     if isinstance(ignore, str):
         raise ArgumentError(f"ignore={ignore!r}: give a sequence of names, such as ({ignore!r},)")
     if sides not in ("both", "producer"):
-        raise ArgumentError(f"sides={sides!r}: one of 'both', 'producer'")
+        raise ArgumentError(f"sides={sides!r}: give 'both' or 'producer'")
     if formula is not None and not isinstance(formula, Formula):
         raise ArgumentError(f"formula: expected a fec_fast.Formula, got {type(formula).__name__}")
     if formula is not None and criterion not in ENTROPY_CRITERIA:
-        raise ArgumentError(f"formula= belongs to criterion='fec_l1' or 'fec', not to criterion={criterion!r}")
+        raise ArgumentError(
+            f"formula= is used by criterion='fec_l1' and 'fec', not by criterion={criterion!r}: leave it out"
+        )
     return criterion_name(criterion), formula or Formula()
+
+
+def check_round_arguments(rounds: int, train: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Validates the arguments of ``prune_iteratively`` that ``prune`` does not have.
+
+    Args:
+        rounds: The number of rounds.
+        train: A function of a model and a round.
+        options: The options for ``prune``.
+
+    Raises:
+        ArgumentError: ``rounds`` is not a whole number of at least 1, or ``train`` cannot be called.
+        RatioError: ``ratio`` is given, or ``ratios`` does not name a policy.
+    """
+    check_positive_integer("rounds", rounds)
+    if not callable(train):
+        raise ArgumentError(f"train: expected a function of a model and a round, got {type(train).__name__}")
+    if "ratio" in options:
+        raise RatioError("ratio=: give budget= alone; a ratio does not say how much each of several rounds removes")
+    if not (options.get("ratios") is None or isinstance(options["ratios"], str)):
+        raise RatioError("ratios=: name a policy; ratios by layer and measured sensitivities hold for one round only")
+
+
+def check_positive_integer(argument: str, number: object) -> int:
+    """Validates a number of channels or rounds.
+
+    Args:
+        argument: The name of the argument, for the message.
+        number: The number.
+
+    Returns:
+        The number.
+
+    Raises:
+        ArgumentError: Not a whole number of at least 1.
+    """
+    if type(number) is not int or number < 1:
+        raise ArgumentError(f"{argument}={number!r}: give a whole number of at least 1")
+    return number

@@ -1,12 +1,13 @@
-"""A traced and scored model to decide on, and what a decision leads to."""
+"""Pruning context: a model that was traced, coupled and scored once, for every decision of one call of ``prune``."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..graph.groups import Coupling, couple_channels
@@ -20,38 +21,38 @@ from ..utils.errors import LayerError
 from ..utils.model_index import ModelIndex
 from ..utils.modules import refuse_sharded
 from ..utils.weights import check_weights
-from .arguments import check_arguments
+from .arguments import check_scoring_arguments
 from .criteria import ENTROPY_CRITERIA, Criterion
-from .plan_builder import choose, make_plan
+from .plan_builder import lowest_units, make_plan, unit_labels
 from .unit_scores import score_units, scoring_backend
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A traced and scored model.
+class PruningContext:
+    """A traced and scored model. Nothing in it changes; :meth:`with_pin` returns another context.
 
     Attributes:
         index: The index of the model before pruning.
-        example_inputs: What it was traced with.
-        traced: Its trace.
+        example_inputs: The inputs it was traced with.
+        trace: Its trace.
         coupling: Its coupled sets.
-        scores: For each set, float64 ``[units]``; the lowest go first.
-        criterion: What gave them, a name or a callable.
-        name: Its name.
+        scores: For each set float64 ``[units]``; units with the lowest scores are removed first.
+        criterion: The criterion that gave the scores, a name or a callable.
+        criterion_name: The criterion's name in the plan.
         formula: Of the entropies.
         sides: ``"both"`` or ``"producer"``.
-        ignore: Names of layers that keep their channels.
-        backend: What computes entropies.
-        pins: Hard-coded widths that trial runs found.
+        ignore: Names of layers, or of modules that hold layers, that keep their channels.
+        backend: The backend that computes entropies, resolved once.
+        pins: Channels that must be kept because the model's code has their number hard-coded.
     """
 
     index: ModelIndex
     example_inputs: Any
-    traced: Trace
+    trace: Trace
     coupling: Coupling
     scores: Sequence[Tensor]
     criterion: str | Criterion
-    name: str
+    criterion_name: str
     formula: Formula
     sides: str
     ignore: tuple[str, ...]
@@ -60,104 +61,132 @@ class Problem:
 
     @property
     def model(self) -> nn.Module:
-        """The model before pruning, not wrapped."""
+        """The model before pruning, out of its wrappers."""
         return self.index.model
 
     @property
-    def known(self) -> list[str]:
-        """The names of all layers that ratios could be given for."""
-        return [use.layer for use in self.traced.weight_uses.values()] + list(self.traced.unreached)
+    def layer_names(self) -> list[str]:
+        """The names of all layers that a ratio may be given for."""
+        return [use.layer for use in self.trace.weight_uses.values()] + list(self.trace.unreached)
 
-    @property
-    def weights(self) -> Mapping[str, Tensor]:
-        """All tensors of the model by name."""
-        return self.index.tensors
-
-    def plan(self, counts: Sequence[int], notes: Sequence[str] = ()) -> tuple[Plan, set[int]]:
-        """The plan by which each set loses so many of its units, those with the lowest scores.
+    def removed_labels(self, counts: Sequence[int]) -> tuple[int, ...]:
+        """Identifies a pruned network by what it loses.
 
         Args:
-            counts: For each set, how many.
-            notes: What the plan should tell besides.
+            counts: For each set the number of units that are removed.
 
         Returns:
-            The plan, and the labels (representatives) of the units that go.
+            The labels of the removed units, rising. They mean the same channels in every context of the same model.
         """
-        removed, records = choose(self.coupling.sets, counts, [score.tolist() for score in self.scores], self.traced)
-        formula = self.formula if self.name in ENTROPY_CRITERIA else None
+        removed_units = lowest_units(self.scores, counts)
+        return tuple(sorted(unit_labels(self.coupling.sets, removed_units)))
+
+    def plan(self, counts: Sequence[int], notes: Sequence[str] = ()) -> Plan:
+        """The plan that removes the units with the lowest scores.
+
+        Args:
+            counts: For each set the number of units that are removed.
+            notes: Notes that come before the plan's own.
+
+        Returns:
+            The plan.
+        """
         return make_plan(
-            self.model, self.traced, self.coupling, removed, records, self.name, formula, self.sides, notes
-        ), removed
+            self.index,
+            self.trace,
+            self.coupling,
+            lowest_units(self.scores, counts),
+            [scores.tolist() for scores in self.scores],
+            criterion=self.criterion_name,
+            formula=self.formula if self.criterion_name in ENTROPY_CRITERIA else None,
+            sides=self.sides,
+            notes=notes,
+        )
 
-    def pruned(self, counts: Sequence[int]) -> nn.Module:
-        """The network of which each set has lost so many units.
+    def pruned_copy(self, counts: Sequence[int]) -> nn.Module:
+        """A copy of the model without the units with the lowest scores.
 
         Args:
-            counts: For each set, how many.
+            counts: For each set the number of units that are removed.
 
         Returns:
-            A copy.
+            The smaller copy.
         """
-        return pruned_copy(self.index, self.plan(counts)[0])
+        return pruned_copy(self.index, self.plan(counts))
 
-    def with_pin(self, pin: Pin) -> Problem:
-        """The same model, with more channels that must be kept.
+    def with_pin(self, pin: Pin) -> PruningContext:
+        """The context of the same model with more channels that must be kept.
+
+        No score is computed again. A pin only takes units away, and the score of a unit depends on the layers that
+        hold it, not on the other units of its set.
 
         Args:
-            pin: The channels, beside those that are pinned already.
+            pin: The channels, besides those that are pinned already.
 
         Returns:
-            The problem with the sets that are left, and the scores of their units.
+            The context with the sets that are left, and the scores of their units.
         """
         pins = (*self.pins, pin)
-        coupling = couple_channels(self.traced, self.ignore, pins)
-        scores = score_units(
-            coupling.sets, self.traced, self.weights, self.criterion, self.formula, self.sides, self.backend
-        )
+        coupling = couple_channels(self.trace, self.ignore, pins)
+        score_of = {
+            label: score
+            for coupled, scores in zip(self.coupling.sets, self.scores, strict=True)
+            for label, score in zip(coupled.units, scores.tolist(), strict=True)
+        }
+        scores = [
+            torch.tensor([score_of[label] for label in coupled.units], dtype=torch.float64) for coupled in coupling.sets
+        ]
         return replace(self, coupling=coupling, scores=scores, pins=pins)
 
 
-def pose(
+def build_context(
     model: nn.Module,
     example_inputs: Any,
     criterion: str | Criterion,
     formula: Formula | None,
     sides: str,
     ignore: Sequence[str],
-) -> Problem:
-    """Traces and scores a model.
+) -> PruningContext:
+    """Checks, traces and scores a model.
 
     Args:
-        model: See :func:`fec_fast.prune`, as the others.
-        example_inputs: See there.
-        criterion: See there.
-        formula: See there.
-        sides: See there.
-        ignore: See there.
+        model: The network; DataParallel, DistributedDataParallel and torch.compile wrappers are looked through.
+        example_inputs: A tensor or list is the single argument, a tuple the positional arguments, a dictionary the
+            keyword arguments.
+        criterion: One of :data:`fec_fast.pruning.criteria.CRITERIA`, or a callable from weights
+            ``[filters, channels, *kernel]`` to one number per filter.
+        formula: Of the entropies, for the criteria ``"fec_l1"`` and ``"fec"``; ``None`` is ``Formula()``.
+        sides: ``"both"`` or ``"producer"``.
+        ignore: Names of layers, or of modules that hold layers, that keep their channels.
 
     Returns:
-        The problem.
+        The context.
 
     Raises:
-        FecError: See there.
+        ArgumentError: An argument of the wrong kind.
+        LayerError: An unknown name in ``ignore``, or a model with nothing to prune.
+        InputError: The model cannot be run on the example inputs.
+        WeightError: Weights that cannot be scored, or are sharded (FSDP, DTensor).
+        BackendError: The backend of the weights' device cannot run here.
     """
-    name, formula = check_arguments(model, criterion, formula, sides, ignore)
+    criterion_name, formula = check_scoring_arguments(criterion, formula, sides, ignore)
     index = ModelIndex.of(model)
     refuse_sharded(index.model)
     check_weights(index.model)
-    traced = trace_model(index, example_inputs)
-    coupling = couple_channels(traced, ignore)
+    trace = trace_model(index, example_inputs)
+    coupling = couple_channels(trace, ignore)
     if not coupling.sets:
         raise LayerError(f"{type(index.model).__name__} has nothing to prune: {_reasons(coupling)}")
-    backend = scoring_backend(traced, index.tensors)
-    scores = score_units(coupling.sets, traced, index.tensors, criterion, formula, sides, backend)
-    return Problem(
-        index, example_inputs, traced, coupling, scores, criterion, name, formula, sides, tuple(ignore), backend
+    backend = scoring_backend(trace, index.tensors)
+    scores = score_units(coupling.sets, trace, index.tensors, criterion, formula, sides, backend)
+    return PruningContext(
+        index, example_inputs, trace, coupling, scores, criterion, criterion_name, formula, sides, tuple(ignore), backend
     )
 
 
 def _reasons(coupling: Coupling) -> str:
+    """Why no channel of a model can be removed: the three most frequent reasons, and the first notes."""
     if not coupling.pinned and not coupling.notes:
         return "it has no convolution or linear layer that the example inputs reach"
-    common = Counter(coupling.pinned.values()).most_common(3)
-    return "; ".join([*(f"{number} layer(s): {reason}" for reason, number in common), *coupling.notes[:3]])
+    most_common = Counter(coupling.pinned.values()).most_common(3)
+    return "; ".join([*(f"{number} layer(s): {reason}" for reason, number in most_common), *coupling.notes[:3]])

@@ -1,7 +1,8 @@
-"""Why each filter of a layer went or stayed, as a plan tells it."""
+"""``explain``: why each filter of a layer was removed or kept, from the records of a plan."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -17,17 +18,19 @@ from ..utils.modules import unwrap
 
 @dataclass(frozen=True)
 class FilterExplanation:
-    """What became of one filter.
+    """What was decided on one filter, and by which score.
 
     Attributes:
-        index: Of the filter, in the model before pruning.
-        removed: Whether it went.
-        set_name: The coupled set that decided; ``None`` for a filter that belongs to none and therefore stays.
-        round: The pruning in which it was decided (last), from 1.
-        score: Its score there; the lowest go first.
-        rank: The place of that score in the set, from 1 for the lowest; ties by lower index.
-        of: How many units the set had.
-        neighbours: The filters of the layer that are nearest to it, with their distances, nearest first.
+        index: The position of the filter in the layer, before pruning.
+        removed: Whether it was removed.
+        set_name: The coupled set it belongs to; ``None`` for a filter that belongs to none and is therefore kept.
+        round: The round of pruning in which it was decided on (last), from 1; 0 for a filter of no set.
+        score: Its score in that round; units with the lowest scores are removed first. ``None`` for a filter of no set.
+        rank: The rank of that score in the set, from 1 for the lowest; equal scores rank by position. ``None`` for a
+            filter of no set.
+        of: The number of units of the set; ``None`` for a filter of no set.
+        neighbours: Index and Euclidean distance of the nearest other filters of the layer, nearest first; empty unless
+            the model was given.
     """
 
     index: int
@@ -54,15 +57,15 @@ class FilterExplanation:
 
 @dataclass(frozen=True)
 class LayerExplanation:
-    """What became of the filters of a layer.
+    """What was decided on the filters of a layer.
 
     Attributes:
-        layer: Its name.
-        criterion: By which it was scored, and the sides.
-        coupled: For each coupled set it belongs to (by name), the other layers that lose the same channels.
-        pinned: The reason, for a layer none of whose filters could go.
-        filters: One entry a filter; none for a pinned layer.
-        notes: What else the plan says of the layer.
+        layer: The name of the layer.
+        criterion: The name of the criterion, and the sides it was applied to.
+        coupled: For each coupled set the layer belongs to (by name), the other layers that lose the same channels.
+        pinned: For a layer none of whose filters could be removed, the reason; else ``None``.
+        filters: One entry per filter; empty for a pinned layer unless the model was given.
+        notes: The plan's notes on the layer.
     """
 
     layer: str
@@ -73,16 +76,17 @@ class LayerExplanation:
     notes: tuple[str, ...]
 
     def heading(self) -> str:
-        """What holds for the layer as a whole.
+        """What holds for the whole layer.
 
         Returns:
-            Text of a few lines: how many filters went and by which criterion, or why none could; the coupled sets.
+            Text of a few lines: how many filters were removed and by which criterion, or why none could be; the coupled
+            sets; the notes.
         """
         if self.pinned is not None:
             lines = [f"{self.layer}: kept all its filters: {self.pinned}"]
         else:
-            gone = sum(entry.removed for entry in self.filters)
-            lines = [f"{self.layer}: {gone} of {len(self.filters)} filters removed, by {self.criterion}"]
+            removed = sum(entry.removed for entry in self.filters)
+            lines = [f"{self.layer}: {removed} of {len(self.filters)} filters removed, by {self.criterion}"]
         for name, layers in self.coupled.items():
             others = f"coupled with {', '.join(layers)}" if layers else "coupled with no other layer's filters"
             lines.append(f"set {name}: {others}")
@@ -90,25 +94,26 @@ class LayerExplanation:
         return "\n".join(lines)
 
     def __str__(self) -> str:
-        """The heading, then a line a filter."""
+        """The heading, then one line per filter."""
         return "\n".join([self.heading(), *map(str, self.filters)])
 
 
 def explain(plan: Plan, layer: str, model: nn.Module | None = None, *, neighbours: int = 3) -> LayerExplanation:
-    """Tells what became of each filter of a layer and why.
+    """Explains which filters of a layer were removed, and by which scores.
 
     Args:
         plan: The plan.
         layer: The name of a convolution or linear layer in the original model.
-        model: The model before pruning, with its weights; then each filter's nearest neighbours are told: Euclidean
-            distances between filters, compressed as by the plan's formula if that compares filters, else as they are.
-        neighbours: How many of them.
+        model: The model before pruning, with its weights. If given, each filter's nearest neighbours are reported, by
+            Euclidean distances between filters, compressed as by the plan's formula if that compares filters, else as
+            they are. ``None`` reports no neighbours.
+        neighbours: The number of neighbours per filter, at least 1; 3 by default.
 
     Returns:
         The explanation; ``str()`` gives it as text.
 
     Raises:
-        LayerError: The plan knows no filters of such a layer; the nearest names are told.
+        LayerError: The plan has no filters of such a layer; the nearest names are in the message.
         PlanError: The plan is for another model.
         WeightError: The layer's weight cannot be read.
         ArgumentError: An argument of the wrong kind.
@@ -116,20 +121,23 @@ def explain(plan: Plan, layer: str, model: nn.Module | None = None, *, neighbour
     if not isinstance(plan, Plan):
         raise ArgumentError(f"plan: expected a fec_fast.Plan, got a {type(plan).__name__}")
     if type(neighbours) is not int or neighbours < 1:
-        raise ArgumentError(f"neighbours={neighbours!r}: give a whole number from 1")
+        raise ArgumentError(f"neighbours={neighbours!r}: give a whole number of at least 1")
     records = [record for record in plan.sets if layer in record["filters"]]
     pinned = None if records else plan.pinned.get(layer)
     if not records and pinned is None:
-        known = dict.fromkeys([name for record in plan.sets for name in record["layers"]] + list(plan.pinned))
-        narrowed = any(name.rpartition(".")[0] == layer for name in plan.keep)
-        what = (
-            f"layer {layer!r} has no filters of its own in the plan" if narrowed else f"no layer {layer!r} in the plan"
+        names = dict.fromkeys([name for record in plan.sets for name in record["layers"]] + list(plan.pinned))
+        is_narrowed = any(name.rpartition(".")[0] == layer for name in plan.keep)
+        problem = (
+            f"layer {layer!r} has no filters of its own in the plan"
+            if is_narrowed
+            else f"no layer {layer!r} in the plan"
         )
-        raise LayerError(f"{what}; {nearest(layer, known)}")
-    near = {} if model is None else _neighbours(plan, layer, model, neighbours)
-    width = len(records[0]["filters"][layer]) if records else len(near)
+        raise LayerError(f"{problem}; {nearest(layer, names)}")
+    neighbours_of = {} if model is None else _neighbours(plan, layer, model, neighbours)
+    width = len(records[0]["filters"][layer]) if records else len(neighbours_of)
     entries = [FilterExplanation(index, False, None, 0, None, None, None) for index in range(width)]
     coupled: dict[str, tuple[str, ...]] = {}
+    # In the order of rounds: a filter that was kept in one round is decided on again in the next.
     for record in sorted(records, key=lambda record: int(record["round"])):
         coupled[record["name"]] = tuple(name for name in record["layers"] if name != layer)
         scores, removed = record["scores"], set(record["removed"])
@@ -140,12 +148,13 @@ def explain(plan: Plan, layer: str, model: nn.Module | None = None, *, neighbour
                 entries[index] = FilterExplanation(
                     index, unit in removed, record["name"], record["round"], scores[unit], ranks[unit], len(scores)
                 )
-    entries = [FilterExplanation(**{**vars(entry), "neighbours": near.get(entry.index, ())}) for entry in entries]
+    entries = [dataclasses.replace(entry, neighbours=neighbours_of.get(entry.index, ())) for entry in entries]
     notes = tuple(note for note in plan.notes if layer in note.partition(":")[0].split(", "))
     return LayerExplanation(layer, f"{plan.criterion}, sides {plan.sides}", coupled, pinned, tuple(entries), notes)
 
 
 def _neighbours(plan: Plan, layer: str, model: nn.Module, number: int) -> dict[int, tuple[tuple[int, float], ...]]:
+    """For each filter the nearest other filters of the layer, with their distances."""
     model = unwrap(model)
     plan.check(model)
     module = model.get_submodule(layer)
@@ -155,9 +164,9 @@ def _neighbours(plan: Plan, layer: str, model: nn.Module, number: int) -> dict[i
     formula = Formula.from_dict(plan.formula) if plan.formula else None
     compress = formula.compress if formula is not None and formula.axis == "filters" else "none"
     axis, groups = (1, module.groups) if isinstance(module, TRANSPOSED) else (0, 1)
-    between: Tensor = reference.distances(weight, Formula(compress, axis="filters"), axis=axis, groups=groups)[0]
-    between.fill_diagonal_(torch.inf)
-    distances, indices = between.topk(min(number, len(between) - 1), largest=False)
+    matrix: Tensor = reference.distances(weight, Formula(compress, axis="filters"), axis=axis, groups=groups)[0]
+    matrix.fill_diagonal_(torch.inf)  # a filter is not its own neighbour
+    distances, indices = matrix.topk(min(number, len(matrix) - 1), largest=False)
     return {
         index: tuple(zip(row.tolist(), values.tolist(), strict=True))
         for index, (row, values) in enumerate(zip(indices, distances, strict=True))

@@ -1,4 +1,4 @@
-"""Prune a little, train a little, several rounds: one plan at the end."""
+"""``prune_iteratively``: several rounds of pruning and training, with one plan for all of them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..graph.size_model import SizeModel
 from ..graph.trace import trace_model
 from ..plan.composition import compose
 from ..plan.shapes import fingerprint
-from ..utils.errors import ArgumentError, RatioError, TrainingError
+from ..utils.errors import ArgumentError, TrainingError
 from ..utils.model_index import ModelIndex
-from ..utils.modules import unwrap
 from ..utils.timing import timed_model
 from .allocation.budget import Budget
+from .arguments import check_round_arguments
 from .pruner import PruneResult, prune
 
 
@@ -31,56 +31,50 @@ def prune_iteratively(
     rounds: int = 3,
     **options: Any,
 ) -> PruneResult:
-    """Prunes in several rounds with training after each, and gives the whole as one plan against the original.
+    """Prunes in several rounds with training after each, and returns one plan against the original.
 
-    What is left shrinks by the same factor in every round: to reach ``params=0.875`` in three rounds, each halves it.
-    Every round scores anew what the training left. The given model is not changed.
+    The size shrinks by the same factor in every round: to reach ``params=0.875`` in three rounds, each halves it. Every
+    round scores the weights that the training left. The given model is not changed.
 
     Args:
-        model: The network.
-        example_inputs: See :func:`prune`.
-        budget: What the whole has to come to.
+        model: The network; DataParallel, DistributedDataParallel and torch.compile wrappers are looked through.
+        example_inputs: A tensor or list is the single argument, a tuple the positional arguments, a dictionary the
+            keyword arguments. A small batch is enough.
+        budget: The size that the network must reach after the last round, relative to the original.
         train: Trains the network it is given, in place; its second argument is the round, from 1. For instance
             ``lambda network, _: fec_fast.finetune(network, loader, epochs=2)``. It is called after the last round too.
-        rounds: How many.
-        **options: For :func:`prune`: ratios, calibration, criterion, formula, sides, ignore, min_channels, round_to,
-            verify.
+        rounds: The number of rounds, at least 1; 3 by default.
+        **options: Options for :func:`fec_fast.prune`: ratios, calibration, criterion, formula, sides, ignore,
+            min_channels, round_to, verify.
 
     Returns:
-        The trained network, the composed plan, and the counts of the original and of what is left. ``difference`` is
-        the largest of the rounds', each taken before training: what was trained no longer equals the masked original.
+        The trained network, the composed plan, and the counts of the original and of the trained network.
+        ``difference`` is the largest of the rounds, each measured before training, because the trained network no
+        longer equals the masked original.
 
     Raises:
         RatioError: ``ratio`` is given, or ``ratios`` is a measured sensitivity: it holds for the first round only.
-        ArgumentError: ``rounds`` is no whole number of at least 1, or ``train`` cannot be called.
+        ArgumentError: ``rounds`` is not a whole number of at least 1, or ``train`` cannot be called.
         TrainingError: ``train`` changed a shape.
         BudgetError: A round's share of the budget cannot be met.
     """
     if not isinstance(budget, Budget):
         raise ArgumentError(f"budget={budget!r}: give a fec_fast.Budget, such as Budget(params=0.7)")
-    if type(rounds) is not int or rounds < 1:
-        raise ArgumentError(f"rounds={rounds!r}: give a whole number of at least 1")
-    if not callable(train):
-        raise ArgumentError(f"train: expected a function of a model and a round, got {type(train).__name__}")
-    if "ratio" in options:
-        raise RatioError("give budget= alone: ratio= says nothing of rounds")
-    if not (options.get("ratios") is None or isinstance(options["ratios"], str)):
-        raise RatioError("ratios: name a policy; ratios by layer and measured sensitivities hold for one round only")
-    if not isinstance(model, nn.Module):
-        raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    original = _size(unwrap(model), example_inputs, budget.currency)
-    share = budget.currency != "latency_ms"
-    target = original * (1 - budget.amount) if share else budget.amount
+    check_round_arguments(rounds, train, options)
+    size_before = _size(model, example_inputs, budget.quantity)
+    is_share = budget.quantity != "latency_ms"
+    target = size_before * (1 - budget.amount) if is_share else budget.amount
     result: PruneResult | None = None
     for number in range(1, rounds + 1):
-        before = model if result is None else result.model
-        aim = original * (target / original) ** (number / rounds)
-        if share:
-            now = _size(unwrap(before), example_inputs, budget.currency)
-            # The last round's share is of what the others left; a hair less, so that rounding does not cost a unit.
-            aim = 1 - aim / now - 1e-12
-        following = prune(before, example_inputs, budget=Budget(**{budget.currency: aim}), **options)
-        result = following if result is None else _joined(result, following)
+        network = model if result is None else result.model
+        # The size after this round, on a geometric sequence from the original's size to the target.
+        amount = size_before * (target / size_before) ** (number / rounds)
+        if is_share:
+            # What this round removes, as a share of the network that the earlier rounds left. Slightly less, so that
+            # rounding does not cost one more unit.
+            amount = 1 - amount / _size(network, example_inputs, budget.quantity) - 1e-12
+        pruned = prune(network, example_inputs, budget=Budget(**{budget.quantity: amount}), **options)
+        result = pruned if result is None else _joined(result, pruned)
         train(result.model, number)
         if fingerprint(ModelIndex.of(result.model)) != result.plan.pruned_fingerprint:
             raise TrainingError(f"train changed the shapes of the network in round {number}; it may change values only")
@@ -89,18 +83,21 @@ def prune_iteratively(
 
 
 def _joined(first: PruneResult, second: PruneResult) -> PruneResult:
-    """Two rounds as one."""
-    known = [value for value in (first.difference, second.difference) if value is not None]
+    """Two successive results as one: the second network with a plan against the original of the first."""
+    differences = [value for value in (first.difference, second.difference) if value is not None]
     return dataclasses.replace(
-        second, plan=compose(first.plan, second.plan), before=first.before, difference=max(known, default=None)
+        second,
+        plan=compose(first.plan, second.plan),
+        before=first.before,
+        difference=max(differences, default=None),
     )
 
 
-def _size(model: nn.Module, example_inputs: Any, currency: str) -> float:
-    """What a network comes to, in a budget's currency; milliseconds for latency."""
-    if currency == "latency_ms":
-        return 1e3 * timed_model(model, example_inputs).seconds
+def _size(model: nn.Module, example_inputs: Any, quantity: str) -> float:
+    """The size of a network in the quantity of a budget; milliseconds for latency."""
     index = ModelIndex.of(model)
-    traced = trace_model(index, example_inputs)
-    coupling = couple_channels(traced)
-    return float(getattr(SizeModel(index, traced, coupling), currency)(np.zeros(len(coupling.sets))))
+    if quantity == "latency_ms":
+        return 1e3 * timed_model(index.model, example_inputs).seconds
+    trace = trace_model(index, example_inputs)
+    coupling = couple_channels(trace)
+    return float(getattr(SizeModel(index, trace, coupling), quantity)(np.zeros(len(coupling.sets))))

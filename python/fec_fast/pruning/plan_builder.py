@@ -1,4 +1,4 @@
-"""From the units that go to the plan that says what remains."""
+"""Plan building: from the units that are removed to the plan that says what remains of every tensor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from ..graph.dispatch_mode import WeightUse
 from ..graph.groups import CoupledChannels, Coupling, kept_indices, removed_labels, widths_after
@@ -15,140 +15,161 @@ from ..plan.plan import Plan
 from ..plan.shapes import pruned_shapes, shapes_fingerprint
 from ..scoring.formula import Formula
 from ..utils.compat import BatchNormBase, ConvolutionBase
-from ..utils.modules import modules_of, named_tensors
+from ..utils.model_index import ModelIndex
 
 
-def by_reason(layers: Mapping[str, str]) -> dict[str, str]:
-    """From a reason for each layer to the layers of each reason, in words."""
-    gathered: dict[str, list[str]] = {}
-    for layer, reason in layers.items():
-        gathered.setdefault(reason, []).append(layer)
-    return {reason: ", ".join(names) for reason, names in gathered.items()}
+def layers_by_reason(reasons: Mapping[str, str]) -> dict[str, str]:
+    """Groups layers by the reason given for them.
+
+    Args:
+        reasons: For each layer the reason.
+
+    Returns:
+        For each reason its layers, separated by commas.
+    """
+    layers: dict[str, list[str]] = {}
+    for layer, reason in reasons.items():
+        layers.setdefault(reason, []).append(layer)
+    return {reason: ", ".join(names) for reason, names in layers.items()}
 
 
-def choose(
-    sets: Sequence[CoupledChannels], counts: Sequence[int], scores: Sequence[list[float]], traced: Trace
-) -> tuple[set[int], list[dict[str, Any]]]:
-    """Chooses the units with the lowest scores.
+def lowest_units(scores: Sequence[Tensor], counts: Sequence[int]) -> list[list[int]]:
+    """The units with the lowest scores; of equal scores, the first unit.
+
+    Args:
+        scores: For each set ``[units]``.
+        counts: For each set the number of units wanted.
+
+    Returns:
+        For each set the positions of the units, rising.
+    """
+    return [
+        np.sort(np.argsort(values.numpy(), kind="stable")[:count]).tolist() if count else []
+        for values, count in zip(scores, counts, strict=True)
+    ]
+
+
+def unit_labels(sets: Sequence[CoupledChannels], units: Sequence[Sequence[int]]) -> set[int]:
+    """The labels of some units.
 
     Args:
         sets: The coupled sets.
-        counts: How many units each loses.
-        scores: One score a unit of each.
-        traced: The traced model.
+        units: For each set the positions of some units.
 
     Returns:
-        The labels (representatives) of the units that go, and the records of a plan's ``sets``.
+        Their labels (representatives).
     """
-    removed: set[int] = set()
-    records = []
-    uses: dict[str, list[WeightUse]] = {}
-    for use in traced.weight_uses.values():
-        uses.setdefault(use.layer, []).append(use)
-    for one, number, values in zip(sets, counts, scores, strict=True):
-        gone = np.sort(np.argsort(values, kind="stable")[:number]).tolist()  # of equal scores the first unit goes
-        removed.update(map(one.units.__getitem__, gone))
-        records.append(
-            {
-                "name": one.name,
-                "round": 1,
-                "layers": list(one.layers),
-                "units": len(one.units),
-                "removed": gone,
-                "scores": values,
-                "filters": _units_by_filter(one, uses, traced.partition.roots),
-            }
-        )
-    return removed, records
-
-
-def _units_by_filter(
-    one: CoupledChannels, uses: Mapping[str, Sequence[WeightUse]], roots: np.ndarray
-) -> dict[str, list[int | None]]:
-    """For each layer of a set, the unit each of its filters belongs to; None for those of other sets or of none."""
-    unit_of = dict(zip(one.units, range(len(one.units)), strict=True))
-    return {
-        layer: [unit for use in uses[layer] for unit in map(unit_of.get, roots[use.outputs].tolist())]
-        for layer in one.layers
-    }
+    return {coupled.units[unit] for coupled, of_set in zip(sets, units, strict=True) for unit in of_set}
 
 
 def make_plan(
-    model: nn.Module,
-    traced: Trace,
+    index: ModelIndex,
+    trace: Trace,
     coupling: Coupling,
-    removed: set[int],
-    records: list[dict[str, Any]],
+    removed_units: Sequence[Sequence[int]],
+    scores: Sequence[Sequence[float]],
+    *,
     criterion: str,
     formula: Formula | None,
     sides: str,
-    told: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> Plan:
     """Writes down what remains of every tensor.
 
     Args:
-        model: The model before pruning, not wrapped.
-        traced: Its trace.
-        coupling: Its coupled sets and what is pinned.
-        removed: The labels (representatives) of the units that go.
-        records: Of the coupled sets, see :func:`choose`.
+        index: The index of the model before pruning.
+        trace: Its trace.
+        coupling: Its coupled sets, and what is pinned.
+        removed_units: For each set the positions of the units that are removed, rising.
+        scores: For each set the score of every unit.
         criterion: The criterion's name.
-        formula: For the criteria ``"fec_l1"`` and ``"fec"``.
+        formula: Of the entropies, for the criteria ``"fec_l1"`` and ``"fec"``; else ``None``.
         sides: ``"both"`` or ``"producer"``.
-        told: Notes that come before the plan's own.
+        notes: Notes that come before the plan's own.
 
     Returns:
         The plan.
     """
-    tensors = named_tensors(model)
-    first_names: dict[int, str] = {}
-    for name, tensor in tensors.items():
-        first_names.setdefault(id(tensor), name)
-    gone = removed_labels(traced.partition, removed)
-    kept = {id(line): kept_indices(line, gone) for line in traced.axes.values()}
+    is_removed = removed_labels(coupling.partition, unit_labels(coupling.sets, removed_units))
+    # Most axes share one vector of labels (the four tensors of a batch norm, the next layer's inputs). What is kept is
+    # computed once per vector, and the plan's lists are shared in the same way.
+    kept_of = {id(labels): kept_indices(labels, is_removed) for labels in trace.axes.values()}
     keep: dict[str, dict[str, list[int]]] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in index.tensors.items():
         for axis in range(tensor.dim()):
-            line = traced.axes.get((first_names[id(tensor)], axis))
-            if line is not None and len(kept[id(line)]) < len(line):
-                keep.setdefault(name, {})[str(axis)] = kept[id(line)]
-    notes = [f"{layers}: some channels stay: {reason}" for reason, layers in by_reason(coupling.partly_pinned).items()]
-    shapes = {name: list(tensors[name].shape) for name in keep}
-    before = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+            # The trace has a tied tensor under its first name, the plan under every name.
+            labels = trace.axes.get((index.first_names[id(tensor)], axis))
+            if labels is not None and len(kept_of[id(labels)]) < len(labels):
+                keep.setdefault(name, {})[str(axis)] = kept_of[id(labels)]
+    partly_kept = [
+        f"{layers}: some channels are kept: {reason}"
+        for reason, layers in layers_by_reason(coupling.partly_pinned).items()
+    ]
+    shapes = {name: list(index.tensors[name].shape) for name in keep}
+    before = {name: tuple(tensor.shape) for name, tensor in index.tensors.items()}
     after = {**before, **pruned_shapes(shapes, keep)}
     return Plan(
         fingerprint=shapes_fingerprint(before),
         pruned_fingerprint=shapes_fingerprint(after),
         shapes=shapes,
         keep=keep,
-        attributes=_attributes(model, traced, gone, keep, first_names),
-        sets=records,
+        attributes=_new_attributes(index, trace, is_removed, keep),
+        sets=_set_records(trace, coupling, removed_units, scores),
         criterion=criterion,
         formula=formula.to_dict() if formula else None,
         sides=sides,
         pinned=dict(coupling.pinned),
-        notes=[*told, *notes, *coupling.notes],
+        notes=[*notes, *partly_kept, *coupling.notes],
     )
 
 
-def _attributes(
-    model: nn.Module,
-    traced: Trace,
-    gone: np.ndarray,
-    keep: Mapping[str, Mapping[str, list[int]]],
-    first_names: Mapping[int, str],
+def _set_records(
+    trace: Trace, coupling: Coupling, removed_units: Sequence[Sequence[int]], scores: Sequence[Sequence[float]]
+) -> list[dict[str, Any]]:
+    """The records of a plan's ``sets``: what was decided on, and by which scores."""
+    uses: dict[str, list[WeightUse]] = {}
+    for use in trace.weight_uses.values():
+        uses.setdefault(use.layer, []).append(use)
+    return [
+        {
+            "name": coupled.name,
+            "round": 1,
+            "layers": list(coupled.layers),
+            "units": len(coupled.units),
+            "removed": list(removed),
+            "scores": list(values),
+            "filters": _units_by_filter(coupled, uses, coupling.partition.roots),
+        }
+        for coupled, removed, values in zip(coupling.sets, removed_units, scores, strict=True)
+    ]
+
+
+def _units_by_filter(
+    coupled: CoupledChannels, uses: Mapping[str, Sequence[WeightUse]], roots: np.ndarray
+) -> dict[str, list[int | None]]:
+    """For each layer of a set, the unit that each filter belongs to; ``None`` for filters of other sets or of none."""
+    unit_of = {label: unit for unit, label in enumerate(coupled.units)}
+    return {
+        layer: [unit for use in uses[layer] for unit in map(unit_of.get, roots[use.outputs].tolist())]
+        for layer in coupled.layers
+    }
+
+
+def _new_attributes(
+    index: ModelIndex, trace: Trace, is_removed: np.ndarray, keep: Mapping[str, Mapping[str, list[int]]]
 ) -> dict[str, dict[str, int]]:
+    """For each module whose weight is narrowed, the attributes that have its widths (``in_channels`` and so on)."""
     attributes: dict[str, dict[str, int]] = {}
-    for name, module in modules_of(model).items():
+    for name, module in index.modules.items():
         weight_name = f"{name}.weight" if name else "weight"
         if weight_name not in keep:
             continue
-        use = traced.weight_uses.get(first_names[id(module.weight)])
+        use = trace.weight_uses.get(index.first_names[id(module.weight)])
         if isinstance(module, ConvolutionBase) and use is not None:
-            inputs, outputs, groups = widths_after(use, gone)
+            inputs, outputs, groups = widths_after(use, is_removed)
             attributes[name] = {"in_channels": inputs, "out_channels": outputs, "groups": groups}
         elif isinstance(module, nn.Linear) and use is not None:
-            inputs, outputs, _ = widths_after(use, gone)
+            inputs, outputs, _ = widths_after(use, is_removed)
             attributes[name] = {"in_features": inputs, "out_features": outputs}
         elif isinstance(module, BatchNormBase):
             attributes[name] = {"num_features": len(keep[weight_name]["0"])}

@@ -88,7 +88,7 @@ def test_pinned_and_partly_pinned_layers(original: nn.Module, pruned: fec_fast.P
     told = fec_fast.explain(fec_fast.prune(padded, torch.randn(1, 3, 16, 16), criterion="l1").plan, "layer2.0.conv2")
     free = [entry for entry in told.filters if entry.set_name is None]
     assert free and not any(entry.removed for entry in free) and "no coupled set" in str(free[0])
-    assert any("some channels stay" in note for note in told.notes)
+    assert any("some channels are kept" in note for note in told.notes)
 
 
 def test_a_later_round(original: nn.Module, pruned: fec_fast.PruneResult) -> None:

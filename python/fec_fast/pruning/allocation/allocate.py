@@ -1,48 +1,71 @@
-"""How much goes where: from what the caller asked for to a number of units for each coupled set."""
+"""Allocation: from what the caller asked for to the number of units that each coupled set loses."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ...graph.size_model import SizeModel
 from ...utils.errors import ArgumentError, BudgetError, RatioError, nearest
-from ..context import Problem
-from . import latency_budget as latency
-from . import policies
-from .budget import CURRENCIES, Budget
-from .ratios import check_number, check_ratio, levels, named, removals
-from .sensitivity import Calibration, Sensitivity, knapsack, measure
-from .solver import Size, solve
+from ..arguments import check_positive_integer
+from ..context import PruningContext
+from .budget import QUANTITIES, Budget
+from .latency_budget import LatencyMeasurements, search_latency
+from .policies import DEFAULT_POLICY, POLICIES, EntropyPolicy, GlobalPolicy, profile_thresholds, uniform_thresholds
+from .ratios import allowed_removal_counts, check_ratio, ratios_of_sets, removal_counts_from_ratios
+from .sensitivity import Calibration, Sensitivity, SensitivityMeter, knapsack_thresholds
+from .solver import SizeFunction, smallest_removal
 
-# A budget is met well if no more than this share of what should go goes besides.
-NEAR = 0.01
+Ratios = str | Mapping[str, float] | Sensitivity | EntropyPolicy | GlobalPolicy
+# Accept overshooting the requested reduction by up to 1 %; in a latency budget, being faster than asked by up to 1 %.
+TOLERANCE = 0.01
+
+
+@dataclass
+class Measurements:
+    """What one call of ``prune`` has measured, kept when it plans again, so that nothing is measured twice.
+
+    Attributes:
+        latency: Measured times of layers and networks.
+        sensitivity: The meter of the calibration; ``None`` before it was used.
+    """
+
+    latency: LatencyMeasurements = field(default_factory=LatencyMeasurements)
+    sensitivity: SensitivityMeter | None = None
 
 
 @dataclass(frozen=True)
-class Amounts:
-    """What the caller of :func:`fec_fast.prune` said about how much goes where.
+class AllocationRequest:
+    """How much the caller of :func:`fec_fast.prune` wants removed, and from where.
 
     Attributes:
-        ratio: See there, as are the others.
-        ratios: See there.
-        budget: See there.
-        calibration: See there.
-        min_channels: See there.
-        round_to: See there.
+        ratio: The share of channels to remove from every coupled set, in [0, 1). ``None``: 0.5 if neither ``ratios``
+            nor ``budget`` is given.
+        ratios: The share for each named layer; or, with a budget, how removal is spread over the layers: the name of a
+            policy, a policy object with other constants than the default ones, or a measured sensitivity. ``None``:
+            the policy ``"entropy"`` if a budget is given.
+        budget: The size that the pruned network must reach; or ``None``.
+        calibration: For ``ratios="sensitivity"``: a loader of images and labels, or a function from a model to a
+            number; else ``None``.
+        min_channels: The number of output channels that every layer keeps, or all where it has fewer.
+        round_to: Channels are removed in multiples of this, so that widths that were multiples stay multiples.
+
+    Raises:
+        RatioError: A ratio outside [0, 1), or a contradiction.
+        ArgumentError: An argument of the wrong kind.
     """
 
-    ratio: float | None
-    ratios: str | Mapping[str, float] | Sensitivity | None
-    budget: Budget | None
-    calibration: Calibration | None
-    min_channels: int
-    round_to: int
+    ratio: float | None = None
+    ratios: Ratios | None = None
+    budget: Budget | None = None
+    calibration: Calibration | None = None
+    min_channels: int = 1
+    round_to: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses what contradicts itself."""
+        """Checks every argument, and that none contradicts another."""
         if self.budget is not None and not isinstance(self.budget, Budget):
             raise ArgumentError(f"budget={self.budget!r}: give a fec_fast.Budget, such as Budget(params=0.7)")
         if self.ratio is not None:
@@ -52,17 +75,19 @@ class Amounts:
             if self.budget is not None:
                 raise RatioError("give ratio= for every layer or budget= for the whole, not both")
         if isinstance(self.ratios, str):
-            if self.ratios not in policies.NAMES:
-                hint = nearest(self.ratios, policies.NAMES)
-                raise ArgumentError(f"ratios={self.ratios!r}: {hint}; one of {policies.NAMES} or a mapping")
+            if self.ratios not in POLICIES:
+                hint = nearest(self.ratios, POLICIES)
+                raise ArgumentError(f"ratios={self.ratios!r}: {hint}; give one of {POLICIES}, or a mapping")
             if self.budget is None:
                 raise RatioError(
                     f"ratios={self.ratios!r} says where and not how much: add a budget, such as "
                     "budget=fec_fast.Budget(params=0.5)"
                 )
-        elif isinstance(self.ratios, Sensitivity) and self.budget is None:
-            raise RatioError("ratios=Sensitivity(...) says where and not how much: add a budget")
-        elif self.ratios is not None and not isinstance(self.ratios, Mapping | Sensitivity):
+        elif isinstance(self.ratios, Sensitivity | EntropyPolicy | GlobalPolicy):
+            if self.budget is None:
+                kind = type(self.ratios).__name__
+                raise RatioError(f"ratios={kind}(...) says where and not how much: add a budget")
+        elif self.ratios is not None and not isinstance(self.ratios, Mapping):
             kind = type(self.ratios).__name__
             raise ArgumentError(f"ratios: expected a mapping from layer names to numbers or a policy, got {kind}")
         if (self.ratios == "sensitivity") != (self.calibration is not None):
@@ -70,80 +95,104 @@ class Amounts:
                 "ratios='sensitivity' needs calibration=, a loader of images and labels or a function from a model to "
                 "a number; nothing else does"
             )
-        check_number("round_to", self.round_to)
-        check_number("min_channels", self.min_channels)
+        check_positive_integer("round_to", self.round_to)
+        check_positive_integer("min_channels", self.min_channels)
 
-    def counts(self, problem: Problem) -> tuple[list[int], list[str]]:
-        """Decides.
+    def removal_counts(self, context: PruningContext, measurements: Measurements) -> tuple[list[int], list[str]]:
+        """Decides how many units each coupled set loses.
 
         Args:
-            problem: The traced model.
+            context: The traced and scored model.
+            measurements: What was measured before on this model; new measurements are added.
 
         Returns:
-            How many units each set loses, and notes for the plan.
+            The number of units for each set, and notes for the plan.
+
+        Raises:
+            RatioError: Different ratios for coupled layers.
+            LayerError: A ratio for an unknown layer, or for one that cannot be pruned.
+            BudgetError: The budget cannot be met; the nearest that can be met is named.
         """
-        coupling = problem.coupling
+        coupling = context.coupling
         if self.budget is None:
-            assert not isinstance(self.ratios, str | Sensitivity)
-            known = problem.known
-            return removals(coupling, self.ratio, self.ratios, self.round_to, self.min_channels, known), []
-        sizes = SizeModel(problem.index, problem.traced, coupling)
-        allowed = [levels(one, coupling.axis_lengths, self.round_to, self.min_channels) for one in coupling.sets]
-        pressures = self._pressures(problem, sizes)
-        if self.budget.currency == "latency_ms":
-            numbers, note = latency.meet(problem, sizes, self.budget.amount / 1e3, NEAR, pressures, allowed)
-            return numbers.tolist(), [note]
-        size = getattr(sizes, self.budget.currency)
-        whole = float(size(np.zeros(len(coupling.sets))))
-        limit = whole * (1 - self.budget.amount)
-        counts = solve(size, limit, limit - NEAR * (whole - limit), pressures, allowed)
-        return counts.tolist(), self._told(size, whole, counts)
+            assert self.ratios is None or isinstance(self.ratios, Mapping)
+            counts = removal_counts_from_ratios(
+                coupling, self.ratio, self.ratios, self.round_to, self.min_channels, context.layer_names
+            )
+            return counts, []
+        sizes = SizeModel(context.index, context.trace, coupling)
+        allowed_counts = [
+            allowed_removal_counts(coupled, coupling.axis_lengths, self.round_to, self.min_channels)
+            for coupled in coupling.sets
+        ]
+        thresholds = self._thresholds(context, sizes, measurements)
+        if self.budget.quantity == "latency_ms":
+            target = self.budget.amount / 1e3
+            latency_counts, note = search_latency(
+                context, sizes, target, TOLERANCE, thresholds, allowed_counts, measurements.latency
+            )
+            return latency_counts.tolist(), [note]
+        size_of = getattr(sizes, self.budget.quantity)
+        size_before = float(size_of(np.zeros(len(coupling.sets))))
+        limit = size_before * (1 - self.budget.amount)
+        near_limit = limit - TOLERANCE * (size_before - limit)
+        removed = smallest_removal(size_of, limit, near_limit, thresholds, allowed_counts)
+        return removed.tolist(), [self._budget_note(size_of, size_before, removed)]
 
-    def _pressures(self, problem: Problem, sizes: SizeModel) -> list[np.ndarray]:
+    def _thresholds(self, context: PruningContext, sizes: SizeModel, measurements: Measurements) -> list[np.ndarray]:
+        """The thresholds of the requested policy, see :mod:`fec_fast.pruning.allocation.policies`."""
         assert self.budget is not None
-        sets = problem.coupling.sets
-        ratios = policies.DEFAULT if self.ratios is None else self.ratios
+        sets = context.coupling.sets
+        ratios = DEFAULT_POLICY if self.ratios is None else self.ratios
         if ratios == "uniform":
-            return policies.uniform(sets)
+            return uniform_thresholds(sets)
         if isinstance(ratios, Mapping):
-            return policies.profile(sets, named(problem.coupling, ratios, problem.known))
-        # A forecast of latency needs tables, and saves by whole steps of the hardware: multiply-accumulates stand in.
-        prices = _prices(sizes, "macs" if self.budget.currency == "latency_ms" else self.budget.currency, len(sets))
+            return profile_thresholds(sets, ratios_of_sets(context.coupling, ratios, context.layer_names))
+        # A unit has no price in milliseconds before layers are timed, and hardware saves time in steps of several
+        # channels; the price in multiply-accumulates is used for latency budgets.
+        quantity = "macs" if self.budget.quantity == "latency_ms" else self.budget.quantity
+        prices = _prices(getattr(sizes, quantity), len(sets))
         if ratios == "entropy":
-            return policies.entropy(problem, prices)
-        if ratios == "global":
-            return policies.ranking(sets, problem.scores, prices)
+            ratios = EntropyPolicy()
+        elif ratios == "global":
+            ratios = GlobalPolicy()
+        if isinstance(ratios, EntropyPolicy):
+            return ratios.thresholds(context, prices)
+        if isinstance(ratios, GlobalPolicy):
+            return ratios.thresholds(sets, context.scores, prices)
         if isinstance(ratios, Sensitivity):
-            return knapsack(ratios, problem, prices)
+            return knapsack_thresholds(ratios, context, prices)
         assert self.calibration is not None
-        return knapsack(measure(problem, self.calibration), problem, prices)
+        if measurements.sensitivity is None:
+            measurements.sensitivity = SensitivityMeter(self.calibration)
+        return knapsack_thresholds(measurements.sensitivity.measure(context), context, prices)
 
-    def _told(self, size: Size, whole: float, counts: np.ndarray) -> list[str]:
-        """Says what was met, or raises where it was not."""
+    def _budget_note(self, size_of: SizeFunction, size_before: float, counts: np.ndarray) -> str:
+        """A note on the share that is removed; raises ``BudgetError`` where it is too small."""
         assert self.budget is not None
-        left = float(size(counts))
-        share = 1 - left / whole
-        name, asked = self.budget.currency, self.budget.amount
-        if left > whole * (1 - asked):
-            nearest_share = np.floor(share * 1e4) / 1e4
-            which = (
+        size_after = float(size_of(counts))
+        removed = 1 - size_after / size_before
+        name, requested = self.budget.quantity, self.budget.amount
+        if size_after > size_before * (1 - requested):
+            nearest_share = np.floor(removed * 1e4) / 1e4  # rounded down, so that the named budget can be met
+            remedy = (
                 f"the nearest that can be met is Budget({name}={nearest_share:g})"
                 if nearest_share
-                else "nothing can go"
+                else "nothing can be removed"
             )
             raise BudgetError(
-                f"Budget({self.budget}) cannot be met: at most {share:.4f} of the {CURRENCIES[name]} can go with "
-                f"round_to={self.round_to}, min_channels={self.min_channels} and these ratios; {which}"
+                f"Budget({self.budget}) cannot be met: at most {removed:.4f} of the {QUANTITIES[name]} can be removed "
+                f"with round_to={self.round_to}, min_channels={self.min_channels} and these ratios; {remedy}"
             )
-        note = f"budget {self.budget}: {share:.4f} of the {CURRENCIES[name]} removed"
-        if share - asked > NEAR * asked:
+        note = f"budget {self.budget}: {removed:.4f} of the {QUANTITIES[name]} removed"
+        if removed - requested > TOLERANCE * requested:
             note += ", as near as whole steps of the widths come"
-        return [note]
+        return note
 
 
-def _prices(sizes: SizeModel, currency: str, sets: int) -> np.ndarray:
-    """What one unit less of each set saves, in shares of the average over the sets."""
-    size = getattr(sizes, currency)
-    saved = size(np.zeros(sets)) - size(np.eye(sets))
-    mean = float(saved.mean()) or 1.0
-    return np.asarray(np.maximum(saved / mean, 1e-3))  # a unit that saves nothing at the peak may save something later
+def _prices(size_of: SizeFunction, sets: int) -> np.ndarray:
+    """What removing one unit of each set saves, relative to the average set: float64 ``[sets]``, positive."""
+    savings = size_of(np.zeros(sets)) - size_of(np.eye(sets))
+    relative = savings / (float(savings.mean()) or 1.0)
+    # A unit that saves nothing now (its layer is not at the peak of memory) may save something later, so no price is 0.
+    return np.asarray(np.maximum(relative, 1e-3))

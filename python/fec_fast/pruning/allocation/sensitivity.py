@@ -1,12 +1,9 @@
-"""How much accuracy (or any number of the user's) each coupled set costs, measured on copies that lose its channels."""
+"""Sensitivity: how much accuracy (or another value) each coupled set costs, measured on pruned copies of the model."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import math
-import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -30,23 +26,24 @@ from ...utils.errors import ArgumentError, InputError, LayerError, PlanError, Ra
 from ...utils.evaluation import evaluate
 from ...utils.forward import call_model, undisturbed
 from ...utils.modules import device_of
-from ..context import Problem, pose
-from ..criteria import DEFAULT_CRITERION, ENTROPY_CRITERIA, Criterion
+from ..context import PruningContext, build_context
+from ..criteria import DEFAULT_CRITERION, Criterion
 from .ratios import check_ratio
+from .sensitivity_cache import SensitivityCache, cache_key
 
 Calibration = Callable[[nn.Module], float] | Iterable[Any]
-RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
+DEFAULT_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What a model comes to when one coupled set loses channels.
+    """The value of a model (its accuracy, unless another was measured) when one coupled set loses channels.
 
     Attributes:
-        fingerprint: Of the model, as a plan has it.
+        fingerprint: Digest of the names and shapes of the model's tensors, as in :class:`fec_fast.Plan`.
         whole: The value with nothing removed.
-        units: The units of each set, by its name.
-        values: For each set, the value by the number of units that are gone.
+        units: The number of units of each set, by the set's name.
+        values: For each set, by its name, the value by the number of units that were removed.
     """
 
     fingerprint: str
@@ -55,12 +52,12 @@ class Sensitivity:
     values: dict[str, dict[int, float]]
 
     def __str__(self) -> str:
-        """A table: a row a set, the value at each share that was measured."""
+        """A table: one row per set, with the value at each share that was measured."""
         width = max(map(len, self.values), default=3)
         lines = [f"{'set'.ljust(width)}  units  value by share removed (nothing removed: {self.whole:.4g})"]
-        for name, found in self.values.items():
+        for name, values in self.values.items():
             units = self.units[name]
-            shares = "  ".join(f"{n / units:.2f}: {value:.4g}" for n, value in sorted(found.items()))
+            shares = "  ".join(f"{n / units:.2f}: {value:.4g}" for n, value in sorted(values.items()))
             lines.append(f"{name.ljust(width)}  {units:5}  {shares}")
         return "\n".join(lines)
 
@@ -70,7 +67,7 @@ def measure_sensitivity(
     example_inputs: Any,
     calibration: Calibration,
     *,
-    at: Sequence[float] = RATIOS,
+    at: Sequence[float] = DEFAULT_SHARES,
     criterion: str | Criterion = DEFAULT_CRITERION,
     formula: Formula | None = None,
     sides: str = "both",
@@ -78,159 +75,203 @@ def measure_sensitivity(
     cache: str | Path | None = None,
     progress: bool = True,
 ) -> Sensitivity:
-    """Measures what a model comes to when one coupled set at a time loses channels. The model is not changed.
+    """Measures the value of a model when one coupled set at a time loses channels. The model is not changed.
 
-    Every measurement is made on a pruned copy. Under ``accelerate launch`` the processes share the work; the model is
+    Every value is measured on a pruned copy. Under ``accelerate launch`` the processes share the work. The model is
     measured on the device it is on.
 
     Args:
-        model: The network.
-        example_inputs: See :func:`fec_fast.prune`, as are criterion, formula, sides and ignore.
-        calibration: A loader of images and labels: the value is the accuracy on it, after batch norm was re-estimated
-            on its images; it is gone through once or twice for every measurement, so a few hundred images will do. Or
+        model: The network; DataParallel, DistributedDataParallel and torch.compile wrappers are looked through.
+        example_inputs: A tensor or list is the single argument, a tuple the positional arguments, a dictionary the
+            keyword arguments. A small batch is enough.
+        calibration: A loader of images and labels: the value is the accuracy on it, in [0, 1], after batch norm was
+            re-estimated on its images. It is iterated once or twice per value, so a few hundred images are enough. Or
             a function from a model (a copy, in evaluation mode) to a number, higher being better.
-        at: The shares at which each set is measured.
-        criterion: Which channels go.
-        formula: Of the entropies.
-        sides: ``"both"`` or ``"producer"``.
-        ignore: Layers that keep their channels.
-        cache: A folder. Every value is written there as soon as it is known, and not measured again: a run that was
-            interrupted goes on where it stopped. Values are kept apart by weights, criterion, formula and sides; the
-            calibration is not looked at, so give another one another folder.
-        progress: Show a bar on the standard error.
+        at: The shares of each set's units that are removed, in (0, 1); by default 0.1, 0.3, 0.5, 0.7 and 0.9.
+        criterion: Decides which units are removed, those with the lowest scores: a name such as ``"fec_l1"`` (the
+            default) or a function, as for :func:`fec_fast.prune`.
+        formula: Of the entropies when the criterion is ``"fec_l1"`` or ``"fec"``; ``None`` is ``Formula()``.
+        sides: ``"both"`` (the default) or ``"producer"``, as for :func:`fec_fast.prune`.
+        ignore: Names of layers, or of modules that hold layers, that keep their channels; by default none.
+        cache: A folder. Every value is written there as soon as it is measured, and is not measured again: an
+            interrupted run continues where it stopped. Values are kept apart by weights, criterion, formula and sides.
+            The calibration is not compared, so use another folder for another one. ``None``: nothing is written.
+        progress: Whether to show a progress bar on the standard error.
 
     Returns:
         The values, for ``prune(..., budget=..., ratios=...)``.
 
     Raises:
-        InputError: The loader is empty or its labels are none of the model's classes, or the function raises or
+        InputError: The loader is empty or has a label that is none of the model's classes, or the function raises or
             returns NaN or infinity.
-        ArgumentError: The loader can be gone through only once, the function returns no number, or another argument
-            of the wrong kind.
+        ArgumentError: The loader can be iterated only once, the function does not return a number, or another argument
+            is of the wrong kind.
         RatioError: A share outside (0, 1).
     """
-    return measure(pose(model, example_inputs, criterion, formula, sides, ignore), calibration, at, cache, progress)
+    context = build_context(model, example_inputs, criterion, formula, sides, ignore)
+    return SensitivityMeter(calibration).measure(context, at, cache, progress)
 
 
-def measure(
-    problem: Problem,
-    calibration: Calibration,
-    at: Sequence[float] = RATIOS,
-    cache: str | Path | None = None,
-    progress: bool = True,
-) -> Sensitivity:
-    """See :func:`measure_sensitivity`.
+class SensitivityMeter:
+    """Measures the sensitivity of one model, and remembers the value of every pruned copy it has measured.
 
-    Args:
-        problem: The traced and scored model.
-        calibration: See there, as the others.
-        at: See there.
-        cache: See there.
-        progress: See there.
-
-    Returns:
-        The values.
-
-    Raises:
-        FecError: See there.
+    When :func:`fec_fast.prune` has to plan again, most coupled sets are the same as before: their values are taken from
+    memory. A copy is identified by the labels of the units it has lost, which a changed set has in common with the set
+    it was before.
     """
-    for share in at:
-        if not check_ratio("at", share) > 0:
-            raise RatioError(f"at={share!r}: give shares between 0 and 1")
-    value_of = _value_of(problem, calibration)
-    sets = problem.coupling.sets
-    names = _names(sets)
-    jobs: list[tuple[str, int]] = [("", 0)]
-    for name, one in zip(names, sets, strict=True):
-        units = len(one.units)
-        jobs += [(name, n) for n in sorted({min(units - 1, max(1, round(share * units))) for share in at}) if n]
-    position = {name: number for number, name in enumerate(names)}
 
-    def value(name: str, number: int) -> float:
-        counts = [0] * len(sets)
-        if name:
-            counts[position[name]] = number
-        return value_of(problem.pruned(counts).eval(), f"{number} units less in {name}" if name else "nothing removed")
+    def __init__(self, calibration: Calibration) -> None:
+        """Starts with nothing measured.
 
-    store = _Store(None if cache is None else Path(cache), _key(problem))
-    place = launched_processes()
-    mine = jobs[place.rank :: place.world_size]
+        Args:
+            calibration: A loader of images and labels, or a function from a model to a number, as for
+                :func:`measure_sensitivity`.
+        """
+        self._calibration = calibration
+        self._value_of: Callable[[nn.Module, str], float] | None = None  # the checked calibration
+        self._values: dict[tuple[int, ...], float] = {}  # by the labels of the removed units, rising
 
-    def work() -> dict[tuple[str, int], float]:
-        found = dict(store.known)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), disable=not progress or place.rank > 0) as bar:
-            for job in bar.track([job for job in mine if job not in found], description="sensitivity"):
-                found[job] = value(*job)
-                store.keep(job, found[job], place.rank)
-        return {job: found[job] for job in mine}
+    def measure(
+        self,
+        context: PruningContext,
+        at: Sequence[float] = DEFAULT_SHARES,
+        cache: str | Path | None = None,
+        progress: bool = True,
+    ) -> Sensitivity:
+        """Measures the values that are not known yet.
 
-    known = place.merge_results(work)
-    return Sensitivity(
-        fingerprint(problem.index),
-        known["", 0],
-        {name: len(one.units) for name, one in zip(names, sets, strict=True)},
-        {name: {n: known[job, n] for job, n in jobs if job == name} for name in names},
-    )
+        Args:
+            context: The traced and scored model; the same model in every call.
+            at: The shares of each set's units that are removed, in (0, 1).
+            cache: A folder for the values, or ``None``.
+            progress: Whether to show a progress bar on the standard error.
+
+        Returns:
+            The values of all coupled sets of the context.
+
+        Raises:
+            FecError: As :func:`measure_sensitivity` says.
+        """
+        for share in at:
+            if not check_ratio("at", share) > 0:
+                raise RatioError(f"at={share!r}: give shares between 0 and 1")
+        if self._value_of is None:
+            self._value_of = _checked_calibration(context, self._calibration)
+        value_of = self._value_of
+        sets = context.coupling.sets
+        names = _unique_names(sets)
+        # A job is a set and how many of its units are removed; ("", 0) is the model itself.
+        jobs: list[tuple[str, int]] = [("", 0)]
+        for name, coupled in zip(names, sets, strict=True):
+            units = len(coupled.units)
+            counts = sorted({min(units - 1, max(1, round(share * units))) for share in at})
+            jobs += [(name, count) for count in counts if count]
+
+        def counts_of(job: tuple[str, int]) -> list[int]:
+            return [job[1] if name == job[0] else 0 for name in names]
+
+        labels_of_job = {job: context.removed_labels(counts_of(job)) for job in jobs}
+        store = None if cache is None else SensitivityCache(Path(cache), cache_key(context))
+        if store is not None:
+            self._values |= {labels_of_job[job]: value for job, value in store.values.items() if job in labels_of_job}
+        team = launched_processes()
+        jobs_here = jobs[team.rank :: team.world_size]
+
+        def measure_jobs() -> dict[tuple[int, ...], float]:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            hidden = not progress or team.rank > 0
+            with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
+                missing = [job for job in jobs_here if labels_of_job[job] not in self._values]
+                for job in bar.track(missing, description="sensitivity"):
+                    name, removed = job
+                    description = f"{removed} units less in {name}" if name else "nothing removed"
+                    value = value_of(context.pruned_copy(counts_of(job)).eval(), description)
+                    self._values[labels_of_job[job]] = value
+                    if store is not None:
+                        store.append(name, removed, value, team.rank)
+            return {labels_of_job[job]: self._values[labels_of_job[job]] for job in jobs_here}
+
+        self._values |= team.merge_results(measure_jobs)
+        values: dict[str, dict[int, float]] = {name: {} for name in names}
+        for (name, removed), labels in labels_of_job.items():
+            if name:
+                values[name][removed] = self._values[labels]
+        units_of = {name: len(coupled.units) for name, coupled in zip(names, sets, strict=True)}
+        return Sensitivity(fingerprint(context.index), self._values[()], units_of, values)
 
 
-def knapsack(sensitivity: Sensitivity, problem: Problem, prices: np.ndarray) -> list[np.ndarray]:
-    """The order in which a knapsack takes units: by the value lost for each unit's share of what a budget counts.
+def knapsack_thresholds(sensitivity: Sensitivity, context: PruningContext, prices: np.ndarray) -> list[np.ndarray]:
+    """The policy ``"sensitivity"``: units are removed by the value lost per unit of what the budget counts.
 
-    A set's losses become their lower convex hull, as in the linear relaxation of the multiple-choice knapsack, and are
-    taken as linear between the points. A calibration set of hundreds of images cannot tell small losses apart, so one
-    hundredth of the value, growing with the square of the share that is removed, is added to every set's loss: where
-    nothing else tells, removal is spread evenly.
+    This is the greedy solution of the linear relaxation of the multiple-choice knapsack (Kellerer, Pferschy & Pisinger,
+    Knapsack Problems, 2004, chapter 11): the losses of each set are replaced by their lower convex hull, on which the
+    loss per unit rises, so that the cheapest next unit of all sets is always the right one to take.
 
     Args:
-        sensitivity: What was measured.
-        problem: The traced model.
-        prices: For each set, what one unit less saves.
+        sensitivity: The measured values.
+        context: The traced model.
+        prices: Float64 ``[sets]``, positive: what removing one unit of each set saves, relative to the average set.
 
     Returns:
-        For each set ``[units]``, see :mod:`fec_fast.pruning.allocation.policies`.
+        For each set float64 ``[units]``, rising, see :mod:`fec_fast.pruning.allocation.policies`.
 
     Raises:
-        PlanError: The values were measured on another model.
+        PlanError: The values were measured on a model of other names or shapes.
         LayerError: A set was not measured.
     """
-    if sensitivity.fingerprint != fingerprint(problem.index):
+    if sensitivity.fingerprint != fingerprint(context.index):
         raise PlanError("ratios: the sensitivity was measured on a model of other names or shapes; measure this one")
-    floor = 0.01 * (abs(sensitivity.whole) or 1.0)
-    losses = [sensitivity.whole - value for found in sensitivity.values.values() for value in found.values()]
-    worst = 2 * max(floor, *losses)  # what losing a whole set counts as
+    # A calibration set of hundreds of images cannot tell small losses apart: most measured losses near zero are noise.
+    # One hundredth of the value, growing with the square of the removed share, is added to the loss of every set, so
+    # that removal is spread evenly wherever the measurement says nothing else.
+    smallest_loss = 0.01 * (abs(sensitivity.whole) or 1.0)
+    losses = [sensitivity.whole - value for values in sensitivity.values.values() for value in values.values()]
+    # The loss when all units of a set are removed, which cannot be measured: worse than everything that was.
+    loss_of_a_set = 2 * max(smallest_loss, *losses)
     rows = []
-    sets = problem.coupling.sets
-    for name, one, price in zip(_names(sets), sets, prices.tolist(), strict=True):
+    sets = context.coupling.sets
+    for name, coupled, price in zip(_unique_names(sets), sets, prices.tolist(), strict=True):
         if name not in sensitivity.values:
             raise LayerError(f"ratios: the sensitivity of {name!r} was not measured; ignore it, or measure it")
-        units = len(one.units)
+        units = len(coupled.units)
         points = sorted(sensitivity.values[name].items())
-        removed = np.array([0, *(n for n, _ in points), units], dtype=np.float64)
-        lost = np.maximum.accumulate([0.0, *(max(0.0, sensitivity.whole - value) for _, value in points), worst])
-        corners = _hull(removed, lost)
-        line = np.interp(np.arange(units + 1), removed[corners], lost[corners])
-        line += floor * (np.arange(units + 1) / units) ** 2
-        rows.append(np.diff(line) / price)
+        removed = np.array([0, *(number for number, _ in points), units], dtype=np.float64)
+        # Removing more cannot gain anything: where a measurement says so, it is noise, and counts as no further loss.
+        lost = np.maximum.accumulate(
+            [0.0, *(max(0.0, sensitivity.whole - value) for _, value in points), loss_of_a_set]
+        )
+        corners = lower_hull(removed, lost)
+        loss_at = np.interp(np.arange(units + 1), removed[corners], lost[corners])
+        loss_at += smallest_loss * (np.arange(units + 1) / units) ** 2
+        rows.append(np.diff(loss_at) / price)
     return rows
 
 
-def _names(sets: Sequence[CoupledChannels]) -> list[str]:
-    """A name for each set; of several that begin with the same layer, the later ones are numbered."""
+def _unique_names(sets: Sequence[CoupledChannels]) -> list[str]:
+    """A name for each set; where several sets begin with the same layer, the later ones are numbered."""
     seen: Counter[str] = Counter()
     names = []
-    for one in sets:
-        seen[one.name] += 1
-        names.append(one.name if seen[one.name] == 1 else f"{one.name} ({seen[one.name]})")
+    for coupled in sets:
+        seen[coupled.name] += 1
+        names.append(coupled.name if seen[coupled.name] == 1 else f"{coupled.name} ({seen[coupled.name]})")
     return names
 
 
-def _hull(x: np.ndarray, y: np.ndarray) -> list[int]:
-    """The corners of the lower convex hull of points by rising ``x``."""
+def lower_hull(x: np.ndarray, y: np.ndarray) -> list[int]:
+    """The corners of the lower convex hull of some points (Andrew's monotone chain).
+
+    Args:
+        x: ``[points]``, rising.
+        y: ``[points]``.
+
+    Returns:
+        The positions of the corners, rising; the first and the last point are corners.
+    """
     corners: list[int] = []
     for point in range(len(x)):
         while len(corners) > 1:
             last, before = corners[-1], corners[-2]
+            # The last corner stays one if the line to the new point is steeper behind it than before it.
             if (y[last] - y[before]) * (x[point] - x[before]) < (y[point] - y[before]) * (x[last] - x[before]):
                 break
             corners.pop()
@@ -238,46 +279,51 @@ def _hull(x: np.ndarray, y: np.ndarray) -> list[int]:
     return corners
 
 
-def _value_of(problem: Problem, calibration: Calibration) -> Callable[[nn.Module, str], float]:
-    """The function that is measured, with its mistakes told."""
+def _checked_calibration(context: PruningContext, calibration: Calibration) -> Callable[[nn.Module, str], float]:
+    """The function that is measured. Its second argument says what was removed, for its error messages."""
     function: Callable[[nn.Module], Any]
     if isinstance(calibration, Iterable):
-        function = functools.partial(_accuracy, loader=_checked(problem.model, calibration))
+        _check_loader(context.model, calibration)
+        function = functools.partial(_accuracy, loader=calibration)
     elif callable(calibration):
         function = calibration
     else:
         kind = type(calibration).__name__
         raise ArgumentError(f"calibration: expected a loader or a function from a model to a number, got {kind}")
 
-    def value_of(model: nn.Module, where: str) -> float:
+    def value_of(model: nn.Module, description: str) -> float:
         try:
             value = function(model)
         except Exception as error:
-            words = f"the calibration raised {type(error).__name__} with {where}: {error}"
-            raise InputError(f"{words}; what was measured before is in the cache, if you gave one") from error
+            raise InputError(
+                f"the calibration raised {type(error).__name__} with {description}: {error}; what was measured before "
+                "is in the cache, if you gave one"
+            ) from error
         if isinstance(value, Tensor | np.generic) and value.ndim == 0:
             value = value.item()
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ArgumentError(f"the calibration returned a {type(value).__name__} with {where}: return a number")
+            raise ArgumentError(
+                f"the calibration returned a {type(value).__name__} with {description}: return a number"
+            )
         if not math.isfinite(value):
-            raise InputError(f"the calibration returned {value} with {where}: return a finite number")
+            raise InputError(f"the calibration returned {value} with {description}: return a finite number")
         return float(value)
 
     return value_of
 
 
 def _accuracy(model: nn.Module, loader: Iterable[Any]) -> float:
-    """On labelled images, after batch norm was re-estimated on them."""
+    """The accuracy on labelled images, after batch norm was re-estimated on them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*has no batch norm")
         recalibrate(model, loader)
     return evaluate(model, loader)
 
 
-def _checked(model: nn.Module, loader: Iterable[Any]) -> Iterable[Any]:
-    """The loader, looked through once."""
+def _check_loader(model: nn.Module, loader: Iterable[Any]) -> None:
+    """Checks all labels against the model's classes, before hours of measurements."""
     if isinstance(loader, Iterator):
-        raise ArgumentError("calibration: an iterator can be gone through only once; give a DataLoader or a list")
+        raise ArgumentError("calibration: an iterator can be iterated only once; give a DataLoader or a list")
     classes = total = 0
     for images, labels in map(images_and_labels, loader):
         if not total:
@@ -290,54 +336,3 @@ def _checked(model: nn.Module, loader: Iterable[Any]) -> Iterable[Any]:
         total += len(labels)
     if not total:
         raise InputError("the calibration data is empty")
-    return loader
-
-
-def _key(problem: Problem) -> str:
-    """A digest of all that a value depends on but the calibration."""
-    digest = hashlib.sha256()
-    for name, tensor in problem.model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    formula = problem.formula if problem.name in ENTROPY_CRITERIA else None
-    digest.update(f"{problem.name} {formula} {problem.sides}".encode())
-    digest.update(repr([(one.name, one.units) for one in problem.coupling.sets]).encode())
-    return digest.hexdigest()
-
-
-class _Store:
-    """Values on disk: a line each, appended and brought to the disk at once, in a file for each process."""
-
-    def __init__(self, folder: Path | None, key: str) -> None:
-        self._folder, self._key = folder, key
-        self.known: dict[tuple[str, int], float] = {}
-        if folder is None:
-            return
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"cache={str(folder)!r} is a file; name a folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in sorted(folder.glob("sensitivity-*.jsonl")):
-            for line in file.read_text(encoding="utf-8").splitlines():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:  # the last line of a run that was killed while it wrote
-                    continue
-                if row["key"] == key:
-                    self.known[row["set"], row["removed"]] = row["value"]
-
-    def keep(self, job: tuple[str, int], value: float, rank: int) -> None:
-        """Writes a value down."""
-        if self._folder is None:
-            return
-        row = {"key": self._key, "set": job[0], "removed": job[1], "value": value}
-        with (self._folder / f"sensitivity-{rank}.jsonl").open("a", encoding="utf-8") as file:
-            file.write("\n" * (file.tell() > 0 and not _ends_well(file.name)) + json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _ends_well(name: str) -> bool:
-    """Whether a file ends with a whole line."""
-    with open(name, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read() == b"\n"

@@ -1,9 +1,11 @@
-"""From a policy's order and a limit to the numbers of units that go.
+"""Search for removal counts: the smallest removal, in a policy's order, that meets a size limit.
 
-A policy says in which order units go: for each coupled set, a pressure at which its first, second, ... unit goes, never
-falling. All sets' steps by rising pressure make one sequence; removing more of it never makes a network larger, so the
-shortest beginning that meets a limit is found by bisection. What it removes too much is then given back, where a single
-step of a set fits; where the last step was too coarse to come near the limit, finer ones of other sets take its place.
+A policy orders the units of all coupled sets by thresholds (:mod:`fec_fast.pruning.allocation.policies`). Sorted by
+threshold, the removals of all sets form one sequence of steps. A longer beginning of the sequence never leaves a larger
+network, so the shortest beginning that meets the limit is found by bisection, with about 20 evaluations of the size
+for a million units. Two corrections follow, because steps are coarse (a unit of a wide layer, a multiple of
+``round_to``): single steps that the limit has room for are undone; and where the last step was too coarse to end near
+the limit, the search is repeated with finer steps of other sets in its place.
 """
 
 from __future__ import annotations
@@ -12,125 +14,150 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-Size = Callable[[np.ndarray], np.ndarray]
+# From removal counts ``[..., sets]`` to the size of the network that is left, ``[...]``.
+SizeFunction = Callable[[np.ndarray], np.ndarray]
 
 
-def solve(
-    size: Size, limit: float, near: float, pressures: Sequence[np.ndarray], allowed: Sequence[np.ndarray]
+def smallest_removal(
+    size_of: SizeFunction,
+    limit: float,
+    near_limit: float,
+    thresholds: Sequence[np.ndarray],
+    allowed_counts: Sequence[np.ndarray],
 ) -> np.ndarray:
-    """Finds how many units of each set go.
+    """Finds how many units of each set are removed.
 
     Args:
-        size: From counts ``[..., sets]`` to sizes ``[...]``; does not rise with a count.
-        limit: The size that may be left.
-        near: A size that is near enough below the limit.
-        pressures: For each set, the pressure at which each unit goes in turn, rising; infinite for units that stay.
-        allowed: For each set, the numbers of units that may go, rising from 0.
+        size_of: From removal counts ``[..., sets]`` to sizes ``[...]``, in any unit; must not rise with a count.
+        limit: The largest size that may be left, in the unit of ``size_of``.
+        near_limit: A size below the limit that is accepted without further corrections.
+        thresholds: For each set float64 ``[units]``, rising: the threshold at which each further unit is removed;
+            infinite for units that are kept whatever the limit.
+        allowed_counts: For each set the numbers of units that may be removed, int64, rising from 0.
 
     Returns:
-        Int64 ``[sets]``, each of ``allowed``. The size is at most ``limit``; where it is below ``near``, giving a step
-        of any one set back would exceed the limit. If the limit is out of reach, the least size.
+        Int64 ``[sets]``, each count from ``allowed_counts``. The size is at most ``limit``. Where it is below
+        ``near_limit``, undoing a step of any one set would exceed the limit. If the limit is out of reach, the counts
+        of the smallest network.
     """
     best: np.ndarray | None = None
-    allowed = list(allowed)
-    for _ in allowed:
-        steps = Steps(pressures, allowed)
-        if float(size(steps.counts(0))) <= limit:
-            return steps.counts(0)
-        if float(size(steps.counts(len(steps)))) > limit:
-            return steps.counts(len(steps)) if best is None else best
-        met = _least_number(size, limit, steps)
-        counts = _given_back(size, limit, near, steps.counts(met), allowed)
-        if best is None or float(size(counts)) > float(size(best)):
+    allowed_counts = list(allowed_counts)
+    for _ in allowed_counts:
+        steps = RemovalSteps(thresholds, allowed_counts)
+        if float(size_of(steps.counts_after(0))) <= limit:
+            return steps.counts_after(0)
+        if float(size_of(steps.counts_after(len(steps)))) > limit:
+            return steps.counts_after(len(steps)) if best is None else best
+        number = _fewest_steps(size_of, limit, steps)
+        counts = _undo_steps(size_of, limit, near_limit, steps.counts_after(number), allowed_counts)
+        if best is None or float(size_of(counts)) > float(size_of(best)):
             best = counts
-        if float(size(best)) >= near:
+        if float(size_of(best)) >= near_limit:
             return best
-        # The step that met the limit is too coarse to come near it: finer steps of others, in its place.
-        coarse = steps.set_of(met - 1)
-        allowed[coarse] = allowed[coarse][: int(np.searchsorted(allowed[coarse], steps.counts(met - 1)[coarse])) + 1]
+        # The last step met the limit and went far below it: nothing that was undone fills the gap. Without that step
+        # (its set may lose no more than it had lost before), finer steps of other sets have to meet the limit. Every
+        # turn takes a step away from one set, so as many turns as there are sets are tried.
+        coarse = steps.set_of(number - 1)
+        last_count = steps.counts_after(number - 1)[coarse]
+        allowed_counts[coarse] = allowed_counts[coarse][: int(np.searchsorted(allowed_counts[coarse], last_count)) + 1]
     return np.zeros(0, dtype=np.int64) if best is None else best
 
 
-def _least_number(size: Size, limit: float, steps: Steps) -> int:
-    """The least number of steps that meets a limit, which none does not and all do."""
-    low, high = 0, len(steps)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if float(size(steps.counts(middle))) <= limit:
-            high = middle
+def _fewest_steps(size_of: SizeFunction, limit: float, steps: RemovalSteps) -> int:
+    """The smallest number of steps that meets a limit, by bisection: 0 steps must not meet it, all steps must."""
+    too_few, enough = 0, len(steps)
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        if float(size_of(steps.counts_after(middle))) <= limit:
+            enough = middle
         else:
-            low = middle
-    return high
+            too_few = middle
+    return enough
 
 
-class Steps:
-    """The steps of all sets by rising pressure; of equal ones, those of the first set first."""
+class RemovalSteps:
+    """The removals of all sets as one sequence, by rising threshold; of equal thresholds the first set comes first.
 
-    def __init__(self, pressures: Sequence[np.ndarray], allowed: Sequence[np.ndarray]) -> None:
+    A step leads from one allowed count of a set to the next. Its threshold is that of the last unit it removes.
+    """
+
+    def __init__(self, thresholds: Sequence[np.ndarray], allowed_counts: Sequence[np.ndarray]) -> None:
         """Sorts the steps.
 
         Args:
-            pressures: See :func:`solve`.
-            allowed: See :func:`solve`.
+            thresholds: For each set float64 ``[units]``, rising; steps with an infinite threshold are left out.
+            allowed_counts: For each set the numbers of units that may be removed, int64, rising from 0.
         """
-        at = [values[numbers[1:] - 1] for values, numbers in zip(pressures, allowed, strict=True)]
-        at = [values[np.isfinite(values)] for values in at]
-        of = np.repeat(np.arange(len(at)), [len(values) for values in at])
-        self._sets = of[np.argsort(np.concatenate([*at, np.zeros(0)]), kind="stable")]
-        self._allowed = allowed
+        step_thresholds = [row[counts[1:] - 1] for row, counts in zip(thresholds, allowed_counts, strict=True)]
+        step_thresholds = [row[np.isfinite(row)] for row in step_thresholds]
+        set_numbers = np.repeat(np.arange(len(step_thresholds)), [len(row) for row in step_thresholds])
+        # Stable, so that the steps of one set stay in their order where thresholds are equal.
+        order = np.argsort(np.concatenate([*step_thresholds, np.zeros(0)]), kind="stable")
+        self._sets = set_numbers[order]
+        self._allowed_counts = allowed_counts
 
     def __len__(self) -> int:
-        """How many steps there are."""
+        """The number of steps."""
         return len(self._sets)
 
-    def set_of(self, number: int) -> int:
-        """Which set a step belongs to.
+    def set_of(self, step: int) -> int:
+        """The number of the set that a step removes from.
 
         Args:
-            number: Of the step, from 0.
+            step: The position of the step in the sequence, from 0.
 
         Returns:
-            The number of the set.
+            The position of the set, from 0.
         """
-        return int(self._sets[number])
+        return int(self._sets[step])
 
-    def counts(self, number: int) -> np.ndarray:
-        """How many units of each set have gone after so many steps.
+    def counts_after(self, number: int) -> np.ndarray:
+        """The numbers of units that are removed by the first steps of the sequence.
 
         Args:
-            number: Of steps.
+            number: How many steps.
 
         Returns:
             Int64 ``[sets]``.
         """
-        taken = np.bincount(self._sets[:number], minlength=len(self._allowed))
-        return np.array([numbers[n] for numbers, n in zip(self._allowed, taken, strict=True)], dtype=np.int64)
+        taken = np.bincount(self._sets[:number], minlength=len(self._allowed_counts))
+        return np.array(
+            [counts[steps] for counts, steps in zip(self._allowed_counts, taken, strict=True)], dtype=np.int64
+        )
 
 
-def _given_back(size: Size, limit: float, near: float, counts: np.ndarray, allowed: Sequence[np.ndarray]) -> np.ndarray:
-    """Gives single steps back; several of a set only where that is not near enough."""
+def _undo_steps(
+    size_of: SizeFunction, limit: float, near_limit: float, counts: np.ndarray, allowed_counts: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Undoes steps while the limit has room for one; a set gives a second step only if all sets gave their first."""
     while True:
-        fewer = _one_turn(size, limit, counts, allowed)
+        fewer = _undo_one_step_per_set(size_of, limit, counts, allowed_counts)
         if fewer is None:
             return counts
         counts = fewer
-        if float(size(counts)) >= near:
+        if float(size_of(counts)) >= near_limit:
             return counts
 
 
-def _one_turn(size: Size, limit: float, counts: np.ndarray, allowed: Sequence[np.ndarray]) -> np.ndarray | None:
-    """Gives at most one step of each set back, the largest that fits first; ``None`` where none fits."""
+def _undo_one_step_per_set(
+    size_of: SizeFunction, limit: float, counts: np.ndarray, allowed_counts: Sequence[np.ndarray]
+) -> np.ndarray | None:
+    """Undoes at most one step per set, the largest that fits first; ``None`` where none fits."""
     before = counts
-    fewer = [int(numbers[max(0, np.searchsorted(numbers, n) - 1)]) for numbers, n in zip(allowed, counts, strict=True)]
-    left = [number for number, n in enumerate(counts) if n > 0]
-    while left:
-        trials = np.repeat(counts[None], len(left), 0)
-        trials[np.arange(len(left)), left] = [fewer[number] for number in left]
-        sizes = size(trials)
+    one_step_less = [
+        int(allowed[max(0, np.searchsorted(allowed, count) - 1)])
+        for allowed, count in zip(allowed_counts, counts, strict=True)
+    ]
+    candidates = [number for number, count in enumerate(counts) if count > 0]
+    while candidates:
+        trials = np.repeat(counts[None], len(candidates), 0)
+        trials[np.arange(len(candidates)), candidates] = [one_step_less[number] for number in candidates]
+        sizes = size_of(trials)
         fitting = np.flatnonzero(sizes <= limit)
         if not len(fitting):
             break
-        best = int(fitting[np.argmax(sizes[fitting])])
-        counts = trials[best]
-        left = [left[row] for row in fitting.tolist() if row != best]  # what does not fit now will not fit later
+        largest = int(fitting[np.argmax(sizes[fitting])])
+        counts = trials[largest]
+        # What does not fit now will not fit later either: the network only grows.
+        candidates = [candidates[row] for row in fitting.tolist() if row != largest]
     return None if counts is before else counts

@@ -20,8 +20,8 @@ from fec_fast.graph.counts import count
 from fec_fast.graph.groups import couple_channels
 from fec_fast.graph.size_model import SizeModel
 from fec_fast.graph.trace import trace_model
-from fec_fast.pruning.allocation.ratios import levels
-from fec_fast.pruning.allocation.solver import solve
+from fec_fast.pruning.allocation.ratios import allowed_removal_counts
+from fec_fast.pruning.allocation.solver import smallest_removal
 from fec_fast.utils.model_index import ModelIndex
 from fec_fast.vision import networks
 
@@ -122,7 +122,7 @@ def test_a_budget_is_met_or_the_nearest_is_named(widths, currency, share, policy
     try:
         result = prune(model, budget=Budget(**{currency: share}), **options)
     except fec_fast.BudgetError as error:
-        if "nothing can go" not in str(error):
+        if "nothing can be removed" not in str(error):
             nearest = float(str(error).rpartition("=")[2].rstrip(")"))
             assert nearest < share
             result = prune(model, budget=Budget(**{currency: nearest}), **options)
@@ -139,7 +139,7 @@ def test_a_budget_is_met_or_the_nearest_is_named(widths, currency, share, policy
         counts = np.array([len(record["removed"]) for record in result.plan.sets])
         size = getattr(SizeModel(ModelIndex.of(model), traced, coupling), currency)
         for number, one in enumerate(coupling.sets):
-            allowed = levels(one, coupling.axis_lengths, round_to, min_channels)
+            allowed = allowed_removal_counts(one, coupling.axis_lengths, round_to, min_channels)
             place = int(np.searchsorted(allowed, counts[number]))
             if place:
                 fewer = counts.copy()
@@ -240,10 +240,10 @@ def test_min_channels_holds_for_plain_ratios() -> None:
 
 def test_solver_reaches_a_sum_exactly() -> None:
     prices = np.array([100.0, 30.0, 7.0, 1.0])
-    pressures = [np.arange(1, 11) / 10 for _ in prices]
+    thresholds = [np.arange(1, 11) / 10 for _ in prices]
     allowed = [np.arange(10) for _ in prices]
     for limit in (1380.0 - 777, 1380.0 - 201, 500.0):
-        counts = solve(lambda n: (prices * (10 - n)).sum(-1), limit, limit, pressures, allowed)
+        counts = smallest_removal(lambda n: (prices * (10 - n)).sum(-1), limit, limit, thresholds, allowed)
         assert limit - 7 < (prices * (10 - counts)).sum() <= limit
 
 

@@ -19,7 +19,7 @@ from fec_fast.graph.counts import count
 from fec_fast.graph.groups import couple_channels
 from fec_fast.graph.size_model import SizeModel
 from fec_fast.pruning.allocation import latency_budget as latency
-from fec_fast.pruning.context import pose
+from fec_fast.pruning.context import build_context
 from fec_fast.utils.timing import Timing, timed
 from fec_fast.vision import networks
 
@@ -51,7 +51,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch, half_width: float = 0.0) -> Callabl
         return 2e-9 * shape.image[0] * pixels * inputs * outputs * float(np.prod(kernel)) / groups
 
     monkeypatch.setattr(latency, "timed_model", timed_model)
-    monkeypatch.setattr(latency, "_seconds", layer)
+    monkeypatch.setattr(latency, "_time_layer", layer)
     return seconds
 
 
@@ -115,11 +115,11 @@ def test_what_cannot_be_met_or_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_forecast_is_exact_where_widths_are_on_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     made_up(monkeypatch)
     model = network()
-    problem = pose(model, IMAGE, "l1", None, "both", ())
-    sizes = SizeModel(problem.index, problem.traced, problem.coupling)
-    forecast = latency.Forecast(problem, sizes, 1.0)
-    half = np.array([len(one.units) // 2 for one in problem.coupling.sets])
-    bare = forecast(half) - forecast._rest * sizes.results(half).sum() / sizes.results(half * 0).sum()
+    context = build_context(model, IMAGE, "l1", None, "both", ())
+    sizes = SizeModel(context.index, context.trace, context.coupling)
+    forecast = latency.LatencyForecast(context, sizes, 1.0, latency.LatencyMeasurements())
+    half = np.array([len(one.units) // 2 for one in context.coupling.sets])
+    bare = forecast(half) - forecast._remainder * sizes.results(half).sum() / sizes.results(half * 0).sum()
     assert bare == pytest.approx(2e-9 * sizes.macs(half), rel=1e-9)
     both = forecast(np.stack([half, half * 0]))
     assert both == pytest.approx([float(forecast(half)), 1.0])
@@ -132,10 +132,10 @@ def test_a_real_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     found = latency.timed_model(model, image, claim=0.5, longest=0.5)
     assert found.seconds > 0 and found.half_width >= 0
     for network_, example in ((network(), IMAGE), (model, image)):  # the latter reads a single channel
-        problem = pose(network_, example, "l1", None, "both", ())
-        sizes = SizeModel(problem.index, problem.traced, couple_channels(problem.traced))
-        counts = np.zeros(len(problem.coupling.sets))
-        assert latency.Forecast(problem, sizes, 1.0)(counts) == pytest.approx(1.0)
+        context = build_context(network_, example, "l1", None, "both", ())
+        sizes = SizeModel(context.index, context.trace, couple_channels(context.trace))
+        counts = np.zeros(len(context.coupling.sets))
+        assert latency.LatencyForecast(context, sizes, 1.0, latency.LatencyMeasurements())(counts) == pytest.approx(1.0)
 
 
 def test_a_slow_call_is_timed_often_enough_for_an_interval() -> None:

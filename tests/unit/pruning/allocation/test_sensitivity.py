@@ -15,7 +15,7 @@ from torch import nn
 
 import fec_fast
 from fec_fast import Budget
-from fec_fast.pruning.allocation.sensitivity import _hull
+from fec_fast.pruning.allocation.sensitivity import lower_hull
 from helpers.distributed_sensitivity import IMAGE, first_matters, network, widths
 from helpers.processes import torchrun
 
@@ -124,7 +124,7 @@ def test_sets_of_the_same_layer_are_told_apart() -> None:
 
 def test_hull_is_convex_and_below() -> None:
     x, y = np.array([0.0, 1, 2, 3, 4]), np.array([0.0, 3, 1, 5, 6])
-    assert _hull(x, y) == [0, 2, 4]
+    assert lower_hull(x, y) == [0, 2, 4]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,89 @@
+"""Sensitivity cache: measured values on disk, so that an interrupted measurement continues where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from ...utils.errors import InputError
+from ..context import PruningContext
+from ..criteria import ENTROPY_CRITERIA
+
+
+def cache_key(context: PruningContext) -> str:
+    """A digest of everything that a value depends on, except the calibration.
+
+    Args:
+        context: The traced and scored model.
+
+    Returns:
+        The SHA-256 of the weights, the criterion, the formula, the sides and the coupled sets, in hexadecimal.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in context.model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    formula = context.formula if context.criterion_name in ENTROPY_CRITERIA else None
+    digest.update(f"{context.criterion_name} {formula} {context.sides}".encode())
+    digest.update(repr([(coupled.name, coupled.units) for coupled in context.coupling.sets]).encode())
+    return digest.hexdigest()
+
+
+class SensitivityCache:
+    """A folder of values, one JSON line per value, in one file per process so that processes do not share a file.
+
+    Attributes:
+        values: The values under this key, by the name of the set and the number of units that were removed from it;
+            ``("", 0)`` is the model with nothing removed.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        """Reads the values under a key from all files of the folder.
+
+        Args:
+            folder: Created if it does not exist.
+            key: What :func:`cache_key` returned; values under other keys are ignored.
+
+        Raises:
+            InputError: ``folder`` is a file.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"cache={str(folder)!r} is a file; name a folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._key = folder, key
+        self.values: dict[tuple[str, int], float] = {}
+        for file in sorted(folder.glob("sensitivity-*.jsonl")):
+            for line in file.read_text(encoding="utf-8").splitlines():
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError:  # the last line of a process that was killed while it wrote
+                    continue
+                if row["key"] == key:
+                    self.values[row["set"], row["removed"]] = row["value"]
+
+    def append(self, set_name: str, removed: int, value: float, rank: int) -> None:
+        """Writes a value, and waits until it is on the disk: a measurement may be killed at any time.
+
+        Args:
+            set_name: The name of the coupled set; ``""`` for the whole model.
+            removed: The number of units that were removed from it.
+            value: The measured value.
+            rank: The rank of this process, from 0.
+        """
+        row = {"key": self._key, "set": set_name, "removed": removed, "value": value}
+        with (self._folder / f"sensitivity-{rank}.jsonl").open("a", encoding="utf-8") as file:
+            is_torn = file.tell() > 0 and not _ends_with_newline(file.name)
+            file.write("\n" * is_torn + json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _ends_with_newline(name: str) -> bool:
+    """Whether the last line of a file is complete."""
+    with open(name, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
