@@ -180,7 +180,17 @@ def build_context(
     backend = scoring_backend(trace, index.tensors)
     scores = score_units(coupling.sets, trace, index.tensors, criterion, formula, sides, backend)
     return PruningContext(
-        index, example_inputs, trace, coupling, scores, criterion, criterion_name, formula, sides, tuple(ignore), backend
+        index,
+        example_inputs,
+        trace,
+        coupling,
+        scores,
+        criterion,
+        criterion_name,
+        formula,
+        sides,
+        tuple(ignore),
+        backend,
     )
 
 
