@@ -44,11 +44,6 @@ struct Weight {
   double allowed;
 };
 
-// The algorithm that the Python package chooses for these kernels.
-fec::Algorithm usual_on_cuda(const fec::Layer& l, const fec::Formula& f) {
-  return f.entropy == fec::Entropy::Distance ? fec::Algorithm::Pairwise : usual(l, f);
-}
-
 Weight weight(const Shape& s, Layout layout, fec::DType dtype, const fec::Formula& f, std::mt19937& random) {
   Weight made{strided(s, layout), {}, {}, {}, nullptr, 0};
   made.values = random_weights(static_cast<size_t>(s.outer * s.inner * s.channels * s.taps), random);
@@ -117,16 +112,11 @@ void compare(std::vector<Weight>& weights, const fec::Formula& f) {
   }
 }
 
-void check(const Shape& s, Layout layout, fec::DType dtype, const fec::Formula& f, std::mt19937& random) {
+void check(const Shape& s, Layout layout, fec::DType dtype, const fec::Formula& f, std::mt19937& random,
+           bool pairwise = false) {
   std::vector<Weight> weights;
   weights.push_back(weight(s, layout, dtype, f, random));
-  compare(weights, f);
-}
-
-void check_pairwise(const Shape& s, Layout layout, fec::DType dtype, const fec::Formula& f, std::mt19937& random) {
-  std::vector<Weight> weights;
-  weights.push_back(weight(s, layout, dtype, f, random));
-  weights[0].layer.algorithm = fec::Algorithm::Pairwise;
+  if (pairwise) weights[0].layer.algorithm = fec::Algorithm::Pairwise;
   compare(weights, f);
 }
 
@@ -151,7 +141,7 @@ void formulas(bool small, std::mt19937& random) {
                 check(shape, layout, dtype, f, random);
                 const bool both = axis == fec::Axis::Channels && entropy != fec::Entropy::Distance &&
                                   (compress != fec::Compress::None || shape.taps == 1);
-                if (both) check_pairwise(shape, layout, dtype, f, random);
+                if (both) check(shape, layout, dtype, f, random, true);
               }
             }
           }
@@ -184,7 +174,7 @@ void edges(bool small, std::mt19937& random) {
   }
   const fec::Formula pairs{fec::Compress::Rms, fec::Entropy::Softmax, fec::Axis::Channels, 0, 1};
   for (const int64_t c : {127, 128, 129, 255, 256, 257, 511, 513}) {
-    check_pairwise({1, 2, c, 1}, Layout::Rows, fec::DType::F32, pairs, random);
+    check({1, 2, c, 1}, Layout::Rows, fec::DType::F32, pairs, random, true);
   }
   const fec::Formula between{fec::Compress::None, fec::Entropy::Similarity, fec::Axis::Filters, 0, 1};
   const fec::Formula inside{fec::Compress::None, fec::Entropy::Similarity, fec::Axis::Channels, 0, 1};

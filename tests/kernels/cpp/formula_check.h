@@ -130,6 +130,11 @@ inline fec::Algorithm usual(const fec::Layer& l, const fec::Formula& f) {
   return f.axis == fec::Axis::Channels && one_number ? fec::Algorithm::Sorted : fec::Algorithm::Pairwise;
 }
 
+// The algorithm that the Python package chooses for the CUDA kernels.
+inline fec::Algorithm usual_on_cuda(const fec::Layer& l, const fec::Formula& f) {
+  return f.entropy == fec::Entropy::Distance ? fec::Algorithm::Pairwise : usual(l, f);
+}
+
 // Random weights of magnitude 0.01 to 1.
 inline std::vector<double> random_weights(size_t count, std::mt19937& random) {
   std::uniform_real_distribution<double> size(0.01, 1.0);
