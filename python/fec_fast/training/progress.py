@@ -21,7 +21,7 @@ class TrainingProgress:
     """How far a training is, which is what the learning-rate schedule depends on.
 
     Attributes:
-        share: Share of the training that is done, in [0, 1], or above 1 once the time is used up.
+        share: Share of the training that is done, in [0, 1]; 1 once the time is used up.
         evaluation_seconds: Duration of the last evaluation on held-out data; ``None`` until there was one.
     """
 
