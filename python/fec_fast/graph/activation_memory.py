@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
@@ -45,15 +45,15 @@ class _Storage:
     size: int
     labels: np.ndarray | None
     first: int
-    end: int | None
-    tensors: set[int]
+    end: int | None = None
+    tensors: set[int] = field(default_factory=set)
 
 
 class AllocationTracker:
     """Follows the memory of a run, operator by operator.
 
     A view takes no memory of its own: a storage is in use until the last tensor that shows it is released. What the
-    model owns and the inputs of the run are not counted.
+    model owns, the inputs of the run and constants in its code are not counted.
     """
 
     def __init__(self, model_tensors: Iterable[Tensor]) -> None:
@@ -64,10 +64,11 @@ class AllocationTracker:
         """
         self._storages: list[_Storage] = []
         self._operators = 0
-        self._not_counted = {storage_id(tensor) for tensor in model_tensors}
-        self._in_use: dict[int, _Storage] = {}  # by the identity of the storage
-        # Python reuses the identity of a released tensor. The weak reference's callback runs first, so an identity in
-        # _Storage.tensors is always that of a living tensor.
+        self._of_model = {storage_id(tensor) for tensor in model_tensors}
+        # By the identity of the storage, counted or not. The identity of a released storage is given to a new one, and
+        # so is that of a released tensor. The callback of the weak reference runs before that, so an identity in
+        # _in_use, or in _Storage.tensors, is always that of a living object.
+        self._in_use: dict[int, _Storage] = {}
         self._references: dict[int, weakref.ref[Tensor]] = {}
 
     def record(
@@ -83,18 +84,16 @@ class AllocationTracker:
         number, self._operators = self._operators, self._operators + 1
         for tensor in results:
             identity = storage_id(tensor)
-            if identity in self._not_counted:
+            if identity in self._of_model:
                 continue
             storage = self._in_use.get(identity)
             if storage is None:
-                if any(storage_id(operand) == identity for operand in operands):  # a view of an input of the run
-                    self._not_counted.add(identity)
-                    continue
                 labelled = label_map(tensor)
                 labels = None if labelled.dim is None else labelled.labels
-                storage = _Storage(tensor.untyped_storage().nbytes(), labels, number, None, set())
-                self._storages.append(storage)
-                self._in_use[identity] = storage
+                storage = self._in_use[identity] = _Storage(tensor.untyped_storage().nbytes(), labels, number)
+                # A storage that no operator of the run made is that of an input or a constant.
+                if not any(storage_id(operand) == identity for operand in operands):
+                    self._storages.append(storage)
             if id(tensor) not in storage.tensors:
                 storage.tensors.add(id(tensor))
                 self._references[id(tensor)] = weakref.ref(tensor, self._on_release(identity, id(tensor)))

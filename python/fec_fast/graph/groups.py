@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from ..utils.errors import LayerError, nearest
-from .dispatch_mode import WeightUse
+from .label_tracker import WeightUse
 from .labels import LabelPartition, Pin
 from .trace import Trace
 

@@ -15,12 +15,15 @@ object, so that most comparisons of vectors are comparisons of identities, and u
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..utils.compat import without_dispatch_modes
 
 FIXED = 0
 FREE = -1
@@ -323,6 +326,20 @@ class LabelMap:
             One label per index.
         """
         return self.labels if dim == self.dim else np.full(self.shape[dim], self.labels[0])
+
+    def moved_by(self, function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> LabelMap | list[int]:
+        """Applies to the labels what an operator does to the elements.
+
+        Args:
+            function: Moves the elements of its first argument and changes none.
+            args: Its further arguments.
+            kwargs: Its keyword arguments.
+
+        Returns:
+            See :meth:`from_tensor`.
+        """
+        with without_dispatch_modes():
+            return LabelMap.from_tensor(function(self.tensor(), *args, **kwargs))
 
     def tensor(self) -> Tensor:
         """The labels as an int64 tensor of the map's shape, expanded from one vector without a copy."""

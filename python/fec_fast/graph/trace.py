@@ -19,9 +19,9 @@ from ..utils.errors import InputError
 from ..utils.forward import call_model, undisturbed
 from ..utils.model_index import ModelIndex
 from .activation_memory import Allocation
-from .dispatch_mode import OperatorCost, TracedOperator, Tracer, WeightUse
+from .dispatch_mode import OperatorCost, TracedOperator, TracingMode
+from .label_tracker import LabelTracker, WeightUse
 from .labels import LabelPartition
-from .rules.operators import apply_rule
 from .shape_only import BlockValueAccess, call_shape_only
 
 
@@ -67,36 +67,37 @@ def trace_model(index: ModelIndex, example_inputs: Any) -> Trace:
         InputError: The model cannot be run on these inputs.
     """
     for evaluate in (call_shape_only, _call):
-        tracer = Tracer(index, apply_rule, evaluate)
+        mode = TracingMode(index, evaluate)
         try:
-            _run(index.model, example_inputs, tracer, training=False)
+            _run(index, example_inputs, mode, training=False)
             break
         except InputError:  # its code depends on values, or it cannot be run at all
             if evaluate is _call:
                 raise
-    assert tracer.allocations is not None
-    operators, costs, allocations = tuple(tracer.operators), tuple(tracer.costs), tracer.allocations.finish()
-    tracer.allocations = None
-    if _unreached(index, tracer):
+    assert mode.allocations is not None
+    operators, costs, allocations = tuple(mode.operators), tuple(mode.costs), mode.allocations.finish()
+    mode.allocations = None
+    tracker = mode.tracker
+    if _unreached(index, tracker):
         for evaluate in (call_shape_only, _call):
-            tracer.evaluate = evaluate
+            mode.evaluate = evaluate
             try:
-                _run(index.model, example_inputs, tracer, training=True)
+                _run(index, example_inputs, mode, training=True)
                 break
             except Exception as error:
                 if evaluate is _call:
-                    tracer.notes[f"training mode could not be traced: {error}"] = None
+                    tracker.notes[f"training mode could not be traced: {error}"] = None
     for name, module in index.modules.items():
-        if isinstance(module, nn.MultiheadAttention) and (f"{name}.in_proj_weight", 0) not in tracer.axes:
-            tracer.notes[f"{name}: attention was not traced and keeps its width"] = None
-    for labels in tracer.axes.values():
+        if isinstance(module, nn.MultiheadAttention) and (f"{name}.in_proj_weight", 0) not in tracker.axes:
+            tracker.notes[f"{name}: attention was not traced and keeps its width"] = None
+    for labels in tracker.axes.values():
         labels.flags.writeable = False
     return Trace(
-        tracer.sets.partition(),
-        MappingProxyType(tracer.axes),
-        MappingProxyType(tracer.weight_uses),
-        _unreached(index, tracer),
-        tuple(tracer.notes),
+        tracker.sets.partition(),
+        MappingProxyType(tracker.axes),
+        MappingProxyType(tracker.weight_uses),
+        _unreached(index, tracker),
+        tuple(tracker.notes),
         operators,
         costs,
         allocations,
@@ -107,13 +108,13 @@ def _call(func: Any, args: Any, kwargs: Any) -> Any:
     return func(*args, **kwargs)
 
 
-def _run(model: nn.Module, example_inputs: Any, tracer: Tracer, *, training: bool) -> None:
-    with undisturbed(model, training=training), unfused_attention(), warnings.catch_warnings():
+def _run(index: ModelIndex, example_inputs: Any, mode: TracingMode, *, training: bool) -> None:
+    with undisturbed(index.model, training=training), unfused_attention(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        reading = BlockValueAccess() if tracer.evaluate is call_shape_only else contextlib.nullcontext()
-        with tracer.following(), reading:
-            outputs = call_model(model, example_inputs)
-    tracer.pin(outputs, "its channels are outputs of the model")
+        values = BlockValueAccess() if mode.evaluate is call_shape_only else contextlib.nullcontext()
+        with mode.watching(), values:
+            outputs = call_model(index.model, example_inputs)
+    mode.tracker.pin(outputs, "its channels are outputs of the model")
 
 
 @contextlib.contextmanager
@@ -128,12 +129,13 @@ def unfused_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def _unreached(index: ModelIndex, tracer: Tracer) -> tuple[str, ...]:
-    reached = {name for name, _ in tracer.axes}
+def _unreached(index: ModelIndex, tracker: LabelTracker) -> tuple[str, ...]:
+    """The convolution and linear layers whose weight has no labels."""
+    reached = {name for name, _ in tracker.axes}
     unreached = []
     for name, module in index.modules.items():
         if isinstance(module, nn.Linear | ConvolutionBase):
-            owned = tracer.owned(getattr(module, "weight", None))
-            if owned is not None and owned.name not in reached:
+            view = tracker.parameter_view(getattr(module, "weight", None))
+            if view is not None and view.name not in reached:
                 unreached.append(name)
     return tuple(unreached)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from ..graph.dispatch_mode import WeightUse
 from ..graph.groups import CoupledChannels, Coupling, kept_indices, removed_labels, widths_after
+from ..graph.label_tracker import WeightUse
 from ..graph.trace import Trace
 from ..plan.plan import Plan
 from ..plan.shapes import pruned_shapes, shapes_fingerprint

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..graph.dispatch_mode import WeightUse
 from ..graph.groups import CoupledChannels
+from ..graph.label_tracker import WeightUse
 from ..graph.trace import Trace
 from ..scoring import ops
 from ..scoring.backends.registry import ResolvedBackend, resolve

@@ -1,116 +1,206 @@
-"""How channel labels pass through convolutions and linear layers, the operators that sum over channels."""
+"""Rules of convolutions and matrix products, the operators that sum over channels."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from .. import labels as lb
-from ..dispatch_mode import OperatorCost, Owned, Tracer, WeightUse
+from ...utils.compat import suggest_memory_format
+from ..label_tracker import LabelTracker, ParameterView, WeightUse
+from ..labels import LabelMap, free_as_fixed
+from ..operator_call import OperatorCall
+from .registry import DataDependentError, MacsFunction, operator
 
 
-def contract_convolution(tracer: Tracer, args: Any, out: Tensor) -> bool:
-    """Ties the input channels to the weight's channel axis and gives the output the labels of its filters.
+def _convolution_shape(
+    source: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+) -> Tensor:
+    """Zeros of the shape that the documentation of ``torch.nn.ConvNd`` and ``ConvTransposeNd`` gives."""
+    channels, filters = weight.shape[0], weight.shape[1] * groups
+    if not transposed:
+        channels, filters = filters, channels
+    if source.shape[1] != channels or filters % groups or (bias is not None and len(bias) != filters):
+        raise DataDependentError(f"a convolution of {list(source.shape)} by {list(weight.shape)}")
+    sizes = []
+    for dim, size in enumerate(source.shape[2:]):
+        # Lists of one number hold for all dimensions.
+        reach = dilation[dim % len(dilation)] * (weight.shape[2 + dim] - 1)
+        step, edge = stride[dim % len(stride)], padding[dim % len(padding)]
+        if transposed:
+            sizes.append((size - 1) * step - 2 * edge + reach + output_padding[dim % len(output_padding)] + 1)
+        else:
+            sizes.append((size + 2 * edge - reach - 1) // step + 1)
+    shape = (source.shape[0], filters, *sizes)
+    if any(_is_channels_last(tensor) for tensor in (source, weight)):
+        return torch.zeros_like(source.new_empty(shape), memory_format=torch.channels_last)
+    return source.new_zeros(shape)
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    return (
+        tensor.dim() == 4
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+        and suggest_memory_format(tensor) == torch.channels_last  # by the strides, where a size of 1 leaves it open
+    )
+
+
+def _convolution_macs(call: OperatorCall) -> int:
+    """Every weight is used once per output position (of a transposed convolution: input position) and image."""
+    source, weight, transposed = call.args[0], call.args[1], call.args[6]
+    positions = (source if transposed else call.result).shape[2:]
+    return int(weight.numel() * call.result.shape[0] * math.prod(positions))
+
+
+@operator("convolution", shape=_convolution_shape, macs=_convolution_macs)
+def convolution(tracker: LabelTracker, call: OperatorCall) -> WeightUse | None:
+    """Unites the input channels with the weight's channel axis; the output has the labels of the filters."""
+    use = _convolution_use(tracker, call)
+    if use is None:
+        tracker.pin_call(call, "has a weight that is not a parameter of the model")
+        return None
+    bias, channel_dim = call.args[2], call.args[0].dim() - call.args[1].dim() + 1
+    _finish(tracker, use, bias)
+    # A masked filter is zero with its bias; a bias that is not the model's is not masked.
+    zero_when_masked = bias is None or tracker.parameter_view(bias) is not None
+    tracker.set_label_map(call.result, LabelMap.compact(use.outputs, channel_dim, call.result.shape), zero_when_masked)
+    return use
+
+
+def _convolution_use(tracker: LabelTracker, call: OperatorCall) -> WeightUse | None:
+    """Labels the weight of a convolution.
 
     A grouped convolution can lose channels in two ways: whole groups (then ``groups`` itself shrinks), or the same
     positions in every group. The one with more independent decisions is taken; a depthwise convolution, with or
-    without a multiplier, is the first with one channel a group.
+    without a multiplier, is the first with one channel per group. In both, every remaining group has the same size,
+    which is what ``torch.nn.Conv2d(groups=...)`` can express.
 
     Args:
-        tracer: Holds the planes.
-        args: The arguments of ``aten::convolution``.
-        out: Its result.
+        tracker: The labels.
+        call: A call of ``aten::convolution``.
 
     Returns:
-        Whether the operator was understood; nothing was changed where not.
+        The use of the weight; ``None``, with nothing changed, where the operator is not understood.
     """
-    source, weight, bias, _, _, _, transposed, _, groups = args
-    owned = tracer.owned(weight)
-    plane, _ = tracer.plane(source)
+    source, weight, _, _, _, _, transposed, _, groups = call.args
+    view = tracker.parameter_view(weight)
+    label_map = tracker.labels_of(source)
     channel_dim = source.dim() - weight.dim() + 1
-    if owned is None or owned.axes != tuple(range(weight.dim())) or plane.dim not in (None, channel_dim):
-        return False
-    inputs = lb.free_as_fixed(plane.along(channel_dim))
+    if view is None or view.axes != tuple(range(weight.dim())) or label_map.dim not in (None, channel_dim):
+        return None
+    inputs = free_as_fixed(label_map.along(channel_dim))
     out_axis, in_axis = (1, 0) if transposed else (0, 1)
-    per_group_in, per_group_out = len(inputs) // groups, out.shape[channel_dim] // groups
-    layer = _owner(owned)
-    whole = groups > 1 and groups >= max(per_group_in, per_group_out)
-    if whole and getattr(tracer.modules[layer], "groups", None) != groups:
-        return False  # the number of groups is not an attribute that could be changed
-    sets, reason = tracer.sets, f"it feeds {layer} together with channels of fixed width"
-    if groups > 1 and (per_group_in > 1 or not whole):
+    inputs_per_group, outputs_per_group = len(inputs) // groups, call.result.shape[channel_dim] // groups
+    layer = _owner(view)
+    whole_groups = groups > 1 and groups >= max(inputs_per_group, outputs_per_group)
+    if whole_groups and getattr(tracker.modules[layer], "groups", None) != groups:
+        return None  # the number of groups is not an attribute that could be changed
+    reason = f"it feeds {layer} together with channels of fixed width"
+    if groups > 1 and (inputs_per_group > 1 or not whole_groups):
+        # Whole groups: each input is united with the first of its group. Otherwise: with the one at its position in the
+        # first group.
         index = np.arange(len(inputs))
-        sets.unite(inputs[index - index % per_group_in if whole else index % per_group_in], inputs, reason)
-    if whole:
-        single = per_group_in == per_group_out == 1
-        outputs = inputs if single else np.repeat(inputs[::per_group_in], per_group_out)
-        tracer.axis(owned, 0, inputs if transposed else outputs, reason)
-        tracer.pin_axis(owned, 1, "whole groups are removed, so a group keeps its size")
+        partner = index - index % inputs_per_group if whole_groups else index % inputs_per_group
+        tracker.sets.unite(inputs[partner], inputs, reason)
+    if whole_groups:
+        # A group's outputs are removed with its inputs, so they have their label. Axis 0 of the weight has all groups
+        # (of outputs; transposed: of inputs), axis 1 is that of one group and keeps its size.
+        one_to_one = inputs_per_group == outputs_per_group == 1
+        outputs = inputs if one_to_one else np.repeat(inputs[::inputs_per_group], outputs_per_group)
+        tracker.axis_labels(view, 0, inputs if transposed else outputs, reason)
+        tracker.pin_axis(view, 1, "whole groups are removed, so a group keeps its size")
     else:
-        tracer.axis(owned, in_axis, inputs if transposed else inputs[:per_group_in], reason)
-        line = tracer.axis(owned, out_axis)
+        # The axis that has one group's channels (inputs; transposed: outputs) stands for all groups.
+        tracker.axis_labels(view, in_axis, inputs if transposed else inputs[:inputs_per_group], reason)
+        outputs = tracker.axis_labels(view, out_axis)
         if transposed:
-            outputs = np.tile(line, groups)
-        else:
-            if groups > 1:
-                sets.unite(line[np.arange(len(line)) % per_group_out], line, reason)
-            outputs = line
-    _finish(tracer, WeightUse(layer, owned.name, out_axis, in_axis, groups, whole, inputs, outputs), bias)
-    vanishes = bias is None or tracer.owned(bias) is not None
-    tracer.put(out, lb.LabelMap.compact(outputs, channel_dim, out.shape), vanishes)
-    return True
+            outputs = np.tile(outputs, groups)
+        elif groups > 1:
+            tracker.sets.unite(outputs[np.arange(len(outputs)) % outputs_per_group], outputs, reason)
+    return WeightUse(layer, view.name, out_axis, in_axis, groups, whole_groups, inputs, outputs)
 
 
-def contract_linear(tracer: Tracer, bias: Tensor | None, source: Tensor, weight: Tensor, out: Tensor) -> bool:
-    """Does the same for ``source @ weight + bias`` with a weight (transposed or not) of the model.
+def _product_shape(left: Tensor, right: Tensor) -> Tensor:
+    if left.shape[-1] != right.shape[-2]:
+        raise DataDependentError(f"a product of {list(left.shape)} and {list(right.shape)}")
+    return left.new_zeros((*left.shape[:-1], right.shape[-1]))
 
-    Args:
-        tracer: Holds the planes.
-        bias: ``None`` or one number a feature.
-        source: ``[rows, in]``.
-        weight: ``[in, out]``, a permuted view of a parameter.
-        out: The result ``[rows, out]``.
 
-    Returns:
-        Whether the operator was understood; nothing was changed where not.
+def _biased_product_shape(bias: Tensor, left: Tensor, right: Tensor, **_: Any) -> Tensor:
+    product = _product_shape(left, right)
+    if torch.broadcast_shapes(bias.shape, product.shape) != product.shape:  # type: ignore[no-untyped-call]
+        raise DataDependentError(f"a bias of {list(bias.shape)} for {list(product.shape)}")
+    return product
+
+
+def _product_macs(left: int) -> MacsFunction:
+    """For a matrix product whose left factor is the argument ``left``: each of its elements meets each column."""
+    return lambda call: int(call.args[left].numel() * call.result.shape[-1])
+
+
+@operator("mm", shape=_product_shape, macs=_product_macs(0))
+@operator("addmm", shape=_biased_product_shape, macs=_product_macs(1))
+def linear(tracker: LabelTracker, call: OperatorCall) -> WeightUse | None:
+    """Does for ``source @ weight + bias``, with a permuted view of a parameter, what :func:`convolution` does."""
+    use = _linear_use(tracker, call)
+    if use is None:
+        tracker.pin_call(call, "has a weight that is not a parameter of the model")
+        return None
+    _finish(tracker, use, call.args[0] if len(call.args) == 3 else None)
+    tracker.set_label_map(call.result, LabelMap.compact(use.outputs, 1, call.result.shape), True)
+    return use
+
+
+def _linear_use(tracker: LabelTracker, call: OperatorCall) -> WeightUse | None:
+    """Labels the weight of a matrix product; ``None``, with nothing changed, where it is not a linear layer's.
+
+    Shapes: source ``[rows, in]``, weight ``[in, out]``, bias ``[out]``, result ``[rows, out]``.
     """
-    owned = tracer.owned(weight)
-    plane, _ = tracer.plane(source)
-    if owned is None or owned.tensor.dim() != 2 or plane.dim not in (None, 1):
-        return False
-    if bias is not None and (tracer.owned(bias) is None or bias.dim() != 1):
-        return False
-    in_axis, out_axis = owned.axes
-    inputs = lb.free_as_fixed(plane.along(1))
-    layer = _owner(owned)
-    tracer.axis(owned, in_axis, inputs, f"it feeds {layer} together with channels of fixed width")
-    outputs = tracer.axis(owned, out_axis)
-    _finish(tracer, WeightUse(layer, owned.name, out_axis, in_axis, 1, False, inputs, outputs), bias)
-    tracer.put(out, lb.LabelMap.compact(outputs, 1, out.shape), True)
-    return True
+    bias, source, weight = call.args if len(call.args) == 3 else (None, *call.args)
+    if any(call.kwargs.get(name, 1) != 1 for name in ("alpha", "beta")):
+        return None
+    view = tracker.parameter_view(weight)
+    label_map = tracker.labels_of(source)
+    if view is None or view.tensor.dim() != 2 or label_map.dim not in (None, 1):
+        return None
+    if bias is not None and (tracker.parameter_view(bias) is None or bias.dim() != 1):
+        return None
+    in_axis, out_axis = view.axes
+    layer, inputs = _owner(view), free_as_fixed(label_map.along(1))
+    tracker.axis_labels(view, in_axis, inputs, f"it feeds {layer} together with channels of fixed width")
+    outputs = tracker.axis_labels(view, out_axis)
+    return WeightUse(layer, view.name, out_axis, in_axis, 1, False, inputs, outputs)
 
 
-def _finish(tracer: Tracer, use: WeightUse, bias: Tensor | None) -> None:
-    """Ties the bias to the filters and remembers the use.
+@operator("bmm", shape=_product_shape, macs=_product_macs(0))
+@operator("baddbmm", shape=_biased_product_shape, macs=_product_macs(1))
+def batched_product(tracker: LabelTracker, call: OperatorCall) -> None:
+    """Multiplies features with features (attention): which channels could be removed together is not worked out."""
+    tracker.pin_call(call, "has no rule")
 
-    Args:
-        tracer: Holds the labels.
-        use: The use of a weight; a weight used again is remembered by its first use.
-        bias: The bias, if any.
-    """
-    tracer.weight_uses.setdefault(use.weight, use)
-    cost = tracer.costs[-1]
-    tracer.costs[-1] = OperatorCost(cost.layer, cost.macs, use.weight)
+
+def _finish(tracker: LabelTracker, use: WeightUse, bias: Tensor | None) -> None:
+    """Labels the bias like the filters, and keeps the use, unless the weight was used before."""
+    tracker.weight_uses.setdefault(use.weight, use)
     if bias is None:
         return
-    owned = tracer.owned(bias)
-    if owned is None:
-        tracer.sets.pin(use.outputs, f"the bias of {use.layer} is not a parameter of the model")
+    view = tracker.parameter_view(bias)
+    if view is None:
+        tracker.sets.pin(use.outputs, f"the bias of {use.layer} is not a parameter of the model")
     else:
-        tracer.axis(owned, 0, use.outputs, f"the bias of {use.layer} also serves channels of fixed width")
+        tracker.axis_labels(view, 0, use.outputs, f"the bias of {use.layer} also serves channels of fixed width")
 
 
-def _owner(owned: Owned) -> str:
-    return owned.name.rpartition(".")[0]
+def _owner(view: ParameterView) -> str:
+    return view.name.rpartition(".")[0]

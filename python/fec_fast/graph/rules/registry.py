@@ -1,84 +1,87 @@
-"""What the rules of channel labels share: their registry, and what they do when they give up."""
+"""The registry of operator rules: what one ATen operator does to labels and shapes, and what it costs.
+
+An operator is supported by one entry, in the module of its family (``elementwise``, ``views``, ``reductions``,
+``spatial``, ``norms``, ``contractions``). An operator without an entry is never guessed: the channels it reads keep
+their width and the report says so; it is called as it is in shape-only runs; torch's own counter gives its
+multiply-accumulates. Those that torch tags as pointwise have the rule of element-wise operators without an entry.
+
+To add an operator:
+
+1. Find its name. The notes of ``fec_fast.couplings(model, inputs)`` have it: that of ``aten.pixel_shuffle.default`` is
+   ``"pixel_shuffle"`` here. One from another library bears its namespace, such as ``"torchvision::roi_align"``.
+2. If an existing rule does the same (another pooling, another activation), add the name to its ``@operator(...)``, and
+   go on with step 6.
+3. Otherwise write a function of a :class:`~fec_fast.graph.label_tracker.LabelTracker` and an
+   :class:`~fec_fast.graph.operator_call.OperatorCall`, decorated with ``@operator("the_name")``. It reads the labels of
+   the operands (``tracker.label_map``) and sets those of every result (``tracker.label_results`` where all results have
+   the same, otherwise ``tracker.set_label_map``). Where channels of two operands meet, it unites their labels
+   (``tracker.sets.unite``). Where it cannot say what happens to the channels, it calls ``tracker.pin_call``.
+4. Set ``zero_when_masked`` to true only if the result is exactly zero at a channel whose input is exactly zero.
+5. Optional. ``shape=``: a function of the operator's own arguments that returns zeros of the result's shape, dtype and
+   memory format, for operators that take long to compute; it raises :class:`DataDependentError` where a real call would
+   fail. ``macs=``: a function of the call that returns its multiply-accumulates, for an operator that torch's counter
+   does not know, or is slow to count.
+6. Add a small network to tests/unit/graph/test_rules.py: it is pruned, and compared with the original whose removed
+   channels are set to zero, so a wrong rule fails there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-import numpy as np
-from torch import Tensor
+from ..label_tracker import LabelTracker, WeightUse
+from ..operator_call import OperatorCall
 
-from ...utils.compat import operator_arguments, operator_name, without_dispatch_modes
-from .. import labels as lb
-from ..dispatch_mode import Tracer, operands_of
-
-Rule = Callable[[Tracer, Any, Any, Any, Any], None]
-RULES: dict[str, Rule] = {}
-
-
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Registers a function as the rule of the named ATen operators."""
-
-    def register(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(names, function))
-        return function
-
-    return register
+LabelRule = Callable[[LabelTracker, OperatorCall], WeightUse | None]
+ShapeFunction = Callable[..., Any]
+MacsFunction = Callable[[OperatorCall], int]
+_Rule = TypeVar("_Rule", bound=LabelRule)
 
 
-def opaque(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any, why: str = "has no rule") -> None:
-    """Pins everything an operator touches."""
-    tracer.pin(
-        (args, kwargs),
-        f"it feeds {func}, which {why}",
-        f"{func} {why}: the channels it reads keep their width",
-    )
-    for tensor in results(out):
-        tracer.put(tensor, lb.LabelMap.constant(lb.FREE if tensor.numel() == 1 else lb.FIXED, tensor.shape), False)
+class DataDependentError(Exception):
+    """An operator of a shape-only run whose result, or its shape, depends on values, or which has to fail by itself."""
 
 
-def keep(tracer: Tracer, out: Any, line: np.ndarray, dim: int | None, vanishes: bool) -> None:
-    """Gives every result the labels ``line`` along ``dim`` (or the one label of ``line``)."""
-    for tensor in results(out):
-        plane = (
-            lb.LabelMap(tuple(tensor.shape), None, line)
-            if dim is None
-            else lb.LabelMap.varying(line, dim, tensor.shape)
-        )
-        tracer.put(tensor, plane, vanishes)
+@dataclass(frozen=True, slots=True)
+class OperatorRule:
+    """What one operator does.
+
+    Attributes:
+        labels: Sets the labels of the results. Returns the use of a weight where the operator is a convolution or
+            linear operation with a weight of the model, otherwise ``None``.
+        shape: Called with the operator's arguments in shape-only runs, in its place; ``None`` to call the operator.
+        macs: Returns the multiply-accumulates of a call; ``None`` for an operator that is not counted.
+    """
+
+    labels: LabelRule
+    shape: ShapeFunction | None = None
+    macs: MacsFunction | None = None
 
 
-def name_of(func: Any) -> str:
-    """The name of an ATen operator in all its overloads; of another library's, with that library's."""
-    return operator_name(func).removeprefix("aten::")
+RULES: dict[str, OperatorRule] = {}
 
 
-def results(out: Any) -> list[Tensor]:
-    """The tensors that an operator returned."""
-    return operands_of(out if isinstance(out, tuple) else (out,))
-
-
-def moved(plane: lb.LabelMap, func: Any, *args: Any, **kwargs: Any) -> lb.LabelMap | list[int]:
-    """Applies an operator to the labels themselves; see :meth:`LabelMap.from_tensor` for the result."""
-    with without_dispatch_modes():
-        return lb.LabelMap.from_tensor(func(plane.tensor(), *args, **kwargs))
-
-
-def argument(func: Any, args: Any, kwargs: Any, name: str) -> Any:
-    """The value an operator's argument has in a call, its default included.
+def operator(
+    *names: str, shape: ShapeFunction | None = None, macs: MacsFunction | None = None
+) -> Callable[[_Rule], _Rule]:
+    """Registers a function as the label rule of operators.
 
     Args:
-        func: The ATen operator.
-        args: The positional arguments.
-        kwargs: The keyword arguments.
-        name: The argument's name in the operator's schema.
+        names: The operators. A name such as ``"add"`` stands for all overloads; its ``shape`` and ``macs`` hold for the
+            default overload alone, because others have further arguments. ``"index.Tensor"`` is one overload.
+        shape: See :class:`OperatorRule`.
+        macs: See :class:`OperatorRule`.
 
     Returns:
-        The value, ``None`` where the schema has no such argument.
+        The decorator; it returns the function as it is.
     """
-    for index, declared in enumerate(operator_arguments(func)):
-        if declared.name == name:
-            if index < len(args):
-                return args[index]
-            return kwargs.get(name, declared.default_value)
-    return None
+
+    def register(labels: _Rule) -> _Rule:
+        for name in names:
+            assert name not in RULES, f"{name} is registered twice"
+            RULES[name] = OperatorRule(labels, shape, macs)
+        return labels
+
+    return register

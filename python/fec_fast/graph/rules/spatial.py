@@ -1,134 +1,154 @@
-"""How channel labels pass through operators that cut, pick, sample, pool or pad places."""
+"""Rules of operators that cut, pick, sample, pool or pad positions."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...utils.compat import operator_name, without_dispatch_modes
-from .. import labels as lb
-from ..dispatch_mode import Tracer
-from .registry import argument, keep, moved, opaque, results, rule
+from ...utils.compat import without_dispatch_modes
+from ..label_tracker import LabelTracker
+from ..labels import FIXED, FREE, LabelMap
+from ..operator_call import OperatorCall
+from .registry import DataDependentError, operator
 
 
-@rule("slice", "select", "split", "split_with_sizes", "unbind", "roll")
-def take(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-    """Cuts or shifts along a dimension; channels cut at fixed positions must all stay."""
-    source = args[0]
-    plane, vanishes = tracer.plane(source)
-    pieces = results(out)
-    if plane.dim is None:
-        keep(tracer, pieces, plane.labels, None, vanishes)
+@operator("slice", "select", "split", "split_with_sizes", "unbind", "roll")
+def take(tracker: LabelTracker, call: OperatorCall) -> None:
+    """Cuts or shifts along a dimension; channels that are cut at fixed positions must all be kept."""
+    source = call.args[0]
+    label_map, zero = tracker.label_map(source)
+    if label_map.dim is None:
+        tracker.label_results(call, label_map.labels, None, zero)
         return
-    rolled = argument(func, args, kwargs, "dims")
-    cut = [dim % source.dim() for dim in (rolled if rolled is not None else [argument(func, args, kwargs, "dim")])]
-    if (pieces[0].shape != source.shape or rolled is not None) and (plane.dim in cut or not cut):
-        tracer.pin(
+    rolled_dims = call.argument("dims")
+    dims = [dim % source.dim() for dim in (rolled_dims if rolled_dims is not None else [call.argument("dim")])]
+    # roll without dims flattens the tensor first, which runs over the channels too; a slice of everything cuts nothing.
+    cuts = call.results[0].shape != source.shape or rolled_dims is not None
+    if cuts and (label_map.dim in dims or not dims):
+        tracker.pin(
             source,
-            f"{func} cuts its channels at fixed positions",
-            f"{func} cuts channels at fixed positions: they keep their width",
+            f"{call.operator} cuts its channels at fixed positions",
+            f"{call.operator} cuts channels at fixed positions: they keep their width",
         )
     with without_dispatch_modes():
-        labels = results(func(plane.tensor(), *args[1:], **kwargs))
-    for piece, of_piece in zip(pieces, labels, strict=True):
-        there = lb.LabelMap.from_tensor(of_piece)
-        assert isinstance(there, lb.LabelMap)  # a cut brings no new dimension
-        tracer.put(piece, there, vanishes)
+        labels = call.operator(label_map.tensor(), *call.args[1:], **call.kwargs)
+    for piece, of_piece in zip(call.results, [labels] if isinstance(labels, Tensor) else labels, strict=True):
+        moved = LabelMap.from_tensor(of_piece)
+        assert isinstance(moved, LabelMap)  # the labels still vary along one dimension at most
+        tracker.set_label_map(piece, moved, zero)
 
 
-@rule(
+@operator(
     *("max_pool2d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool3d_with_indices"),
     *("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
     *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d"),
     *("upsample_bicubic2d", "upsample_linear1d", "upsample_trilinear3d", "reflection_pad2d", "replication_pad2d"),
 )
-def window(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+def window(tracker: LabelTracker, call: OperatorCall) -> None:
     """Works inside each channel's own map."""
-    plane, vanishes = tracer.plane(args[0])
-    name = operator_name(func)
-    spatial = next(int(digit) for digit in reversed(name.replace("_with_indices", "")) if digit.isdigit())
-    if plane.dim is not None and plane.dim >= len(plane.shape) - spatial:
-        opaque(tracer, func, args, kwargs, out, "works across channels here")
+    label_map, zero = tracker.label_map(call.args[0])
+    # The digit in the name says over how many of the last dimensions the windows lie.
+    spatial_dims = next(int(char) for char in reversed(call.name.removesuffix("_with_indices")) if char.isdigit())
+    if label_map.dim is not None and label_map.dim >= len(label_map.shape) - spatial_dims:
+        tracker.pin_call(call, "works across channels here")
         return
-    keep(tracer, out, plane.labels, plane.dim, vanishes)
+    tracker.label_results(call, label_map.labels, label_map.dim, zero)
 
 
-@rule("grid_sampler_2d", "grid_sampler_3d", "torchvision::roi_align", "torchvision::roi_pool")
-def sample(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-    """Samples each channel's own map at places that other tensors name."""
-    plane, vanishes = tracer.plane(args[0])
-    if plane.dim not in (None, 1) or out.numel() == 0:
-        opaque(tracer, func, args, kwargs, out, "samples across channels here" if out.numel() else "found nothing")
+@operator("grid_sampler_2d", "grid_sampler_3d", "torchvision::roi_align", "torchvision::roi_pool")
+def sample(tracker: LabelTracker, call: OperatorCall) -> None:
+    """Samples each channel's own map at positions that other tensors hold."""
+    label_map, zero = tracker.label_map(call.args[0])
+    if label_map.dim not in (None, 1) or call.result.numel() == 0:
+        tracker.pin_call(call, "samples across channels here" if call.result.numel() else "found nothing")
         return
-    tracer.pin(args[1:], f"it says where {func} samples", f"{func} keeps the width of what says where to sample")
-    keep(tracer, out, plane.labels, plane.dim, vanishes)
+    tracker.pin(
+        call.args[1:],
+        f"it says where {call.operator} samples",
+        f"{call.operator} keeps the width of what says where to sample",
+    )
+    tracker.label_results(call, label_map.labels, label_map.dim, zero)
 
 
-@rule("pixel_shuffle", "pixel_unshuffle")
-def shuffle_pixels(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-    """Trades channels for pixels: the channels that make one map, or are made of one, stand or fall together."""
-    plane, vanishes = tracer.plane(args[0])
-    line, dim = plane.labels, plane.dim
+@operator("pixel_shuffle", "pixel_unshuffle")
+def shuffle_pixels(tracker: LabelTracker, call: OperatorCall) -> None:
+    """Trades channels for pixels: the channels that make one map, or are made of one, are removed together."""
+    label_map, zero = tracker.label_map(call.args[0])
+    labels, dim = label_map.labels, label_map.dim
     if dim is None:
-        keep(tracer, out, line, None, vanishes)
+        tracker.label_results(call, labels, None, zero)
         return
-    if dim != len(plane.shape) - 3:
-        opaque(tracer, func, args, kwargs, out, "works across channels here")
+    if dim != len(label_map.shape) - 3:
+        tracker.pin_call(call, "works across channels here")
         return
-    square = args[1] ** 2
-    if operator_name(func) == "aten::pixel_unshuffle":
-        keep(tracer, out, np.repeat(line, square), dim, vanishes)
+    channels_per_map = call.args[1] ** 2
+    if call.name == "pixel_unshuffle":
+        tracker.label_results(call, np.repeat(labels, channels_per_map), dim, zero)
         return
-    firsts = np.repeat(line[::square], square)
-    tracer.sets.unite(firsts, line, f"it is shuffled with channels of fixed width in {func}")
-    keep(tracer, out, line[::square], dim, vanishes)
+    firsts = np.repeat(labels[::channels_per_map], channels_per_map)
+    tracker.sets.unite(firsts, labels, f"it is shuffled with channels of fixed width in {call.operator}")
+    tracker.label_results(call, labels[::channels_per_map], dim, zero)
 
 
-@rule("index")
-def index(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-    """Picks places by tensors of indices; channels picked by number must all stay."""
-    source, indices = args
-    plane, vanishes = tracer.plane(source)
-    line, dim = plane.labels, plane.dim
-    at = 0
+def _index_shape(source: Tensor, indices: list[Tensor | None]) -> Tensor:
+    """By indices the shape is theirs; by a mask it depends on the mask's values."""
+    if any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices):
+        raise DataDependentError("aten.index.Tensor")
+    result: Tensor = torch.ops.aten.index.Tensor(source, indices)
+    return result
+
+
+@operator("index.Tensor", shape=_index_shape)
+def index(tracker: LabelTracker, call: OperatorCall) -> None:
+    """Picks positions by tensors of indices; channels picked by number must all be kept."""
+    source, indices = call.args
+    label_map, zero = tracker.label_map(source)
+    labels, dim = label_map.labels, label_map.dim
+    next_dim = 0  # the dimension of the source that the next index is for; a mask is for as many as it has
     for picked in indices:
-        span = picked.dim() if isinstance(picked, Tensor) and picked.dtype in (torch.bool, torch.uint8) else 1
-        if picked is not None and dim is not None and at <= dim < at + span:
-            opaque(tracer, func, args, kwargs, out, "picks channels by their numbers")
+        is_mask = isinstance(picked, Tensor) and picked.dtype in (torch.bool, torch.uint8)
+        dims = picked.dim() if is_mask else 1
+        if picked is not None and dim is not None and next_dim <= dim < next_dim + dims:
+            tracker.pin_call(call, "picks channels by their numbers")
             return
-        at += span
+        next_dim += dims
     for picked in indices:
         if picked is not None:
-            tracer.pin(picked, f"it says what {func} picks", f"{func} keeps the width of what says what to pick")
-    if dim is None or out.numel() == 0:
-        keep(tracer, out, line if dim is None else np.array([lb.FIXED]), None, vanishes and dim is None)
-        if dim is not None:
-            tracer.pin(source, f"it feeds {func}, which found nothing")
+            tracker.pin(
+                picked,
+                f"it says what {call.operator} picks",
+                f"{call.operator} keeps the width of what says what to pick",
+            )
+    if dim is None:
+        tracker.label_results(call, labels, None, zero)
         return
-    there = moved(plane, func, indices)
-    assert isinstance(there, lb.LabelMap)  # places are picked, channels stay beside one another
-    tracer.put(out, there, vanishes)
+    if call.result.numel() == 0:
+        # Nothing was picked, so the labels cannot be followed by picking.
+        tracker.label_results(call, np.array([FIXED]), None, False)
+        tracker.pin(source, f"it feeds {call.operator}, which found nothing")
+        return
+    moved = label_map.moved_by(call.operator, indices)
+    assert isinstance(moved, LabelMap)  # the labels still vary along one dimension at most
+    tracker.set_label_map(call.result, moved, zero)
 
 
-@rule("constant_pad_nd")
-def pad(tracer: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-    """Pads; channels that are added have a number written in the model's code and must stay."""
-    plane, vanishes = tracer.plane(args[0])
-    line, dim = plane.labels, plane.dim
-    value = argument(func, args, kwargs, "value") or 0
-    amounts = list(args[1])
+@operator("constant_pad_nd")
+def pad(tracker: LabelTracker, call: OperatorCall) -> None:
+    """Pads; the number of channels that are added stands in the model's code, so they must be kept."""
+    label_map, zero = tracker.label_map(call.args[0])
+    labels, dim = label_map.labels, label_map.dim
+    value = call.argument("value") or 0
+    amounts = list(call.args[1])  # before and after the last dimension, then the last but one, ...
     for position in range(len(amounts) // 2):
-        axis = len(plane.shape) - 1 - position
+        padded_dim = len(label_map.shape) - 1 - position
         before, after = amounts[2 * position : 2 * position + 2]
-        if dim == axis:
+        if dim == padded_dim:
             if min(before, after) < 0:
-                opaque(tracer, func, args, kwargs, out, "crops channels by a fixed number")
+                tracker.pin_call(call, "crops channels by a fixed number")
                 return
-            line = np.pad(line, (before, after), constant_values=lb.FIXED)
-        elif dim is None and line[0] not in (lb.FREE, lb.FIXED) and before + after and plane.shape[axis] == 1:
-            opaque(tracer, func, args, kwargs, out, "pads a single channel")
+            labels = np.pad(labels, (before, after), constant_values=FIXED)
+        elif dim is None and labels[0] not in (FREE, FIXED) and before + after and label_map.shape[padded_dim] == 1:
+            tracker.pin_call(call, "pads a single channel")
             return
-    keep(tracer, out, line, dim, vanishes and value == 0)
+    tracker.label_results(call, labels, dim, zero and value == 0)

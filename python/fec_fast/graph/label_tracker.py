@@ -1,0 +1,221 @@
+"""The label tracker: which labels the tensors of a run carry, and what label rules do with them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..utils.forward import tensors_in
+from ..utils.model_index import ModelIndex
+from .labels import FIXED, FREE, LabelMap, LabelSets, free_as_fixed
+from .operator_call import OperatorCall
+
+
+@dataclass(slots=True)
+class ParameterView:
+    """A parameter or buffer of the model, or a permuted view of one.
+
+    Attributes:
+        name: Its first name in the model.
+        tensor: The parameter or buffer itself.
+        axes: For each dimension of the view, the axis of ``tensor`` it shows.
+    """
+
+    name: str
+    tensor: Tensor
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WeightUse:
+    """A convolution or linear operation with a weight of the model.
+
+    Attributes:
+        layer: The module that owns the weight.
+        weight: The name of the weight.
+        out_axis: The weight axis of the filters.
+        in_axis: The weight axis of the channels they read.
+        groups: The groups of the convolution; 1 for a linear operation.
+        whole_groups: Whether whole groups are removed (and ``groups`` shrinks) instead of the same channels of every
+            group.
+        inputs: The label of each input channel, int64.
+        outputs: The label of each output channel, int64.
+    """
+
+    layer: str
+    weight: str
+    out_axis: int
+    in_axis: int
+    groups: int
+    whole_groups: bool
+    inputs: np.ndarray
+    outputs: np.ndarray
+
+
+class LabelTracker:
+    """The labels of the tensors of a run. Label rules read them and set those of new tensors.
+
+    A tensor is *zero when masked* if masking channels (setting them to zero where they are made) makes it exactly zero
+    at their labels. Then a sum over its channels does not change when they are removed. It is kept beside the labels of
+    each tensor.
+
+    Attributes:
+        sets: Which labels are removed together, and which must be kept.
+        axes: For each parameter or buffer (first name) and axis, one label per index, int64.
+        weight_uses: The first convolution or linear operation of each weight, by the name of the weight.
+        notes: What was not understood, for the user; a dictionary for its order, without values.
+        modules: The modules of the model by name.
+        zero_probes: What the rule of element-wise operators has found out, see
+            :mod:`fec_fast.graph.rules.elementwise`.
+    """
+
+    def __init__(self, index: ModelIndex) -> None:
+        """Starts without labels.
+
+        Args:
+            index: The index of the model that will be run.
+        """
+        self.sets = LabelSets()
+        self.axes: dict[tuple[str, int], np.ndarray] = {}
+        self.weight_uses: dict[str, WeightUse] = {}
+        self.notes: dict[str, None] = {}
+        self.modules = index.modules
+        self.zero_probes: dict[Any, bool] = {}
+        # By identity of the tensor, because hashing and comparing tensors is slow or not possible. The model keeps its
+        # own tensors alive. Others may be released, and their identity given to a new tensor: the weak reference beside
+        # an entry tells whether it is still about the same tensor.
+        self._parameters: dict[int, ParameterView] = {}
+        self._views: dict[int, tuple[weakref.ref[Tensor], ParameterView]] = {}
+        self._label_maps: dict[int, tuple[weakref.ref[Tensor], LabelMap, bool]] = {}
+        for identity, name in index.first_names.items():
+            tensor = index.tensors[name]
+            self._parameters[identity] = ParameterView(name, tensor, tuple(range(tensor.dim())))
+
+    # Parameters -----------------------------------------------------------------------------------------------------
+    def parameter_view(self, tensor: Any) -> ParameterView | None:
+        """The parameter or buffer behind a tensor; ``None`` if it is another tensor or not one."""
+        view = self._parameters.get(id(tensor))
+        if view is None:
+            entry = self._views.get(id(tensor))
+            if entry is not None and entry[0]() is tensor:
+                view = entry[1]
+        return view
+
+    def set_parameter_view(self, tensor: Tensor, view: ParameterView) -> None:
+        """Marks a tensor as a permuted view of a parameter."""
+        self._views[id(tensor)] = weakref.ref(tensor), view
+
+    def axis_labels(
+        self, view: ParameterView, axis: int, proposal: np.ndarray | None = None, reason: str = ""
+    ) -> np.ndarray:
+        """The labels of a parameter's axis.
+
+        The first operator that uses the axis may propose labels (a batch norm proposes those of its input); without a
+        proposal they are new. Labels proposed later are united with them.
+
+        Args:
+            view: The parameter.
+            axis: The axis.
+            proposal: Labels that the axis must have, one per index.
+            reason: Why the axis is pinned if it meets a fixed width.
+
+        Returns:
+            One label per index, int64.
+        """
+        key = (view.name, axis)
+        labels = self.axes.get(key)
+        if labels is None:
+            size = view.tensor.shape[axis]
+            labels = self.sets.new_labels(size) if proposal is None else free_as_fixed(proposal)
+            self.axes[key] = labels
+        elif proposal is not None:
+            self.sets.unite(labels, free_as_fixed(proposal), reason)
+        return labels
+
+    def pin_axis(self, view: ParameterView, axis: int, reason: str) -> None:
+        """Forbids the narrowing of a parameter's axis."""
+        key = (view.name, axis)
+        if key in self.axes:
+            self.sets.pin(self.axes[key], reason)
+        else:
+            self.axes[key] = np.full(view.tensor.shape[axis], FIXED)
+
+    # Tensors --------------------------------------------------------------------------------------------------------
+    def label_map(self, tensor: Tensor) -> tuple[LabelMap, bool]:
+        """The labels of a tensor, and whether it is zero when masked.
+
+        A parameter that an element-wise operator reads (a scale per channel) has the labels of its only axis that is
+        longer than 1. With several such axes it is a weight in an operator that has no rule for weights: its axes are
+        pinned. A tensor that no operator of the run made (an input, a constant) has a fixed width.
+        """
+        entry = self._label_maps.get(id(tensor))
+        if entry is not None and entry[0]() is tensor:
+            return entry[1], entry[2]
+        view = self.parameter_view(tensor)
+        if view is not None:
+            long_dims = [dim for dim, size in enumerate(tensor.shape) if size > 1]
+            if len(long_dims) == 1:
+                labels = self.axis_labels(view, view.axes[long_dims[0]])
+                return LabelMap.varying(labels, long_dims[0], tensor.shape), False
+            for axis in range(view.tensor.dim()):
+                self.pin_axis(view, axis, "its weight is used by an operator other than a convolution or linear one")
+        return _without_channels(tensor), False
+
+    def labels_of(self, tensor: Tensor) -> LabelMap:
+        """The labels of a tensor, see :meth:`label_map`."""
+        return self.label_map(tensor)[0]
+
+    def known_label_maps(self, tensors: Sequence[Tensor]) -> tuple[LabelMap, ...]:
+        """The labels of those tensors that an operator of the run made; nothing is pinned."""
+        entries = [(tensor, self._label_maps.get(id(tensor))) for tensor in tensors]
+        return tuple(entry[1] for tensor, entry in entries if entry is not None and entry[0]() is tensor)
+
+    def set_label_map(self, tensor: Any, label_map: LabelMap, zero_when_masked: bool) -> None:
+        """Stores the labels of an operator's result; what is not a tensor is skipped."""
+        if isinstance(tensor, Tensor):
+            self._label_maps[id(tensor)] = weakref.ref(tensor), label_map, zero_when_masked
+
+    def label_results(self, call: OperatorCall, labels: np.ndarray, dim: int | None, zero_when_masked: bool) -> None:
+        """Gives every result of a call the labels along ``dim``; with ``dim=None`` the one label everywhere."""
+        for tensor in call.results:
+            shape = tuple(tensor.shape)
+            label_map = LabelMap(shape, None, labels) if dim is None else LabelMap.varying(labels, dim, shape)
+            self.set_label_map(tensor, label_map, zero_when_masked)
+
+    # Pins -----------------------------------------------------------------------------------------------------------
+    def pin(self, tensors: Any, reason: str, note: str | None = None) -> None:
+        """Forbids the removal of every channel in tensors.
+
+        Args:
+            tensors: Tensors, nested in any way.
+            reason: Why, as reported for the layers that make the channels.
+            note: Added to the notes if any of the channels could have been removed before.
+        """
+        changed = False
+        for tensor in tensors_in(tensors):
+            changed |= self.sets.pin(self.labels_of(tensor).labels, reason)
+        if changed and note is not None:
+            self.notes[note] = None
+
+    def pin_call(self, call: OperatorCall, why: str) -> None:
+        """Forbids the removal of every channel that a call reads; its results have no channels to remove.
+
+        Args:
+            call: The call.
+            why: Completes the sentence "The operator ...".
+        """
+        operator = call.operator
+        note = f"{operator} {why}: the channels it reads keep their width"
+        self.pin((call.args, call.kwargs), f"it feeds {operator}, which {why}", note)
+        for tensor in call.results:
+            self.set_label_map(tensor, _without_channels(tensor), False)
+
+
+def _without_channels(tensor: Tensor) -> LabelMap:
+    """A single element is broadcast to whatever it meets; any other extent is fixed."""
+    return LabelMap.constant(FREE if tensor.numel() == 1 else FIXED, tensor.shape)

@@ -1,0 +1,70 @@
+"""One call of an ATen operator: its arguments, its result and the tensors among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..utils.compat import operator_arguments, operator_name
+
+
+class OperatorCall:
+    """A call that has been made.
+
+    Attributes:
+        operator: The ATen operator, a ``torch._ops.OpOverload``.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        result: What it returned.
+        operands: The tensors among the arguments, in order.
+        results: The tensors that it returned, in order.
+    """
+
+    __slots__ = ("args", "kwargs", "operands", "operator", "result", "results")
+
+    def __init__(self, operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
+        """Finds the tensors.
+
+        Args:
+            operator: The ATen operator.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+            result: What it returned.
+        """
+        self.operator, self.args, self.kwargs, self.result = operator, args, kwargs, result
+        self.operands = _tensors([*args, *kwargs.values()] if kwargs else args)
+        self.results = _tensors(result if isinstance(result, tuple) else (result,))
+
+    @property
+    def name(self) -> str:
+        """The operator's name, the same for all overloads: ``"add"``, or ``"torchvision::roi_align"`` if not ATen's."""
+        return operator_name(self.operator).removeprefix("aten::")
+
+    def argument(self, name: str) -> Any:
+        """The value of an argument, positional or not, its default included.
+
+        Args:
+            name: The argument's name in the operator's schema.
+
+        Returns:
+            The value; ``None`` where the schema has no such argument.
+        """
+        for position, declared in enumerate(operator_arguments(self.operator)):
+            if declared.name == name:
+                if position < len(self.args):
+                    return self.args[position]
+                return self.kwargs.get(name, declared.default_value)
+        return None
+
+
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors among values; in the arguments of ATen operators they are nested in one list at most."""
+    tensors = []
+    for value in values:
+        if isinstance(value, Tensor):
+            tensors.append(value)
+        elif isinstance(value, list | tuple):
+            tensors += [item for item in value if isinstance(item, Tensor)]
+    return tensors

@@ -1,0 +1,118 @@
+"""Label rules of operators that work element by element, and of those that make new tensors like another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...utils.compat import tree_map, without_dispatch_modes
+from ..label_tracker import LabelTracker
+from ..labels import FIXED, FREE, LabelMap
+from ..operator_call import OperatorCall
+from .registry import operator
+
+
+def _in_place(source: Tensor, *_: Any) -> Tensor:
+    return source
+
+
+# torch's tag "pointwise" finds most element-wise operators without an entry (see lookup). Listed are those with a shape
+# function, and those that bear no tag: the first two lines in torch 2.14, the third in torch 2.6.
+@operator("relu_", "silu_", "hardtanh_", "hardswish_", shape=_in_place)
+@operator(
+    *("copy_", "native_dropout", "lerp_", "masked_fill", "masked_fill_"),
+    *("hardswish", "mish_", "relu6_", "threshold_", "_prelu_kernel", "log_sigmoid_forward"),
+    *("leaky_relu", "leaky_relu_", "elu_", "celu_", "selu_", "hardsigmoid_"),
+)
+def pointwise(tracker: LabelTracker, call: OperatorCall) -> None:
+    """Unites the channels that meet; a map of one channel that scales many (a gate) is pinned itself."""
+    if not call.results or not call.operands:
+        return
+    shape = tuple(call.results[0].shape)
+    rank = len(shape)
+    inputs = [tracker.label_map(operand) for operand in call.operands]
+    zero = _zero_when_masked(tracker, call, inputs)
+    label_maps = [label_map for label_map, _ in inputs]
+    if all(label_map is label_maps[0] for label_map in label_maps) and label_maps[0].shape == shape:
+        tracker.set_label_map(call.results[0], label_maps[0], zero)
+        return
+    # Dimensions are counted from the last, as in broadcasting.
+    dims = {label_map.dim + rank - len(label_map.shape) for label_map in label_maps if label_map.dim is not None}
+    if len(dims) > 1:
+        tracker.pin_call(call, "brings together tensors whose channels lie on different dimensions")
+        return
+    dim = next(iter(dims), None)
+    reason = f"it meets a tensor of fixed width in {call.operator}"
+    merged: np.ndarray | None = None
+    for label_map in label_maps:
+        labels = label_map.labels
+        if dim is not None and label_map.dim is None:
+            # This operand has the same label everywhere, others have channels along dim: it is broadcast over them,
+            # or has a fixed width there.
+            own_dim = dim - rank + len(label_map.shape)
+            size = label_map.shape[own_dim] if own_dim >= 0 else 1
+            if size == 1 or labels[0] != FIXED:
+                tracker.sets.pin(labels, f"its one channel scales many in {call.operator}")
+                continue
+            labels = np.full(size, FIXED)
+        if merged is None:
+            merged = labels
+        elif merged is not labels:
+            tracker.sets.unite(merged, labels, reason)
+            merged = np.where(merged == FREE, labels, merged) if (merged == FREE).any() else merged
+    assert merged is not None
+    tracker.label_results(call, merged, dim, zero)
+
+
+def _zero_when_masked(tracker: LabelTracker, call: OperatorCall, inputs: list[tuple[LabelMap, bool]]) -> bool:
+    """Whether the result is zero wherever the operands that are zero when masked are masked.
+
+    No table says which of the many element-wise operators keep zero (``relu`` does, ``sigmoid`` does not, ``add`` only
+    of two zeros, ``hardtanh`` depending on its bounds). So each is computed once on single elements: 0 for an operand
+    that is zero when masked, 0.7 for another. The answers are kept by operator and plain arguments.
+    """
+    if not any(zero for _, zero in inputs):
+        return False
+    flags = iter(inputs)
+
+    def stand_in(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.dtype, next(flags)[1]
+        return tuple(map(stand_in, value)) if isinstance(value, list | tuple) else value
+
+    kwargs = tuple((name, stand_in(value)) for name, value in call.kwargs.items())
+    key = (call.operator, tuple(map(stand_in, call.args)), kwargs)
+    try:
+        answer = tracker.zero_probes.get(key)
+    except TypeError:  # an argument that cannot be hashed, such as the state of a generator
+        return _computed(call, inputs)
+    if answer is None:
+        answer = tracker.zero_probes[key] = _computed(call, inputs)
+    return answer
+
+
+def _computed(call: OperatorCall, inputs: list[tuple[LabelMap, bool]]) -> bool:
+    flags = iter(inputs)
+
+    def stand_in(leaf: Any) -> Any:
+        return torch.full((1,), 0.0 if next(flags)[1] else 0.7).to(leaf.dtype) if isinstance(leaf, Tensor) else leaf
+
+    with without_dispatch_modes():
+        args, kwargs = tree_map(stand_in, (call.args, call.kwargs))
+        try:
+            result = OperatorCall(call.operator, args, kwargs, call.operator(*args, **kwargs)).results[0]
+        except (RuntimeError, IndexError):
+            return False
+        return bool((result == 0).all())
+
+
+@operator(
+    *("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like"),
+    *("bernoulli", "bernoulli_", "uniform_", "normal_", "exponential_", "zero_"),
+)
+def like(tracker: LabelTracker, call: OperatorCall) -> None:
+    """New values in a tensor whose extent follows another's."""
+    tracker.set_label_map(call.result, tracker.labels_of(call.args[0]), call.name in ("zeros_like", "zero_"))

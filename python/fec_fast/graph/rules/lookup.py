@@ -1,0 +1,60 @@
+"""The rule of any ATen operator, registered or not."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import flop_registry
+
+from ...utils.compat import operator_name
+from ..label_tracker import LabelTracker
+from ..operator_call import OperatorCall
+from . import contractions, elementwise, norms, reductions, spatial, views  # noqa: F401 (they register their rules)
+from .registry import RULES, DataDependentError, MacsFunction, OperatorRule, ShapeFunction
+
+
+@functools.cache
+def rule_of(func: Any) -> OperatorRule:
+    """The rule of an operator; it is put together once and kept.
+
+    Args:
+        func: An ATen operator, or one of another library: a ``torch._ops.OpOverload``.
+
+    Returns:
+        The registered rule. What it leaves out, and an operator without a rule, is filled up as the docstring of
+        :mod:`fec_fast.graph.rules.registry` says.
+    """
+    name, overload = operator_name(func).removeprefix("aten::"), func.name().removeprefix("aten::")
+    rule = RULES.get(overload) or RULES.get(name)
+    has_own_arguments = overload in RULES  # the default overload, whose name has no suffix, or one that is registered
+    if rule is None:
+        rule = OperatorRule(elementwise.pointwise if torch.Tag.pointwise in func.tags else _no_rule)
+    shape, macs = (rule.shape, rule.macs) if has_own_arguments else (None, None)
+    return OperatorRule(rule.labels, shape or _refusal(func), macs or _torch_counter(func))
+
+
+def _no_rule(tracker: LabelTracker, call: OperatorCall) -> None:
+    """Pins everything the operator touches."""
+    tracker.pin_call(call, "has no rule")
+
+
+def _refusal(func: Any) -> ShapeFunction | None:
+    """For an operator that depends on values, a shape function that raises; operators of others may do anything."""
+    depends = torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+    if not depends and func.namespace == "aten":
+        return None
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise DataDependentError(str(func))
+
+    return refuse
+
+
+def _torch_counter(func: Any) -> MacsFunction | None:
+    """Multiply-accumulates by torch's own counter, which counts floating-point operations, two for each."""
+    flops = flop_registry.get(func.overloadpacket)
+    if flops is None:
+        return None
+    return lambda call: int(flops(*call.args, **call.kwargs, out_val=call.result)) // 2

@@ -1,0 +1,42 @@
+"""Label rules of operators that reduce a dimension, or relate the elements along one to one another."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..label_tracker import LabelTracker
+from ..labels import FREE
+from ..operator_call import OperatorCall
+from .registry import operator
+
+
+@operator("mean", "sum", "amax", "amin", "linalg_vector_norm", "std", "var", "var_mean", "max", "min", "norm")
+def reduce(tracker: LabelTracker, call: OperatorCall) -> None:
+    """Drops dimensions. Over the channels, only a sum of terms that are zero when masked is the same without them."""
+    source = call.args[0]
+    label_map, zero = tracker.label_map(source)
+    given = call.argument("dim")
+    given = [given] if isinstance(given, int) else given
+    rank = source.dim()
+    reduced = sorted({dim % rank for dim in given}) if given else list(range(rank))
+    labels, dim, name = label_map.labels, label_map.dim, call.name
+    if dim is not None and dim in reduced:
+        order = call.argument("ord")
+        if not (zero and (name == "sum" or (name == "linalg_vector_norm" and order in (1, 2)))):
+            note = f"{call.operator} runs over channels: they keep their width"
+            tracker.pin(source, f"{call.operator} runs over all its channels", note)
+        labels, dim, zero = np.array([FREE]), None, False
+    if dim is not None and not call.argument("keepdim"):
+        dim -= sum(d < dim for d in reduced)
+    # The others are not zero where their input is: a standard deviation and a mean are, but var_mean returns both.
+    tracker.label_results(call, labels, dim, zero and name in ("mean", "sum", "amax", "amin", "linalg_vector_norm"))
+
+
+@operator("_softmax", "_log_softmax", "cumsum", "sort")
+def relate(tracker: LabelTracker, call: OperatorCall) -> None:
+    """Relates the elements along one dimension to one another; channels may not be among them."""
+    label_map = tracker.labels_of(call.args[0])
+    if label_map.dim is not None and label_map.dim == call.argument("dim") % call.args[0].dim():
+        tracker.pin_call(call, "relates channels to one another")
+        return
+    tracker.label_results(call, label_map.labels, label_map.dim, False)

@@ -1,0 +1,113 @@
+"""Label rules of operators that show the same elements otherwise: copies, views, permutations, concatenations."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from ..label_tracker import LabelTracker, ParameterView
+from ..labels import LabelMap, free_as_fixed
+from ..operator_call import OperatorCall
+from .registry import operator
+
+
+@operator("clone", "contiguous", "lift_fresh", "_to_copy", "alias", "detach")
+def copy(tracker: LabelTracker, call: OperatorCall) -> None:
+    """Hands on the labels; the result of ``alias`` and ``detach`` is still the parameter where the source is one."""
+    view = tracker.parameter_view(call.args[0])
+    if view is not None and call.name in ("alias", "detach"):
+        tracker.set_parameter_view(call.result, view)
+        return
+    tracker.set_label_map(call.result, *tracker.label_map(call.args[0]))
+
+
+@operator(
+    *("view", "_unsafe_view", "reshape", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "flip"),
+    "_reshape_alias",
+)
+def rearrange(tracker: LabelTracker, call: OperatorCall) -> None:
+    """Applies the same rearrangement to the labels."""
+    source = call.args[0]
+    order = _permutation(call, source.dim())
+    view = tracker.parameter_view(source)
+    if view is not None and order is not None and sum(size > 1 for size in source.shape) > 1:
+        # A permuted weight, as linear layers use it: still a weight, whose axes are known.
+        axes = tuple(view.axes[dim] for dim in order)
+        tracker.set_parameter_view(call.result, ParameterView(view.name, view.tensor, axes))
+        return
+    label_map, zero = tracker.label_map(source)
+    is_view = call.name in ("view", "_unsafe_view", "reshape", "_reshape_alias")
+    dim = _unchanged_dim(label_map, tuple(call.result.shape)) if is_view else None
+    if label_map.dim is None or dim is not None:
+        tracker.label_results(call, label_map.labels, dim, zero)
+        return
+    if order is not None:
+        tracker.label_results(call, label_map.labels, order.index(label_map.dim), zero)
+        return
+    # The general case (a flatten, a reshape that splits channels, a flip): the operator is applied to the labels.
+    if is_view:
+        moved = label_map.moved_by(torch.reshape, call.result.shape)
+    else:
+        moved = label_map.moved_by(call.operator, *call.args[1:], **call.kwargs)
+    if isinstance(moved, list):
+        tracker.pin_call(call, f"splits channels over {[call.result.shape[dim] for dim in moved]}")
+        return
+    tracker.set_label_map(call.result, moved, zero)
+
+
+def _unchanged_dim(label_map: LabelMap, shape: tuple[int, ...]) -> int | None:
+    """The dimension of a reshaped tensor that has the channels as they were, if one has: the common case, done fast."""
+    if label_map.dim is None:
+        return None
+    before, size = math.prod(label_map.shape[: label_map.dim]), label_map.shape[label_map.dim]
+    for dim, length in enumerate(shape):
+        if length == size and before > 0 and math.prod(shape[:dim]) == before:
+            return dim
+    return None
+
+
+def _permutation(call: OperatorCall, rank: int) -> list[int] | None:
+    """The permutation that an operator makes of the dimensions; ``None`` for another operator."""
+    order = list(range(rank))
+    if call.name == "t":
+        return order[::-1]
+    if call.name == "transpose":
+        a, b = call.args[1] % rank, call.args[2] % rank
+        order[a], order[b] = order[b], order[a]
+        return order
+    if call.name == "permute":
+        return [dim % rank for dim in call.args[1]]
+    return None
+
+
+@operator("cat", "stack")
+def join(tracker: LabelTracker, call: OperatorCall) -> None:
+    """Concatenates labels; a tensor without channels of its own becomes fixed along the joined dimension."""
+    sources = [tensor for tensor in call.args[0] if tensor.numel() > 0]
+    joined_dim = (call.argument("dim") or 0) % call.result.dim()
+    inputs = [tracker.label_map(source) for source in sources]
+    zero = all(flag for _, flag in inputs)
+    label_maps = [_unsqueezed(each, joined_dim) if call.name == "stack" else each for each, _ in inputs]
+    other_dims = {each.dim for each in label_maps if each.dim not in (None, joined_dim)}
+    on_joined_dim = any(each.dim == joined_dim for each in label_maps)
+    if not label_maps or len(other_dims) > 1 or (other_dims and on_joined_dim):
+        tracker.pin_call(call, "joins tensors whose channels lie on different dimensions")
+        return
+    if not other_dims:
+        labels = np.concatenate([free_as_fixed(each.along(joined_dim)) for each in label_maps])
+        tracker.set_label_map(call.result, LabelMap.compact(labels, joined_dim, call.result.shape), zero)
+        return
+    (channel_dim,) = (dim for dim in other_dims if dim is not None)
+    labels = free_as_fixed(label_maps[0].along(channel_dim))
+    for each in label_maps[1:]:
+        reason = f"it is joined to a tensor of fixed width in {call.operator}"
+        tracker.sets.unite(labels, free_as_fixed(each.along(channel_dim)), reason)
+    tracker.set_label_map(call.result, LabelMap.varying(labels, channel_dim, call.result.shape), zero)
+
+
+def _unsqueezed(label_map: LabelMap, new_dim: int) -> LabelMap:
+    """The labels of a tensor with another dimension, of size 1."""
+    dim = label_map.dim if label_map.dim is None or label_map.dim < new_dim else label_map.dim + 1
+    return LabelMap((*label_map.shape[:new_dim], 1, *label_map.shape[new_dim:]), dim, label_map.labels)
