@@ -1,10 +1,10 @@
-"""fec_fast inside Torch-Pruning: its importance as an entropy, and its pruning history as a plan."""
+"""Torch-Pruning: the entropy as an importance for its pruners, and its pruning history as a plan of fec_fast."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from ..utils.compat import BatchNormBase
 from ..utils.errors import ArgumentError, PlanError, missing_extra, nearest
 from ..utils.forward import call_model
 from ..utils.model_index import ModelIndex
-from ..utils.modules import named_tensors, unwrap
+from ..utils.modules import named_tensors
 
 try:
     import torch_pruning as tp
@@ -32,40 +32,57 @@ except ImportError as error:
 
 CRITERION = "torch-pruning history"
 
-_MAKES = (
+_PRODUCER_HANDLERS = (
     function.prune_conv_out_channels,
     function.prune_linear_out_channels,
     function.prune_depthwise_conv_out_channels,
 )
-# A depthwise convolution reads the very channels that it makes, and is one entry of a group.
-_READS = (
+# A depthwise convolution reads the same channels that it produces. Torch-Pruning lists it once, as a producer.
+_CONSUMER_HANDLERS = (
     function.prune_conv_in_channels,
     function.prune_linear_in_channels,
     function.prune_depthwise_conv_out_channels,
 )
 
 
+class _ScoredItem(NamedTuple):
+    """One item of a Torch-Pruning group with the weight axis that is scored."""
+
+    item: Any
+    is_consumer: bool
+    axis: int
+
+
+class _HistoryStep(NamedTuple):
+    """One step of a Torch-Pruning history."""
+
+    module: str
+    prunes_outputs: bool
+    indices: list[int]
+
+
 class FECImportance:
     """Channel-similarity entropies as an importance for Torch-Pruning's pruners.
 
-    ``tp.pruner.BasePruner(model, example_inputs, importance=FECImportance(), ...)``. A channel's importance is what
-    ``fec_fast.prune(criterion="fec")`` scores it by: the mean over the layers that make it of the filter's entropy
-    relative to its layer's mean, times the same over the layers that read it.
+    ``tp.pruner.BasePruner(model, example_inputs, importance=FECImportance(), ...)``. The importance of a channel is its
+    score in ``fec_fast.prune(criterion="fec")``: for each layer that produces the channel, the entropy of the filter
+    divided by the mean over the layer's filters; the mean of these over the layers, times the same for the layers that
+    read the channel.
 
     Args:
-        formula: Of the entropies; ``None`` is ``Formula()``.
-        sides: ``"both"``, or ``"producer"`` for the layers that make the channel alone.
+        formula: The formula of the entropies. ``None`` is ``Formula()``.
+        sides: ``"both"``, or ``"producer"`` to score only the layers that produce the channel.
 
     Raises:
-        ArgumentError: An argument of the wrong kind.
+        ArgumentError: An argument has the wrong type or value.
     """
 
     def __init__(self, formula: Formula | None = None, *, sides: str = "both") -> None:
-        """Remembers what to compute."""
+        """Checks and stores the arguments."""
         if formula is not None and not isinstance(formula, Formula):
             raise ArgumentError(f"formula: expected a fec_fast.Formula, got {type(formula).__name__}")
         if sides not in ("both", "producer"):
-            raise ArgumentError(f"sides={sides!r}: one of 'both', 'producer'")
+            raise ArgumentError(f"sides={sides!r}: give 'both' or 'producer'")
         self.formula = formula or Formula()
         self.sides = sides
 
@@ -77,147 +94,168 @@ class FECImportance:
             group: A ``torch_pruning.dependency.Group``.
 
         Returns:
-            Float64 ``[channels]`` in the order of the group's root indices, on the device of the first layer scored;
-            ``None``, which Torch-Pruning takes for "leave this group alone", where no layer of it has an entropy.
+            Float64 ``[channels]`` in the order of the group's root indices, on the device of the first scored layer.
+            ``None`` if no layer of the group has an entropy; Torch-Pruning then does not prune the group.
 
         Raises:
-            WeightError: A weight that is not finite, with the layer named.
-            ArgumentError: Something else than a group.
+            WeightError: A weight is not finite; the message names the layer.
+            ArgumentError: Not a group.
         """
         if not isinstance(group, tp.dependency.Group):
             raise ArgumentError(f"group: expected a torch_pruning.dependency.Group, got {type(group).__name__}")
-        jobs = []
+        scored: list[_ScoredItem] = []
         for item in group.items:
             layer, handler = item.dep.target.module, item.dep.handler
-            for reads, handlers in ((False, _MAKES), (True, _READS)):
-                if handler not in handlers or (reads and self.sides == "producer"):
+            for is_consumer, handlers in ((False, _PRODUCER_HANDLERS), (True, _CONSUMER_HANDLERS)):
+                if handler not in handlers or (is_consumer and self.sides == "producer"):
                     continue
-                axis = int(reads) ^ int(getattr(layer, "transposed", False))
+                # A weight has its outputs on axis 0 and its inputs on axis 1, a transposed one the other way round.
+                axis = int(is_consumer) ^ int(getattr(layer, "transposed", False))
                 if has_entropy(layer.weight, axis, getattr(layer, "groups", 1), self.formula):
-                    jobs.append((item, reads, axis))
-        if not jobs:
+                    scored.append(_ScoredItem(item, is_consumer, axis))
+        if not scored:
             return None
-        return self._combine(group, jobs).to(jobs[0][0].dep.target.module.weight.device)
+        return self._combine(group, scored).to(scored[0].item.dep.target.module.weight.device)
 
-    def _combine(self, group: Any, jobs: Sequence[tuple[Any, bool, int]]) -> Tensor:
-        place = {root: position for position, root in enumerate(group.items[0].root_idxs)}
-        channels = len(place)
+    def _combine(self, group: Any, scored: Sequence[_ScoredItem]) -> Tensor:
+        """The product over both sides of the mean over the layers of each channel's relative entropy."""
+        position_of_root = {root: position for position, root in enumerate(group.items[0].root_idxs)}
+        channels = len(position_of_root)
+        # Row 0 is for the producers, row 1 for the consumers.
         totals, layers = torch.zeros(2, channels, dtype=torch.float64), torch.zeros(2, channels, dtype=torch.float64)
-        for (item, reads, _), vector in zip(jobs, self._entropies(jobs), strict=True):
-            # Several indices of a layer may belong to one channel (behind a flatten): their mean counts.
-            pairs = [(at, place[root]) for at, root in zip(item.idxs, item.root_idxs, strict=True) if root in place]
+        for (item, is_consumer, _), entropies in zip(scored, self._entropies(scored), strict=True):
+            pairs = [
+                (index, position_of_root[root])
+                for index, root in zip(item.idxs, item.root_idxs, strict=True)
+                if root in position_of_root
+            ]
             indices, positions = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
-            hits = torch.bincount(positions, minlength=channels)
-            sums = torch.bincount(positions, divide_by_mean(vector)[indices], minlength=channels)
-            totals[int(reads)] += sums / hits.clamp(min=1)
-            layers[int(reads)] += hits > 0
+            # Behind a flatten, several indices of a layer belong to one channel: their mean is taken.
+            counts = torch.bincount(positions, minlength=channels)
+            sums = torch.bincount(positions, divide_by_mean(entropies)[indices], minlength=channels)
+            totals[int(is_consumer)] += sums / counts.clamp(min=1)
+            layers[int(is_consumer)] += counts > 0
         return torch.where(layers > 0, totals / layers.clamp(min=1), 1.0).prod(0)
 
-    def _entropies(self, jobs: Sequence[tuple[Any, bool, int]]) -> list[Tensor]:
-        modules = [item.dep.target.module for item, _, _ in jobs]
+    def _entropies(self, scored: Sequence[_ScoredItem]) -> list[Tensor]:
+        """The entropies of all scored layers, computed in one call: one tensor per layer, one value per index."""
+        modules = [item.dep.target.module for item, _, _ in scored]
         return ops.entropies(
             [module.weight.detach() for module in modules],
             self.formula,
-            axes=[axis for _, _, axis in jobs],
+            axes=[axis for _, _, axis in scored],
             groups=[getattr(module, "groups", 1) for module in modules],
-            names=[item.dep.target.name for item, _, _ in jobs],
+            names=[item.dep.target.name for item, _, _ in scored],
         )
 
 
 def plan_from_history(model: nn.Module, history: Sequence[Sequence[Any]], example_inputs: Any) -> Plan:
-    """Makes a plan of what Torch-Pruning removed, to be kept, compared, or applied without Torch-Pruning.
+    """Makes a plan from what Torch-Pruning removed, to be stored, compared, or applied without Torch-Pruning.
 
-    The history is followed through fec_fast's own coupled sets, and replayed by Torch-Pruning on a copy; the plan is
-    given only where both leave the very same indices of every tensor.
+    The history is followed through the coupled channels that fec_fast finds, and replayed by Torch-Pruning on a copy. A
+    plan is returned only if both leave exactly the same indices of every tensor.
 
     Args:
-        model: The original, as it was before Torch-Pruning changed it in place (or another of its shape); wrappers
-            are looked through, and it is left as it was.
+        model: The original before Torch-Pruning changed it in place, or another model of its shape. Wrappers are looked
+            through. It is not changed.
         history: ``pruner.pruning_history()`` or ``DependencyGraph.pruning_history()``: for each step the name of the
-            root module, whether its output channels are meant, and the indices removed, counted in the width that the
+            root module, whether its output channels are removed, and the removed indices, counted in the width that the
             module had before that step.
         example_inputs: A tensor or list is the single argument, a tuple the positional arguments, a dictionary the
             keyword arguments.
 
     Returns:
-        A plan for :func:`fec_fast.apply_plan`, :func:`fec_fast.verify_equivalence` and the like. As the history has
-        no scores, each unit's is 0 where it was removed and 1 where it was kept.
+        A plan for :func:`fec_fast.apply_plan`, :func:`fec_fast.verify_equivalence` and the like. A history has no
+        scores; in the plan, the score of each unit is 0 if it was removed and 1 if it was kept.
 
     Raises:
-        PlanError: The history does not fit the model, or fec_fast couples the channels in another way than
-            Torch-Pruning; the step or the tensor is named.
+        PlanError: The history does not fit the model, or fec_fast couples the channels differently than Torch-Pruning;
+            the message names the step or the tensor.
         InputError: The model cannot be run on the example inputs.
-        ArgumentError: An argument of the wrong kind.
+        ArgumentError: An argument has the wrong type.
     """
-    if not isinstance(model, nn.Module):
-        raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    model = unwrap(model)
-    steps = _steps(history)
     index = ModelIndex.of(model)
+    steps = _parse_history(history)
     traced = trace_model(index, example_inputs)
     coupling = couple_channels(traced)
     reasons = {**coupling.partly_pinned, **coupling.pinned}
     removed: set[int] = set()
-    for number, (name, outputs, indices) in enumerate(steps):
-        where = (
-            f"step {number} of the history, {len(indices)} {'output' if outputs else 'input'} channel(s) of {name!r}"
-        )
-        line = [
+    for number, step in enumerate(steps):
+        side = "output" if step.prunes_outputs else "input"
+        where = f"step {number} of the history, {len(step.indices)} {side} channel(s) of {step.module!r}"
+        # The step counts in the width that is left: the labels of channels removed by earlier steps are taken out.
+        labels = [
             label
-            for label in _line(model, traced, where, name, outputs, reasons)
+            for label in _channel_labels(index, traced, where, step, reasons)
             if int(coupling.partition.roots[label]) not in removed
         ]
-        removed |= _units(coupling.partition, where, line, indices)
-    # The history has no scores: 0 for what went and 1 for what stayed keep the record true to itself.
+        removed |= _removed_units(coupling.partition, where, labels, step.indices)
+    # The history has no scores. These two values keep the rule of every plan: the lowest scores are removed.
     scores = [[float(label not in removed) for label in coupled.units] for coupled in coupling.sets]
     removed_units = [[unit for unit, score in enumerate(values) if score == 0.0] for values in scores]
     plan = make_plan(index, traced, coupling, removed_units, scores, criterion=CRITERION, formula=None, sides="both")
-    _compare_with_replay(model, plan, steps, example_inputs)
+    _compare_with_replay(index.model, plan, steps, example_inputs)
     return plan
 
 
-def _steps(history: Sequence[Sequence[Any]]) -> list[tuple[str, bool, list[int]]]:
+def _parse_history(history: Sequence[Sequence[Any]]) -> list[_HistoryStep]:
     steps = []
     for number, step in enumerate(history):
         try:
             name, outputs, indices = step
-            steps.append((str(name), bool(outputs), [int(index) for index in indices]))
+            steps.append(_HistoryStep(str(name), bool(outputs), [int(index) for index in indices]))
         except (TypeError, ValueError) as error:
             raise ArgumentError(
-                f"history[{number}]={step!r}: expected a module name, whether it is its outputs, and indices"
+                f"history[{number}]={step!r}: expected a module name, whether its outputs are removed, and indices"
             ) from error
     return steps
 
 
-def _line(
-    model: nn.Module, traced: Trace, where: str, name: str, outputs: bool, reasons: Mapping[str, str]
+def _channel_labels(
+    index: ModelIndex, traced: Trace, where: str, step: _HistoryStep, reasons: Mapping[str, str]
 ) -> list[int]:
-    """The labels of the channels that a step counts in, before any pruning."""
-    modules = dict(model.named_modules())
-    if name not in modules:
-        raise PlanError(f"{where}: the model has no such module; {nearest(name, modules)}")
-    weight = getattr(modules[name], "weight", None)
-    first = next((known for known, tensor in model.named_parameters() if tensor is weight), "")
-    use = traced.weight_uses.get(first)
+    """The labels of the channels that a step counts in, in the model before any pruning."""
+    modules = dict(index.model.named_modules())
+    if step.module not in modules:
+        raise PlanError(f"{where}: the model has no such module; {nearest(step.module, modules)}")
+    module = modules[step.module]
+    weight = index.first_names.get(id(getattr(module, "weight", None)), "")
+    use = traced.weight_uses.get(weight)
     if use is not None:
-        return list(map(int, use.outputs if outputs else use.inputs))
-    if isinstance(modules[name], BatchNormBase) and (first, 0) in traced.axes:
-        return list(map(int, traced.axes[first, 0]))
-    raise PlanError(f"{where}: fec_fast keeps them: {reasons.get(name, 'it does not follow channels through it')}")
+        return list(map(int, use.outputs if step.prunes_outputs else use.inputs))
+    if isinstance(module, BatchNormBase) and (weight, 0) in traced.axes:
+        return list(map(int, traced.axes[weight, 0]))
+    reason = reasons.get(step.module, "it does not follow channels through it")
+    raise PlanError(f"{where}: fec_fast keeps them: {reason}")
 
 
-def _units(partition: LabelPartition, where: str, line: Sequence[int], indices: Sequence[int]) -> set[int]:
-    """The units that hold the indices of a line, which must be all that these units have on it."""
-    wrong = sorted({index for index in indices if not 0 <= index < len(line)})
-    if wrong:
-        raise PlanError(f"{where}: there is no channel {wrong[0]}, only {len(line)} by then; give the original model")
+def _removed_units(partition: LabelPartition, where: str, labels: Sequence[int], indices: Sequence[int]) -> set[int]:
+    """The units of the channels that a step removes.
+
+    Args:
+        partition: The partition of all labels into units.
+        where: The step, for messages.
+        labels: The labels of the channels that the step counts in.
+        indices: The removed indices among them.
+
+    Returns:
+        The representative label of each unit.
+
+    Raises:
+        PlanError: There is no such channel, it must be kept, or the step removes only a part of a unit.
+    """
+    outside = sorted({index for index in indices if not 0 <= index < len(labels)})
+    if outside:
+        raise PlanError(
+            f"{where}: there is no channel {outside[0]}, only {len(labels)} by then; give the original model"
+        )
     for index in indices:
-        reason = partition.reason(line[index])
+        reason = partition.reason(labels[index])
         if reason is not None:
             raise PlanError(f"{where}: fec_fast keeps channel {index}: {reason}")
-    units = {int(partition.roots[line[index]]) for index in indices}
-    chosen = set(indices)
-    left = [at for at, label in enumerate(line) if at not in chosen and int(partition.roots[label]) in units]
+    units = {int(partition.roots[labels[index]]) for index in indices}
+    removed = set(indices)
+    left = [i for i, label in enumerate(labels) if i not in removed and int(partition.roots[label]) in units]
     if left:
         raise PlanError(
             f"{where}: fec_fast finds channel {left[0]} coupled to them, and Torch-Pruning left it; "
@@ -226,23 +264,22 @@ def _units(partition: LabelPartition, where: str, line: Sequence[int], indices: 
     return units
 
 
-def _compare_with_replay(
-    model: nn.Module, plan: Plan, steps: Sequence[tuple[str, bool, list[int]]], example_inputs: Any
-) -> None:
+def _compare_with_replay(model: nn.Module, plan: Plan, steps: Sequence[_HistoryStep], example_inputs: Any) -> None:
+    """Raises unless Torch-Pruning, replaying the history, leaves the same indices of every tensor as the plan."""
     theirs, ours = copy.deepcopy(model), copy.deepcopy(model)
     try:
-        with torch.enable_grad():
+        with torch.enable_grad():  # Torch-Pruning finds dependencies by the graph of autograd
             graph = tp.DependencyGraph().build_dependency(theirs, example_inputs, forward_fn=call_model, verbose=False)
-            _number(theirs)
+            _number_elements(theirs)
             graph.load_pruning_history([list(step) for step in steps])
     except Exception as error:
         raise PlanError(
             f"Torch-Pruning cannot replay the history on {type(model).__name__}: {type(error).__name__}: {error}"
         ) from error
-    _number(ours)
+    _number_elements(ours)
     apply_plan(ours, plan)
-    found, expected = named_tensors(ours), named_tensors(theirs)
-    for name, tensor in found.items():
+    expected = named_tensors(theirs)
+    for name, tensor in named_tensors(ours).items():
         other = expected.get(name)
         if other is None or not torch.equal(tensor, other):
             left = "nothing" if other is None else str(list(other.shape))
@@ -253,8 +290,8 @@ def _compare_with_replay(
             )
 
 
-def _number(model: nn.Module) -> None:
-    """Numbers the elements of every tensor, so that equal tensors are made of the same elements."""
+def _number_elements(model: nn.Module) -> None:
+    """Sets every element of a tensor to its position, so that equal tensors have kept the same elements."""
     for tensor in named_tensors(model).values():
         if tensor.is_floating_point():
             tensor.data = torch.arange(tensor.numel(), dtype=torch.float64).reshape(tensor.shape)

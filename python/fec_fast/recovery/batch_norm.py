@@ -1,4 +1,4 @@
-"""Batch norm re-estimated after surgery: what its inputs have come to be, by one pass over images, without labels."""
+"""Batch norm recovery: statistics re-estimated after pruning, from one pass over images without labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.compat import BatchNormBase
-from ..utils.errors import ArgumentError, InputError
+from ..utils.errors import InputError
 from ..utils.forward import call_model, describe, map_tensors, restored_modes
 from ..utils.modules import device_of, unwrap
 
@@ -18,67 +18,71 @@ from ..utils.modules import device_of, unwrap
 def recalibrate(model: nn.Module, loader: Iterable[Any]) -> None:
     """Re-estimates the means and variances of a model's batch norms, in place.
 
-    Pruning takes terms out of every sum, so that the statistics that were gathered in training no longer fit; without
-    re-estimation a network pruned in one step can look far worse than it is. Each statistic becomes the average over
-    the batches (by their number of images) of what the batches show. Weights do not change; layers other than batch
-    norm (dropout) stay in evaluation mode; modes and momenta are restored. A model without batch norm that keeps
-    statistics is left as it is, with a warning.
+    Pruning takes terms out of every sum, so the statistics that were gathered in training no longer fit. Without
+    re-estimation, a network pruned in one step can look far worse than it is. Each statistic becomes its average over
+    the batches, weighted by their number of images. Weights do not change. Other layers (dropout) stay in evaluation
+    mode. Modes and momenta are restored. A model whose batch norms keep no statistics, or that has none, is left
+    unchanged, with a warning.
 
     Args:
-        model: Takes images ``[B, ...]``, or as detectors do a list of images; runs on the device it is on. Wrappers are
-            looked through.
-        loader: Yields images, or pairs or tuples that begin with images; labels are not looked at. A few thousand
-            images are enough. Batches of less than about 32 images give poor variances.
+        model: A model that takes images ``[B, ...]`` or, as detectors do, a list of images. It runs on the device it is
+            on. Wrappers are looked through.
+        loader: Yields images, or pairs or tuples that begin with images; labels are ignored. A few thousand images are
+            enough. Batches of fewer than about 32 images give poor variances.
 
     Raises:
         InputError: The loader is empty, a batch does not begin with images, the model cannot be run on one, or the
-            images make a statistic NaN or infinite. The model is as it was.
+            images make a statistic NaN or infinite. The model is unchanged.
         ArgumentError: Not a module.
     """
-    if not isinstance(model, nn.Module):
-        raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     model = unwrap(model)
     norms = [m for m in model.modules() if isinstance(m, BatchNormBase) and m.track_running_stats]
     if not norms:
         warnings.warn(f"{type(model).__name__} has no batch norm: there is nothing to recalibrate", stacklevel=2)
         return
     momenta = [(norm, norm.momentum) for norm in norms]
-    before = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
-    done = False
+    statistics = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+    succeeded = False
     try:
         with restored_modes(model):
             model.eval()
             for norm in norms:
                 norm.train()
                 norm.reset_running_stats()
-            _average(model, norms, loader)
-        done = True
+            _average_statistics(model, norms, loader)
+        succeeded = True
     finally:
         for norm, momentum in momenta:
             norm.momentum = momentum
-        if not done:
+        if not succeeded:
             with torch.no_grad():
-                for buffer, value in before:
+                for buffer, value in statistics:
                     buffer.copy_(value)
 
 
-def _average(model: nn.Module, norms: list[BatchNormBase], loader: Iterable[Any]) -> None:
-    device, seen = device_of(model), 0
+def _average_statistics(model: nn.Module, norms: list[BatchNormBase], loader: Iterable[Any]) -> None:
+    """Runs all batches through the model and checks that the statistics are finite."""
+    device, images_so_far = device_of(model), 0
     with torch.no_grad():
         for batch in loader:
-            images = _images(batch)
-            seen += len(images)
+            images = _images_of(batch)
+            images_so_far += len(images)
+            # Batch norm computes new = (1 - momentum) * old + momentum * batch. This momentum decreases from batch to
+            # batch and makes the result the plain average over all images so far.
             for norm in norms:
-                norm.momentum = len(images) / seen  # what makes a running average a plain one
+                norm.momentum = len(images) / images_so_far
             call_model(model, map_tensors(lambda image: image.to(device), images))
-    if not seen:
-        raise InputError("the loader to recalibrate on is empty")
+    if not images_so_far:
+        raise InputError("the loader to recalibrate on is empty: give one that yields images")
     for name, module in model.named_modules():
         if module in norms and not all(bool(torch.isfinite(buffer).all()) for buffer in module.buffers()):
-            raise InputError(f"the images to recalibrate on make statistics of {name!r} NaN or infinite; look at them")
+            raise InputError(
+                f"the images to recalibrate on make statistics of {name!r} NaN or infinite: check the images' values"
+            )
 
 
-def _images(batch: Any) -> Tensor | list[Tensor]:
+def _images_of(batch: Any) -> Tensor | list[Tensor]:
+    """The images of a batch: the batch itself, or its first element."""
     images = batch[0] if isinstance(batch, list | tuple) and batch else batch
     if isinstance(images, list) and images and all(isinstance(image, Tensor) and image.ndim == 3 for image in images):
         return images
