@@ -1,1 +1,1 @@
-"""fec_fast inside other libraries; each module needs the library it is named after."""
+"""Integrations into other libraries; each module needs the library that it is named after."""

@@ -1,1 +1,1 @@
-"""What remains of a network: the plan, its application, its proof and its files."""
+"""Plans: which channels are kept, their application to a model, the proof that it is correct, and checkpoints."""

@@ -1,1 +1,1 @@
-"""Recovery of accuracy without training."""
+"""Recovery of a pruned network's accuracy without training."""

@@ -1,1 +1,1 @@
-"""Networks by name, weights and images."""
+"""Vision: networks by name, their weights, and image data sets."""
