@@ -82,9 +82,7 @@ def _arguments(settings: dict[str, Any], data: Path, work: Path) -> list[str]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", type=Path, required=True, help="the images, a folder or zip file in the layout of VOC"
-    )
+    parser.add_argument("--data", type=Path, required=True, help="a folder or zip file in the layout of VOC")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "ssd", help="the folder of trained networks")
     arguments = parser.parse_args()
     picture(read_result(RESULTS / "ssd.json"), arguments.data, arguments.work, DOCS / "ssd.jpg")

@@ -1,4 +1,4 @@
-"""Stages of the detection benchmark: the further trainings of dense and pruned networks, and the names of their rows."""
+"""Stages of the detection benchmark: further trainings of dense and pruned networks, and the names of their rows."""
 
 from __future__ import annotations
 

@@ -1,26 +1,29 @@
-"""Writes docs/results.md: what the recipes came to, from the ``results.json`` that their runs wrote.
+"""docs/results.md from the ``results.json`` files of recipe runs.
 
-python -m benchmarks.recipes
+    python -m benchmarks.recipes
 
-A run's file is kept as ``benchmarks/results/recipes/RECIPE.json``, and as ``RECIPE_dense.json`` where the network was
-trained first, by the same recipe with nothing removed. What was set on the command line is worked out by comparing a
-run with its recipe.
+There is nothing to measure here: ``fec-fast run`` runs a recipe and writes ``results.json``. The file of a run is kept
+as benchmarks/results/recipes/RECIPE.json, and as RECIPE_dense.json if the network was trained first, by the same recipe
+with nothing removed. The command of a run is reconstructed from the differences between the run and its recipe.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import shlex
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "recipes"
+from benchmarks.common.environment import ROOT, describe
+from benchmarks.common.pages import code, heading, page_of, paragraph, write_page, written_by
+from benchmarks.common.results import RESULTS, read_result
+from benchmarks.common.tables import markdown_table
+
 DENSE = "_dense"
 STAGES = {
-    "dense_tuned": "dense, with the training of the pruned one",
+    "dense_tuned": "dense, after the training of the pruned network",
     "pruned": "pruned",
     "recalibrated": "batch norm re-estimated",
     "pruned_tuned": "fine-tuned",
@@ -28,7 +31,7 @@ STAGES = {
 
 
 def flat(content: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Keys with dots, and values."""
+    """Keys joined with dots, and their values."""
     for key, value in content.items():
         if isinstance(value, dict) and key != "budget":
             yield from flat(value, f"{path}{key}.")
@@ -37,113 +40,140 @@ def flat(content: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def command(name: str, content: dict[str, Any]) -> str:
-    """What was typed: the recipe, and what the run has otherwise."""
+    """The command of a run: its recipe, and options for what differs from the recipe.
+
+    Args:
+        name: The name of the run, that is, of its result file.
+        content: The recipe that the run used, as its results have it.
+    """
     import yaml
 
     recipe = name.removesuffix(DENSE)
     content = {key: value for key, value in content.items() if value is not None}
     original = yaml.safe_load((ROOT / "recipes" / f"{recipe}.yaml").read_text())
-    words = [f"fec-fast run recipes/{recipe}.yaml", f"--data {content['data']['name']}"]
-    words += [f"--weights {content['weights']}"] if "weights" in content else []
-    known = {"data.name", "weights"}
-    for key, value in content.items():  # where something of the recipe is gone, all was given anew
+    options = [f"fec-fast run recipes/{recipe}.yaml", f"--data {content['data']['name']}"]
+    options += [f"--weights {content['weights']}"] if "weights" in content else []
+    covered = {"data.name", "weights"}  # keys that the options so far set
+    for key, value in content.items():  # a section that lacks a key of the recipe was replaced as a whole
         if isinstance(value, dict) and not {*original.get(key, {})} <= {*value}:
-            words.append(f"--set {shlex.quote(f'{key}={json.dumps(value)}'.replace(chr(34), ''))}")
-            known |= {path for path, _ in flat({key: value})}
-    written = dict(flat(original))
+            options.append(f"--set {shlex.quote(f'{key}={json.dumps(value)}'.replace(chr(34), ''))}")
+            covered |= {path for path, _ in flat({key: value})}
+    in_recipe = dict(flat(original))
     for key, value in flat(content):
-        if key not in known and written.get(key) != value:
+        if key not in covered and in_recipe.get(key) != value:
             text = json.dumps(value).replace('"', "")
-            words.append(f"--set {shlex.quote(f'{key}={text}')}")
-    return " \\\n    ".join([*words, f"--out {name}"])
+            options.append(f"--set {shlex.quote(f'{key}={text}')}")
+    return " \\\n    ".join([*options, f"--out {name}"])
 
 
-def measured(run: dict[str, Any], start: str) -> list[str]:
-    """The table of the stages; what the first one is called."""
+def table_of_stages(run: dict[str, Any], first: str) -> str:
+    """The metrics by stage.
+
+    Args:
+        run: The results of a run.
+        first: The title of the stage before pruning.
+    """
     images, metrics = run["images"]["held_out"], run["metrics"]
-    titles = {"before": start, **STAGES}
+    titles = {"before": first, **STAGES}
     stages = {title: metrics[stage] for stage, title in titles.items() if stage in metrics}
     if "map" in metrics["before"]:
-        lines = [f"| {images:,} held-out images | COCO mAP, % | VOC mAP, all points, % |", "|---|---|---|"]
-        return lines + [f"| {title} | {100 * m['map']:.1f} | {100 * m['voc']:.1f} |" for title, m in stages.items()]
-    lines = [f"| {images:,} held-out images | accuracy, % |", "|---|---|"]
-    for title, found in stages.items():
-        share = found["accuracy"]
-        lines.append(f"| {title} | {100 * share:.2f} ± {196 * math.sqrt(share * (1 - share) / images):.2f} |")
-    return lines
+        header = (f"{images:,} held-out images", "COCO mAP, %", "VOC mAP, all points, %")
+        return markdown_table(
+            header, [(title, f"{100 * m['map']:.1f}", f"{100 * m['voc']:.1f}") for title, m in stages.items()]
+        )
+    shares = {title: stage["accuracy"] for title, stage in stages.items()}
+    half_widths = {title: 1.96 * math.sqrt(share * (1 - share) / images) for title, share in shares.items()}
+    return markdown_table(
+        (f"{images:,} held-out images", "accuracy, %"),
+        [(title, f"{100 * share:.2f} ± {100 * half_widths[title]:.2f}") for title, share in shares.items()],
+    )
 
 
 def section(name: str, run: dict[str, Any], first: dict[str, Any] | None) -> list[str]:
-    """One run, and the training before it if there was one."""
-    size, content, where = run["size"], run["recipe"], run["machine"]
+    """The section of one run.
+
+    Args:
+        name: The name of the run.
+        run: Its results.
+        first: The results of the training before it; ``None`` if the network came trained.
+    """
+    size, content = run["size"], run["recipe"]
     before, after, removed, latency = size["before"], size["after"], size["removed"], run["latency_ms"]
-    quiet = first is None and where["device"] == "cpu"  # the GPU's machine had other work at the time
-    times = f"{latency['before']:.1f} → {latency['after']:.1f} ms"
-    speed = f", one image in {times} ({latency['before'] / latency['after']:.1f} times as fast)"
-    tuned = run["training"]["pruned_tuned"]["epochs"]
+    timed = first is None and run["machine"]["device"] == "cpu"  # the other latencies were disturbed
+    epochs = run["training"]["pruned_tuned"]["epochs"]
     dense = [] if first is None else [command(f"{name}{DENSE}", first["recipe"])]
     return [
-        f"## {content['description']}",
-        "",
-        "```sh",
-        *dense,
-        command(name, content),
-        "```",
-        "",
-        *measured(run, "as it came" if first is None else "after the first training"),
-        "",
-        *([] if "dense_tuned" in run["metrics"] else ["The dense network did **not** get the same training here.", ""]),
-        f"Parameters {before['parameters']:,} → {after['parameters']:,} (-{100 * removed['parameters']:.1f} %), MACs",
-        f"{before['macs'] / 1e6:,.1f} → {after['macs'] / 1e6:,.1f} M (-{100 * removed['macs']:.1f} %)"
-        f"{speed if quiet else ''}.",
-        f"{len(tuned)} epochs of {tuned[0]['images']:,} images, {run['seconds'] / 60:.0f} minutes in all;",
-        f"{where['processor']}, {where['threads']} thread(s), torch {where['torch']}, {where['device']}.",
-        "",
+        heading(content["description"]),
+        code(*dense, command(name, content)),
+        table_of_stages(run, "before pruning" if first is None else "after the first training"),
+        *(
+            []
+            if "dense_tuned" in run["metrics"]
+            else [paragraph("The dense network did **not** get the same training.")]
+        ),
+        paragraph(
+            f"Parameters {before['parameters']:,} → {after['parameters']:,} (-{100 * removed['parameters']:.1f} %),",
+            "MACs",
+            f"{before['macs'] / 1e6:,.1f} → {after['macs'] / 1e6:,.1f} M (-{100 * removed['macs']:.1f} %)"
+            + (
+                f", one image in {latency['before']:.1f} → {latency['after']:.1f} ms"
+                f" (ratio {latency['before'] / latency['after']:.1f})."
+                if timed
+                else "."
+            ),
+            f"{len(epochs)} epochs of {epochs[0]['images']:,} images, {run['seconds'] / 60:.0f} minutes in total.",
+        ),
+        paragraph(f"Measured on: {describe(run['machine'])}."),
     ]
 
 
 def page(runs: dict[str, dict[str, Any]]) -> str:
-    """The whole page: what was trained at length first, then what was only run to its end."""
-    parts: dict[bool, list[str]] = {True: [], False: []}
+    """The whole page: complete trainings first, then short runs that only exercise their recipe.
+
+    Args:
+        runs: The results by the name of the run.
+    """
+    complete: list[str] = []
+    short: list[str] = []
     for name, run in sorted(runs.items()):
         if not name.endswith(DENSE):
             first = runs.get(f"{name}{DENSE}")
-            parts[first is None].extend(section(name, run, first))
-    lines = [
-        "# What the recipes came to",
-        "",
-        "Written by `python -m benchmarks.recipes` from the `results.json` of each run, which is kept in",
-        "[benchmarks/results/recipes/](../benchmarks/results/recipes). One seed each; intervals are 95 %, over the",
-        "held-out images alone. Epochs are few, since nearly all was run on a CPU; longer training is to be expected",
-        "to give more, to the dense network as well. Settings were not chosen on these figures.",
-        "",
-        "CIFAR-10 is in JPEG here, which costs some points. `cifar-vgg16bn.pth` was trained on these images before;",
-        "`benchmarks/results/dense/resnet56.safetensors` is a network for the lossless ones, which `study.py` trained",
-        "on these for three epochs.",
-        "",
-        *parts[True],
-        "# Run to the end on a small part of real images",
-        "",
-        "Neither ImageNet nor weights for it were here, nor the time for the larger networks. What follows shows that",
-        "these recipes run from the first line to the last on real photographs (of CIFAR-10, enlarged for ImageNet's",
-        "networks; of blood cells for SSD300), starting from nothing: a short training with nothing removed, then the",
-        "recipe itself. **The accuracies say nothing of what the recipes come to on their own data**; the commands for",
-        "those who own them stand at the head of each recipe, and [scale.md](scale.md) says what they cost. The",
-        "machine had other work at the time, so no latencies are given.",
-        "",
-        *parts[False],
-    ]
-    return "\n".join(lines).rstrip() + "\n"
+            (complete if first is None else short).extend(section(name, run, first))
+    return page_of(
+        "Results of the recipes",
+        written_by("python -m benchmarks.recipes", "recipes"),
+        paragraph(
+            "Each run is the `results.json` that `fec-fast run` wrote, one seed each. Intervals are 95 %, over the",
+            "held-out images alone. The trainings are short; a longer one changes the figures of the dense network as",
+            "well. No setting was chosen on these figures.",
+        ),
+        paragraph(
+            "CIFAR-10 is in JPEG here. `cifar-vgg16bn.pth` was trained on these images before;",
+            "`benchmarks/results/dense/resnet56.safetensors` was trained on the lossless images, then for three epochs",
+            "on the JPEG images by `python -m benchmarks.study`.",
+        ),
+        *complete,
+        heading("Short runs on a small part of real images", 1),
+        paragraph(
+            "These runs show that the recipes work from the first line to the last on photographs (CIFAR-10, enlarged",
+            "for the networks of ImageNet; blood cells for SSD300), from random weights: a short training with nothing",
+            "removed, then the recipe. ImageNet and weights for it were not available. **The accuracies are no",
+            "estimate of the results on the data that a recipe is made for**; the command for that data is at the head",
+            "of each recipe, its cost in [scale.md](scale.md). Latencies are omitted: the machine was shared.",
+        ),
+        *short,
+    )
 
 
-def kept() -> dict[str, dict[str, Any]]:
-    """The runs by name."""
-    return {file.stem: json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))}
+def recorded() -> dict[str, dict[str, Any]]:
+    """The results of all runs, by name."""
+    return {file.stem: read_result(file) for file in sorted((RESULTS / "recipes").glob("*.json"))}
 
 
 def main() -> None:
-    """Writes the page."""
-    (ROOT / "docs" / "results.md").write_text(page(kept()))
+    """The command line."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    write_page("results.md", page(recorded()))
 
 
 if __name__ == "__main__":

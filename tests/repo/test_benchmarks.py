@@ -41,15 +41,15 @@ def test_a_page_is_that_of_the_results(writer: str, results: str, page: str) -> 
 
 def test_the_recipes_page_is_that_of_the_runs() -> None:
     module = importlib.import_module("benchmarks.recipes.page")
-    assert module.kept() and module.page(module.kept()) == (ROOT / "docs" / "results.md").read_text()
-    command = module.command("vgg16-cifar10", module.kept()["vgg16-cifar10"]["recipe"])
+    assert module.recorded() and module.page(module.recorded()) == (ROOT / "docs" / "results.md").read_text()
+    command = module.command("vgg16-cifar10", module.recorded()["vgg16-cifar10"]["recipe"])
     assert "--set finetune.epochs=8" in command and "budget" not in command
 
 
 def test_the_commands_of_the_recipes_page_are_what_was_run() -> None:
     pytest.importorskip("jsonschema")
     module = importlib.import_module("benchmarks.recipes.page")
-    for name, run in module.kept().items():
+    for name, run in module.recorded().items():
         words = shlex.split(module.command(name, run["recipe"]).replace("\\\n", " "))
         options: dict[str, list[str]] = {}
         for key, value in zip(words[3::2], words[4::2], strict=True):
