@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -21,14 +21,21 @@ from .networks import (
 from .ssd import ssd_small
 from .user_file import load_function
 
-_ZOO: dict[str, Callable[..., nn.Module]] = {
-    "vgg16-cifar": vgg16_cifar,
-    "resnet20-cifar": resnet20_cifar,
-    "resnet34-cifar": resnet34_cifar,
-    "resnet56-cifar": resnet56_cifar,
-    "vgg-digits": vgg_digits,
-    "resnet-digits": resnet_digits,
-    "ssd-small": ssd_small,
+
+class _ZooNetwork(NamedTuple):
+    factory: Callable[..., nn.Module]
+    input_shape: tuple[int, ...]
+
+
+_CIFAR, _DIGITS = (1, 3, 32, 32), (1, 1, 8, 8)
+_ZOO = {
+    "vgg16-cifar": _ZooNetwork(vgg16_cifar, _CIFAR),
+    "resnet20-cifar": _ZooNetwork(resnet20_cifar, _CIFAR),
+    "resnet34-cifar": _ZooNetwork(resnet34_cifar, _CIFAR),
+    "resnet56-cifar": _ZooNetwork(resnet56_cifar, _CIFAR),
+    "vgg-digits": _ZooNetwork(vgg_digits, _DIGITS),
+    "resnet-digits": _ZooNetwork(resnet_digits, _DIGITS),
+    "ssd-small": _ZooNetwork(ssd_small, _CIFAR),
 }
 
 
@@ -50,10 +57,13 @@ def input_shape(name: str) -> tuple[int, ...]:
     Returns:
         ``(1, 1, 8, 8)`` for the zoo's digits networks, ``(1, 3, 32, 32)`` for the rest of the zoo, and
         ``(1, 3, 224, 224)`` for all others.
+
+    Raises:
+        InputError: The zoo has no network of this name.
     """
     if not name.startswith("zoo:"):
         return 1, 3, 224, 224
-    return (1, 1, 8, 8) if "digits" in name else (1, 3, 32, 32)
+    return _zoo_network(name).input_shape
 
 
 def build(name: str, **kwargs: Any) -> nn.Module:
@@ -78,9 +88,7 @@ def build(name: str, **kwargs: Any) -> nn.Module:
             f"model {name!r}: write torchvision:NAME, zoo:NAME or path/to/file.py:factory; {nearest(name, names())}"
         )
     if prefix == "zoo":
-        factory = _ZOO.get(rest.replace("_", "-"))
-        if factory is None:
-            raise InputError(f"model {name!r}: the zoo has no {rest!r}; {nearest(rest.replace('_', '-'), _ZOO)}")
+        factory = _zoo_network(name).factory
     elif prefix == "torchvision":
         factory, kwargs = _torchvision_factory(rest, kwargs)
     else:
@@ -92,6 +100,15 @@ def build(name: str, **kwargs: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InputError(f"model {name!r}: its factory returned a {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def _zoo_network(name: str) -> _ZooNetwork:
+    """Looks a name such as ``"zoo:vgg16-cifar"`` up; underscores may stand for hyphens."""
+    own_name = name.removeprefix("zoo:")
+    network = _ZOO.get(own_name.replace("_", "-"))
+    if network is None:
+        raise InputError(f"model {name!r}: the zoo has no {own_name!r}; {nearest(own_name.replace('_', '-'), _ZOO)}")
+    return network
 
 
 def _torchvision_factory(name: str, kwargs: dict[str, Any]) -> tuple[Callable[..., nn.Module], dict[str, Any]]:

@@ -45,6 +45,16 @@ def test_names_lists_what_build_takes() -> None:
     assert all(isinstance(zoo.build(name), nn.Module) for name in zoo.names())
 
 
+def test_networks_take_images_of_the_shape_that_is_named() -> None:
+    for name in zoo.names():
+        if name != "zoo:ssd-small":  # a detector: it takes a list of images
+            assert zoo.build(name).eval()(torch.randn(zoo.input_shape(name))).shape == (1, 10)
+    assert zoo.input_shape("zoo:resnet_digits") == zoo.input_shape("zoo:resnet-digits") == (1, 1, 8, 8)
+    assert zoo.input_shape("torchvision:resnet18") == (1, 3, 224, 224)
+    with pytest.raises(InputError, match="nearest: 'vgg-digits'"):
+        zoo.input_shape("zoo:vgg-digit")
+
+
 def test_vgg16_cifar_is_named_as_torchvision_and_takes_other_image_sizes() -> None:
     models = pytest.importorskip("torchvision").models
     ours = {k: v.shape for k, v in networks.vgg16_cifar().state_dict().items() if k.startswith("features")}
