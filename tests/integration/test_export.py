@@ -18,8 +18,8 @@ def ssd_backbone() -> nn.Module:
 
 
 NETWORKS = {
-    "resnet34": (models.resnet34, 64),
-    "mobilenet_v3_large": (models.mobilenet_v3_large, 64),
+    "resnet18": (models.resnet18, 64),
+    "mobilenet_v3_small": (models.mobilenet_v3_small, 64),
     "ssd300_vgg16 backbone": (ssd_backbone, 300),  # its last maps need that many pixels
 }
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -18,12 +19,24 @@ from helpers.formula_cases import cases, sortable, tolerance
 SETS = list(cpu.instruction_sets())
 
 
-def compare(weight: Tensor, formula: Formula, *, axis: int = 0, groups: int = 1, **choice: Any) -> Tensor:
-    (got,), bad = cpu.entropies([weight], formula, axes=[axis], groups=[groups], **choice)
+class Case(NamedTuple):
+    """A weight, its entropies in float64, and the largest error that is allowed."""
+
+    weight: Tensor
+    want: Tensor
+    allowed: float
+
+
+def case_of(weight: Tensor, formula: Formula, axis: int = 0, groups: int = 1) -> Case:
     want = reference.entropy(weight, formula, axis=axis, groups=groups)
+    return Case(weight, want, tolerance(weight, formula, axis, groups))
+
+
+def compare(case: Case, formula: Formula, *, axis: int = 0, groups: int = 1, **choice: Any) -> Tensor:
+    (got,), bad = cpu.entropies([case.weight], formula, axes=[axis], groups=[groups], **choice)
+    want, allowed = case.want, case.allowed
     assert bad == -1
     assert got.dtype == torch.float64 and got.shape == want.shape
-    allowed = tolerance(weight, formula, axis, groups)
     assert float((got - want).abs().max()) <= allowed, (formula, axis, groups, choice, got, want, allowed)
     assert float(got.min()) >= 0
     return got
@@ -37,11 +50,19 @@ def skip_if_unusable(instruction_set: str) -> None:
 @pytest.mark.parametrize("instruction_set", SETS)
 @settings(max_examples=100, deadline=None)
 @given(cases())
-def test_every_kind_of_weight(instruction_set: str, case: tuple[Tensor, int, int, Formula]) -> None:
+def test_every_kind_of_weight(instruction_set: str, drawn: tuple[Tensor, int, int, Formula]) -> None:
     skip_if_unusable(instruction_set)
-    weight, on, groups, formula = case
+    weight, on, groups, formula = drawn
+    case = case_of(weight, formula, on, groups)
     for algorithm in ("sorted", "pairwise") if sortable(weight, formula) else ("pairwise",):
-        compare(weight, formula, axis=on, groups=groups, algorithm=algorithm, instruction_set=instruction_set)
+        compare(case, formula, axis=on, groups=groups, algorithm=algorithm, instruction_set=instruction_set)
+
+
+@functools.cache
+def large_case(shape: tuple[int, ...], dtype: torch.dtype, formula: Formula) -> Case:
+    """Cached: the reference takes longer than all instruction sets together."""
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    return case_of(weight, formula)
 
 
 # More rows than the first-level cache holds (sorted), more points than a tile (pairwise), more coordinates than are
@@ -62,20 +83,14 @@ def test_every_kind_of_weight(instruction_set: str, case: tuple[Tensor, int, int
 )
 def test_beyond_one_block(instruction_set: str, dtype: torch.dtype, shape: Any, compress: Any, axis: Any) -> None:
     skip_if_unusable(instruction_set)
-    weight = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     formula = Formula(compress=compress, axis=axis)
-    for algorithm in ("sorted", "pairwise") if sortable(weight, formula) else ("pairwise",):
-        compare(weight, formula, algorithm=algorithm, instruction_set=instruction_set)
+    case = large_case(shape, dtype, formula)
+    for algorithm in ("sorted", "pairwise") if sortable(case.weight, formula) else ("pairwise",):
+        compare(case, formula, algorithm=algorithm, instruction_set=instruction_set)
 
 
-# What a sum of exponentials could lose: one channel far from all others, clusters of near twins, ties, and filters of
-# very different sizes beside one another in the lanes of a vector.
-@pytest.mark.parametrize("instruction_set", SETS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("entropy", ["similarity", "softmax", "distance"])
-@pytest.mark.parametrize("kind", ["outlier", "clusters", "ties", "sizes"])
-def test_uneven_channels(instruction_set: str, dtype: torch.dtype, entropy: Any, kind: str) -> None:
-    skip_if_unusable(instruction_set)
+@functools.cache
+def uneven_case(kind: str, dtype: torch.dtype, formula: Formula) -> Case:
     generator = torch.Generator().manual_seed(5)
     weight = torch.randn(20, 700, generator=generator, dtype=torch.float64)
     if kind == "outlier":
@@ -86,7 +101,19 @@ def test_uneven_channels(instruction_set: str, dtype: torch.dtype, entropy: Any,
         weight = weight.round()
     else:
         weight *= 10 ** torch.linspace(-12, 0, 20, dtype=torch.float64)[:, None]
-    compare(weight.to(dtype), Formula("mean", entropy, "channels"), algorithm="sorted", instruction_set=instruction_set)
+    return case_of(weight.to(dtype), formula)
+
+
+# What a sum of exponentials could lose: one channel far from all others, clusters of near twins, ties, and filters of
+# very different sizes beside one another in the lanes of a vector.
+@pytest.mark.parametrize("instruction_set", SETS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("entropy", ["similarity", "softmax", "distance"])
+@pytest.mark.parametrize("kind", ["outlier", "clusters", "ties", "sizes"])
+def test_uneven_channels(instruction_set: str, dtype: torch.dtype, entropy: Any, kind: str) -> None:
+    skip_if_unusable(instruction_set)
+    formula = Formula("mean", entropy, "channels")
+    compare(uneven_case(kind, dtype, formula), formula, algorithm="sorted", instruction_set=instruction_set)
 
 
 # The rule that is promised, on weights as those of networks are.
@@ -113,7 +140,8 @@ def test_too_large_to_keep() -> None:
     assert bad == -1
     assert torch.allclose(got[0][:4], small, rtol=0, atol=tolerance(wide[:4], Formula("rms", axis="channels"), 0, 1))
     for entropy in ("similarity", "softmax", "distance"):
-        compare(wide[:2400, :9], Formula("none", entropy, "filters"))
+        formula = Formula("none", entropy, "filters")
+        compare(case_of(wide[:2400, :9], formula), formula)
 
 
 def mean_distance(weight: Tensor) -> float:

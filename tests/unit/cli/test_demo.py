@@ -9,7 +9,7 @@ from rich.console import Console
 from fec_fast.cli import demo
 from fec_fast.utils.errors import InputError
 
-_SHORT = demo.DemoSettings(epochs=3, finetune_epochs=1, repeats=1, latency_seconds=0.01)
+_SHORT = demo.DemoSettings(epochs=1, finetune_epochs=1, repeats=1, latency_seconds=0.01)
 
 
 def test_demo_end_to_end(tmp_path: Path) -> None:

@@ -17,13 +17,23 @@ from fec_fast.vision import networks
 torchvision = pytest.importorskip("torchvision")
 models = torchvision.models
 
+
+def vgg16_bn() -> nn.Module:
+    """VGG-16 with a narrow classifier: that of ImageNet has 120 million weights and takes a minute to score."""
+    model = models.vgg16_bn(init_weights=False)
+    model.classifier = nn.Sequential(
+        nn.Linear(512 * 7 * 7, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)
+    )
+    return model
+
+
 IMAGE = (2, 3, 64, 64)
 CIFAR = (2, 3, 32, 32)
 NETWORKS = {
     "resnet18": (models.resnet18, IMAGE),
     "resnet34": (models.resnet34, IMAGE),
     "resnet50": (models.resnet50, IMAGE),
-    "vgg16_bn": (models.vgg16_bn, IMAGE),
+    "vgg16_bn": (vgg16_bn, IMAGE),
     "mobilenet_v2": (models.mobilenet_v2, IMAGE),
     "resnext50_32x4d": (models.resnext50_32x4d, IMAGE),
     "densenet121": (models.densenet121, IMAGE),
@@ -55,8 +65,8 @@ def same(left: object, right: object) -> bool:
 def test_prune_verify_save_load(name, tmp_path):
     model, image = build(name)
     before = copy.deepcopy(model.state_dict())
-    result = fec_fast.prune(model, image, ratio=0.5)
-    # The padded shortcuts of the CIFAR ResNets fix half of the residual channels, so less can go there.
+    result = fec_fast.prune(model, image, ratio=0.5, verify=False)  # verified below
+    # The padded shortcuts of the CIFAR ResNets fix half of the residual channels, so less can be removed there.
     share = parameters(result.model) / parameters(model)
     assert share < (0.45 if name in ("resnet20_cifar", "resnet56_cifar", "mobilenet_v2") else 0.36)
     assert fec_fast.verify_equivalence(model, result.model, result.plan, image) < 1e-9
@@ -107,6 +117,7 @@ def test_every_criterion_removes_the_lowest_of_every_set(criterion, sides):
     model, image = build("resnet20_cifar")
     result = fec_fast.prune(model, image, ratio=0.5, criterion=criterion, sides=sides)
     assert result.plan.criterion == criterion
+    assert result.plan.sets
     for one in result.plan.sets:
         gone = set(one["removed"])
         assert len(gone) == one["units"] // 2
