@@ -6,7 +6,6 @@ import functools
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import flop_registry
 
 from ...utils.compat import operator_name
 from ..label_tracker import LabelTracker
@@ -54,6 +53,9 @@ def _refusal(func: Any) -> ShapeFunction | None:
 
 def _torch_counter(func: Any) -> MacsFunction | None:
     """Multiply-accumulates by torch's own counter, which counts floating-point operations, two for each."""
+    # Imported here: it imports Triton, which takes longer than the rest of the package.
+    from torch.utils.flop_counter import flop_registry
+
     flops = flop_registry.get(func.overloadpacket)
     if flops is None:
         return None
