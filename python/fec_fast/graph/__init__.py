@@ -1,1 +1,1 @@
-"""Which channels belong together: the trace of a model and its coupled sets."""
+"""Coupled channels: the trace of a model, which of its channels are removed together, and what they cost."""

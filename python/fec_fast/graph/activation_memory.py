@@ -107,8 +107,8 @@ class AllocationTracker:
         self._in_use.clear()
         self._references.clear()
         return tuple(
-            Allocation(one.size, one.labels, one.first, self._operators if one.end is None else one.end)
-            for one in self._storages
+            Allocation(storage.size, storage.labels, storage.first, storage.end or self._operators)
+            for storage in self._storages
         )
 
     def _on_release(self, identity: int, tensor: int) -> Callable[[object], None]:

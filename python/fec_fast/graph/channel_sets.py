@@ -1,4 +1,4 @@
-"""``couplings``: the coupled sets of a model as data, for people who write their own rules."""
+"""Channel sets: ``couplings`` lists the coupled channels of a model as data, for rules of your own."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from .trace import Trace, trace_model
 
 @dataclass(frozen=True)
 class ChannelSet:
-    """Channels that are decided together, layer by layer and unit by unit.
+    """Coupled channels: channels of the same layers, pruned unit by unit.
 
-    A *unit* is one decision. It holds the same number of indices on each axis as every other unit of its set: one in
-    most layers, several in a grouped convolution or in a linear layer behind a flatten.
+    A *unit* is one decision: all its indices are removed or all are kept. It holds the same number of indices on each
+    axis as every other unit of its set: one in most layers, several in a grouped convolution or in a linear layer
+    behind a flatten.
 
     Attributes:
         name: The first layer that makes the channels.
-        units: How many decisions there are.
+        units: The number of units.
         channels: For each layer that makes the channels, how many of them one unit holds.
-        members: For each ``(tensor, axis)`` that goes with the set, the indices of each unit. Tensors are parameters
-            and buffers by their name in the model; a tied one stands under its first name.
+        members: For each ``(tensor, axis)`` that is narrowed with the set, the indices of each unit. Tensors are
+            parameters and buffers by their name in the model; a tied one stands under its first name.
     """
 
     name: str
@@ -42,13 +43,13 @@ class ChannelSet:
 
 @dataclass(frozen=True)
 class Pinned:
-    """A layer that keeps all or some of its channels whatever is decided.
+    """A layer that keeps all or some of its channels in any pruning.
 
     Attributes:
         layer: Its name.
-        width: Its output channels.
-        channels: How many of them must stay; all of them in a layer that cannot be pruned at all.
-        reason: Why, for the first of them.
+        width: The number of its output channels.
+        channels: How many of them must be kept; all of them in a layer that cannot be pruned.
+        reason: Why the first of them must be kept.
     """
 
     layer: str
@@ -59,13 +60,13 @@ class Pinned:
 
 @dataclass(frozen=True)
 class Couplings:
-    """Which channels of a model stand or fall together, and which must stay.
+    """Which channels of a model are removed together, and which must be kept.
 
     Attributes:
-        sets: What can be pruned, in the order in which the model uses it.
-        pinned: The layers with channels that must stay, in the same order; layers that the example inputs do not
+        sets: The channels that can be removed, in the order in which the model uses them.
+        pinned: The layers with channels that must be kept, in the same order; layers that the example inputs do not
             reach come last.
-        notes: Operators that were not understood, in words.
+        notes: Operators that were not understood, and what follows from it.
     """
 
     sets: tuple[ChannelSet, ...]
@@ -97,24 +98,23 @@ class Couplings:
 
 
 def couplings(model: nn.Module, example_inputs: Any, *, ignore: Sequence[str] = ()) -> Couplings:
-    """Lists the coupled sets that :func:`fec_fast.prune` would decide on.
+    """Lists the coupled channels that :func:`fec_fast.prune` would choose from.
 
     Args:
-        model: The network; wrappers are looked through. It is left as it was.
+        model: The network, possibly inside ``DataParallel``, ``DistributedDataParallel`` or ``torch.compile``. It is
+            run once on the example inputs and left as it was.
         example_inputs: A tensor or list is the single argument, a tuple the positional arguments, a dictionary the
             keyword arguments.
         ignore: Names of layers, or of modules that hold layers, that keep their channels.
 
     Returns:
-        The sets and what is pinned.
+        The sets, the pinned layers, and notes.
 
     Raises:
         InputError: The model cannot be run on the example inputs.
         LayerError: A name in ``ignore`` that is not, and does not hold, a layer the model uses.
         ArgumentError: An argument of the wrong kind.
     """
-    if not isinstance(model, nn.Module):
-        raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     if isinstance(ignore, str):
         raise ArgumentError(f"ignore={ignore!r}: give a sequence of names, such as ({ignore!r},)")
     index = ModelIndex.of(model)

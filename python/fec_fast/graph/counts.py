@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,17 +11,16 @@ from torch import nn
 
 from ..utils.compat import own_parameters
 from ..utils.model_index import ModelIndex
-from .dispatch_mode import OperatorCost
 from .trace import trace_model
 
 
 @dataclass(frozen=True)
 class LayerCount:
-    """Size of one layer.
+    """Size of one layer, without its children.
 
     Attributes:
-        parameters: Numbers of its own, those of its children not included.
-        macs: Multiply-accumulates of its own in one call of the model, those of its children not included.
+        parameters: The number of elements in its parameters.
+        macs: Its multiply-accumulates in one call of the model.
     """
 
     parameters: int
@@ -33,11 +32,11 @@ class Counts:
     """Size of a model.
 
     Attributes:
-        parameters: Numbers in its parameters; a parameter shared by several layers counts once.
+        parameters: The number of elements in its parameters; a parameter shared by several layers counts once.
         macs: Multiply-accumulates of one call on the example inputs: half the floating-point operations that torch's
             counter gives (convolutions and matrix products; additions, activations and norms are not counted).
-        by_layer: The same by layer, in the order of the model, for layers with either; ``""`` is the model itself.
-            They add up to the totals.
+        by_layer: Both by layer, in the order of the model, for layers that have either; ``""`` is the model itself.
+            The layers add up to the totals.
     """
 
     parameters: int
@@ -46,12 +45,12 @@ class Counts:
 
 
 def count(model: nn.Module, example_inputs: Any) -> Counts:
-    """Counts parameters and multiply-accumulates, in evaluation mode; the model is left as it was.
+    """Counts parameters and multiply-accumulates of one call in evaluation mode.
 
     Args:
-        model: The model.
-        example_inputs: What it is called on; a tensor or list is the single argument, a tuple the positional
-            arguments, a dictionary the keyword arguments.
+        model: The model; it is left as it was.
+        example_inputs: A tensor or list is the single argument, a tuple the positional arguments, a dictionary the
+            keyword arguments.
 
     Returns:
         The counts.
@@ -60,30 +59,16 @@ def count(model: nn.Module, example_inputs: Any) -> Counts:
         InputError: The model cannot be run on the example inputs.
     """
     index = ModelIndex.of(model)
-    return counts_of(index, macs_by_layer(trace_model(index, example_inputs).costs))
-
-
-def macs_by_layer(costs: Iterable[OperatorCost]) -> dict[str, int]:
-    """Adds up multiply-accumulates by layer.
-
-    Args:
-        costs: The costs of the operators of a run.
-
-    Returns:
-        For each layer in which such an operator ran, its multiply-accumulates.
-    """
-    macs: dict[str, int] = defaultdict(int)
-    for cost in costs:
-        macs[cost.layer] += cost.macs
-    return macs
+    return counts_of(index, trace_model(index, example_inputs).macs_by_layer())
 
 
 def counts_of(index: ModelIndex, macs: Mapping[str, int]) -> Counts:
-    """Puts the parameters of a model beside its multiply-accumulates.
+    """Counts the parameters of a model and puts its multiply-accumulates beside them.
 
     Args:
         index: The index of the model.
-        macs: The multiply-accumulates of each layer that has some.
+        macs: The multiply-accumulates of each layer that has some, as :meth:`Trace.macs_by_layer` or
+            :meth:`SizeModel.macs_by_layer` returns them.
 
     Returns:
         The counts.
@@ -104,14 +89,14 @@ def counts_of(index: ModelIndex, macs: Mapping[str, int]) -> Counts:
 
 
 def comparison_table(before: Counts, after: Counts) -> str:
-    """A table of two counts by layer, with the totals in the last row.
+    """Compares two counts in a table by layer, with the totals in the last row.
 
     Args:
         before: The counts of the original.
         after: The counts of the pruned model.
 
     Returns:
-        Lines of text: layer, parameters before and after and their change, MACs before and after and their change.
+        Lines of text: layer; parameters before, after, and their change; MACs before, after, and their change.
     """
     nothing = LayerCount(0, 0)
     rows: list[tuple[str, ...]] = [("layer", "parameters", "after", "change", "MACs", "after", "change")]

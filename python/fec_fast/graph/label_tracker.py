@@ -70,7 +70,7 @@ class LabelTracker:
         weight_uses: The first convolution or linear operation of each weight, by the name of the weight.
         notes: What was not understood, for the user; a dictionary for its order, without values.
         modules: The modules of the model by name.
-        zero_probes: What the rule of element-wise operators has found out, see
+        zero_probes: For calls of element-wise operators, whether they keep zeros; kept for the rule in
             :mod:`fec_fast.graph.rules.elementwise`.
     """
 
@@ -98,7 +98,7 @@ class LabelTracker:
 
     # Parameters -----------------------------------------------------------------------------------------------------
     def parameter_view(self, tensor: Any) -> ParameterView | None:
-        """The parameter or buffer behind a tensor; ``None`` if it is another tensor or not one."""
+        """The parameter or buffer behind a tensor; ``None`` for any other value."""
         view = self._parameters.get(id(tensor))
         if view is None:
             entry = self._views.get(id(tensor))

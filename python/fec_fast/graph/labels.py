@@ -37,7 +37,7 @@ class Pin:
     Attributes:
         labels: Their labels, int64.
         reason: Why, as reported for the layers that hold them.
-        note: What the user is told besides; ``""`` for nothing.
+        note: A note for the user; ``""`` for none.
     """
 
     labels: np.ndarray

@@ -8,14 +8,13 @@ is a sum of products of lengths.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ..utils.model_index import ModelIndex
 from .groups import Coupling
-from .trace import Trace
+from .trace import Trace, add_up_by_layer
 
 
 class SizeModel:
@@ -81,7 +80,7 @@ class SizeModel:
         for cost in trace.costs:
             inputs, outputs = (0, 0) if cost.weight is None else self.channel_rows[cost.weight]
             if cost.weight is not None and trace.weight_uses[cost.weight].whole_groups:
-                inputs = 0  # a group keeps its size, and each output channel reads one group: the cost per output stays
+                inputs = 0  # a group keeps its size, and each output channel reads one group: the cost per output is constant
             rows.append((inputs, outputs))
         self._cost_rows = np.array(rows, dtype=np.int64).reshape(-1, 2)
         self._cost_layers = [cost.layer for cost in trace.costs]
@@ -139,10 +138,8 @@ class SizeModel:
         Returns:
             For each layer in which an operator with a cost ran, its multiply-accumulates.
         """
-        macs: dict[str, int] = defaultdict(int)
-        for layer, number in zip(self._cost_layers, self._operator_macs(np.asarray(counts)).tolist(), strict=True):
-            macs[layer] += int(number)
-        return dict(macs)
+        macs = map(int, self._operator_macs(np.asarray(counts)).tolist())
+        return add_up_by_layer(zip(self._cost_layers, macs, strict=True))
 
     def memory(self, counts: np.ndarray) -> np.ndarray:
         """Bytes: parameters, buffers and the largest sum of results that are in use at one time."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -48,6 +49,14 @@ class Trace:
     operators: tuple[TracedOperator, ...]
     costs: tuple[OperatorCost, ...]
     allocations: tuple[Allocation, ...]
+
+    def macs_by_layer(self) -> dict[str, int]:
+        """Adds up the multiply-accumulates of the run by layer.
+
+        Returns:
+            For each layer in whose code an operator with a cost ran, its multiply-accumulates.
+        """
+        return add_up_by_layer((cost.layer, cost.macs) for cost in self.costs)
 
 
 def trace_model(index: ModelIndex, example_inputs: Any) -> Trace:
@@ -102,6 +111,21 @@ def trace_model(index: ModelIndex, example_inputs: Any) -> Trace:
         costs,
         allocations,
     )
+
+
+def add_up_by_layer(macs: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Adds up numbers by layer.
+
+    Args:
+        macs: For each operator the name of its layer and its multiply-accumulates.
+
+    Returns:
+        For each layer the sum, in the order in which the layers first come.
+    """
+    sums: dict[str, int] = defaultdict(int)
+    for layer, number in macs:
+        sums[layer] += number
+    return dict(sums)
 
 
 def _call(func: Any, args: Any, kwargs: Any) -> Any:

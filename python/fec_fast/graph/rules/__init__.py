@@ -1,1 +1,1 @@
-"""How operators move channel labels: one rule per ATen operator."""
+"""Operator rules: what each ATen operator does to channel labels and shapes, and what it costs."""

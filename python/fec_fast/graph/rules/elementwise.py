@@ -1,4 +1,4 @@
-"""Label rules of operators that work element by element, and of those that make new tensors like another."""
+"""Label rules of element-wise operators, and of those that make a new tensor like another."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def reduce(tracker: LabelTracker, call: OperatorCall) -> None:
         labels, dim, zero = np.array([FREE]), None, False
     if dim is not None and not call.argument("keepdim"):
         dim -= sum(d < dim for d in reduced)
-    # The others are not zero where their input is: a standard deviation and a mean are, but var_mean returns both.
+    # The operators named here are zero over zeros. Of the others (indices of maxima, say) nothing is assumed.
     tracker.label_results(call, labels, dim, zero and name in ("mean", "sum", "amax", "amin", "linalg_vector_norm"))
 
 

@@ -1,4 +1,4 @@
-"""Label rules of operators that show the same elements otherwise: copies, views, permutations, concatenations."""
+"""Label rules of operators that rearrange elements without changing them: copies, views, concatenations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .registry import operator
 
 @operator("clone", "contiguous", "lift_fresh", "_to_copy", "alias", "detach")
 def copy(tracker: LabelTracker, call: OperatorCall) -> None:
-    """Hands on the labels; the result of ``alias`` and ``detach`` is still the parameter where the source is one."""
+    """Passes the labels on; the result of ``alias`` and ``detach`` is still the parameter where the source is one."""
     view = tracker.parameter_view(call.args[0])
     if view is not None and call.name in ("alias", "detach"):
         tracker.set_parameter_view(call.result, view)
