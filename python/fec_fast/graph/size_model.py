@@ -80,7 +80,7 @@ class SizeModel:
         for cost in trace.costs:
             inputs, outputs = (0, 0) if cost.weight is None else self.channel_rows[cost.weight]
             if cost.weight is not None and trace.weight_uses[cost.weight].whole_groups:
-                inputs = 0  # a group keeps its size, and each output channel reads one group: the cost per output is constant
+                inputs = 0  # each output channel reads one group, which keeps its size: its cost is constant
             rows.append((inputs, outputs))
         self._cost_rows = np.array(rows, dtype=np.int64).reshape(-1, 2)
         self._cost_layers = [cost.layer for cost in trace.costs]

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..graph.counts import Counts, comparison_table, counts_of, macs_by_layer
+from ..graph.counts import Counts, comparison_table, counts_of
 from ..graph.hardcoded_widths import can_run, find_hardcoded_width
 from ..graph.size_model import SizeModel
 from ..plan.alignment import alignment_notes
@@ -166,7 +166,7 @@ def prune(
     if not any(counts) and budget is None and (ratio is None or ratio > 0):
         warnings.warn("nothing was pruned: the ratios are too small for these widths and round_to", stacklevel=2)
     difference = verify_equivalence(context.model, pruned, plan, example_inputs) if verify else None
-    before = counts_of(context.index, macs_by_layer(context.trace.costs))
+    before = counts_of(context.index, context.trace.macs_by_layer())
     sizes = SizeModel(context.index, context.trace, context.coupling)
     after = counts_of(ModelIndex.of(pruned), sizes.macs_by_layer(counts))
     return PruneResult(pruned, plan, before, after, difference)

@@ -15,8 +15,7 @@ import fec_fast
 from fec_fast.graph.groups import couple_channels
 from fec_fast.graph.hardcoded_widths import can_run, find_hardcoded_width
 from fec_fast.graph.trace import Trace, trace_model
-from fec_fast.plan.surgery import pruned_copy
-from fec_fast.pruning.context import pose
+from fec_fast.pruning.context import build_context
 from fec_fast.utils.model_index import ModelIndex
 
 IMAGE = torch.randn(1, 3, 8, 8)
@@ -62,8 +61,7 @@ def test_coupling_and_trial_runs_leave_the_trace_as_it_was() -> None:
     assert [coupled.name for coupled in free.sets] == ["first", "second"]
     assert [coupled.name for coupled in ignored.sets] == ["second"] and "first" in ignored.pinned
 
-    problem = pose(model, IMAGE, "l1", None, "both", ["first"])
-    pruned = pruned_copy(model, problem.plan([4])[0])
+    pruned = build_context(model, IMAGE, "l1", None, "both", ["first"]).pruned_copy([4])
     assert not can_run(pruned, IMAGE)
     pin = find_hardcoded_width(pruned, IMAGE, trace, ignored.partition)
     pinned = couple_channels(trace, ["first"], [pin])
