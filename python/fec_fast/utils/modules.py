@@ -73,7 +73,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         hint = "; load the state dict into a model first" if isinstance(model, Mapping) else ""
-        raise ArgumentError(f"expected a torch.nn.Module, got a {type(model).__name__}{hint}")
+        raise ArgumentError(f"model: expected a torch.nn.Module, got a {type(model).__name__}{hint}")
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = model.module
