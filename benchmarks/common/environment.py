@@ -72,8 +72,10 @@ def describe(run: dict[str, Any]) -> str:
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # imported from a source tree that is not installed
-        return str(getattr(importlib.import_module(package.replace("-", "_")), "__version__", NOT_RECORDED))
+    except importlib.metadata.PackageNotFoundError:
+        if package == "fec-fast":  # imported from a source tree that is not installed
+            return str(importlib.import_module("fec_fast").__version__)
+        return "not installed"
 
 
 def _commit() -> str:

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.gpu.build import CUDA, ROOT, compile_all, keep_page, tool
+from benchmarks.gpu.nvcc import CUDA, ROOT, compile_all, keep_page, tool
 
 PAGE = ROOT / "docs" / "gpu_cost.md"
 TILE = 64  # points a side of a block's pairs (csrc/cuda/pairwise/points.cuh)

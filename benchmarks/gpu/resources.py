@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.gpu.build import (
+from benchmarks.gpu.nvcc import (
     ARCHITECTURES,
     CUDA,
     DEVICES,

@@ -176,7 +176,7 @@ def test_the_findings_of_the_study_follow_from_its_rows() -> None:
 
 def test_the_study_compares_with_the_defaults_of_the_package() -> None:
     assert inspect.signature(fec_fast.prune).parameters["criterion"].default == rows.CRITERION
-    assert policies.DEFAULT == jobs.POLICY
+    assert policies.DEFAULT_POLICY == jobs.POLICY
 
 
 def test_policies_are_compared_on_the_networks_that_have_both() -> None:

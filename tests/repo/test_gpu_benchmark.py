@@ -7,7 +7,6 @@ replay makes them again, in a workspace of its own.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import sys
 import time
@@ -18,6 +17,9 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.gpu import parity as gpu_parity
+from benchmarks.gpu import run as gpu_run
+from benchmarks.gpu.page import table_of_throughput
 
 from fec_fast.scoring import ops, reference
 from fec_fast.scoring.backends import cpu, cuda
@@ -108,43 +110,42 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         "get_device_properties": lambda number: properties,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    module = importlib.import_module("benchmarks.gpu.run")
-    monkeypatch.setattr(module, "DEVICE", "cpu")
-    return module
+    monkeypatch.setattr(gpu_parity, "DEVICE", "cpu")
+    return gpu_run
 
 
 def test_every_comparison_is_made_and_holds(gpu: ModuleType) -> None:
-    found = gpu.parity(((4, 5, 3, 3), (30, 26, 1, 1)))
-    assert found["failures"] == [] and found["backends"] == ["cuda"]
-    assert found["checks"] > 800 and 0 < found["worst share of the tolerance"] < 1
+    result = gpu_parity.parity(((4, 5, 3, 3), (30, 26, 1, 1)))
+    assert result["failures"] == [] and result["backends"] == ["cuda"]
+    assert result["checks"] > 800 and 0 < result["worst share of the tolerance"] < 1
 
 
-def test_what_is_wrong_is_said(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_beyond_the_tolerance_is_reported(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "tolerance", lambda dtype, points: 1e-17)
-    failures = gpu.parity(((2, 3, 1, 1),))["failures"]
+    failures = gpu_parity.parity(((2, 3, 1, 1),))["failures"]
     assert any("cuda sorted [2, 3, 1, 1] axis 0 torch.float32 similarity" in failure for failure in failures)
     monkeypatch.setattr(Recorder, "Call", lambda self, rows, **choice: self.module.Call(rows, **choice))
-    assert "a replayed graph gives other entropies" in gpu.graph()[0]  # nothing is launched again
+    assert "a replayed graph returns other entropies" in gpu_parity.graph()[0]  # nothing is launched again
 
 
 def run(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: Any, *arguments: str) -> None:
-    """The command, its processes being calls."""
+    """Runs the command with calls in place of its processes."""
 
-    def alone(*command: str, under: list[str] | None = None) -> str:
+    def run_part(*command: str, under: list[str] | None = None) -> str:
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", ["gpu", *command])
         gpu.main()
-        said = str(capsys.readouterr().out)
+        printed = str(capsys.readouterr().out)
         if under:
             kind = "ERROR" if "memcheck" in under else "RACECHECK"
-            said = f"========= COMPUTE-SANITIZER\n{said}========= {kind} SUMMARY: 0 errors\n"
-        return said
+            printed = f"========= COMPUTE-SANITIZER\n{printed}========= {kind} SUMMARY: 0 errors\n"
+        return printed
 
-    monkeypatch.setattr(gpu, "alone", alone)
+    monkeypatch.setattr(gpu, "run_part", run_part)
     monkeypatch.setattr(gpu, "device_name", lambda: "Emulated GPU 1")
     monkeypatch.setattr(gpu, "build", lambda: {"architecture": "none"})
-    monkeypatch.setattr(gpu, "ALL", ((2, 3, 1, 1),))
-    monkeypatch.setattr(gpu, "SMALL", ((2, 3, 1, 1),))
+    monkeypatch.setattr(gpu_parity, "ALL", ((2, 3, 1, 1),))
+    monkeypatch.setattr(gpu_parity, "SMALL", ((2, 3, 1, 1),))
     monkeypatch.setattr(gpu.shutil, "which", lambda name: f"/somewhere/{name}")
     monkeypatch.setattr(sys, "argv", ["gpu", *arguments])
     gpu.main()
@@ -170,10 +171,11 @@ def test_the_command_writes_its_results(
     wanted = ("memory floor", "sorted, rms", "CUDA graph", "brute force", "between filters", "cdist", "torch.compile")
     for row in wanted:
         assert any(row in side for side in result["throughput"]["resnet50"]), row
-    lines = result["table"].splitlines()
-    assert lines[2] == "| | resnet50 | resnet152 | wide_resnet101_2 |" and lines[3] == "| --- | --- | --- | --- |"
-    assert len(lines) == 4 + len(result["throughput"]["resnet50"]) and all(line.count("|") == 5 for line in lines[2:])
-    assert result["parity"]["failures"] == [] and result["machine"]["multiprocessors"] == 1
+    lines = table_of_throughput(result).splitlines()[:-1]
+    assert lines[:2] == ["|  | resnet50 | resnet152 | wide_resnet101_2 |", "| --- | --- | --- | --- |"]
+    assert len(lines) == 2 + len(result["throughput"]["resnet50"]) and all(line.count("|") == 5 for line in lines)
+    assert result["parity"]["failures"] == [] and result["gpu"]["multiprocessors"] == 1
+    assert set(result["runs"][result["run"]]) == {"machine", "versions", "commit", "date"}
     assert [path.name for path in tmp_path.iterdir()] == ["gpu-emulated-gpu-1.json"]
 
 
@@ -182,7 +184,7 @@ def test_nothing_is_timed_that_is_wrong(
 ) -> None:
     monkeypatch.setattr(reference, "tolerance", lambda dtype, points: 1e-17)
     monkeypatch.setattr(gpu, "RESULTS", tmp_path)
-    monkeypatch.setattr(gpu, "machine", dict)
+    monkeypatch.setattr(gpu, "describe_gpu", dict)
     with pytest.raises(SystemExit, match=r"not timed, these are wrong:\ncuda "):
         run(gpu, monkeypatch, capsys)
     assert not list(tmp_path.iterdir())
@@ -190,7 +192,6 @@ def test_nothing_is_timed_that_is_wrong(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("benchmarks.gpu.run")
     monkeypatch.setattr(sys, "argv", ["gpu"])
     with pytest.raises(SystemExit, match="needs a CUDA GPU: .* Nothing was run"):
-        module.main()
+        gpu_run.main()

@@ -1,0 +1,141 @@
+"""Parity of the CUDA and Triton kernels with the float64 reference, on the device, and of replayed CUDA graphs."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from benchmarks.common.parity import allowed_error
+from fec_fast.scoring import ops, reference
+from fec_fast.scoring.backends.registry import backends
+from fec_fast.scoring.formula import Formula
+
+DEVICE = "cuda"  # the tests run everything in the emulator, on "cpu"
+SMALL = ((5, 7, 3, 3), (6, 40, 5, 5), (70, 33, 1, 1), (3, 600, 1, 1))
+ALL = (*SMALL, (64, 3, 7, 7), (96, 200, 3, 3), (300, 130, 1, 1), (2, 2048, 1, 1), (1, 8192, 1, 1), (1, 12000, 1, 1))
+# The float64 reference computes all pairs: filters with more channels are compared with one number per channel only.
+MOST_CHANNELS = 2048
+
+
+class Parity:
+    """A series of comparisons with the float64 reference.
+
+    Attributes:
+        backends: The names of the usable backends.
+        checks: The number of comparisons.
+        worst: The largest error, as a share of the tolerance.
+        failures: One line per comparison that failed.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.backends = [name for name in names if backends()[name].usable]
+        self.checks, self.worst, self.failures = 0, 0.0, list[str]()
+
+    def compare(self, w: Any, formula: Any, what: str = "", *, axis: int = 0, groups: int = 1) -> None:
+        """One weight, a CPU tensor, on every backend and algorithm, contiguous and channels last."""
+        wanted = reference.entropy(w, formula, axis=axis, groups=groups)
+        channels = w.shape[1] if axis == 0 else w.shape[0] // groups
+        allowed = allowed_error(w, formula, axis=axis, groups=groups)
+        one_number = formula.axis == "channels" and (formula.compress != "none" or w.shape[2:].numel() == 1)
+        for name, memory in itertools.product(self.backends, (torch.contiguous_format, torch.channels_last)):
+            on_device = w.to(DEVICE).to(memory_format=memory)
+            both = one_number and formula.entropy != "distance" and (name == "cuda" or channels <= 4096)
+            for algorithm in ("sorted", "pairwise") if both else ("auto",):
+                (got,) = ops.entropies(
+                    [on_device], formula, axes=[axis], groups=[groups], algorithm=algorithm, backend=name
+                )
+                error = float((got - wanted).abs().max())
+                self.checks, self.worst = self.checks + 1, max(self.worst, error / allowed)
+                if not error <= allowed:
+                    case = f"{name} {algorithm} {list(w.shape)} axis {axis} {w.dtype} {formula} {what}"
+                    self.failures.append(f"{case}: {error:.1e}, allowed {allowed:.1e}")
+
+
+def parity(sizes: Sequence[tuple[int, ...]], names: Sequence[str] = ("cuda", "triton")) -> dict[str, Any]:
+    """Compares every formula, dtype and layout on the device with the float64 reference.
+
+    Args:
+        sizes: The shapes of the weights, [N, C, *kernel].
+        names: The backends, as far as they are usable.
+
+    Returns:
+        ``backends``, ``checks``, ``worst share of the tolerance`` and ``failures``, see :class:`Parity`.
+    """
+    comparisons = Parity(names)
+    choices: Any = (("rms", "absmean", "mean", "none"), ("similarity", "softmax", "distance"), ("channels", "filters"))
+    for size, dtype in itertools.product(sizes, (torch.float32, torch.float64, torch.float16, torch.bfloat16)):
+        # Channels of different norm: the distance entropy of a few nearly equal channels is ill-conditioned, because it
+        # divides by distances that consist mostly of rounding errors.
+        strength = torch.linspace(0.03, 0.06, size[1])[:, None, None]
+        w = (torch.randn(size, generator=torch.Generator().manual_seed(0)) * strength).to(dtype)
+        print(f"  {list(size)} {dtype}", file=sys.stderr, flush=True)
+        for compress, entropy, axis in itertools.product(*choices):
+            if size[1] <= MOST_CHANNELS or (compress, axis) == ("rms", "channels"):
+                for tau in (None, 0.05):
+                    comparisons.compare(w, Formula(compress, entropy, axis, tau))
+        if size[1] > MOST_CHANNELS:
+            continue
+        for formula in (Formula(), Formula("rms", axis="channels")):  # consumers' weights, read in place
+            comparisons.compare(w, formula, axis=1)
+            if size[0] % 2 == 0:
+                comparisons.compare(w, formula, axis=1, groups=2)
+        # Products of one sign and pairs at the smallest distance that is computed by products: the worst case for the
+        # rounding of tensor cores.
+        spread = torch.rand(size, generator=torch.Generator().manual_seed(1)) * 2 - 1
+        comparisons.compare((0.5 * (1 + 0.34 * spread)).to(dtype), Formula(tau=3.0), "of one sign")
+        on_device = w[:2].to(DEVICE)
+        for formula in (Formula("none", axis="channels"), Formula("rms", axis="filters")):
+            if not torch.allclose(
+                ops.channel_distances(on_device, formula).cpu(),
+                ops.channel_distances(w[:2], formula),
+                rtol=1e-9,
+                atol=1e-12,
+            ):
+                comparisons.failures.append(f"channel_distances {list(size)} {dtype} {formula}")
+    comparisons.failures += graph()
+    share = "worst share of the tolerance"
+    return {
+        "backends": comparisons.backends,
+        "checks": comparisons.checks,
+        share: comparisons.worst,
+        "failures": comparisons.failures,
+    }
+
+
+def graph() -> list[str]:
+    """Captures the operator in a CUDA graph and replays it on other weights, one of them with a NaN.
+
+    Returns:
+        One line per failure.
+    """
+    weights = [torch.randn(64, 48, 3, 3, device=DEVICE), torch.randn(32, 64, 1, 1, device=DEVICE)]
+    failures = []
+    for compress, axis in (("rms", "channels"), ("none", "filters")):
+        arguments: Any = ([0, 0], [1, 1], compress, "similarity", axis, None, 1.0, "auto", "cuda")
+        operator = torch.ops.fec_fast.entropy
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            operator(weights, *arguments)
+        torch.cuda.current_stream().wait_stream(stream)
+        captured = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(captured):
+            results = operator(weights, *arguments)
+        for weight in weights:
+            weight.normal_()
+        captured.replay()
+        for replayed, wanted in zip(results, operator(weights, *arguments), strict=True):
+            if not torch.equal(replayed, wanted):
+                failures.append(f"a replayed graph returns other entropies: {compress}, {axis}")
+        weights[1][3, 2] = float("nan")
+        captured.replay()
+        if bool(results[0].isnan().any()) or not bool(results[1].isnan().any()):
+            failures.append(
+                f"a NaN is missing in the entropies of its layer, or is in those of another: {compress}, {axis}"
+            )
+        weights[1].normal_()
+    return failures
