@@ -205,4 +205,5 @@ def test_the_architecture_page_names_every_module() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.MULTILINE))
     for module, path in modules().items():
         if path.name != "__init__.py" and room(module) != FACE:
-            assert f"`{path.stem}`" in rows[room(module)], module
+            name = "/".join(module.split(".")[1:])
+            assert f"`{name}`" in rows[room(module)], module
