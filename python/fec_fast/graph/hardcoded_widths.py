@@ -11,11 +11,11 @@ import contextlib
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from ..utils.compat import TorchDispatchMode
 from ..utils.errors import InputError
 from ..utils.forward import call_model, undisturbed
+from ..utils.model_index import ModelIndex
 from .labels import LabelPartition, Pin
 from .shape_only import BlockValueAccess, ShapeOnlyMode
 from .trace import Trace, unfused_attention
@@ -34,27 +34,27 @@ class _OperatorNames(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-def can_run(pruned: nn.Module, example_inputs: Any) -> bool:
+def can_run(pruned: ModelIndex, example_inputs: Any) -> bool:
     """Whether a pruned network can be run, for its shapes alone or, where that is not possible, as it is.
 
     Args:
-        pruned: The pruned network; left as it was.
+        pruned: The index of the pruned network, which is left as it was.
         example_inputs: What the trace was made with.
     """
     with contextlib.suppress(InputError), undisturbed(pruned), ShapeOnlyMode(), BlockValueAccess():  # type: ignore[no-untyped-call]
-        call_model(pruned, example_inputs)
+        call_model(pruned.model, example_inputs)
         return True
     with contextlib.suppress(InputError), undisturbed(pruned):
-        call_model(pruned, example_inputs)
+        call_model(pruned.model, example_inputs)
         return True
     return False
 
 
-def find_hardcoded_width(pruned: nn.Module, example_inputs: Any, trace: Trace, partition: LabelPartition) -> Pin:
+def find_hardcoded_width(pruned: ModelIndex, example_inputs: Any, trace: Trace, partition: LabelPartition) -> Pin:
     """Runs a pruned network that cannot be run, and finds the channels that it stops at.
 
     Args:
-        pruned: The pruned network; left as it was.
+        pruned: The index of the pruned network, which is left as it was.
         example_inputs: What the trace was made with.
         trace: The trace of the original.
         partition: What is known so far of the labels that must be kept, see :class:`fec_fast.graph.groups.Coupling`.
@@ -68,7 +68,7 @@ def find_hardcoded_width(pruned: nn.Module, example_inputs: Any, trace: Trace, p
     watcher = _OperatorNames()
     try:
         with undisturbed(pruned), unfused_attention(), watcher:
-            call_model(pruned, example_inputs)
+            call_model(pruned.model, example_inputs)
     except InputError as error:
         cause = error.__cause__
         message = f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0][:160]}"
@@ -87,10 +87,10 @@ def find_hardcoded_width(pruned: nn.Module, example_inputs: Any, trace: Trace, p
                     f"{traced.operator}: the model's code wants the width that it was written for ({message})",
                 )
         raise InputError(
-            f"the pruned {type(pruned).__name__} cannot be run ({message}): its code wants a width that was pruned; "
-            "name the layer that makes it in ignore="
+            f"the pruned {type(pruned.model).__name__} cannot be run ({message}): its code wants a width that was "
+            "pruned; name the layer that makes it in ignore="
         ) from error
-    raise InputError(f"the pruned {type(pruned).__name__} runs on these inputs at one time and not at another")
+    raise InputError(f"the pruned {type(pruned.model).__name__} runs on these inputs at one time and not at another")
 
 
 _REACH = 64  # operators; attention takes some twenty from its input to its output, a lambda layer more than forty

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..utils.compat import own_parameters
 from ..utils.model_index import ModelIndex
 from .groups import Coupling
 from .trace import Trace, add_up_by_layer
@@ -56,7 +57,7 @@ class SizeModel:
 
     def _add_tensors(self, index: ModelIndex, trace: Trace) -> None:
         """The elements of a tensor: the product of its labelled lengths, times a factor for its other dimensions."""
-        parameters = set(map(id, index.model.parameters()))
+        parameters = {id(tensor) for module in index.modules.values() for tensor in own_parameters(module).values()}
         factors, rows, is_parameter, element_sizes = [], [], [], []
         for identity, name in index.first_names.items():
             tensor = index.tensors[name]

@@ -133,7 +133,7 @@ def _call(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _run(index: ModelIndex, example_inputs: Any, mode: TracingMode, *, training: bool) -> None:
-    with undisturbed(index.model, training=training), unfused_attention(), warnings.catch_warnings():
+    with undisturbed(index, training=training), unfused_attention(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         values = BlockValueAccess() if mode.evaluate is call_shape_only else contextlib.nullcontext()
         with mode.watching(), values:

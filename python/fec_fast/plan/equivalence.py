@@ -67,9 +67,29 @@ def verify_equivalence(
         PlanError: The plan is for another model than ``original``.
         InputError: A model cannot be run on these inputs.
     """
-    index = ModelIndex.of(original)
+    return compare_with_masked(ModelIndex.of(original), unwrap(pruned), plan, example_inputs, tolerance)
+
+
+def compare_with_masked(
+    index: ModelIndex, pruned: nn.Module, plan: Plan, example_inputs: Any, tolerance: float = 1e-5
+) -> float:
+    """Does what :func:`verify_equivalence` does, for a model whose index is known.
+
+    Args:
+        index: The index of the model before pruning; the model is not changed.
+        pruned: The model after pruning, out of its wrappers; not changed.
+        plan: The plan that was applied.
+        example_inputs: Inputs for both models: a tensor or list is the single argument, a tuple the positional
+            arguments, a dictionary the keyword arguments.
+        tolerance: The largest relative difference allowed. Default: 1e-5.
+
+    Returns:
+        The largest relative difference.
+
+    Raises:
+        FecError: As :func:`verify_equivalence` says.
+    """
     check_plan(plan, index)
-    pruned = unwrap(pruned)
     networks = masked_copy(index, plan), copy.deepcopy(pruned)
     try:
         inputs = map_tensors(lambda t: t.double() if t.is_floating_point() else t, example_inputs)

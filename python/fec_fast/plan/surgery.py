@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.model_index import ModelIndex
-from ..utils.modules import modules_of, named_tensors, unwrap_for_surgery
+from ..utils.modules import named_tensors, unwrap_for_surgery
 from .plan import Plan, check_plan
 
 
@@ -102,10 +102,10 @@ def pruned_copy(index: ModelIndex, plan: Plan) -> nn.Module:
         for name, axes in special.items():
             if tensors[name].shape == torch.Size(plan.shapes[name]):  # a tied one may have been pruned already
                 tensors[name].data = select_kept(tensors[name].detach(), axes)
-    modules = modules_of(copied)
     for name, values in plan.attributes.items():
+        module = copied.get_submodule(name)
         for attribute, value in values.items():
-            setattr(modules[name], attribute, value)
+            setattr(module, attribute, value)
     return copied
 
 

@@ -39,7 +39,7 @@ def check_scoring_arguments(
         raise ArgumentError(f"formula: expected a fec_fast.Formula, got {type(formula).__name__}")
     if formula is not None and criterion not in ENTROPY_CRITERIA:
         raise ArgumentError(
-            f"formula= is used by criterion='fec_l1' and 'fec', not by criterion={criterion!r}: leave it out"
+            f"formula= belongs to criterion='fec_l1' or 'fec', not to criterion={criterion!r}: leave it out"
         )
     return criterion_name(criterion), formula or Formula()
 

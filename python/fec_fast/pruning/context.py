@@ -171,8 +171,8 @@ def build_context(
     """
     criterion_name, formula = check_scoring_arguments(criterion, formula, sides, ignore)
     index = ModelIndex.of(model)
-    refuse_sharded(index.model)
-    check_weights(index.model)
+    refuse_sharded(index.modules)
+    check_weights(index)
     trace = trace_model(index, example_inputs)
     coupling = couple_channels(trace, ignore)
     if not coupling.sets:

@@ -97,7 +97,7 @@ def _size(model: nn.Module, example_inputs: Any, quantity: str) -> float:
     """The size of a network in the quantity of a budget; milliseconds for latency."""
     index = ModelIndex.of(model)
     if quantity == "latency_ms":
-        return 1e3 * timed_model(index.model, example_inputs).seconds
+        return 1e3 * timed_model(index, example_inputs).seconds
     trace = trace_model(index, example_inputs)
     coupling = couple_channels(trace)
     return float(getattr(SizeModel(index, trace, coupling), quantity)(np.zeros(len(coupling.sets))))

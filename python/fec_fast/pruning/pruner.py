@@ -13,7 +13,7 @@ from ..graph.counts import Counts, comparison_table, counts_of
 from ..graph.hardcoded_widths import can_run, find_hardcoded_width
 from ..graph.size_model import SizeModel
 from ..plan.alignment import alignment_notes
-from ..plan.equivalence import verify_equivalence
+from ..plan.equivalence import compare_with_masked
 from ..plan.plan import Plan
 from ..plan.surgery import pruned_copy
 from ..scoring.formula import Formula
@@ -156,7 +156,7 @@ def prune(
     while True:
         counts, notes = request.removal_counts(context, measurements)
         plan = context.plan(counts, notes)
-        pruned = pruned_copy(context.index, plan)
+        pruned = ModelIndex.of(pruned_copy(context.index, plan))
         if can_run(pruned, example_inputs):
             break
         # A width is hard-coded in the model's code: pin its channels, and plan again. Each turn pins a channel that
@@ -165,8 +165,8 @@ def prune(
         context = context.with_pin(pin)
     if not any(counts) and budget is None and (ratio is None or ratio > 0):
         warnings.warn("nothing was pruned: the ratios are too small for these widths and round_to", stacklevel=2)
-    difference = verify_equivalence(context.model, pruned, plan, example_inputs) if verify else None
+    difference = compare_with_masked(context.index, pruned.model, plan, example_inputs) if verify else None
     before = counts_of(context.index, context.trace.macs_by_layer())
     sizes = SizeModel(context.index, context.trace, context.coupling)
-    after = counts_of(ModelIndex.of(pruned), sizes.macs_by_layer(counts))
-    return PruneResult(pruned, plan, before, after, difference)
+    after = counts_of(pruned, sizes.macs_by_layer(counts))
+    return PruneResult(pruned.model, plan, before, after, difference)

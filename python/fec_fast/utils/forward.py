@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .compat import own_buffers, tree_leaves, tree_map
 from .errors import InputError
+from .model_index import ModelIndex
 from .modules import modules_of
 
 
@@ -71,17 +72,21 @@ def map_tensors(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
     return tree_map(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, inputs)
 
 
-@contextlib.contextmanager
-def restored_modes(*models: nn.Module) -> Iterator[None]:
+def restored_modes(*models: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Restores the training or evaluation mode of every module of some models at the end.
 
     Args:
         *models: The models; their modes are recorded now and may be changed inside the context, module by module.
 
-    Yields:
-        Nothing.
+    Returns:
+        A context manager.
     """
-    modes = [(module, module.training) for model in models for module in modules_of(model).values()]
+    return _restored_modes([module for model in models for module in modules_of(model).values()])
+
+
+@contextlib.contextmanager
+def _restored_modes(modules: Iterable[nn.Module]) -> Iterator[None]:
+    modes = [(module, module.training) for module in modules]
     try:
         yield
     finally:
@@ -91,27 +96,27 @@ def restored_modes(*models: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
+def undisturbed(model: nn.Module | ModelIndex, *, training: bool = False) -> Iterator[None]:
     """Runs a model without leaving a trace in it: modes, buffers and the random state are restored.
 
     Args:
-        model: The model; put in evaluation mode (or training mode) inside the context.
+        model: The model, or its index if there is one; put in evaluation mode (or training mode) inside the context.
         training: The mode inside the context.
 
     Yields:
         Nothing.
     """
-    modules = modules_of(model).values()
+    network, modules = (model.model, model.modules) if isinstance(model, ModelIndex) else (model, modules_of(model))
     buffers = [
         (buffer, buffer.detach().clone())
-        for module in modules
+        for module in modules.values()
         for buffer in own_buffers(module).values()
         if buffer is not None
     ]
     try:
-        with restored_modes(model), torch.random.fork_rng(), torch.no_grad():
-            if any(module.training != training for module in modules):
-                model.train(training)
+        with _restored_modes(modules.values()), torch.random.fork_rng(), torch.no_grad():
+            if any(module.training != training for module in modules.values()):
+                network.train(training)
             yield
     finally:
         with torch.no_grad():

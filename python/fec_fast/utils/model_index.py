@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .modules import modules_of, named_tensors, unwrap
+from .modules import modules_of, tensors_of, unwrap
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,13 @@ class ModelIndex:
             ArgumentError: It is not a module.
         """
         model = unwrap(model)
-        tensors = named_tensors(model)
+        by_every_name = modules_of(model, every_name=True)
+        by_identity: dict[int, str] = {}
+        for name, module in by_every_name.items():
+            by_identity.setdefault(id(module), name)
+        modules = {name: by_every_name[name] for name in by_identity.values()}
+        tensors = tensors_of(by_every_name)
         first_names: dict[int, str] = {}
         for name, tensor in tensors.items():
             first_names.setdefault(id(tensor), name)
-        return cls(model, modules_of(model), tensors, first_names)
+        return cls(model, modules, tensors, first_names)

@@ -48,9 +48,21 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     Returns:
         Names to tensors, parameters first; a tied tensor stands under each of its names.
     """
+    return tensors_of(modules_of(model, every_name=True))
+
+
+def tensors_of(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """The parameters and buffers of some modules.
+
+    Args:
+        modules: The modules by name, as :func:`modules_of` returns them.
+
+    Returns:
+        Names to tensors, parameters first.
+    """
     parameters: dict[str, Tensor] = {}
     buffers: dict[str, Tensor] = {}
-    for name, module in modules_of(model, every_name=True).items():
+    for name, module in modules.items():
         prefix = f"{name}." if name else ""
         for found, tensors in ((parameters, own_parameters(module)), (buffers, own_buffers(module))):
             for own, tensor in tensors.items():
@@ -108,7 +120,7 @@ def unwrap_for_surgery(model: nn.Module) -> nn.Module:
                 f"{where} wrapped by DistributedDataParallel, whose buckets keep the shapes from before and could not "
                 "be trained afterwards: change the module inside (ddp.module) and wrap it again"
             )
-    refuse_sharded(inner)
+    refuse_sharded(modules_of(inner))
     return inner
 
 
@@ -124,17 +136,17 @@ def is_part(tensor: Any) -> bool:
     return is_traceable_wrapper_subclass(tensor) and type(tensor).__module__.startswith("torch.distributed")
 
 
-def refuse_sharded(model: nn.Module) -> None:
+def refuse_sharded(modules: Mapping[str, nn.Module]) -> None:
     """Makes sure that every parameter and buffer is here as a whole.
 
     Args:
-        model: The model, not wrapped.
+        modules: The modules of the model, out of its wrappers, by name.
 
     Raises:
-        WeightError: It is wrapped by FSDP, or holds a DTensor; the layer is named.
+        WeightError: A module is wrapped by FSDP, or holds a DTensor; the layer is named.
     """
     remedy = "prune the plain model before sharding it, on every rank alike"
-    for name, module in modules_of(model).items():
+    for name, module in modules.items():
         # By the name, because importing FSDP takes a second; fully_shard mixes its class in.
         if any(kind.__module__.startswith("torch.distributed.fsdp") for kind in type(module).__mro__):
             where = f"layer {name!r}" if name else "the model"

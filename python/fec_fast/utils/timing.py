@@ -13,6 +13,7 @@ from torch import nn
 
 from .errors import ArgumentError
 from .forward import call_model, undisturbed
+from .model_index import ModelIndex
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,13 @@ def timed(call: Callable[[], Any], claim: float, longest: float) -> Timing:
             return Timing(median, (high - low) / 2)
 
 
-def timed_model(model: nn.Module, example_inputs: Any, claim: float = 0.005, longest: float = 10.0) -> Timing:
+def timed_model(
+    model: nn.Module | ModelIndex, example_inputs: Any, claim: float = 0.005, longest: float = 10.0
+) -> Timing:
     """Times a model in evaluation mode without gradients; it is left as it was.
 
     Args:
-        model: The model.
+        model: The model, or its index if there is one.
         example_inputs: What it is called on.
         claim: See :func:`timed`.
         longest: See :func:`timed`.
@@ -69,8 +72,9 @@ def timed_model(model: nn.Module, example_inputs: Any, claim: float = 0.005, lon
         The timing of one call.
     """
     with undisturbed(model):
-        call_model(model, example_inputs)
-        return timed(lambda: call_model(model, example_inputs), claim, longest)
+        network = model.model if isinstance(model, ModelIndex) else model
+        call_model(network, example_inputs)
+        return timed(lambda: call_model(network, example_inputs), claim, longest)
 
 
 _FEWEST = 6  # the median of fewer lies outside their whole range more often than once in twenty times

@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from .compat import ConvolutionBase, is_traceable_wrapper_subclass, own_buffers, own_parameters
 from .errors import LayerError, WeightError
-from .modules import modules_of, named_tensors
+from .model_index import ModelIndex
 
 # The dtypes that every backend reads.
 SCORABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -102,22 +102,22 @@ def first_not_finite(weight: Tensor) -> tuple[int, ...] | None:
     return tuple(int(position) for position in wrong[0]) if len(wrong) else None
 
 
-def check_weights(model: nn.Module) -> None:
+def check_weights(index: ModelIndex) -> None:
     """Checks that a model has weights, and that all of them can be scored and pruned.
 
     Args:
-        model: The model, out of its wrappers.
+        index: The index of the model.
 
     Raises:
         LayerError: The model has no parameters.
         WeightError: A parameter or buffer is unfit, or a parameter is NaN or infinite; it is named.
     """
-    modules = modules_of(model)
+    modules = index.modules
     for name, module in modules.items():
         if is_quantised_layer(module):
             raise WeightError(f"{name} {QUANTISED_LAYER.what}: {QUANTISED_LAYER.remedy}", layer=name)
-    if not named_tensors(model):
-        raise LayerError(f"{type(model).__name__} has no parameters: there is nothing to prune")
+    if not index.tensors:
+        raise LayerError(f"{type(index.model).__name__} has no parameters: there is nothing to prune")
     for name, module in modules.items():
         for own, tensor in [*own_parameters(module).items(), *own_buffers(module).items()]:
             if tensor is None:
@@ -131,10 +131,10 @@ def check_weights(model: nn.Module) -> None:
                 raise WeightError(f"{_join(name, own)} {trouble.what}: {trouble.remedy}", layer=name)
     for name, module in modules.items():
         for own, parameter in own_parameters(module).items():
-            index = None if parameter is None else first_not_finite(parameter)
-            if parameter is not None and index is not None:
-                message = f"{_join(name, own)} holds {parameter[index].item()} at index {list(index)}"
-                raise WeightError(f"{message}: repair or reload it", layer=name, index=index)
+            position = None if parameter is None else first_not_finite(parameter)
+            if parameter is not None and position is not None:
+                message = f"{_join(name, own)} holds {parameter[position].item()} at index {list(position)}"
+                raise WeightError(f"{message}: repair or reload it", layer=name, index=position)
 
 
 def _join(layer: str, own: str) -> str:

@@ -20,6 +20,7 @@ from fec_fast.graph.hardcoded_widths import can_run
 from fec_fast.graph.operator_call import OperatorCall
 from fec_fast.graph.rules.lookup import rule_of
 from fec_fast.graph.rules.registry import DataDependentError
+from fec_fast.utils.model_index import ModelIndex
 from fec_fast.vision import zoo
 
 
@@ -110,7 +111,7 @@ def test_a_mistake_stops_a_shape_only_run(mistake) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return mistake(x)
 
-    assert not can_run(Net(), torch.randn(2, 3, 4, 4))
+    assert not can_run(ModelIndex.of(Net()), torch.randn(2, 3, 4, 4))
 
 
 class LooksAtNumbers(nn.Module):
@@ -143,9 +144,9 @@ def test_a_model_that_looks_at_numbers_is_traced_with_them(read) -> None:
 @pytest.mark.parametrize("read", READING)
 def test_a_trial_run_looks_at_numbers_too(read) -> None:
     model, image = LooksAtNumbers(read).eval(), torch.randn(2, 3, 4, 4)
-    assert can_run(model, image)
+    assert can_run(ModelIndex.of(model), image)
     model.usual = nn.Conv2d(7, 8, 1)
-    assert not can_run(model, image)
+    assert not can_run(ModelIndex.of(model), image)
 
 
 @pytest.mark.parametrize("name", ["resnet20_cifar", "vgg16_cifar"])

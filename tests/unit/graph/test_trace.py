@@ -61,7 +61,7 @@ def test_coupling_and_trial_runs_leave_the_trace_as_it_was() -> None:
     assert [coupled.name for coupled in free.sets] == ["first", "second"]
     assert [coupled.name for coupled in ignored.sets] == ["second"] and "first" in ignored.pinned
 
-    pruned = build_context(model, IMAGE, "l1", None, "both", ["first"]).pruned_copy([4])
+    pruned = ModelIndex.of(build_context(model, IMAGE, "l1", None, "both", ["first"]).pruned_copy([4]))
     assert not can_run(pruned, IMAGE)
     pin = find_hardcoded_width(pruned, IMAGE, trace, ignored.partition)
     pinned = couple_channels(trace, ["first"], [pin])

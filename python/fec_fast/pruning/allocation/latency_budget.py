@@ -24,6 +24,7 @@ from ...graph.size_model import SizeModel
 from ...utils.compat import ConvolutionBase
 from ...utils.errors import BudgetError
 from ...utils.forward import call_model, undisturbed
+from ...utils.model_index import ModelIndex
 from ...utils.timing import Timing, timed, timed_model
 from ..context import PruningContext
 from .solver import smallest_removal
@@ -152,7 +153,7 @@ class LatencyMeasurements:
         """
         removed = context.removed_labels(counts)
         if removed not in self.networks:
-            network = context.pruned_copy(counts) if removed else context.model
+            network = ModelIndex.of(context.pruned_copy(counts)) if removed else context.index
             self.networks[removed] = timed_model(network, context.example_inputs, precision)
         return self.networks[removed]
 
@@ -319,7 +320,7 @@ def _layer_shapes(context: PruningContext) -> list[tuple[str, LayerShape]]:
 
         handles.append(module.register_forward_pre_hook(hook))
     try:
-        with undisturbed(context.model):
+        with undisturbed(context.index):
             call_model(context.model, context.example_inputs)
     finally:
         for handle in handles:

@@ -25,6 +25,7 @@ from ...utils.distributed import launched_processes
 from ...utils.errors import ArgumentError, InputError, LayerError, PlanError, RatioError
 from ...utils.evaluation import evaluate
 from ...utils.forward import call_model, undisturbed
+from ...utils.model_index import ModelIndex
 from ...utils.modules import device_of
 from ..context import PruningContext, build_context
 from ..criteria import DEFAULT_CRITERION, Criterion
@@ -283,7 +284,7 @@ def _checked_calibration(context: PruningContext, calibration: Calibration) -> C
     """The function that is measured. Its second argument says what was removed, for its error messages."""
     function: Callable[[nn.Module], Any]
     if isinstance(calibration, Iterable):
-        _check_loader(context.model, calibration)
+        _check_loader(context.index, calibration)
         function = functools.partial(_accuracy, loader=calibration)
     elif callable(calibration):
         function = calibration
@@ -320,15 +321,15 @@ def _accuracy(model: nn.Module, loader: Iterable[Any]) -> float:
     return evaluate(model, loader)
 
 
-def _check_loader(model: nn.Module, loader: Iterable[Any]) -> None:
+def _check_loader(index: ModelIndex, loader: Iterable[Any]) -> None:
     """Checks all labels against the model's classes, before hours of measurements."""
     if isinstance(loader, Iterator):
         raise ArgumentError("calibration: an iterator can be iterated only once; give a DataLoader or a list")
     classes = total = 0
     for images, labels in map(images_and_labels, loader):
         if not total:
-            with undisturbed(model):
-                logits = call_model(model, images[:1].to(device_of(model)))
+            with undisturbed(index):
+                logits = call_model(index.model, images[:1].to(device_of(index.model)))
             if not isinstance(logits, Tensor) or logits.ndim != 2:
                 raise InputError("calibration: the model returns no logits [B, classes]; give a function instead")
             classes = logits.shape[1]

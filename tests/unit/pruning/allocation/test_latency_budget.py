@@ -20,6 +20,7 @@ from fec_fast.graph.groups import couple_channels
 from fec_fast.graph.size_model import SizeModel
 from fec_fast.pruning.allocation import latency_budget as latency
 from fec_fast.pruning.context import build_context
+from fec_fast.utils.model_index import ModelIndex
 from fec_fast.utils.timing import Timing, timed
 from fec_fast.vision import networks
 
@@ -39,8 +40,8 @@ def made_up(monkeypatch: pytest.MonkeyPatch, half_width: float = 0.0) -> Callabl
     def seconds(model: nn.Module) -> float:
         return 1e-9 * count(model, IMAGE).macs + 1e-6 * len(list(model.modules()))
 
-    def timed_model(model: nn.Module, inputs: Any, claim: float = 0.0, longest: float = 0.0) -> Timing:
-        return Timing(seconds(model), half_width * seconds(model))
+    def timed_model(index: ModelIndex, inputs: Any, claim: float = 0.0, longest: float = 0.0) -> Timing:
+        return Timing(seconds(index.model), half_width * seconds(index.model))
 
     def layer(shape: Any, inputs: int, outputs: int) -> float:
         groups = shape.groups * outputs // shape.outputs if shape.whole_groups else shape.groups
@@ -79,8 +80,8 @@ def test_a_device_whose_times_go_in_steps(step: int, monkeypatch: pytest.MonkeyP
         shapes = [module.weight.shape for module in net if isinstance(module, nn.Conv2d)]
         return 1e-9 * sum(math.prod(math.ceil(n / step) for n in shape[:2]) for shape in shapes)
 
-    def timed_model(net: nn.Module, inputs: Any, claim: float = 0.0, longest: float = 0.0) -> Timing:
-        measured.append(seconds(net))
+    def timed_model(index: ModelIndex, inputs: Any, claim: float = 0.0, longest: float = 0.0) -> Timing:
+        measured.append(seconds(index.model))
         return Timing(measured[-1], 0.0)
 
     measured: list[float] = []
