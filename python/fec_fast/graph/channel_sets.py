@@ -10,6 +10,7 @@ from torch import nn
 
 from ..utils.errors import ArgumentError
 from ..utils.model_index import ModelIndex
+from ..utils.text import text_table
 from .groups import CoupledChannels, Coupling, couple_channels
 from .trace import Trace, trace_model
 
@@ -75,7 +76,7 @@ class Couplings:
 
     def __str__(self) -> str:
         """A table: for each set its units, and by weight axis and indices a unit the modules that hold them."""
-        rows: list[tuple[str, ...]] = [("set", "units", "axis", "a unit", "held by")]
+        rows: list[tuple[str, ...]] = []
         for one in self.sets:
             first = (one.name, str(one.units))
             holders: dict[tuple[int, int], dict[str, None]] = {}
@@ -84,12 +85,7 @@ class Couplings:
             for (axis, width), modules in holders.items():
                 rows.append((*first, str(axis), str(width), ", ".join(modules)))
                 first = ("", "")
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *(row[column].rjust(widths[column]) for column in range(1, 4)), row[4]])
-            for row in rows
-        ]
-        lines.insert(1, "-" * max(map(len, lines)))
+        lines = [text_table(("set", "units", "axis", "a unit", "held by"), rows, "lrrrl")]
         for kept in self.pinned:
             share = f"all {kept.width}" if kept.channels == kept.width else f"{kept.channels} of {kept.width}"
             lines.append(f"pinned: {kept.layer}: {share} channels stay: {kept.reason}")

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..utils.compat import own_parameters
 from ..utils.model_index import ModelIndex
+from ..utils.text import text_table
 from .trace import trace_model
 
 
@@ -99,22 +100,15 @@ def comparison_table(before: Counts, after: Counts) -> str:
         Lines of text: layer; parameters before, after, and their change; MACs before, after, and their change.
     """
     nothing = LayerCount(0, 0)
-    rows: list[tuple[str, ...]] = [("layer", "parameters", "after", "change", "MACs", "after", "change")]
+    rows: list[tuple[str, ...]] = []
     for name in dict.fromkeys([*before.by_layer, *after.by_layer]):
         old, new = before.by_layer.get(name, nothing), after.by_layer.get(name, nothing)
         rows.append(_row(name or "(model)", old, new))
     rows.append(
         _row("total", LayerCount(before.parameters, before.macs), LayerCount(after.parameters, after.macs)),
     )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
-    rule = "-" * len(lines[0])
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+    header = ("layer", "parameters", "after", "change", "MACs", "after", "change")
+    return text_table(header, rows, "lrrrrrr", totals=True)
 
 
 def _row(name: str, old: LayerCount, new: LayerCount) -> tuple[str, ...]:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..plan.plan import Plan
+from ..plan.plan import Plan, check_plan
 from ..scoring import reference
 from ..scoring.formula import Formula
 from ..scoring.layers import TRANSPOSED, read_weight
 from ..utils.errors import ArgumentError, LayerError, nearest
-from ..utils.modules import unwrap
+from ..utils.model_index import ModelIndex
 
 
 @dataclass(frozen=True)
@@ -155,9 +155,9 @@ def explain(plan: Plan, layer: str, model: nn.Module | None = None, *, neighbour
 
 def _neighbours(plan: Plan, layer: str, model: nn.Module, number: int) -> dict[int, tuple[tuple[int, float], ...]]:
     """For each filter the nearest other filters of the layer, with their distances."""
-    model = unwrap(model)
-    plan.check(model)
-    module = model.get_submodule(layer)
+    index = ModelIndex.of(model)
+    check_plan(plan, index)
+    module = index.model.get_submodule(layer)
     if not hasattr(module, "weight"):
         raise LayerError(f"layer {layer!r} is a {type(module).__name__} without a weight of its own to compare")
     weight = read_weight(layer, module)

@@ -14,11 +14,10 @@ from ..graph.hardcoded_widths import can_run, find_hardcoded_width
 from ..graph.size_model import SizeModel
 from ..plan.alignment import alignment_notes
 from ..plan.equivalence import compare_with_masked
-from ..plan.plan import Plan
+from ..plan.plan import Plan, check_plan
 from ..plan.surgery import pruned_copy
 from ..scoring.formula import Formula
 from ..utils.model_index import ModelIndex
-from ..utils.modules import unwrap
 from ..utils.timing import Latency, compare_latency
 from .allocation.allocate import AllocationRequest, Measurements, Ratios
 from .allocation.budget import Budget
@@ -64,9 +63,9 @@ class PruneResult:
             ArgumentError: The models are on different devices, or ``min_run_time`` is not positive.
             InputError: A model cannot be run on the example inputs.
         """
-        original = unwrap(original)
-        self.plan.check(original)
-        return compare_latency(original, self.model, example_inputs, min_run_time)
+        index = ModelIndex.of(original)
+        check_plan(self.plan, index)
+        return compare_latency(index.model, self.model, example_inputs, min_run_time)
 
     def summary(self, latency: Latency | None = None) -> str:
         """A table of parameters and multiply-accumulates before and after, by layer, with what could not be pruned.

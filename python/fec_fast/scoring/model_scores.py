@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..utils.errors import ArgumentError, FecError, InputError, LayerError, WeightError, nearest
 from ..utils.modules import unwrap
+from ..utils.text import text_table
 from . import ops
 from .backends.registry import resolve
 from .formula import Formula
@@ -123,19 +124,12 @@ class ModelScores(Mapping[str, Tensor]):
 
     def __str__(self) -> str:
         """A table with a row a layer: name, kind, weight shape, filters, minimum, mean and maximum in nats."""
-        header: tuple[str, ...] = ("layer", "kind", "weight", "filters", "min", "mean", "max")
-        rows = [header]
+        rows = []
         for name, values in self.items():
             info = self.layers[name]
             spread = (f"{number:.4f}" for number in (values.min(), values.mean(), values.max()))
             rows.append((name, info.kind, "x".join(map(str, info.shape)), str(len(values)), *spread))
-        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-        lines = []
-        for row in rows:
-            left = [cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True)]
-            right = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
-            lines.append("  ".join(left + right).rstrip())
-        lines.insert(1, "-" * max(map(len, lines)))
+        lines = [text_table(("layer", "kind", "weight", "filters", "min", "mean", "max"), rows, "lllrrrr")]
         lines.append(f"entropies in nats: {self.formula}; backend {self.backend}")
         by_reason: dict[str, list[str]] = {}
         for name, reason in self.unscored.items():

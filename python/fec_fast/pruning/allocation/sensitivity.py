@@ -27,6 +27,7 @@ from ...utils.evaluation import evaluate
 from ...utils.forward import call_model, undisturbed
 from ...utils.model_index import ModelIndex
 from ...utils.modules import device_of
+from ...utils.text import text_table
 from ..context import PruningContext, build_context
 from ..criteria import DEFAULT_CRITERION, Criterion
 from .ratios import check_ratio
@@ -54,13 +55,13 @@ class Sensitivity:
 
     def __str__(self) -> str:
         """A table: one row per set, with the value at each share that was measured."""
-        width = max(map(len, self.values), default=3)
-        lines = [f"{'set'.ljust(width)}  units  value by share removed (nothing removed: {self.whole:.4g})"]
+        header = ("set", "units", f"value by share removed (nothing removed: {self.whole:.4g})")
+        rows = []
         for name, values in self.values.items():
             units = self.units[name]
-            shares = "  ".join(f"{n / units:.2f}: {value:.4g}" for n, value in sorted(values.items()))
-            lines.append(f"{name.ljust(width)}  {units:5}  {shares}")
-        return "\n".join(lines)
+            shares = "  ".join(f"{number / units:.2f}: {value:.4g}" for number, value in sorted(values.items()))
+            rows.append((name, str(units), shares))
+        return text_table(header, rows, "lrl", rule=False)
 
 
 def measure_sensitivity(
