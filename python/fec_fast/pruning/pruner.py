@@ -119,8 +119,8 @@ def prune(
             whole. With a budget: how removal is spread over the layers. ``"entropy"`` (the default): by how many
             filters of a layer are effectively distinct. ``"uniform"``: the same share everywhere. ``"global"``: by one
             ranking of all units' scores. ``"sensitivity"``: by what is measured on the calibration, or a
-            :class:`fec_fast.Sensitivity` that was measured before. A mapping: in these proportions. See
-            :mod:`fec_fast.pruning.allocation.policies`.
+            :class:`fec_fast.Sensitivity` that was measured before. A mapping: in these proportions. A policy object
+            of :mod:`fec_fast.pruning.allocation.policies` has other constants than the named policies.
         budget: The size that the pruned network must reach; ``None`` if ratios are given.
         calibration: For ``ratios="sensitivity"``: a loader of images and labels, or a function from a model to a
             number, higher being better; see :func:`fec_fast.measure_sensitivity`. Else ``None``.

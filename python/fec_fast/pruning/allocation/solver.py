@@ -56,7 +56,7 @@ def smallest_removal(
             return best
         # The last step met the limit and went far below it: nothing that was undone fills the gap. Without that step
         # (its set may lose no more than it had lost before), finer steps of other sets have to meet the limit. Every
-        # turn takes a step away from one set, so as many turns as there are sets are tried.
+        # turn ends one set's sequence there, so there are at most as many turns as sets.
         coarse = steps.set_of(number - 1)
         last_count = steps.counts_after(number - 1)[coarse]
         allowed_counts[coarse] = allowed_counts[coarse][: int(np.searchsorted(allowed_counts[coarse], last_count)) + 1]
