@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..utils.compat import TorchDispatchMode
 from ..utils.errors import EquivalenceError, InputError
-from ..utils.forward import call_model, describe, map_tensors, tensors_in, undisturbed
+from ..utils.forward import call_model, describe_tensors, map_tensors, tensors_in, undisturbed
 from ..utils.model_index import ModelIndex
 from ..utils.modules import unwrap
 from .plan import Plan, check_plan
@@ -119,7 +119,7 @@ def _relative_difference(expected: list[Tensor], actual: list[Tensor]) -> float:
     """
     if [t.shape for t in expected] != [t.shape for t in actual]:
         raise EquivalenceError(
-            f"the pruned network returns {describe(actual)}, the masked original {describe(expected)}; "
+            f"the pruned network returns {describe_tensors(actual)}, the masked original {describe_tensors(expected)}; "
             "please report the model, and pass the layers concerned in ignore="
         )
     if not any(tensor.numel() for tensor in expected):

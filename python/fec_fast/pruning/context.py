@@ -19,7 +19,7 @@ from ..scoring.backends.registry import ResolvedBackend
 from ..scoring.formula import Formula
 from ..utils.errors import LayerError
 from ..utils.model_index import ModelIndex
-from ..utils.modules import refuse_sharded
+from ..utils.modules import check_not_sharded
 from ..utils.weights import check_weights
 from .arguments import check_scoring_arguments
 from .criteria import ENTROPY_CRITERIA, Criterion
@@ -171,7 +171,7 @@ def build_context(
     """
     criterion_name, formula = check_scoring_arguments(criterion, formula, sides, ignore)
     index = ModelIndex.of(model)
-    refuse_sharded(index.modules)
+    check_not_sharded(index.modules)
     check_weights(index)
     trace = trace_model(index, example_inputs)
     coupling = couple_channels(trace, ignore)

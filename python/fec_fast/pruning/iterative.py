@@ -16,7 +16,7 @@ from ..plan.composition import compose
 from ..plan.shapes import fingerprint
 from ..utils.errors import ArgumentError, TrainingError
 from ..utils.model_index import ModelIndex
-from ..utils.timing import timed_model
+from ..utils.timing import time_model
 from .allocation.budget import Budget
 from .arguments import check_round_arguments
 from .pruner import PruneResult, prune
@@ -97,7 +97,7 @@ def _size(model: nn.Module, example_inputs: Any, quantity: str) -> float:
     """The size of a network in the quantity of a budget; milliseconds for latency."""
     index = ModelIndex.of(model)
     if quantity == "latency_ms":
-        return 1e3 * timed_model(index, example_inputs).seconds
+        return 1e3 * time_model(index, example_inputs).seconds
     trace = trace_model(index, example_inputs)
     coupling = couple_channels(trace)
     return float(getattr(SizeModel(index, trace, coupling), quantity)(np.zeros(len(coupling.sets))))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..utils.compat import BatchNormBase
 from ..utils.errors import InputError
-from ..utils.forward import call_model, describe, map_tensors, restored_modes
+from ..utils.forward import call_model, describe_tensors, map_tensors, restored_modes
 from ..utils.modules import device_of, unwrap
 
 
@@ -87,5 +87,5 @@ def _images_of(batch: Any) -> Tensor | list[Tensor]:
     if isinstance(images, list) and images and all(isinstance(image, Tensor) and image.ndim == 3 for image in images):
         return images
     if not isinstance(images, Tensor) or images.ndim < 2 or not len(images):
-        raise InputError(f"a batch must be images [B, ...], or begin with them, not {describe(batch)}")
+        raise InputError(f"a batch must be images [B, ...], or begin with them, not {describe_tensors(batch)}")
     return images

@@ -11,7 +11,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from ..utils.batches import check_labels, images_and_labels
 from ..utils.errors import InputError
-from ..utils.forward import call_model, describe, undisturbed
+from ..utils.forward import call_model, describe_tensors, undisturbed
 from ..utils.modules import device_of
 
 
@@ -67,8 +67,8 @@ def _class_count(model: nn.Module, images: Tensor) -> int:
         logits = call_model(model, images.to(device_of(model)))
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
         raise InputError(
-            f"{type(model).__name__} returns {describe(logits)} for images {list(images.shape)}; only classifiers, "
-            "which return logits [B, classes], can be trained here"
+            f"{type(model).__name__} returns {describe_tensors(logits)} for images {list(images.shape)}; only "
+            "classifiers, which return logits [B, classes], can be trained here"
         )
     return int(logits.shape[1])
 

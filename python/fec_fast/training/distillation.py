@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..utils.errors import InputError, LayerError, nearest
-from ..utils.forward import call_model, describe, map_tensors, undisturbed
+from ..utils.forward import call_model, describe_tensors, map_tensors, undisturbed
 from ..utils.modules import device_of
 from .settings import TrainingSettings
 
@@ -166,7 +166,7 @@ def check_feature_layers(student: nn.Module, teacher: nn.Module, layers: Mapping
         for name in names:
             output = recorder.outputs.get(name)
             if not isinstance(output, Tensor) or output.ndim != 4:
-                problem = "is not run" if output is None else f"returns {describe(output)}"
+                problem = "is not run" if output is None else f"returns {describe_tensors(output)}"
                 raise InputError(f"feature_layers: {name!r} {problem}; name a module that returns maps [B, C, H, W]")
         map_sizes.append([recorder.outputs[name].shape[2:] for name in names])
     for (name, teacher_name), student_size, teacher_size in zip(layers.items(), *map_sizes, strict=True):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.errors import BackendError
-from ..utils.modules import is_part
+from ..utils.modules import is_sharded
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -142,7 +142,7 @@ def shard_like(reference: Any, tensor: Tensor) -> Tensor:
     Returns:
         A DTensor with the device mesh and placements of ``reference``; the tensor itself if ``reference`` is plain.
     """
-    if not is_part(reference):
+    if not is_sharded(reference):
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
@@ -150,5 +150,5 @@ def shard_like(reference: Any, tensor: Tensor) -> Tensor:
 
 
 def _full_tensor(tensor: Any) -> Tensor:
-    full: Tensor = tensor.full_tensor() if is_part(tensor) else tensor
+    full: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor
     return full

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
-from .forward import describe
+from .forward import describe_tensors
 
 
 def images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
@@ -28,7 +28,7 @@ def images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
         integers = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
         if integers and labels.ndim == 1 and images.ndim > 0 and len(labels) == len(images):
             return images, labels.long()
-    raise InputError(f"a batch must be a pair of images [B, ...] and integer labels [B], not {describe(batch)}")
+    raise InputError(f"a batch must be a pair of images [B, ...] and integer labels [B], not {describe_tensors(batch)}")
 
 
 def check_labels(labels: Tensor, classes: int, where: str) -> None:

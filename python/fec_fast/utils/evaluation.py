@@ -9,7 +9,7 @@ from torch import nn
 
 from .batches import images_and_labels
 from .errors import InputError
-from .forward import evaluating
+from .forward import evaluation_mode
 from .modules import device_of
 
 
@@ -28,7 +28,7 @@ def evaluate(model: nn.Module, loader: Iterable[Any]) -> float:
     """
     device = device_of(model)
     right = total = 0
-    with evaluating(model):
+    with evaluation_mode(model):
         for images, labels in map(images_and_labels, loader):
             images, labels = images.to(device), labels.to(device)
             right += int((model(images).argmax(1) == labels).sum())

@@ -39,12 +39,12 @@ def call_model(model: nn.Module, example_inputs: Any) -> Any:
         raise
     except Exception as error:
         raise InputError(
-            f"{type(model).__name__} cannot be run on the example inputs ({describe(example_inputs)}): "
+            f"{type(model).__name__} cannot be run on the example inputs ({describe_tensors(example_inputs)}): "
             f"{type(error).__name__}: {error}"
         ) from error
 
 
-def describe(inputs: Any) -> str:
+def describe_tensors(inputs: Any) -> str:
     """Words for the shapes and dtypes of inputs, for messages.
 
     Args:
@@ -130,7 +130,7 @@ def tensors_in(values: Any) -> Iterator[Tensor]:
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Puts a model in evaluation mode, without gradients; the modes of its modules are restored.
 
     Args:

@@ -120,11 +120,11 @@ def unwrap_for_surgery(model: nn.Module) -> nn.Module:
                 f"{where} wrapped by DistributedDataParallel, whose buckets keep the shapes from before and could not "
                 "be trained afterwards: change the module inside (ddp.module) and wrap it again"
             )
-    refuse_sharded(modules_of(inner))
+    check_not_sharded(modules_of(inner))
     return inner
 
 
-def is_part(tensor: Any) -> bool:
+def is_sharded(tensor: Any) -> bool:
     """Tells whether a tensor lies in parts on several processes.
 
     Args:
@@ -136,7 +136,7 @@ def is_part(tensor: Any) -> bool:
     return is_traceable_wrapper_subclass(tensor) and type(tensor).__module__.startswith("torch.distributed")
 
 
-def refuse_sharded(modules: Mapping[str, nn.Module]) -> None:
+def check_not_sharded(modules: Mapping[str, nn.Module]) -> None:
     """Makes sure that every parameter and buffer is here as a whole.
 
     Args:
@@ -154,7 +154,7 @@ def refuse_sharded(modules: Mapping[str, nn.Module]) -> None:
                 f"{where} is sharded by FSDP, so its weights are not here as a whole: {remedy}", layer=name
             )
         for own, tensor in [*own_parameters(module).items(), *own_buffers(module).items()]:
-            if is_part(tensor):
+            if is_sharded(tensor):
                 kind = type(tensor).__name__
                 raise WeightError(f"layer {name!r}: its {own} is a {kind}, sharded over devices: {remedy}", layer=name)
 

@@ -29,13 +29,13 @@ class Timing:
     half_width: float
 
 
-def timed(call: Callable[[], Any], claim: float, longest: float) -> Timing:
+def time_call(call: Callable[[], Any], precision: float, max_seconds: float) -> Timing:
     """Times a call until its median is known well enough.
 
     Args:
         call: What to time.
-        claim: How large the half-width of the 95 % confidence interval may be, as a share of the median.
-        longest: Seconds after which to stop all the same, once it was called often enough for an interval.
+        precision: How large the half-width of the 95 % confidence interval may be, as a share of the median.
+        max_seconds: Seconds after which to stop all the same, once it was called often enough for an interval.
 
     Returns:
         The median of blocks of calls, and the half-width that was reached (by order statistics, so that it does not
@@ -48,25 +48,25 @@ def timed(call: Callable[[], Any], claim: float, longest: float) -> Timing:
     start = time.perf_counter()
     times: list[float] = []
     while True:
-        times = sorted([*times, *timer.blocked_autorange(min_run_time=longest / 10).times])
+        times = sorted([*times, *timer.blocked_autorange(min_run_time=max_seconds / 10).times])
         middle, reach = len(times) / 2, 0.98 * math.sqrt(len(times))
         low, high = times[max(0, math.floor(middle - reach))], times[min(len(times) - 1, math.ceil(middle + reach))]
         median = times[len(times) // 2]
-        enough = high - low <= 2 * claim * median or time.perf_counter() - start > longest
+        enough = high - low <= 2 * precision * median or time.perf_counter() - start > max_seconds
         if enough and len(times) >= _FEWEST:
             return Timing(median, (high - low) / 2)
 
 
-def timed_model(
-    model: nn.Module | ModelIndex, example_inputs: Any, claim: float = 0.005, longest: float = 10.0
+def time_model(
+    model: nn.Module | ModelIndex, example_inputs: Any, precision: float = 0.005, max_seconds: float = 10.0
 ) -> Timing:
     """Times a model in evaluation mode without gradients; it is left as it was.
 
     Args:
         model: The model, or its index if there is one.
         example_inputs: What it is called on.
-        claim: See :func:`timed`.
-        longest: See :func:`timed`.
+        precision: See :func:`time_call`.
+        max_seconds: See :func:`time_call`.
 
     Returns:
         The timing of one call.
@@ -74,7 +74,7 @@ def timed_model(
     with undisturbed(model):
         network = model.model if isinstance(model, ModelIndex) else model
         call_model(network, example_inputs)
-        return timed(lambda: call_model(network, example_inputs), claim, longest)
+        return time_call(lambda: call_model(network, example_inputs), precision, max_seconds)
 
 
 _FEWEST = 6  # the median of fewer lies outside their whole range more often than once in twenty times
@@ -97,7 +97,7 @@ def measure_latency(model: nn.Module, example_inputs: Any, min_run_time: float =
     """
     if not min_run_time > 0:
         raise ArgumentError(f"min_run_time={min_run_time!r}: give a positive number of seconds")
-    return timed_model(model, example_inputs, claim=0.0, longest=min_run_time).seconds
+    return time_model(model, example_inputs, precision=0.0, max_seconds=min_run_time).seconds
 
 
 @dataclass(frozen=True)

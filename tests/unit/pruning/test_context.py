@@ -67,7 +67,7 @@ def made_up_times(monkeypatch: pytest.MonkeyPatch) -> tuple[list[tuple[int, ...]
     networks: list[tuple[int, ...]] = []
     layers: list[Any] = []
 
-    def timed_model(index: ModelIndex, *_: Any) -> Timing:
+    def time_model(index: ModelIndex, *_: Any) -> Timing:
         networks.append(widths(index.model))
         return Timing(1e-6 * sum(tensor.numel() for tensor in index.tensors.values()), 0.0)
 
@@ -75,7 +75,7 @@ def made_up_times(monkeypatch: pytest.MonkeyPatch) -> tuple[list[tuple[int, ...]
         layers.append(layer)
         return 1e-6 * layer[1] * layer[2]
 
-    monkeypatch.setattr(latency_budget, "timed_model", timed_model)
+    monkeypatch.setattr(latency_budget, "time_model", time_model)
     monkeypatch.setattr(latency_budget, "_time_layer", time_layer)
     return networks, layers
 

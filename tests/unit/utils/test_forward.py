@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fec_fast.utils.forward import evaluating, restored_modes, undisturbed
+from fec_fast.utils.forward import evaluation_mode, restored_modes, undisturbed
 
 
 def mixed() -> nn.Module:
@@ -33,7 +33,7 @@ def test_modes_are_restored_module_by_module_after_an_error() -> None:
 def test_evaluating() -> None:
     model = mixed()
     before = modes(model)
-    with evaluating(model):
+    with evaluation_mode(model):
         assert not any(modes(model)) and not torch.is_grad_enabled()
     assert modes(model) == before and torch.is_grad_enabled()
 

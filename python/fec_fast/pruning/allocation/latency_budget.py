@@ -25,7 +25,7 @@ from ...utils.compat import ConvolutionBase
 from ...utils.errors import BudgetError
 from ...utils.forward import call_model, undisturbed
 from ...utils.model_index import ModelIndex
-from ...utils.timing import Timing, timed, timed_model
+from ...utils.timing import Timing, time_call, time_model
 from ..context import PruningContext
 from .solver import smallest_removal
 
@@ -154,7 +154,7 @@ class LatencyMeasurements:
         removed = context.removed_labels(counts)
         if removed not in self.networks:
             network = ModelIndex.of(context.pruned_copy(counts)) if removed else context.index
-            self.networks[removed] = timed_model(network, context.example_inputs, precision)
+            self.networks[removed] = time_model(network, context.example_inputs, precision)
         return self.networks[removed]
 
 
@@ -341,7 +341,7 @@ def _time_layer(shape: LayerShape, inputs: int, outputs: int) -> float:
     if shape.kind is nn.Linear:
         source, weight = torch.randn(*shape.image, inputs, **factory), torch.randn(outputs, inputs, **factory)
         with torch.no_grad():
-            return timed(lambda: F.linear(source, weight), 0.02, 0.1).seconds
+            return time_call(lambda: F.linear(source, weight), 0.02, 0.1).seconds
     options = dict(shape.options)
     kernel, transposed = options.pop("kernel_size"), options.pop("transposed")
     output_padding = options.pop("output_padding")
@@ -353,7 +353,7 @@ def _time_layer(shape: LayerShape, inputs: int, outputs: int) -> float:
     weight = torch.randn(*widths, *kernel, **factory)
     convolution = _CONVOLUTIONS[len(kernel), transposed]
     with torch.no_grad():
-        return timed(lambda: convolution(source, weight, groups=groups, **options), 0.02, 0.1).seconds
+        return time_call(lambda: convolution(source, weight, groups=groups, **options), 0.02, 0.1).seconds
 
 
 def _grid_position(grid: np.ndarray, width: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

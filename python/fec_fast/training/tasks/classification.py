@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...utils.batches import check_labels, images_and_labels
 from ...utils.errors import ArgumentError, InputError, missing_extra
-from ...utils.forward import evaluating, undisturbed
+from ...utils.forward import evaluation_mode, undisturbed
 from ...utils.modules import device_of
 from ..batches import check_classification_data
 from ..distillation import Distillation, check_feature_layers
@@ -59,7 +59,7 @@ class Classification:
         """Measures accuracy and loss on held-out data; see :meth:`fec_fast.training.tasks.base.Task.evaluate`."""
         device = device_of(model)
         metrics: _ClassificationMetrics | None = None
-        with evaluating(model):
+        with evaluation_mode(model):
             for images, labels in map(images_and_labels, loader):
                 logits = model(images.to(device)).float()
                 labels = labels.to(device)

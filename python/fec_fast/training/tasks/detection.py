@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...utils.errors import ArgumentError, InputError, missing_extra, nearest
-from ...utils.forward import call_model, describe, evaluating, map_tensors, undisturbed
+from ...utils.forward import call_model, describe_tensors, evaluation_mode, map_tensors, undisturbed
 from ...utils.modules import device_of
 from ..distillation import FeatureDistillation, check_feature_layers
 from ..settings import TrainingSettings
@@ -129,7 +129,7 @@ def evaluate_detector(
     device = device_of(model)
     detections: Targets = []
     targets: Targets = []
-    with evaluating(model):
+    with evaluation_mode(model):
         for images, batch_targets in map(images_and_targets, loader):
             outputs = model(_to_device(images, device))
             pairs = list(zip(_to_device(outputs, "cpu"), _to_device(batch_targets, "cpu"), strict=True))
@@ -170,7 +170,7 @@ def images_and_targets(batch: Any) -> tuple[Images, Targets]:
             return images, targets
     raise InputError(
         "a batch must be a list of images [3, H, W] and a list of targets with boxes [N, 4] and integer labels [N], "
-        f"not {describe(batch)}"
+        f"not {describe_tensors(batch)}"
     )
 
 
@@ -276,8 +276,8 @@ def _sum_losses(network: nn.Module, losses: Any) -> Tensor:
     values = list(losses.values()) if isinstance(losses, dict) else []
     if not values or not all(isinstance(value, Tensor) and value.ndim == 0 for value in values):
         raise InputError(
-            f"{type(network).__name__} in training mode returns {describe(losses)}; detection needs a dictionary of "
-            "losses, as torchvision's detectors return it"
+            f"{type(network).__name__} in training mode returns {describe_tensors(losses)}; detection needs a "
+            "dictionary of losses, as torchvision's detectors return it"
         )
     return torch.stack([value.float() for value in values]).sum()
 

@@ -21,7 +21,7 @@ from fec_fast.graph.size_model import SizeModel
 from fec_fast.pruning.allocation import latency_budget as latency
 from fec_fast.pruning.context import build_context
 from fec_fast.utils.model_index import ModelIndex
-from fec_fast.utils.timing import Timing, timed
+from fec_fast.utils.timing import Timing, time_call
 from fec_fast.vision import networks
 
 IMAGE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -40,7 +40,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch, half_width: float = 0.0) -> Callabl
     def seconds(model: nn.Module) -> float:
         return 1e-9 * count(model, IMAGE).macs + 1e-6 * len(list(model.modules()))
 
-    def timed_model(index: ModelIndex, inputs: Any, claim: float = 0.0, longest: float = 0.0) -> Timing:
+    def time_model(index: ModelIndex, inputs: Any, precision: float = 0.0, max_seconds: float = 0.0) -> Timing:
         return Timing(seconds(index.model), half_width * seconds(index.model))
 
     def layer(shape: Any, inputs: int, outputs: int) -> float:
@@ -51,7 +51,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch, half_width: float = 0.0) -> Callabl
         pixels = float(np.prod([size - lost for size in shape.image[1:]]))
         return 2e-9 * shape.image[0] * pixels * inputs * outputs * float(np.prod(kernel)) / groups
 
-    monkeypatch.setattr(latency, "timed_model", timed_model)
+    monkeypatch.setattr(latency, "time_model", time_model)
     monkeypatch.setattr(latency, "_time_layer", layer)
     return seconds
 
@@ -80,12 +80,12 @@ def test_a_device_whose_times_go_in_steps(step: int, monkeypatch: pytest.MonkeyP
         shapes = [module.weight.shape for module in net if isinstance(module, nn.Conv2d)]
         return 1e-9 * sum(math.prod(math.ceil(n / step) for n in shape[:2]) for shape in shapes)
 
-    def timed_model(index: ModelIndex, inputs: Any, claim: float = 0.0, longest: float = 0.0) -> Timing:
+    def time_model(index: ModelIndex, inputs: Any, precision: float = 0.0, max_seconds: float = 0.0) -> Timing:
         measured.append(seconds(index.model))
         return Timing(measured[-1], 0.0)
 
     measured: list[float] = []
-    monkeypatch.setattr(latency, "timed_model", timed_model)
+    monkeypatch.setattr(latency, "time_model", time_model)
     for share in (0.75, 0.6, 0.45, 0.3):
         measured.clear()
         target = share * seconds(model)
@@ -130,7 +130,7 @@ def test_a_real_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "GRID", (0.5, 1.0))  # a few of the widths, for the sake of time
     model = networks.vgg_digits().eval()
     image = torch.randn(2, 1, 8, 8)
-    found = latency.timed_model(model, image, claim=0.5, longest=0.5)
+    found = latency.time_model(model, image, precision=0.5, max_seconds=0.5)
     assert found.seconds > 0 and found.half_width >= 0
     for network_, example in ((network(), IMAGE), (model, image)):  # the latter reads a single channel
         context = build_context(network_, example, "l1", None, "both", ())
@@ -146,6 +146,6 @@ def test_a_slow_call_is_timed_often_enough_for_an_interval() -> None:
     def slow() -> None:
         calls.append(time.sleep((0.01, 0.02, 0.03)[len(calls) % 3]))
 
-    found = timed(slow, claim=0.5, longest=0.05)
+    found = time_call(slow, precision=0.5, max_seconds=0.05)
     assert len(calls) >= 6
     assert found.half_width > 0.001
