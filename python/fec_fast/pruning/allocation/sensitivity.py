@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from ...graph.groups import CoupledChannels
@@ -180,6 +178,10 @@ class SensitivityMeter:
         jobs_here = jobs[team.rank :: team.world_size]
 
         def measure_jobs() -> dict[tuple[int, ...], float]:
+            # Imported here: rich adds 40 ms to the import of the package.
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             hidden = not progress or team.rank > 0
             with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
