@@ -1,8 +1,8 @@
 """Trainings in two processes: the program that tests/integration/test_processes.py starts, and what both share.
 
-``python -m helpers.distributed_training FOLDER HOW`` in each process. HOW: ``replicated`` (each process has all
-weights), ``killed`` and ``resumed`` (the same, with one process killed), ``sharded`` (FSDP2) or ``gathered``
-(replicated weights resume the state of sharded ones).
+``python -m helpers.distributed_training FOLDER HOW`` in each process. HOW: ``killed`` (one process is killed),
+``sharded`` (FSDP2), or ``replicated`` (each process has all weights; then it resumes the states that the two others
+have left in the same folder).
 """
 
 from __future__ import annotations
@@ -108,17 +108,26 @@ def write_result(out: Path, name: str, model: nn.Module, result: Any) -> None:
     (out / f"{name}-{os.environ['RANK']}.json").write_text(json.dumps(rows))
 
 
-def train_replicated(out: Path, how: str) -> None:
-    """Trains with all weights in each process."""
-    options: dict[str, Any] = {"checkpoint": out / "state", "resume": how == "resumed"}
-    if how == "killed":
-        options["dataset"] = KillsSecondProcess(*labelled_images(96, 1).tensors)
-    for norm in (False, True) if how == "replicated" else (False,):
+def train_killed(out: Path) -> None:
+    """Trains until the second process is killed."""
+    dataset = KillsSecondProcess(*labelled_images(96, 1).tensors)
+    model = network(norm=False)
+    write_result(out, "killed", model, train(model, 8, dataset=dataset, checkpoint=out / "killed-state"))
+
+
+def train_replicated(out: Path) -> None:
+    """Trains with all weights in each process, then resumes what was killed and what was sharded."""
+    for norm in (False, True):
         model = network(norm)
-        result = train(model, 8, log_dir=out / "logs", **({} if norm else options))
-        write_result(out, f"{how}-{norm}", model, result)
-    if how == "replicated":
-        write_result(out, "boxes", *trained_detector(out / "voc"))
+        result = train(model, 8, log_dir=out / "logs", checkpoint=out / f"replicated-state-{norm}")
+        write_result(out, f"replicated-{norm}", model, result)
+    write_result(out, "replicated-boxes", *trained_detector(out / "voc"))
+    model = network(norm=False)
+    write_result(out, "resumed-killed", model, train(model, 8, checkpoint=out / "killed-state", resume=True))
+    model = network(norm=True)
+    options: dict[str, Any] = {"val_loader": DataLoader(labelled_images(45, 2), 45), "optimizer": "adamw"}
+    result = train(model, 8, checkpoint=out / "sharded-stopped", resume=True, **options)
+    write_result(out, "resumed-sharded", model, result)
 
 
 def train_sharded(out: Path) -> None:
@@ -129,11 +138,12 @@ def train_sharded(out: Path) -> None:
         model = network(norm)
         if os.environ["RANK"] == "1":  # rank 0's weights are broadcast
             nn.init.normal_(model[0].weight)
-        write_result(out, f"{name}-{norm}", model, train(model, 8, checkpoint=out / "state", **options))
+        result = train(model, 8, checkpoint=out / "sharded-state", **options)  # replaces the state before it
+        write_result(out, f"{name}-{norm}", model, result)
     with pytest.raises(fec_fast.BackendError, match="SSD cannot be sharded.*NO_WRAP: .*ModuleList"):
         trained_detector(out / "voc")
     with mock.patch.dict(os.environ, {"FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}):
-        write_result(out, "boxes", *trained_detector(out / "voc", ema_decay=0.5))
+        write_result(out, "sharded-boxes", *trained_detector(out / "voc", ema_decay=0.5))
     held_out = DataLoader(labelled_images(45, 2), 45)
     for after, resume in ((1, False), (99, True)):
         model = network(norm=True)
@@ -144,7 +154,7 @@ def train_sharded(out: Path) -> None:
             assert not resume
             save_file(model.state_dict(), out / f"interrupted-{os.environ['RANK']}.safetensors")
             if os.environ["RANK"] == "0":
-                shutil.copytree(out / "stopped", out / "gathered")
+                shutil.copytree(out / "stopped", out / "sharded-stopped")
         else:
             assert resume
             write_result(out, "resumed", model, result)
@@ -152,22 +162,9 @@ def train_sharded(out: Path) -> None:
     write_result(out, "undisturbed", model, train(model, 8, val_loader=held_out, optimizer="adamw"))
 
 
-def resume_gathered(out: Path) -> None:
-    """Resumes with all weights in each process from the state of a training with sharded weights."""
-    model = network(norm=True)
-    held_out = DataLoader(labelled_images(45, 2), 45)
-    options: dict[str, Any] = {"val_loader": held_out, "optimizer": "adamw", "resume": True}
-    write_result(out, "gathered", model, train(model, 8, checkpoint=out / "gathered", **options))
-
-
 def main(folder: str, how: str) -> None:
     """Runs in each process."""
-    if how == "gathered":
-        resume_gathered(Path(folder))
-    elif how == "sharded":
-        train_sharded(Path(folder))
-    else:
-        train_replicated(Path(folder), how)
+    {"killed": train_killed, "sharded": train_sharded, "replicated": train_replicated}[how](Path(folder))
 
 
 if __name__ == "__main__":

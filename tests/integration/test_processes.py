@@ -29,19 +29,32 @@ def launch(folder: Path, how: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def replicated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("replicated")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all three launches, with images to detect in."""
+    folder = tmp_path_factory.mktemp("trainings")
     box_loaders(folder / "voc")
-    done = launch(folder, "replicated")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed_in_epoch(folder: Path) -> int:
+    """The epoch in whose state a killed training has left its checkpoint."""
+    done = launch(folder, "killed")
+    assert done.returncode != 0 and not (folder / "killed-0.safetensors").exists()
+    return int(json.loads((folder / "killed-state" / "training.json").read_text())["epoch"])
+
+
+@pytest.fixture(scope="module")
+def sharded(folder: Path) -> Path:
+    done = launch(folder, "sharded")
     assert done.returncode == 0, done.stderr
     return folder
 
 
 @pytest.fixture(scope="module")
-def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sharded")
-    box_loaders(folder / "voc")
-    done = launch(folder, "sharded")
+def replicated(folder: Path, killed_in_epoch: int, sharded: Path) -> Path:
+    """Resumes what the two others have left, so it is launched after them."""
+    done = launch(folder, "replicated")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -91,18 +104,14 @@ def test_only_one_process_writes_the_log(replicated: Path) -> None:
     assert len((replicated / "logs" / "metrics.csv").read_text().splitlines()) == 4
 
 
-def test_after_a_kill_training_resumes_to_the_same_bits(replicated: Path, tmp_path: Path) -> None:
-    done = launch(tmp_path, "killed")
-    assert done.returncode != 0 and not (tmp_path / "killed-False-0.safetensors").exists()
-    assert json.loads((tmp_path / "state" / "training.json").read_text())["epoch"] == 1
-    done = launch(tmp_path, "resumed")
-    assert done.returncode == 0, done.stderr
-    resumed = load_file(tmp_path / "resumed-False-1.safetensors")
+def test_after_a_kill_training_resumes_to_the_same_bits(replicated: Path, killed_in_epoch: int) -> None:
+    assert killed_in_epoch == 1
+    resumed = load_file(replicated / "resumed-killed-1.safetensors")
     assert equal(resumed, load_file(replicated / "replicated-False-0.safetensors"))
-    assert history_of(tmp_path, "resumed-False-0") == history_of(replicated, "replicated-False-0")
+    assert history_of(replicated, "resumed-killed-0") == history_of(replicated, "replicated-False-0")
     # Batches and random numbers depend on the number of processes.
     with pytest.raises(fec_fast.CheckpointError, match="processes was 2 and is 1"):
-        train(network(norm=False), 8, checkpoint=tmp_path / "state", resume=True)
+        train(network(norm=False), 8, checkpoint=replicated / "killed-state", resume=True)
 
 
 def test_a_recipe_is_run_by_two_processes(tmp_path: Path) -> None:
@@ -113,14 +122,14 @@ def test_a_recipe_is_run_by_two_processes(tmp_path: Path) -> None:
         "model: zoo:vgg-digits\ndata: {name: 'sklearn:digits', limit: 20, batch_size: 50}\n"
         "prune: {ratio: 0.5}\nfinetune: {epochs: 1}\n"
     )
-    done = accelerate_launch("-m", "fec_fast", "run", recipe, "--out", out)
-    assert done.returncode == 0, done.stderr
+    done = accelerate_launch("-m", "helpers.distributed_recipe", recipe, out)
+    assert done.stderr.count("the first run is done") == 2, done.stderr
     results = json.loads((out / "results.json").read_text())
     assert results["processes"] == 2 and results["training"]["pruned_tuned"]["epochs"][0]["images"] == 200
     network = fec_fast.load(zoo.build("zoo:vgg-digits"), out / "checkpoint")
     assert sum(p.numel() for p in network.parameters()) == results["size"]["after"]["parameters"]
     assert done.stdout.count("written:") == 1
-    done = accelerate_launch("-m", "fec_fast", "run", recipe, "--out", out)
+    # The second run is refused in both processes.
     assert done.returncode != 0 and "continue it with --resume" in done.stderr
 
 
@@ -134,12 +143,12 @@ def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], *, atol:
 
 def test_a_detector_in_two_processes_equals_one_process_that_accumulates_two_batches(replicated: Path) -> None:
     model, result = trained_detector(replicated / "voc", accumulate=2)
-    found, other = (load_file(replicated / f"boxes-{rank}.safetensors") for rank in (0, 1))
+    found, other = (load_file(replicated / f"replicated-boxes-{rank}.safetensors") for rank in (0, 1))
     names = [name for name, _ in model.named_parameters()]
     assert close({name: found[name] for name in names}, dict(model.named_parameters()), atol=1e-4)
     assert equal(found, other)
-    rows = history_of(replicated, "boxes-0")
-    assert rows == history_of(replicated, "boxes-1")
+    rows = history_of(replicated, "replicated-boxes-0")
+    assert rows == history_of(replicated, "replicated-boxes-1")
     for two, one in zip(rows, result.history, strict=True):
         assert two["images"] == one.images == 12 and two["loss"] == pytest.approx(one.loss, rel=1e-3)
         assert two["metrics"] == pytest.approx(one.metrics, rel=1e-3)
@@ -172,20 +181,18 @@ def test_sharded_weights_are_resumed_to_the_same_bits(sharded: Path) -> None:
     assert not close(interrupted, network(norm=True).state_dict(), atol=1e-3)
 
 
-def test_replicated_weights_resume_a_state_of_sharded_ones(sharded: Path) -> None:
-    done = launch(sharded, "gathered")
-    assert done.returncode == 0, done.stderr
-    found, expected = (load_file(sharded / f"{name}-0.safetensors") for name in ("gathered", "undisturbed"))
+def test_replicated_weights_resume_a_state_of_sharded_ones(replicated: Path, sharded: Path) -> None:
+    found, expected = (load_file(sharded / f"{name}-0.safetensors") for name in ("resumed-sharded", "undisturbed"))
     # The gradient of a bias before batch norm is rounding alone. AdamW makes full steps of it; the mean cancels them.
     bias, mean = ([state.pop(name) for state in (found, expected)] for name in ("0.bias", "1.running_mean"))
     assert close(found, expected, atol=1e-4)
     assert torch.allclose(mean[0] - bias[0], mean[1] - bias[1], atol=0.02)  # the mean lags behind the bias
-    rows = zip(history_of(sharded, "gathered-0"), history_of(sharded, "undisturbed-0"), strict=True)
+    rows = zip(history_of(sharded, "resumed-sharded-0"), history_of(sharded, "undisturbed-0"), strict=True)
     assert all(one["loss"] == pytest.approx(other["loss"], rel=1e-4) for one, other in rows)
 
 
 def test_the_metrics_of_a_sharded_detector_are_those_of_its_final_weights(sharded: Path) -> None:
     model = zoo.build("zoo:ssd-small", num_classes=3, image_size=64)
-    model.load_state_dict(load_file(sharded / "boxes-1.safetensors"))
+    model.load_state_dict(load_file(sharded / "sharded-boxes-1.safetensors"))
     expected = evaluate_detector(model, box_loaders(sharded / "voc")[1])
-    assert history_of(sharded, "boxes-0")[-1]["held_out"]["map_50"] == pytest.approx(expected.coco_50, abs=1e-6)
+    assert history_of(sharded, "sharded-boxes-0")[-1]["held_out"]["map_50"] == pytest.approx(expected.coco_50, abs=1e-6)
