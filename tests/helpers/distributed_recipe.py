@@ -1,7 +1,7 @@
 """A recipe that is run twice in the same processes: the program that tests/integration/test_processes.py starts.
 
-``python -m helpers.distributed_recipe RECIPE OUT`` in each process. Both runs are ``python -m fec_fast run``. The folder
-holds a run by the second time, so that one must be refused; its exit code is that of the process.
+``python -m helpers.distributed_recipe RECIPE OUT`` in each process. Both runs are ``python -m fec_fast run``. By the
+second time the folder holds a run, so that one must be refused; its exit code is that of the process.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ def test_the_forecast_is_exact_where_widths_are_on_the_grid(monkeypatch: pytest.
 def test_a_real_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     # Two of the widths, each timed briefly: nothing below depends on precision.
     monkeypatch.setattr(latency, "GRID", (0.5, 1.0))
-    monkeypatch.setattr(latency, "timed", lambda call, claim, longest: timed(call, 0.5, 0.01))
+    monkeypatch.setattr(latency, "time_call", lambda call, precision, max_seconds: time_call(call, 0.5, 0.01))
     model = networks.vgg_digits().eval()
     image = torch.randn(2, 1, 8, 8)
     found = latency.time_model(model, image, precision=0.5, max_seconds=0.5)
