@@ -75,20 +75,20 @@ class Couplings:
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
-        """A table: for each set its units, and by weight axis and indices a unit the modules that hold them."""
+        """A table: for each set its units, and by weight axis and indices per unit the modules that hold them."""
         rows: list[tuple[str, ...]] = []
-        for one in self.sets:
-            first = (one.name, str(one.units))
+        for coupled in self.sets:
+            first = (coupled.name, str(coupled.units))
             holders: dict[tuple[int, int], dict[str, None]] = {}
-            for (tensor, axis), indices in one.members.items():
+            for (tensor, axis), indices in coupled.members.items():
                 holders.setdefault((axis, len(indices[0])), {})[tensor.rpartition(".")[0] or tensor] = None
             for (axis, width), modules in holders.items():
                 rows.append((*first, str(axis), str(width), ", ".join(modules)))
                 first = ("", "")
-        lines = [text_table(("set", "units", "axis", "a unit", "held by"), rows, "lrrrl")]
+        lines = [text_table(("set", "units", "axis", "per unit", "held by"), rows, "lrrrl")]
         for kept in self.pinned:
             share = f"all {kept.width}" if kept.channels == kept.width else f"{kept.channels} of {kept.width}"
-            lines.append(f"pinned: {kept.layer}: {share} channels stay: {kept.reason}")
+            lines.append(f"pinned: {kept.layer}: {share} channels are kept: {kept.reason}")
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 

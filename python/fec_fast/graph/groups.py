@@ -10,8 +10,8 @@ from functools import cached_property
 import numpy as np
 
 from ..utils.errors import LayerError, nearest
+from .label_sets import LabelPartition, Pin
 from .label_tracker import WeightUse
-from .labels import LabelPartition, Pin
 from .trace import Trace
 
 
@@ -85,24 +85,11 @@ def couple_channels(trace: Trace, ignore: Sequence[str] = (), pins: Sequence[Pin
         LayerError: A name in ``ignore`` that is not, and does not hold, a layer the model uses.
     """
     partition = trace.partition.with_pins([*_ignored(trace, ignore), *pins])
-    roots, pinned = partition.roots, partition.pinned
     # Many axes share one vector of labels (the four of a batch norm, the inputs of the next layer): each vector is
     # looked at once, by its identity.
     vectors = {id(v): v for v in [*trace.axes.values(), *(use.outputs for use in trace.weight_uses.values())]}
-    roots_of = {identity: roots[labels] for identity, labels in vectors.items()}
-    signatures = _signatures(trace, roots_of, len(roots))
-    # The units that may be removed, in the order in which the model makes them.
-    made = [roots_of[id(use.outputs)] for use in trace.weight_uses.values()]
-    every = np.concatenate(made or [np.zeros(0, dtype=np.int64)])
-    _, first = np.unique(every, return_index=True)
-    units = every[np.sort(first)]
-    units = units[~pinned[units]]
-    # Units with equal signatures form one set; np.unique sorts by signature, the sets are numbered by first unit.
-    _, first, inverse, sizes = np.unique(signatures[units], return_index=True, return_inverse=True, return_counts=True)
-    set_numbers = np.argsort(np.argsort(first))
-    set_of = np.full(len(roots), -1)
-    set_of[units] = set_numbers[inverse]
-    units_by_set = np.split(units[np.argsort(set_of[units], kind="stable")], np.cumsum(sizes[np.argsort(first)])[:-1])
+    roots_of = {identity: partition.roots[labels] for identity, labels in vectors.items()}
+    units_by_set, set_of = _sets_of_units(trace, partition, roots_of)
     # For each vector of labels, the sets that have channels on it, and how many.
     sets_on = {
         identity: [
@@ -112,11 +99,11 @@ def couple_channels(trace: Trace, ignore: Sequence[str] = (), pins: Sequence[Pin
         ]
         for identity, labels in roots_of.items()
     }
-    channels: list[dict[str, int]] = [{} for _ in first]
+    channels: list[dict[str, int]] = [{} for _ in units_by_set]
     for use in trace.weight_uses.values():
         for number, count in sets_on[id(use.outputs)]:
             channels[number][use.layer] = channels[number].get(use.layer, 0) + count
-    axes: list[dict[tuple[str, int], np.ndarray]] = [{} for _ in first]
+    axes: list[dict[tuple[str, int], np.ndarray]] = [{} for _ in units_by_set]
     for key, labels in trace.axes.items():
         for number, _ in sets_on[id(labels)]:
             axes[number][key] = roots_of[id(labels)]
@@ -128,7 +115,7 @@ def couple_channels(trace: Trace, ignore: Sequence[str] = (), pins: Sequence[Pin
             channels_per_unit=tuple(count // len(of_set) for count in of_layers.values()),
             labels=of_axes,
         )
-        for of_set, of_layers, of_axes in zip(units_by_set, channels, axes, strict=len(first) > 0)
+        for of_set, of_layers, of_axes in zip(units_by_set, channels, axes, strict=True)
     )
     whole, partly = _pinned_layers(trace, partition)
     axis_lengths = {key: len(labels) for key, labels in trace.axes.items()}
@@ -147,6 +134,37 @@ def _ignored(trace: Trace, ignore: Sequence[str]) -> list[Pin]:
             raise LayerError(f"ignore: no layer {name!r}; {nearest(name, layers)}")
         pins += [Pin(use.outputs, f"it is ignored as {name!r}") for use in uses]
     return pins
+
+
+def _sets_of_units(
+    trace: Trace, partition: LabelPartition, roots_of: Mapping[int, np.ndarray]
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Sorts the units that may be removed into sets.
+
+    Args:
+        trace: The traced model.
+        partition: Its labels, with all pins.
+        roots_of: For each vector of labels, by its identity, the representatives.
+
+    Returns:
+        The units (representatives) of each set, both in the order in which the model makes them, and for every label
+        the number of the set whose unit it represents, -1 for none.
+    """
+    made = [roots_of[id(use.outputs)] for use in trace.weight_uses.values()]
+    every = np.concatenate(made or [np.zeros(0, dtype=np.int64)])
+    _, first = np.unique(every, return_index=True)
+    units = every[np.sort(first)]
+    units = units[~partition.pinned[units]]
+    set_of = np.full(len(partition.roots), -1)
+    if not len(units):
+        return [], set_of
+    # Units with equal signatures form one set. np.unique sorts by signature; the sets are numbered by their first unit.
+    signatures = _signatures(trace, roots_of, len(partition.roots))[units]
+    _, first, inverse, sizes = np.unique(signatures, return_index=True, return_inverse=True, return_counts=True)
+    order = np.argsort(first)
+    set_of[units] = np.argsort(order)[inverse]
+    by_set = np.split(units[np.argsort(set_of[units], kind="stable")], np.cumsum(sizes[order])[:-1])
+    return by_set, set_of
 
 
 def _signatures(trace: Trace, roots_of: Mapping[int, np.ndarray], labels: int) -> np.ndarray:

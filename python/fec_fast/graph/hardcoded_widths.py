@@ -16,7 +16,7 @@ from ..utils.compat import TorchDispatchMode
 from ..utils.errors import InputError
 from ..utils.forward import call_model, undisturbed
 from ..utils.model_index import ModelIndex
-from .labels import LabelPartition, Pin
+from .label_sets import LabelPartition, Pin
 from .shape_only import BlockValueAccess, ShapeOnlyMode
 from .trace import Trace, unfused_attention
 

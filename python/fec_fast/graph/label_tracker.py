@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..utils.forward import tensors_in
 from ..utils.model_index import ModelIndex
-from .labels import FIXED, FREE, LabelMap, LabelSets, free_as_fixed
+from .label_sets import LabelSets
+from .labels import FIXED, FREE, LabelMap, free_as_fixed
 from .operator_call import OperatorCall
 
 

@@ -21,8 +21,8 @@ from ..utils.forward import call_model, undisturbed
 from ..utils.model_index import ModelIndex
 from .activation_memory import Allocation
 from .dispatch_mode import OperatorCost, TracedOperator, TracingMode
+from .label_sets import LabelPartition
 from .label_tracker import LabelTracker, WeightUse
-from .labels import LabelPartition
 from .shape_only import BlockValueAccess, call_shape_only
 
 

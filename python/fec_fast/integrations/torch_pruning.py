@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..graph.groups import couple_channels
-from ..graph.labels import LabelPartition
+from ..graph.label_sets import LabelPartition
 from ..graph.trace import Trace, trace_model
 from ..plan.plan import Plan
 from ..plan.surgery import apply_plan

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..graph.groups import Coupling, couple_channels
-from ..graph.labels import Pin
+from ..graph.label_sets import Pin
 from ..graph.trace import Trace, trace_model
 from ..plan.plan import Plan
 from ..plan.surgery import pruned_copy

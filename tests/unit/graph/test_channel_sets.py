@@ -84,7 +84,11 @@ def test_a_layer_that_is_partly_pinned_and_an_operator_without_a_rule() -> None:
     assert listed.pinned[1].layer == "c" and listed.pinned[1].channels == 2
     assert any("cumprod" in note for note in listed.notes)
     text = str(listed)
-    assert "pinned: b: 4 of 8 channels stay" in text and "pinned: c: all 2 channels stay" in text and "note: " in text
+    assert (
+        "pinned: b: 4 of 8 channels are kept" in text
+        and "pinned: c: all 2 channels are kept" in text
+        and "note: " in text
+    )
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121"])
