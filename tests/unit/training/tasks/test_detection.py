@@ -1,7 +1,6 @@
 """Detectors end to end: scored, pruned, proven, fine-tuned with their own losses, measured, saved and loaded."""
 
 import copy
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,24 +21,12 @@ from fec_fast.training.tasks.detection import Detection, evaluate_detector, imag
 from fec_fast.utils.errors import ArgumentError, InputError  # noqa: E402
 from fec_fast.vision import zoo  # noqa: E402
 from fec_fast.vision.voc import load_voc  # noqa: E402
-from helpers import voc_folders  # noqa: E402
-
-METRICS = {"map", "map_50", "voc_2007", "voc", "map/blue", "voc/blue", "map/red", "voc/red"}
+from helpers.detection import METRICS, assert_all_parts_are_cut, rectangles  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve training images with a red and a blue rectangle each."""
-    generator = torch.Generator().manual_seed(0)
-
-    def image() -> list[voc_folders.Box]:
-        left, top = (int(x) for x in torch.randint(2, 40, (2,), generator=generator))
-        red: voc_folders.Box = ("red", left, top, left + 30, top + 30)
-        blue: voc_folders.Box = ("blue", left + 45, 90 - top // 2, left + 70, 115 - top // 2)
-        return [red, blue]
-
-    splits = {part: {f"{part}{n}": image() for n in range(count)} for part, count in (("train", 12), ("val", 4))}
-    return voc_folders.write(tmp_path_factory.mktemp("data") / "voc", splits, size=(128, 128))
+    return rectangles(tmp_path_factory.mktemp("data") / "voc")
 
 
 @pytest.fixture
@@ -82,48 +69,7 @@ def test_ssdlite_goes_the_whole_way(folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, fresh = (zoo.build("torchvision:ssdlite320_mobilenet_v3_large", num_classes=3).eval() for _ in range(2))
     result = _end_to_end(model, fresh, [torch.rand(3, 128, 128)], train, held_out, tmp_path)
-    _all_parts_are_cut(result.plan)
-
-
-@pytest.mark.filterwarnings("ignore:the recipe names no weights")
-def test_recipe_of_ssd300_runs_a_few_steps_to_its_end(folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("yaml")
-    pytest.importorskip("jsonschema")
-    from typer.testing import CliRunner
-
-    from fec_fast.cli.app import app
-
-    file = Path(__file__).parents[4] / "recipes" / "ssd300-voc.yaml"
-    less = ("epochs=1", "warmup_epochs=0.5")
-    sets = [f"finetune.{value}" for value in less] + [
-        *("data.splits=[train, val]", "data.limit=2", "data.batch_size=1", "data.workers=0", "dense=false"),
-        "model_options={num_classes: 3}",
-    ]
-    words = ["run", str(file), "--data", f"voc:{folder}", "--out", str(tmp_path / "out")]
-    done = CliRunner().invoke(app, [*words, *(word for value in sets for word in ("--set", value))])
-    assert done.exit_code == 0, done.output
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert list(results["metrics"]) == ["before", "pruned", "pruned_tuned"]
-    assert all(set(metrics) == METRICS for metrics in results["metrics"].values())
-    assert results["size"]["before"]["parameters"] > 20e6 and results["size"]["removed"]["parameters"] >= 0.5572
-    (epoch,) = results["training"]["pruned_tuned"]["epochs"]
-    assert epoch["images"] == 2 and set(epoch["metrics"]) == {"bbox_regression", "classification"}
-    network = fec_fast.load(zoo.build("torchvision:ssd300_vgg16", num_classes=3), tmp_path / "out" / "checkpoint")
-    assert sum(p.numel() for p in network.parameters()) == results["size"]["after"]["parameters"]
-    _all_parts_are_cut(fec_fast.Plan.from_json((tmp_path / "out" / "checkpoint" / "plan.json").read_text()))
-
-
-def _all_parts_are_cut(plan: fec_fast.Plan) -> None:
-    """Backbone and extra layers lose filters, and both heads the channels that they read of them."""
-    filters = [name for name, axes in plan.keep.items() if "0" in axes]
-    inputs = [name for name, axes in plan.keep.items() if "1" in axes]
-    for names, part in (
-        (filters, "backbone.features"),
-        (filters, "backbone.extra"),
-        (inputs, "head.classification_head"),
-        (inputs, "head.regression_head"),
-    ):
-        assert any(name.startswith(part) for name in names), part
+    assert_all_parts_are_cut(result.plan)
 
 
 def _end_to_end(

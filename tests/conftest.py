@@ -1,0 +1,31 @@
+"""Settings of a test run, and the fixtures that test modules of several rooms use."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fec_fast.utils import timing
+
+
+def pytest_configure() -> None:
+    """Gives each of pytest-xdist's processes its share of the cores: threads that compete for them wait in turns."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+
+
+@pytest.fixture
+def brief_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measures latencies once instead of for half a second: for tests in which any positive number will do."""
+    measure = timing.measure_latency
+
+    def briefly(model: nn.Module, example_inputs: Any, min_run_time: float) -> float:
+        return measure(model, example_inputs, min(min_run_time, 0.01))
+
+    monkeypatch.setattr(timing, "measure_latency", briefly)
+    monkeypatch.setattr(timing, "_FEWEST", 1)
