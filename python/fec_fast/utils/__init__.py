@@ -1,1 +1,1 @@
-"""Helpers that know nothing of pruning; every other room may import them."""
+"""Helpers without knowledge of pruning: models, tensors, files, text, processes. Every other room may import them."""

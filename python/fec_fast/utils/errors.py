@@ -1,7 +1,7 @@
-"""Every error the package raises on purpose.
+"""Errors of the package, and the parts of messages that several modules word alike.
 
-All of them are :class:`FecError`. Where Python itself would raise ``ValueError``, ``TypeError``, ``KeyError`` or
-``ImportError``, the class is that as well, so callers need not know the package to handle it.
+All errors are :class:`FecError`. Where Python itself would raise ``ValueError``, ``TypeError``, ``RuntimeError`` or
+``ImportError``, the class derives from that too, so that callers can handle it without knowing the package.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 
 
 class FecError(Exception):
-    """Base of every error raised by fec_fast."""
+    """Base class of all errors of fec_fast."""
 
 
 class FormulaError(FecError, ValueError):
-    """A formula word or number that does not exist or cannot be combined."""
+    """A choice of a formula that does not exist, a number out of range, or choices that cannot be combined."""
 
 
 class WeightError(FecError, ValueError):
@@ -31,9 +31,9 @@ class WeightError(FecError, ValueError):
         """Stores where the weight is.
 
         Args:
-            message: Names the layer, the trouble and the remedy.
-            layer: See the attribute.
-            index: See the attribute.
+            message: The layer, the trouble and the remedy.
+            layer: The name of the layer that holds the weight, if it is known.
+            index: The index of the first element that is NaN or infinite, if there is one.
         """
         super().__init__(message)
         self.layer = layer
@@ -49,39 +49,42 @@ class RatioError(FecError, ValueError):
 
 
 class BudgetError(FecError, ValueError):
-    """A budget that says nothing, contradicts itself, or cannot be met."""
+    """A budget without a target, with contradictory targets, or with one that cannot be met."""
 
 
 class InputError(FecError, ValueError):
-    """Example inputs the model cannot be run on, or data that cannot be trained on."""
+    """Example inputs that the model cannot be run on, or data that cannot be used for training."""
 
 
 class ArgumentError(FecError, TypeError):
-    """An argument of the wrong kind."""
+    """An argument of the wrong type, or outside the allowed values."""
 
 
 class PlanError(FecError, ValueError):
-    """A plan that is malformed, or belongs to another model."""
+    """A plan that is malformed, or that was made for another model."""
 
 
 class CheckpointError(FecError, ValueError):
-    """A checkpoint that is missing, truncated, edited, or belongs to another model."""
+    """A checkpoint that is missing, truncated or edited, or that was made for another model."""
 
 
 class EquivalenceError(FecError, ValueError):
-    """The pruned network does not compute what the masked original computes."""
+    """A pruned network whose outputs differ from those of the masked original."""
 
 
 class BackendError(FecError, RuntimeError):
-    """A backend that is not built or cannot run here."""
+    """A backend that is not built, or cannot run on this machine."""
 
 
 class TrainingError(FecError, RuntimeError):
-    """Training that cannot go on, such as a loss that is not a number."""
+    """Training that cannot continue, for instance because the loss is NaN."""
 
 
-class TrainingInterrupted(KeyboardInterrupt):  # noqa: N818 (what it is, rather than an error)
-    """Ctrl-C during training; the message tells how to go on. No FecError: ``except Exception`` must not swallow it."""
+class TrainingInterrupted(KeyboardInterrupt):  # noqa: N818 (not an error, like KeyboardInterrupt)
+    """Ctrl-C during training; the message says how to resume.
+
+    It is not a :class:`FecError`, because ``except Exception`` must not catch it.
+    """
 
 
 class MissingExtraError(FecError, ImportError):
@@ -93,25 +96,25 @@ def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:
 
     Args:
         package: The distribution that could not be imported.
-        extra: The extra of fec_fast that brings it.
-        purpose: What it is needed for, as the subject of "needs".
+        extra: The extra of fec_fast that installs it.
+        purpose: What needs it, the subject of the message's sentence.
 
     Returns:
-        The error, to be raised by the caller.
+        The error, for the caller to raise.
     """
     return MissingExtraError(f"{purpose} needs {package}: pip install 'fec_fast[{extra}]'")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Words a hint at the real names nearest to a wrong one.
+    """Hints at the existing names that are nearest to an unknown one, for messages.
 
     Args:
-        name: The name that was not found.
+        name: The unknown name.
         known: The names that exist.
 
     Returns:
-        A clause such as ``"the nearest names are 'conv1' and 'conv2'"``, or one that lists a few names
-        when none is near.
+        A clause such as ``"nearest: 'conv1', 'conv2'"``; where none is near, one that lists a few names, such as
+        ``"known: 'conv1', 'conv2', ..."``.
     """
     known = list(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

@@ -1,4 +1,4 @@
-"""How example inputs are handed to a model."""
+"""Forward passes: calls on example inputs, nested tensors, and contexts that leave the model unchanged."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def call_model(model: nn.Module, example_inputs: Any) -> Any:
             keyword arguments.
 
     Returns:
-        What the model returns.
+        The outputs of the model.
 
     Raises:
-        InputError: The model raised on these inputs; its exception is the cause.
+        InputError: The model raised an exception on these inputs, which is the cause of this one.
     """
     try:
         if isinstance(example_inputs, tuple):
@@ -45,13 +45,13 @@ def call_model(model: nn.Module, example_inputs: Any) -> Any:
 
 
 def describe_tensors(inputs: Any) -> str:
-    """Words for the shapes and dtypes of inputs, for messages.
+    """Describes the dtypes and shapes of nested tensors, for messages.
 
     Args:
-        inputs: Anything a model takes or returns.
+        inputs: Inputs or outputs of a model.
 
     Returns:
-        Such as ``"float32 [1, 3, 224, 224]"``.
+        A description such as ``"float32 [1, 3, 224, 224]"``.
     """
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     if not tensors:
@@ -67,13 +67,13 @@ def map_tensors(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
         inputs: Nested lists, tuples and dictionaries.
 
     Returns:
-        The same structure.
+        The same structure, with the tensors that the function returned; other leaves are unchanged.
     """
     return tree_map(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, inputs)
 
 
 def restored_modes(*models: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Restores the training or evaluation mode of every module of some models at the end.
+    """Restores the mode (training or evaluation) of every module of some models at the end.
 
     Args:
         *models: The models; their modes are recorded now and may be changed inside the context, module by module.
@@ -97,11 +97,11 @@ def _restored_modes(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def undisturbed(model: nn.Module | ModelIndex, *, training: bool = False) -> Iterator[None]:
-    """Runs a model without leaving a trace in it: modes, buffers and the random state are restored.
+    """Runs a model and leaves it unchanged: modes, buffers and torch's random state are restored; no gradients.
 
     Args:
-        model: The model, or its index if there is one; put in evaluation mode (or training mode) inside the context.
-        training: The mode inside the context.
+        model: The model, or its index if there is one. Inside the context it is in the mode that ``training`` says.
+        training: Whether it is in training mode inside the context. Default: evaluation mode.
 
     Yields:
         Nothing.
@@ -120,21 +120,21 @@ def undisturbed(model: nn.Module | ModelIndex, *, training: bool = False) -> Ite
             yield
     finally:
         with torch.no_grad():
-            for buffer, before in buffers:  # whatever their version: batch norm writes to them behind its back
+            for buffer, before in buffers:  # all, because a version counter does not show what batch norm writes
                 buffer.copy_(before)
 
 
 def tensors_in(values: Any) -> Iterator[Tensor]:
-    """The tensors of nested arguments or results, in order."""
+    """Iterates over the tensors of nested arguments or results, in order."""
     return (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
 
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Puts a model in evaluation mode, without gradients; the modes of its modules are restored.
+    """Puts a model in evaluation mode, without gradients; the modes of its modules are restored at the end.
 
     Args:
-        model: Any.
+        model: The model.
 
     Yields:
         Nothing.

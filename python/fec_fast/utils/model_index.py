@@ -1,4 +1,4 @@
-"""The index of a model: its modules and tensors by name, walked once per call and handed down."""
+"""Index of a model: its modules and tensors by name, made once per public call and handed down."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .modules import modules_of, tensors_of, unwrap
 class ModelIndex:
     """The modules and tensors of a model by name.
 
-    It is made once per public call, because walking over a large model takes longer than its surgery. It describes the
-    model as it was when the index was made: surgery in place makes it stale.
+    It is made once per public call, because a walk over a large model takes longer than its surgery. It is valid until
+    the model changes: surgery in place makes it stale.
 
     Attributes:
         model: The model, out of its wrappers.
@@ -31,16 +31,16 @@ class ModelIndex:
 
     @classmethod
     def of(cls, model: nn.Module) -> ModelIndex:
-        """Walks over a model.
+        """Makes the index of a model.
 
         Args:
             model: A module, possibly inside ``DataParallel``, ``DistributedDataParallel`` or ``torch.compile``.
 
         Returns:
-            Its index.
+            The index of the model inside the wrappers.
 
         Raises:
-            ArgumentError: It is not a module.
+            ArgumentError: The argument is not a module.
         """
         model = unwrap(model)
         by_every_name = modules_of(model, every_name=True)

@@ -1,4 +1,8 @@
-"""Walks over a model's modules: torch's own, which are generators inside generators, take longer than the surgery."""
+"""Modules and tensors of a model by name, wrappers around models, and sharded parameters.
+
+The walks here are loops over dictionaries. Those of torch are generators inside generators, and on a large model they
+take longer than the surgery.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +22,13 @@ def modules_of(model: nn.Module, *, every_name: bool = False) -> dict[str, nn.Mo
 
     Args:
         model: The model.
-        every_name: Whether a module that several modules hold stands under each of its names, or under the first.
+        every_name: Whether a module that several modules hold is listed under each of its names, or only under the
+            first.
 
     Returns:
         Names to modules; the model itself is ``""``.
     """
-    found: dict[str, nn.Module] = {}
+    by_name: dict[str, nn.Module] = {}
     seen: set[int] = set()
     waiting = [("", model)]
     while waiting:
@@ -32,11 +37,11 @@ def modules_of(model: nn.Module, *, every_name: bool = False) -> dict[str, nn.Mo
             if id(module) in seen:
                 continue
             seen.add(id(module))
-        found[name] = module
+        by_name[name] = module
         prefix = f"{name}." if name else ""
         children = [(prefix + own, child) for own, child in own_modules(module).items() if child is not None]
-        waiting += reversed(children)
-    return found
+        waiting += reversed(children)  # reversed, because the last one is taken first
+    return by_name
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -46,7 +51,7 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
         model: The model.
 
     Returns:
-        Names to tensors, parameters first; a tied tensor stands under each of its names.
+        Names to tensors, parameters first; a tied tensor is listed under each of its names.
     """
     return tensors_of(modules_of(model, every_name=True))
 
@@ -64,15 +69,15 @@ def tensors_of(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     buffers: dict[str, Tensor] = {}
     for name, module in modules.items():
         prefix = f"{name}." if name else ""
-        for found, tensors in ((parameters, own_parameters(module)), (buffers, own_buffers(module))):
+        for collected, tensors in ((parameters, own_parameters(module)), (buffers, own_buffers(module))):
             for own, tensor in tensors.items():
                 if tensor is not None:
-                    found[prefix + own] = tensor
+                    collected[prefix + own] = tensor
     return parameters | buffers
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Takes a model out of its wrappers.
+    """Returns the model inside its wrappers. Public functions call this once, internal ones get what it returned.
 
     Args:
         model: A module, possibly inside ``DataParallel``, ``DistributedDataParallel`` or ``torch.compile``.
@@ -81,7 +86,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         The module inside, or the module itself.
 
     Raises:
-        ArgumentError: It is not a module.
+        ArgumentError: The argument is not a module.
     """
     if not isinstance(model, nn.Module):
         hint = "; load the state dict into a model first" if isinstance(model, Mapping) else ""
@@ -97,10 +102,10 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def unwrap_for_surgery(model: nn.Module) -> nn.Module:
-    """Takes a model that is to be changed in place out of its wrappers.
+    """Returns the model inside its wrappers, if it can be changed in place there.
 
     ``DataParallel`` and ``torch.compile`` notice new shapes at their next call. ``DistributedDataParallel`` does not:
-    its buckets have the shapes of the day it was built, and could not be trained afterwards.
+    its gradient buckets keep the shapes they were built with, so training would fail afterwards.
 
     Args:
         model: A module, possibly inside ``DataParallel`` or ``torch.compile``.
@@ -109,8 +114,8 @@ def unwrap_for_surgery(model: nn.Module) -> nn.Module:
         The module inside, or the module itself.
 
     Raises:
-        ArgumentError: It is not a module, or has a ``DistributedDataParallel`` in it.
-        WeightError: Its parameters are sharded.
+        ArgumentError: The argument is not a module, or there is a ``DistributedDataParallel`` in it.
+        WeightError: The parameters are sharded.
     """
     inner = unwrap(model)
     for name, module in model.named_modules():
@@ -125,19 +130,20 @@ def unwrap_for_surgery(model: nn.Module) -> nn.Module:
 
 
 def is_sharded(tensor: Any) -> bool:
-    """Tells whether a tensor lies in parts on several processes.
+    """Tells whether a tensor is sharded, its parts on several processes.
 
     Args:
-        tensor: Any, or ``None``.
+        tensor: Any tensor, or ``None``.
 
     Returns:
-        True for a DTensor and its like, known by the name: torch without ``torch.distributed`` has none to ask for.
+        True for a DTensor and similar classes. They are recognised by their module, because a torch built without
+        ``torch.distributed`` does not have the class.
     """
     return is_traceable_wrapper_subclass(tensor) and type(tensor).__module__.startswith("torch.distributed")
 
 
 def check_not_sharded(modules: Mapping[str, nn.Module]) -> None:
-    """Makes sure that every parameter and buffer is here as a whole.
+    """Checks that no parameter or buffer is sharded.
 
     Args:
         modules: The modules of the model, out of its wrappers, by name.
@@ -147,11 +153,11 @@ def check_not_sharded(modules: Mapping[str, nn.Module]) -> None:
     """
     remedy = "prune the plain model before sharding it, on every rank alike"
     for name, module in modules.items():
-        # By the name, because importing FSDP takes a second; fully_shard mixes its class in.
+        # Recognised by its module, because importing FSDP takes a second. fully_shard adds its class to the bases.
         if any(kind.__module__.startswith("torch.distributed.fsdp") for kind in type(module).__mro__):
             where = f"layer {name!r}" if name else "the model"
             raise WeightError(
-                f"{where} is sharded by FSDP, so its weights are not here as a whole: {remedy}", layer=name
+                f"{where} is sharded by FSDP, so this process has only a part of its weights: {remedy}", layer=name
             )
         for own, tensor in [*own_parameters(module).items(), *own_buffers(module).items()]:
             if is_sharded(tensor):
@@ -160,10 +166,10 @@ def check_not_sharded(modules: Mapping[str, nn.Module]) -> None:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Tells where a model runs.
+    """Returns the device of a model.
 
     Args:
-        model: All on one device.
+        model: A model with all parameters and buffers on one device.
 
     Returns:
         The device of its first parameter or buffer; the CPU if it has none.

@@ -1,4 +1,4 @@
-"""How long calls take, and how well that is known."""
+"""Timing of calls and models: medians with their confidence intervals, and latency before and after pruning."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .model_index import ModelIndex
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a call takes.
+    """The time that a call takes.
 
     Attributes:
-        seconds: The median.
-        half_width: Of the 95 % confidence interval of the median, in seconds.
+        seconds: The median, in seconds.
+        half_width: Half the width of the 95 % confidence interval of the median, in seconds.
     """
 
     seconds: float
@@ -30,18 +30,18 @@ class Timing:
 
 
 def time_call(call: Callable[[], Any], precision: float, max_seconds: float) -> Timing:
-    """Times a call until its median is known well enough.
+    """Times a call, until the confidence interval of its median is narrow enough.
 
     Args:
-        call: What to time.
-        precision: How large the half-width of the 95 % confidence interval may be, as a share of the median.
-        max_seconds: Seconds after which to stop all the same, once it was called often enough for an interval.
+        call: The function to time.
+        precision: The half-width of the 95 % confidence interval that is aimed at, as a share of the median.
+        max_seconds: The time after which measuring ends in any case, once there are enough calls for an interval.
 
     Returns:
-        The median of blocks of calls, and the half-width that was reached (by order statistics, so that it does not
-        rest on a distribution).
+        The median of blocks of calls, and the half-width that was reached. It comes from order statistics, so no
+        distribution is assumed.
     """
-    # Imported here only: it brings in torch's compiler support, which logs a warning where CUDA is half installed.
+    # Imported when used: it imports torch's compiler support, which logs a warning where CUDA is half installed.
     from torch.utils.benchmark import Timer
 
     timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
@@ -49,6 +49,7 @@ def time_call(call: Callable[[], Any], precision: float, max_seconds: float) -> 
     times: list[float] = []
     while True:
         times = sorted([*times, *timer.blocked_autorange(min_run_time=max_seconds / 10).times])
+        # The ranks of the interval's ends: n/2 -+ 1.96 sqrt(n)/2, by the normal approximation of the binomial.
         middle, reach = len(times) / 2, 0.98 * math.sqrt(len(times))
         low, high = times[max(0, math.floor(middle - reach))], times[min(len(times) - 1, math.ceil(middle + reach))]
         median = times[len(times) // 2]
@@ -60,16 +61,20 @@ def time_call(call: Callable[[], Any], precision: float, max_seconds: float) -> 
 def time_model(
     model: nn.Module | ModelIndex, example_inputs: Any, precision: float = 0.005, max_seconds: float = 10.0
 ) -> Timing:
-    """Times a model in evaluation mode without gradients; it is left as it was.
+    """Times a model in evaluation mode, without gradients. The model is left unchanged.
 
     Args:
         model: The model, or its index if there is one.
-        example_inputs: What it is called on.
-        precision: See :func:`time_call`.
-        max_seconds: See :func:`time_call`.
+        example_inputs: Its inputs, as for :func:`fec_fast.count`.
+        precision: The half-width of the 95 % confidence interval that is aimed at, as a share of the median.
+            Default: half a per cent.
+        max_seconds: The time after which measuring ends in any case. Default: 10 s.
 
     Returns:
         The timing of one call.
+
+    Raises:
+        InputError: The model cannot be run on the example inputs.
     """
     with undisturbed(model):
         network = model.model if isinstance(model, ModelIndex) else model
@@ -77,16 +82,17 @@ def time_model(
         return time_call(lambda: call_model(network, example_inputs), precision, max_seconds)
 
 
-_FEWEST = 6  # the median of fewer lies outside their whole range more often than once in twenty times
+# The median of fewer times lies outside their whole range in more than one case of twenty.
+_FEWEST = 6
 
 
 def measure_latency(model: nn.Module, example_inputs: Any, min_run_time: float = 1.0) -> float:
-    """Measures how long one call takes, in evaluation mode without gradients, with the threads torch is set to.
+    """Measures the time of one call in evaluation mode, without gradients, on as many threads as torch is set to.
 
     Args:
-        model: The model; it is left as it was.
-        example_inputs: What it is called on, as for :func:`count`.
-        min_run_time: How long to measure, in seconds.
+        model: The model. It is left unchanged.
+        example_inputs: Its inputs, as for :func:`fec_fast.count`.
+        min_run_time: The time to measure for, in seconds. Default: 1 s.
 
     Returns:
         The median, in seconds.
@@ -102,13 +108,13 @@ def measure_latency(model: nn.Module, example_inputs: Any, min_run_time: float =
 
 @dataclass(frozen=True)
 class Latency:
-    """How long one call takes before and after pruning.
+    """The time of one call before and after pruning.
 
     Attributes:
-        before: Seconds for the original, the median of several calls.
-        after: Seconds for the pruned model.
-        device: Where both ran: the name of the GPU, or ``"cpu"``.
-        threads: Torch's threads on the CPU.
+        before: The median for the original, in seconds.
+        after: The median for the pruned model, in seconds.
+        device: The device of both: the name of the GPU, or ``"cpu"``.
+        threads: The number of threads that torch uses on the CPU.
     """
 
     before: float
@@ -125,28 +131,27 @@ class Latency:
 
 
 def compare_latency(original: nn.Module, pruned: nn.Module, example_inputs: Any, min_run_time: float = 1.0) -> Latency:
-    """Measures two models one after the other, see :func:`measure_latency`.
+    """Measures two models one after the other by :func:`measure_latency`.
 
     Args:
-        original: The model before pruning; left as it was.
-        pruned: The model after pruning; left as it was.
-        example_inputs: What they are called on, as for :func:`count`; its batch size is the one that is measured.
-        min_run_time: How long to measure each, in seconds.
+        original: The model before pruning. It is left unchanged.
+        pruned: The model after pruning. It is left unchanged.
+        example_inputs: The inputs of both, as for :func:`fec_fast.count`; the latency is that of this batch size.
+        min_run_time: The time to measure each for, in seconds. Default: 1 s.
 
     Returns:
-        Both medians and where they were taken.
+        Both medians, the device and the number of threads.
 
     Raises:
         ArgumentError: The models lie on different devices, or min_run_time is not positive.
         InputError: A model cannot be run on the example inputs.
     """
-    places = [{tensor.device for tensor in [*model.parameters(), *model.buffers()]} for model in (original, pruned)]
-    if places[0] != places[1]:
-        words = [", ".join(sorted(map(str, place))) for place in places]
-        raise ArgumentError(f"original is on {words[0]}, the pruned model on {words[1]}: move them to one device")
+    devices = [{tensor.device for tensor in [*model.parameters(), *model.buffers()]} for model in (original, pruned)]
+    if devices[0] != devices[1]:
+        names = [", ".join(sorted(map(str, devices_of_one))) for devices_of_one in devices]
+        raise ArgumentError(f"original is on {names[0]}, the pruned model on {names[1]}: move them to one device")
     device = ", ".join(
-        torch.cuda.get_device_name(place) if place.type == "cuda" else str(place)
-        for place in sorted(places[0], key=str)
+        torch.cuda.get_device_name(used) if used.type == "cuda" else str(used) for used in sorted(devices[0], key=str)
     )
     before = measure_latency(original, example_inputs, min_run_time)
     after = measure_latency(pruned, example_inputs, min_run_time)
