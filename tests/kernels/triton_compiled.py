@@ -54,7 +54,7 @@ def main() -> None:
         places = {name: I32 for name in [*names.split(), "runs", "stride_run", "steps", "stride_step"]}
         signature = {"data": f"*{storage}", "rows": "*fp64", "scale": f"*{real}", "factor": "*fp64"} | places
         for terms in ("distances", "similarity", "softmax", "distance"):
-            constants = {"TERMS": terms, "LINE": False, "ROWS": 32, "COLUMNS": 32}
+            constants = {"TERMS": terms, "ONE_COORDINATE": False, "ROWS": 32, "COLUMNS": 32}
             found[f"pairs {storage} {terms}"] = compiled(target, kernels.pairs, signature, constants, 4)
     for real in ("fp32", "fp64"):
         for block in (32, 512, 2048):

@@ -1,1 +1,1 @@
-"""What a filter is worth: the entropies and the backends that compute them."""
+"""Scoring: the entropy of every filter of a model, its formula, and the backends that compute it."""

@@ -1,4 +1,4 @@
-"""The choices behind a channel-similarity entropy, as one frozen value."""
+"""Formula of the channel-similarity entropy: its choices as one frozen value."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Axis = Literal["channels", "filters", "both"]
 
 @dataclass(frozen=True)
 class Formula:
-    r"""How the entropy of a filter is computed.
+    r"""The choices that define the entropy of a filter.
 
-    For a weight ``W`` of shape ``[N, C, *kernel]`` (``N`` filters of ``C`` channels), with ``tau`` one number a
+    For a weight ``W`` of shape ``[N, C, *kernel]`` (``N`` filters of ``C`` channels), with ``tau`` one number per
     layer:
 
-    * ``compress`` makes a point of each channel: its root mean square, mean absolute value or mean over the
-      kernel, or (``"none"``) all its taps.
-    * ``axis="channels"`` compares the ``C`` channels inside a filter; ``axis="filters"`` compares the ``N`` filters
-      of the layer with one another; ``axis="both"`` adds the entropies of the two, the filters compared by all their
-      taps whatever ``compress`` is. ``d`` is the Euclidean distance of two points.
+    * ``compress`` turns each channel into a point: its root mean square, mean absolute value or mean over the
+      kernel, or (``"none"``) the vector of all its taps.
+    * ``axis="channels"`` compares the ``C`` channels inside each filter; ``axis="filters"`` compares the ``N`` filters
+      of the layer with one another; ``axis="both"`` adds the two entropies; the filters are then compared by all their
+      taps, whatever ``compress`` is. ``d`` is the Euclidean distance between two points.
     * ``entropy`` turns the distances of one point to all ``M`` points (itself included) into nats:
       ``"similarity"``: ``-ln((1/M) sum_e exp(-d_e/tau))`` (order 1 of the similarity-sensitive entropy of Leinster
       & Cobbold, Ecology 93(3), 2012); ``"softmax"``: Shannon entropy of ``softmax(-d/tau)``; ``"distance"``:
@@ -55,7 +55,11 @@ class Formula:
     tau_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuses words and numbers that mean nothing."""
+        """Checks every choice.
+
+        Raises:
+            FormulaError: An unknown word, or a number that is not positive and finite.
+        """
         for field, words in (
             ("compress", get_args(Compress)),
             ("entropy", get_args(Entropy)),
@@ -74,10 +78,10 @@ class Formula:
                 raise FormulaError(f"Formula({field}={value!r}): give a positive finite number")
 
     def parts(self) -> tuple[Formula, ...]:
-        """The formulas of one axis each whose entropies add up to this one's.
+        """Splits the formula into formulas of one axis each, whose entropies add up to this one's.
 
         Returns:
-            The formula itself, or for ``axis="both"`` that of the channels and that of the filters.
+            The formula itself; for ``axis="both"`` the formula of the channels and that of the filters.
         """
         if self.axis != "both":
             return (self,)
@@ -93,7 +97,7 @@ class Formula:
         return cls(compress="mean", entropy="similarity", axis="channels")
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for JSON.
+        """Converts the formula to plain values, for JSON.
 
         Returns:
             A dictionary that :meth:`from_dict` reads.
@@ -111,17 +115,17 @@ class Formula:
             The formula.
 
         Raises:
-            FormulaError: An unknown field or value.
+            FormulaError: A field or value is unknown.
         """
-        known = [field.name for field in fields(cls)]
+        names = [field.name for field in fields(cls)]
         for name in values:
-            if name not in known:
-                raise FormulaError(f"Formula has no field {name!r}; {nearest(name, known)}")
+            if name not in names:
+                raise FormulaError(f"Formula has no field {name!r}; {nearest(name, names)}")
         return cls(**values)
 
     def __str__(self) -> str:
-        """The choices in words."""
-        words = f"{self.entropy} entropy, axis={self.axis}, compress={self.compress}"
+        """Describes the choices in one line."""
+        choices = f"{self.entropy} entropy, axis={self.axis}, compress={self.compress}"
         tau = "mean distance" if self.tau is None else f"{self.tau:g}"
         scale = "" if self.tau_scale == 1.0 else f"{self.tau_scale:g} x "
-        return words if self.entropy == "distance" else f"{words}, tau={scale}{tau}"
+        return choices if self.entropy == "distance" else f"{choices}, tau={scale}{tau}"

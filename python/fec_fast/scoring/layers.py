@@ -1,4 +1,4 @@
-"""The layers of a model that have filters, and their weights, once they are known to be fit for scoring."""
+"""Layers with filters: which of a model are scored, and their weights, checked."""
 
 from __future__ import annotations
 
@@ -9,39 +9,40 @@ from torch.nn.utils import parametrize
 
 from ..utils.errors import ArgumentError, LayerError, WeightError, nearest
 from ..utils.forward import undisturbed
+from ..utils.model_index import ModelIndex
+from ..utils.modules import modules_of
 from ..utils.weights import QUANTISED_LAYER, Trouble, is_quantised_layer, weight_trouble
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_SCORABLE = (*_CONVS, *TRANSPOSED, nn.Linear)
+_LAYERS_WITH_FILTERS = (*_CONVS, *TRANSPOSED, nn.Linear)
 
 
 def select(
-    model: nn.Module, layers: Sequence[str | type[nn.Module]] | None
+    index: ModelIndex, layers: Sequence[str | type[nn.Module]] | None
 ) -> tuple[dict[str, nn.Module], dict[str, str]]:
-    """Splits the layers with filters into those asked for and the others.
+    """Splits the layers with filters into those to be scored and the others.
 
     Args:
-        model: The model, not wrapped.
-        layers: As for :func:`fec_fast.score_model`.
+        index: The index of the model.
+        layers: ``None`` for all convolutions, or names of layers and classes of modules.
 
     Returns:
-        The modules asked for by name, and the names of the others with the reason they were left out.
+        The modules to be scored by name, and the names of the others with the reason why they are not.
 
     Raises:
         ArgumentError: ``layers`` is not a list of names and module classes.
-        LayerError: A name that does not exist, or a layer without filters.
+        LayerError: A name does not exist, or a layer has no filters.
     """
     if layers is not None and (isinstance(layers, str) or not isinstance(layers, Sequence)):
         raise ArgumentError(f"layers={layers!r}: give a list of layer names and module classes")
-    modules = dict(model.named_modules())
-    scorable = {name: m for name, m in modules.items() if _has_filters(m)}
+    scorable = {name: module for name, module in index.modules.items() if _has_filters(module)}
     wanted: set[str] = set()
     if layers is None:
         wanted = {name for name, module in scorable.items() if not _is_linear(module)}
     else:
         for layer in layers:
-            wanted |= _named_by(layer, model, modules, scorable)
+            wanted |= _named_by(layer, index, scorable)
     chosen, unscored = {}, {}
     for name, module in scorable.items():
         if name in wanted:
@@ -53,33 +54,31 @@ def select(
     return chosen, unscored
 
 
-def _named_by(
-    layer: str | type[nn.Module], model: nn.Module, modules: dict[str, nn.Module], scorable: dict[str, nn.Module]
-) -> set[str]:
-    """The names of the layers that one item of ``layers`` stands for."""
+def _named_by(layer: str | type[nn.Module], index: ModelIndex, scorable: dict[str, nn.Module]) -> set[str]:
+    """Finds the names of the layers that one item of ``layers`` selects."""
     if isinstance(layer, str):
         if layer in scorable:
             return {layer}
-        module = dict(model.named_modules(remove_duplicate=False)).get(layer)
+        module = modules_of(index.model, every_name=True).get(layer)
         if module is None:
-            raise LayerError(f"no layer {layer!r} in the {type(model).__name__}; {nearest(layer, scorable)}")
-        first = next(name for name, other in modules.items() if other is module)
+            raise LayerError(f"no layer {layer!r} in the {type(index.model).__name__}; {nearest(layer, scorable)}")
+        first = next(name for name, other in index.modules.items() if other is module)
         if first in scorable:
             raise LayerError(f"layer {layer!r} is the same module as {first!r}; give that name")
         raise LayerError(f"layer {layer!r} is a {type(module).__name__} and has no filters; {nearest(layer, scorable)}")
     if isinstance(layer, type) and issubclass(layer, nn.Module):
-        found = {name for name, module in scorable.items() if isinstance(module, layer)}
-        if not found and not issubclass(layer, _SCORABLE):
+        names = {name for name, module in scorable.items() if isinstance(module, layer)}
+        if not names and not issubclass(layer, _LAYERS_WITH_FILTERS):
             raise LayerError(f"layers of class {layer.__name__} have no filters; give convolution classes or nn.Linear")
-        return found
+        return names
     raise ArgumentError(f"layers contains {layer!r}: give layer names and module classes")
 
 
 def _has_filters(module: nn.Module) -> bool:
-    """Whether a layer has filters, be they quantised: such a layer is refused rather than left out in silence."""
+    """Tells whether a layer has filters. A quantised one counts, so that it is refused and not silently left out."""
     if is_quantised_layer(module):
         return hasattr(module, "weight") and any(kind in type(module).__name__ for kind in ("Conv", "Linear"))
-    return isinstance(module, _SCORABLE)
+    return isinstance(module, _LAYERS_WITH_FILTERS)
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -90,14 +89,15 @@ def read_weight(name: str, module: nn.Module) -> Tensor:
     """Reads the weight of a layer.
 
     Args:
-        name: Of the layer, for messages.
+        name: The name of the layer, for messages.
         module: The layer.
 
     Returns:
-        The weight, detached: dense, with values, of a floating-point dtype, on whatever device it is.
+        The weight, detached: dense, with values, of a floating-point dtype, on its own device.
 
     Raises:
-        WeightError: The weight is something else; the message names the layer and the remedy.
+        WeightError: The weight is unfit (:func:`fec_fast.utils.weights.weight_trouble`); the message names the layer
+            and the remedy.
     """
 
     def refuse(trouble: Trouble) -> WeightError:
@@ -107,7 +107,7 @@ def read_weight(name: str, module: nn.Module) -> Tensor:
     if is_quantised_layer(module):
         raise refuse(QUANTISED_LAYER)
     if parametrize.is_parametrized(module, "weight"):
-        # Reading a parametrised weight runs code that may have a state, such as a spectral norm's power iteration.
+        # Reading a parametrised weight runs code that may change a buffer, such as a spectral norm's power iteration.
         with undisturbed(module.parametrizations.weight):  # type: ignore[union-attr,arg-type]
             weight = module.weight
     else:

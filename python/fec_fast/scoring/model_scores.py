@@ -1,4 +1,4 @@
-"""Scores a model: the entropy of every filter of its layers."""
+"""Scores of a model: ``score_model``, and ``ModelScores``, the entropies of all filters by layer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.errors import ArgumentError, FecError, InputError, LayerError, WeightError, nearest
-from ..utils.modules import unwrap
+from ..utils.model_index import ModelIndex
 from ..utils.text import text_table
 from . import ops
 from .backends.registry import resolve
@@ -24,13 +24,13 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """What a scored layer is.
+    """A scored layer.
 
     Attributes:
         kind: The class of the module, such as ``"Conv2d"``.
         shape: The shape of its weight.
-        axis: The weight axis its filters lie on: 0, or 1 for transposed convolutions.
-        groups: Its groups; 1 for linear layers.
+        axis: The axis of the weight on which its filters lie: 0, or 1 for transposed convolutions.
+        groups: The groups of the layer; 1 for linear layers.
     """
 
     kind: str
@@ -44,7 +44,7 @@ class ModelScores(Mapping[str, Tensor]):
 
     Attributes:
         layers: :class:`LayerInfo` of every scored layer, in the order of the model.
-        unscored: The layers with a weight of filters that have no score, with the reason.
+        unscored: The layers with filters that have no score, with the reason.
         formula: The formula the entropies were computed with.
         backend: The backend that computed them.
     """
@@ -57,14 +57,14 @@ class ModelScores(Mapping[str, Tensor]):
         formula: Formula,
         backend: str,
     ) -> None:
-        """Gathers what was computed.
+        """Stores the entropies and what they belong to.
 
         Args:
-            entropies: Layer name to float64 CPU tensor ``[filters]``.
-            layers: The same names to what the layers are.
-            unscored: Layer name to the reason why it has no score.
-            formula: The formula used.
-            backend: The backend used.
+            entropies: For each layer name, a float64 CPU tensor ``[filters]`` in nats.
+            layers: For each of these names, the description of the layer.
+            unscored: For each layer without a score, the reason.
+            formula: The formula that was used.
+            backend: The name of the backend that was used.
         """
         self._entropies = dict(entropies)
         self.layers = dict(layers)
@@ -73,13 +73,13 @@ class ModelScores(Mapping[str, Tensor]):
         self.backend = backend
 
     def __getitem__(self, name: str) -> Tensor:
-        """The entropies of one layer.
+        """Returns the entropies of one layer.
 
         Args:
-            name: A scored layer.
+            name: The name of a scored layer.
 
         Returns:
-            Float64 CPU tensor ``[filters]``, nats.
+            A float64 CPU tensor ``[filters]``, in nats.
 
         Raises:
             KeyError: The layer has no score; the message says why.
@@ -96,15 +96,15 @@ class ModelScores(Mapping[str, Tensor]):
         return iter(self._entropies)
 
     def __len__(self) -> int:
-        """The number of scored layers."""
+        """Counts the scored layers."""
         return len(self._entropies)
 
     def __contains__(self, name: object) -> bool:
-        """Whether a layer has a score."""
+        """Tells whether a layer has a score."""
         return name in self._entropies
 
     def __eq__(self, other: object) -> bool:
-        """Equal in everything, the entropies bit for bit."""
+        """Tells whether everything is equal, the entropies bit for bit."""
         if not isinstance(other, ModelScores):
             return NotImplemented
         return (
@@ -119,11 +119,11 @@ class ModelScores(Mapping[str, Tensor]):
     __hash__ = None  # type: ignore[assignment]  # holds tensors, which can change
 
     def __repr__(self) -> str:
-        """A short form; ``str()`` gives the table."""
+        """Describes the scores in one line; ``str()`` gives the table."""
         return f"<ModelScores: {len(self)} layers, {sum(map(len, self.values()))} filters, {self.backend}>"
 
     def __str__(self) -> str:
-        """A table with a row a layer: name, kind, weight shape, filters, minimum, mean and maximum in nats."""
+        """A table with one row per layer: name, kind, weight shape, filters; minimum, mean and maximum in nats."""
         rows = []
         for name, values in self.items():
             info = self.layers[name]
@@ -138,10 +138,10 @@ class ModelScores(Mapping[str, Tensor]):
         return "\n".join(lines)
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """The scores as rows, for a data frame or a CSV file.
+        """Converts the scores to rows, for a data frame or a CSV file.
 
         Returns:
-            One dictionary a filter: ``layer`` (str), ``filter`` (int), ``entropy`` (float, nats).
+            One dictionary per filter: ``layer`` (str), ``filter`` (int), ``entropy`` (float, nats).
         """
         return [
             {"layer": name, "filter": index, "entropy": entropy}
@@ -150,7 +150,7 @@ class ModelScores(Mapping[str, Tensor]):
         ]
 
     def to_json(self) -> str:
-        """The scores as JSON; :meth:`from_json` gives back the same, bit for bit.
+        """Converts the scores to JSON; :meth:`from_json` restores the same, bit for bit.
 
         Returns:
             The text of a JSON object.
@@ -177,16 +177,16 @@ class ModelScores(Mapping[str, Tensor]):
 
     @classmethod
     def from_json(cls, text: str) -> ModelScores:
-        """Reads what :meth:`to_json` wrote.
+        """Restores scores from JSON.
 
         Args:
-            text: The text of a JSON object.
+            text: The text that :meth:`to_json` returned.
 
         Returns:
             The scores.
 
         Raises:
-            InputError: The text is not that of scores, or of a version this package does not know.
+            InputError: The text is not the JSON of scores, or has a version that this package does not know.
         """
         try:
             content = json.loads(text)
@@ -221,31 +221,31 @@ def score_model(
     Args:
         model: The model; it may be wrapped by ``DataParallel``, ``DistributedDataParallel`` or ``torch.compile``, and
             may be on any device.
-        formula: How the entropy is computed; ``None`` takes ``Formula()``.
-        backend: ``"auto"`` or the name of a backend, which is then never replaced by another. ``"auto"`` takes the CPU
-            for weights on the CPU; for weights on a CUDA device the CUDA kernels, else Triton's, else (with a warning
-            that says why) the CPU's.
-        layers: ``None`` for every convolution, plain or transposed, of one to three dimensions; or the layers to
-            score, as names and module classes (``[nn.Conv2d, nn.Linear, "head"]``).
+        formula: The formula of the entropy; ``None`` is ``Formula()``.
+        backend: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"triton"``. A backend that is named is never replaced by
+            another. ``"auto"`` is the CPU for weights on the CPU; for weights on a CUDA device it is the CUDA kernels,
+            else those of Triton, else (with a warning that gives the reasons) the CPU.
+        layers: ``None`` for every convolution, plain or transposed, of one to three dimensions; or a list
+            of layer names and module classes, such as ``[nn.Conv2d, nn.Linear, "head"]``.
 
     Returns:
         The scores, float64 on the CPU, in nats.
 
     Raises:
-        ArgumentError: The model is not a module, or an argument is of the wrong kind.
+        ArgumentError: The model is not a module, or an argument has the wrong type.
         LayerError: An unknown layer name, a layer that has no filters, or a model with nothing to score.
-        WeightError: A weight with NaN or infinity, quantised, sparse, uninitialised, empty, on the meta device or of
-            an unsupported dtype; the message names the layer.
+        WeightError: A weight is NaN or infinite, quantised, sparse, uninitialised, empty, on the meta device or of an
+            unsupported dtype. The message and ``error.layer`` name the layer.
         BackendError: The backend does not exist or cannot run here.
     """
     if formula is None:
         formula = Formula()
     elif not isinstance(formula, Formula):
         raise ArgumentError(f"formula={formula!r}: give a fec_fast.Formula")
-    model = unwrap(model)
+    index = ModelIndex.of(model)
     # "auto" depends on the device of the weights; a backend that is asked for by name is checked before any work.
     used = None if backend == "auto" else resolve(backend)
-    chosen, unscored = select(model, layers)
+    chosen, unscored = select(index, layers)
 
     weights: dict[str, Tensor] = {}
     infos: dict[str, LayerInfo] = {}
@@ -257,14 +257,14 @@ def score_model(
         if axis == 1:
             filters, channels = filters * groups, channels // groups
         if formula.axis == "channels" and channels == 1:
-            unscored[name] = "one channel a filter: takes the score of the layer it is coupled with"
+            unscored[name] = "one channel per filter: it takes the score of the layer it is coupled with"
         elif filters == 1 and (formula.axis == "filters" or (formula.axis == "both" and channels == 1)):
             unscored[name] = "a single filter: there is no other to compare it with"
         else:
             weights[name] = weight
             infos[name] = LayerInfo(type(module).__name__, tuple(weight.shape), axis, groups)
     if not weights:
-        raise LayerError(_nothing_to_score(model, unscored))
+        raise LayerError(_nothing_to_score(index.model, unscored))
 
     names = list(weights)
     used = used or resolve("auto", next(iter(weights.values())).device.type)
@@ -284,7 +284,7 @@ def score_model(
 
 
 def _nothing_to_score(model: nn.Module, unscored: dict[str, str]) -> str:
-    """The message for a model without a layer that can be scored."""
+    """Words the message for a model in which no layer can be scored."""
     kind = type(model).__name__
     if not unscored:
         return f"the {kind} has no convolution and no linear layer: there is nothing to score"

@@ -34,10 +34,10 @@ class NonFiniteWeightError(WeightError):
         """Stores where the element is.
 
         Args:
-            message: Names the weight, the element and the remedy.
-            layer: The name of the layer, where it is known.
+            message: The weight, the element and the remedy.
+            layer: The name of the layer, if it is known.
             index: The index of the element in the weight.
-            position: See the attribute.
+            position: The weight's position in the list of weights.
         """
         super().__init__(message, layer=layer, index=index)
         self.position = position
@@ -122,23 +122,25 @@ def entropies(
 
 
 def _label(names: Sequence[str] | None, position: int) -> str:
-    """How a message calls a weight."""
+    """The subject of a message about a weight."""
     return f"weight {position}" if names is None else f"layer {names[position]!r}: its weight"
 
 
-def _on_cpu(weights: list[Tensor], asked: str) -> list[Tensor]:
+def _on_cpu(weights: list[Tensor], requested: str) -> list[Tensor]:
+    """Copies weights to the CPU, with a warning if they are on another device."""
     away = sorted({str(weight.device) for weight in weights if weight.device.type != "cpu"})
     if away:
         reasons = "".join(f"; {name}: {info.reason}" for name, info in backends().items() if name != "cpu")
         warnings.warn(
             f"weights on {', '.join(away)} are copied to the CPU and scored there"
-            + (reasons if asked == "auto" else ", as backend='cpu' asks"),
+            + (reasons if requested == "auto" else ", as backend='cpu' asks"),
             stacklevel=3,
         )
     return [weight.cpu() for weight in weights]
 
 
 def _check_devices(weights: list[Tensor], backend: str) -> None:
+    """Checks that a GPU's backend can read all weights in one call: they are on one CUDA device."""
     devices = [str(weight.device) for weight in weights]
     first = weights[0].device
     for i, weight in enumerate(weights):
@@ -155,7 +157,7 @@ def _check_devices(weights: list[Tensor], backend: str) -> None:
 
 
 def _fetched(weights: list[Tensor], results: list[Tensor], backend: str) -> list[Tensor]:
-    """The results on the CPU, in one copy.
+    """Copies the results to the CPU, in one piece.
 
     This is the only place that waits for the device, and so the only one that can look at the results: a GPU's kernels
     report a weight that is not finite as NaN in its entropies.
@@ -184,40 +186,41 @@ def _not_finite(weights: list[Tensor], position: int, names: Sequence[str] | Non
 
 
 def channel_distances(weight: Tensor, formula: Formula | None = None, *, filters: slice | None = None) -> Tensor:
-    """The matrix of distances itself, to look at or to check.
+    """Computes the matrix of distances that the entropies are made of, to look at or to check.
 
     Args:
         weight: ``[N, C, *kernel]`` of any floating dtype.
-        formula: Its ``compress`` and ``axis`` count; ``None`` compares the channels inside a filter, each by its root
-            mean square: ``Formula("rms", axis="channels")``.
-        filters: The filters whose distances are wanted, ``None`` for all. All of a large layer may not fit in
-            memory: ``8 N C^2`` bytes.
+        formula: Its ``compress`` and ``axis`` are used. Default: ``Formula("rms", axis="channels")``, which compares
+            the channels inside each filter by their root mean square.
+        filters: A slice of the filters. Default: all. For all filters of a large layer the result may not fit in
+            memory: it has ``8 N C^2`` bytes on the channel axis.
 
     Returns:
-        Float64 on the weight's device, in the units of the weights, for the ``B`` filters chosen: ``[B, C, C]``
-        between the channels of each for ``axis="channels"``, ``[B, N]`` to all filters for ``axis="filters"``.
+        Float64 on the weight's device, in the units of the weights, for the ``B`` filters of the slice:
+        ``[B, C, C]`` between the channels of each for ``axis="channels"``, ``[B, N]`` to all filters for
+        ``axis="filters"``. Where a weight is NaN, so are its distances.
 
     Raises:
-        WeightError: As :func:`entropies` has it for the shape and the dtype.
-        ArgumentError: ``filters`` is not a slice, or holds no filter of the weight.
-        FormulaError: A formula of both axes: it has two matrices.
+        WeightError: The weight cannot be read, as for :func:`entropies`, or is empty.
+        ArgumentError: ``filters`` is not a slice, or selects no filter of the weight.
+        FormulaError: The formula is of both axes, and so has two matrices.
     """
     _check(weight, 0, 1, "weight 0", None, may_be_empty=False)
     formula = formula or Formula("rms", axis="channels")
     if formula.axis == "both":
-        raise FormulaError("axis='both' has a matrix of either axis: ask for axis='channels' or axis='filters'")
+        raise FormulaError("axis='both' has one matrix per axis: ask for axis='channels' or axis='filters'")
     if filters is not None and not isinstance(filters, slice):
-        raise ArgumentError(f"filters={filters!r}: give a slice, as slice(0, 8) for the first eight")
+        raise ArgumentError(f"filters={filters!r}: give a slice, such as slice(0, 8) for the first eight")
     chosen = slice(None) if filters is None else filters
     if weight.shape[0] and len(range(weight.shape[0])[chosen]) == 0:
-        raise ArgumentError(f"filters={filters!r} holds none of the weight's {weight.shape[0]} filters")
+        raise ArgumentError(f"filters={filters!r} selects none of the weight's {weight.shape[0]} filters")
     if formula.axis == "filters":
         return reference.distances(weight, formula)[0, chosen]
     return reference.distances(weight[chosen], formula)
 
 
 def _check(weight: Tensor, axis: int, groups: int, label: str, layer: str | None, *, may_be_empty: bool) -> None:
-    """Checks that a weight can be read as filters."""
+    """Checks that a weight can be read as filters; ``label`` is the subject of the message."""
     if not isinstance(weight, Tensor):
         raise ArgumentError(f"{label} is a {type(weight).__name__}, not a tensor")
     trouble = weight_trouble(weight, may_be_empty=may_be_empty)
@@ -231,9 +234,9 @@ def _check(weight: Tensor, axis: int, groups: int, label: str, layer: str | None
 
 @dataclass(frozen=True)
 class _Arguments:
-    """The arguments of the operator: the one place that declares them. The schema and all kernels are made of this.
+    """The arguments of the operator, declared once: the schema is derived from the fields, and all kernels read them.
 
-    The formula's fields are spelt out, because a schema knows numbers and words only.
+    The formula is spelt out, because a schema has no type for it: only tensors, numbers and strings.
     """
 
     weights: list[Tensor]
@@ -253,12 +256,12 @@ class _Arguments:
 
     @property
     def layout(self) -> dict[str, Any]:
-        """The keyword arguments that all kernels take beside the weights and the formula."""
+        """The keyword arguments that every backend's ``entropies`` takes beside the weights and the formula."""
         return {"axes": self.axes, "groups": self.groups, "algorithm": self.algorithm}
 
 
 def _schema() -> str:
-    """The operator's schema; torch 2.6 cannot infer it from annotations with builtin generics."""
+    """Derives the operator's schema; torch 2.6 cannot infer one from ``list[...]`` and ``... | None``."""
     types = {
         list[Tensor]: "Tensor[]",
         list[int]: "int[]",
@@ -275,16 +278,17 @@ def _schema() -> str:
 
 
 def _sum_of_parts(of_parts: list[list[Tensor]]) -> list[Tensor]:
-    """The entropies of each weight, from those of the formula's parts."""
+    """Adds the entropies of the formula's parts, weight by weight."""
     return of_parts[0] if len(of_parts) == 1 else [a + b for a, b in zip(*of_parts, strict=True)]
 
 
 @torch.library.custom_op("fec_fast::entropy", mutates_args=(), device_types="cpu", schema=_schema())
 def entropy(*arguments: Any) -> list[Tensor]:
-    """The operator behind :func:`entropies`, with the formula's fields spelt out.
+    """The operator ``torch.ops.fec_fast.entropy`` behind :func:`entropies`; its arguments are those of ``_Arguments``.
 
-    On the CPU a weight that is not finite is an error. On a CUDA device its entropies are NaN: the operator waits for
-    nothing, so that it can be part of a CUDA graph, and whoever reads the entropies has to look.
+    On the CPU a weight that is not finite is an error. On a CUDA device its entropies are NaN instead: an error would
+    have to wait for the device, and then the operator could not be captured in a CUDA graph. Callers of the operator
+    look for NaN themselves, as :func:`entropies` does.
     """
     call = _Arguments(*arguments)
     of_parts = []

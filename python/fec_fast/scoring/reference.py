@@ -1,4 +1,7 @@
-"""The entropy in plain float64 torch, written to be read; every backend is tested against it."""
+"""Reference implementation of the entropy in plain float64 torch; every backend is tested against it.
+
+It is written to be read: one line of code per line of the formula, whole matrices of distances in memory.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ def filters_of(weight: Tensor, *, axis: int = 0, groups: int = 1) -> Tensor:
         weight: ``[N, C/groups, *kernel]``, a convolution's or a linear layer's.
         axis: 0: filter ``i`` is ``weight[i]``. 1: filter ``q * (C/groups) + l`` is what reads input channel ``l`` of
             group ``q``: ``weight[q*N/groups:(q+1)*N/groups, l]``.
-        groups: The groups of the convolution; only axis 1 depends on them.
+        groups: The groups of the convolution; they matter for axis 1 only.
 
     Returns:
         ``[filters, channels, taps]`` in float64.
@@ -27,11 +30,12 @@ def filters_of(weight: Tensor, *, axis: int = 0, groups: int = 1) -> Tensor:
     if axis == 0:
         return w
     n, c, taps = w.shape
+    # The filters of an input channel are in one group only: [q, N/q, C/q, taps] -> [q, C/q, N/q, taps].
     return w.reshape(groups, n // groups, c, taps).transpose(1, 2).reshape(groups * c, n // groups, taps)
 
 
 def compressed(filters: Tensor, compress: str) -> Tensor:
-    """Makes a point of each channel.
+    """Turns each channel into a point.
 
     Args:
         filters: ``[filters, channels, taps]``.
@@ -48,13 +52,13 @@ def compressed(filters: Tensor, compress: str) -> Tensor:
 
 
 def distances(weight: Tensor, formula: Formula, *, axis: int = 0, groups: int = 1) -> Tensor:
-    """Euclidean distances between the points that a formula compares.
+    """Computes the Euclidean distances between the points that a formula compares.
 
     Args:
-        weight: As in :func:`filters_of`.
-        formula: Its ``compress`` and ``axis`` count; of one axis.
-        axis: As in :func:`filters_of`.
-        groups: As in :func:`filters_of`.
+        weight: ``[N, C/groups, *kernel]`` of any floating dtype.
+        formula: A formula of one axis; its ``compress`` and ``axis`` are used.
+        axis: The axis of the weight on which the filters lie, 0 or 1; see :func:`filters_of`.
+        groups: The groups of the convolution.
 
     Returns:
         ``[filters, channels, channels]`` for ``axis="channels"``, ``[1, filters, filters]`` for ``axis="filters"``;
@@ -63,16 +67,17 @@ def distances(weight: Tensor, formula: Formula, *, axis: int = 0, groups: int = 
     points = compressed(filters_of(weight, axis=axis, groups=groups), formula.compress)
     if formula.axis == "filters":
         points = points.reshape(1, points.shape[0], -1)
+    # Differences, not |a|^2 + |b|^2 - 2ab: that loses the digits of points that are close to each other.
     return torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def entropy(weight: Tensor, formula: Formula, *, axis: int = 0, groups: int = 1) -> Tensor:
-    """The entropy of every filter of one weight.
+    """Computes the entropy of every filter of one weight.
 
     Args:
-        weight: As in :func:`filters_of`, of any floating dtype.
-        formula: What to compute.
-        axis: The weight's axis on which the filters lie.
+        weight: ``[N, C/groups, *kernel]`` of any floating dtype.
+        formula: The choices; see :class:`fec_fast.Formula` for the formulas and their sources.
+        axis: The axis of the weight on which the filters lie, 0 or 1; see :func:`filters_of`.
         groups: The groups of the convolution.
 
     Returns:
@@ -84,7 +89,7 @@ def entropy(weight: Tensor, formula: Formula, *, axis: int = 0, groups: int = 1)
     d = distances(weight, formula, axis=axis, groups=groups)
     measured = float(d.mean()) if d.numel() else 0.0
     tau = (measured if formula.tau is None else formula.tau) * formula.tau_scale
-    if d.shape[-1] == 0 or tau == 0:  # no points, or all alike
+    if d.shape[-1] == 0 or tau == 0:  # no points, or all of them equal: 0 by definition
         rows = d.new_zeros(d.shape[:-1])
     elif formula.entropy == "similarity":
         rows = -torch.exp(-d / tau).mean(-1).log()
@@ -93,7 +98,7 @@ def entropy(weight: Tensor, formula: Formula, *, axis: int = 0, groups: int = 1)
             p = torch.softmax(-d / tau, dim=-1)
         else:
             total = d.sum(-1, keepdim=True)
-            p = d / torch.where(total > 0, total, 1)
+            p = d / torch.where(total > 0, total, 1)  # a row of equal points has no distribution; its entropy is 0
         rows = -torch.special.xlogy(p, p).sum(-1)
     if formula.axis == "filters":
         return rows[0]
@@ -101,18 +106,18 @@ def entropy(weight: Tensor, formula: Formula, *, axis: int = 0, groups: int = 1)
 
 
 def tolerance(dtype: torch.dtype, points: int) -> float:
-    """How far from :func:`entropy` a backend may be: the one rule, by dtype and length.
+    """Returns how far a backend may be from :func:`entropy`: one rule, by dtype and number of points.
 
-    ``5e-6 max(1, ln points)`` for float32, float16 and bfloat16, which all backends compute in float32, and
-    ``1e-13 max(1, ln points)`` for float64; ``ln points`` is the largest that an entropy can be. It holds for weights
-    that are not much larger than they are apart (tau of the order of the largest weight), as those of networks are.
-    Those of ``axis="both"`` add up, as the entropies do.
+    ``5e-6 max(1, ln points)`` for float32, float16 and bfloat16, which all backends compute in float32;
+    ``1e-13 max(1, ln points)`` for float64. ``ln points`` is the maximum of an entropy. The rule holds where weights
+    are not much larger than their distances (tau of the order of the largest weight), as in trained networks. For
+    ``axis="both"`` the tolerances of the two axes add up, as the entropies do.
 
     Args:
-        dtype: Of the weight.
-        points: What is compared with one another: the channels of a filter, or the filters of a layer.
+        dtype: The dtype of the weight.
+        points: The number of points that are compared: the channels of a filter, or the filters of a layer.
 
     Returns:
-        Nats.
+        The tolerance in nats.
     """
     return (1e-13 if dtype == torch.float64 else 5e-6) * max(1.0, math.log(max(points, 1)))

@@ -78,9 +78,9 @@ def test_unscored_layers_have_a_reason() -> None:
     scores = score_model(Net(), formula=CHANNELS)
     assert set(scores) == {"stem", "body.0", "body.2"}
     assert set(scores.unscored) == {"depthwise", "head"}
-    assert "one channel a filter" in scores.unscored["depthwise"]
+    assert "one channel per filter" in scores.unscored["depthwise"]
     assert "nn.Linear" in scores.unscored["head"]
-    with pytest.raises(KeyError, match="one channel a filter"):
+    with pytest.raises(KeyError, match="one channel per filter"):
         scores["depthwise"]
     with pytest.raises(KeyError, match="'stem'"):
         scores["stemm"]
@@ -297,7 +297,7 @@ def test_reports_itself() -> None:
     assert [float(cell) for cell in row.split()[4:]] == pytest.approx(
         [float(f(scores["body.2"])) for f in (torch.min, torch.mean, torch.max)], abs=5e-5
     )
-    assert "depthwise" in text and "one channel a filter" in text and str(CHANNELS) in text
+    assert "depthwise" in text and "one channel per filter" in text and str(CHANNELS) in text
     assert "3 layers" in repr(scores)
 
 

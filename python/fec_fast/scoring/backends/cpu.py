@@ -1,4 +1,4 @@
-"""The compiled CPU kernels: tensors in, pointers and strides down."""
+"""Backend ``cpu``: the compiled CPU kernels, called on the weights where they lie in memory."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .layout import algorithm_for, rows_of
 
 
 def instruction_sets() -> dict[str, bool]:
-    """The instruction sets that were built, narrowest first, and whether this processor has them."""
+    """Lists the instruction sets that were built, narrowest first, and whether this processor supports them."""
     return dict(_native.instruction_sets())
 
 
 def forced() -> str:
-    """The instruction set that the environment variable ``FEC_FAST_INSTRUCTION_SET`` asks for; empty for none."""
+    """Reads the instruction set that the environment variable ``FEC_FAST_INSTRUCTION_SET`` forces; empty for none."""
     return os.environ.get("FEC_FAST_INSTRUCTION_SET", "")
 
 
 def threads() -> str:
-    """What runs the kernels on several threads, in words. ``torch.set_num_threads`` says on how many."""
+    """Names what runs the kernels on several threads, such as OpenMP. ``torch.set_num_threads`` sets how many."""
     return str(_native.threads)
 
 
@@ -40,28 +40,28 @@ def entropies(
     """Computes the entropies of all weights in one call of the extension.
 
     Args:
-        weights: CPU tensors ``[N, C/groups, *kernel]`` of a supported dtype, read where they lie.
-        formula: What to compute.
+        weights: CPU tensors ``[N, C/groups, *kernel]`` of a supported dtype. They are read in place, not copied.
+        formula: The formula of the entropy, of one axis.
         axes: The axis of each weight on which its filters lie, 0 or 1.
         groups: The groups of each weight's layer.
         algorithm: ``"auto"``, ``"sorted"`` or ``"pairwise"``.
-        instruction_set: One of :func:`instruction_sets`; empty takes the one forced by the environment, else the widest
-            usable one.
+        instruction_set: One of :func:`instruction_sets`. Default: the one that the environment forces, else the widest
+            that this processor supports.
 
     Returns:
-        A float64 tensor of nats for each weight, and the number of the first weight with a value that is not
-        finite, or -1. With such a weight the results mean nothing.
+        For each weight a float64 tensor ``[filters]`` in nats, and the position of the first weight with a value that
+        is not finite, or -1. With such a weight the results are not valid.
 
     Raises:
-        FormulaError: ``"sorted"`` for what it cannot do.
-        ValueError: An instruction set that is not usable.
+        FormulaError: ``"sorted"`` is asked for and not possible.
+        ValueError: The instruction set is not usable here.
     """
     algorithms = [
         algorithm_for(algorithm, formula, weight, axis, group, index=i)
         for i, (weight, axis, group) in enumerate(zip(weights, axes, groups, strict=True))
     ]
     rows, results, kept = rows_of(weights, axes, groups, algorithms)
-    bad = _native.entropies(
+    first_bad = _native.entropies(
         rows,
         compress=formula.compress,
         entropy=formula.entropy,
@@ -71,5 +71,5 @@ def entropies(
         threads=torch.get_num_threads(),
         instruction_set=instruction_set or forced(),
     )
-    del kept  # alive until here
-    return results, bad
+    del kept  # the rows hold bare pointers into these tensors, so they live until the kernels have returned
+    return results, first_bad

@@ -1,4 +1,4 @@
-"""The compiled CUDA kernels: tensors of one device in, its entropies out, nothing waited for."""
+"""Backend ``cuda``: the compiled CUDA kernels, queued on torch's current stream without waiting for the device."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .layout import algorithm_for, check_one_device, rows_of
 
 
 def compiled() -> Any:
-    """The compiled module, or None in a build without CUDA kernels."""
+    """Returns the compiled module; ``None`` in a build without CUDA kernels."""
     return getattr(_native, "cuda", None)
 
 
 def trouble() -> str:
-    """Why the kernels cannot run here; empty if they can."""
+    """Says why the kernels cannot run here; empty if they can."""
     module = compiled()
     if module is None:
         return f"built without CUDA kernels: {_native.cuda_left_out}"
@@ -32,7 +32,7 @@ def trouble() -> str:
         return "no CUDA device"
     if not torch.cuda.is_available():
         return f"torch {torch.__version__} sees no CUDA device"
-    current = torch.cuda.current_device()  # the others are left alone: looking would make a context on each
+    current = torch.cuda.current_device()  # the others are not looked at, because that would create a context on each
     if not module.has_code_for(current):
         name = torch.cuda.get_device_name(current)
         return f"the build has no code for {name}: build it again on this machine, or with CUDAARCHS=all"
@@ -40,13 +40,13 @@ def trouble() -> str:
 
 
 def describe() -> str:
-    """What the kernels run on, in words."""
+    """Describes the devices that the kernels run on."""
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return f"runs on {', '.join(dict.fromkeys(names))}"
 
 
 def stream_of(device: torch.device) -> tuple[int, int]:
-    """The number of a device, and the address of torch's current stream on it."""
+    """Returns the index of a device, and the address of torch's current stream on it."""
     stream = torch.cuda.current_stream(device)
     return stream.device_index, stream.cuda_stream
 
@@ -61,23 +61,24 @@ def entropies(
 ) -> list[Tensor]:
     """Queues the kernels for all weights on torch's current stream.
 
-    Nothing is waited for and no memory but torch's is taken, so the call can be captured in a CUDA graph (whose memory
-    pool then owns the workspace).
+    The call waits for nothing, and takes memory from torch's allocator only. So it can be captured in a CUDA graph,
+    whose memory pool then owns the workspace.
 
     Args:
-        weights: CUDA tensors ``[N, C/groups, *kernel]`` of a supported dtype, all on one device, read where they lie.
-        formula: What to compute.
+        weights: CUDA tensors ``[N, C/groups, *kernel]`` of a supported dtype, all on one device. They are read in
+            place, not copied.
+        formula: The formula of the entropy, of one axis.
         axes: The axis of each weight on which its filters lie, 0 or 1.
         groups: The groups of each weight's layer.
         algorithm: ``"auto"``, ``"sorted"`` or ``"pairwise"``.
 
     Returns:
-        A float64 tensor of nats for each weight, on its device. A weight with a value that is not finite has NaN in
-        its entropies, and only such a weight has: that is how the kernels report it without being waited for.
+        For each weight a float64 tensor ``[filters]`` in nats, on the weights' device. A weight with a value that is
+        not finite has NaN in its entropies, and no other weight has: so the kernels report it without a wait.
 
     Raises:
-        FormulaError: ``"sorted"`` for what it cannot do.
-        BackendError: Weights on different devices, no memory for the workspace, or a launch that was refused.
+        FormulaError: ``"sorted"`` is asked for and not possible.
+        BackendError: The weights are on different devices, there is no memory for the workspace, or a launch failed.
     """
     module = compiled()
     check_one_device(weights)
@@ -88,7 +89,7 @@ def entropies(
     rows, results, kept = rows_of(weights, axes, groups, algorithms)
     for result, weight in zip(results, kept, strict=True):
         if weight.numel() == 0:
-            result.zero_()  # no channels, no entropy; such a layer is not launched
+            result.zero_()  # without channels the entropy is 0; the kernels skip such a layer
     try:
         call = module.Call(
             rows,

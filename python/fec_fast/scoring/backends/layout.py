@@ -17,15 +17,18 @@ Algorithm = Literal["sorted", "pairwise"]
 # The names by which the kernels know the dtypes.
 DTYPES = {dtype: str(dtype).removeprefix("torch.") for dtype in SCORABLE_DTYPES}
 
-# data, dtype, sorted (or pairwise), outer, inner, channels, taps, the four strides in elements, out
+# What the kernels know of one weight. The filters lie on two nested axes (outer, inner), because with groups the
+# filters of axis 1 have no single stride; see filter_layout. The fields: pointer to the weight; name of the dtype;
+# whether the sorted algorithm is used; sizes of outer, inner, channels and taps; their four strides in elements;
+# pointer to the float64 results.
 Row = tuple[int, str, bool, int, int, int, int, int, int, int, int, int]
 
 
 def check_one_device(weights: Sequence[Tensor]) -> None:
-    """Makes sure that one call of a GPU's kernels can read all weights.
+    """Checks that the weights of one call of a GPU's kernels are on one device.
 
     Args:
-        weights: The weights.
+        weights: Tensors on any devices.
 
     Raises:
         BackendError: They are on several devices.
@@ -36,7 +39,7 @@ def check_one_device(weights: Sequence[Tensor]) -> None:
 
 
 def algorithm_for(
-    asked: str,
+    requested: str,
     formula: Formula,
     weight: Tensor,
     axis: int,
@@ -48,17 +51,18 @@ def algorithm_for(
 ) -> Algorithm:
     """Chooses the algorithm for one weight. No other place decides this: the kernels get the choice.
 
-    Sorting needs points on a line, so one number per channel, and filters that are compared by their channels alone.
+    Sorting takes O(C log C) instead of O(C^2) per filter. It needs points on a line, so one number per channel, and the
+    channel axis: filters are compared as vectors, which have no order.
 
     Args:
-        asked: ``"auto"`` (sorted where possible), ``"sorted"`` or ``"pairwise"``.
-        formula: What to compute.
+        requested: ``"auto"`` (sorted where possible), ``"sorted"`` or ``"pairwise"``.
+        formula: The formula of the entropy.
         weight: ``[N, C/groups, *kernel]``.
         axis: The axis of the weight on which its filters lie, 0 or 1.
         groups: The groups of the weight's layer.
-        index: The weight's place in the list of weights, for the error.
+        index: The weight's position in the list of weights, for the error.
         distance: Whether the backend's sorted kernels have the distance entropy.
-        most_channels: The longest filter that they sort; ``None`` for no limit.
+        most_channels: The largest number of channels that they sort. Default: no limit.
 
     Returns:
         ``"sorted"`` or ``"pairwise"``.
@@ -75,18 +79,18 @@ def algorithm_for(
     if most_channels is not None:
         needs[f"at most {most_channels} channels"] = channels_of(weight, axis, groups) <= most_channels
     sortable = all(needs.values())
-    if asked == "sorted" and not sortable:
+    if requested == "sorted" and not sortable:
         raise FormulaError(
             f"algorithm='sorted' needs {', '.join(needs)}, not {formula} for weight {index} of shape "
             f"{list(weight.shape)}; use 'auto'"
         )
-    return "sorted" if sortable and asked != "pairwise" else "pairwise"
+    return "sorted" if sortable and requested != "pairwise" else "pairwise"
 
 
 def rows_of(
     weights: Sequence[Tensor], axes: Sequence[int], groups: Sequence[int], algorithms: Sequence[Algorithm]
 ) -> tuple[list[Row], list[Tensor], list[Tensor]]:
-    """Lays out a call of the kernels.
+    """Prepares the arguments of one call of the kernels.
 
     Args:
         weights: ``[N, C/groups, *kernel]`` of a supported dtype, all on one device.
@@ -95,8 +99,8 @@ def rows_of(
         algorithms: The algorithm for each weight.
 
     Returns:
-        One row per weight; the tensors to write to, float64 ``[filters]`` on the weights' device; and the tensors that
-        the rows point into, which have to stay alive until the kernels are queued.
+        One row per weight; the tensors that the kernels write to, float64 ``[filters]`` on the weights' device; and the
+        tensors that the rows point into. The caller keeps these alive until the kernels are queued.
     """
     kept = [evenly_strided(weight.detach()) for weight in weights]
     results = [
@@ -117,20 +121,21 @@ def rows_of(
 
 
 def filter_count(weight: Tensor, axis: int, groups: int) -> int:
-    """How many filters a weight has on an axis."""
+    """Counts the filters of a weight; they lie on ``axis``."""
     return weight.shape[0] if axis == 0 else groups * weight.shape[1]
 
 
 def channels_of(weight: Tensor, axis: int, groups: int) -> int:
-    """How many channels each filter of a weight has."""
+    """Counts the channels of each filter of a weight; the filters lie on ``axis``."""
     return weight.shape[1] if axis == 0 else weight.shape[0] // groups
 
 
 def _tap_stride(weight: Tensor) -> int | None:
-    """The distance between the taps of a kernel if they lie evenly apart (contiguous, channels last), else None."""
+    """The one stride between the taps of a kernel if there is one (contiguous, channels last), else ``None``."""
     sizes = [(size, stride) for size, stride in zip(weight.shape[2:], weight.stride()[2:], strict=True) if size != 1]
     if not sizes:
         return 1
+    # Two axes act as one where a step on the outer one equals a whole run on the inner one.
     for (_, outer), (size, inner) in zip(sizes, sizes[1:], strict=False):
         if outer != size * inner:
             return None
@@ -138,12 +143,25 @@ def _tap_stride(weight: Tensor) -> int | None:
 
 
 def evenly_strided(weight: Tensor) -> Tensor:
-    """The weight itself where its taps lie evenly apart, else a contiguous copy."""
+    """Returns the weight itself if its taps have one stride, else a contiguous copy."""
     return weight if _tap_stride(weight) is not None else weight.contiguous()
 
 
 def filter_layout(weight: Tensor, axis: int, groups: int) -> tuple[int, int, int, int, int, int, int, int]:
-    """Outer, inner, channels and taps of the filters, then their strides, in elements."""
+    """Describes how the filters of a weight lie in memory.
+
+    Filter ``o * inner + i`` starts at ``o * stride_outer + i * stride_inner``. For axis 0 there is one outer step. For
+    axis 1 the outer steps are the groups: the channels of the filters of group ``q`` are the rows
+    ``q * N/groups`` and following.
+
+    Args:
+        weight: ``[N, C/groups, *kernel]`` with one stride between taps, see :func:`evenly_strided`.
+        axis: The axis of the weight on which its filters lie, 0 or 1.
+        groups: The groups of the weight's layer.
+
+    Returns:
+        The sizes of outer, inner, channels and taps, then their strides in elements, in the same order.
+    """
     n, c = weight.shape[:2]
     taps = weight.shape[2:].numel()
     tap = _tap_stride(weight)
