@@ -1,4 +1,4 @@
-"""The Python blocks of the pages run, in order, and the table they show is the one that is printed."""
+"""The pages: their Python blocks run and print what the page shows, links lead somewhere, the README is short."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
 
 
 @pytest.mark.parametrize(
@@ -42,3 +44,20 @@ def test_the_blocks_of_a_page_run(name, packages, blocks, tmp_path, monkeypatch,
                 assert not missing
     assert ran == text.count("```python") == blocks
     assert (tmp_path / "pruned.onnx").is_file() == (name == "couplings")
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    """Relative links name a file of the repository and, behind ``#``, a heading of the page that they name."""
+    for target, _, anchor in re.findall(
+        r"\]\((?!https?://)([^)#\s]*)(#([^)\s]+))?\)", page.read_text(encoding="utf-8")
+    ):
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
