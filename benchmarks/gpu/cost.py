@@ -1,8 +1,8 @@
-"""What the kernels cost, counted from the machine code that nvcc makes, and the bound that follows for ResNet-50.
+"""Cost of the CUDA kernels: instruction counts in the machine code, and the lower bound for ResNet-50.
 
-    python -m benchmarks.gpu.cost [--check]     docs/gpu_cost.md, or whether it is still what nvcc makes
+    python -m benchmarks.gpu.cost [--check]     writes docs/gpu_cost.md, or compares it with what nvcc compiles
 
-Needs nvcc and no GPU. It is a bound, not a measurement: every pipe as fast as its data sheet says, nothing waited for.
+Needs nvcc and no GPU. A bound, not a measurement: every pipe at the rate of the data sheet, no latency.
 """
 
 from __future__ import annotations
@@ -13,19 +13,31 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.gpu.nvcc import CUDA, ROOT, compile_all, keep_page, tool
+from benchmarks.common.pages import heading, page_of, paragraph
+from benchmarks.common.tables import markdown_table
+from benchmarks.gpu.nvcc import CUDA, ROOT, compile_all, main, tool
 
-PAGE = ROOT / "docs" / "gpu_cost.md"
-TILE = 64  # points a side of a block's pairs (csrc/cuda/pairwise/points.cuh)
-# Threads' results a clock and multiprocessor (CUDA programming guide, arithmetic instructions) by pipe, the number of
-# multiprocessors, clock in GHz, memory in TB/s. Of the tensor cores: 1024 float16 multiply-adds a clock, 64 an
-# instruction and thread; those of the H100 do twice as many, but not of `mma.sync`, so they are taken for the A100's.
+PAGE = "gpu_cost.md"
+Functions = dict[str, list[tuple[int, str, str]]]  # address, opcode and operands of every instruction, by function
+READ_SHARE = 0.8  # of the bandwidth of the data sheet
+TILE = 64  # filters per side of the tile of pairs of a block (csrc/cuda/pairwise/points.cuh)
+# Tensor cores: 1024 float16 multiply-adds per clock, 64 per instruction and thread. Those of the H100 compute twice as
+# many, but not by `mma.sync`, which the kernels use: the rate of the A100 is taken.
 PIPES = ("fma", "alu", "xu", "lsu", "fp64", "tensor", "issue")
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """Rates of one GPU."""
+    """The rates of one GPU.
+
+    Attributes:
+        architecture: The compute capability, such as 90 for 9.0.
+        rates: Results of threads per clock and multiprocessor, by pipe (CUDA programming guide, arithmetic
+            instructions).
+        processors: The number of multiprocessors.
+        clock: In GHz.
+        memory: The bandwidth in TB/s.
+    """
 
     architecture: int
     rates: dict[str, int]
@@ -51,36 +63,36 @@ ELSEWHERE = (
 
 
 def pipe(opcode: str) -> str:
-    """The pipe of an instruction; "" for those that only take an issue slot."""
+    """The pipe of an instruction; "" for instructions that only take an issue slot."""
     name = opcode.split(".")[0]
     pipes = ((ON_FMA, "fma"), (ON_XU, "xu"), (ON_LSU, "lsu"), (ON_FP64, "fp64"), (ON_TENSOR, "tensor"), (ELSEWHERE, ""))
-    for names, where in pipes:
+    for names, unit in pipes:
         if name in names:
-            return where
+            return unit
     return "alu"
 
 
-def functions(cubin: Path) -> dict[str, list[tuple[int, str, str]]]:
-    """Address, opcode and operands of every instruction, by function."""
+def functions(cubin: Path) -> Functions:
+    """The functions in a compiled file."""
     text = subprocess.run([tool("cuobjdump"), "-sass", str(cubin)], capture_output=True, text=True, check=True).stdout
-    found: dict[str, list[tuple[int, str, str]]] = {}
+    instructions: Functions = {}
     for block in re.split(r"\tFunction : ", text)[1:]:
         name = block.split("\n", 1)[0].strip()
-        found[name] = [
+        instructions[name] = [
             (int(a, 16), op, rest)
             for a, op, rest in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]*)([^;]*);", block)
         ]
-    return found
+    return instructions
 
 
 def straight(instructions: list[tuple[int, str, str]]) -> list[tuple[int, str, str]]:
-    """Up to the last EXIT: what follows are out-of-line slow paths of divisions, which ordinary numbers do not take."""
+    """The instructions up to the last EXIT: behind it are the slow paths of divisions, which normal numbers skip."""
     last = max(i for i, (_, op, _) in enumerate(instructions) if op == "EXIT")
     return instructions[: last + 1]
 
 
 def count(instructions: list[tuple[int, str, str]]) -> Counter[str]:
-    """Instructions by pipe, and of all."""
+    """The number of instructions by pipe, and of all under "issue"."""
     counts: Counter[str] = Counter(pipe(op) for _, op, _ in instructions)
     counts["issue"] = len(instructions)
     del counts[""]
@@ -88,7 +100,7 @@ def count(instructions: list[tuple[int, str, str]]) -> Counter[str]:
 
 
 def inner_loop(instructions: list[tuple[int, str, str]], marker: str) -> tuple[Counter[str], int]:
-    """The innermost loop with most of a marker's opcode: instructions by pipe, and how many of the marker."""
+    """The innermost loop with the most instructions of an opcode: its counts by pipe, and the number of these."""
     best: tuple[Counter[str], int] = (Counter(), 0)
     loops = []
     for at, op, rest in instructions:
@@ -106,18 +118,19 @@ def inner_loop(instructions: list[tuple[int, str, str]], marker: str) -> tuple[C
 
 
 def clocks(counts: Counter[str], gpu: Gpu) -> tuple[float, str]:
-    """Clocks of a multiprocessor for one thread's share of these instructions, and the pipe that takes longest."""
-    times = {where: counts[where] / rate for where, rate in gpu.rates.items()}
-    slowest = max(times, key=lambda where: times[where])
+    """The clocks of a multiprocessor per thread for these instructions, and the pipe that takes longest."""
+    times = {unit: counts[unit] / rate for unit, rate in gpu.rates.items()}
+    slowest = max(times, key=lambda unit: times[unit])
     return times[slowest], slowest
 
 
 def divided(counts: Counter[str], by: float) -> Counter[str]:
+    """Counts divided by a number."""
     return Counter({key: value / by for key, value in counts.items()})  # type: ignore[misc]
 
 
-# ResNet-50's convolutions as (filters, channels, taps): how many.
 def resnet50() -> Counter[tuple[int, int, int]]:
+    """The number of convolutions of ResNet-50 by (filters, channels, taps)."""
     layers: Counter[tuple[int, int, int]] = Counter({(64, 3, 49): 1})
     before = 64
     for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
@@ -130,75 +143,94 @@ def resnet50() -> Counter[tuple[int, int, int]]:
     return layers
 
 
-def numbers_a_thread(channels: int) -> tuple[int, int]:
-    """Numbers a thread and warps a filter (csrc/cuda/sorted/block_kernels.cuh)."""
+def channels_per_thread(channels: int) -> tuple[int, int]:
+    """Channels per thread and warps per filter (csrc/cuda/sorted/block_kernels.cuh)."""
     padded = max(32, 1 << (channels - 1).bit_length())
     return (padded // 32, 1) if channels <= 512 else (padded // 128, 4)
 
 
-def piece(found: dict[str, list[tuple[int, str, str]]], name: str) -> list[tuple[int, str, str]]:
-    return straight(next(body for mangled, body in found.items() if name in mangled))
+def probe(probes: Functions, name: str) -> list[tuple[int, str, str]]:
+    """The instructions of the probe whose mangled name contains ``name``."""
+    return straight(next(body for mangled, body in probes.items() if name in mangled))
 
 
-def between_filters(found: dict[str, list[tuple[int, str, str]]], gpu: Gpu) -> list[str]:
-    """Rows for the products between filters: on tensor cores, and as float32 multiply-adds with the same loads."""
-    tiles = sum(
-        layers * (-(-n // TILE)) * (-(-n // TILE) + 1) // 2 * c * taps for (n, c, taps), layers in resnet50().items()
-    )
-    work = 2 * tiles * TILE * TILE  # twice: the distances for tau, and their exponentials
-    rows = []
-    for what, probe, loads in (
-        ("float32, tensor cores", "probe_tensorILb1E", "probe_halvesIfLb1E"),
-        ("float16 and bfloat16, tensor cores", "probe_tensorILb0E", "probe_halvesIN3fec"),
-        ("float32 multiply-adds instead", "probe_fma", "probe_halvesIN3fec"),
-    ):
-        body = next(b for name, b in found.items() if probe in name)
-        if "fma" in probe:
-            loop, marks = inner_loop(body, "FFMA")
-            products = divided(loop, marks)
-        else:  # 16 coordinates of a thread's 64 pairs, less the sums that the probe reads and writes
-            counts = count([i for i in straight(body) if not i[1].startswith(("LDG", "STG"))])
-            products = divided(counts, 64 * 16)
-        body = next(b for name, b in found.items() if loads in name)
-        turn, _ = inner_loop(body, "STS")
-        whole = products + divided(turn, 8 * 32)  # 8 coordinates a turn, each for 32 of a thread's products
-        time, slowest = clocks(whole, gpu)
-        rate = gpu.processors * gpu.clock / time / 1e3
-        rows.append(
-            f"| between filters, {what} | {whole['issue']:.2f} instructions a pair and coordinate "
-            f"({products['issue']:.2f} to multiply), bound by {slowest}: {rate:.0f} T of them a second, "
-            f"{work / rate / 1e9:.2f} ms |"
-        )
-    return rows
-
-
-def cost(folder: Path, gpu: Gpu) -> list[str]:
+def compiled(folder: Path, gpu: Gpu) -> tuple[Functions, Functions]:
+    """Compiles the probes and the kernels of `pairwise` for a GPU."""
     probes, pairs = folder / f"probes_{gpu.architecture}.cubin", folder / f"pairs_{gpu.architecture}.cubin"
     source = ROOT / "benchmarks" / "gpu" / "cost_probes.cu"
     jobs = [(source, gpu.architecture, probes, ["-DFEC_COUNTED"])]
     compile_all([*jobs, (CUDA / "pairwise" / "pairwise_f32.cu", gpu.architecture, pairs, [])])
-    found = functions(probes)
-    steps: dict[tuple[int, int], dict[str, Counter[str]]] = {}
+    return functions(probes), functions(pairs)
+
+
+def between_filters(probes: Functions, gpu: Gpu) -> list[tuple[str, str]]:
+    """Rows for the products between filters: on tensor cores, and as float32 multiply-adds with the same loads."""
+    tiles = sum(
+        layers * (-(-n // TILE)) * (-(-n // TILE) + 1) // 2 * c * taps for (n, c, taps), layers in resnet50().items()
+    )
+    work = 2 * tiles * TILE * TILE  # twice: for tau, and for the exponentials
+    rows = []
+    for what, product, loads in (
+        ("float32, tensor cores", "probe_tensorILb1E", "probe_halvesIfLb1E"),
+        ("float16 and bfloat16, tensor cores", "probe_tensorILb0E", "probe_halvesIN3fec"),
+        ("float32 multiply-adds instead", "probe_fma", "probe_halvesIN3fec"),
+    ):
+        body = next(b for name, b in probes.items() if product in name)
+        if "fma" in product:
+            loop, marks = inner_loop(body, "FFMA")
+            products = divided(loop, marks)
+        else:  # 16 coordinates of the 64 pairs of a thread, without the sums that the probe reads and writes
+            counts = count([i for i in straight(body) if not i[1].startswith(("LDG", "STG"))])
+            products = divided(counts, 64 * 16)
+        body = next(b for name, b in probes.items() if loads in name)
+        turn, _ = inner_loop(body, "STS")
+        whole = products + divided(turn, 8 * 32)  # 8 coordinates per turn, each for 32 products of a thread
+        time, slowest = clocks(whole, gpu)
+        rate = gpu.processors * gpu.clock / time / 1e3
+        rows.append(
+            (
+                f"between filters, {what}",
+                f"{whole['issue']:.2f} instructions per pair and coordinate ({products['issue']:.2f} to multiply), bound"
+                f" by {slowest}: {rate:.0f} T per second, {work / rate / 1e9:.2f} ms",
+            )
+        )
+    return rows
+
+
+def kernel_steps(probes: Functions) -> dict[tuple[int, int], dict[str, Counter[str]]]:
+    """Instructions per channel of the steps of `sorted`, by (channels per thread, warps per filter)."""
+    steps = {}
     for e, warps in ((1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (8, 4), (16, 4)):
         sort = f"probe_sort_warpILi{e}E" if warps == 1 else f"probe_sort_blockILi{e}ELi128E"
         steps[e, warps] = {
-            "sort": divided(count(piece(found, sort)), e),
-            "mean": divided(count(piece(found, f"probe_meanILi{e}E")), e),
-            "scan": divided(count(piece(found, f"probe_scanILi{e}ELi{warps}E")), e),
+            "sort": divided(count(probe(probes, sort)), e),
+            "mean": divided(count(probe(probes, f"probe_meanILi{e}E")), e),
+            "scan": divided(count(probe(probes, f"probe_scanILi{e}ELi{warps}E")), e),
         }
-    reads = {taps: divided(count(piece(found, f"probe_readILi{taps}E")), 8) for taps in (1, 9, 49)}
-    columns = ("channels", "sort", "mean distance", "scan, logarithm", "all", "alu", "fma", "lsu", "clocks", "pipe")
-    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    return steps
+
+
+def table_of_steps(steps: dict[tuple[int, int], dict[str, Counter[str]]], gpu: Gpu) -> str:
+    """Instructions per channel by step and by pipe, and the clocks of the slowest pipe."""
+    rows = []
     for (e, warps), parts in steps.items():
         whole = parts["sort"] + parts["mean"] + parts["scan"]
         time, slowest = clocks(whole, gpu)
-        sizes = " | ".join(f"{parts[p]['issue']:.1f}" for p in ("sort", "mean", "scan"))
-        pipes = " | ".join(f"{whole[p]:.1f}" for p in ("issue", "alu", "fma", "lsu"))
-        lines.append(f"| {e * 32 * warps} | {sizes} | {pipes} | {time:.2f} | {slowest} |")
+        by_step = [f"{parts[step]['issue']:.1f}" for step in ("sort", "mean", "scan")]
+        by_pipe = [f"{whole[pipe]:.1f}" for pipe in ("issue", "alu", "fma", "lsu")]
+        rows.append([e * 32 * warps, *by_step, *by_pipe, f"{time:.2f}", slowest])
+    columns = ("channels", "sort", "mean distance", "scan, logarithm", "all", "alu", "fma", "lsu", "clocks", "pipe")
+    return markdown_table(columns, rows)
+
+
+def bounds(probes: Functions, pairs: Functions, gpu: Gpu) -> tuple[str, str]:
+    """The bounds for ResNet-50 in milliseconds, as a table, and whether the aims for the H100 are met."""
+    steps = kernel_steps(probes)
+    reads = {taps: divided(count(probe(probes, f"probe_readILi{taps}E")), 8) for taps in (1, 9, 49)}
     total: Counter[str] = Counter()
-    weights = channels = pairs_of_channels = 0
+    weights = channels = channel_pairs = 0
     for (n, c, taps), layers in resnet50().items():
-        e, warps = numbers_a_thread(c)
+        e, warps = channels_per_thread(c)
         slots = layers * n * e * 32 * warps
         parts = steps[e, warps]
         for counts in (parts["sort"], parts["mean"], parts["scan"], reads[taps]):
@@ -206,59 +238,77 @@ def cost(folder: Path, gpu: Gpu) -> list[str]:
                 total[key] += value * slots  # type: ignore[assignment]
         weights += layers * n * c * taps
         channels += layers * n * c
-        pairs_of_channels += layers * n * c * c
+        channel_pairs += layers * n * c * c
     time, slowest = clocks(total, gpu)
-    bound = time / gpu.processors / gpu.clock / 1e6
-    read = 4 * weights / (0.8 * gpu.memory * 1e9)
-    body = next(b for name, b in functions(pairs).items() if "line_pairsIfLNS0_5TermsE1E" in name)
-    loop, exponentials = inner_loop(body, "MUFU.EX2")
-    pair = divided(loop, exponentials)
+    sort_ms = time / gpu.processors / gpu.clock / 1e6
+    bandwidth = READ_SHARE * gpu.memory * 1e9  # bytes per millisecond
+    read_ms = 4 * weights / bandwidth
+    body = next(b for name, b in pairs.items() if "line_pairsIfLNS0_5TermsE1E" in name)
+    pair = divided(*inner_loop(body, "MUFU.EX2"))
     pair_time, pair_pipe = clocks(pair, gpu)
     pair_rate = gpu.processors * gpu.clock / pair_time / 1e3
-    pair_bound = pairs_of_channels / pair_rate / 1e9
-    lines += [
-        "",
-        f"ResNet-50: {weights / 1e6:.1f} M weights, {channels / 1e6:.1f} M channels, "
-        f"{pairs_of_channels / 1e9:.1f} G pairs.",
-        "",
-        "| | |",
-        "| --- | --- |",
-        f"| `sorted`, all of it, with reading and padding | {bound:.3f} ms, bound by {slowest} "
-        f"({channels / bound / 1e6:.0f} G channels/s) |",
-        f"| reading the weights once at 80 % of {gpu.memory:g} TB/s | {read:.3f} ms; "
-        f"`sorted` is {bound / read:.1f} times that |",
-        f"| sorted numbers written and read again for tau, if all of it went to memory | "
-        f"{2 * 4 * channels / (0.8 * gpu.memory * 1e9):.3f} ms |",
-        f"| `pairwise` | {pair['issue']:.2f} instructions a pair, bound by {pair_pipe}: {pair_rate:.1f} T pairs/s, "
-        f"{pair_bound:.2f} ms; `sorted` is {pair_bound / bound:.0f} times less |",
-        *between_filters(found, gpu),
+    pairs_ms = channel_pairs / pair_rate / 1e9
+    rows = [
+        (
+            "`sorted`, with reading and padding",
+            f"{sort_ms:.3f} ms, bound by {slowest} ({channels / sort_ms / 1e6:.0f} G channels/s)",
+        ),
+        (
+            f"reading the weights once at {100 * READ_SHARE:.0f} % of {gpu.memory:g} TB/s",
+            f"{read_ms:.3f} ms; `sorted` takes {sort_ms / read_ms:.1f} times as long",
+        ),
+        (
+            "sorted numbers written and read for tau, if all of them miss the caches",
+            f"{8 * channels / bandwidth:.3f} ms",
+        ),
+        (
+            "`pairwise`",
+            f"{pair['issue']:.2f} instructions per pair, bound by {pair_pipe}: {pair_rate:.1f} T pairs/s,"
+            f" {pairs_ms:.2f} ms, {pairs_ms / sort_ms:.0f} times as long as `sorted`",
+        ),
+        *between_filters(probes, gpu),
     ]
-    if gpu.architecture == 90:
-        goals = [
-            ("sorted within 5 times the read", bound <= 5 * read),
-            ("20 times below pairwise", pair_bound >= 20 * bound),
-        ]
-        lines += ["", "Aims: " + "; ".join(f"{what}: {'met' if met else '**missed**'}" for what, met in goals) + "."]
-    return lines
+    summary = paragraph(
+        f"ResNet-50: {weights / 1e6:.1f} M weights, {channels / 1e6:.1f} M channels, {channel_pairs / 1e9:.1f} G pairs."
+    )
+    aims = {
+        "`sorted` at most 5 times as long as the read": sort_ms <= 5 * read_ms,
+        "`pairwise` at least 20 times as long as `sorted`": pairs_ms >= 20 * sort_ms,
+    }
+    met = "; ".join(f"{aim}: {'met' if is_met else '**missed**'}" for aim, is_met in aims.items())
+    return summary + markdown_table(("", ""), rows), paragraph(f"Aims: {met}.")
 
 
 def page(folder: Path, version: str) -> str:
-    """The page, from what is compiled in a folder by this version of nvcc."""
-    lines = [
-        "# What the CUDA kernels cost, on paper",
-        "",
-        f"Written by `python -m benchmarks.gpu.cost` with nvcc {version}; do not edit. **Not yet timed on a GPU**:",
-        "counted, not measured. Instructions a channel (float32, similarity, tau measured), from the machine code of",
-        "the kernels' pieces compiled straight through (the kernels keep some loops, which adds a little), with the",
-        "threads' overhead, loads and stores; and the clocks that the slowest pipe of a multiprocessor needs for one",
-        "channel. A bound: no latency, no tail, every pipe at the rate of the CUDA programming guide. Between filters",
-        "(axis=filters, none): loads, conversions and products, without the end of each pair; tau measured, so twice.",
-    ]
+    """The page, from the machine code that nvcc compiles.
+
+    Args:
+        folder: A folder for the compiled files.
+        version: The version of nvcc.
+    """
+    blocks = []
     for name, gpu in GPUS.items():
-        lines += ["", f"## {name} (sm_{gpu.architecture}, {gpu.processors} multiprocessors at {gpu.clock:g} GHz)", ""]
-        lines += cost(folder, gpu)
-    return "\n".join(lines) + "\n"
+        probes, pairs = compiled(folder, gpu)
+        table, aims = bounds(probes, pairs, gpu)
+        title = f"{name} (sm_{gpu.architecture}, {gpu.processors} multiprocessors at {gpu.clock:g} GHz)"
+        blocks += [heading(title), table_of_steps(kernel_steps(probes), gpu), table, aims if name == "H100" else ""]
+    return page_of(
+        "Cost of the CUDA kernels by instruction counts",
+        paragraph(
+            f"Written by `python -m benchmarks.gpu.cost` with nvcc {version}; do not edit. Counted from machine code,",
+            "not measured; times on a GPU are in [gpu.md](gpu.md).",
+        ),
+        paragraph(
+            "Instructions per channel (float32, similarity, tau measured) of pieces of the kernels, compiled without",
+            "loops (the kernels keep some loops, which adds a few instructions), with the overhead of the threads,",
+            "loads and stores; then the clocks that the slowest pipe of a multiprocessor needs for one channel. A",
+            "lower bound: no latency, no partly filled last wave, every pipe at the rate of the CUDA programming",
+            "guide. Between filters (axis=filters, none): loads, conversions and products, without the final step of",
+            "each pair; twice, because tau is measured.",
+        ),
+        *blocks,
+    )
 
 
 if __name__ == "__main__":
-    keep_page(__doc__, PAGE, page)
+    main(__doc__, PAGE, page)

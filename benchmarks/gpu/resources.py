@@ -1,8 +1,8 @@
-"""Registers, spills and shared memory of every CUDA kernel on every architecture, and the occupancy they allow.
+"""Registers, spills, shared memory and occupancy of every CUDA kernel on every architecture.
 
-    python -m benchmarks.gpu.resources [--check]     docs/gpu_resources.md, or whether it is still what nvcc makes
+    python -m benchmarks.gpu.resources [--check]     writes docs/gpu_resources.md, or compares it with nvcc's output
 
-Needs nvcc and no GPU. Spills in a hot kernel end it with an error, as does PTX that is missing or not whole.
+Needs nvcc and no GPU. Fails if a frequently run kernel spills, or if PTX of a kernel is missing.
 """
 
 from __future__ import annotations
@@ -12,22 +12,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.common.pages import page_of, paragraph
+from benchmarks.common.tables import markdown_table
 from benchmarks.gpu.nvcc import (
     ARCHITECTURES,
     CUDA,
     DEVICES,
     FILES,
-    ROOT,
-    all_major,
     compile_all,
-    keep_page,
+    default_architectures,
+    main,
     newest_virtual,
     ptx_entries,
     tool,
 )
 
-PAGE = ROOT / "docs" / "gpu_resources.md"
-# Threads a block, and dynamic shared memory as the launches give it (sorted_launches.h, pairwise_launches.h).
+PAGE = "gpu_resources.md"
+# (Kernel, type, variant): by architecture registers per thread, bytes of stack and spills, and occupancy.
+Resources = dict[tuple[str, str, str], dict[int, tuple[int, int, float]]]
+# Threads per block, and bytes of dynamic shared memory by type, as the launches set them
+# (sorted_launches.h, pairwise_launches.h).
 LAUNCHES = {
     "narrow_filters": (128, {"float": 13160, "double": 17096}),
     "wide_filters": (512, {"float": 33288, "double": 33672}),
@@ -51,38 +55,45 @@ TASKS, TERMS = ("sort", "scan", "both"), ("distances", "similarity", "softmax", 
 INSIDE = ("filters", "channels")
 
 
-def named(mangled: str) -> tuple[str, str, str] | None:
-    """Kernel, type and variant of a mangled name."""
+def parsed(mangled: str) -> tuple[str, str, str] | None:
+    """Kernel, type and variant of a mangled name; ``None`` for other functions."""
     for kernel in LAUNCHES:
-        found = re.search(rf"{len(kernel)}{kernel}(?:I([fd])(?:L(?:NS0_\d+(Task|Terms)E|(b))(\d)E)?)?", mangled)
-        if found and mangled.startswith("_ZN3fec4cuda"):
-            kind = {"f": "float", "d": "double", None: ""}[found[1]]
-            words = {"Task": TASKS, "Terms": TERMS, "b": INSIDE}.get(found[2] or found[3])
-            return kernel, kind, words[int(found[4])] if words else ""
+        match = re.search(rf"{len(kernel)}{kernel}(?:I([fd])(?:L(?:NS0_\d+(Task|Terms)E|(b))(\d)E)?)?", mangled)
+        if match and mangled.startswith("_ZN3fec4cuda"):
+            kind = {"f": "float", "d": "double", None: ""}[match[1]]
+            variants = {"Task": TASKS, "Terms": TERMS, "b": INSIDE}.get(match[2] or match[3])
+            return kernel, kind, variants[int(match[4])] if variants else ""
     return None
 
 
 def occupancy(architecture: int, threads: int, registers: int, shared: int) -> float:
-    """The share of a multiprocessor's threads that blocks of this size can fill."""
+    """The share of a multiprocessor's threads that blocks of a kernel can occupy.
+
+    Args:
+        architecture: The compute capability.
+        threads: Threads per block.
+        registers: Registers per thread.
+        shared: Bytes of shared memory per block.
+    """
     device = DEVICES[architecture]
     warps = (threads + 31) // 32
-    a_warp = -(-registers * 32 // 256) * 256  # registers are given out by warps, 256 at a time
-    by_registers = device.registers // (a_warp * warps)
-    by_shared = device.shared_kib * 1024 // (shared + 1024)  # the system keeps 1 KiB a block
+    per_warp = -(-registers * 32 // 256) * 256  # registers are allocated per warp, in units of 256
+    by_registers = device.registers // (per_warp * warps)
+    by_shared = device.shared_kib * 1024 // (shared + 1024)  # the system reserves 1 KiB per block
     blocks = min(device.blocks, device.threads // threads, by_registers, by_shared)
     return blocks * threads / device.threads
 
 
-def measure(folder: Path) -> dict[tuple[str, str, str], dict[int, tuple[int, int, float]]]:
+def measure(folder: Path) -> Resources:
     """Registers, spilled bytes and occupancy by kernel and architecture."""
     jobs = [(CUDA / f"{f}.cu", a, folder / f"{Path(f).name}_{a}.cubin", []) for a in ARCHITECTURES for f in FILES]
     compile_all(jobs)
-    rows: dict[tuple[str, str, str], dict[int, tuple[int, int, float]]] = {}
+    rows: Resources = {}
     for _, architecture, cubin, _ in jobs:
         command = [tool("cuobjdump"), "--dump-resource-usage", str(cubin)]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         for mangled, usage in re.findall(r"Function (\S+):\n\s*(REG.*)", text):
-            name = named(mangled)
+            name = parsed(mangled)
             if name is None:
                 continue
             numbers = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", usage)}
@@ -93,47 +104,55 @@ def measure(folder: Path) -> dict[tuple[str, str, str], dict[int, tuple[int, int
     return rows
 
 
-def page(rows: dict[tuple[str, str, str], dict[int, tuple[int, int, float]]], version: str) -> str:
-    lines = [
-        "# Registers, shared memory and occupancy of the CUDA kernels",
-        "",
-        f"Written by `python -m benchmarks.gpu.resources` with nvcc {version} (needs no GPU); do not edit. Registers "
-        "a\nthread / bytes of stack and spills / the occupancy that registers, shared memory and block size allow, in "
-        "% of",
-        "a multiprocessor's threads. Shared memory in bytes a block. CI makes this table anew and compares.",
-        "",
-        "| kernel | type | | threads | shared | " + " | ".join(f"sm_{a}" for a in ARCHITECTURES) + " |",
-        "| --- " * (5 + len(ARCHITECTURES)) + "|",
-    ]
-    for (kernel, kind, variant), by in sorted(rows.items()):
+def table_of_resources(rows: Resources) -> str:
+    """Registers, bytes of stack and spills, and occupancy, by kernel and architecture."""
+    body = []
+    for (kernel, kind, variant), by_architecture in sorted(rows.items()):
         threads, shared = LAUNCHES[kernel]
-        cells = [f"{r} / {s} / {share:.0%}" for r, s, share in (by[a] for a in ARCHITECTURES)]
-        memory = str(shared.get(kind, 0))
-        lines.append(f"| {kernel} | {kind} | {variant} | {threads} | {memory} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        cells = [f"{r} / {s} / {share:.0%}" for r, s, share in (by_architecture[a] for a in ARCHITECTURES)]
+        body.append([kernel, kind, variant, threads, shared.get(kind, 0), *cells])
+    return markdown_table(["kernel", "type", "", "threads", "shared", *(f"sm_{a}" for a in ARCHITECTURES)], body)
 
 
-def written(folder: Path, version: str) -> str:
-    """The page; ends the program where a hot kernel spills, so that no page says it is well."""
+def page(folder: Path, version: str) -> str:
+    """The page; ends the program if a frequently run kernel spills, or if PTX or machine code is missing.
+
+    Args:
+        folder: A folder for the compiled files.
+        version: The version of nvcc.
+    """
     rows = measure(folder)
-    spilling = [f"{' '.join(name)} on sm_{a}: {by[a][1]} bytes" for name, by in rows.items() for a in by
-                if name[0] in HOT and by[a][1] > 0]  # fmt: skip
+    spilling = [
+        f"{' '.join(name)} on sm_{a}: {by_architecture[a][1]} bytes"
+        for name, by_architecture in rows.items()
+        for a in by_architecture
+        if name[0] in HOT and by_architecture[a][1] > 0
+    ]
     if spilling:
-        sys.exit("spills in hot kernels: " + "; ".join(spilling))
+        sys.exit("spills in kernels that must not spill: " + "; ".join(spilling))
     newest = newest_virtual()
-    missing = set(rows) - {named(name) for name in ptx_entries(newest, folder)}
+    missing = set(rows) - {parsed(name) for name in ptx_entries(newest, folder)}
     if missing:
         sys.exit(f"{newest}: no PTX of {missing}")
-    machine, ptx = all_major(folder)
-    if not machine or not ptx:
-        sys.exit(f"a build for all-major holds machine code for {machine} and PTX for {ptx}")
-    end = (
-        f"\nPTX of the newest virtual architecture of this nvcc, {newest}, is made of all {len(rows)} kernels.\n"
-        f"A build for `all-major` holds machine code for {', '.join(machine)} and PTX for {', '.join(ptx)},\n"
-        "which the driver compiles for what is newer (`cuobjdump --list-elf --list-ptx`).\n"
+    machine_code, ptx = default_architectures(folder)
+    if not machine_code or not ptx:
+        sys.exit(f"a build for all-major contains machine code for {machine_code} and PTX for {ptx}")
+    return page_of(
+        "Registers, shared memory and occupancy of the CUDA kernels",
+        paragraph(
+            f"Written by `python -m benchmarks.gpu.resources` with nvcc {version} (no GPU needed); do not edit.",
+            "Registers per thread / bytes of stack and spills / the occupancy that registers, shared memory and block",
+            "size allow, in % of the threads of a multiprocessor. Shared memory in bytes per block. CI compiles the",
+            "kernels and compares this table.",
+        ),
+        table_of_resources(rows),
+        paragraph(
+            f"All {len(rows)} kernels compile to PTX of the newest virtual architecture of this nvcc, {newest}. A",
+            f"build for `all-major` contains machine code for {', '.join(machine_code)} and PTX for {', '.join(ptx)},",
+            "which the driver compiles for newer devices (`cuobjdump --list-elf --list-ptx`).",
+        ),
     )
-    return page(rows, version) + end
 
 
 if __name__ == "__main__":
-    keep_page(__doc__, PAGE, written)
+    main(__doc__, PAGE, page)
