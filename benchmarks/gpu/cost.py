@@ -190,8 +190,8 @@ def between_filters(probes: Functions, gpu: Gpu) -> list[tuple[str, str]]:
         rows.append(
             (
                 f"between filters, {what}",
-                f"{whole['issue']:.2f} instructions per pair and coordinate ({products['issue']:.2f} to multiply), bound"
-                f" by {slowest}: {rate:.0f} T per second, {work / rate / 1e9:.2f} ms",
+                f"{whole['issue']:.2f} instructions per pair and coordinate ({products['issue']:.2f} to multiply),"
+                f" bound by {slowest}: {rate:.0f} T per second, {work / rate / 1e9:.2f} ms",
             )
         )
     return rows

@@ -7,10 +7,12 @@ import inspect
 import json
 import math
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.imports import run as imports
 from benchmarks.study import comparisons, estimates, jobs, rows, tables
 
 import fec_fast
@@ -197,3 +199,18 @@ def test_the_study_shows_every_formula() -> None:
     assert sum(line.count("75.0") for line in lines) == len(names)
     assert any("| rms, channels, similarity |" in line for line in lines)
     assert tables.table_of_criteria(some, "resnet56", False) == ""
+
+
+def test_import_times_are_medians_over_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    times = [{"torch": {"wall": 2.0, "cpu": 1.0}, "fec_fast": {"wall": w, "cpu": w / 2}} for w in (0.1, 0.4, 0.2)]
+    assert imports.medians(times) == {"torch": {"wall": 2.0, "cpu": 1.0}, "fec_fast": {"wall": 0.2, "cpu": 0.1}}
+    monkeypatch.setattr(imports, "import_times", lambda: times[0])
+    monkeypatch.setattr(imports, "RESULT", tmp_path / "imports.json")
+    monkeypatch.setattr(sys, "argv", ["imports"])
+    imports.main()
+    result = json.loads((tmp_path / "imports.json").read_text())
+    assert len(result["rows"]) == 9 and result["medians"] == times[0]
+    assert set(result["runs"][result["run"]]["machine"]) >= {"processor", "cores", "threads", "kernels"}
+    monkeypatch.setattr(sys, "argv", ["imports", "--runs", "3"])
+    with pytest.raises(SystemExit):
+        imports.main()

@@ -1,0 +1,1 @@
+"""Time that `import fec_fast` adds to `import torch`."""
