@@ -28,6 +28,9 @@ from fec_fast.scoring.backends.registry import resolve
 from helpers import emulated
 
 
+pytestmark = pytest.mark.slow  # compiles the emulator
+
+
 class Recorder:
     """The compiled module; between `begin` and `end` it remembers the launches."""
 

@@ -1,0 +1,142 @@
+"""The CUDA kernels in the emulator, against the float64 reference; what they do with memory, streams and failures."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fec_fast.scoring import ops, reference
+from fec_fast.scoring.backends import cuda
+from fec_fast.scoring.formula import Formula
+from fec_fast.utils.errors import BackendError, FormulaError
+from helpers import emulated
+from helpers.formula_cases import cases, sortable, tolerance
+
+pytestmark = pytest.mark.slow  # compiles the emulator
+RMS = Formula("rms", axis="channels")
+
+
+@pytest.fixture(autouse=True)
+def emulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    emulated.backend(monkeypatch)
+
+
+def weight(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def compare(w: Tensor, formula: Formula, *, axis: int = 0, groups: int = 1, algorithm: str = "auto") -> None:
+    (got,) = cuda.entropies([w], formula, axes=[axis], groups=[groups], algorithm=algorithm)
+    want = reference.entropy(w, formula, axis=axis, groups=groups)
+    assert got.dtype == torch.float64 and got.shape == want.shape
+    allowed = tolerance(w, formula, axis, groups)
+    assert float((got - want).abs().max()) <= allowed, (formula, axis, groups, algorithm, got, want, allowed)
+    assert float(got.min()) >= 0
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cases())
+def test_every_kind_of_weight(case: tuple[Tensor, int, int, Formula]) -> None:
+    w, on, groups, formula = case
+    both = sortable(w, formula) and formula.entropy != "distance"
+    for algorithm in ("sorted", "pairwise") if both else ("pairwise",):
+        compare(w, formula, axis=on, groups=groups, algorithm=algorithm)
+
+
+def test_many_weights_in_one_call() -> None:
+    many = [weight(8, 4, 3, 3), weight(6, 5, dtype=torch.bfloat16), weight(4, 3, 2, 2, 2), weight(12, 2, 3).double()]
+    for formula in (RMS, Formula()):
+        got = cuda.entropies(many, formula, axes=[0, 1, 0, 1], groups=[1, 1, 1, 3])
+        assert [len(g) for g in got] == [8, 5, 4, 6]
+        for w, axis, group, g in zip(many, [0, 1, 0, 1], [1, 1, 1, 3], got, strict=True):
+            want = reference.entropy(w, formula, axis=axis, groups=group)
+            assert float((g - want).abs().max()) <= tolerance(w, formula, axis, group)
+
+
+def test_strides_are_followed_and_odd_ones_copied() -> None:
+    w = weight(6, 20, 3, 3)
+    cut = torch.nn.functional.pad(w, (1, 1))[..., 1:-1]
+    for strided in (
+        w.to(memory_format=torch.channels_last),
+        cut,
+        w.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0),
+    ):
+        assert not strided.is_contiguous()
+        compare(strided, RMS)
+        compare(strided, Formula())
+
+
+class Operators(TorchDispatchMode):
+    """Records the operators that torch is called for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.add(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("formula", [RMS, Formula(), Formula("none", "softmax", "channels", 0.3)])
+def test_a_call_allocates_through_torch_and_waits_for_nothing(formula: Formula) -> None:
+    """As a CUDA graph needs it: of torch's operators views and `empty` alone, as no other is surely asynchronous.
+
+    The kernels' own side is compiled against a runtime that has neither memory nor waiting (emulator.h).
+    """
+    weights = [weight(6, 20, 3, 3), weight(40, 30, 1, 1, dtype=torch.float16)]
+    with Operators() as operators:
+        cuda.entropies(weights, formula, axes=[0, 1], groups=[1, 1])
+    assert "aten.empty.memory_format" in operators.seen
+    assert operators.seen <= {"aten.empty.memory_format", "aten.detach.default"}, operators.seen
+
+
+def test_nothing_and_empty() -> None:
+    assert cuda.entropies([], RMS, axes=[], groups=[]) == []
+    empty = [torch.empty(0, 3, 3, 3), torch.empty(3, 0, 3, 3)]
+    none, zeros = cuda.entropies(empty, RMS, axes=[0, 0], groups=[1, 1])
+    assert none.shape == (0,) and torch.equal(zeros, torch.zeros(3, dtype=torch.float64))
+
+
+def test_not_finite() -> None:
+    for value in (math.nan, math.inf):
+        bad = weight(5, 4, 3, 3)
+        bad[2, 1, 0, 2] = value
+        for formula in (RMS, Formula(), Formula("rms", axis="channels", tau=1.0)):
+            results = cuda.entropies([weight(2, 2), bad], formula, axes=[0, 0], groups=[1, 1])
+            assert not bool(results[0].isnan().any()) and bool(results[1].isnan().any())
+            with pytest.raises(ops.NonFiniteWeightError, match=r"weight 1 has .* at \[2, 1, 0, 2\]"):
+                ops._fetched([weight(2, 2), bad], results, "cuda")
+
+
+def test_sorted_cannot_do_everything() -> None:
+    with pytest.raises(FormulaError, match="distance"):
+        formula = Formula("rms", "distance", "channels")
+        cuda.entropies([weight(4, 4)], formula, axes=[0], groups=[1], algorithm="sorted")
+
+
+def test_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = torch.empty
+
+    def refuse(*size: Any, **options: Any) -> Tensor:
+        if options.get("dtype") == torch.uint8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return empty(*size, **options)
+
+    monkeypatch.setattr(torch, "empty", refuse)
+    with pytest.raises(BackendError, match=r"no room on cpu for the \d+ MiB"):
+        cuda.entropies([weight(4, 4)], RMS, axes=[0], groups=[1])
+
+
+def test_a_launch_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "stream_of", lambda device: (7, 0))  # the emulator has one device
+    with pytest.raises(
+        BackendError, match="could not be launched on cpu: choosing the device: .*cudaErrorInvalidDevice"
+    ):
+        cuda.entropies([weight(4, 4)], RMS, axes=[0], groups=[1])
