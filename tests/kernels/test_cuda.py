@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fec_fast.scoring import ops
 from fec_fast.scoring.backends import cuda
-from fec_fast.scoring.backends.registry import backends, resolve
+from fec_fast.scoring.backends.registry import ResolvedBackend, backends, resolve
 from fec_fast.scoring.formula import Formula
 from fec_fast.utils.errors import BackendError
 from helpers import emulated
@@ -59,7 +59,7 @@ class ElsewhereStill(Elsewhere):
 
 def test_wrong_and_mixed_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     here, there, still = weight(4, 4), weight(4, 4).as_subclass(Elsewhere), weight(4, 4).as_subclass(ElsewhereStill)
-    monkeypatch.setattr(ops, "resolve", lambda backend, device="cpu": "cuda")
+    monkeypatch.setattr(ops, "resolve", lambda backend, device="cpu": ResolvedBackend("cuda", "cuda"))
     for wrong, words in (
         ([here], "weight 0 is on cpu, where the backend 'cuda' does not run"),
         ([there, here], "weight 1 is on cpu"),

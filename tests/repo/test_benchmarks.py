@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.imports import run as imports
-from benchmarks.study import comparisons, estimates, jobs, rows, tables
 
 import fec_fast
+from benchmarks.imports import run as imports
+from benchmarks.study import comparisons, estimates, jobs, rows, tables
 from fec_fast import Formula
 from fec_fast.cli import recipe as recipes
 from fec_fast.pruning.allocation import policies

@@ -17,16 +17,15 @@ from typing import Any
 
 import pytest
 import torch
+
 from benchmarks.gpu import parity as gpu_parity
 from benchmarks.gpu import run as gpu_run
 from benchmarks.gpu.page import table_of_throughput
-
 from fec_fast.scoring import ops, reference
 from fec_fast.scoring.backends import cpu, cuda
 from fec_fast.scoring.backends.layout import rows_of
 from fec_fast.scoring.backends.registry import resolve
 from helpers import emulated
-
 
 pytestmark = pytest.mark.slow  # compiles the emulator
 
