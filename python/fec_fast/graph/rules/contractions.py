@@ -199,7 +199,7 @@ def _finish(tracker: LabelTracker, use: WeightUse, bias: Tensor | None) -> None:
     if view is None:
         tracker.sets.pin(use.outputs, f"the bias of {use.layer} is not a parameter of the model")
     else:
-        tracker.axis_labels(view, 0, use.outputs, f"the bias of {use.layer} also serves channels of fixed width")
+        tracker.axis_labels(view, 0, use.outputs, f"the bias of {use.layer} is also that of channels of fixed width")
 
 
 def _owner(view: ParameterView) -> str:

@@ -42,7 +42,7 @@ def pointwise(tracker: LabelTracker, call: OperatorCall) -> None:
     # Dimensions are counted from the last, as in broadcasting.
     dims = {label_map.dim + rank - len(label_map.shape) for label_map in label_maps if label_map.dim is not None}
     if len(dims) > 1:
-        tracker.pin_call(call, "brings together tensors whose channels lie on different dimensions")
+        tracker.pin_call(call, "combines tensors whose channels lie on different dimensions")
         return
     dim = next(iter(dims), None)
     reason = f"it meets a tensor of fixed width in {call.operator}"
@@ -55,7 +55,7 @@ def pointwise(tracker: LabelTracker, call: OperatorCall) -> None:
             own_dim = dim - rank + len(label_map.shape)
             size = label_map.shape[own_dim] if own_dim >= 0 else 1
             if size == 1 or labels[0] != FIXED:
-                tracker.sets.pin(labels, f"its one channel scales many in {call.operator}")
+                tracker.sets.pin(labels, f"its single channel scales many channels in {call.operator}")
                 continue
             labels = np.full(size, FIXED)
         if merged is None:

@@ -33,7 +33,7 @@ def batch_norm(tracker: LabelTracker, call: OperatorCall) -> None:
     labels = free_as_fixed(label_map.along(1))
     for view in views:
         assert view is not None
-        tracker.axis_labels(view, 0, labels, f"{view.name} also serves a tensor of fixed width")
+        tracker.axis_labels(view, 0, labels, f"{view.name} is also used with a tensor of fixed width")
     # A masked channel has its weight and bias set to zero, so with both of them the result is zero when masked.
     zero_when_masked = isinstance(call.args[1], Tensor) and isinstance(call.args[2], Tensor)
     output = call.result[0]

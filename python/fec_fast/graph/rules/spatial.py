@@ -60,13 +60,16 @@ def window(tracker: LabelTracker, call: OperatorCall) -> None:
 def sample(tracker: LabelTracker, call: OperatorCall) -> None:
     """Samples each channel's own map at positions that other tensors hold."""
     label_map, zero = tracker.label_map(call.args[0])
-    if label_map.dim not in (None, 1) or call.result.numel() == 0:
-        tracker.pin_call(call, "samples across channels here" if call.result.numel() else "found nothing")
+    if call.result.numel() == 0:
+        tracker.pin_call(call, "has an empty result on these inputs")
+        return
+    if label_map.dim not in (None, 1):
+        tracker.pin_call(call, "samples across channels here")
         return
     tracker.pin(
         call.args[1:],
-        f"it says where {call.operator} samples",
-        f"{call.operator} keeps the width of what says where to sample",
+        f"it holds the sampling positions of {call.operator}",
+        f"{call.operator} samples at positions that the model computes: they keep their width",
     )
     tracker.label_results(call, label_map.labels, label_map.dim, zero)
 
@@ -117,8 +120,8 @@ def index(tracker: LabelTracker, call: OperatorCall) -> None:
         if picked is not None:
             tracker.pin(
                 picked,
-                f"it says what {call.operator} picks",
-                f"{call.operator} keeps the width of what says what to pick",
+                f"it holds the indices of {call.operator}",
+                f"{call.operator} picks by indices that the model computes: they keep their width",
             )
     if dim is None:
         tracker.label_results(call, labels, None, zero)
@@ -126,7 +129,7 @@ def index(tracker: LabelTracker, call: OperatorCall) -> None:
     if call.result.numel() == 0:
         # Nothing was picked, so the labels cannot be followed by picking.
         tracker.label_results(call, np.array([FIXED]), None, False)
-        tracker.pin(source, f"it feeds {call.operator}, which found nothing")
+        tracker.pin(source, f"it feeds {call.operator}, which has an empty result on these inputs")
         return
     moved = label_map.moved_by(call.operator, indices)
     assert isinstance(moved, LabelMap)  # the labels still vary along one dimension at most
