@@ -20,6 +20,10 @@ from .label_sets import LabelPartition, Pin
 from .shape_only import BlockValueAccess, ShapeOnlyMode
 from .trace import Trace, unfused_attention
 
+# How many operators before the one that stopped the run are searched for removable channels. Attention has some twenty
+# from its input to its output, a lambda layer more than forty.
+_REACH = 64
+
 
 class _OperatorNames(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records the names of the operators that were passed."""
@@ -91,6 +95,3 @@ def find_hardcoded_width(pruned: ModelIndex, example_inputs: Any, trace: Trace, 
             "pruned; name the layer that makes it in ignore="
         ) from error
     raise InputError(f"the pruned {type(pruned.model).__name__} runs on these inputs at one time and not at another")
-
-
-_REACH = 64  # operators; attention takes some twenty from its input to its output, a lambda layer more than forty
