@@ -69,7 +69,7 @@ def sample(tracker: LabelTracker, call: OperatorCall) -> None:
     tracker.pin(
         call.args[1:],
         f"it holds the sampling positions of {call.operator}",
-        f"{call.operator} samples at positions that the model computes: they keep their width",
+        f"{call.operator} samples at positions from other tensors, which keep their width",
     )
     tracker.label_results(call, label_map.labels, label_map.dim, zero)
 
@@ -121,7 +121,7 @@ def index(tracker: LabelTracker, call: OperatorCall) -> None:
             tracker.pin(
                 picked,
                 f"it holds the indices of {call.operator}",
-                f"{call.operator} picks by indices that the model computes: they keep their width",
+                f"{call.operator} picks by a tensor of indices, which keeps its width",
             )
     if dim is None:
         tracker.label_results(call, labels, None, zero)
