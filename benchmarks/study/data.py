@@ -84,7 +84,8 @@ def cifar(file: Path, work: Path) -> Images:
         kept = work / f"{part}.pt"
         if not kept.is_file():
             with zipfile.ZipFile(file) as archive:
-                torch.save(_decoded(archive, part), kept)
+                names = listed(archive, part)
+                torch.save(decoded(archive, names, classes_of(names)), kept)
         parts.append(torch.load(kept))
     return Images(parts[0], parts[1], CHOICE_COUNT, digits=False)
 
@@ -146,9 +147,24 @@ def _batches(pixels: Tensor, labels: Tensor, normalise: Normalise) -> Iterator[t
         yield normalise(x), y
 
 
-def _decoded(archive: zipfile.ZipFile, part: str) -> tuple[Tensor, Tensor]:
-    names = sorted(name for name in archive.namelist() if f"{part}/" in name and name.endswith(".jpg"))
-    classes = sorted({name.split("/")[-2] for name in names})
+def listed(archive: zipfile.ZipFile, part: str) -> list[str]:
+    """The names of the images of ``"train"`` or ``"test"`` in a zip file, sorted."""
+    return sorted(name for name in archive.namelist() if f"{part}/" in name and name.endswith(".jpg"))
+
+
+def decoded(archive: zipfile.ZipFile, names: list[str], classes: list[str]) -> tuple[Tensor, Tensor]:
+    """Images of a zip file, uint8 [N, 32, 32, 3], and their labels, int64 [N].
+
+    Args:
+        archive: The zip file, with one folder per class.
+        names: The names of the images in it.
+        classes: The names of the classes, in the order of the labels.
+    """
     pixels = [Image.open(io.BytesIO(archive.read(name))).convert("RGB").tobytes() for name in names]
     images = torch.frombuffer(bytearray(b"".join(pixels)), dtype=torch.uint8).view(len(names), 32, 32, 3)
     return images, torch.tensor([classes.index(name.split("/")[-2]) for name in names])
+
+
+def classes_of(names: list[str]) -> list[str]:
+    """The classes of images, sorted: the folders that they are in."""
+    return sorted({name.split("/")[-2] for name in names})
