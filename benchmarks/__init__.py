@@ -1,1 +1,15 @@
-"""Benchmarks: one subpackage per subject, each run as ``python -m benchmarks.SUBJECT`` from the repository root."""
+"""Benchmarks: one subpackage per subject, run as ``python -m benchmarks.SUBJECT`` from the repository root.
+
+- ``scoring``: CPU cost of scoring filters (docs/performance.md).
+- ``surgery``: CPU cost of tracing and surgery, compared with Torch-Pruning (docs/surgery.md).
+- ``coverage``: networks of torchvision and timm that can be pruned (docs/coverage.md).
+- ``study``: accuracy by criterion, policy and budget (docs/study.md, docs/trials.md, the table of docs/formula.md).
+- ``detection``: average precision of a pruned detector (docs/ssd.md).
+- ``recipes``: results of the recipes (docs/results.md).
+- ``gpu``: the kernels on a GPU, their resources and costs (the table of docs/gpu.md, docs/gpu_resources.md,
+  docs/gpu_cost.md).
+- ``imports``: the time that ``import fec_fast`` takes.
+
+``run.py`` measures and writes ``results/*.json``; ``page.py`` writes the page from it, which ``--page-only`` repeats.
+``common`` has the parts that all share: measuring, parity, results with the machine and versions, tables and pages.
+"""

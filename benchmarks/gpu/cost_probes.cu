@@ -1,4 +1,4 @@
-// Pieces of the kernels on their own, each compiled straight through (FEC_COUNTED), for gpu_cost.py to count. Never run.
+// Probes: pieces of the kernels, each compiled without loops (FEC_COUNTED), for cost.py to count. Never run.
 #include "cuda/sorted/long_kernels.cuh"
 #include "cuda/pairwise/tile_kernels.cuh"
 
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(128) probe_scan(const Place place, const float
   finish_filter<E, warps, false>(place, 0, x, next, &shared->reach, shared->sums);
 }
 
-// The mean distance, which the sort adds up where tau is measured.
+// The mean distance, which is computed after the sort if tau is measured.
 template <int E>
 __global__ void __launch_bounds__(128) probe_mean(const float* data, double* out, int channels) {
   float x[E];
@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(128) probe_mean(const float* data, double* out
   if (lane() == 0) *out = half;
 }
 
-// Reading and compressing 8 channels a lane.
+// Reading and compressing 8 channels per lane.
 template <int taps>
 __global__ void __launch_bounds__(128, 5) probe_read(const float* data, float* out) {
   DYN_SHARED(SmallReader<float>, reader);
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(128, 5) probe_read(const float* data, float* o
   for (int i = 0; i < 8; ++i) out[i * 32 + lane()] = bad ? 0 : reader->numbers[i * 32 + lane()];
 }
 
-// A chunk's products of a warp: 16 coordinates, as the tensor cores do them, and as float32 multiply-adds would.
+// The products of a warp for a chunk of 16 coordinates: on tensor cores, and as float32 multiply-adds.
 template <bool split>
 __global__ void __launch_bounds__(64) probe_tensor(float* data) {
   DYN_SHARED(TileShared<float>, shared);
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(64) probe_fma(float* data, int chunks) {
   }
   for (int i = 0; i < 64; ++i) data[64 * i + t] = d[i / 8][i % 8];
 }
-// Their coordinates from memory to halves: 16 of float32, 16 of float16 a thread.
+// Their coordinates from memory to halves: 16 of float32, 16 of float16 per thread.
 template <class S, bool split>
 __global__ void __launch_bounds__(64) probe_halves(const S* data) {
   DYN_SHARED(TileShared<float>, shared);

@@ -1,5 +1,5 @@
-// Runs one layer through the kernels, on one thread, for an instruction counter to watch `fec::entropies`:
-//   kernels_cost INSTRUCTION_SET FILTERS CHANNELS TAPS COMPRESS ENTROPY AXIS   (the last three by their numbers in fec.h)
+// Scores one layer on one thread; an instruction counter watches `fec::entropies`:
+//   kernels_cost INSTRUCTION_SET FILTERS CHANNELS TAPS COMPRESS ENTROPY AXIS   (the last three as in the enums of fec.h)
 #include <cstdio>
 #include <cstdlib>
 #include <random>
