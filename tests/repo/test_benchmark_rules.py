@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from benchmarks.common.pages import DOCS
 from benchmarks.common.results import RESULTS, measured_on, read_result, run_number, write_result
 from benchmarks.common.tables import markdown_table, significant
