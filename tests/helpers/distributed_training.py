@@ -28,7 +28,7 @@ from fec_fast.training.tasks.detection import Detection
 from fec_fast.vision import zoo
 from fec_fast.vision.voc import load_voc
 from helpers import voc_folders
-from helpers.training import Stops
+from helpers.training import InterruptedLoader
 
 
 def labelled_images(count: int, seed: int) -> TensorDataset:
@@ -147,7 +147,11 @@ def train_sharded(out: Path) -> None:
     held_out = DataLoader(labelled_images(45, 2), 45)
     for after, resume in ((1, False), (99, True)):
         model = network(norm=True)
-        options = {"val_loader": Stops(held_out, after), "optimizer": "adamw", "checkpoint": out / "stopped"}
+        options = {
+            "val_loader": InterruptedLoader(held_out, after),
+            "optimizer": "adamw",
+            "checkpoint": out / "stopped",
+        }
         try:
             result = train(model, 8, resume=resume, **options)
         except fec_fast.TrainingInterrupted:

@@ -14,7 +14,7 @@ from fec_fast.scoring.formula import Formula
 
 
 def tolerance(weight: Tensor, formula: Formula, axis: int, groups: int) -> float:
-    """The largest error a kernel may make, in nats.
+    """Returns the largest error that a kernel may make, in nats.
 
     An entropy is a smooth function of the distances in units of tau, with slopes of at most one or (Shannon entropies)
     a logarithm. A distance of two points of magnitude ``m`` is known to ``eps * m * sqrt(K)`` for ``K`` coordinates, so
@@ -41,7 +41,7 @@ def sortable(weight: Tensor, formula: Formula) -> bool:
 
 @st.composite
 def weights(draw: st.DrawFn) -> tuple[Tensor, int, int]:
-    """A weight, the axis of its filters, its groups."""
+    """Draws a weight, the axis of its filters, and its groups."""
     kernel = draw(st.sampled_from([(), (1, 1), (3, 3), (2,), (1, 3), (2, 1, 2)]))
     groups, axis = draw(st.sampled_from([1, 1, 2, 3])), draw(st.sampled_from([0, 1]))
     shape = (groups * draw(st.integers(1, 24)), draw(st.integers(1, 40)), *kernel)
@@ -76,7 +76,7 @@ def weights(draw: st.DrawFn) -> tuple[Tensor, int, int]:
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[Tensor, int, int, Formula]:
-    """A weight, the axis of its filters, its groups, and a formula whose tau, if any, is of the weight's size."""
+    """Draws a weight, the axis of its filters, its groups, and a formula whose tau, if any, fits the weight's size."""
     weight, on, groups = draw(weights())
     compress: Any = draw(st.sampled_from(["rms", "absmean", "mean", "none"]))
     entropy: Any = draw(st.sampled_from(["similarity", "softmax", "distance"]))

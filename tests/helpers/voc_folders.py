@@ -1,4 +1,4 @@
-"""Small data sets in the layout of VOC, made up for tests."""
+"""Small data sets in the layout of VOC."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Box = tuple[str, int, int, int, int]
 
 
 def annotation(boxes: Sequence[Box], difficult: bool = False) -> str:
-    """The text of one annotation."""
+    """Returns the text of one annotation."""
     objects = "".join(
         f"<object><name>{name}</name><difficult>{int(difficult)}</difficult><bndbox><xmin>{left}</xmin>"
         f"<ymin>{top}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object>"

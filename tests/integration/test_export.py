@@ -1,4 +1,4 @@
-"""A pruned network is an ordinary one: torch.export, ONNX and torch.compile take it, with equal outputs."""
+"""Pruned networks in torch.export, ONNX and torch.compile: equal outputs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def ssd_backbone() -> nn.Module:
 NETWORKS = {
     "resnet18": (models.resnet18, 64),
     "mobilenet_v3_small": (models.mobilenet_v3_small, 64),
-    "ssd300_vgg16 backbone": (ssd_backbone, 300),  # its last maps need that many pixels
+    "ssd300_vgg16 backbone": (ssd_backbone, 300),  # smaller images leave its last maps empty
 }
 
 
 class Listed(nn.Module):
-    """Has its outputs in a list: ONNX has no dictionaries."""
+    """Returns its outputs as a list: ONNX has no dictionaries."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def test_onnx(pruned, tmp_path) -> None:
     network, image, expected = pruned
     path = str(tmp_path / "pruned.onnx")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own
+        warnings.simplefilter("ignore")  # of the exporter itself
         torch.onnx.export(network, (image,), path, dynamo=True, verbose=False)
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     found = [torch.from_numpy(array) for array in session.run(None, {session.get_inputs()[0].name: image.numpy()})]

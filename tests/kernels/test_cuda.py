@@ -1,4 +1,4 @@
-"""The CUDA backend without its kernels: what is said where it cannot run, and which backend is chosen."""
+"""The CUDA backend without its kernels: reasons why it cannot run, and the choice of a backend."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def weight(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 
-def test_the_sources_know_no_call_that_waits_or_allocates() -> None:
+def test_the_sources_contain_no_call_that_waits_or_allocates() -> None:
     root = emulated.ROOT / "csrc"
     sources = "".join(path.read_text() for path in (root / "cuda").rglob("*.*"))
     called = set(re.findall(r"\bcuda[A-Z]\w+(?=\()", sources)) - {"cudaGetErrorString", "cudaGetErrorName"}
@@ -38,13 +38,13 @@ def test_the_sources_know_no_call_that_waits_or_allocates() -> None:
     }
 
 
-def test_nan_for_a_finite_weight_is_our_fault() -> None:
+def test_nan_for_a_finite_weight_is_reported_as_a_bug() -> None:
     with pytest.raises(BackendError, match="please report"):
         ops._fetched([weight(2, 2)], [torch.full((2,), math.nan)], "cuda")
 
 
 class Elsewhere(Tensor):
-    """A tensor that says it is on a CUDA device."""
+    """A tensor whose ``device`` is a CUDA device."""
 
     where = "cuda:0"
 
@@ -72,7 +72,7 @@ def test_wrong_and_mixed_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_a_device_it_is_said_why() -> None:
+def test_without_a_device_the_reason_is_given() -> None:
     info = backends()["cuda"]
     built = cuda.compiled() is not None
     assert info.built == built and not info.usable

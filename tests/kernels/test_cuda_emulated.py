@@ -1,4 +1,4 @@
-"""The CUDA kernels in the emulator, against the float64 reference; what they do with memory, streams and failures."""
+"""The CUDA kernels in the emulator: against the float64 reference; memory, streams and failures."""
 
 from __future__ import annotations
 

@@ -104,8 +104,8 @@ def uneven_case(kind: str, dtype: torch.dtype, formula: Formula) -> Case:
     return case_of(weight.to(dtype), formula)
 
 
-# What a sum of exponentials could lose: one channel far from all others, clusters of near twins, ties, and filters of
-# very different sizes beside one another in the lanes of a vector.
+# What a sum of exponentials could lose: one channel far from all others, clusters of similar ones, ties, and filters of
+# very different sizes in neighbouring lanes of a vector.
 @pytest.mark.parametrize("instruction_set", SETS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("entropy", ["similarity", "softmax", "distance"])
@@ -116,7 +116,7 @@ def test_uneven_channels(instruction_set: str, dtype: torch.dtype, entropy: Any,
     compare(uneven_case(kind, dtype, formula), formula, algorithm="sorted", instruction_set=instruction_set)
 
 
-# The rule that is promised, on weights as those of networks are.
+# The documented rule, on weights of the size of networks' weights.
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("compress", ["rms", "absmean", "mean", "none"])
 @pytest.mark.parametrize("entropy", ["similarity", "softmax", "distance"])
@@ -145,7 +145,7 @@ def test_too_large_to_keep() -> None:
 
 
 def mean_distance(weight: Tensor) -> float:
-    """The mean distance between the magnitudes of a row, over all rows and pairs, from sorted rows."""
+    """Returns the mean distance between the magnitudes of a row, over all rows and pairs, from sorted rows."""
     x = weight.abs().double().sort(-1).values
     c = x.shape[-1]
     return float((x * torch.arange(1 - c, c, 2)).sum() * 2 / (c * c * x.shape[0]))
@@ -153,7 +153,7 @@ def mean_distance(weight: Tensor) -> float:
 
 @pytest.mark.parametrize("instruction_set", SETS)
 @pytest.mark.parametrize("algorithm", ["sorted", "pairwise"])
-def test_alike_channels_have_exactly_no_entropy(instruction_set: str, algorithm: str) -> None:
+def test_equal_channels_have_entropy_exactly_zero(instruction_set: str, algorithm: str) -> None:
     skip_if_unusable(instruction_set)
     weight = torch.randn(20, 49, 3, 3, generator=torch.Generator().manual_seed(3))
     weight[7] = weight[7, :1]
@@ -171,20 +171,20 @@ def test_alike_channels_have_exactly_no_entropy(instruction_set: str, algorithm:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("axis", ["channels", "filters"])
-def test_scale_changes_nothing(dtype: torch.dtype, axis: Any) -> None:
+def test_entropy_does_not_depend_on_scale(dtype: torch.dtype, axis: Any) -> None:
     weight = torch.randn(24, 30, 3, 3, generator=torch.Generator().manual_seed(4)).to(dtype)
     for compress in ("rms", "mean", "none"):
         formula = Formula(compress, axis=axis)
         for power in (-6, 6) if dtype == torch.float16 else (-100, 100):
             scaled = weight * 2.0**power
             if dtype == torch.float16 and power < 0:
-                weight = scaled * 2.0**-power  # what survived as subnormals
+                weight = scaled * 2.0**-power  # the part that subnormals can hold
             first, _ = cpu.entropies([weight], formula, axes=[0], groups=[1])
             second, _ = cpu.entropies([scaled], formula, axes=[0], groups=[1])
             assert torch.equal(first[0], second[0])
 
 
-def test_the_number_of_threads_changes_nothing() -> None:
+def test_entropy_does_not_depend_on_the_number_of_threads() -> None:
     weight = torch.randn(300, 70, 3, 3, generator=torch.Generator().manual_seed(5))
     formulas = [Formula("rms", axis="channels"), Formula("none", axis="channels"), Formula("none", axis="filters")]
     before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""The Triton kernels: in the interpreter and ahead of time, in processes of their own; what is said without a GPU."""
+"""The Triton kernels: interpreted and compiled ahead of time, in processes of their own; messages without a GPU."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_compiled_ahead_of_time(architecture: str) -> None:
     report = json.loads(run("triton_compiled.py", "cuda", architecture, "32"))
     assert len(report) == 32
     for what, takes in report.items():
-        # 48 KiB need no permission; more than 128 registers only the float64 scans, of few programs.
+        # 48 KiB need no opt-in. Only the float64 scans, which run few programs, use more than 128 registers.
         assert takes["shared"] <= 48 << 10, (what, takes)
         assert takes["registers"] <= (232 if "scan_rows fp64" in what else 128), (what, takes)
         assert takes["stack"] <= (64 if "sort_rows fp64" in what else 0), (what, takes)  # float64 spills a little
@@ -51,7 +51,7 @@ def test_compiled_for_an_amd_gpu() -> None:
 
 @needs_triton
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_device_it_is_said_why() -> None:
+def test_without_a_device_the_reason_is_given() -> None:
     info = backends()["triton"]
     assert info.built and not info.usable and "sees no GPU" in info.reason
     with pytest.raises(BackendError, match="the backend 'triton' cannot run"):

@@ -1,4 +1,4 @@
-"""Compiles every Triton kernel ahead of time for one target, with no GPU; prints a JSON object of what each takes.
+"""Compiles every Triton kernel ahead of time for one target, without a GPU; prints each one's resources as JSON.
 
 python tests/kernels/triton_compiled.py cuda 90 32
 """
@@ -30,7 +30,7 @@ def compiled(
 
 
 def resources(cubin: bytes) -> dict[str, int]:
-    """From the machine code's own table, by cuobjdump, which Triton brings."""
+    """Reads the machine code's own table with cuobjdump, which Triton installs."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)

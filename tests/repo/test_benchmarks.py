@@ -51,7 +51,9 @@ def test_the_recipes_page_is_that_of_the_runs() -> None:
 def test_the_commands_of_the_recipes_page_are_what_was_run() -> None:
     pytest.importorskip("jsonschema")
     module = importlib.import_module("benchmarks.recipes.page")
-    for name, run in module.recorded().items():
+    recorded = module.recorded()
+    assert recorded
+    for name, run in recorded.items():
         words = shlex.split(module.command(name, run["recipe"]).replace("\\\n", " "))
         options: dict[str, list[str]] = {}
         for key, value in zip(words[3::2], words[4::2], strict=True):

@@ -58,7 +58,7 @@ def test_architectures_are_those_of_the_gpus_here(tmp_path: Path, nvidia_smi: st
     assert value_of("CMAKE_CUDA_ARCHITECTURES", "architectures", tmp_path, nvidia_smi) == f"{{{architectures}}}"
 
 
-def test_what_is_asked_for_is_left_to_cmake(tmp_path: Path) -> None:
+def test_a_request_by_the_environment_is_left_to_cmake(tmp_path: Path) -> None:
     assert value_of("CMAKE_CUDA_ARCHITECTURES", "architectures", tmp_path, "echo 9.0", CUDAARCHS="80") == "{}"
 
 

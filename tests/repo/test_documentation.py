@@ -35,7 +35,7 @@ def test_the_blocks_of_a_page_run(name, packages, blocks, tmp_path, monkeypatch,
         for block in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
             language, source = block.groups()
             if language == "python":
-                # The empty lines give a failure the line numbers of the page.
+                # Empty lines before the block make the line numbers of a failure those of the page.
                 before = "\n" * text[: block.start(2)].count("\n")
                 exec(compile(before + source, str(page), "exec"), namespace)
                 ran, printed = ran + 1, capsys.readouterr().out

@@ -105,7 +105,7 @@ def test_there_is_no_cycle_between_modules() -> None:
         visit(module, ())
 
 
-def test_private_names_stay_in_their_room() -> None:
+def test_private_names_are_used_in_their_room_alone() -> None:
     wrong = {
         f"{one.importer}: {one.module}.{one.name}"
         for one in imports()

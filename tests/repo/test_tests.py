@@ -1,4 +1,4 @@
-"""The tests themselves: their places mirror the package, they share code through helpers, and markers are complete."""
+"""The tests: their folders mirror the package, they share code through helpers, and markers are complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: what it prints and writes, and that wrong input is told in one line."""
+"""The command line: what it prints and writes; wrong input is reported in one line."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_finetune(pruned: Path, tmp_path: Path) -> None:
     assert not torch.equal(next(before.parameters()), next(after.parameters()))
 
 
-def test_demo_writes_where_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_writes_to_the_given_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs: list[Path] = []
     monkeypatch.setattr(cli, "run_demo", outputs.append)
     succeed("demo", "--json", tmp_path / "figures.json")
@@ -129,7 +129,7 @@ def test_info() -> None:
         assert backend.reason in line
 
 
-def test_wrong_input_is_told_in_one_line(weights: Path, pruned: Path, tmp_path: Path) -> None:
+def test_wrong_input_is_reported_in_one_line(weights: Path, pruned: Path, tmp_path: Path) -> None:
     digits, out = "zoo:vgg-digits", tmp_path / "out"
     assert "vgg-digits" in fail("score", "zoo:vgg-digit")
     assert "nowhere" in fail("score", digits, "--weights", tmp_path / "nowhere.pth")
@@ -184,12 +184,12 @@ def test_prune_to_a_budget(weights: Path, tmp_path: Path) -> None:
     assert "note: budget params=0.7: 0.7" in printed
     pruned = fec_fast.load(zoo.build("zoo:vgg-digits"), tmp_path / "out")
     sizes = [sum(p.numel() for p in net.parameters()) for net in (pruned, zoo.build("zoo:vgg-digits"))]
-    assert 0.7 <= 1 - sizes[0] / sizes[1] <= 0.72  # four channels of every layer at a time
+    assert 0.7 <= 1 - sizes[0] / sizes[1] <= 0.72  # layers lose four channels at a time
     widths = [m.out_channels for m in pruned.modules() if isinstance(m, nn.Conv2d)]
     assert min(widths) >= 8 and all(width % 4 == 0 for width in widths)
 
 
-def test_budgets_that_are_none_are_told_in_one_line(weights: Path, tmp_path: Path) -> None:
+def test_invalid_budgets_are_reported_in_one_line(weights: Path, tmp_path: Path) -> None:
     start = ["prune", "zoo:vgg-digits", "--weights", weights, "--out", tmp_path / "out"]
     assert "NAME=NUMBER" in fail(*start, "--budget", "0.7")
     assert "'params'" in fail(*start, "--budget", "parms=0.7")

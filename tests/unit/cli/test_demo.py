@@ -1,4 +1,4 @@
-"""The demo, shortened: every step runs on real digits, only the training is too brief to be good."""
+"""The demo, shortened: every step runs on real digits, with training too brief to be good."""
 
 import json
 from pathlib import Path

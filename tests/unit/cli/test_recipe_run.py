@@ -52,7 +52,7 @@ def test_shipped_recipes_run_to_their_end(name: str, tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
     small = "cifar" in name
     _images(tmp_path / "images", 32 if small else 64)
-    # Less of everything that takes time. The dense network's training differs from the pruned one's in nothing.
+    # Less of everything that takes time. The dense network is trained in the same way as the pruned one.
     less = ["finetune.epochs=1", "finetune.warmup_epochs=0.5", "data.limit=3", "data.batch_size=5", "recalibrate=9"]
     less += [] if small else ["data.image_size=32", "data.workers=0", "input_shape=[1, 3, 32, 32]"]
     less += [] if name == "resnet56-cifar10.yaml" else ["dense=false"]
@@ -89,7 +89,7 @@ def test_shipped_recipes_run_to_their_end(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:the recipe names no weights")
-def test_an_interrupted_run_goes_on_to_the_same_figures(
+def test_an_interrupted_run_resumes_to_the_same_figures(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("sklearn")
@@ -126,7 +126,7 @@ def test_an_interrupted_run_goes_on_to_the_same_figures(
     assert done.exit_code == 0, done.output
     found = json.loads((out / "results.json").read_text())
     assert found["metrics"] == whole["metrics"] and found["size"] == whole["size"]
-    # Dense and pruned had the same training.
+    # The dense and the pruned network had the same training.
     assert [len(found["training"][stage]["epochs"]) for stage in ("dense_tuned", "pruned_tuned")] == [2, 2]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")

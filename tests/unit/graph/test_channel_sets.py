@@ -13,7 +13,7 @@ models = pytest.importorskip("torchvision").models
 
 
 class Residual(nn.Module):
-    """A residual sum, a grouped convolution, a flatten, a branch that only training takes and one nobody takes."""
+    """A residual sum, a grouped convolution, a flatten, a branch of training mode, a layer that is never called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def test_every_member_by_hand() -> None:
     assert len(second.members) == 3
 
 
-def test_what_is_pinned_and_why() -> None:
+def test_pinned_layers_and_their_reasons() -> None:
     listed = fec_fast.couplings(Residual(), torch.randn(2, 3, 2, 2), ignore=("grouped",))
     assert [one.name for one in listed.sets] == ["a"]
     assert [(one.layer, one.width, one.channels) for one in listed.pinned] == [
@@ -89,7 +89,7 @@ def test_a_layer_that_is_partly_pinned_and_an_operator_without_a_rule() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121"])
-def test_they_are_what_prune_removes(name: str) -> None:
+def test_prune_removes_along_these_couplings(name: str) -> None:
     torch.manual_seed(0)
     model, image = getattr(models, name)().eval(), torch.randn(1, 3, 32, 32)
     listed = fec_fast.couplings(model, image)
@@ -100,6 +100,7 @@ def test_they_are_what_prune_removes(name: str) -> None:
         assert one.units == record["units"] and list(one.layers) == record["layers"]
         for key, units in one.members.items():
             gone.setdefault(key, set()).update(index for unit in record["removed"] for index in units[unit])
+    assert len(gone) > len(listed.sets) > 5
     for (tensor, axis), indices in gone.items():
         assert set(plan.keep[tensor][str(axis)]) == set(range(plan.shapes[tensor][axis])) - indices
     assert sum(len(axes) for axes in plan.keep.values()) == len([key for key, indices in gone.items() if indices])

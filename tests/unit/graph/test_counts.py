@@ -15,7 +15,7 @@ from fec_fast.utils.timing import Latency, compare_latency, measure_latency
 
 
 class Net(nn.Module):
-    """Has a weight of its own besides its layers', a layer that is called twice, and a shared parameter."""
+    """A parameter outside all layers, a layer that is called twice, and a shared parameter."""
 
     def __init__(self, width: int = 4) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def test_comparison_table() -> None:
 @pytest.fixture(scope="module")
 def narrowed() -> tuple[nn.Module, Tensor, fec_fast.PruneResult]:
     torch.manual_seed(0)
-    # 32 channels in two groups of 16, and 12 outputs: what is left of them is 20 in two groups of 10, and 8.
+    # 32 channels in two groups of 16, and 12 outputs: 20 in two groups of 10, and 8, are kept.
     layers = [nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 1, groups=2), nn.Conv2d(32, 12, 1), nn.Conv2d(12, 4, 1)]
     model, image = nn.Sequential(*layers).eval(), torch.randn(1, 3, 4, 4)
     return model, image, fec_fast.prune(model, image, ratio=0.4)
@@ -135,7 +135,7 @@ def test_summary_shows_the_measured_latency(narrowed: Any) -> None:
     assert "latency" not in result.summary()
 
 
-def test_latency_in_words() -> None:
+def test_latency_as_text() -> None:
     words = str(Latency(before=0.25, after=0.1, device="cpu", threads=2))
     assert words == "latency: 250 ms before, 100 ms after (2.50 times as fast) on cpu, 2 thread(s)"
 

@@ -122,7 +122,7 @@ WHOLE = {
     "mean over channels": (lambda x: x - x.mean(1, keepdim=True), 16, "over channels"),
     "functional weight": (lambda x: F.conv2d(x, torch.ones(16, 16, 1, 1)), 16, "not a parameter"),
     "weight norm": (nn.utils.parametrizations.weight_norm(nn.Conv2d(16, 16, 1)), 16, "not a parameter"),
-    "scale by a constant": (lambda x: x * torch.arange(16.0).view(1, 16, 1, 1), 16, ""),
+    "scale by a constant": (lambda x: x * torch.arange(16.0).view(1, 16, 1, 1), 16, "a tensor of fixed width"),
 }
 
 
@@ -176,7 +176,7 @@ def test_other_dimensions(dimensions):
 
 
 class HardCoded(nn.Module):
-    """Widths that are numbers in the code: conv a may narrow, b and c may not."""
+    """Widths that are numbers in the code: a can be narrowed, b and c cannot."""
 
     def __init__(self):
         super().__init__()
@@ -230,7 +230,7 @@ def test_training_branches_are_traced_too():
     assert result.model.aux.weight.grad.shape == (4, 8, 1, 1)
 
 
-def test_the_layout_of_the_inputs_makes_no_difference():
+def test_couplings_do_not_depend_on_the_layout_of_the_inputs():
     """Pooling to one pixel restrides its result where the input is channels-last."""
     torch.manual_seed(0)
     model = networks.resnet20_cifar().eval()

@@ -1,4 +1,4 @@
-"""Runs for the shapes alone: the shapes are those of a real run, and mistakes still stop them."""
+"""Runs that compute shapes alone: the shapes are those of a real run, and mistakes stop them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fec_fast.vision import zoo
 
 
 class Both(TorchDispatchMode):
-    """Evaluates every operator twice, and keeps what it costs."""
+    """Evaluates every operator twice, and adds up its multiply-accumulates."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Both(TorchDispatchMode):
         assert (one.shape, one.dtype) == (other.shape, other.dtype), func
         tensors = [tensor for tensor in args[:2] if isinstance(tensor, Tensor)]
         layouts = {suggest_memory_format(tensor) for tensor in tensors}
-        # Of a mixture, and where a size of 1 leaves the layout open, versions of torch make different things.
+        # For mixed layouts, and where a size of 1 leaves the layout open, versions of torch differ.
         if len(layouts) == 1 and not any(1 in tensor.shape for tensor in [one, *tensors]):
             assert suggest_memory_format(one) == suggest_memory_format(other), func
         rule = rule_of(func)
@@ -114,8 +114,8 @@ def test_a_mistake_stops_a_shape_only_run(mistake) -> None:
     assert not can_run(ModelIndex.of(Net()), torch.randn(2, 3, 4, 4))
 
 
-class LooksAtNumbers(nn.Module):
-    """Takes another layer where its numbers ask for it; zeros would not."""
+class ReadsValues(nn.Module):
+    """Calls one layer or another, by a value that it computes; with zeros for values it would call the wrong one."""
 
     def __init__(self, read) -> None:
         super().__init__()
@@ -134,16 +134,16 @@ READING = [float, Tensor.item, Tensor.tolist, Tensor.numpy, np.asarray, np.from_
 
 
 @pytest.mark.parametrize("read", READING)
-def test_a_model_that_looks_at_numbers_is_traced_with_them(read) -> None:
+def test_a_model_that_reads_values_is_traced_with_values(read) -> None:
     torch.manual_seed(0)
-    found = fec_fast.couplings(LooksAtNumbers(read).eval(), torch.randn(2, 3, 4, 4))
+    found = fec_fast.couplings(ReadsValues(read).eval(), torch.randn(2, 3, 4, 4))
     assert [one.name for one in found.sets] == ["first", "usual"]
     assert [(kept.layer, kept.reason) for kept in found.pinned][-1] == ("rare", "the example inputs do not reach it")
 
 
 @pytest.mark.parametrize("read", READING)
-def test_a_trial_run_looks_at_numbers_too(read) -> None:
-    model, image = LooksAtNumbers(read).eval(), torch.randn(2, 3, 4, 4)
+def test_a_trial_run_computes_values_where_the_model_reads_them(read) -> None:
+    model, image = ReadsValues(read).eval(), torch.randn(2, 3, 4, 4)
     assert can_run(ModelIndex.of(model), image)
     model.usual = nn.Conv2d(7, 8, 1)
     assert not can_run(ModelIndex.of(model), image)
@@ -184,7 +184,7 @@ def test_the_same_on_groups_and_attention(name: str) -> None:
         (lambda x: x.topk(2)[0], False),
     ],
 )
-def test_what_looks_at_numbers(function, needs: bool) -> None:
+def test_operators_that_need_values(function, needs: bool) -> None:
     class ShapeOnly(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             return shape_only.call_shape_only(func, args, kwargs or {})

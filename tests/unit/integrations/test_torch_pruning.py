@@ -1,4 +1,4 @@
-"""fec_fast inside the real Torch-Pruning: the same channels fall, and its history becomes a plan with equal weights."""
+"""fec_fast inside Torch-Pruning: the same channels are removed, and its history becomes a plan with equal weights."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import nn
 
 import fec_fast
 from fec_fast.scoring import reference
+from helpers.comparison import same_weights
 
 tp = pytest.importorskip("torch_pruning")
 models = pytest.importorskip("torchvision").models
@@ -25,7 +26,7 @@ IMAGE = (1, 3, 32, 32)
 @pytest.fixture(autouse=True)
 def quiet():
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Torch-Pruning warns about parameters it leaves alone
+        warnings.simplefilter("ignore")  # Torch-Pruning warns about parameters that it does not prune
         yield
 
 
@@ -33,7 +34,7 @@ def build(name: str) -> tuple[nn.Module, torch.Tensor]:
     torch.manual_seed(0)
     model, image = getattr(models, name)().eval(), torch.randn(IMAGE)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):  # so that a wrong index shows
+        if isinstance(module, nn.BatchNorm2d):  # so that a wrong index changes the outputs
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
     return model, image
@@ -49,18 +50,13 @@ def prune_theirs(model: nn.Module, image: torch.Tensor, **options: object):
     return theirs, pruner
 
 
-def same_weights(left: nn.Module, right: nn.Module) -> bool:
-    a, b = left.state_dict(), right.state_dict()
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 @pytest.mark.parametrize(
     ("formula", "sides"),
     [(None, "both"), (None, "producer"), (fec_fast.Formula("rms", axis="channels"), "both")],
     ids=["both", "producer", "channels"],
 )
-def test_the_channels_with_the_lowest_of_our_scores_go(name, formula, sides) -> None:
+def test_torch_pruning_removes_the_channels_with_the_lowest_scores(name, formula, sides) -> None:
     model, image = build(name)
     theirs, _ = prune_theirs(model, image, importance=FECImportance(formula, sides=sides))
     options = {"criterion": "fec", "formula": formula, "sides": sides, "verify": False}
@@ -87,7 +83,7 @@ def test_importance_by_hand() -> None:
     torch.testing.assert_close(FECImportance(sides="producer")(group), entropy(first), rtol=1e-4, atol=0)
     part = graph.get_pruning_group(model[0], tp.prune_conv_out_channels, [3, 1])
     torch.testing.assert_close(FECImportance()(part), expected[[3, 1]], rtol=1e-4, atol=0)
-    # Behind the flatten four features belong to a channel.
+    # After the flatten, four features belong to one channel.
     group = graph.get_pruning_group(model[2], tp.prune_conv_out_channels, list(range(5)))
     expected = entropy(second) * entropy(linear.T).reshape(5, 4).mean(1)
     torch.testing.assert_close(FECImportance()(group), expected, rtol=1e-4, atol=0)

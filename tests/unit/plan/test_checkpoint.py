@@ -1,4 +1,4 @@
-"""save and load: bit-equal, whole or not at all, and nothing that is not ours is overwritten."""
+"""save and load: bit-equal, all or nothing, and no file of another program is overwritten."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import fec_fast
 from fec_fast.plan import checkpoint
 from fec_fast.utils import files
 from fec_fast.utils.files import umask
 from fec_fast.vision import zoo
+from helpers.comparison import assert_same_weights
+from helpers.networks import SharedWeight
 
 EXAMPLE = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -62,18 +64,10 @@ def assert_untouched(model: nn.Module, before: tuple[Any, ...]) -> None:
         assert torch.equal(value, before[0][name][1]), name
 
 
-def assert_same(model: nn.Module, other: nn.Module) -> None:
-    state, expected = model.state_dict(), other.state_dict()
-    assert list(state) == list(expected)
-    for name, tensor in expected.items():
-        assert state[name].dtype == tensor.dtype
-        assert torch.equal(state[name], tensor), name
-
-
 def test_loaded_model_is_bit_equal(pruned: fec_fast.PruneResult, folder: Path) -> None:
     model = fresh()
     assert fec_fast.load(model, folder) is model
-    assert_same(model, pruned.model)
+    assert_same_weights(model, pruned.model)
     with torch.no_grad():
         assert torch.equal(model(EXAMPLE), pruned.model(EXAMPLE))
     assert model.conv1.weight.requires_grad and not model.training
@@ -107,7 +101,7 @@ def test_both_forms_of_save_write_the_same_files(pruned: fec_fast.PruneResult, t
     assert (paths[0] / "plan.json").read_bytes() == (paths[1] / "plan.json").read_bytes()
     headers, weights = zip(*(header_and_data(path / "model.safetensors") for path in paths), strict=True)
     assert headers[0] == headers[1] and weights[0] == weights[1]
-    assert_same(fec_fast.load(fresh(), paths[1]), pruned.model)
+    assert_same_weights(fec_fast.load(fresh(), paths[1]), pruned.model)
 
 
 class NoModel:
@@ -175,14 +169,14 @@ def test_finetuned_weights_are_saved(pruned: fec_fast.PruneResult, tmp_path: Pat
     with torch.no_grad():
         tuned.conv1.weight += 1
     path = fec_fast.save(nn.DataParallel(tuned), pruned.plan, tmp_path / "tuned")
-    assert_same(fec_fast.load(fresh(), path), tuned)
+    assert_same_weights(fec_fast.load(fresh(), path), tuned)
 
 
 def test_wrapped_model(pruned: fec_fast.PruneResult, folder: Path) -> None:
     model = fresh()
     wrapped = nn.DataParallel(model)
     assert fec_fast.load(wrapped, folder) is wrapped
-    assert_same(model, pruned.model)
+    assert_same_weights(model, pruned.model)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -191,42 +185,26 @@ def test_dtype_is_that_of_the_file(pruned: fec_fast.PruneResult, tmp_path: Path,
     path = fec_fast.save(converted, pruned.plan, tmp_path / "converted")
     model = fresh()
     model.conv1.weight.grad = torch.zeros_like(model.conv1.weight)
-    assert_same(fec_fast.load(model, path), converted)
+    assert_same_weights(fec_fast.load(model, path), converted)
 
 
-class Tied(nn.Module):
-    """Two convolutions with one weight, and a buffer that is a view of a larger tensor."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(1, 6, 3, padding=1)
-        self.one = nn.Conv2d(6, 6, 3, padding=1)
-        self.two = nn.Conv2d(6, 6, 3, padding=1)
-        self.two.weight = self.one.weight
-        self.head = nn.Conv2d(6, 2, 1)
-        self.register_buffer("scale", torch.ones(100)[7:8])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.two(self.one(self.stem(x)))) * self.scale
-
-
-def test_tied_weights(tmp_path: Path) -> None:
+def test_shared_weights(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    result = fec_fast.prune(Tied().eval(), EXAMPLE, ratio=0.5)
+    result = fec_fast.prune(SharedWeight(in_channels=1).eval(), EXAMPLE, ratio=0.5)
     path = fec_fast.save(result, tmp_path / "tied")
-    model = fec_fast.load(Tied().eval(), path)
+    model = fec_fast.load(SharedWeight(in_channels=1).eval(), path)
     assert model.one.weight is model.two.weight
-    assert_same(model, result.model)
+    assert_same_weights(model, result.model)
     with torch.no_grad():
         assert torch.equal(model(EXAMPLE), result.model(EXAMPLE))
 
 
-def test_untied_file_does_not_fill_a_tied_model(tmp_path: Path) -> None:
-    result = fec_fast.prune(Tied().eval(), EXAMPLE, ratio=0.5)
+def test_a_file_without_sharing_is_refused_by_a_model_with_it(tmp_path: Path) -> None:
+    result = fec_fast.prune(SharedWeight(in_channels=1).eval(), EXAMPLE, ratio=0.5)
     untied = copy.deepcopy(result.model)
     untied.two.weight = nn.Parameter(untied.one.weight + 1)
     path = fec_fast.save(untied, result.plan, tmp_path / "untied")
-    model = Tied().eval()
+    model = SharedWeight(in_channels=1).eval()
     before = snapshot(model)
     with pytest.raises(fec_fast.CheckpointError, match=r"one\.weight.*two\.weight"):
         fec_fast.load(model, path)
@@ -238,7 +216,7 @@ def test_older_checkpoint_is_replaced(pruned: fec_fast.PruneResult, folder: Path
     with torch.no_grad():
         changed.conv1.weight.zero_()
     assert fec_fast.save(changed, pruned.plan, folder) == folder
-    assert_same(fec_fast.load(fresh(), folder), changed)
+    assert_same_weights(fec_fast.load(fresh(), folder), changed)
     assert os.listdir(folder.parent) == ["saved"]
 
 
@@ -250,7 +228,7 @@ def test_replacing_without_an_exchange(
     with torch.no_grad():
         changed.conv1.weight.zero_()
     fec_fast.save(changed, pruned.plan, folder)
-    assert_same(fec_fast.load(fresh(), folder), changed)
+    assert_same_weights(fec_fast.load(fresh(), folder), changed)
     assert os.listdir(folder.parent) == ["saved"]
 
 
@@ -261,7 +239,7 @@ def test_new_and_empty_folders(pruned: fec_fast.PruneResult, tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     assert fec_fast.save(pruned, "relative") == tmp_path / "relative"
     for name in ("empty", "new/deep", "relative"):
-        assert_same(fec_fast.load(fresh(), name), pruned.model)
+        assert_same_weights(fec_fast.load(fresh(), name), pruned.model)
 
 
 def test_foreign_folder_is_not_overwritten(pruned: fec_fast.PruneResult, folder: Path, tmp_path: Path) -> None:
@@ -320,7 +298,7 @@ def test_damaged_checkpoint(folder: Path, name: str, damage: str) -> None:
     elif damage == "empty":
         file.write_bytes(b"")
     else:
-        # One digit for another keeps the size, and JSON stays JSON.
+        # Replacing one digit keeps the size, and the JSON valid.
         position = max(content.rfind(digit) for digit in (b"0", b"1", b"2", b"3"))
         file.write_bytes(content[:position] + b"9" + content[position + 1 :])
     model = fresh()

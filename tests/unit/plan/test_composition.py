@@ -1,4 +1,4 @@
-"""Two plans as one: what it does to a fresh original is what both do in turn."""
+"""Two plans as one: applied to the original, it has the effect of both in turn."""
 
 from __future__ import annotations
 
@@ -10,33 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 import fec_fast
 from fec_fast.vision import zoo
+from helpers.comparison import assert_same_weights
+from helpers.networks import SharedWeight
 
 DIGIT = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-
-
-class Small(nn.Module):
-    """A residual sum, a depthwise and a grouped convolution, a transposed one, a tied weight and a flatten."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(1, 8, 3, padding=1)
-        self.norm = nn.BatchNorm2d(8)
-        self.one = nn.Conv2d(8, 8, 3, padding=1)
-        self.two = nn.Conv2d(8, 8, 3, padding=1)
-        self.two.weight = self.one.weight
-        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
-        self.grouped = nn.Conv2d(8, 12, 3, padding=1, groups=2)
-        self.up = nn.ConvTranspose2d(12, 6, 2, stride=2)
-        self.head = nn.Linear(6 * 4, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.stem(x)).relu()
-        x = self.depthwise(x + self.two(self.one(x).relu()))
-        return self.head(nn.functional.adaptive_avg_pool2d(self.up(self.grouped(x)), 2).flatten(1))
 
 
 def prune(model: nn.Module, **options: Any) -> fec_fast.PruneResult:
@@ -47,17 +28,14 @@ def prune(model: nn.Module, **options: Any) -> fec_fast.PruneResult:
 
 def small(seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    model = Small().eval()
+    model = SharedWeight(in_channels=1).eval()
     model.norm.running_mean.normal_()
     model.norm.running_var.uniform_(0.5, 2)
     return model
 
 
 def assert_same(one: nn.Module, other: nn.Module) -> None:
-    left, right = one.state_dict(), other.state_dict()
-    assert list(left) == list(right)
-    for name in left:
-        assert torch.equal(left[name], right[name]), name
+    assert_same_weights(one, other)
     for (name, a), (_, b) in zip(one.named_modules(), other.named_modules(), strict=True):
         assert a.extra_repr() == b.extra_repr(), name
     with torch.no_grad():
@@ -126,7 +104,7 @@ def test_prune_train_prune_save_load(rounds: Any, tmp_path: Any) -> None:
     assert_same(fec_fast.load(zoo.build("zoo:resnet-digits").eval(), path), second.model)
 
 
-def test_what_is_in_a_composed_plan(rounds: Any) -> None:
+def test_contents_of_a_composed_plan(rounds: Any) -> None:
     model, first, second = rounds
     before = (first.plan.to_json(), second.plan.to_json())
     plan = fec_fast.compose(first.plan, second.plan)

@@ -1,4 +1,4 @@
-"""Training goes on through a pruning: the optimizer's state, an average of the weights and tied weights follow."""
+"""Pruning in the middle of a training: the optimizer's state, an average of the weights and shared weights follow."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import fec_fast
 from fec_fast.plan.equivalence import masked_copy
 from fec_fast.utils.model_index import ModelIndex
+from helpers.networks import SharedWeight
 
 IMAGES = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 TARGET = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -29,30 +30,9 @@ OPTIMIZERS: dict[str, Make] = {
 }
 
 
-class Net(nn.Module):
-    """A residual block with a tied weight, and a linear layer after a flatten."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.norm = nn.BatchNorm2d(8)
-        self.one = nn.Conv2d(8, 8, 3, padding=1)
-        self.two = nn.Conv2d(8, 8, 3, padding=1)
-        self.two.weight = self.one.weight
-        self.inner = nn.Conv2d(8, 6, 3, padding=1)
-        self.outer = nn.Conv2d(6, 8, 1)
-        self.head = nn.Linear(8 * 4, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.stem(x)).relu()
-        x = self.two(self.one(x).relu())
-        x = x + self.outer(self.inner(x).tanh())
-        return self.head(nn.functional.adaptive_avg_pool2d(x, 2).flatten(1))
-
-
 def new() -> nn.Module:
     torch.manual_seed(0)
-    return Net().double()
+    return SharedWeight().double()
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +60,7 @@ def select(plan: fec_fast.Plan, name: str, tensor: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_state_is_what_selecting_indices_gives(plan: fec_fast.Plan, name: str) -> None:
+def test_remapped_state_is_the_selection_of_the_kept_indices(plan: fec_fast.Plan, name: str) -> None:
     model = new()
     optimizer = OPTIMIZERS[name](model)
     train(model, optimizer, 3)
@@ -99,7 +79,7 @@ def test_state_is_what_selecting_indices_gives(plan: fec_fast.Plan, name: str) -
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_training_goes_on_as_that_of_the_masked_network(plan: fec_fast.Plan, name: str) -> None:
+def test_training_continues_as_that_of_the_masked_network(plan: fec_fast.Plan, name: str) -> None:
     """The reference keeps its shape: removed elements are zero, and so are, always, their gradients and state.
 
     Such an element is not moved by any of these optimizers (an update of zero, and decay of zero), so the reference
@@ -134,12 +114,12 @@ def test_training_goes_on_as_that_of_the_masked_network(plan: fec_fast.Plan, nam
         trained = dict(model.named_parameters())
         for own, parameter in reference.named_parameters():
             assert torch.equal(parameter, parameter * kept[own])
-            # Adam divides by the root of a second moment that may be as small as rounding; hence not 1e-12.
+            # Adam divides by the root of a second moment that may be as small as rounding: not 1e-12.
             torch.testing.assert_close(trained[own], select(plan, own, parameter), rtol=1e-7, atol=1e-9)
 
 
-def test_the_state_makes_a_difference(plan: fec_fast.Plan) -> None:
-    """A new optimizer in place of a remapped one is told apart by the comparison above."""
+def test_without_its_state_the_optimizer_steps_differently(plan: fec_fast.Plan) -> None:
+    """The comparison above can fail: a new optimizer in place of a remapped one gives other weights."""
     model = new()
     optimizer = OPTIMIZERS["momentum"](model)
     train(model, optimizer, 3)
@@ -184,7 +164,7 @@ def test_prunings_in_turn_and_a_composed_one(plan: fec_fast.Plan) -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
 
 
-def test_tied_weights_stay_tied(plan: fec_fast.Plan) -> None:
+def test_shared_weights_remain_shared(plan: fec_fast.Plan) -> None:
     model = new()
     optimizer = OPTIMIZERS["momentum"](model)
     train(model, optimizer, 2)
@@ -197,7 +177,7 @@ def test_tied_weights_stay_tied(plan: fec_fast.Plan) -> None:
 
 
 def test_average_of_the_weights(plan: fec_fast.Plan) -> None:
-    """An EMA is pruned by the same plan, and goes on as the pruned average of the unpruned one would."""
+    """An EMA is pruned by the same plan, and continues from the kept part of its average."""
     model = new()
     optimizer = OPTIMIZERS["momentum"](model)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
@@ -342,4 +322,6 @@ def test_before_the_first_step_there_is_nothing_to_narrow(plan: fec_fast.Plan) -
     optimizer = OPTIMIZERS["adam"](model)
     fec_fast.apply_plan(model, plan)
     fec_fast.remap_optimizer(optimizer, plan, model)
+    assert not optimizer.state
     train(model, optimizer, 1)
+    assert optimizer.state[model.stem.weight]["exp_avg"].shape == plan.new_shapes["stem.weight"]

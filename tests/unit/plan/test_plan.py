@@ -24,7 +24,7 @@ Edit = Callable[[dict[str, Any]], object]
 
 
 class Mixed(nn.Module):
-    """Grouped, depthwise, transposed and linear layers, and filters that stand in no set."""
+    """Grouped, depthwise, transposed and linear layers, and filters that are in no set."""
 
     def __init__(self) -> None:
         super().__init__()

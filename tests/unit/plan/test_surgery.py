@@ -1,4 +1,4 @@
-"""Plans are data that can be trusted; applying one is all or nothing; bad input is named before anything changes."""
+"""Surgery: applying a plan is all or nothing, and bad input is named before anything changes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import fec_fast
 from fec_fast.plan import surgery
 from fec_fast.utils.modules import named_tensors
 from fec_fast.vision import networks
+from helpers.networks import SharedWeight
 
 
 @pytest.fixture(scope="module")
@@ -63,24 +64,8 @@ def equal(left: Snapshot, right: Snapshot) -> bool:
     return left[:2] == right[:2] and torch.equal(left.values, right.values)
 
 
-class Tied(nn.Module):
-    """Two convolutions with one weight, a depthwise and a grouped one, channels-last."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.one = nn.Conv2d(8, 8, 3, padding=1)
-        self.norm = nn.BatchNorm2d(8)
-        self.two = nn.Conv2d(8, 8, 3, padding=1)
-        self.two.weight = self.one.weight
-        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
-        self.grouped = nn.Conv2d(8, 12, 3, padding=1, groups=4)
-        self.head = nn.Conv2d(12, 2, 1)
-        self.to(memory_format=torch.channels_last)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.two(self.norm(self.one(self.stem(x))).relu())
-        return self.head(self.grouped(self.depthwise(x).relu()).relu()).mean((2, 3))
+def shared_weight() -> nn.Module:
+    return SharedWeight().to(memory_format=torch.channels_last)
 
 
 def mobilenet() -> nn.Module:
@@ -121,7 +106,7 @@ def interrupt(call, at: int | None) -> int:
 @pytest.mark.parametrize(
     ("factory", "stride"),
     [
-        (Tied, 1),
+        (shared_weight, 1),
         pytest.param(networks.resnet20_cifar, 7, marks=pytest.mark.slow),
         pytest.param(mobilenet, 29, marks=pytest.mark.slow),
         pytest.param(networks.resnet20_cifar, 1, marks=SWEEP),
@@ -144,7 +129,7 @@ def test_an_exception_at_any_step_leaves_the_model_as_it_was(factory, stride):
     before = snapshot(model)
     steps = interrupt(lambda: fec_fast.apply_plan(copy.deepcopy(model), plan), None)
     assert steps > 200
-    # The last one is the return of apply_plan, when all is done.
+    # The last step is the return of apply_plan, after all changes.
     for at in [*range(1, steps - 40, stride), *range(max(1, steps - 40), steps)]:
         with pytest.raises(Interrupted):
             interrupt(lambda: fec_fast.apply_plan(model, plan), at)
@@ -162,8 +147,8 @@ def test_an_exception_at_any_step_leaves_the_model_as_it_was(factory, stride):
     ]
 
 
-def test_training_goes_on_while_the_last_loss_is_alive(pruned):
-    """The graph of a loss holds nodes of the old shapes; neither that nor a hook may be in the way of the next."""
+def test_training_continues_while_the_last_loss_is_alive(pruned):
+    """The graph of a loss holds nodes of the old shapes; neither these nor a hook may break the next backward pass."""
     original, picture, result = pruned
     model = copy.deepcopy(original).train()
     shapes = []
@@ -289,6 +274,6 @@ def test_coupled_layers_with_different_ratios():
         fec_fast.prune(model, torch.randn(1, 3, 32, 32), ratios={"conv1": 0.2, "layer1.0.conv2": 0.3})
 
 
-def test_nothing_pruned_is_told():
+def test_a_warning_reports_that_nothing_was_pruned():
     with pytest.warns(UserWarning, match="nothing was pruned"):
         fec_fast.prune(small(), torch.randn(1, 3, 8, 8), ratio=0.01)

@@ -1,4 +1,4 @@
-"""The copy that is smaller from the start is what `apply_plan` makes of a deep copy."""
+"""Copies that are made with the new shapes: equal to a deep copy after `apply_plan`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fec_fast.vision import networks
 
 
 class Marked(nn.Parameter):
-    """A kind of parameter of its own."""
+    """A subclass of parameters."""
 
 
 class WithItsOwnCopy(nn.Conv2d):
@@ -32,7 +32,7 @@ class WithItsOwnCopy(nn.Conv2d):
 
 
 class Odd(nn.Module):
-    """Tied weights, modules that know one another, a list and a dictionary that two share, an LSTM, a buffer."""
+    """Shared weights, modules that refer to one another, a list and a dictionary that two share, an LSTM, a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Odd(nn.Module):
 
 
 @pytest.mark.parametrize("factory", [Odd, networks.resnet20_cifar, lambda: networks.resnet20_cifar().bfloat16()])
-def test_it_is_the_deep_copy_after_surgery(factory: Callable[[], nn.Module]) -> None:
+def test_it_equals_a_deep_copy_after_surgery(factory: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     model = factory().train()
     image = torch.randn(2, 3, 32, 32, dtype=next(model.parameters()).dtype)
@@ -87,7 +87,7 @@ def test_it_is_the_deep_copy_after_surgery(factory: Callable[[], nn.Module]) -> 
         assert named_tensors(model)[name] is tensor and torch.equal(tensor, values), name
 
 
-def test_what_the_modules_share_is_shared_by_their_copies() -> None:
+def test_copies_share_what_the_originals_share() -> None:
     model = Odd().eval()
     plan = fec_fast.prune(model, torch.randn(1, 3, 8, 8), ratio=0.5, criterion="l1", verify=False).plan
     found = pruned_copy(ModelIndex.of(model), plan)

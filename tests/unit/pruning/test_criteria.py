@@ -1,4 +1,4 @@
-"""The criteria to compare with: each against its published formula written out, and what they do to coupled sets."""
+"""The classical criteria: each against its published formula written out, and their effect on coupled sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fec_fast.pruning import criteria, unit_scores
 from fec_fast.scoring import ops, reference
 from fec_fast.utils.model_index import ModelIndex
 
-# Two filters of two channels of 1x2 taps, and a third that equals the first.
+# Two filters of two channels with 1x2 taps, and a third that equals the first.
 HAND = torch.tensor([[[[1.0, -2.0]], [[0.0, 2.0]]], [[[4.0, 2.0]], [[0.0, 2.0]]], [[[1.0, -2.0]], [[0.0, 2.0]]]])
 
 
@@ -45,7 +45,7 @@ def he_2018(weight: torch.Tensor) -> list[float]:
 
 
 def he_2019(weight: torch.Tensor) -> list[float]:
-    """He et al., CVPR 2019: g(x) = sum over the layer's filters j' of ||x - F_j'||_2, the least go."""
+    """He et al., CVPR 2019: g(x) = sum over the layer's filters j' of ||x - F_j'||_2; the smallest are removed."""
     return [sum(math.dist(one, other) for other in rows(weight)) for one in rows(weight)]
 
 
@@ -168,7 +168,7 @@ def test_fec_l1_is_the_entropy_times_the_l1_norm_side_by_side(groups, wider, sid
     width = 4 * wider
     model = nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.Conv2d(width, 6, 3, groups=groups)).eval()
     result = fec_fast.prune(model, torch.randn(1, 3, 8, 8), formula=formula, sides=sides, ratio=0.5)
-    assert result.plan.criterion == "fec_l1" == criteria.DEFAULT_CRITERION  # what is taken unless another is named
+    assert result.plan.criterion == "fec_l1" == criteria.DEFAULT_CRITERION  # the default
     assert result.plan.formula is not None
     (record,) = (one for one in result.plan.sets if "0" in one["layers"])
     unit_of = torch.tensor(record["filters"]["0"])  # several channels each where the second layer is grouped

@@ -1,4 +1,4 @@
-"""explain: why each filter went or stayed, in Python and on the command line."""
+"""explain: why each filter is removed or kept, in Python and on the command line."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def test_neighbours(original: nn.Module, formula: fec_fast.Formula | None) -> No
     plan = fec_fast.prune(original, DIGIT, ratio=0.5, formula=formula).plan
     weight = original.get_submodule(LAYER).weight.detach().double()
     points = weight.square().mean((2, 3)).sqrt() if formula == fec_fast.Formula("rms") else weight.flatten(1)
-    for entry in fec_fast.explain(plan, LAYER, original, neighbours=2).filters:
+    explained = fec_fast.explain(plan, LAYER, original, neighbours=2)
+    assert len(explained.filters) == 32
+    for entry in explained.filters:
         distances = (points - points[entry.index]).norm(dim=1)
         distances[entry.index] = torch.inf
         nearest = distances.argsort()[:2].tolist()
@@ -91,7 +93,7 @@ def test_pinned_and_partly_pinned_layers(original: nn.Module, pruned: fec_fast.P
     assert any("some channels are kept" in note for note in told.notes)
 
 
-def test_a_later_round(original: nn.Module, pruned: fec_fast.PruneResult) -> None:
+def test_explanation_of_a_plan_of_two_rounds(original: nn.Module, pruned: fec_fast.PruneResult) -> None:
     second = fec_fast.prune(pruned.model, DIGIT, ratio=0.25)
     told = fec_fast.explain(fec_fast.compose(pruned.plan, second.plan), LAYER)
     first_gone = {entry.index for entry in fec_fast.explain(pruned.plan, LAYER).filters if entry.removed}

@@ -66,7 +66,7 @@ def test_prune_verify_save_load(name, tmp_path):
     model, image = build(name)
     before = copy.deepcopy(model.state_dict())
     result = fec_fast.prune(model, image, ratio=0.5, verify=False)  # verified below
-    # The padded shortcuts of the CIFAR ResNets fix half of the residual channels, so less can be removed there.
+    # The padded shortcuts of the CIFAR ResNets pin half of the residual channels, so less can be removed there.
     share = parameters(result.model) / parameters(model)
     assert share < (0.45 if name in ("resnet20_cifar", "resnet56_cifar", "mobilenet_v2") else 0.36)
     assert fec_fast.verify_equivalence(model, result.model, result.plan, image) < 1e-9
@@ -151,7 +151,7 @@ def test_ratios_by_layer_ignore_and_round_to():
     assert all(width % 8 == 0 for width in widths.values())
 
 
-def test_the_outputs_are_never_narrowed_and_the_reason_is_told():
+def test_outputs_are_kept_whole_and_the_reason_is_reported():
     model, image = build("resnet18")
     result = fec_fast.prune(model, image)
     assert result.model.fc.out_features == 1000

@@ -25,7 +25,7 @@ IMAGES = torch.randn(40, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 @pytest.mark.parametrize("labelled", [False, True])
 def test_statistics_are_averages_over_the_images(labelled: bool) -> None:
     model = network()
-    parts = IMAGES.split(16)  # the last of 8 weighs half as much
+    parts = IMAGES.split(16)  # the last batch, of 8, has half the weight
     fec_fast.recalibrate(model, [(part, None) for part in parts] if labelled else list(parts))
     with torch.no_grad():
         outputs = [model[0](part) for part in parts]
@@ -47,7 +47,7 @@ def test_nothing_else_changes() -> None:
     assert [module.training for module in model.modules()] == modes
     assert (model[1].momentum, model[5].momentum) == (0.3, 0.1)
     assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
-    assert torch.equal(torch.random.get_rng_state(), state)  # dropout stayed off
+    assert torch.equal(torch.random.get_rng_state(), state)  # dropout was off
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_bad_data_leaves_the_model_as_it_was(loader: Any, words: str) -> None:
     assert model.training and model[1].momentum == 0.3
 
 
-def test_a_model_without_batch_norm_says_so() -> None:
+def test_a_warning_reports_a_model_without_batch_norm() -> None:
     with pytest.warns(UserWarning, match="Conv2d has no batch norm"):
         fec_fast.recalibrate(nn.Conv2d(3, 2, 1), [IMAGES])
     with pytest.raises(fec_fast.ArgumentError, match="str"):

@@ -1,4 +1,4 @@
-"""score_model and ModelScores: what is scored, what is refused, and that the model is only read."""
+"""score_model and ModelScores: what is scored, what is refused; the model is not changed."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_every_kind_of_convolution(layer: nn.Module) -> None:
     scores = score_model(nn.Sequential(layer), formula=CHANNELS)
     transposed = "Transpose" in type(layer).__name__
     weight: Any = layer.weight
-    # What a transposed convolution computes for an output channel is what a plain one with swapped axes would.
+    # A transposed convolution computes for an output channel what a plain one with swapped axes computes.
     close(scores["0"], entropy(weight.transpose(0, 1) if transposed else weight, CHANNELS))
     assert scores.layers["0"] == LayerInfo(type(layer).__name__, tuple(weight.shape), int(transposed), 1)
 
@@ -193,7 +193,7 @@ def test_distributed_wrapper(tmp_path: Any) -> None:
         torch.distributed.destroy_process_group()
 
 
-def test_gpu_model_stays_there() -> None:
+def test_a_model_on_a_gpu_stays_on_it() -> None:
     if not torch.cuda.is_available():
         pytest.skip("no GPU here")
     net = Net()
@@ -316,7 +316,7 @@ def test_rows() -> None:
         max_size=4,
     )
 )
-def test_json_gives_back_the_same_bits(values: dict[str, list[float]]) -> None:
+def test_json_round_trip_keeps_every_bit(values: dict[str, list[float]]) -> None:
     entropies = {name: torch.tensor(numbers, dtype=torch.float64) for name, numbers in values.items()}
     layers = {name: LayerInfo("Conv2d", (len(numbers), 2, 3, 3), 0, 1) for name, numbers in values.items()}
     scores = ModelScores(entropies, layers, {"head": "not asked for"}, Formula(tau=0.1, tau_scale=0.5), "cpu")

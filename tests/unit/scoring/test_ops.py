@@ -1,4 +1,4 @@
-"""The operator and the function in front of it."""
+"""The operator ``torch.ops.fec_fast.entropy``, and the function that calls it."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class Scores(torch.utils.data.Dataset[float]):
         return 2
 
     def __getitem__(self, index: int) -> float:
-        assert torch.get_num_threads() == 1  # what governs the kernels: a worker has one
+        assert torch.get_num_threads() == 1  # the kernels use as many: a worker has one
         return float(ops.entropies([self.w], RMS, axes=[0], groups=[1])[0].sum())
 
 
 def test_in_a_data_loader_worker() -> None:
-    """Forked after the parent has run the kernels on several threads, which a worker must not try."""
+    """The worker is forked after the parent has run the kernels on several threads; it must use one."""
     w = weight(64, 70, 3, 3)
     before = torch.get_num_threads()
     try:
@@ -235,7 +235,7 @@ def test_weights_on_a_gpu(backend: str) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_weights_on_a_gpu_are_scored_on_the_cpu_and_it_is_said() -> None:
+def test_a_warning_reports_that_weights_on_a_gpu_are_scored_on_the_cpu() -> None:
     w = weight(8, 4, 3, 3)
     with pytest.warns(UserWarning, match="copied to the CPU") as caught:
         got = ops.entropies([w.cuda(), w.cuda()], RMS, axes=[0, 0], groups=[1, 1], backend="cpu")

@@ -1,4 +1,4 @@
-"""Our walks find what torch's own find, in the same order."""
+"""Walks of a model: they find what torch's own find, in the same order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wrapped models are looked through where that is sound, and refused by name where it is not."""
+"""Wrapped models: unwrapped where that is sound, refused by name where it is not."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import fec_fast
+from helpers.comparison import same_weights
 
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -26,11 +27,6 @@ def train(model: nn.Module, inner: nn.Module, steps: int = 2) -> None:
         optimizer.zero_grad()
         model(IMAGE).square().mean().backward()
         optimizer.step()
-
-
-def same(one: nn.Module, other: nn.Module) -> bool:
-    left, right = one.state_dict(), other.state_dict()
-    return list(left) == list(right) and all(torch.equal(left[name], right[name]) for name in left)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +55,7 @@ def gloo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.mark.parametrize(
     "wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")], ids=["DataParallel", "compile"]
 )
-def test_looked_through_in_place(original: nn.Module, pruned: fec_fast.PruneResult, wrap) -> None:
+def test_wrappers_are_unwrapped_in_place(original: nn.Module, pruned: fec_fast.PruneResult, wrap) -> None:
     model = copy.deepcopy(original)
     wrapped = wrap(model)
     train(wrapped, model)
@@ -69,17 +65,17 @@ def test_looked_through_in_place(original: nn.Module, pruned: fec_fast.PruneResu
     train(wrapped, model)
     train(plain, plain)
     assert model[0].weight.shape == pruned.model[0].weight.shape
-    assert same(model, plain)
+    assert same_weights(model, plain)
 
 
 def test_ddp_is_pruned_as_a_copy(gloo: None, original: nn.Module, pruned: fec_fast.PruneResult) -> None:
     wrapped = nn.parallel.DistributedDataParallel(copy.deepcopy(original))
-    assert same(fec_fast.prune(wrapped, IMAGE, ratio=0.5).model, pruned.model)
+    assert same_weights(fec_fast.prune(wrapped, IMAGE, ratio=0.5).model, pruned.model)
     train(wrapped, wrapped.module)
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_ddp_is_refused_in_place_and_stays_usable(
+def test_ddp_is_refused_in_place_and_remains_usable(
     gloo: None, original: nn.Module, pruned: fec_fast.PruneResult, tmp_path, inside: bool
 ) -> None:
     model = copy.deepcopy(original)
@@ -91,13 +87,13 @@ def test_ddp_is_refused_in_place_and_stays_usable(
         fec_fast.apply_plan(wrapped, pruned.plan)
     with pytest.raises(fec_fast.ArgumentError, match=r"DistributedDataParallel.*ddp\.module.*wrap it again"):
         fec_fast.load(wrapped, path)
-    assert same(model, before)
+    assert same_weights(model, before)
     train(ddp, model)
     train(before, before)
-    assert same(model, before)
+    assert same_weights(model, before)
 
 
-def test_what_was_inside_ddp_is_pruned_and_wrapped_again(
+def test_the_inner_model_of_ddp_is_pruned_and_wrapped_again(
     gloo: None, original: nn.Module, pruned: fec_fast.PruneResult
 ) -> None:
     ddp = nn.parallel.DistributedDataParallel(copy.deepcopy(original))
@@ -108,12 +104,12 @@ def test_what_was_inside_ddp_is_pruned_and_wrapped_again(
     again = nn.parallel.DistributedDataParallel(ddp.module)
     train(again, again.module)
     train(plain, plain)
-    assert same(again.module, plain)
-    assert same(fec_fast.prune(again, IMAGE, ratio=0.5).model, fec_fast.prune(plain, IMAGE, ratio=0.5).model)
+    assert same_weights(again.module, plain)
+    assert same_weights(fec_fast.prune(again, IMAGE, ratio=0.5).model, fec_fast.prune(plain, IMAGE, ratio=0.5).model)
 
 
-def test_the_old_ddp_does_not_train_on_in_silence(gloo: None, original: nn.Module, pruned) -> None:
-    """It no longer hears of gradients; torch itself says so at the second step, and no process drifts away unseen."""
+def test_a_ddp_made_before_pruning_raises_at_its_second_step(gloo: None, original: nn.Module, pruned) -> None:
+    """It no longer receives gradients. Torch raises at the second step, so no process diverges unnoticed."""
     ddp = nn.parallel.DistributedDataParallel(copy.deepcopy(original))
     train(ddp, ddp.module)
     fec_fast.apply_plan(ddp.module, pruned.plan)

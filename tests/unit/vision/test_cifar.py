@@ -41,7 +41,7 @@ def test_cifar_is_not_fetched_unless_asked(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(InputError, match="Set download=True"):
         data.load(f"torchvision:cifar10:{tmp_path}")
     assert asked == []
-    with pytest.raises(InputError):  # what stands in for fetching brings nothing
+    with pytest.raises(InputError):  # the replaced download fetches nothing
         data.load(f"torchvision:cifar10:{tmp_path}", download=True)
     assert asked == [str(tmp_path)]
     with pytest.raises(InputError, match="'cifar10'"):

@@ -17,7 +17,7 @@ from helpers.image_folders import all_batches, write_images
 def test_image_folder(tmp_path: Path, part: str) -> None:
     pytest.importorskip("torchvision")
     write_images(tmp_path, "train", ("cat", "dog"))
-    write_images(tmp_path, part, ("cat", "dog"), size=(30, 20))  # another size: made alike
+    write_images(tmp_path, part, ("cat", "dog"), size=(30, 20))  # another size, which is resized
     train, held_out = data.load(f"imagefolder:{tmp_path}", batch_size=4)
     train_x, train_y = all_batches(train)
     held_x, held_y = all_batches(held_out)
@@ -63,7 +63,7 @@ def _zipped(root: Path, file: Path) -> Path:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_zip_gives_what_the_folder_gives(tmp_path: Path, workers: int) -> None:
+def test_a_zip_holds_what_the_folder_holds(tmp_path: Path, workers: int) -> None:
     pytest.importorskip("torchvision")
     write_images(tmp_path / "tree", "train", ("cat", "dog"), count=9)
     write_images(tmp_path / "tree", "test", ("cat", "dog"), count=4)
@@ -73,7 +73,7 @@ def test_zip_gives_what_the_folder_gives(tmp_path: Path, workers: int) -> None:
     for one, other in zip(folder, packed, strict=True):
         left, right = all_batches(one), all_batches(other)
         assert torch.equal(left[0], right[0]) and torch.equal(left[1], right[1])
-    assert len({float(image[2, 0, 0]) for image in left[0]}) == 4  # images of a class do differ
+    assert len({float(image[2, 0, 0]) for image in left[0]}) == 4  # the images of a class differ
 
 
 def test_archive_survives_being_sent_to_a_process(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_imagenet_style(tmp_path: Path) -> None:
         f"imagefolder:{tmp_path}", 6, augment="imagenet", image_size=28, mean=(0, 0, 0), std=[1, 1, 1]
     )
     assert next(iter(train))[0].shape == next(iter(held_out))[0].shape == (6, 3, 28, 28)
-    # Held out: the shorter side becomes 32, and 28 of the middle are left: a gradient tells which.
+    # Held out: the shorter side becomes 32, and the middle 28 are kept: a gradient shows which.
     image = pytest.importorskip("PIL.Image")
     ramp = image.linear_gradient("L").resize((50, 80)).convert("RGB")  # 0 at the top, 255 at the bottom
     ramp.save(tmp_path / "val" / "cat" / "0.png")
@@ -125,7 +125,7 @@ def test_damaged_images_are_named_before_training_or_in_it(tmp_path: Path, part:
     loader = data.load(f"imagefolder:{tmp_path}", check=False, workers=1)[part == "val"]
     with pytest.raises(InputError, match=r"dog/1.png cannot be read"):
         all_batches(loader)
-    # Cut off behind its header: only decoding can tell.
+    # Truncated after its header: only decoding reveals it.
     whole = io.BytesIO()
     image.effect_noise((64, 64), 90).convert("RGB").save(whole, "JPEG")
     damaged.unlink()
@@ -135,7 +135,7 @@ def test_damaged_images_are_named_before_training_or_in_it(tmp_path: Path, part:
         all_batches(loader)
 
 
-def test_many_files_are_not_looked_at_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warning_reports_that_many_files_are_not_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torchvision")
     for name in ("train", "val"):
         write_images(tmp_path, name, ("cat", "dog"))

@@ -1,4 +1,4 @@
-"""Images with boxes in the layout of VOC: what is read, and what is named before training starts."""
+"""Images with boxes in the layout of VOC: what is read, and what is refused before training starts."""
 
 import pickle
 import shutil
@@ -42,7 +42,7 @@ def test_boxes_lie_where_the_pixels_are(folder: Path) -> None:
     assert [target["labels"].tolist() for target in targets] == [[2], [1]]  # blue, red
     assert [target["difficult"].tolist() for target in targets] == [[False], [False]]
     left, top, right, bottom = targets[0]["boxes"][0].int().tolist()
-    assert images[0][0, top + 2 : bottom - 2, left + 2 : right - 2].min() > 0.8  # red as far as JPEG keeps it
+    assert images[0][0, top + 2 : bottom - 2, left + 2 : right - 2].min() > 0.8  # red, up to the loss of JPEG
     assert images[0][0, :, : left - 2].max() < 0.6
 
 
@@ -84,7 +84,7 @@ def test_augmented_boxes_still_cover_what_they_name(folder: Path) -> None:
     assert seen > 20
 
 
-def test_zip_gives_what_the_folder_gives_even_in_other_processes(folder: Path, tmp_path: Path) -> None:
+def test_a_zip_holds_what_the_folder_holds_in_worker_processes_too(folder: Path, tmp_path: Path) -> None:
     nested = tmp_path / "nested" / "VOCdevkit" / "VOC2007"
     shutil.copytree(folder, nested)
     archive = shutil.make_archive(str(tmp_path / "data"), "zip", tmp_path / "nested")

@@ -1,4 +1,4 @@
-"""Budgets: met exactly as counted on the really pruned network, as near as whole steps come, or refused."""
+"""Budgets: met as counted on the pruned network, as nearly as whole steps allow, or refused."""
 
 from __future__ import annotations
 
@@ -24,30 +24,9 @@ from fec_fast.pruning.allocation.ratios import allowed_removal_counts
 from fec_fast.pruning.allocation.solver import smallest_removal
 from fec_fast.utils.model_index import ModelIndex
 from fec_fast.vision import networks
+from helpers.networks import Blocks
 
 POLICIES = ("uniform", "entropy", "global")
-
-
-class Blocks(nn.Module):
-    """A residual sum, a concatenation, a grouped and a depthwise convolution, a tied weight, a flatten."""
-
-    def __init__(self, width: int, branch: int, group: int, groups: int) -> None:
-        super().__init__()
-        self.stem, self.norm = nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width)
-        self.one, self.two = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
-        self.two.weight = self.one.weight
-        self.side = nn.Conv2d(width, branch, 1)
-        self.join = nn.Conv2d(width + branch, group * groups, 1)
-        self.grouped = nn.Conv2d(group * groups, group * groups, 3, padding=1, groups=groups)
-        self.depthwise = nn.Conv2d(group * groups, group * groups, 3, padding=1, groups=group * groups)
-        self.hidden, self.fc = nn.Linear(group * groups * 4, 24), nn.Linear(24, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.stem(x)).relu()
-        y = y + self.two(self.one(y).relu())
-        y = torch.cat([y, self.side(y)], 1)
-        y = self.depthwise(self.grouped(self.join(y).relu()).relu())
-        return self.fc(self.hidden(nn.functional.adaptive_avg_pool2d(y, 2).flatten(1)).relu())
 
 
 def blocks(width: int = 16, branch: int = 12, group: int = 4, groups: int = 3, seed: int = 0) -> nn.Module:
@@ -59,7 +38,7 @@ IMAGE = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 
 
 def whole_sizes(model: nn.Module, image: Tensor) -> dict[str, float]:
-    """What a network comes to, counted on itself."""
+    """Returns the sizes of a network, counted on itself."""
     traced = trace_model(ModelIndex.of(model), image)
     coupling = couple_channels(traced)
     counted = count(model, image)
@@ -98,7 +77,7 @@ def test_sizes_are_those_of_the_really_pruned_network(width, branch, group, grou
 
 def test_memory_by_hand() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(inplace=True), nn.Conv2d(8, 4, 1), nn.Flatten()).eval()
-    # Both convolutions' results are there while the second runs, the input is the caller's, a view takes nothing.
+    # While the second convolution runs, both results are in memory. The input is the caller's; a view needs no memory.
     weights = 4 * (3 * 8 + 8 + 8 * 4 + 4)
     assert whole_sizes(model, IMAGE)["memory"] == weights + 4 * 2 * 36 * (8 + 4)
     twice = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
@@ -131,7 +110,7 @@ def test_a_budget_is_met_or_the_nearest_is_named(widths, currency, share, policy
     assert result.difference is not None and result.difference < 1e-9
     left = whole_sizes(result.model, IMAGE)[currency]
     assert left <= before * (1 - share) * (1 + 1e-12)
-    # No single step of a set can be given back, or the target is met within a hundredth of it.
+    # The target is met within a hundredth, or no set can keep one step more.
     if (1 - left / before) - share > 0.01 * share:
         assert any("as near as whole steps" in note for note in result.plan.notes)
         traced = trace_model(ModelIndex.of(model), IMAGE)
@@ -212,7 +191,7 @@ def test_ratios_by_layer_are_a_profile() -> None:
     }
 
 
-def test_global_takes_from_where_the_scores_are_low() -> None:
+def test_global_removes_where_scores_are_low() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 1), nn.Conv2d(32, 2, 1)).eval()
     with torch.no_grad():
@@ -222,7 +201,7 @@ def test_global_takes_from_where_the_scores_are_low() -> None:
     assert removed[0] > 2 * removed[1]
 
 
-def test_entropy_takes_from_where_filters_are_alike() -> None:
+def test_entropy_removes_where_filters_are_similar() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3), nn.Conv2d(32, 32, 3), nn.Conv2d(32, 2, 1)).eval()
     with torch.no_grad():
@@ -284,12 +263,12 @@ def test_contradictions_are_refused_and_the_model_is_untouched(options: Any, kin
         ({"latency_ms": float("inf")}, fec_fast.BudgetError, "inf"),
     ],
 )
-def test_budgets_that_are_none(values: dict[str, Any], kind: type, words: str) -> None:
+def test_invalid_budgets_are_refused(values: dict[str, Any], kind: type, words: str) -> None:
     with pytest.raises(kind, match=words):
         Budget(**values)
 
 
-def test_budget_in_words() -> None:
+def test_budgets_are_parsed_from_text() -> None:
     assert Budget.parse("params=0.7") == Budget(params=0.7) and str(Budget(params=0.7)) == "params=0.7"
     assert Budget.parse("latency_ms=3").amount == 3.0
     for text, words in (("params", "NAME=NUMBER"), ("param=0.5", "'params'"), ("params=x", "'x'")):

@@ -1,4 +1,4 @@
-"""Latency budgets, on a machine of which the times are made up: forecast, measured, corrected, told."""
+"""Latency budgets on a machine with invented times: forecast, measured, corrected, reported."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def network() -> nn.Module:
 
 
 def made_up(monkeypatch: pytest.MonkeyPatch, half_width: float = 0.0) -> Callable[[nn.Module], float]:
-    """A machine that takes a nanosecond a multiply-accumulate, a microsecond a layer and twice as long alone."""
+    """A machine that takes 1 ns per multiply-accumulate, 1 us per module, and 2 ns for layers that are timed alone."""
 
     def seconds(model: nn.Module) -> float:
         return 1e-9 * count(model, IMAGE).macs + 1e-6 * len(list(model.modules()))
@@ -47,7 +47,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch, half_width: float = 0.0) -> Callabl
         groups = shape.groups * outputs // shape.outputs if shape.whole_groups else shape.groups
         options = dict(shape.options)
         kernel = options.get("kernel_size", ())
-        lost = 0 if options.get("transposed", True) else kernel[0] - 1  # of rows and columns, where nothing is padded
+        lost = 0 if options.get("transposed", True) else kernel[0] - 1  # rows and columns that are lost without padding
         pixels = float(np.prod([size - lost for size in shape.image[1:]]))
         return 2e-9 * shape.image[0] * pixels * inputs * outputs * float(np.prod(kernel)) / groups
 
@@ -63,13 +63,13 @@ def test_a_latency_is_met(policy: str, share: float, monkeypatch: pytest.MonkeyP
     model = network()
     target = 1e3 * share * seconds(model)
     result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=target), ratios=policy)
-    assert 0.96 * target <= 1e3 * seconds(result.model) <= target  # one unit is up to 3 % of it here
+    assert 0.96 * target <= 1e3 * seconds(result.model) <= target  # one unit is up to 3 % of the time here
     assert any(f"budget latency_ms={target:g}" in note and "measured" in note for note in result.plan.notes)
 
 
 @pytest.mark.parametrize("step", [8, 16])
-def test_a_device_whose_times_go_in_steps(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Widths cost what the next multiple costs, as on GPUs: corrections of a smooth forecast run to and fro."""
+def test_a_device_whose_times_rise_in_steps(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A width costs as much as the next multiple, as on GPUs: corrections of a smooth forecast overshoot both ways."""
     made_up(monkeypatch)
     torch.manual_seed(0)
     widths = [3, 128, 128, 128]
@@ -93,7 +93,7 @@ def test_a_device_whose_times_go_in_steps(step: int, monkeypatch: pytest.MonkeyP
         assert len(measured) <= 11  # the model, and ten of the search
         best = max(one for one in measured if one <= target)
         assert seconds(result.model) == best
-        # Uniform: all three widths go down together, so the times that there are at all are known.
+        # Uniform: all three widths fall together, so every time that is possible is known.
         grid = [model[0].weight.shape[0] - gone for gone in range(128)]
         steps = {seconds([nn.Conv2d(a, b, 1) for a, b in ((3, n), (n, n), (n, n))]) for n in grid}
         assert best >= 0.97 * max(one for one in steps if one <= target), (share, best, target)
@@ -101,7 +101,7 @@ def test_a_device_whose_times_go_in_steps(step: int, monkeypatch: pytest.MonkeyP
             assert "no nearer network was found: the next one measured takes" in result.plan.notes[0]
 
 
-def test_what_cannot_be_met_or_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_targets_that_are_out_of_reach_and_times_that_are_unsteady(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = made_up(monkeypatch)
     model = network()
     with pytest.raises(fec_fast.BudgetError, match="fastest network that was found takes .* nearest that can be met"):
@@ -142,7 +142,7 @@ def test_a_real_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_slow_call_is_timed_often_enough_for_an_interval() -> None:
-    """A block of torch's timer holds a single slow call, and one number has no spread to tell."""
+    """A block of torch's timer holds a single slow call, and one number has no spread."""
     calls = []
 
     def slow() -> None:

@@ -1,4 +1,4 @@
-"""``round_to``: every width that was a multiple stays one, whatever is coupled, concatenated or grouped."""
+"""``round_to``: every width that was a multiple remains one, whatever is coupled, concatenated or grouped."""
 
 from __future__ import annotations
 
@@ -11,31 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fec_fast
-
-
-class Mixed(nn.Module):
-    """A residual sum, a concatenation with channels that stay, a grouped and a depthwise convolution, a flatten."""
-
-    def __init__(self, width: int, branch: int, group: int, groups: int, extra: int) -> None:
-        super().__init__()
-        self.stem, self.inner = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, branch, 1)
-        self.outer, self.norm = nn.Conv2d(branch, width, 1), nn.BatchNorm2d(width)
-        self.side, self.extra = nn.Conv2d(width, branch, 1), nn.Conv2d(3, extra, 1)
-        self.join = nn.Conv2d(width + branch + extra, group * groups, 1)
-        self.grouped = nn.Conv2d(group * groups, group * groups, 3, padding=1, groups=groups)
-        self.depthwise = nn.Conv2d(group * groups, group * groups, 3, padding=1, groups=group * groups)
-        self.fc = nn.Linear(group * groups * 4, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.stem(x)
-        y = y + self.norm(self.outer(torch.relu(self.inner(y))))
-        y = torch.cat([self.extra(x), y, self.side(y)], 1)
-        y = self.depthwise(torch.relu(self.grouped(torch.relu(self.join(y)))))
-        return self.fc(nn.functional.adaptive_avg_pool2d(y, 2).flatten(1))
+from helpers.networks import Blocks
 
 
 def widths(model: nn.Module) -> dict[tuple[str, str], int]:
-    """Every number that hardware may want to be a multiple."""
+    """Returns every width that hardware may need as a multiple."""
     found = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
@@ -70,9 +50,11 @@ def pruned_widths(model: nn.Module, **options: object) -> tuple[dict, dict, floa
     round_to=st.sampled_from([1, 2, 3, 4, 8, 16]),
     ignored=st.sampled_from([(), ("extra",), ("side",), ("join",), ("stem", "extra")]),
 )
-def test_multiples_stay_multiples(width, branch, group, groups, extra, ratio, round_to, ignored) -> None:
+def test_widths_that_are_multiples_remain_multiples(
+    width, branch, group, groups, extra, ratio, round_to, ignored
+) -> None:
     torch.manual_seed(0)
-    model = Mixed(width, branch, group, groups, extra).eval()
+    model = Blocks(width, branch, group, groups, extra).eval()
     before, after, difference = pruned_widths(model, ratio=ratio, round_to=round_to, ignore=ignored)
     assert difference < 1e-9
     _, plain, _ = pruned_widths(model, ratio=ratio, ignore=ignored)
@@ -85,21 +67,21 @@ def test_multiples_stay_multiples(width, branch, group, groups, extra, ratio, ro
 @pytest.mark.parametrize(
     ("arguments", "ratio", "expected"),
     [
-        # Residual and branch widths: 64 - 32 = 32 and 24 - 12 = 12, which becomes 16.
+        # Residual and branch widths: 64 - 32 = 32 and 24 - 12 = 12, which is rounded up to 16.
         ((64, 24, 1, 32, 8), 0.5, {("stem", "out"): 32, ("norm", "features"): 32, ("inner", "out"): 16}),
-        # 20 is no multiple of 8: 10 becomes 16. So that 24 + 20 + 4 stays a multiple, the side branch keeps 20 - 8.
+        # 20 is no multiple of 8: 10 becomes 16. For 24 + 20 + 4 to remain a multiple, the side branch keeps 20 - 8.
         ((24, 20, 1, 8, 4), 0.5, {("inner", "out"): 16, ("stem", "out"): 16, ("side", "out"): 12}),
-        # Four groups of 16: 16 - 8 stay in each. Four groups of 12: 48 - 24 = 24, with 6 in each group.
+        # Four groups of 16: 16 - 8 are kept in each. Four groups of 12: 48 - 24 = 24, with 6 in each group.
         ((8, 8, 16, 4, 8), 0.4, {("grouped", "in per group"): 16, ("grouped", "out per group"): 16}),
         ((8, 8, 16, 4, 8), 0.5, {("grouped", "in per group"): 8, ("grouped", "out per group"): 8, ("join", "out"): 32}),
         ((8, 8, 12, 4, 8), 0.5, {("grouped", "out"): 24, ("grouped", "out per group"): 6, ("join", "out"): 24}),
-        # Sixteen groups of 4: whole groups go, two at a time.
+        # Sixteen groups of 4: whole groups are removed, two at a time.
         ((8, 8, 4, 16, 8), 0.3, {("grouped", "out"): 48, ("grouped", "out per group"): 4, ("depthwise", "in"): 48}),
     ],
 )
 def test_by_hand(arguments, ratio, expected) -> None:
     torch.manual_seed(0)
-    _, after, _ = pruned_widths(Mixed(*arguments).eval(), ratio=ratio, round_to=8)
+    _, after, _ = pruned_widths(Blocks(*arguments).eval(), ratio=ratio, round_to=8)
     assert {key: after[key] for key in expected} == expected
 
 

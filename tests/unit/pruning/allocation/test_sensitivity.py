@@ -1,4 +1,4 @@
-"""Sensitivity: what is measured, kept, resumed, shared among processes, and what the knapsack makes of it."""
+"""Sensitivity: measured, cached, resumed, shared among processes, and used by the knapsack."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_values_are_those_of_the_function() -> None:
     assert "0.20: 0.96" in str(found)
 
 
-def test_the_knapsack_takes_where_little_is_lost() -> None:
+def test_the_knapsack_removes_where_little_accuracy_is_lost() -> None:
     model = network()
     result = fec_fast.prune(
         model, IMAGE, budget=Budget(params=0.5), ratios="sensitivity", calibration=first_matters, verify=False
@@ -52,7 +52,8 @@ def test_accuracy_on_a_loader_leaves_the_model_alone(capsys: pytest.CaptureFixtu
     model = network().train()
     before = copy.deepcopy(model.state_dict())
     found = fec_fast.measure_sensitivity(model, IMAGE, batches(), at=(0.5,))
-    assert all(0 <= value <= 1 for values in found.values.values() for value in values.values())
+    measured = [value for values in found.values.values() for value in values.values()]
+    assert len(measured) == 3 and all(0 <= value <= 1 for value in measured)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items()) and model.training
     assert "sensitivity" in capsys.readouterr().err
 
@@ -70,7 +71,7 @@ def test_the_cache_resumes_after_an_interruption(tmp_path: Path) -> None:
     with pytest.raises(fec_fast.InputError, match="RuntimeError with 4 units less in 3: out of patience"):
         fec_fast.measure_sensitivity(network(), IMAGE, breaks, **options)
     file = tmp_path / "sensitivity-0.jsonl"
-    file.write_text(file.read_text() + '{"key": "torn')  # killed while it wrote
+    file.write_text(file.read_text() + '{"key": "torn')  # as if the process was killed while it wrote
     found = fec_fast.measure_sensitivity(network(), IMAGE, breaks, **options)
     assert len(calls) == 4 + 4
     assert found == fec_fast.measure_sensitivity(network(), IMAGE, first_matters, at=(0.2, 0.5), progress=False)
@@ -84,7 +85,7 @@ def test_the_cache_resumes_after_an_interruption(tmp_path: Path) -> None:
 
 
 @pytest.mark.distributed
-def test_processes_share_the_work(tmp_path: Path) -> None:
+def test_two_processes_share_the_measurements(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
     done = torchrun("-m", "helpers.distributed_sensitivity", tmp_path / "cache")
     assert done.returncode == 0, done.stderr
@@ -94,12 +95,12 @@ def test_processes_share_the_work(tmp_path: Path) -> None:
     assert written == [[expected.whole, values]] * 2
     lines = [len((tmp_path / "cache" / f"sensitivity-{rank}.jsonl").read_text().splitlines()) for rank in (0, 1)]
     assert sorted(lines) == [3, 4]
-    # A process group that is still there at the end aborts the process now and then.
+    # A process group that still exists at exit aborts the process now and then.
     assert [(tmp_path / "cache" / f"left-{rank}").read_text() for rank in (0, 1)] == ["True", "True"]
 
 
 class Halves(nn.Module):
-    """One layer comes first in two sets."""
+    """Two coupled sets that start at the same layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +111,7 @@ class Halves(nn.Module):
         return self.head(self.stem(x) + torch.cat([self.left(x), self.right(x)], 1))
 
 
-def test_sets_of_the_same_layer_are_told_apart() -> None:
+def test_two_sets_that_start_at_the_same_layer_have_different_names() -> None:
     torch.manual_seed(0)
     model = Halves().eval()
     found = fec_fast.measure_sensitivity(
@@ -140,7 +141,7 @@ def test_hull_is_convex_and_below() -> None:
         (3, fec_fast.ArgumentError, "int"),
     ],
 )
-def test_bad_calibration_is_told(calibration: Any, kind: type, words: str) -> None:
+def test_bad_calibration_is_refused(calibration: Any, kind: type, words: str) -> None:
     model = network()
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(kind, match=words):
@@ -148,7 +149,7 @@ def test_bad_calibration_is_told(calibration: Any, kind: type, words: str) -> No
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_what_belongs_together_is_asked_for() -> None:
+def test_arguments_that_need_each_other() -> None:
     budget = Budget(params=0.5)
     with pytest.raises(fec_fast.RatioError, match="needs calibration"):
         fec_fast.prune(network(), IMAGE, budget=budget, ratios="sensitivity")

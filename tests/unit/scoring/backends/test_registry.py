@@ -92,7 +92,7 @@ def test_unknown_names_have_a_hint() -> None:
         resolve("abacus")
 
 
-def test_a_build_without_cuda_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_without_cuda_gives_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "compiled", lambda: None)
     monkeypatch.setattr(cuda._native, "cuda_left_out", "no GPU was in sight: build with FEC_CUDA=ON")
     info = fec_fast.backends()["cuda"]

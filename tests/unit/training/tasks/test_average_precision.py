@@ -24,7 +24,7 @@ def _target(places: list[int], **more: Tensor) -> dict[str, Tensor]:
 
 
 def _found(places: list[int]) -> dict[str, Tensor]:
-    """Detections from the surest to the least sure."""
+    """Detections from the highest score to the lowest."""
     return {**_target(places), "scores": torch.linspace(0.9, 0.1, len(places))}
 
 
@@ -34,7 +34,7 @@ def test_two_of_three_with_one_wrong_between() -> None:
     assert got.voc == pytest.approx(1 / 3 + 2 / 9)
     assert got.voc_2007 == pytest.approx((4 * 1 + 3 * 2 / 3) / 11)  # at 0, .1, .2, .3 and .4, .5, .6
     assert got.coco_50 == pytest.approx((34 * 1 + 33 * 2 / 3) / 101)  # at 0 to .33 and .34 to .66
-    assert got.coco == pytest.approx(got.coco_50)  # the boxes are met exactly, so the overlap does not matter
+    assert got.coco == pytest.approx(got.coco_50)  # the boxes match exactly, so the threshold has no effect
     assert got.by_class == {
         "cell": {"coco": got.coco, "coco_50": got.coco_50, "voc_2007": got.voc_2007, "voc": got.voc}
     }
@@ -90,7 +90,7 @@ def test_more_than_a_hundred_detections_count_for_voc_only() -> None:
         ([_found([0])], [_target([])], "no box to find"),
     ],
 )
-def test_what_makes_no_sense_is_refused(found: list, targets: list, words: str) -> None:
+def test_inconsistent_detections_and_targets_are_refused(found: list, targets: list, words: str) -> None:
     with pytest.raises(InputError, match=words):
         average_precisions(found, targets, ["cell"])
 
@@ -98,7 +98,7 @@ def test_what_makes_no_sense_is_refused(found: list, targets: list, words: str) 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(0, 5))
 def test_area_is_that_of_the_steps(right: list[bool], missed: int) -> None:
-    """All points: the sum over the boxes that were found of the best precision there or later, over all boxes."""
+    """The sum over the boxes that were found of the best precision there or later, divided by all boxes."""
     boxes = sum(right) + missed
     if boxes == 0:
         return
@@ -134,7 +134,7 @@ def test_coco_is_what_torchmetrics_finds(seed: int) -> None:
         scores = torch.rand(14, generator=generator)
         boxes, labels = torch.cat([near, extra["boxes"]]), torch.cat([target["labels"], extra["labels"]])
         found.append({"boxes": boxes, "labels": labels, "scores": scores})
-    # Its own thresholds are rounded to float32, which moves some of them over a recall that is met exactly.
+    # Its own thresholds are rounded to float32: some then exceed a recall that equals them.
     overlaps, recalls = np.linspace(0.5, 0.95, 10).tolist(), np.linspace(0, 1, 101).tolist()
     peer = detection.MeanAveragePrecision(iou_thresholds=overlaps, rec_thresholds=recalls, class_metrics=True)
     peer.update(found, targets)

@@ -39,7 +39,7 @@ def small(seed: int = 0) -> nn.Module:
     return zoo.build("zoo:ssd-small", num_classes=3, image_size=96)
 
 
-def test_detector_learns_and_metrics_tell(loaders: tuple[DataLoader[Any], DataLoader[Any]]) -> None:
+def test_a_detector_learns_and_its_metrics_rise(loaders: tuple[DataLoader[Any], DataLoader[Any]]) -> None:
     train, held_out = loaders
     model = small()
     options: dict[str, Any] = {"optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "progress": False}
@@ -63,8 +63,8 @@ def test_pruned_detector_is_proven_tuned_saved_and_loaded(
     _end_to_end(model, small(seed=1).eval(), [torch.rand(3, 96, 96)], train, held_out, tmp_path)
 
 
-def test_ssdlite_goes_the_whole_way(folder: Path, tmp_path: Path) -> None:
-    # Two images at least: it has batch norm on maps of one pixel.
+def test_ssdlite_is_pruned_tuned_saved_and_loaded(folder: Path, tmp_path: Path) -> None:
+    # At least two images per batch: it has batch norm on maps of one pixel.
     train, held_out = load_voc(folder, batch_size=2, augment="none", limit=4)
     torch.manual_seed(0)
     model, fresh = (zoo.build("torchvision:ssdlite320_mobilenet_v3_large", num_classes=3).eval() for _ in range(2))
@@ -93,7 +93,7 @@ def _end_to_end(
     return result
 
 
-def test_interrupted_training_comes_to_the_same_bits(
+def test_interrupted_training_resumes_to_the_same_bits(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(model: nn.Module, resume: bool) -> dict[str, Tensor]:
@@ -120,7 +120,7 @@ def test_interrupted_training_comes_to_the_same_bits(
 
 
 def test_boxes_keep_full_precision_under_bfloat16(folder: Path) -> None:
-    """Default boxes are those of float32 to the bit, and losses are so up to what the convolutions lose."""
+    """Default boxes equal those of float32 to the bit; losses differ by the rounding of convolutions alone."""
     model = small()
     seen: list[Tensor] = []
     encode = model.box_coder.encode_single
@@ -132,7 +132,8 @@ def test_boxes_keep_full_precision_under_bfloat16(folder: Path) -> None:
     model.box_coder.encode_single = watched
     losses = []
     for precision in ("no", "bf16"):
-        train, _ = load_voc(folder, batch_size=4, image_size=96, augment="none")  # anew, as its order goes on
+        # A new loader each time: the random order of an old one would continue.
+        train, _ = load_voc(folder, batch_size=4, image_size=96, augment="none")
         options: dict[str, Any] = {"epochs": 1, "lr": 1e-6, "progress": False, "mixed_precision": precision}
         losses.append(fec_fast.finetune(copy.deepcopy(model), train, task=Detection(), **options).history[0].loss)
     half = len(seen) // 2
@@ -177,7 +178,7 @@ def test_features_are_imitated(folder: Path, precision: str) -> None:
         before = float(attention_distance(small().train().backbone.features(images), wanted))
     assert loss[5.0] - loss[0.0] == pytest.approx(5.0 * before, rel=0.05 if precision == "bf16" else 1e-3)
     assert after[5.0] < 0.99 * after[0.0]
-    assert len(heads) == 2  # once a training, beforehand: in training it is stopped after what is imitated
+    assert len(heads) == 2  # once per training, in the check: then it is stopped after the imitated layers
 
 
 def test_teachers_that_cannot_be_imitated_are_refused(loaders: tuple[DataLoader[Any], DataLoader[Any]]) -> None:
@@ -194,11 +195,11 @@ def test_teachers_that_cannot_be_imitated_are_refused(loaders: tuple[DataLoader[
         tried(teacher=larger, feature_layers=["backbone.features"])
 
 
-def test_a_student_that_resizes_at_random_is_told_so(loaders: tuple[DataLoader[Any], DataLoader[Any]]) -> None:
+def test_a_student_that_resizes_at_random_is_refused(loaders: tuple[DataLoader[Any], DataLoader[Any]]) -> None:
     student, teacher = small(), small()
 
     def halved(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        # Only where gradients flow: not in the check beforehand.
+        # Where gradients are computed: not in the check before training.
         return (nn.functional.avg_pool2d(inputs[0], 2),) if torch.is_grad_enabled() else inputs
 
     student.backbone.features.register_forward_pre_hook(halved)
@@ -278,7 +279,7 @@ def test_number_of_classes_is_found_in_torchvisions_detectors(name: str, options
         assert num_classes_of(zoo.build(f"torchvision:{name}", num_classes=7, **options)) == 7
 
 
-def test_recalibration_takes_lists_of_images(loaders: tuple[DataLoader[Any], DataLoader[Any]]) -> None:
+def test_recalibration_accepts_lists_of_images(loaders: tuple[DataLoader[Any], DataLoader[Any]]) -> None:
     model = small().eval()
     batch = next(iter(loaders[0]))
     fec_fast.recalibrate(model, [batch])
