@@ -25,12 +25,15 @@ def write_result(path: Path, document: dict[str, Any]) -> None:
 
     A list under the top-level key ``rows`` is written one row per line, so that a new row is one line of a diff.
     """
+    entries = []
+    for key, value in document.items():
+        if key == "rows":
+            text = "[\n" + ",\n".join(json.dumps(row) for row in value) + "\n  ]"
+        else:
+            text = json.dumps(value, indent=2).replace("\n", "\n  ")
+        entries.append(f"  {json.dumps(key)}: {text}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    head = json.dumps({key: value for key, value in document.items() if key != "rows"}, indent=2)
-    if "rows" in document:
-        rows = ",\n".join(json.dumps(row) for row in document["rows"])
-        head = f'{head.removesuffix("}").rstrip()},\n  "rows": [\n{rows}\n  ]\n}}'
-    write_text(path, head + "\n")
+    write_text(path, "{\n" + ",\n".join(entries) + "\n}\n")
 
 
 def run_number(document: dict[str, Any], *packages: str) -> int:
