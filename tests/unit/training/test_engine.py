@@ -49,21 +49,20 @@ def test_every_choice_changes_the_result_and_resumes_to_the_same_bits(choice: st
         options["teacher"] = classifier(width=12)
     held_out = dot_loader(shuffle=False)
 
-    def train(loader: Any = held_out, **more: Any) -> Any:
-        model = classifier()
-        return train(model, epochs=3, val_loader=loader, **options, **more)
+    def with_choice(loader: Any = held_out, **more: Any) -> Any:
+        return train(classifier(), epochs=3, val_loader=loader, **options, **more)
 
-    whole = train()
+    whole = with_choice()
     plain = train(classifier(), epochs=3, val_loader=held_out)
     if choice != "patience":  # its epochs are equally good
         assert not same_weights(whole.model, plain.model)
     with pytest.raises(KeyboardInterrupt, match="state after epoch 1"):
-        train(InterruptedLoader(held_out, 1), checkpoint=tmp_path / "s")
-    resumed = train(checkpoint=tmp_path / "s", resume=True)
+        with_choice(InterruptedLoader(held_out, 1), checkpoint=tmp_path / "s")
+    resumed = with_choice(checkpoint=tmp_path / "s", resume=True)
     assert same_weights(resumed.model, whole.model)
     assert without_times(resumed.history) == without_times(whole.history) and resumed.stopped == whole.stopped
     # Resuming a finished training returns its result.
-    again = train(checkpoint=tmp_path / "s", resume=True)
+    again = with_choice(checkpoint=tmp_path / "s", resume=True)
     assert same_weights(again.model, whole.model) and again.stopped == whole.stopped
 
 
