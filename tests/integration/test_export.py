@@ -12,6 +12,8 @@ import fec_fast
 
 models = pytest.importorskip("torchvision").models
 
+pytestmark = pytest.mark.slow
+
 
 def ssd_backbone() -> nn.Module:
     return models.detection.ssd300_vgg16(weights=None, weights_backbone=None).backbone

@@ -106,6 +106,7 @@ def uneven_case(kind: str, dtype: torch.dtype, formula: Formula) -> Case:
 
 # What a sum of exponentials could lose: one channel far from all others, clusters of similar ones, ties, and filters of
 # very different sizes in neighbouring lanes of a vector.
+@pytest.mark.slow
 @pytest.mark.parametrize("instruction_set", SETS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("entropy", ["similarity", "softmax", "distance"])
@@ -117,6 +118,7 @@ def test_uneven_channels(instruction_set: str, dtype: torch.dtype, entropy: Any,
 
 
 # The documented rule, on weights of the size of networks' weights.
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("compress", ["rms", "absmean", "mean", "none"])
 @pytest.mark.parametrize("entropy", ["similarity", "softmax", "distance"])

@@ -25,12 +25,14 @@ def run(script: str, *arguments: str, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @needs_triton
 def test_every_kernel_in_the_interpreter() -> None:
     said = run("triton_interpreted.py", TRITON_INTERPRET="1")
     assert int(said.split()[0]) >= 90 and said.split()[1] == "comparisons"
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.parametrize("architecture", ["80", "90", "100"])
 def test_compiled_ahead_of_time(architecture: str) -> None:

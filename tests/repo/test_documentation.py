@@ -16,8 +16,13 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
 @pytest.mark.parametrize(
     ("name", "packages", "blocks"),
     [
-        ("couplings", ("torchvision", "torch_pruning", "onnxscript", "onnxruntime"), 10),
-        ("budgets", ("torchvision",), 5),
+        pytest.param(
+            "couplings",
+            ("torchvision", "torch_pruning", "onnxscript", "onnxruntime"),
+            10,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("budgets", ("torchvision",), 5, marks=pytest.mark.slow),
         ("finetuning", ("accelerate", "torchmetrics", "torchvision", "sklearn"), 4),
         ("scale", ("torchvision",), 1),
     ],

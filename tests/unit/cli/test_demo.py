@@ -12,6 +12,7 @@ from fec_fast.utils.errors import InputError
 _SHORT = demo.DemoSettings(epochs=1, finetune_epochs=1, repeats=1, latency_seconds=0.01)
 
 
+@pytest.mark.slow
 def test_demo_end_to_end(tmp_path: Path) -> None:
     console = Console(record=True, width=80)
     file = tmp_path / "demo.json"

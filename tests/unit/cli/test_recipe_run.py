@@ -47,6 +47,7 @@ def _images(root: Path, size: int) -> None:
                 image.fromarray(pixels.numpy()).save(root / part / f"class{label}" / f"{index}.png")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_shipped_recipes_run_to_their_end(name: str, tmp_path: Path) -> None:
     pytest.importorskip("torchvision")

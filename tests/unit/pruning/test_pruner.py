@@ -61,6 +61,7 @@ def same(left: object, right: object) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_prune_verify_save_load(name, tmp_path):
     model, image = build(name)
@@ -83,6 +84,7 @@ def test_prune_verify_save_load(name, tmp_path):
         assert same(fresh(image), result.model(image))
 
 
+@pytest.mark.slow
 def test_ssd_prune_verify_save_load(tmp_path):
     torch.manual_seed(0)
 

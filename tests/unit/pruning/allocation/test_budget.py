@@ -144,6 +144,7 @@ def test_a_larger_budget_removes_more(policy: str, currency: str) -> None:
     assert sizes == sorted(sizes, reverse=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("round_to", [1, 8])
 def test_real_networks(round_to: int) -> None:
     models = pytest.importorskip("torchvision").models

@@ -39,6 +39,7 @@ def small(seed: int = 0) -> nn.Module:
     return zoo.build("zoo:ssd-small", num_classes=3, image_size=96)
 
 
+@pytest.mark.slow
 def test_a_detector_learns_and_its_metrics_rise(loaders: tuple[DataLoader[Any], DataLoader[Any]]) -> None:
     train, held_out = loaders
     model = small()
@@ -63,6 +64,7 @@ def test_pruned_detector_is_proven_tuned_saved_and_loaded(
     _end_to_end(model, small(seed=1).eval(), [torch.rand(3, 96, 96)], train, held_out, tmp_path)
 
 
+@pytest.mark.slow
 def test_ssdlite_is_pruned_tuned_saved_and_loaded(folder: Path, tmp_path: Path) -> None:
     # At least two images per batch: it has batch norm on maps of one pixel.
     train, held_out = load_voc(folder, batch_size=2, augment="none", limit=4)
@@ -93,6 +95,7 @@ def _end_to_end(
     return result
 
 
+@pytest.mark.slow
 def test_interrupted_training_resumes_to_the_same_bits(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +122,7 @@ def test_interrupted_training_resumes_to_the_same_bits(
     assert all(torch.equal(whole[key], value) for key, value in resumed.items())
 
 
+@pytest.mark.slow
 def test_boxes_keep_full_precision_under_bfloat16(folder: Path) -> None:
     """Default boxes equal those of float32 to the bit; losses differ by the rounding of convolutions alone."""
     model = small()
@@ -153,6 +157,7 @@ def test_what_has_no_meaning_is_refused_by_name(
         fec_fast.finetune(small(), loaders[0], task=Detection(), epochs=1, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_features_are_imitated(folder: Path, precision: str) -> None:
     train = load_voc(folder, batch_size=12, image_size=96, augment="none")[0]  # all images in one step
