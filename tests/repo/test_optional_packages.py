@@ -26,3 +26,20 @@ def test_every_module_is_imported_without_optional_packages() -> None:
     assert done.returncode == 0, done.stderr
     imported = set(done.stdout.split())
     assert {"fec_fast.training.engine", "fec_fast.training.tasks.detection", "fec_fast.vision.voc"} <= imported
+
+
+FACE = """
+import sys
+import fec_fast, torch
+torch.ops.fec_fast.entropy
+rooms = {name.split(".")[1] for name in sys.modules if name.startswith("fec_fast.")}
+for name in fec_fast.__all__:
+    assert getattr(fec_fast, name).__module__.startswith("fec_fast."), name
+print(*sorted(rooms))
+"""
+
+
+def test_the_package_imports_a_public_name_when_it_is_used() -> None:
+    done = subprocess.run([sys.executable, "-c", FACE], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["scoring", "utils"]

@@ -1,0 +1,96 @@
+"""The public names, and where each lies: ``__init__.py`` imports a name when it is used, type checkers read it here."""
+
+from .graph.channel_sets import ChannelSet, Couplings, Pinned, couplings
+from .graph.counts import Counts, LayerCount
+from .plan.checkpoint import load, save
+from .plan.composition import compose
+from .plan.equivalence import verify_equivalence
+from .plan.optimizer_state import remap_optimizer
+from .plan.plan import Plan
+from .plan.surgery import apply_plan
+from .pruning.allocation.budget import Budget
+from .pruning.allocation.sensitivity import Sensitivity, measure_sensitivity
+from .pruning.explanation import FilterExplanation, LayerExplanation, explain
+from .pruning.iterative import prune_iteratively
+from .pruning.pruner import PruneResult, prune
+from .recovery.batch_norm import recalibrate
+from .scoring.backends.registry import BackendInfo, backends
+from .scoring.formula import Formula
+from .scoring.model_scores import LayerInfo, ModelScores, score_model
+from .scoring.ops import channel_distances
+from .training.finetuning import finetune
+from .training.history import Epoch, FinetuneResult
+from .training.settings import TrainingSettings
+from .utils.errors import (
+    ArgumentError,
+    BackendError,
+    BudgetError,
+    CheckpointError,
+    EquivalenceError,
+    FecError,
+    FormulaError,
+    InputError,
+    LayerError,
+    MissingExtraError,
+    PlanError,
+    RatioError,
+    TrainingError,
+    TrainingInterrupted,
+    WeightError,
+)
+from .utils.evaluation import evaluate
+from .utils.timing import Latency
+
+__all__ = [
+    "ArgumentError",
+    "BackendError",
+    "BackendInfo",
+    "Budget",
+    "BudgetError",
+    "ChannelSet",
+    "CheckpointError",
+    "Counts",
+    "Couplings",
+    "Epoch",
+    "EquivalenceError",
+    "FecError",
+    "FilterExplanation",
+    "FinetuneResult",
+    "Formula",
+    "FormulaError",
+    "InputError",
+    "Latency",
+    "LayerCount",
+    "LayerError",
+    "LayerExplanation",
+    "LayerInfo",
+    "MissingExtraError",
+    "ModelScores",
+    "Pinned",
+    "Plan",
+    "PlanError",
+    "PruneResult",
+    "RatioError",
+    "Sensitivity",
+    "TrainingError",
+    "TrainingInterrupted",
+    "TrainingSettings",
+    "WeightError",
+    "apply_plan",
+    "backends",
+    "channel_distances",
+    "compose",
+    "couplings",
+    "evaluate",
+    "explain",
+    "finetune",
+    "load",
+    "measure_sensitivity",
+    "prune",
+    "prune_iteratively",
+    "recalibrate",
+    "remap_optimizer",
+    "save",
+    "score_model",
+    "verify_equivalence",
+]
