@@ -14,6 +14,8 @@ from .pruning.explanation import FilterExplanation, LayerExplanation, explain
 from .pruning.iterative import prune_iteratively
 from .pruning.pruner import PruneResult, prune
 from .recovery.batch_norm import recalibrate
+from .recovery.compensation import Compensation, compensate
+from .recovery.layer_fits import LayerRecovery
 from .scoring.backends.registry import BackendInfo, backends
 from .scoring.formula import Formula
 from .scoring.model_scores import LayerInfo, ModelScores, score_model
@@ -49,6 +51,7 @@ __all__ = [
     "BudgetError",
     "ChannelSet",
     "CheckpointError",
+    "Compensation",
     "Counts",
     "Couplings",
     "Epoch",
@@ -64,6 +67,7 @@ __all__ = [
     "LayerError",
     "LayerExplanation",
     "LayerInfo",
+    "LayerRecovery",
     "MissingExtraError",
     "ModelScores",
     "Pinned",
@@ -79,6 +83,7 @@ __all__ = [
     "apply_plan",
     "backends",
     "channel_distances",
+    "compensate",
     "compose",
     "couplings",
     "evaluate",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -16,6 +16,7 @@ from ..plan.alignment import alignment_notes
 from ..plan.equivalence import compare_with_masked
 from ..plan.plan import Plan, check_plan
 from ..plan.surgery import pruned_copy
+from ..recovery.compensation import Compensation, compensate
 from ..scoring.formula import Formula
 from ..utils.model_index import ModelIndex
 from ..utils.timing import Latency, compare_latency
@@ -38,6 +39,7 @@ class PruneResult:
         after: The same of the pruned copy.
         difference: The largest relative difference between the outputs of the pruned copy and those of the masked
             original, as :func:`fec_fast.verify_equivalence` returns it; ``None`` with ``verify=False``.
+        recovery: How the model was recovered after that; ``None`` if it was not.
     """
 
     model: nn.Module
@@ -45,6 +47,7 @@ class PruneResult:
     before: Counts
     after: Counts
     difference: float | None
+    recovery: Compensation | None = None
 
     def latency(self, original: nn.Module, example_inputs: Any, *, min_run_time: float = 1.0) -> Latency:
         """Measures how long one call takes before and after pruning, in evaluation mode, with torch's threads.
@@ -103,6 +106,7 @@ def prune(
     min_channels: int = 1,
     round_to: int = 1,
     verify: bool = True,
+    recover: Any = None,
 ) -> PruneResult:
     """Makes a physically smaller copy of a network.
 
@@ -136,6 +140,9 @@ def prune(
         round_to: Channels are removed in multiples of this, so that every width (also within a group) that was a
             multiple of it stays one; 1 by default.
         verify: Whether to prove the result with :func:`fec_fast.verify_equivalence`; true by default.
+        recover: Images without labels (a loader, an iterable of batches, a tensor ``[N, ...]``): the kept channels take
+            over the work of the removed ones by :func:`fec_fast.compensate`, after the proof. ``None`` (the default):
+            the kept weights are those of the original.
 
     Returns:
         The pruned copy, its plan and its counts.
@@ -168,4 +175,8 @@ def prune(
     before = counts_of(context.index, context.trace.macs_by_layer())
     sizes = SizeModel(context.index, context.trace, context.coupling)
     after = counts_of(pruned, sizes.macs_by_layer(counts))
-    return PruneResult(pruned.model, plan, before, after, difference)
+    recovery = None
+    if recover is not None:
+        recovery = compensate(context.model, pruned.model, plan, recover)
+        plan = replace(plan, notes=[*plan.notes, recovery.note])
+    return PruneResult(pruned.model, plan, before, after, difference, recovery)

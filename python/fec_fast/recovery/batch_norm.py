@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..utils.compat import BatchNormBase
 from ..utils.errors import InputError
-from ..utils.forward import call_model, describe_tensors, map_tensors, restored_modes
+from ..utils.forward import call_model, map_tensors, restored_modes
 from ..utils.modules import device_of, unwrap
+from .calibration import count_images, inputs_of
 
 
 def recalibrate(model: nn.Module, loader: Iterable[Any]) -> None:
@@ -27,8 +28,9 @@ def recalibrate(model: nn.Module, loader: Iterable[Any]) -> None:
     Args:
         model: A model that takes images ``[B, ...]`` or, as detectors do, a list of images. It runs on the device it is
             on. Wrappers are looked through.
-        loader: Yields images, or pairs or tuples that begin with images; labels are ignored. A few thousand images are
-            enough. Batches of fewer than about 32 images give poor variances.
+        loader: Yields images, dictionaries of keyword arguments, or pairs or tuples that begin with one of these;
+            labels are ignored. A few thousand images are enough. Batches of fewer than about 32 images give poor
+            variances.
 
     Raises:
         InputError: The loader is empty, a batch does not begin with images, the model cannot be run on one, or the
@@ -65,12 +67,13 @@ def _average_statistics(model: nn.Module, norms: list[BatchNormBase], loader: It
     device, images_so_far = device_of(model), 0
     with torch.no_grad():
         for batch in loader:
-            images = _images_of(batch)
-            images_so_far += len(images)
+            images = inputs_of(batch)
+            number = count_images(images)
+            images_so_far += number
             # Batch norm computes new = (1 - momentum) * old + momentum * batch. This momentum decreases from batch to
             # batch and makes the result the plain average over all images so far.
             for norm in norms:
-                norm.momentum = len(images) / images_so_far
+                norm.momentum = number / images_so_far
             call_model(model, map_tensors(lambda image: image.to(device), images))
     if not images_so_far:
         raise InputError("the loader to recalibrate on is empty: give one that yields images")
@@ -79,13 +82,3 @@ def _average_statistics(model: nn.Module, norms: list[BatchNormBase], loader: It
             raise InputError(
                 f"the images to recalibrate on make statistics of {name!r} NaN or infinite: check the images' values"
             )
-
-
-def _images_of(batch: Any) -> Tensor | list[Tensor]:
-    """The images of a batch: the batch itself, or its first element."""
-    images = batch[0] if isinstance(batch, list | tuple) and batch else batch
-    if isinstance(images, list) and images and all(isinstance(image, Tensor) and image.ndim == 3 for image in images):
-        return images
-    if not isinstance(images, Tensor) or images.ndim < 2 or not len(images):
-        raise InputError(f"a batch must be images [B, ...], or begin with them, not {describe_tensors(batch)}")
-    return images

@@ -72,7 +72,7 @@ class LayerCallMode(TorchFunctionMode):
             index: The index of the model that is run inside the context.
         """
         super().__init__()
-        self._names = index.first_names
+        self.names = index.first_names
 
     def before_layer(self, call: LayerCall) -> None:
         """Is called before a layer computes; the weight and the bias may be changed in place.
@@ -89,6 +89,14 @@ class LayerCallMode(TorchFunctionMode):
             output: Its output, which is the tensor that the model goes on with.
         """
 
+    def before_other(self, function: Callable[..., Any], arguments: Mapping[int | str, Any]) -> None:
+        """Is called before every other function.
+
+        Args:
+            function: The function, such as ``torch.nn.functional.relu``.
+            arguments: Its arguments, by position or keyword.
+        """
+
     def after_other(self, function: Callable[..., Any], arguments: Mapping[int | str, Any], result: Any) -> None:
         """Is called after every other function.
 
@@ -99,18 +107,24 @@ class LayerCallMode(TorchFunctionMode):
         """
 
     def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Runs one function of torch and reports it."""
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
         call = self._layer_call(function, args, kwargs)
         if call is not None:
             self.before_layer(call)
+            output = function(*args, **kwargs)
+            self.after_layer(call, output)
+            return output
+        arguments = dict[int | str, Any](enumerate(args)) | kwargs
+        self.before_other(function, arguments)
         result = function(*args, **kwargs)
-        if call is None:
-            self.after_other(function, {**dict(enumerate(args)), **kwargs}, result)
-        else:
-            self.after_layer(call, result)
+        self.after_other(function, arguments, result)
         return result
 
     def _layer_call(
@@ -120,7 +134,7 @@ class LayerCallMode(TorchFunctionMode):
         if parameters is None:
             return None
         given = {**dict(zip(parameters, args, strict=False)), **kwargs}
-        weight, name = given["weight"], self._names.get(id(given["weight"]))
+        weight, name = given["weight"], self.names.get(id(given["weight"]))
         if name is None or not isinstance(weight, Tensor):
             return None
         dims = weight.dim() - 2

@@ -25,6 +25,7 @@ from ...utils.evaluation import evaluate
 from ...utils.forward import call_model, undisturbed
 from ...utils.model_index import ModelIndex
 from ...utils.modules import device_of
+from ...utils.progress import progress_bar
 from ...utils.text import text_table
 from ..context import PruningContext, build_context
 from ..criteria import DEFAULT_CRITERION, Criterion
@@ -178,21 +179,16 @@ class SensitivityMeter:
         jobs_here = jobs[team.rank :: team.world_size]
 
         def measure_jobs() -> dict[tuple[int, ...], float]:
-            # Imported here: rich adds 40 ms to the import of the package.
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            hidden = not progress or team.rank > 0
-            with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
-                missing = [job for job in jobs_here if labels_of_job[job] not in self._values]
-                for job in bar.track(missing, description="sensitivity"):
+            missing = [job for job in jobs_here if labels_of_job[job] not in self._values]
+            with progress_bar("sensitivity", len(missing), shown=progress and team.rank == 0) as done:
+                for job in missing:
                     name, removed = job
                     description = f"{removed} units less in {name}" if name else "nothing removed"
                     value = value_of(context.pruned_copy(counts_of(job)).eval(), description)
                     self._values[labels_of_job[job]] = value
                     if store is not None:
                         store.append(name, removed, value, team.rank)
+                    done()
             return {labels_of_job[job]: self._values[labels_of_job[job]] for job in jobs_here}
 
         self._values |= team.merge_results(measure_jobs)

@@ -1,0 +1,200 @@
+"""Calibration images: what a loader yields, as a list of batches that a model can be called on."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..utils.compat import tree_leaves
+from ..utils.errors import ArgumentError, InputError
+from ..utils.forward import describe_tensors, map_tensors
+
+# Runs in lock step cost a thread each, and small batches are slow: batches are joined until there are at most this
+# many, of at least this many images.
+MOST_BATCHES = 64
+FEWEST_IMAGES = 32
+
+
+def inputs_of(batch: Any) -> Any:
+    """The model's inputs in a batch of a loader; labels are left out.
+
+    Args:
+        batch: A tensor ``[B, ...]``, a list of images ``[C, H, W]`` (detectors), a dictionary (keyword arguments), or a
+            tuple or list that begins with one of these. A tuple as first element holds the positional arguments.
+
+    Returns:
+        The inputs as :func:`fec_fast.utils.forward.call_model` takes them.
+
+    Raises:
+        InputError: There are no images in the batch.
+    """
+    inputs = batch
+    if isinstance(batch, list | tuple) and batch and not _is_image_list(batch):
+        inputs = batch[0]
+    if isinstance(inputs, Tensor):
+        valid = inputs.ndim >= 2 and len(inputs) > 0
+    elif isinstance(inputs, list | tuple) and not _is_image_list(inputs):
+        valid = isinstance(inputs, tuple) and any(isinstance(leaf, Tensor) for leaf in inputs)
+    else:
+        valid = bool(inputs) and any(isinstance(leaf, Tensor) for leaf in tree_leaves(inputs))
+    if not valid:
+        raise InputError(
+            f"a batch must be images [B, ...], a dictionary, or begin with one of these, not {describe_tensors(batch)}"
+        )
+    return inputs
+
+
+def count_images(inputs: Any) -> int:
+    """How many images a batch has.
+
+    Args:
+        inputs: What :func:`inputs_of` returned.
+
+    Returns:
+        The length of a list of images; else of the first tensor's first dimension.
+    """
+    if _is_image_list(inputs):
+        return len(inputs)
+    first = next(leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor))
+    return len(first) if first.ndim else 1
+
+
+def calibration_batches(calibration: Any, images: int) -> list[Any]:
+    """Reads calibration images and joins them to batches of a useful size.
+
+    Args:
+        calibration: A tensor of images, or an iterable of batches, see :func:`inputs_of`.
+        images: How many images are read at most.
+
+    Returns:
+        Inputs of the model. Tensors that can be joined are joined; others stay as the loader yielded them.
+
+    Raises:
+        InputError: No image, a batch without images, or images that contain NaN or infinity.
+        ArgumentError: Not a tensor nor iterable.
+    """
+    if isinstance(calibration, Tensor):
+        calibration = [calibration]
+    elif isinstance(calibration, str | Mapping) or not isinstance(calibration, Iterable):
+        raise ArgumentError(
+            f"calibration: expected a loader, an iterable of batches or a tensor of images, got {calibration!r:.80}"
+        )
+    batches: list[Any] = []
+    number = 0
+    for batch in calibration:
+        inputs = inputs_of(batch)
+        size = count_images(inputs)
+        if number + size > images:
+            inputs, size = _first_images(inputs, size, images - number), images - number
+        _check_finite(inputs, number)
+        batches.append(inputs)
+        number += size
+        if number >= images:
+            break
+    if not number:
+        raise InputError("the calibration has no images: give a loader that yields some, or a tensor of images")
+    return _joined(batches, max(FEWEST_IMAGES, -(-number // MOST_BATCHES)))
+
+
+def image_seeds(inputs: Any) -> Tensor:
+    """A number for every image of a batch, by its content: it neither depends on the batch nor on the order.
+
+    Args:
+        inputs: A batch of :func:`calibration_batches`.
+
+    Returns:
+        Int64 ``[images]``.
+    """
+    count = count_images(inputs)
+    if _is_image_list(inputs):
+        images = list(inputs)
+    else:
+        leaves = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == count]
+        images = list(leaves[0]) if leaves else []
+    seeds = [zlib.crc32(image.detach().cpu().contiguous().view(torch.uint8).numpy().data) for image in images]
+    return torch.tensor(seeds, dtype=torch.int64) if seeds else torch.arange(count)
+
+
+def _is_image_list(inputs: Any) -> bool:
+    return (
+        isinstance(inputs, list) and bool(inputs) and all(isinstance(one, Tensor) and one.ndim == 3 for one in inputs)
+    )
+
+
+def _first_images(inputs: Any, size: int, wanted: int) -> Any:
+    if _is_image_list(inputs):
+        return inputs[:wanted]
+    return map_tensors(lambda leaf: leaf[:wanted] if leaf.ndim and len(leaf) == size else leaf, inputs)
+
+
+def _check_finite(inputs: Any, number: int) -> None:
+    for leaf in tree_leaves(inputs):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
+            raise InputError(
+                f"a calibration image at or after number {number} contains NaN or infinity: check how they are read"
+            )
+
+
+def _joined(batches: list[Any], size: int) -> list[Any]:
+    """Joins neighbours of the same structure until they have ``size`` images, and splits larger ones."""
+    joined: list[Any] = []
+    group: list[Any] = []
+    for inputs in batches:
+        if group and not (_can_join(group[0], inputs)):
+            joined += _split(group, size)
+            group = []
+        group.append(inputs)
+    return joined + _split(group, size)
+
+
+def _split(group: list[Any], size: int) -> list[Any]:
+    if len(group) == 1 and not _can_join(group[0], group[0]):
+        return group
+    whole = group[0] if len(group) == 1 else _concatenate(group)
+    count = count_images(whole)
+    return [_slice(whole, start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _can_join(first: Any, second: Any) -> bool:
+    if _is_image_list(first) and _is_image_list(second):
+        return True
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, Tensor):
+        return bool(
+            first.shape[1:] == second.shape[1:] and first.dtype == second.dtype and first.device == second.device
+        )
+    if isinstance(first, dict):
+        pairs = [(first[key], second.get(key)) for key in first] if first.keys() == second.keys() else [(None, None)]
+    else:
+        pairs = list(zip(first, second, strict=True)) if len(first) == len(second) else [(None, None)]
+    counts = count_images(first), count_images(second)
+    return all(
+        isinstance(a, Tensor)
+        and isinstance(b, Tensor)
+        and a.ndim > 0
+        and (len(a), len(b)) == counts
+        and _can_join(a, b)
+        for a, b in pairs
+    )
+
+
+def _concatenate(group: list[Any]) -> Any:
+    first = group[0]
+    if _is_image_list(first):
+        return [image for images in group for image in images]
+    if isinstance(first, Tensor):
+        return torch.cat(group)
+    if isinstance(first, dict):
+        return {key: torch.cat([one[key] for one in group]) for key in first}
+    return tuple(torch.cat(parts) for parts in zip(*group, strict=True))
+
+
+def _slice(whole: Any, start: int, end: int) -> Any:
+    if _is_image_list(whole):
+        return whole[start:end]
+    return map_tensors(lambda leaf: leaf[start:end], whole)

@@ -1,0 +1,156 @@
+"""``compensate``: the kept channels take over the work of the removed ones, without training and without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..plan.plan import Plan, check_plan
+from ..plan.shapes import fingerprint
+from ..utils.errors import ArgumentError, InputError, PlanError, WeightError
+from ..utils.model_index import ModelIndex
+from ..utils.modules import unwrap_for_surgery
+from ..utils.progress import progress_bar
+from ..utils.text import text_table
+from .calibration import calibration_batches, count_images
+from .layer_fits import LayerFits, LayerRecovery
+
+ROWS = 20_000
+IMAGES = 1_024
+MEMORY = 4.0
+FEWEST_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Compensation:
+    """What :func:`compensate` changed.
+
+    Attributes:
+        method: ``"least squares"`` or ``"data-free"``.
+        images: How many calibration images were used.
+        layers: The changed layers, in the order of the run.
+        left: For each layer that was left as it was although its inputs had changed, the reason.
+    """
+
+    method: str
+    images: int
+    layers: tuple[LayerRecovery, ...]
+    left: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def note(self) -> str:
+        """One sentence on the method, for a plan's notes."""
+        where = f" on {self.images} images without labels" if self.images else ""
+        left = f"; {len(self.left)} left as they were" if self.left else ""
+        return f"recovered by {self.method}{where}: {len(self.layers)} layers changed{left}"
+
+    def __str__(self) -> str:
+        """A table of the layers, and what was left alone."""
+        header = ("layer", "rows", "unknowns", "ridge", "error before", "error after", "seconds")
+        rows = [
+            (
+                layer.layer,
+                str(layer.rows),
+                str(layer.unknowns),
+                f"{layer.ridge:g}",
+                f"{layer.error_before:.3g}",
+                f"{layer.error:.3g}",
+                f"{layer.seconds:.2f}",
+            )
+            for layer in self.layers
+        ]
+        left = [f"left as it was: {layer}: {reason}" for layer, reason in self.left.items()]
+        return "\n".join([self.note, text_table(header, rows, "lrrrrrr"), *left])
+
+
+def compensate(
+    original: nn.Module,
+    pruned: nn.Module,
+    plan: Plan,
+    calibration: Any = None,
+    *,
+    ridge: float | None = None,
+    rows: int = ROWS,
+    images: int = IMAGES,
+    memory: float = MEMORY,
+    progress: bool = True,
+) -> Compensation:
+    """Lets the layers of a pruned model take over the work of the removed channels. No training, no labels.
+
+    Every convolution and linear layer whose inputs changed gets the weight with which its outputs, on what the pruned
+    model now gives it, come nearest to the outputs of the original. This is ridge regression towards the present
+    weight, layer after layer in the order of the run. (He et al., "Channel pruning for accelerating very deep neural
+    networks", 2017, fit the layer behind each removed channel; here every layer behind is fitted.) Where an activation
+    with constant parts (ReLU) follows, the fit need not follow the original there. The bias is written to the layer's
+    own bias, else to the running mean of the batch norm behind it; no parameter is added. Both models run in evaluation
+    mode, on the device they are on. The original is not changed. Do not re-estimate batch norms afterwards.
+
+    Args:
+        original: The model before pruning, in float32 or float64. Wrappers are looked through.
+        pruned: What ``plan`` made of it, which is changed in place; all layers, or none if anything fails.
+        plan: The plan of the pruning.
+        calibration: Images as the models take them: a tensor ``[N, ...]``, or an iterable of batches: tensors, lists of
+            images ``[C, H, W]`` (detectors), dictionaries (keyword arguments), or tuples and lists that begin with one
+            of these; the rest (labels) is ignored. A tuple as first element holds the positional arguments.
+        ridge: How strongly a weight is held where it is, relative to the mean variance of the layer's inputs.
+            ``None``: 0.01; 1 for a layer with few rows. 0.3 gives a better start for training.
+        rows: How many output positions each layer is fitted on at most, as many from every image.
+        images: How many images are read at most.
+        memory: About how much memory is used beside the models and the images, in GiB. Fewer rows and images are used
+            where this is not enough for all.
+        progress: Whether to show a progress bar on the standard error.
+
+    Returns:
+        What was changed, by layer, and what was not and why.
+
+    Raises:
+        PlanError: The models are not those before and after the plan.
+        InputError: Too few images, images that a model cannot be run on, or NaN in images or outputs.
+        WeightError: A model in half precision, or sharded.
+        ArgumentError: An argument of the wrong kind. After any error the pruned model is as it was.
+    """
+    before, after = ModelIndex.of(original), ModelIndex.of(unwrap_for_surgery(pruned))
+    _check_models(before, after, plan)
+    if ridge is not None and not ridge > 0:
+        raise ArgumentError(f"ridge={ridge!r}: give a positive number, such as 0.01, or None")
+    for name, number in (("rows", rows), ("images", images)):
+        if type(number) is not int or number < 1:
+            raise ArgumentError(f"{name}={number!r}: give a whole number of at least 1")
+    if not memory > 0:
+        raise ArgumentError(f"memory={memory!r}: give a positive number of GiB")
+    batches = calibration_batches(calibration, images)
+    number = sum(map(count_images, batches))
+    if number < FEWEST_IMAGES:
+        raise InputError(
+            f"{number} calibration image(s) are too few: give at least {FEWEST_IMAGES}, better some hundreds"
+        )
+    fits = LayerFits(before, after, plan, ridge, rows, int(memory * 2**30))
+    with progress_bar("original", len(batches), shown=progress) as done:
+        batches = list(fits.gather_targets(batches, done))
+    with progress_bar("layers", fits.layers, shown=progress) as done:
+        fits.fit(batches, done)
+    return Compensation("least squares", sum(map(count_images, batches)), tuple(fits.records), dict(fits.left))
+
+
+def _check_models(before: ModelIndex, after: ModelIndex, plan: Plan) -> None:
+    """Checks that two models are those before and after a plan, and of a precision that can be fitted."""
+    if not isinstance(plan, Plan):
+        raise ArgumentError(f"plan: expected a fec_fast.Plan, got {type(plan).__name__}")
+    check_plan(plan, before)
+    if fingerprint(after) != plan.pruned_fingerprint:
+        raise PlanError(
+            f"the pruned {type(after.model).__name__} is not what the plan leaves: give the model that was pruned by it"
+        )
+    for index in (before, after):
+        for name, tensor in index.tensors.items():
+            if tensor.dtype in (torch.float16, torch.bfloat16):
+                layer = name.rpartition(".")[0]
+                raise WeightError(
+                    f"layer {layer!r}: {name} is {str(tensor.dtype).removeprefix('torch.')}, which is too coarse to be "
+                    "fitted in: call .float() on both models, and convert the result",
+                    layer=layer,
+                )

@@ -1,0 +1,186 @@
+"""Least squares: the weight with which a layer comes nearest to its target on given rows, held by a ridge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Rows that are multiplied at once: the float32 products of a block are added up in float64.
+_BLOCK = 8192
+_REFINEMENTS = 3
+
+Solver = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Rectifier:
+    """What follows a layer: a scale and shift per channel, an addend, then an activation with constant parts.
+
+    Attributes:
+        scale: ``[outputs]``, of the batch norm between; ``None`` without one.
+        shift: ``[outputs]``, likewise.
+        addend: ``[rows, outputs]``: what is added then (the shortcut of a residual block); ``None`` for nothing.
+        low: Below it the activation is constant.
+        high: Above it the activation is constant; infinite if it never is.
+    """
+
+    scale: Tensor | None
+    shift: Tensor | None
+    addend: Tensor | None
+    low: float
+    high: float
+
+    def before(self, outputs: Tensor) -> Tensor:
+        """What the activation gets, for outputs ``[rows, outputs]`` of the layer."""
+        if self.scale is not None and self.shift is not None:
+            outputs = outputs * self.scale + self.shift
+        return outputs if self.addend is None else outputs + self.addend
+
+    def slack(self, target: Tensor, fitted: Tensor) -> Tensor:
+        """A target that asks for nothing more where the activation is constant.
+
+        Args:
+            target: ``[rows, outputs]``, the wanted outputs of the layer.
+            fitted: The same shape: what a fit gives.
+
+        Returns:
+            The target, but where the activation of the target is constant, and the fit lies there too, the fit.
+        """
+        wanted, given = self.before(target), self.before(fitted)
+        nearest = torch.where(wanted <= self.low, given.clamp(max=self.low), wanted)
+        nearest = torch.where(wanted >= self.high, given.clamp(min=self.high), nearest)
+        if self.addend is not None:
+            nearest = nearest - self.addend
+        if self.scale is None or self.shift is None:
+            return nearest
+        usable = self.scale.abs() > 1e-6 * self.scale.abs().max()
+        return torch.where(usable, (nearest - self.shift) / torch.where(usable, self.scale, 1.0), target)
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A fitted layer.
+
+    Attributes:
+        weight: float64 ``[groups, unknowns, outputs/groups]``.
+        bias: float64 ``[outputs]``; ``None`` if it was fitted without one.
+        error_before: Squared error of the present weight, relative to the target's variance (behind the rectifier).
+        error: That of the fitted one.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    error_before: float
+    error: float
+
+
+class LeastSquares:
+    """Rows and targets of one layer.
+
+    Ridge regression: the minimum over W of ``|X W + b - T|^2 / rows + ridge * d * |W - W0|^2``, with ``d`` the mean of
+    the inputs' variances. Where there are fewer rows than unknowns, the dual form is solved, which gives the same.
+    """
+
+    def __init__(self, inputs: Tensor, targets: Tensor, *, centred: bool) -> None:
+        """Takes the rows.
+
+        Args:
+            inputs: float32 or float64 ``[groups, rows, unknowns]``; it is centred in place.
+            targets: ``[rows, outputs]``.
+            centred: Whether the layer has a bias that is fitted too.
+        """
+        self.centred = centred
+        self.rows = inputs.shape[1]
+        self.groups, self.unknowns = inputs.shape[0], inputs.shape[2]
+        self.mean = inputs.mean(1, keepdim=True, dtype=torch.float64)
+        if not centred:
+            self.mean.zero_()
+        self.inputs = inputs.sub_(self.mean.to(inputs.dtype)) if centred else inputs
+        self.targets = targets
+        self.spread = self._mean_square()
+
+    def fit(self, present: Tensor, present_bias: Tensor, ridge: float, rectifier: Rectifier | None) -> Fit:
+        """Fits the weight and the bias.
+
+        Args:
+            present: float64 ``[groups, unknowns, outputs/groups]``, the weight W0 that the solution is drawn to.
+            present_bias: float64 ``[outputs]``, the bias now.
+            ridge: How strongly, relative to the inputs' mean variance.
+            rectifier: What follows the layer, if that is known; the fit then need not follow the target where the
+                activation is constant.
+
+        Returns:
+            The fit.
+        """
+        before = self.error(present, present_bias, rectifier)
+        solve = self._solver(ridge)
+        target = self.targets
+        weight, bias = self._fitted(solve, target, present)
+        if rectifier is not None:
+            for _ in range(_REFINEMENTS):
+                target = rectifier.slack(self.targets, self.predict(weight, bias))
+                weight, bias = self._fitted(solve, target, present)
+        return Fit(weight, bias if self.centred else None, before, self.error(weight, bias, rectifier))
+
+    def predict(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """The layer's outputs on the rows, ``[rows, outputs]``, for a weight and a bias in float64."""
+        shift = bias + (self.mean @ weight).reshape(-1)
+        products = self.inputs @ weight.to(self.inputs.dtype)
+        return products.permute(1, 0, 2).reshape(self.rows, -1) + shift.to(self.inputs.dtype)
+
+    def error(self, weight: Tensor, bias: Tensor, rectifier: Rectifier | None) -> float:
+        """The squared error on the rows, relative to the variance of the target."""
+        given, wanted = self.predict(weight, bias), self.targets
+        if rectifier is not None:
+            given = rectifier.before(given).clamp(rectifier.low, rectifier.high)
+            wanted = rectifier.before(wanted).clamp(rectifier.low, rectifier.high)
+        variance = float((wanted - wanted.mean(0)).square().sum(dtype=torch.float64))
+        return float((given - wanted).square().sum(dtype=torch.float64)) / max(variance, 1e-30)
+
+    def _fitted(self, solve: Solver, target: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        mean = target.mean(0, dtype=torch.float64) if self.centred else torch.zeros_like(target[0], dtype=torch.float64)
+        grouped = (target - mean.to(target.dtype)).reshape(self.rows, self.groups, -1).permute(1, 0, 2)
+        missing = grouped - self.inputs @ present.to(self.inputs.dtype)
+        weight = present + solve(missing)
+        bias = mean - (self.mean @ weight).reshape(-1) if self.centred else mean
+        return weight, bias
+
+    def _mean_square(self) -> Tensor:
+        """The mean of the inputs' variances (squares, if not centred) of each group, float64 ``[groups, 1, 1]``."""
+        total = self.inputs.square().sum((1, 2), keepdim=True, dtype=torch.float64)
+        return total / (self.rows * self.unknowns)
+
+    def _solver(self, ridge: float) -> Solver:
+        """Factors the system; the function returned maps what is missing of the target to a change of the weight."""
+        strength = (ridge * self.spread).clamp(min=torch.finfo(torch.float64).tiny)
+        if self.rows >= self.unknowns:
+            factor = _factor(self._product(self.inputs, self.inputs) / self.rows, strength)
+            return lambda missing: torch.cholesky_solve(self._product(self.inputs, missing) / self.rows, factor)
+        rows = self.inputs.double()
+        factor = _factor(rows @ rows.mT / self.rows, strength)
+        return lambda missing: rows.mT @ torch.cholesky_solve(missing.double(), factor) / self.rows
+
+    @staticmethod
+    def _product(left: Tensor, right: Tensor) -> Tensor:
+        """``left' right`` in float64, from products of blocks in the inputs' precision."""
+        total: Tensor | None = None
+        for start in range(0, left.shape[1], _BLOCK):
+            product = left[:, start : start + _BLOCK].mT @ right[:, start : start + _BLOCK]
+            total = product.double() if total is None else total.add_(product)
+        assert total is not None
+        return total
+
+
+def _factor(system: Tensor, strength: Tensor) -> Tensor:
+    """The Cholesky factor of systems ``[groups, n, n]`` with a ridge; with a larger one where rounding needs it."""
+    while True:
+        system.diagonal(dim1=1, dim2=2).add_(strength[..., 0])
+        factor: Tensor
+        factor, failed = torch.linalg.cholesky_ex(system)
+        if not bool(failed.any()):
+            return factor
+        mean = system.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+        strength = torch.maximum(strength * 10, mean * 1e-12 + torch.finfo(torch.float64).tiny)

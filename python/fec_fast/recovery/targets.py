@@ -1,0 +1,229 @@
+"""Targets: what every layer of the original computes at sampled positions, and what reads the layer's output."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ..plan.plan import Plan
+from ..utils.compat import storage_id
+from ..utils.forward import tensors_in
+from ..utils.model_index import ModelIndex
+from .layer_calls import LayerCall, LayerCallMode
+from .least_squares import Rectifier
+from .readers import Reader, ReaderTracker
+from .rows import Positions, output_dims, output_rows, spread_positions, weight_matrices
+
+
+@dataclass(frozen=True, eq=False)
+class CallTarget:
+    """One call of a layer in the original.
+
+    Attributes:
+        positions: The sampled output positions.
+        input_dims: The shape of the input without its channels.
+        rows: ``[rows, kept outputs]``: the outputs there.
+        reader: What reads the output.
+    """
+
+    positions: Positions
+    input_dims: tuple[int, ...]
+    rows: Tensor
+    reader: Reader
+
+
+@dataclass(eq=False)
+class LayerTarget:
+    """What the original says about a layer.
+
+    Attributes:
+        layer: The name of the layer.
+        order: Its position in the order of the first calls.
+        outputs: The output channels that are kept, int64; ``None`` for all.
+        bias: The name of its bias.
+        calls: For each batch its calls, in order.
+    """
+
+    layer: str
+    order: int
+    outputs: Tensor | None
+    bias: str | None
+    calls: dict[int, list[CallTarget]] = field(default_factory=lambda: defaultdict(list))
+
+    def readers(self) -> list[Reader]:
+        """What reads its outputs, call by call."""
+        return [call.reader for calls in self.calls.values() for call in calls]
+
+    def norms(self) -> set[str]:
+        """The running means of the batch norms that alone read its outputs; none if anything else does."""
+        readers = self.readers()
+        return {str(r.norm) for r in readers} if all(reader.feeds_norm_only for reader in readers) else set()
+
+    def rectifier(self, rows: int) -> Rectifier | None:
+        """What follows the layer, if that is an activation with constant parts, the same in every call.
+
+        Args:
+            rows: How many rows the layer is fitted on; not those of all calls if some batches did not reach it.
+        """
+        readers = self.readers()
+        first = readers[0]
+        kinds = {(reader.interval, reader.norm, reader.addend is None) for reader in readers}
+        if len(kinds) > 1 or first.interval is None or not all(reader.is_chain for reader in readers):
+            return None
+        scale, shift = first.scale, first.shift
+        if scale is not None and shift is not None and self.outputs is not None:
+            scale, shift = scale[self.outputs], shift[self.outputs]
+        addends = [reader.addend for reader in readers if reader.addend is not None]
+        addend = torch.cat(addends) if addends else None
+        return None if addend is not None and len(addend) != rows else Rectifier(scale, shift, addend, *first.interval)
+
+
+class TargetMode(LayerCallMode):
+    """Gathers the targets of a run of the original."""
+
+    def __init__(self, index: ModelIndex, plan: Plan, most_bytes: int) -> None:
+        """Starts with nothing gathered.
+
+        Args:
+            index: The index of the original.
+            plan: What is kept of it.
+            most_bytes: How many bytes the input rows of one layer may take.
+        """
+        super().__init__(index)
+        self.targets: dict[str, LayerTarget] = {}
+        self.layers_of_bias: dict[str, set[str]] = defaultdict(set)
+        self.readers = ReaderTracker(index.first_names)
+        self.bytes_in_use = 1
+        self._plan, self._most_bytes = plan, most_bytes
+        self._share = 1.0
+        self._results: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._narrowed = False
+        self._batch, self._most, self._seeds = 0, 0, torch.zeros(0, dtype=torch.int64)
+
+    def begin(self, batch: int, most: int, share: float, seeds: Tensor) -> None:
+        """Says what the next run is on.
+
+        Args:
+            batch: The number of the batch.
+            most: How many positions of every layer are sampled in it.
+            share: The share of all images that it has.
+            seeds: Int64 ``[images]``, see :func:`fec_fast.recovery.rows.spread_positions`.
+        """
+        self._batch, self._most, self._share, self._seeds, self._narrowed = batch, most, share, seeds, False
+
+    def forget(self) -> None:
+        """Forgets what was gathered, to begin anew."""
+        self.targets.clear()
+
+    def target_bytes(self) -> int:
+        """How much memory the targets take that were gathered so far."""
+        calls = [call for target in self.targets.values() for of_batch in target.calls.values() for call in of_batch]
+        tensors = [call.rows for call in calls] + [c.reader.addend for c in calls if c.reader.addend is not None]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def end(self, outputs: Any) -> None:
+        """Notes that the model returns some of the layers' outputs.
+
+        Args:
+            outputs: What the run returned.
+        """
+        self.readers.read(outputs)
+        for target in self.targets.values():
+            for call in target.calls[self._batch]:
+                if call.reader.interval is None:  # only in front of an activation is the addend of use
+                    call.reader.addend = None
+
+    def before_layer(self, call: LayerCall) -> None:
+        """Notes that a layer reads another one's output, and how much memory the run holds here."""
+        self.readers.read(call.input)
+        if not self._batch:
+            storages = {storage_id(tensor): tensor.untyped_storage().nbytes() for tensor in self._results}
+            self.bytes_in_use = max(self.bytes_in_use, sum(storages.values()))
+
+    def after_layer(self, call: LayerCall, output: Tensor) -> None:
+        """Keeps the outputs of a layer at sampled positions."""
+        self._note_memory(output)
+        if call.bias is not None and id(call.bias) in self.names:
+            self.layers_of_bias[self.names[id(call.bias)]].add(call.name)
+        # Before the first layer that loses a channel, the pruned model computes what the original does.
+        reached = self._narrowed
+        self._narrowed = self._narrowed or call.name in self._plan.keep
+        if not reached and "1" not in self._plan.keep.get(call.name, {}):
+            return
+        target = self.targets.get(call.name)
+        if target is None:
+            bias = None if call.bias is None else self.names.get(id(call.bias))
+            kept = kept_outputs(call, self._plan.keep.get(call.name, {}))
+            outputs = None if kept is None else torch.tensor(kept, device=output.device)
+            target = self.targets[call.name] = LayerTarget(call.layer, len(self.targets), outputs, bias)
+        dims = output_dims(call, output)
+        most = int(self._most_bytes * self._share / (4 * weight_matrices(call, call.weight)[0].shape[0] * call.groups))
+        positions = spread_positions(dims, max(1, min(self._most, most)), self._seeds_of(dims[0]))
+        outputs = target.outputs
+
+        def sample(tensor: Tensor) -> Tensor | None:
+            same = tensor.shape == output_shape
+            return output_rows(call, tensor, positions, outputs) if same else None
+
+        output_shape, reader = output.shape, Reader(sample)
+        self.readers.follow(output, call.name, reader)
+        rows = output_rows(call, output, positions, outputs)
+        target.calls[self._batch].append(CallTarget(positions, input_dims(call), rows, reader))
+
+    def before_other(self, function: Callable[..., Any], arguments: Mapping[int | str, Any]) -> None:
+        """Follows the layers' outputs."""
+        self.readers.before(function, arguments)
+
+    def after_other(self, function: Callable[..., Any], arguments: Mapping[int | str, Any], result: Any) -> None:
+        """Follows the layers' outputs."""
+        self.readers.after(function, arguments, result)
+        self._note_memory(result)
+
+    def _note_memory(self, result: Any) -> None:
+        """Notes what a function returned in the first batch: what is still there at a layer is held while it waits."""
+        if not self._batch:
+            for tensor in tensors_in(result):
+                self._results[tensor] = None
+
+    def _seeds_of(self, items: int) -> Tensor:
+        """One seed for each item of a layer's batch, which may hold several items of one image."""
+        images = len(self._seeds)
+        if items == images or not images or items % images:
+            return self._seeds if items == images else torch.arange(items)
+        return self._seeds.repeat_interleave(items // images) + torch.arange(items // images).repeat(images)
+
+
+def kept_outputs(call: LayerCall, keep: Mapping[str, list[int]]) -> list[int] | None:
+    """The output channels of a layer that a plan keeps.
+
+    Args:
+        call: A call of the layer in the original.
+        keep: The kept indices of its weight, by axis.
+
+    Returns:
+        The channels, rising; ``None`` if all are kept.
+    """
+    if not call.transposed:
+        return keep.get("0")
+    if call.groups == 1 or not keep:
+        return keep.get("1")
+    # Axis 0 has the inputs of all groups, axis 1 the outputs of one group.
+    inputs, outputs = call.weight.shape[0] // call.groups, call.weight.shape[1]
+    groups = sorted({index // inputs for index in keep["0"]}) if "0" in keep else range(call.groups)
+    return [group * outputs + index for group in groups for index in keep.get("1", range(outputs))]
+
+
+def input_dims(call: LayerCall) -> tuple[int, ...]:
+    """The shape of a layer's input without its channels.
+
+    Args:
+        call: The call.
+    """
+    shape = tuple(call.input.shape)
+    return shape[:-1] if call.is_linear else (shape[0], *shape[2:])
