@@ -217,21 +217,18 @@ class LayerFits:
         present = weight_matrices(call, call.weight).double()
         bias = wanted.new_zeros(wanted.shape[1]).double() if call.bias is None else call.bias.double()
         fit = system.fit(present, bias, ridge, rectifier)
-        if fit.error_before > _EXACT:
-            self._write(call.weight, weight_from_matrices(call, fit.weight))
-            if fit.bias is not None:
-                for tensor, sign in places:
-                    self._write(tensor, fit.bias if sign > 0 else tensor.double() - fit.bias)
+        if fit.error_before < _EXACT:
+            return
+        if fit.error >= fit.error_before:
+            self.left[target.layer] = "no weight within the ridge comes nearer to the original than the present one"
+            return
+        self._write(call.weight, weight_from_matrices(call, fit.weight))
+        if fit.bias is not None:
+            for tensor, sign in places:
+                self._write(tensor, fit.bias if sign > 0 else tensor.double() - fit.bias)
+        seconds = time.process_time() - start
         self.records.append(
-            LayerRecovery(
-                target.layer,
-                system.rows,
-                system.unknowns,
-                ridge,
-                fit.error_before,
-                fit.error if fit.error_before > _EXACT else fit.error_before,
-                time.process_time() - start,
-            )
+            LayerRecovery(target.layer, system.rows, system.unknowns, ridge, fit.error_before, fit.error, seconds)
         )
 
     def _places_of_bias(self, name: str, target: LayerTarget) -> list[tuple[Tensor, int]]:

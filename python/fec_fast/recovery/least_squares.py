@@ -117,13 +117,17 @@ class LeastSquares:
         """
         before = self.error(present, present_bias, rectifier)
         solve = self._solver(ridge)
-        target = self.targets
-        weight, bias = self._fitted(solve, target, present)
+        weight, bias = self._fitted(solve, self.targets, present)
+        error = self.error(weight, bias, rectifier)
         if rectifier is not None:
+            refined, shift = weight, bias
             for _ in range(_REFINEMENTS):
-                target = rectifier.slack(self.targets, self.predict(weight, bias))
-                weight, bias = self._fitted(solve, target, present)
-        return Fit(weight, bias if self.centred else None, before, self.error(weight, bias, rectifier))
+                target = rectifier.slack(self.targets, self.predict(refined, shift))
+                refined, shift = self._fitted(solve, target, present)
+            refined_error = self.error(refined, shift, rectifier)
+            if refined_error < error:
+                weight, bias, error = refined, shift, refined_error
+        return Fit(weight, bias if self.centred else None, before, error)
 
     def predict(self, weight: Tensor, bias: Tensor) -> Tensor:
         """The layer's outputs on the rows, ``[rows, outputs]``, for a weight and a bias in float64."""

@@ -1,0 +1,99 @@
+"""Calibration images: every form that loaders yield, joined to batches of a useful size, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from fec_fast.recovery.calibration import calibration_batches, count_images, image_seeds
+from fec_fast.utils.errors import ArgumentError, InputError
+
+IMAGES = torch.randn(100, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+LABELS = torch.zeros(100, dtype=torch.int64)
+
+FORMS: dict[str, Any] = {
+    "a tensor": IMAGES,
+    "batches": list(IMAGES.split(7)),
+    "a loader of images and labels": DataLoader(TensorDataset(IMAGES, LABELS), batch_size=9),
+    "dictionaries": [{"x": part, "y": part[:, :1]} for part in IMAGES.split(7)],
+    "positional arguments": [((part, part[:, 0]), None) for part in IMAGES.split(7)],
+    "lists of images": [(list(part), [{}] * len(part)) for part in IMAGES.split(7)],
+}
+
+
+def first_tensors(inputs: Any) -> Tensor:
+    if isinstance(inputs, list):
+        return torch.stack(inputs)
+    if isinstance(inputs, dict):
+        return inputs["x"]
+    return inputs[0] if isinstance(inputs, tuple) else inputs
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_images_in_batches_of_32(form: str) -> None:
+    batches = calibration_batches(FORMS[form], 1000)
+    assert [count_images(inputs) for inputs in batches] == [32, 32, 32, 4]
+    assert torch.equal(torch.cat([first_tensors(inputs) for inputs in batches]), IMAGES)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_more_images_are_read_than_wanted(form: str) -> None:
+    batches = calibration_batches(FORMS[form], 40)
+    assert [count_images(inputs) for inputs in batches] == [32, 8]
+
+
+def test_images_of_different_sizes_stay_apart() -> None:
+    sizes = [(8, 4), (8, 4), (2, 6), (8, 4)]
+    batches = calibration_batches([torch.zeros(number, 3, size, size) for number, size in sizes], 1000)
+    assert [tuple(inputs.shape) for inputs in batches] == [(16, 3, 4, 4), (2, 3, 6, 6), (8, 3, 4, 4)]
+
+
+def test_there_are_at_most_64_batches_of_images_that_can_be_joined() -> None:
+    assert len(calibration_batches(torch.zeros(4096, 1, 2, 2), 4096)) == 64
+
+
+def test_seeds_follow_the_images() -> None:
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(image_seeds(IMAGES)[order], image_seeds(IMAGES[order]))
+    assert len(set(image_seeds(IMAGES).tolist())) == 100
+    assert torch.equal(image_seeds(list(IMAGES)), image_seeds(IMAGES))
+    assert torch.equal(image_seeds({"x": IMAGES}), image_seeds(IMAGES))
+
+
+def not_finite() -> list[Tensor]:
+    images = IMAGES.clone()
+    images[50, 0, 0, 0] = float("nan")
+    return list(images.split(7))
+
+
+@pytest.mark.parametrize(
+    ("calibration", "error", "message"),
+    [
+        ([], InputError, "no images"),
+        ([torch.zeros(0, 3, 4, 4)], InputError, "a batch must be images"),
+        ([torch.zeros(3)], InputError, r"float32 \[3\]"),
+        ([("a", "b")], InputError, "a batch must be images"),
+        ([({}, 1)], InputError, "a batch must be images"),
+        (not_finite(), InputError, "number 49 contains NaN"),
+        ("imagefolder:x", ArgumentError, "expected a loader"),
+        ({"x": IMAGES}, ArgumentError, "expected a loader"),
+        (3, ArgumentError, "expected a loader"),
+    ],
+)
+def test_what_holds_no_images_is_refused(calibration: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        calibration_batches(calibration, 1000)
+
+
+def test_an_exception_of_the_loader_is_not_caught() -> None:
+    def loader() -> Iterator[Tensor]:
+        yield IMAGES
+        raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        calibration_batches(loader(), 1000)
