@@ -405,7 +405,7 @@ def test_little_memory_means_fewer_rows_and_images() -> None:
     model, result, images = pruned_network("residual", duplicates=False)
     whole = fec_fast.compensate(model, copy.deepcopy(result.model), result.plan, images, progress=False)
     as_pruned = error(model, result.model, images)
-    done = fec_fast.compensate(model, result.model, result.plan, images, memory=1e-3, progress=False)
+    done = fec_fast.compensate(model, result.model, result.plan, images, memory=3e-4, progress=False)
     assert done.images < whole.images and sum(r.rows for r in done.layers) < sum(r.rows for r in whole.layers)
     assert error(model, result.model, images) < as_pruned
 
