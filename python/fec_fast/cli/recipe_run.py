@@ -7,7 +7,7 @@ import json
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sized
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..plan import checkpoint
 from ..pruning.allocation.budget import Budget
 from ..pruning.pruner import PruneResult, prune
 from ..recovery.batch_norm import recalibrate
+from ..recovery.compensation import compensate
 from ..scoring.formula import Formula
 from ..training.accelerator import training_device
 from ..training.finetuning import finetune
@@ -33,7 +34,9 @@ from ..vision import data, zoo
 from ..vision.weights import load_weights
 from .recipe import Recipe
 
-_RECALIBRATE = 4096  # images; the recipe can give another number
+_RECOVER = 1024  # images; the recipe can give another number
+# The ridge that gives the best start for training, which follows (docs/recovery.md).
+_RIDGE = 0.3
 _RECIPE, _RESULTS, _CHECKPOINT, _STATES = "recipe.json", "results.json", "checkpoint", "training"
 
 
@@ -105,9 +108,18 @@ def run_recipe(
         latency = result.latency(model, example, min_run_time=0.5)
         console.print(result.summary(latency), soft_wrap=True)
         measure("pruned", result.model)
-        images = recipe.content.get("recalibrate", _RECALIBRATE)
-        if images:
-            recalibrate(result.model.to(device), _first(train, images))
+        recover, recalibrated = (recipe.content.get(key, 0) for key in ("recover", "recalibrate"))
+        if recover or not {"recover", "recalibrate"} & recipe.content.keys():
+            networks = model.to(device), result.model.to(device)
+            recovery = compensate(
+                *networks, result.plan, train, ridge=_RIDGE, images=recover or _RECOVER, progress=progress
+            )
+            result = replace(result, plan=result.plan.with_notes(recovery.note), recovery=recovery)
+            console.print(str(recovery), soft_wrap=True)
+            model.cpu()
+            measure("recovered", result.model)
+        elif recalibrated:
+            recalibrate(result.model.to(device), _first(train, recalibrated))
             measure("recalibrated", result.model)
 
         def tune(network: nn.Module, stage: str, teacher: nn.Module | None) -> FinetuneResult:

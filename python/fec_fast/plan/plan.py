@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from torch import nn
@@ -62,6 +62,17 @@ class Plan:
     def new_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape after pruning of each tensor that becomes smaller."""
         return pruned_shapes(self.shapes, self.keep)
+
+    def with_notes(self, *notes: str) -> Plan:
+        """The same plan with further messages for the user.
+
+        Args:
+            *notes: They come after the notes that are there.
+
+        Returns:
+            Another plan; this one is not changed.
+        """
+        return replace(self, notes=[*self.notes, *notes])
 
     def check(self, model: nn.Module) -> None:
         """Checks that the plan was made for a model with these names and shapes.

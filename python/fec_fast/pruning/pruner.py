@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -178,5 +178,5 @@ def prune(
     recovery = None
     if recover is not None:
         recovery = compensate(context.model, pruned.model, plan, recover)
-        plan = replace(plan, notes=[*plan.notes, recovery.note])
+        plan = plan.with_notes(recovery.note)
     return PruneResult(pruned.model, plan, before, after, difference, recovery)

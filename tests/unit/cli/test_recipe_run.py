@@ -54,7 +54,7 @@ def test_shipped_recipes_run_to_their_end(name: str, tmp_path: Path) -> None:
     small = "cifar" in name
     _images(tmp_path / "images", 32 if small else 64)
     # Less of everything that takes time. The dense network is trained in the same way as the pruned one.
-    less = ["finetune.epochs=1", "finetune.warmup_epochs=0.5", "data.limit=3", "data.batch_size=5", "recalibrate=9"]
+    less = ["finetune.epochs=1", "finetune.warmup_epochs=0.5", "data.limit=3", "data.batch_size=5", "recover=9"]
     less += [] if small else ["data.image_size=32", "data.workers=0", "input_shape=[1, 3, 32, 32]"]
     less += [] if name == "resnet56-cifar10.yaml" else ["dense=false"]
     sets = [word for value in less for word in ("--set", value)]
@@ -70,7 +70,7 @@ def test_shipped_recipes_run_to_their_end(name: str, tmp_path: Path) -> None:
     stages = [
         "before",
         "pruned",
-        "recalibrated",
+        "recovered",
         *(["dense_tuned"] if name == "resnet56-cifar10.yaml" else []),
         "pruned_tuned",
     ]
@@ -166,7 +166,14 @@ def test_recipe_of_ssd300_runs_a_few_steps_to_its_end(tmp_path: Path) -> None:
     folder = detection.rectangles(tmp_path / "voc")
     less = ("epochs=1", "warmup_epochs=0.5")
     sets = [f"finetune.{value}" for value in less] + [
-        *("data.splits=[train, val]", "data.limit=2", "data.batch_size=1", "data.workers=0", "dense=false"),
+        *(
+            "data.splits=[train, val]",
+            "data.limit=2",
+            "data.batch_size=1",
+            "data.workers=0",
+            "dense=false",
+            "recover=0",
+        ),
         "model_options={num_classes: 3}",
     ]
     options = [word for value in sets for word in ("--set", value)]
