@@ -22,10 +22,10 @@ def test_demo_end_to_end(tmp_path: Path) -> None:
     assert set(report["networks"]) == {"vgg-digits", "resnet-digits"}
     for network in report["networks"].values():
         rows = network["criteria"]
-        assert list(rows) == ["none", "fec", "l1", "random"]
+        assert list(rows) == ["none", "recovered", "l1", "random"]
         whole = rows.pop("none")
         assert len({(row["parameters"], row["macs"]) for row in rows.values()}) == 1, "not the same budget"
-        assert rows["fec"]["parameters"] <= 0.3 * whole["parameters"]
+        assert rows["recovered"]["parameters"] <= 0.3 * whole["parameters"]
         assert whole["accuracy_before_finetuning"] == [network["trained_accuracy"]]
         for row in (whole, *rows.values()):
             assert len(row["accuracy"]) == 1 and 0 <= row["accuracy"][0] <= 1
