@@ -72,8 +72,8 @@ def run_demo(
     """Trains small networks on scikit-learn's digits, prunes them in three ways and prints the results.
 
     The ways: with recovery on the training images, by the L1 norm, and at random. Each removes the same number of
-    channels from every layer and gets the same fine-tuning. So does the dense network (``"none"``). Every pruned network
-    is saved, loaded into a fresh one, and then evaluated.
+    channels from every layer and gets the same fine-tuning. So does the dense network (``"none"``). Every pruned
+    network is saved, loaded into a fresh one, and then evaluated.
 
     Args:
         output: JSON file for the figures; its folder must exist. ``None`` writes no file.

@@ -107,7 +107,7 @@ class LeastSquares:
 
         Args:
             present: float64 ``[groups, unknowns, outputs/groups]``, the weight W0 that the solution is drawn to.
-            present_bias: float64 ``[outputs]``, the bias now.
+            present_bias: float64 ``[outputs]``, the bias now; it stays if the fit is not centred.
             ridge: How strongly, relative to the inputs' mean variance.
             rectifier: What follows the layer, if that is known; the fit then need not follow the target where the
                 activation is constant.
@@ -115,18 +115,30 @@ class LeastSquares:
         Returns:
             The fit.
         """
-        before = self.error(present, present_bias, rectifier)
+        fixed = torch.zeros_like(present_bias) if self.centred else present_bias
+        base = self.predict(present, fixed)
+        before = self.error(base + (present_bias - fixed).to(base.dtype), rectifier)
         solve = self._solver(ridge)
-        weight, bias = self._fitted(solve, self.targets, present)
-        error = self.error(weight, bias, rectifier)
+
+        def fitted(target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            """The weight and bias for a target, and the outputs that they give."""
+            missing = target - base
+            mean = missing.mean(0, dtype=torch.float64) if self.centred else torch.zeros_like(fixed)
+            missing = (missing - mean.to(missing.dtype)).reshape(self.rows, self.groups, -1).permute(1, 0, 2)
+            weight = present + solve(missing)
+            # What the mean inputs give is part of the outputs, and the bias takes the rest of the mean.
+            bias = fixed + mean - (self.mean @ (weight - present)).reshape(-1)
+            return weight, bias, self.predict(weight, bias)
+
+        weight, bias, outputs = fitted(self.targets)
+        error = self.error(outputs, rectifier)
         if rectifier is not None:
-            refined, shift = weight, bias
             for _ in range(_REFINEMENTS):
-                target = rectifier.slack(self.targets, self.predict(refined, shift))
-                refined, shift = self._fitted(solve, target, present)
-            refined_error = self.error(refined, shift, rectifier)
+                refined = fitted(rectifier.slack(self.targets, outputs))
+                outputs = refined[2]
+            refined_error = self.error(outputs, rectifier)
             if refined_error < error:
-                weight, bias, error = refined, shift, refined_error
+                weight, bias, error = refined[0], refined[1], refined_error
         return Fit(weight, bias if self.centred else None, before, error)
 
     def predict(self, weight: Tensor, bias: Tensor) -> Tensor:
@@ -135,22 +147,14 @@ class LeastSquares:
         products = self.inputs @ weight.to(self.inputs.dtype)
         return products.permute(1, 0, 2).reshape(self.rows, -1) + shift.to(self.inputs.dtype)
 
-    def error(self, weight: Tensor, bias: Tensor, rectifier: Rectifier | None) -> float:
-        """The squared error on the rows, relative to the variance of the target."""
-        given, wanted = self.predict(weight, bias), self.targets
+    def error(self, outputs: Tensor, rectifier: Rectifier | None) -> float:
+        """The squared error of outputs ``[rows, outputs]``, relative to the variance of the target."""
+        wanted = self.targets
         if rectifier is not None:
-            given = rectifier.before(given).clamp(rectifier.low, rectifier.high)
+            outputs = rectifier.before(outputs).clamp(rectifier.low, rectifier.high)
             wanted = rectifier.before(wanted).clamp(rectifier.low, rectifier.high)
         variance = float((wanted - wanted.mean(0)).square().sum(dtype=torch.float64))
-        return float((given - wanted).square().sum(dtype=torch.float64)) / max(variance, 1e-30)
-
-    def _fitted(self, solve: Solver, target: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        mean = target.mean(0, dtype=torch.float64) if self.centred else torch.zeros_like(target[0], dtype=torch.float64)
-        grouped = (target - mean.to(target.dtype)).reshape(self.rows, self.groups, -1).permute(1, 0, 2)
-        missing = grouped - self.inputs @ present.to(self.inputs.dtype)
-        weight = present + solve(missing)
-        bias = mean - (self.mean @ weight).reshape(-1) if self.centred else mean
-        return weight, bias
+        return float((outputs - wanted).square().sum(dtype=torch.float64)) / max(variance, 1e-30)
 
     def _mean_square(self) -> Tensor:
         """The mean of the inputs' variances (squares, if not centred) of each group, float64 ``[groups, 1, 1]``."""

@@ -27,7 +27,7 @@ def test_the_fit_is_that_of_an_augmented_lstsq(
     inputs, targets, present, bias = case(groups, rows, unknowns, outputs)
     fit = LeastSquares(inputs.clone(), targets, centred=centred).fit(present, bias, RIDGE, None)
     mean = inputs.mean(1, keepdim=True) if centred else torch.zeros(groups, 1, unknowns, dtype=torch.float64)
-    target_mean = targets.mean(0) if centred else torch.zeros(outputs, dtype=torch.float64)
+    target_mean = targets.mean(0) if centred else bias  # a bias that cannot be changed stays
     wanted = (targets - target_mean).reshape(rows, groups, -1).permute(1, 0, 2)
     for group in range(groups):
         x = inputs[group] - mean[group]
@@ -67,7 +67,7 @@ def test_behind_a_relu_the_error_becomes_smaller_still(addend: bool) -> None:
     system = LeastSquares(inputs.clone(), targets, centred=True)
     fit = system.fit(present, bias, 1e-6, rectifier)
     assert plain.bias is not None
-    assert fit.error < 0.97 * system.error(plain.weight, plain.bias, rectifier)
+    assert fit.error < 0.97 * system.error(system.predict(plain.weight, plain.bias), rectifier)
 
 
 def test_dead_inputs_keep_the_weight_and_give_the_mean() -> None:
