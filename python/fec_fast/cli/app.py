@@ -112,12 +112,16 @@ def prune_command(
     ratios: Annotated[
         str | None,
         typer.Option(
-            help="Policy that spreads a budget over the layers: entropy (default), uniform, global or sensitivity."
+            help="Policy that spreads a budget over the layers: entropy (default), uniform, global, sensitivity or "
+            "reconstruction."
         ),
     ] = None,
     calibration: Annotated[
         str | None,
-        typer.Option(help="For --ratios sensitivity: data as for finetune; its training images are used."),
+        typer.Option(
+            help="For --ratios sensitivity or reconstruction, and --criterion taylor, fisher or reconstruction: data "
+            "as for finetune; its training images are used."
+        ),
     ] = None,
     min_channels: Annotated[int, typer.Option(help="Smallest number of channels that every layer keeps.")] = 1,
     weights: _Weights = None,

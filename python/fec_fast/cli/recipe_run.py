@@ -17,6 +17,7 @@ from torch import nn
 
 from ..plan import checkpoint
 from ..pruning.allocation.budget import Budget
+from ..pruning.arguments import calibration_needs
 from ..pruning.pruner import PruneResult, prune
 from ..recovery.batch_norm import recalibrate
 from ..recovery.compensation import compensate
@@ -224,11 +225,12 @@ def _pruned(model: nn.Module, example: Any, recipe: Recipe, train: Any) -> Prune
     """Prunes a network with the options of the recipe."""
     options = recipe.prune
     budget, formula = options.pop("budget", None), options.pop("formula", None)
+    ratios = options["ratios"] if isinstance(options.get("ratios"), str) else None
     return prune(
         model,
         example,
         budget=None if budget is None else Budget(**budget),
         formula=None if formula is None else Formula.from_dict(formula),
-        calibration=train if options.get("ratios") == "sensitivity" else None,
+        calibration=train if calibration_needs(options.get("criterion", ""), ratios) else None,
         **options,
     )

@@ -6,12 +6,15 @@ checked by :mod:`fec_fast.pruning.allocation`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..scoring.formula import Formula
 from ..utils.errors import ArgumentError, RatioError
-from .criteria import ENTROPY_CRITERIA, Criterion, criterion_name
+from .criteria import ENTROPY_CRITERIA, GRADIENT_CRITERIA, RECONSTRUCTION, Criterion, criterion_name
+
+_LABELLED = "a loader of images and labels"
+_UNLABELLED = "a loader or a tensor of images (labels are ignored)"
 
 
 def check_scoring_arguments(
@@ -42,6 +45,55 @@ def check_scoring_arguments(
             f"formula= belongs to criterion='fec_l1' or 'fec', not to criterion={criterion!r}: leave it out"
         )
     return criterion_name(criterion), formula or Formula()
+
+
+def calibration_needs(criterion: str | Criterion, policy: str | None) -> dict[str, str]:
+    """What needs calibration data, and in what form.
+
+    Args:
+        criterion: A name or a callable.
+        policy: The name of the policy for ratios, if there is one.
+
+    Returns:
+        By the argument, such as ``"ratios='sensitivity'"``, the form it needs.
+    """
+    needs = {}
+    if criterion in GRADIENT_CRITERIA:
+        needs[f"criterion={criterion!r}"] = _LABELLED
+    if criterion == RECONSTRUCTION:
+        needs[f"criterion={criterion!r}"] = _UNLABELLED
+    if policy == "sensitivity":
+        needs[f"ratios={policy!r}"] = f"{_LABELLED}, or a function from a model to a number"
+    if policy == RECONSTRUCTION:
+        needs[f"ratios={policy!r}"] = _UNLABELLED
+    return needs
+
+
+def check_calibration(criterion: str | Criterion, policy: str | None, calibration: object) -> None:
+    """Checks that calibration data is given if, and only if, the criterion or the policy needs it.
+
+    Args:
+        criterion: A name or a callable.
+        policy: The name of the policy for ratios, if there is one.
+        calibration: The calibration data, or ``None``.
+
+    Raises:
+        RatioError: It is missing, or nothing needs it.
+        ArgumentError: It is a function, and something needs images; or an unknown criterion.
+    """
+    criterion_name(criterion)
+    needs = calibration_needs(criterion, policy)
+    if calibration is None and needs:
+        user, form = next(iter(needs.items()))
+        raise RatioError(f"{user} needs calibration=, {form}")
+    if calibration is not None and not needs:
+        users = "ratios='sensitivity' or 'reconstruction' and criterion='taylor', 'fisher' or 'reconstruction'"
+        raise RatioError(f"only {users} need calibration=, nothing else does: leave it out")
+    if calibration is not None and not isinstance(calibration, Iterable):
+        for user, form in needs.items():
+            if "function" not in form:
+                kind = type(calibration).__name__
+                raise ArgumentError(f"{user} needs images: calibration= is a {kind}; give {form}")
 
 
 def check_round_arguments(rounds: int, train: Callable[..., Any], options: Mapping[str, Any]) -> None:

@@ -22,8 +22,10 @@ from ..utils.model_index import ModelIndex
 from ..utils.modules import check_not_sharded
 from ..utils.weights import check_weights
 from .arguments import check_scoring_arguments
-from .criteria import ENTROPY_CRITERIA, Criterion
+from .criteria import ENTROPY_CRITERIA, GRADIENT_CRITERIA, RECONSTRUCTION, Criterion
+from .gradient_scores import score_by_gradients
 from .plan_builder import lowest_units, make_plan, unit_labels
+from .reconstruction import removal_errors
 from .unit_scores import score_units, scoring_backend
 
 
@@ -44,6 +46,7 @@ class PruningContext:
         ignore: Names of layers, or of modules that hold layers, that keep their channels.
         backend: The backend that computes entropies, resolved once.
         pins: Channels that must be kept because the model's code has their number hard-coded.
+        notes: Notes of the scoring, for the plan.
     """
 
     index: ModelIndex
@@ -58,6 +61,7 @@ class PruningContext:
     ignore: tuple[str, ...]
     backend: ResolvedBackend
     pins: tuple[Pin, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def model(self) -> nn.Module:
@@ -100,7 +104,7 @@ class PruningContext:
             criterion=self.criterion_name,
             formula=self.formula if self.criterion_name in ENTROPY_CRITERIA else None,
             sides=self.sides,
-            notes=notes,
+            notes=[*notes, *self.notes],
         )
 
     def pruned_copy(self, counts: Sequence[int]) -> nn.Module:
@@ -146,6 +150,7 @@ def build_context(
     formula: Formula | None,
     sides: str,
     ignore: Sequence[str],
+    calibration: Any = None,
 ) -> PruningContext:
     """Checks, traces and scores a model.
 
@@ -158,6 +163,7 @@ def build_context(
         formula: Of the entropies, for the criteria ``"fec_l1"`` and ``"fec"``; ``None`` is ``Formula()``.
         sides: ``"both"`` or ``"producer"``.
         ignore: Names of layers, or of modules that hold layers, that keep their channels.
+        calibration: For the criteria that need it, see :func:`fec_fast.pruning.arguments.check_calibration`.
 
     Returns:
         The context.
@@ -165,7 +171,7 @@ def build_context(
     Raises:
         ArgumentError: An argument of the wrong kind.
         LayerError: An unknown name in ``ignore``, or a model with nothing to prune.
-        InputError: The model cannot be run on the example inputs.
+        InputError: The model cannot be run on the example inputs, or on the calibration.
         WeightError: Weights that cannot be scored, or are sharded (FSDP, DTensor).
         BackendError: The backend of the weights' device cannot run here.
     """
@@ -178,7 +184,13 @@ def build_context(
     if not coupling.sets:
         raise LayerError(f"{type(index.model).__name__} has nothing to prune: {_reasons(coupling)}")
     backend = scoring_backend(trace, index.tensors)
-    scores = score_units(coupling.sets, trace, index.tensors, criterion, formula, sides, backend)
+    notes: list[str] = []
+    if criterion in GRADIENT_CRITERIA:
+        scores = score_by_gradients(str(criterion), index, trace, coupling.sets, calibration, sides)
+    elif criterion == RECONSTRUCTION:
+        scores, notes = removal_errors(index, trace, coupling.sets, calibration)
+    else:
+        scores = score_units(coupling.sets, trace, index.tensors, criterion, formula, sides, backend)
     return PruningContext(
         index,
         example_inputs,
@@ -191,6 +203,7 @@ def build_context(
         sides,
         tuple(ignore),
         backend,
+        notes=tuple(notes),
     )
 
 

@@ -23,6 +23,7 @@ from ..utils.timing import Latency, compare_latency
 from .allocation.allocate import AllocationRequest, Measurements, Ratios
 from .allocation.budget import Budget
 from .allocation.sensitivity import Calibration
+from .arguments import check_calibration
 from .context import build_context
 from .criteria import DEFAULT_CRITERION, Criterion
 from .plan_builder import layers_by_reason
@@ -122,19 +123,26 @@ def prune(
         ratios: The share for each named layer, in [0, 1); layers that are not named (nor coupled to one) are kept
             whole. With a budget: how removal is spread over the layers. ``"entropy"`` (the default): by how many
             filters of a layer are effectively distinct. ``"uniform"``: the same share everywhere. ``"global"``: by one
-            ranking of all units' scores. ``"sensitivity"``: by what is measured on the calibration, or a
-            :class:`fec_fast.Sensitivity` that was measured before. A mapping: in these proportions. A policy object
-            of :mod:`fec_fast.pruning.allocation.policies` has other constants than the named policies.
+            ranking of all units' scores. ``"reconstruction"``: by the error that is left in the layers that read the
+            channels, once their other inputs make up for it. ``"sensitivity"``: by what is measured on the calibration,
+            or a :class:`fec_fast.Sensitivity` that was measured before. A mapping: in these proportions. A policy
+            object of :mod:`fec_fast.pruning.allocation.policies` has other constants than the named policies.
         budget: The size that the pruned network must reach; ``None`` if ratios are given.
-        calibration: For ``ratios="sensitivity"``: a loader of images and labels, or a function from a model to a
-            number, higher being better; see :func:`fec_fast.measure_sensitivity`. Else ``None``.
-        criterion: ``"fec_l1"`` (the default), the entropy times the L1 norm; ``"fec"``, the entropy alone; for
-            comparison ``"l1"``, ``"l2"``, ``"fpgm"``, ``"bn_scale"`` (every coupled set needs a batch norm then) or
-            ``"random"`` (by torch's global generator), see :mod:`fec_fast.pruning.criteria`; or a function from
-            weights ``[filters, channels, *kernel]`` to one number per filter. The lowest are removed first.
+        calibration: What the criterion and the ratios are measured on; ``None`` if neither needs it.
+            ``"reconstruction"`` takes a loader, an iterable of batches or a tensor of images, without labels or with
+            labels that are ignored, and uses the first 1,024 images. The criteria ``"taylor"`` and ``"fisher"`` take a
+            loader of images and labels, and use as many. ``ratios="sensitivity"`` takes such a loader, or a function
+            from a model to a number, higher being better; see :func:`fec_fast.measure_sensitivity`.
+        criterion: Without data: ``"fec_l1"`` (the default), the entropy times the L1 norm; ``"fec"``, the entropy
+            alone; for comparison ``"l1"``, ``"l2"``, ``"fpgm"``, ``"bn_scale"`` (every coupled set needs a batch norm
+            then) or ``"random"`` (by torch's global generator), see :mod:`fec_fast.pruning.criteria`; or a function
+            from weights ``[filters, channels, *kernel]`` to one number per filter. On the calibration:
+            ``"reconstruction"``, the error that other channels cannot make up for; ``"taylor"`` and ``"fisher"``, from
+            gradients of the loss (:mod:`fec_fast.pruning.gradient_scores`). The lowest are removed first.
         formula: Of the entropies when the criterion is ``"fec_l1"`` or ``"fec"``; ``None`` is ``Formula()``.
-        sides: ``"both"`` (the default) scores a channel by the filters that make it times the slices that read it;
-            ``"producer"`` by the filters alone.
+        sides: ``"both"`` (the default) scores a channel by the filters that make it times the slices that read it
+            (``"taylor"``, ``"fisher"``: plus); ``"producer"`` by the filters alone. It has no effect on
+            ``"reconstruction"``, ``"bn_scale"`` and ``"random"``.
         ignore: Names of layers, or of modules that hold layers, that keep their channels; by default none.
         min_channels: The number of output channels that every layer keeps, or all where it has fewer; 1 by default.
         round_to: Channels are removed in multiples of this, so that every width (also within a group) that was a
@@ -148,16 +156,18 @@ def prune(
         The pruned copy, its plan and its counts.
 
     Raises:
-        RatioError: A ratio outside [0, 1), different ratios for coupled layers, or arguments that contradict.
+        RatioError: A ratio outside [0, 1), different ratios for coupled layers, or arguments that contradict; a missing
+            calibration, or one that nothing needs.
         BudgetError: A budget that cannot be met; the nearest that can be met is named.
         LayerError: An unknown name, or a model with nothing to prune.
-        InputError: The model cannot be run on the example inputs.
+        InputError: The model cannot be run on the example inputs or the calibration, or the calibration has no images.
         WeightError: Weights that cannot be scored, or are sharded (FSDP, DTensor).
         ArgumentError: An argument of the wrong kind.
         EquivalenceError: The pruned network is not the masked original; please report it.
     """
     request = AllocationRequest(ratio, ratios, budget, calibration, min_channels, round_to)
-    context = build_context(model, example_inputs, criterion, formula, sides, ignore)
+    check_calibration(criterion, request.policy, calibration)
+    context = build_context(model, example_inputs, criterion, formula, sides, ignore, calibration)
     measurements = Measurements()
     while True:
         counts, notes = request.removal_counts(context, measurements)

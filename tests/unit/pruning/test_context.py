@@ -88,6 +88,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "memory": {"budget": Budget(memory=0.2), "ratios": "uniform"},
     "latency": {"budget": Budget(latency_ms=5.0)},
     "sensitivity": {"budget": Budget(params=0.5), "ratios": "sensitivity", "calibration": lambda _: 1.0},
+    "reconstruction": {
+        "budget": Budget(params=0.5),
+        "ratios": "reconstruction",
+        "criterion": "reconstruction",
+        "calibration": IMAGE,
+    },
 }
 
 

@@ -11,14 +11,25 @@ from ...graph.size_model import SizeModel
 from ...utils.errors import ArgumentError, BudgetError, RatioError, nearest
 from ..arguments import check_positive_integer
 from ..context import PruningContext
+from ..criteria import RECONSTRUCTION
+from ..reconstruction import removal_errors
 from .budget import QUANTITIES, Budget
 from .latency_budget import LatencyMeasurements, search_latency
-from .policies import DEFAULT_POLICY, POLICIES, EntropyPolicy, GlobalPolicy, profile_thresholds, uniform_thresholds
+from .policies import (
+    DEFAULT_POLICY,
+    POLICIES,
+    EntropyPolicy,
+    GlobalPolicy,
+    ReconstructionPolicy,
+    profile_thresholds,
+    uniform_thresholds,
+)
 from .ratios import allowed_removal_counts, check_ratio, ratios_of_sets, removal_counts_from_ratios
 from .sensitivity import Calibration, Sensitivity, SensitivityMeter, knapsack_thresholds
 from .solver import SizeFunction, smallest_removal
 
-Ratios = str | Mapping[str, float] | Sensitivity | EntropyPolicy | GlobalPolicy
+Policy = EntropyPolicy | GlobalPolicy | ReconstructionPolicy
+Ratios = str | Mapping[str, float] | Sensitivity | Policy
 # Accept overshooting the requested reduction by up to 1 %; in a latency budget, being faster than asked by up to 1 %.
 TOLERANCE = 0.01
 
@@ -30,10 +41,15 @@ class Measurements:
     Attributes:
         latency: Measured times of layers and networks.
         sensitivity: The meter of the calibration; ``None`` before it was used.
+        removal_errors: By the label of a unit, the error when it and those before it are removed
+            (:mod:`fec_fast.pruning.reconstruction`), in the order of another criterion than ``"reconstruction"``.
+        notes: Notes on what was measured, for the plan.
     """
 
     latency: LatencyMeasurements = field(default_factory=LatencyMeasurements)
     sensitivity: SensitivityMeter | None = None
+    removal_errors: dict[int, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -47,8 +63,7 @@ class AllocationRequest:
             policy, a policy object with other constants than the default ones, or a measured sensitivity. ``None``:
             the policy ``"entropy"`` if a budget is given.
         budget: The size that the pruned network must reach; or ``None``.
-        calibration: For ``ratios="sensitivity"``: a loader of images and labels, or a function from a model to a
-            number; else ``None``.
+        calibration: For the policies that need it, see :func:`fec_fast.pruning.arguments.check_calibration`.
         min_channels: The number of output channels that every layer keeps, or all where it has fewer.
         round_to: Channels are removed in multiples of this, so that widths that were multiples stay multiples.
 
@@ -83,20 +98,22 @@ class AllocationRequest:
                     f"ratios={self.ratios!r} says where and not how much: add a budget, such as "
                     "budget=fec_fast.Budget(params=0.5)"
                 )
-        elif isinstance(self.ratios, Sensitivity | EntropyPolicy | GlobalPolicy):
+        elif isinstance(self.ratios, Sensitivity | Policy):
             if self.budget is None:
                 kind = type(self.ratios).__name__
                 raise RatioError(f"ratios={kind}(...) says where and not how much: add a budget")
         elif self.ratios is not None and not isinstance(self.ratios, Mapping):
             kind = type(self.ratios).__name__
             raise ArgumentError(f"ratios: expected a mapping from layer names to numbers or a policy, got {kind}")
-        if (self.ratios == "sensitivity") != (self.calibration is not None):
-            raise RatioError(
-                "ratios='sensitivity' needs calibration=, a loader of images and labels or a function from a model to "
-                "a number; nothing else does"
-            )
         check_positive_integer("round_to", self.round_to)
         check_positive_integer("min_channels", self.min_channels)
+
+    @property
+    def policy(self) -> str | None:
+        """The name of the policy for ratios; ``None`` without a budget, and for ratios by layer or measured ones."""
+        if isinstance(self.ratios, ReconstructionPolicy):
+            return RECONSTRUCTION
+        return self.ratios if isinstance(self.ratios, str) else None
 
     def removal_counts(self, context: PruningContext, measurements: Measurements) -> tuple[list[int], list[str]]:
         """Decides how many units each coupled set loses.
@@ -131,13 +148,13 @@ class AllocationRequest:
             latency_counts, note = search_latency(
                 context, sizes, target, TOLERANCE, thresholds, allowed_counts, measurements.latency
             )
-            return latency_counts.tolist(), [note]
+            return latency_counts.tolist(), [note, *measurements.notes]
         size_of = getattr(sizes, self.budget.quantity)
         size_before = float(size_of(np.zeros(len(coupling.sets))))
         limit = size_before * (1 - self.budget.amount)
         near_limit = limit - TOLERANCE * (size_before - limit)
         removed = smallest_removal(size_of, limit, near_limit, thresholds, allowed_counts)
-        return removed.tolist(), [self._budget_note(size_of, size_before, removed)]
+        return removed.tolist(), [self._budget_note(size_of, size_before, removed), *measurements.notes]
 
     def _thresholds(self, context: PruningContext, sizes: SizeModel, measurements: Measurements) -> list[np.ndarray]:
         """The thresholds of the requested policy, see :mod:`fec_fast.pruning.allocation.policies`."""
@@ -156,6 +173,8 @@ class AllocationRequest:
             ratios = EntropyPolicy()
         elif ratios == "global":
             ratios = GlobalPolicy()
+        elif ratios == RECONSTRUCTION:
+            ratios = ReconstructionPolicy()
         if isinstance(ratios, EntropyPolicy):
             return ratios.thresholds(context, prices)
         if isinstance(ratios, GlobalPolicy):
@@ -163,9 +182,24 @@ class AllocationRequest:
         if isinstance(ratios, Sensitivity):
             return knapsack_thresholds(ratios, context, prices)
         assert self.calibration is not None
+        if isinstance(ratios, ReconstructionPolicy):
+            return ratios.thresholds(self._removal_errors(context, measurements), prices)
         if measurements.sensitivity is None:
             measurements.sensitivity = SensitivityMeter(self.calibration)
         return knapsack_thresholds(measurements.sensitivity.measure(context), context, prices)
+
+    def _removal_errors(self, context: PruningContext, measurements: Measurements) -> list[np.ndarray]:
+        """For each set the rising errors when its units are removed in the order of the criterion."""
+        sets = context.coupling.sets
+        if context.criterion_name == RECONSTRUCTION:
+            return [np.sort(scores.numpy()) for scores in context.scores]
+        known = measurements.removal_errors
+        if not known:
+            orders = [np.argsort(scores.numpy(), kind="stable").tolist() for scores in context.scores]
+            errors, measurements.notes = removal_errors(context.index, context.trace, sets, self.calibration, orders)
+            for coupled, values in zip(sets, errors, strict=True):
+                known.update(zip(coupled.units, values.tolist(), strict=True))
+        return [np.sort([known[unit] for unit in coupled.units]) for coupled in sets]
 
     def _budget_note(self, size_of: SizeFunction, size_before: float, counts: np.ndarray) -> str:
         """A note on the share that is removed; raises ``BudgetError`` where it is too small."""

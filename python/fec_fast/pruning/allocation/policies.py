@@ -24,8 +24,9 @@ from ...graph.groups import CoupledChannels
 from ...scoring.formula import Formula
 from ..context import PruningContext
 from ..unit_scores import side_entropies
+from .sensitivity import lower_hull
 
-POLICIES = ("uniform", "entropy", "global", "sensitivity")
+POLICIES = ("uniform", "entropy", "global", "sensitivity", "reconstruction")
 DEFAULT_POLICY = "entropy"  # it kept the most accuracy in docs/study.md
 
 
@@ -147,6 +148,30 @@ class GlobalPolicy:
         ]
 
 
+@dataclass(frozen=True)
+class ReconstructionPolicy:
+    """The policy ``"reconstruction"``: removes the units that cost the least, for what they save, once made up for.
+
+    Attributes:
+        price_power: The power of the price that the error is divided by; 1 is a knapsack.
+    """
+
+    price_power: float = 1.0
+
+    def thresholds(self, errors: Sequence[np.ndarray], prices: np.ndarray) -> list[np.ndarray]:
+        """Computes the thresholds.
+
+        Args:
+            errors: For each set float64 ``[units]``, rising: the error when as many units are removed, see
+                :func:`fec_fast.pruning.reconstruction.removal_errors`.
+            prices: Float64 ``[sets]``, positive: what removing one unit of each set saves, relative to the average set.
+
+        Returns:
+            For each set float64 ``[units]``, rising.
+        """
+        return [_hull_slopes(row) / price**self.price_power for row, price in zip(errors, prices, strict=True)]
+
+
 def _shares_of_remaining(rising: np.ndarray) -> np.ndarray:
     """Each of some rising numbers as a share of the sum of itself and those after it; the result rises, too."""
     rising = np.maximum(rising, 0.0)
@@ -162,3 +187,12 @@ def _resample(rising: np.ndarray, length: int) -> np.ndarray:
     if len(rising) == length:
         return rising
     return np.asarray(np.interp(np.linspace(0, 1, length), np.linspace(0, 1, len(rising)), rising))
+
+
+def _hull_slopes(errors: np.ndarray) -> np.ndarray:
+    """What each further unit adds to an error, on the lower convex hull of its curve from 0: float64, rising."""
+    curve = np.concatenate([np.zeros(1), errors])
+    counts = np.arange(len(curve))
+    corners = lower_hull(counts, curve)
+    slopes = np.diff(np.interp(counts, corners, curve[corners]))
+    return np.asarray(np.maximum.accumulate(slopes))

@@ -27,6 +27,7 @@ from ...utils.model_index import ModelIndex
 from ...utils.modules import device_of
 from ...utils.progress import progress_bar
 from ...utils.text import text_table
+from ..arguments import check_calibration
 from ..context import PruningContext, build_context
 from ..criteria import DEFAULT_CRITERION, Criterion
 from .ratios import check_ratio
@@ -109,7 +110,8 @@ def measure_sensitivity(
             is of the wrong kind.
         RatioError: A share outside (0, 1).
     """
-    context = build_context(model, example_inputs, criterion, formula, sides, ignore)
+    check_calibration(criterion, "sensitivity", calibration)
+    context = build_context(model, example_inputs, criterion, formula, sides, ignore, calibration)
     return SensitivityMeter(calibration).measure(context, at, cache, progress)
 
 

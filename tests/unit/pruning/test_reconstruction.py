@@ -1,0 +1,263 @@
+"""Reconstruction: exactly redundant channels cost nothing, and errors are those of least squares on the images."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import fec_fast
+from fec_fast import Budget
+from fec_fast.pruning import context, reconstruction
+from fec_fast.pruning.allocation import allocate
+from fec_fast.pruning.allocation.policies import ReconstructionPolicy
+from fec_fast.pruning.context import PruningContext, build_context
+from tests.helpers.networks import Blocks, SharedWeight
+
+IMAGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def measured(model: nn.Module, images: Any = IMAGES) -> PruningContext:
+    return build_context(model, IMAGE, "reconstruction", None, "both", (), images)
+
+
+def scores(model: nn.Module, images: Any = IMAGES) -> list[list[float]]:
+    return [values.tolist() for values in measured(model, images).scores]
+
+
+def chain(width: int = 6) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)
+    ).eval()
+
+
+@pytest.fixture
+def no_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors on the images themselves, not those to be expected on others."""
+    monkeypatch.setattr(reconstruction, "_RIDGE", 1e-12)
+    plain = reconstruction.gather_input_covariances
+
+    def without_shrinkage(*arguments: Any) -> Any:
+        found = plain(*arguments)
+        for layer in found.values():
+            layer.shrinkage.zero_()
+        return found
+
+    monkeypatch.setattr(reconstruction, "gather_input_covariances", without_shrinkage)
+
+
+@pytest.mark.usefixtures("no_ridge")
+def test_copies_and_combinations_of_channels_cost_nothing() -> None:
+    model = chain()
+    with torch.no_grad():
+        for tensor in (model[0].weight, model[0].bias, model[1].weight, model[1].bias):
+            tensor[4] = tensor[1]  # a copy
+        model[1].weight[2] = 0  # constant
+    first = scores(model)[0]
+    free = sorted(range(6), key=first.__getitem__)[:2]
+    assert 2 in free and set(free) - {2} <= {1, 4}
+    assert max(first[unit] for unit in free) < 1e-6
+    assert min(value for unit, value in enumerate(first) if unit not in free) > 1e-3
+
+
+@pytest.mark.usefixtures("no_ridge")
+def test_errors_are_those_of_least_squares_on_the_images() -> None:
+    model = chain()
+    errors = measured(model).scores[0].tolist()
+    order = sorted(range(6), key=errors.__getitem__)
+    with torch.no_grad():
+        hidden = model[:3](IMAGES)
+        target = model[3](hidden).permute(0, 2, 3, 1).flatten(0, 2).double()
+    rows = nn.functional.unfold(hidden, 3).unflatten(1, (6, 9)).permute(0, 3, 1, 2).flatten(0, 1).double()
+    energy = (target - target.mean(0)).square().sum()
+    for removed in range(1, 6):
+        kept = rows[:, order[removed:]].flatten(1)
+        kept = torch.cat([kept, torch.ones(len(kept), 1, dtype=torch.float64)], 1)
+        residual = target - kept @ torch.linalg.lstsq(kept, target).solution
+        expected = float(residual.square().sum() / energy)
+        assert errors[order[removed - 1]] == pytest.approx(expected, rel=1e-3)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    width=st.integers(1, 5),
+    branch=st.integers(1, 4),
+    group=st.integers(1, 3),
+    groups=st.integers(1, 3),
+    extra=st.integers(0, 2),
+    limit=st.sampled_from([1, 20, 1200]),
+)
+def test_the_last_error_of_a_set_is_that_of_all_who_read_only_it(width, branch, group, groups, extra, limit) -> None:
+    torch.manual_seed(0)
+    model = Blocks(width, branch, group, groups, extra).eval()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reconstruction, "_MOST_COLUMNS", limit)
+        found = measured(model)
+    for coupled, values in zip(found.coupling.sets, found.scores, strict=True):
+        assert bool((values > 0).all())
+        total = float(values.max())
+        if coupled.layers == ("inner",):  # read by "outer" alone, which reads nothing else
+            assert total == pytest.approx(1)
+        if coupled.layers == ("grouped", "depthwise"):  # passed on to "hidden"
+            assert total == pytest.approx(1)
+        if "stem" in coupled.layers:  # inner, one, side, two (another set), join (partly)
+            assert total <= 5 * 5 * (1 + 1e-6)  # five layers, whose errors have one cause
+
+
+def test_a_depthwise_layer_passes_channels_on() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 5, 3, groups=5, bias=False), nn.Conv2d(5, 2, 1))
+    found = measured(plain)
+    assert [coupled.layers for coupled in found.coupling.sets] == [("0", "1")]
+    assert float(found.scores[0].max()) == pytest.approx(1)  # the error of layer 2 alone
+
+
+def test_layers_that_are_not_seen_are_reported() -> None:
+    class Hidden(nn.Module):
+        """The second layer is called under a mode that hides it, like a layer inside a compiled function."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch._C.DisableTorchFunction():
+                return self.two(self.one(x))
+
+    model = Hidden()
+    result = fec_fast.prune(model, IMAGE, criterion="reconstruction", calibration=IMAGES)
+    assert "the inputs of two were not seen: taken to be uncorrelated" in "; ".join(result.plan.notes)
+    norms = model.two.weight.detach().square().sum((0, 2, 3))
+    assert result.plan.keep["one.weight"]["0"] == norms.argsort()[2:].sort().values.tolist()
+    by_policy = fec_fast.prune(
+        model, IMAGE, criterion="l1", budget=Budget(params=0.2), ratios="reconstruction", calibration=IMAGES
+    )
+    assert any("were not seen" in note for note in by_policy.plan.notes)
+
+
+@pytest.mark.parametrize("budget", [Budget(params=0.4), Budget(macs=0.4), Budget(memory=0.1)])
+@pytest.mark.parametrize("criterion", ["reconstruction", "l1"])
+def test_budgets_are_met(criterion: str, budget: Budget) -> None:
+    torch.manual_seed(0)
+    model = SharedWeight().eval()
+    result = fec_fast.prune(
+        model,
+        IMAGE,
+        criterion=criterion,
+        budget=budget,
+        ratios="reconstruction",
+        calibration=[IMAGES[:40], IMAGES[40:]],
+    )
+    assert f"budget {budget}" in result.plan.notes[0]
+
+
+def test_the_order_of_another_criterion_is_kept() -> None:
+    model = chain()
+    by_l1 = fec_fast.prune(model, IMAGE, criterion="l1", ratio=0.0).plan.sets[0]["scores"]
+    plan = fec_fast.prune(
+        model, IMAGE, criterion="l1", budget=Budget(params=0.4), ratios="reconstruction", calibration=IMAGES
+    ).plan
+    assert plan.sets[0]["scores"] == by_l1 and plan.criterion == "l1"
+    both = fec_fast.prune(
+        model, IMAGE, criterion="reconstruction", budget=Budget(params=0.4), ratios="reconstruction", calibration=IMAGES
+    ).plan
+    named = fec_fast.prune(
+        model,
+        IMAGE,
+        criterion="reconstruction",
+        budget=Budget(params=0.4),
+        ratios=ReconstructionPolicy(),
+        calibration=IMAGES,
+    ).plan
+    assert both.to_json() == named.to_json()
+
+
+class HardCoded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.two(self.one(x).relu()).relu()
+        return self.three(y.reshape(len(x), 8, 4, 4))
+
+
+@pytest.mark.parametrize("criterion", ["reconstruction", "l1"])
+def test_images_are_run_once_when_it_is_planned_again(criterion: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    plain = reconstruction.removal_errors
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return plain(*arguments)
+
+    for module in (context, allocate):
+        monkeypatch.setattr(module, "removal_errors", counted)
+    result = fec_fast.prune(
+        HardCoded(),
+        IMAGE,
+        criterion=criterion,
+        budget=Budget(params=0.5),
+        ratios="reconstruction",
+        calibration=iter([IMAGES]),
+    )
+    assert "model's code" in result.plan.pinned["two"]  # planned twice
+    assert len(calls) == 1
+
+
+def test_labels_are_ignored_and_the_order_of_images_does_not_matter() -> None:
+    model = chain()
+    whole = torch.tensor(scores(model)[0])
+    labelled = [(IMAGES[:20], torch.zeros(20)), (IMAGES[20:], torch.zeros(44))]
+    assert torch.allclose(torch.tensor(scores(model, labelled)[0]), whole, rtol=1e-3)
+    assert torch.allclose(torch.tensor(scores(model, IMAGES.flip(0))[0]), whole, rtol=1e-3)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_model_is_left_bit_for_bit(training: bool) -> None:
+    model = nn.Sequential(*chain(), nn.Dropout(0.5)).train(training)
+    before, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    fec_fast.prune(model, IMAGE, criterion="reconstruction", calibration=IMAGES)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(module.training == training for module in model.modules())
+    assert all(weight.grad is None and weight.requires_grad for weight in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("calibration", "kind", "words"),
+    [
+        ([], fec_fast.InputError, "no images"),
+        (
+            lambda model: 1.0,
+            fec_fast.ArgumentError,
+            "needs images: calibration= is a function; give a loader or a tensor",
+        ),
+        (torch.full((2, 3, 8, 8), torch.nan), fec_fast.InputError, "NaN"),
+        (torch.zeros(2, 4, 8, 8), fec_fast.InputError, "cannot be run"),
+        (None, fec_fast.RatioError, "criterion='reconstruction' needs calibration="),
+    ],
+)
+def test_bad_calibration_is_refused(calibration: Any, kind: type, words: str) -> None:
+    model = chain()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(kind, match=words):
+        fec_fast.prune(model, IMAGE, criterion="reconstruction", calibration=calibration)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_policy_without_images_is_refused() -> None:
+    for ratios in ("reconstruction", ReconstructionPolicy()):
+        with pytest.raises(
+            fec_fast.RatioError, match="ratios='reconstruction' needs calibration=, a loader or a tensor"
+        ):
+            fec_fast.prune(chain(), IMAGE, budget=Budget(params=0.5), ratios=ratios)
+    with pytest.raises(fec_fast.RatioError, match="nothing else does: leave it out"):
+        fec_fast.prune(chain(), IMAGE, ratio=0.5, calibration=IMAGES)

@@ -1,0 +1,107 @@
+"""Backward elimination: the errors and the order against least squares in float64, written out."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fec_fast.recovery import elimination
+from fec_fast.recovery.elimination import LinearSystem, eliminate
+
+System = tuple[Tensor, Tensor, Tensor]  # covariance, weight, columns by unit
+
+
+def system(columns: int, outputs: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(4 * columns, columns, dtype=torch.float64, generator=generator)
+    mixed = rows @ torch.randn(columns, columns, dtype=torch.float64, generator=generator)
+    return mixed.T @ mixed / len(rows), torch.randn(columns, outputs, dtype=torch.float64, generator=generator)
+
+
+def least_squares_error(covariance: Tensor, weight: Tensor, removed: list[int]) -> float:
+    """The least squared error of ``X W`` from the other columns: the Schur complement of the removed ones."""
+    kept = [column for column in range(len(covariance)) if column not in removed]
+    cross = covariance[removed][:, kept]
+    explained = cross @ torch.linalg.solve(covariance[kept][:, kept], cross.T) if kept else 0.0
+    left = weight[removed]
+    return float((left * ((covariance[removed][:, removed] - explained) @ left)).sum())
+
+
+def total_error(systems: list[System], removed: list[int]) -> float:
+    return sum(
+        least_squares_error(covariance, weight, [int(c) for unit in removed for c in columns[unit] if c >= 0])
+        for covariance, weight, columns in systems
+    )
+
+
+def solved(systems: list[System], units: int, order: list[int] | None = None) -> Tensor:
+    return eliminate([LinearSystem(s, w, list(range(units)), columns) for s, w, columns in systems], units, order)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    units=st.integers(1, 7),
+    widths=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    outputs=st.integers(1, 30),
+    extra=st.integers(0, 3),
+    panel=st.sampled_from([1, 5, 96]),
+    seed=st.integers(0, 99),
+)
+def test_every_step_is_the_cheapest_and_its_error_that_of_least_squares(
+    units, widths, outputs, extra, panel, seed
+) -> None:
+    systems: list[System] = []
+    for number, width in enumerate(widths):
+        size = units * width + extra  # extra columns belong to no unit and stay
+        shuffled = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+        systems.append((*system(size, outputs, seed + number), shuffled[: units * width].view(units, width)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(elimination, "_PANEL", panel)
+        errors = solved(systems, units)
+    removed: list[int] = []
+    for unit in errors.argsort().tolist():
+        candidates = {other: total_error(systems, [*removed, other]) for other in range(units) if other not in removed}
+        removed.append(unit)
+        assert float(errors[unit]) == pytest.approx(candidates[unit], rel=1e-6)
+        assert candidates[unit] <= min(candidates.values()) * (1 + 1e-9)
+    if not extra:  # nothing is left: the whole output is lost
+        whole = sum(float((weight * (covariance @ weight)).sum()) for covariance, weight, _ in systems)
+        assert float(errors.max()) == pytest.approx(whole, rel=1e-6)
+
+
+def test_a_given_order_is_kept_and_its_errors_are_those_of_least_squares() -> None:
+    covariance, weight = system(8, 3, 0)
+    systems: list[System] = [(covariance, weight, torch.arange(8).view(4, 2))]
+    for order in itertools.permutations(range(4)):
+        errors = solved(systems, 4, list(order))
+        assert errors.argsort().tolist() == list(order)
+        for step in range(4):
+            expected = total_error(systems, list(order[: step + 1]))
+            assert float(errors[order[step]]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_copy_costs_nothing_and_afterwards_its_twin_costs_all() -> None:
+    rows = torch.randn(64, 3, dtype=torch.float64)
+    rows = torch.cat([rows, rows[:, 1:2]], 1)  # the last column is the second again
+    covariance = rows.T @ rows / 64 + 1e-12 * torch.eye(4, dtype=torch.float64)
+    errors = solved([(covariance, torch.ones(4, 1, dtype=torch.float64), torch.arange(4).view(4, 1))], 4)
+    first, *others = errors.argsort().tolist()
+    assert first in (1, 3) and float(errors[first]) < 1e-9
+    assert all(float(errors[unit]) > 1e-2 for unit in others)
+
+
+def test_units_with_fewer_columns_or_none() -> None:
+    covariance, weight = system(5, 2, 1)
+    ragged = torch.tensor([[0, 1], [2, -1], [3, 4]])  # the second unit has one column
+    errors = eliminate([LinearSystem(covariance, weight, [0, 2, 3], ragged)], 4)
+    assert errors.argsort().tolist()[0] == 1  # no system reads unit 1
+    columns = {0: [0, 1], 2: [2], 3: [3, 4]}
+    removed: list[int] = []
+    for unit in errors.argsort().tolist()[1:]:
+        removed += columns[unit]
+        assert float(errors[unit]) == pytest.approx(least_squares_error(covariance, weight, removed), rel=1e-9)
