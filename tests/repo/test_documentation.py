@@ -19,10 +19,10 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
         pytest.param(
             "couplings",
             ("torchvision", "torch_pruning", "onnxscript", "onnxruntime"),
-            10,
+            11,
             marks=pytest.mark.slow,
         ),
-        pytest.param("budgets", ("torchvision",), 5, marks=pytest.mark.slow),
+        pytest.param("budgets", ("torchvision",), 6, marks=pytest.mark.slow),
         ("finetuning", ("accelerate", "torchmetrics", "torchvision", "sklearn"), 4),
         ("scale", ("torchvision",), 1),
     ],

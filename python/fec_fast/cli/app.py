@@ -14,9 +14,11 @@ from typer.core import TyperGroup
 from ..plan import checkpoint
 from ..plan.plan import Plan
 from ..pruning.allocation.budget import Budget
+from ..pruning.arguments import calibration_needs
 from ..pruning.criteria import CRITERIA, DEFAULT_CRITERION
 from ..pruning.explanation import explain
 from ..pruning.pruner import prune
+from ..recovery.compensation import IMAGES, compensate
 from ..scoring.backends.registry import backends
 from ..scoring.formula import Formula
 from ..scoring.model_scores import score_model
@@ -116,13 +118,16 @@ def prune_command(
             "reconstruction."
         ),
     ] = None,
-    calibration: Annotated[
+    calibrate: Annotated[
         str | None,
         typer.Option(
-            help="For --ratios sensitivity or reconstruction, and --criterion taylor, fisher or reconstruction: data "
-            "as for finetune; its training images are used."
+            metavar="DATA",
+            help="Data as for finetune, such as imagefolder:PATH. On its training images the kept channels take over "
+            "the work of the removed ones, without labels; criteria and policies that measure (taylor, fisher, "
+            "reconstruction, sensitivity) use them too.",
         ),
     ] = None,
+    images: Annotated[int, typer.Option(help="Most images that the recovery of --calibrate uses.")] = IMAGES,
     min_channels: Annotated[int, typer.Option(help="Smallest number of channels that every layer keeps.")] = 1,
     weights: _Weights = None,
     criterion: Annotated[str, typer.Option(help=f"One of {', '.join(CRITERIA)}")] = DEFAULT_CRITERION,
@@ -144,19 +149,23 @@ def prune_command(
     checkpoint.check_destination(out)
     example = torch.randn(_shape(model, input_shape), generator=torch.Generator().manual_seed(0))
     network = _build(model, weights).eval()
+    loader = None if calibrate is None else data.load(calibrate)[0]
     result = prune(
         network,
         example,
         ratio=ratio,
         ratios=ratios,
         budget=None if budget is None else Budget.parse(budget),
-        calibration=None if calibration is None else data.load(calibration)[0],
+        calibration=loader if calibration_needs(criterion, ratios) else None,
         criterion=criterion,
         sides=sides,
         min_channels=min_channels,
         round_to=round_to,
         ignore=ignore or (),
     )
+    if loader is not None:
+        result = result.with_recovery(compensate(network, result.model, result.plan, loader, images=images))
+        typer.echo(str(result.recovery))
     typer.echo(result.summary())
     typer.echo(f"saved in {checkpoint.save(result, out)}")
 

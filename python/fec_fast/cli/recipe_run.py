@@ -7,7 +7,7 @@ import json
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sized
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ def run_recipe(
             recovery = compensate(
                 *networks, result.plan, train, ridge=_RIDGE, images=recover or _RECOVER, progress=progress
             )
-            result = replace(result, plan=result.plan.with_notes(recovery.note), recovery=recovery)
+            result = result.with_recovery(recovery)
             console.print(str(recovery), soft_wrap=True)
             model.cpu()
             measure("recovered", result.model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -49,6 +49,17 @@ class PruneResult:
     after: Counts
     difference: float | None
     recovery: Compensation | None = None
+
+    def with_recovery(self, recovery: Compensation) -> PruneResult:
+        """The same result after :func:`fec_fast.compensate` has changed its model.
+
+        Args:
+            recovery: What that returned; the plan notes it.
+
+        Returns:
+            Another result, with the same model.
+        """
+        return replace(self, plan=self.plan.with_notes(recovery.note), recovery=recovery)
 
     def latency(self, original: nn.Module, example_inputs: Any, *, min_run_time: float = 1.0) -> Latency:
         """Measures how long one call takes before and after pruning, in evaluation mode, with torch's threads.
@@ -185,8 +196,7 @@ def prune(
     before = counts_of(context.index, context.trace.macs_by_layer())
     sizes = SizeModel(context.index, context.trace, context.coupling)
     after = counts_of(pruned, sizes.macs_by_layer(counts))
-    recovery = None
-    if recover is not None:
-        recovery = compensate(context.model, pruned.model, plan, recover)
-        plan = plan.with_notes(recovery.note)
-    return PruneResult(pruned.model, plan, before, after, difference, recovery)
+    result = PruneResult(pruned.model, plan, before, after, difference)
+    if recover is None:
+        return result
+    return result.with_recovery(compensate(context.model, pruned.model, plan, recover))

@@ -93,6 +93,15 @@ def test_prune_prints_a_summary(weights: Path, tmp_path: Path) -> None:
     assert (plan["criterion"], plan["sides"]) == ("l1", "producer")
 
 
+def test_prune_recovers_on_images(weights: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    data = ["--calibrate", "sklearn:digits", "--images", "100", "--criterion", "reconstruction"]
+    printed = succeed("prune", "zoo:vgg-digits", "--weights", weights, "--out", tmp_path / "out", *data)
+    assert "recovered by least squares on 100 images" in printed and "error before" in printed
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    assert plan["criterion"] == "reconstruction" and "on 100 images" in plan["notes"][-1]
+
+
 def test_prune_leaves_ignored_layers_alone(weights: Path, tmp_path: Path) -> None:
     convolutions = [name for name, m in zoo.build("zoo:vgg-digits").named_modules() if isinstance(m, nn.Conv2d)]
     ignored = [word for name in convolutions[:2] for word in ("--ignore", name)]
