@@ -125,6 +125,7 @@ class LayerFits:
                     f"layer {target.layer!r} of the original computes NaN or infinity on the calibration images: check "
                     "the weights and how the images are normalised"
                 )
+        self.left |= self._mode.behind_choice
         return batches
 
     def fit(self, batches: Sequence[Any], done: Callable[[], None]) -> None:

@@ -20,6 +20,10 @@ from .least_squares import Rectifier
 from .readers import Reader, ReaderTracker
 from .rows import Positions, output_dims, output_rows, spread_positions, weight_matrices
 
+# Operators that choose by values. What the pruned model chooses is not what the original chooses, so the rows of the
+# layers behind (those of a detector's proposals) do not belong together.
+_CHOOSING = {"topk", "sort", "argsort", "nonzero", "unique", "multinomial", "nms", "roi_align", "roi_pool"}
+
 
 @dataclass(frozen=True, eq=False)
 class CallTarget:
@@ -99,7 +103,9 @@ class TargetMode(LayerCallMode):
         self.targets: dict[str, LayerTarget] = {}
         self.layers_of_bias: dict[str, set[str]] = defaultdict(set)
         self.readers = ReaderTracker(index.first_names)
+        self.behind_choice: dict[str, str] = {}
         self.bytes_in_use = 1
+        self._choice = ""
         self._plan, self._most_bytes = plan, most_bytes
         self._share = 1.0
         self._results: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -115,7 +121,8 @@ class TargetMode(LayerCallMode):
             share: The share of all images that it has.
             seeds: Int64 ``[images]``, see :func:`fec_fast.recovery.rows.spread_positions`.
         """
-        self._batch, self._most, self._share, self._seeds, self._narrowed = batch, most, share, seeds, False
+        self._batch, self._most, self._share, self._seeds = batch, most, share, seeds
+        self._narrowed, self._choice = False, ""
 
     def forget(self) -> None:
         """Forgets what was gathered, to begin anew."""
@@ -156,6 +163,9 @@ class TargetMode(LayerCallMode):
         self._narrowed = self._narrowed or call.name in self._plan.keep
         if not reached and "1" not in self._plan.keep.get(call.name, {}):
             return
+        if self._choice:
+            self.behind_choice[call.layer] = f"it lies behind {self._choice!r}, which chooses by values"
+            return
         target = self.targets.get(call.name)
         if target is None:
             bias = None if call.bias is None else self.names.get(id(call.bias))
@@ -183,6 +193,9 @@ class TargetMode(LayerCallMode):
     def after_other(self, function: Callable[..., Any], arguments: Mapping[int | str, Any], result: Any) -> None:
         """Follows the layers' outputs."""
         self.readers.after(function, arguments, result)
+        name = getattr(function, "__name__", "").rpartition(".")[2]
+        if self._narrowed and name in _CHOOSING:
+            self._choice = name
         self._note_memory(result)
 
     def _note_memory(self, result: Any) -> None:

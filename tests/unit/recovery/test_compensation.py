@@ -381,6 +381,29 @@ def test_a_layer_that_the_pruned_model_does_not_reach_is_reported() -> None:
     assert "left as it was: wide" in str(done)
 
 
+class Proposing(nn.Module):
+    """A second stage on the positions with the highest scores, as in two-stage detectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.features, self.score = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 1, 1)
+        self.second = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.features(self.stem(x).relu()).relu()
+        chosen = self.score(features).flatten(1).topk(4).indices
+        return self.second(features.flatten(2).gather(2, chosen[:, None].expand(-1, features.shape[1], -1)).mT)
+
+
+def test_rows_that_the_model_chooses_by_values_are_not_compared() -> None:
+    torch.manual_seed(0)
+    model, images = Proposing(), torch.randn(16, 3, 6, 6)
+    result = fec_fast.prune(model, images[:2], ratio=0.5)
+    done = fec_fast.compensate(model, result.model, result.plan, images, progress=False)
+    assert [layer.layer for layer in done.layers] == ["features", "score"]
+    assert set(done.left) == {"second.0", "second.2"} and "behind 'topk'" in done.left["second.0"]
+
+
 class ListOfImages(nn.Module):
     """Takes a list of images of different sizes, as detectors do."""
 
