@@ -40,7 +40,8 @@ def total_error(systems: list[System], removed: list[int]) -> float:
 
 
 def solved(systems: list[System], units: int, order: list[int] | None = None) -> Tensor:
-    return eliminate([LinearSystem(s, w, list(range(units)), columns) for s, w, columns in systems], units, order)
+    parts = [LinearSystem(torch.linalg.inv(s), w @ w.T, list(range(units)), columns) for s, w, columns in systems]
+    return eliminate(parts, units, order)
 
 
 @settings(max_examples=25, deadline=None)
@@ -98,7 +99,7 @@ def test_a_copy_costs_nothing_and_afterwards_its_twin_costs_all() -> None:
 def test_units_with_fewer_columns_or_none() -> None:
     covariance, weight = system(5, 2, 1)
     ragged = torch.tensor([[0, 1], [2, -1], [3, 4]])  # the second unit has one column
-    errors = eliminate([LinearSystem(covariance, weight, [0, 2, 3], ragged)], 4)
+    errors = eliminate([LinearSystem(torch.linalg.inv(covariance), weight @ weight.T, [0, 2, 3], ragged)], 4)
     assert errors.argsort().tolist()[0] == 1  # no system reads unit 1
     columns = {0: [0, 1], 2: [2], 3: [3, 4]}
     removed: list[int] = []
