@@ -26,9 +26,9 @@ MOST_IMAGES = 1024
 # Added to the diagonal of a covariance, relative to its mean, besides the shrinkage: what the removed and the kept
 # channels share is never known exactly. Recovery draws the fitted weights to the present ones by as much.
 _RIDGE = 1e-2
-# Layers with more columns are joined to one column per channel, see gather_input_covariances: 1,200 columns take a
-# tenth of a second to invert, 4,608 (512 channels, 3 x 3 taps) several seconds.
-_MOST_COLUMNS = 1200
+# Layers with more columns are joined to one column per channel, and divided into parts if these are still more: 2,048
+# columns take a second to invert and to eliminate, 4,608 (512 channels, 3 x 3 taps) ten.
+_MOST_COLUMNS = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +36,14 @@ class _Reader:
     """A layer that reads channels, as linear systems.
 
     Attributes:
-        covariance: float64 ``[groups, columns, columns]``, regularised.
-        weight: float64 ``[groups, columns, outputs]``, scaled so that the energy of the whole output is 1.
-        labels: Int64 ``[groups, columns]``: the unit that each column belongs to.
+        inverse: float64 ``[parts, columns, columns]``: of the regularised covariance of its inputs.
+        products: float64 ``[parts, columns, columns]``: ``W W'`` of its weights ``W`` ``[columns, outputs]``, scaled so
+            that the energy of the whole output is 1.
+        labels: Int64 ``[parts, columns]``: the unit that each column belongs to.
     """
 
-    covariance: Tensor
-    weight: Tensor
+    inverse: Tensor
+    products: Tensor
     labels: np.ndarray
 
 
@@ -80,8 +81,13 @@ def removal_errors(
         ArgumentError: Not a tensor nor an iterable.
     """
     roots = trace.partition.roots
-    uses = {name: use for name, use in trace.weight_uses.items() if not use.whole_groups}
-    columns = {name: _columns(use, index.tensors[name], roots) for name, use in uses.items()}
+    removable = np.array([label for coupled in sets for label in coupled.units])
+    uses = {
+        name: use
+        for name, use in trace.weight_uses.items()
+        if not use.whole_groups and np.isin(roots[use.inputs], removable).any()
+    }
+    columns = {name: _columns(use, index.tensors[name], roots, removable) for name, use in uses.items()}
     batches = calibration_batches(calibration, MOST_IMAGES)
     seen = gather_input_covariances(index, batches, {name: slots for name, (slots, _) in columns.items()})
     readers = {}
@@ -91,75 +97,98 @@ def removal_errors(
         else:
             readers[name] = _blind_reader(index.tensors[name], use, roots)
     errors: list[Tensor] = []
-    used: set[str] = set()
     for number, coupled in enumerate(sets):
         systems = {name: _systems(coupled, reader) for name, reader in readers.items()}
         reading = [name for name, of_layer in systems.items() if of_layer]
-        used |= set(reading)
         in_order = None if orders is None else orders[number]
         total = eliminate(list(chain.from_iterable(systems.values())), len(coupled.units), in_order)
         errors.append(total * max(1, len(reading)))
-    unseen = [use.layer for name, use in uses.items() if name in used and name not in seen]
+    unseen = [use.layer for name, use in uses.items() if name not in seen]
     notes = [f"the inputs of {list_some(unseen)} were not seen: taken to be uncorrelated"] if unseen else []
     return errors, notes
 
 
-def _columns(use: WeightUse, weight: Tensor, roots: np.ndarray) -> tuple[Tensor | None, np.ndarray]:
-    """How the columns of a layer's rows are joined (``None``: not at all), and the unit of each column of the result.
+def _columns(
+    use: WeightUse, weight: Tensor, roots: np.ndarray, removable: np.ndarray
+) -> tuple[Tensor | None, np.ndarray]:
+    """How the columns of a layer's rows are joined and divided (``None``: not at all), and the unit of each column.
 
     Returns:
-        Int64 ``[groups, columns, slots]`` as :func:`gather_input_covariances` takes it, and int64
-        ``[groups, columns]``.
+        Int64 ``[parts, columns, slots]`` as :func:`gather_input_covariances` takes it, and int64 ``[parts, columns]``.
     """
     channels = roots[use.inputs].reshape(use.groups, -1)
     taps, width = weight[0, 0].numel(), channels.shape[1]
     if width * taps <= _MOST_COLUMNS:
         return None, np.tile(channels, taps)
-    if taps > 1:
-        return torch.arange(taps * width).view(taps, width).T.expand(use.groups, -1, -1), channels
-    # A linear layer behind a flatten: the columns of one channel have one label.
-    units, unit_of, counts = np.unique(channels[0], return_inverse=True, return_counts=True)
-    if counts.max() == 1:
-        return None, channels
-    by_unit = np.argsort(unit_of, kind="stable")
-    slots = np.full((len(units), counts.max()), -1)
-    slots[unit_of[by_unit], np.arange(width) - np.repeat(np.cumsum(counts) - counts, counts)] = by_unit
-    return torch.from_numpy(slots)[None], units[None]
+    by_label = np.argsort(channels, axis=1, kind="stable")
+    if taps > 1:  # one column per channel
+        labels = np.take_along_axis(channels, by_label, 1)
+        slots = by_label[:, :, None] + width * np.arange(taps)
+    else:  # a linear layer behind a flatten: one column for all positions of a channel, which have one label
+        by_label = by_label[:, np.isin(channels[0][by_label[0]], removable)]
+        tables = [_by_label(row, of_group[row]) for row, of_group in zip(by_label, channels, strict=True)]
+        slots, labels = (np.stack(arrays) for arrays in zip(*tables, strict=True))
+    slots = np.where(slots >= 0, slots + (np.arange(use.groups) * width * taps)[:, None, None], -1)
+    parts = -(-labels.shape[1] // _MOST_COLUMNS)
+    size = -(-labels.shape[1] // parts)
+    missing = parts * size - labels.shape[1]
+    slots = np.pad(slots, ((0, 0), (0, missing), (0, 0)), constant_values=-1)
+    labels = np.pad(labels, ((0, 0), (0, missing)), constant_values=0)  # label 0 is that of fixed channels
+    return torch.from_numpy(slots.reshape(-1, size, slots.shape[2])), labels.reshape(-1, size)
 
 
 def _reader(layer: LayerInputs, labels: np.ndarray) -> _Reader:
     """A layer whose inputs were seen."""
-    identity = torch.eye(layer.covariance.shape[1], dtype=torch.float64)
-    mean = layer.covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    diagonal = layer.covariance.diagonal(dim1=1, dim2=2)
+    mean = diagonal.mean(1)
     mean = torch.where(mean > 0, mean, 1.0)  # inputs that never vary: any regularisation will do
-    shrinkage = layer.shrinkage[:, None, None]
-    covariance = (1 - shrinkage) * layer.covariance + (shrinkage + _RIDGE) * mean * identity
-    return _Reader(covariance, _scaled(layer.weight, (layer.weight * (covariance @ layer.weight)).sum()), labels)
+    covariance = layer.covariance * (1 - layer.shrinkage)[:, None, None]
+    covariance.diagonal(dim1=1, dim2=2).add_((layer.shrinkage + _RIDGE)[:, None] * mean[:, None])
+    products = layer.weight @ layer.weight.mT
+    energy = (covariance * products).sum()
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+    return _Reader(inverse, _scaled(products, energy), labels)
 
 
 def _blind_reader(weight: Tensor, use: WeightUse, roots: np.ndarray) -> _Reader:
-    """A layer whose inputs were not seen: uncorrelated channels, each with the norm of its slice as its only weight."""
+    """A layer whose inputs were not seen: uncorrelated channels of equal variance, which share no output."""
     slices = as_filters(weight.detach(), use.in_axis, use.groups).flatten(1).to("cpu", torch.float64)
-    norms = slices.square().sum(1).sqrt()
-    identity = torch.eye(len(norms), dtype=torch.float64)
-    return _Reader(identity[None], _scaled(norms[None, :, None], norms.square().sum()), roots[use.inputs][None])
+    energies = slices.square().sum(1)
+    identity = torch.eye(len(energies), dtype=torch.float64)
+    return _Reader(identity[None], _scaled(torch.diag(energies)[None], energies.sum()), roots[use.inputs][None])
 
 
-def _scaled(weight: Tensor, energy: Tensor) -> Tensor:
-    return weight / energy.sqrt() if float(energy) > 0 else weight
+def _scaled(products: Tensor, energy: Tensor) -> Tensor:
+    return products / energy if float(energy) > 0 else products
 
 
 def _systems(coupled: CoupledChannels, reader: _Reader) -> list[LinearSystem]:
     """The systems of a layer's groups that read channels of a set."""
     systems = []
-    position = {root: unit for unit, root in enumerate(coupled.units)}
-    for covariance, weight, labels in zip(reader.covariance, reader.weight, reader.labels, strict=True):
-        columns: dict[int, list[int]] = {}
-        for column in np.flatnonzero(np.isin(labels, coupled.units)).tolist():
-            columns.setdefault(position[int(labels[column])], []).append(column)
-        if columns:
-            table = torch.full((len(columns), max(map(len, columns.values()))), -1)
-            for row, members in zip(table, columns.values(), strict=True):
-                row[: len(members)] = torch.tensor(members)
-            systems.append(LinearSystem(covariance, weight, list(columns), table))
+    position = np.full(max(int(reader.labels.max()), *coupled.units) + 1, -1)
+    position[list(coupled.units)] = np.arange(len(coupled.units))
+    for inverse, products, labels in zip(reader.inverse, reader.products, reader.labels, strict=True):
+        unit_of = position[labels]
+        columns = np.flatnonzero(unit_of >= 0)
+        if len(columns):
+            columns = columns[np.argsort(unit_of[columns], kind="stable")]
+            table, units = _by_label(columns, unit_of[columns])
+            systems.append(LinearSystem(inverse, products, units.tolist(), torch.from_numpy(table)))
     return systems
+
+
+def _by_label(items: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Gathers items by label.
+
+    Args:
+        items: Int64 ``[n]``.
+        labels: Int64 ``[n]``, rising: the label of each item.
+
+    Returns:
+        Int64 ``[labels, most items of one label]``, filled up with -1; and the labels, rising.
+    """
+    unique, counts = np.unique(labels, return_counts=True)
+    table = np.full((len(unique), counts.max()), -1)
+    rank = np.arange(len(items)) - np.repeat(np.cumsum(counts) - counts, counts)
+    table[np.repeat(np.arange(len(unique)), counts), rank] = items
+    return table, unique

@@ -8,89 +8,140 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# A removal changes the inverse by a product of few columns. Products of this many columns are applied at once.
-_PANEL = 96
+# A removal changes the inverse by a product of few columns. Products of about this many columns are applied at once.
+_PANEL = 64
+# Where many units are left, one in this many is left out at a time, if they hardly depend on one another.
+_AT_ONCE = 64
+_DEPENDENT = 0.1
 
 
 class LinearSystem:
     """The part of a layer that units share: the inverse covariance of their columns, and the weights on them.
 
     Attributes:
-        units: Int64 ``[n]``: the units that have columns here.
+        units: Int64 ``[n]``: the units that have columns here, among them some that were left out.
     """
 
-    def __init__(self, covariance: Tensor, weight: Tensor, units: Sequence[int], columns: Tensor) -> None:
-        """Inverts the covariance.
+    def __init__(self, inverse: Tensor, products: Tensor, units: Sequence[int], columns: Tensor) -> None:
+        """Takes the rows and columns that belong to the units.
 
         Args:
-            covariance: float64 ``[columns, columns]``, positive definite.
-            weight: float64 ``[columns, outputs]``.
+            inverse: float64 ``[columns, columns]``: the inverse of the covariance ``S`` of the layer's inputs.
+            products: float64 ``[columns, columns]``: ``W W'``, of the weights ``W`` ``[columns, outputs]``.
             units: The numbers of the units that have columns here.
             columns: Int64 ``[n, b]``: the columns of each of these units; ``-1`` where a unit has fewer than ``b``.
         """
         self.units = torch.as_tensor(units)
-        count, self._width = columns.shape
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+        self._width = columns.shape[1]
         flat = columns.flatten()
-        self._inverse = inverse[flat][:, flat]
-        outputs = weight[flat]
+        self._inverse, self._products = inverse[flat][:, flat], products[flat][:, flat]
         missing = (flat < 0).nonzero().flatten()
         if len(missing):  # a column that nothing depends on
-            outputs[missing] = 0
-            self._inverse[missing] = 0
-            self._inverse[:, missing] = 0
+            for matrix in (self._inverse, self._products):
+                matrix[missing] = 0
+                matrix[:, missing] = 0
             self._inverse[missing, missing] = 1
-        if outputs.shape[1] > len(outputs):  # only the products of the rows matter
-            outputs = torch.linalg.qr(outputs.T, mode="r").R.T
-        self._weight = outputs.reshape(count, self._width, -1).contiguous()
-        by_unit = self._inverse.view(count, self._width, count, self._width)
-        self._blocks = by_unit.diagonal(dim1=0, dim2=2).permute(2, 0, 1).contiguous()
-        self._where = torch.arange(count)  # the rows of the inverse that each unit has
-        self._panel: list[Tensor] = []
+        self._inverse_blocks, self._product_blocks = self._blocks(self._inverse), self._blocks(self._products)
+        self._begin_panel()
 
     def errors(self) -> Tensor:
         """What leaving out each unit adds to the squared error when all others make up for it: float64 ``[n]``.
 
-        ``tr(W' [(S^-1)_uu]^-1 W)`` with the weights ``W`` of the unit and the inverse covariance ``S^-1``: the optimal
-        brain surgeon (Hassibi & Stork, 1993) for a group of weights.
+        ``tr(W_u' [(S^-1)_uu]^-1 W_u)`` with the weights ``W_u`` of the unit: the optimal brain surgeon (Hassibi &
+        Stork, 1993) for a group of weights. Units that were left out have 0.
         """
         if self._width == 1:
-            return self._weight.square().sum((1, 2)) / self._blocks[:, 0, 0]
-        factor = torch.linalg.cholesky_ex(self._blocks).L
-        scaled: Tensor = torch.linalg.solve_triangular(factor, self._weight, upper=False)
-        return scaled.square().sum((1, 2))
+            return (self._product_blocks / self._inverse_blocks)[:, 0, 0]
+        ratios: Tensor = torch.linalg.solve(self._inverse_blocks, self._product_blocks)
+        return ratios.diagonal(dim1=1, dim2=2).sum(1)
 
-    def remove(self, position: int) -> None:
-        """Leaves out a unit; the others take over.
+    def find(self, units: Tensor) -> Tensor:
+        """The positions in :attr:`units` of those of some units that have columns here, int64."""
+        positions = torch.searchsorted(self.units, units).clamp(max=len(self.units) - 1)
+        return positions[self.units[positions] == units]
+
+    def dependence(self, positions: Tensor) -> Tensor:
+        """How much the removal of units changes what that of others costs: float64 ``[m, m]``, from 0 to 1.
+
+        The squared partial correlation of two units given all others; of several columns
+        ``|H_ij|^2 / (|H_ii| |H_jj|)`` with the blocks ``H`` of the inverse and Frobenius norms.
 
         Args:
-            position: Its position in :attr:`units`.
+            positions: Int64 ``[m]``: their positions in :attr:`units`.
         """
-        rows = slice(int(self._where[position]) * self._width, (int(self._where[position]) + 1) * self._width)
-        column = self._inverse[:, rows].clone()
-        for earlier in self._panel:
-            column -= earlier @ earlier[rows].mT
-        block = self._blocks[position]
-        # column @ block^-1 @ column' as a product of one matrix with itself
-        factor = torch.linalg.cholesky_ex(block).L
-        step = torch.linalg.solve_triangular(factor, column.mT, upper=False).mT.contiguous()
-        scaled = torch.linalg.solve_triangular(factor, self._weight[position], upper=False)
-        kept = torch.arange(len(self.units)) != position
-        self.units, self._where = self.units[kept], self._where[kept]
-        steps = step.view(-1, self._width, self._width)[self._where]
-        self._weight = self._weight[kept] - steps @ scaled
-        self._blocks = self._blocks[kept] - steps @ steps.mT
-        self._panel.append(step)
-        if len(self._panel) * self._width >= _PANEL:
-            self._apply_panel()
+        rows, width = self._rows(positions), self._width
+        block = self._inverse_block(rows).view(len(positions), width, len(positions), width)
+        squares = block.square().sum((1, 3))
+        own = squares.diagonal().sqrt()
+        return squares / (own[:, None] * own)
 
-    def _apply_panel(self) -> None:
-        """Brings the inverse up to date, and drops the rows of units that were left out."""
-        rows = (self._where[:, None] * self._width + torch.arange(self._width)).flatten()
-        panel = torch.cat(self._panel, 1)[rows]
-        self._inverse = self._inverse[rows][:, rows].addmm_(panel, panel.mT, alpha=-1)
-        self._where = torch.arange(len(self.units))
-        self._panel = []
+    def remove(self, positions: Tensor) -> float:
+        """Leaves out units; the others take over.
+
+        With ``c = S^-1[:, u] [(S^-1)_uu]^-1``, the weights become ``(I - c e_u') W``, and the inverse
+        ``(I - c e_u') S^-1 (I - c e_u')'``.
+
+        Args:
+            positions: Int64 ``[m]``: their positions in :attr:`units`.
+
+        Returns:
+            What this adds to the squared error.
+        """
+        rows = self._rows(positions)
+        # The matrices as they are by now are those of the panel's begin minus products of few columns.
+        steps, moves, halves = (panel[:, : self._used] for panel in (self._steps, self._moves, self._halves))
+        column = self._inverse[rows].addmm_(steps[rows], steps.mT, alpha=-1)
+        product = self._products[rows].addmm_(moves[rows], halves.mT, alpha=-1)
+        product = product.addmm_(halves[rows], moves.mT, alpha=-1).mT
+        factor = torch.linalg.cholesky_ex(column[:, rows]).L
+        step = torch.linalg.solve_triangular(factor, column, upper=False)
+        move = torch.linalg.solve_triangular(factor.mT, step, upper=True).mT
+        own = product[rows]
+        error = float(torch.cholesky_inverse(factor).mul_(own).sum())
+        half = product - move @ own / 2
+        used = slice(self._used, self._used + len(rows))
+        self._steps[:, used], self._moves[:, used], self._halves[:, used] = step.mT, move, half
+        self._used += len(rows)
+        shape = len(self.units), self._width, len(rows)
+        step, move, half = (part.reshape(shape) for part in (step.mT, move, half))
+        self._inverse_blocks.baddbmm_(step, step.mT, alpha=-1)
+        self._product_blocks.baddbmm_(move, half.mT, alpha=-1).baddbmm_(half, move.mT, alpha=-1)
+        self._inverse_blocks[positions] = torch.eye(self._width, dtype=torch.float64)
+        self._product_blocks[positions] = 0
+        self._is_left[positions] = False
+        if self._used >= _PANEL:
+            self._end_panel()
+        return error
+
+    def _rows(self, positions: Tensor) -> Tensor:
+        return (positions[:, None] * self._width + torch.arange(self._width)).flatten()
+
+    def _inverse_block(self, rows: Tensor) -> Tensor:
+        steps = self._steps[rows, : self._used]
+        return self._inverse[rows][:, rows].addmm_(steps, steps.mT, alpha=-1)
+
+    def _blocks(self, matrix: Tensor) -> Tensor:
+        """The part of a matrix that belongs to each unit, ``[n, b, b]``."""
+        by_unit = matrix.view(len(self.units), self._width, len(self.units), self._width)
+        return by_unit.diagonal(dim1=0, dim2=2).permute(2, 0, 1).contiguous()
+
+    def _begin_panel(self) -> None:
+        most = _PANEL + self._width * -(-len(self.units) // _AT_ONCE)
+        self._steps, self._moves, self._halves = (self._inverse.new_empty(len(self._inverse), most) for _ in range(3))
+        self._used = 0
+        self._is_left = torch.ones(len(self.units), dtype=torch.bool)
+
+    def _end_panel(self) -> None:
+        """Brings the matrices up to date, and drops the units that were left out."""
+        rows = self._is_left.repeat_interleave(self._width).nonzero().flatten()
+        steps, moves, halves = (panel[rows, : self._used] for panel in (self._steps, self._moves, self._halves))
+        self._inverse = self._inverse[rows][:, rows].addmm_(steps, steps.mT, alpha=-1)
+        self._products = self._products[rows][:, rows].addmm_(moves, halves.mT, alpha=-1)
+        self._products.addmm_(halves, moves.mT, alpha=-1)
+        self.units = self.units[self._is_left]
+        self._inverse_blocks = self._inverse_blocks[self._is_left]
+        self._product_blocks = self._product_blocks[self._is_left]
+        self._begin_panel()
 
 
 def eliminate(systems: Sequence[LinearSystem], units: int, order: Sequence[int] | None = None) -> Tensor:
@@ -107,17 +158,36 @@ def eliminate(systems: Sequence[LinearSystem], units: int, order: Sequence[int] 
     """
     total = torch.zeros(units, dtype=torch.float64)
     left = torch.ones(units, dtype=torch.bool)
-    error = 0.0
-    for step in range(units):
+    error, removed = 0.0, 0
+    while removed < units:
         added = torch.zeros(units, dtype=torch.float64)
         for system in systems:
             added[system.units] += system.errors()
-        unit = int(added.masked_fill(~left, math.inf).argmin()) if order is None else order[step]
-        error = max(error + float(added[unit]), math.nextafter(error, math.inf))
-        total[unit] = error
-        left[unit] = False
-        for system in systems:
-            position = (system.units == unit).nonzero()
-            if len(position):
-                system.remove(int(position))
+        most = max(1, (units - removed) // _AT_ONCE)
+        if order is None:
+            next_units = added.masked_fill_(~left, math.inf).topk(most, largest=False).indices
+            next_units = next_units[: _independent(systems, next_units)]
+        else:
+            next_units = torch.as_tensor(order[removed : removed + most])
+        single = added[next_units].clamp(min=0)
+        joint = sum(system.remove(found) for system in systems if len(found := system.find(next_units)))
+        shares = single.cumsum(0) / single.sum() if float(single.sum()) > 0 else torch.ones(len(single))
+        for unit, share in zip(next_units.tolist(), shares.tolist(), strict=True):
+            total[unit] = max(error + max(joint, 0.0) * share, math.nextafter(float(total.max()), math.inf))
+        error = float(total.max())
+        left[next_units] = False
+        removed += len(next_units)
     return total
+
+
+def _independent(systems: Sequence[LinearSystem], units: Tensor) -> int:
+    """How many of the first of some units hardly change what each other's removal costs, in any system."""
+    number = len(units)
+    for system in systems:
+        found = system.find(units[:number])
+        if number > 1 and len(found) > 1:
+            dependent = (system.dependence(found).tril(-1) > _DEPENDENT).any(1).nonzero()
+            if len(dependent):
+                first = system.units[found[int(dependent[0])]]
+                number = int((units == first).nonzero())
+    return number

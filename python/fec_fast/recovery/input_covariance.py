@@ -16,7 +16,7 @@ from .layer_calls import LayerCall, LayerCallMode
 from .rows import input_rows, output_dims, spread_positions, weight_matrices
 
 # Rows per layer: this many for each column of its system, within these limits.
-_ROWS_PER_COLUMN = 8
+_ROWS_PER_COLUMN = 4
 _FEWEST_ROWS, _MOST_ROWS = 2_000, 20_000
 
 
@@ -25,9 +25,9 @@ class LayerInputs:
     """The inputs of a layer, as they were seen.
 
     Attributes:
-        covariance: float64 ``[groups, columns, columns]``, around the mean, on the CPU.
-        weight: float64 ``[groups, columns, slots * outputs / groups]``: what the columns are multiplied by.
-        shrinkage: float64 ``[groups]``, in [0, 1]: how far the covariance should be drawn to a multiple of the unit
+        covariance: float64 ``[parts, columns, columns]``, around the mean, on the CPU.
+        weight: float64 ``[parts, columns, slots * outputs / groups]``: what the columns are multiplied by.
+        shrinkage: float64 ``[parts]``, in [0, 1]: how far the covariance should be drawn to a multiple of the unit
             matrix, because images are few (:func:`gather_input_covariances`).
     """
 
@@ -42,9 +42,11 @@ def gather_input_covariances(
     """Runs a model over calibration images and gathers the covariance of the rows that layers read.
 
     A row is what one output position of a layer reads (:func:`fec_fast.recovery.rows.input_rows`), and its entries are
-    the columns. In a wide layer the covariance of all columns is too large. Its columns are joined then: the entries of
-    one channel (the taps of a kernel, the positions of a flatten) become rows of their own, each with one column per
-    channel, and the covariance is the mean over them. What the entries of different taps have in common is left out.
+    the columns; each group of the layer is a part of its own. In a wide layer the covariance of all columns is too
+    large. Its columns can be joined then: the entries of one channel (the taps of a kernel, the positions of a flatten)
+    become rows of their own, each with one column per channel, and the covariance is the mean over them. What the
+    entries of different taps have in common is left out. And they can be divided into parts, without what columns of
+    different parts have in common.
 
     Products are computed in the inputs' precision, float32 at least, and added up in float64. The rows of one image are
     alike, so the sample is the image: the shrinkage is the optimal one of Ledoit & Wolf (A well-conditioned estimator
@@ -54,8 +56,9 @@ def gather_input_covariances(
     Args:
         index: The index of the model, which is left as it was.
         batches: Inputs of the model, see :func:`fec_fast.recovery.calibration.calibration_batches`.
-        slots: The weights of the wanted layers. ``None`` keeps all columns. Int64 ``[groups, columns, slots]`` joins:
-            for each column of the result the columns of a row, ``-1`` for none.
+        slots: The weights of the wanted layers. ``None`` keeps all columns, and the groups as parts. Int64 ``[parts,
+            columns, slots]`` joins and divides: for each column of the result those of a row, counted through all
+            groups, ``-1`` for none.
 
     Returns:
         By the name of the weight, for every wanted layer that was seen.
@@ -107,9 +110,8 @@ class _Sums:
     def __init__(self, call: LayerCall, slots: Tensor | None) -> None:
         weight = weight_matrices(call, call.weight.detach()).to("cpu", torch.float64)
         if slots is not None:
-            padded = torch.cat([weight, weight.new_zeros(len(weight), 1, weight.shape[2])], 1)
-            groups = torch.arange(len(weight))[:, None, None]
-            weight = padded[groups, slots].flatten(2)
+            columns = weight.flatten(0, 1)
+            weight = torch.cat([columns, columns.new_zeros(1, columns.shape[1])])[slots].flatten(2)
         self.weight = weight
         self.columns = weight.shape[1]
         self._origin: Tensor | None = None
@@ -119,13 +121,11 @@ class _Sums:
         self._squares = weight.new_zeros(len(weight))
 
     def add(self, rows: Tensor, items: int, slots: Tensor | None) -> None:
-        """Adds rows ``[groups, items * n, columns of a row]``, those of an item next to one another."""
+        """Adds rows ``[groups, items * n, columns of a group]``, those of an item next to one another."""
         rows = rows if rows.dtype == torch.float64 else rows.float()
         if slots is not None:
-            padded = torch.cat([rows, rows.new_zeros(*rows.shape[:2], 1)], 2)
-            groups = torch.arange(len(rows), device=rows.device)[:, None, None]
-            joined = padded.transpose(1, 2)[groups, slots.to(rows.device)]  # [groups, columns, slots, rows]
-            rows = joined.permute(0, 3, 2, 1).flatten(1, 2)
+            columns = torch.cat([rows.transpose(1, 2).flatten(0, 1), rows.new_zeros(1, rows.shape[1])])
+            rows = columns[slots.to(rows.device)].permute(0, 3, 2, 1).flatten(1, 2)  # [parts, rows * slots, columns]
         if self._origin is None:  # near the mean: float32 products of large means would lose the variances
             self._origin = rows.mean(1, keepdim=True)
         rows = rows - self._origin

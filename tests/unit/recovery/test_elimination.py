@@ -40,7 +40,8 @@ def total_error(systems: list[System], removed: list[int]) -> float:
 
 
 def solved(systems: list[System], units: int, order: list[int] | None = None) -> Tensor:
-    return eliminate([LinearSystem(s, w, list(range(units)), columns) for s, w, columns in systems], units, order)
+    parts = [LinearSystem(torch.linalg.inv(s), w @ w.T, list(range(units)), columns) for s, w, columns in systems]
+    return eliminate(parts, units, order)
 
 
 @settings(max_examples=25, deadline=None)
@@ -95,10 +96,41 @@ def test_a_copy_costs_nothing_and_afterwards_its_twin_costs_all() -> None:
     assert all(float(errors[unit]) > 1e-2 for unit in others)
 
 
+def test_of_many_pairs_of_twins_one_each_is_free() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(2000, 160, dtype=torch.float64, generator=generator)
+    rows = torch.cat([rows, rows + 1e-4 * torch.randn(2000, 160, dtype=torch.float64, generator=generator)], 1)
+    weight = torch.randn(320, 20, dtype=torch.float64, generator=generator)
+    # Several are left out at a time: were they taken to be independent, both twins of a pair would go.
+    errors = solved([(rows.T @ rows / 2000, weight, torch.arange(320).view(320, 1))], 320)
+    order = errors.argsort()
+    assert {unit % 160 for unit in order[:160].tolist()} == set(range(160))
+    assert float(errors[order[159]]) < 1e-5 * float(errors[order[160]])
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_several_at_a_time_cost_hardly_more_than_one_by_one(width: int) -> None:
+    units = 210
+    covariance, weight = system(units * width, 40, 0)
+    whole: System = (covariance, weight, torch.arange(units * width).view(units, width))
+    together = solved([whole], units)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(elimination, "_AT_ONCE", units)
+        single = solved([whole], units)
+    assert not torch.equal(together.argsort(), single.argsort())
+    assert bool((together.sort().values <= single.sort().values * 1.05 + 1e-9 * single.max()).all())
+    order = together.argsort().tolist()
+    for removed in (100, 209):  # where every removal was of one unit, or of several that were left out together
+        expected = least_squares_error(
+            covariance, weight, [u * width + c for u in order[:removed] for c in range(width)]
+        )
+        assert float(together[order[removed - 1]]) == pytest.approx(expected, rel=0.02)
+
+
 def test_units_with_fewer_columns_or_none() -> None:
     covariance, weight = system(5, 2, 1)
     ragged = torch.tensor([[0, 1], [2, -1], [3, 4]])  # the second unit has one column
-    errors = eliminate([LinearSystem(covariance, weight, [0, 2, 3], ragged)], 4)
+    errors = eliminate([LinearSystem(torch.linalg.inv(covariance), weight @ weight.T, [0, 2, 3], ragged)], 4)
     assert errors.argsort().tolist()[0] == 1  # no system reads unit 1
     columns = {0: [0, 1], 2: [2], 3: [3, 4]}
     removed: list[int] = []
