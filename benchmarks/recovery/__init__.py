@@ -1,1 +1,1 @@
-"""Recovery without training: accuracy right after the cut, by method, network and budget; costs; the start of training."""
+"""Recovery without training: accuracy right after the cut, its cost, and the start that it gives to training."""

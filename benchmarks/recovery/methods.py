@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 import fec_fast
 from benchmarks.recovery.baselines import folded, grail, merged_neurons
 
-BY_DEFAULT = {"criterion": "fec_l1", "ratios": "entropy"}
-L1 = {"criterion": "l1", "sides": "producer", "ratios": "entropy"}
-RANDOM = {"criterion": "random", "ratios": "entropy"}
+BY_DEFAULT: dict[str, Any] = {"criterion": "fec_l1", "ratios": "entropy"}
+L1: dict[str, Any] = {"criterion": "l1", "sides": "producer", "ratios": "entropy"}
+RANDOM: dict[str, Any] = {"criterion": "random", "ratios": "entropy"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +70,13 @@ def by_grail(cut: Cut) -> nn.Module:
     return cut.model
 
 
+def by_least_squares(cut: Cut) -> nn.Module:
+    """The model of a cut, compensated with its calibration images in place."""
+    images = sum(map(len, cut.batches))
+    fec_fast.compensate(cut.dense, cut.model, cut.plan, cut.batches, images=images, progress=False)
+    return cut.model
+
+
 def without_depthwise(network: str) -> bool:
     """Whether no channel of a network is made by a depthwise convolution."""
     return network != "mobilenetv2"
@@ -87,7 +95,10 @@ METHODS = {
     "Model Folding": Method(lambda cut: re_estimated(folded(cut.dense, cut.example, cut.plan, cut.seed), cut)),
     "GRAIL": Method(by_grail),
     "GRAIL, re-estimated": Method(lambda cut: re_estimated(by_grail(cut), cut)),
+    "random, least squares": Method(by_least_squares, options=RANDOM),
+    "least squares": Method(by_least_squares),
 }
+OURS = ("least squares",)
 
 
 @dataclass(frozen=True)
@@ -126,24 +137,22 @@ BUDGETS = {
 }
 IMAGES = 1000
 COUNTS = (16, 64, 256, 1024, 2048)
-BY_COUNT = {"networks": ("resnet56", "vgg16"), "methods": ("re-estimated", "GRAIL", "GRAIL, re-estimated"), "share": 0.7}
+COUNTED_NETWORKS = ("resnet56", "vgg16")
+COUNTED_METHODS = ("re-estimated", "GRAIL", "GRAIL, re-estimated", "least squares")
+COUNTED_SHARE = 0.7
 
 
 def jobs(seeds: int) -> Iterator[Job]:
-    """The rows of the tables, network by network: all methods, then the table of accuracy against images."""
-    for network in ("resnet56", "vgg16", "resnet20", "resnet-digits", "vgg-digits"):
-        yield from _budgets(network, seeds)
-    for network in BY_COUNT["networks"]:
-        for count in COUNTS:
-            for seed in range(seeds):
-                for method in BY_COUNT["methods"]:
-                    yield Job(network, method, "params", float(str(BY_COUNT["share"])), seed, count)
-    yield from _budgets("mobilenetv2", seeds)
-
-
-def _budgets(network: str, seeds: int) -> Iterator[Job]:
+    """The rows of the tables: all methods by seed and network, and the table of accuracy by number of images."""
+    for seed, network in itertools.product(range(seeds), (name for name in BUDGETS if name != "mobilenetv2")):
+        yield from _budgets(network, seed)
+    for seed, network, count, method in itertools.product(range(seeds), COUNTED_NETWORKS, COUNTS, COUNTED_METHODS):
+        yield Job(network, method, "params", COUNTED_SHARE, seed, count)
     for seed in range(seeds):
-        for currency, share in BUDGETS[network]:
-            for name, method in METHODS.items():
-                if method.applies(network) and (method.images or not seed):
-                    yield Job(network, name, currency, share, seed, IMAGES if method.images else 0)
+        yield from _budgets("mobilenetv2", seed)
+
+
+def _budgets(network: str, seed: int) -> Iterator[Job]:
+    for (currency, share), (name, method) in itertools.product(BUDGETS[network], METHODS.items()):
+        if method.applies(network) and (method.images or not seed):
+            yield Job(network, name, currency, share, seed, IMAGES if method.images else 0)

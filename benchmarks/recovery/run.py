@@ -72,7 +72,7 @@ def accuracy(correct: list[bool]) -> dict[str, Any]:
 
 
 class Measurement:
-    """The networks and images that rows are measured with; each network is read and tested once.
+    """The networks and images that rows are measured with.
 
     Attributes:
         bench: The networks and images.
@@ -82,33 +82,34 @@ class Measurement:
     def __init__(self, bench: Bench, rows: Rows) -> None:
         self.bench, self.rows = bench, rows
         self.network = ""
+        self.pruned: dict[str, fec_fast.PruneResult] = {}  # of the present network, by what was asked for
 
     def prepare(self, network: str) -> None:
         """Reads a network and its test images, unless they are those of the last call."""
         if network != self.network:
             self.dense, self.test, self.network = self.bench.dense(network), self.bench.test(network), network
+            self.pruned.clear()
             self.rows.add_dense(network, right(self.dense, self.test))
 
-    def cut(self, job: Job) -> tuple[Cut, fec_fast.PruneResult]:
-        """Prunes the network of a job."""
-        self.prepare(job.network)
-        batches = self.bench.calibration(job.network, job.images or 1, job.seed)
-        torch.manual_seed(job.seed)
-        result = fec_fast.prune(
-            self.dense,
-            batches[0][:1],
-            budget=Budget(**{job.currency: job.share}),
-            verify=False,
-            **METHODS[job.method].options,
-        )
-        return Cut(copy.deepcopy(self.dense), result.model, result.plan, batches, job.seed), result
+    def prune(self, job: Job) -> fec_fast.PruneResult:
+        """Prunes the network of a job; what was pruned already is not pruned again."""
+        options = METHODS[job.method].options
+        key = json.dumps([options, job.currency, job.share, job.seed if options["criterion"] == "random" else 0])
+        if key not in self.pruned:
+            torch.manual_seed(job.seed)
+            budget, example = Budget(**{job.currency: job.share}), self.test[0][0][:1]
+            self.pruned[key] = fec_fast.prune(self.dense, example, budget=budget, verify=False, **options)
+        return self.pruned[key]
 
     def run(self, job: Job) -> None:
         """Measures the row of a job, unless the result file has it."""
         if self.rows.has(job.key()):
             return
-        cut, result = self.cut(job)
+        self.prepare(job.network)
+        result = self.prune(job)
+        batches = self.bench.calibration(job.network, job.images or 1, job.seed)
         start = time.process_time()
+        cut = Cut(self.dense, copy.deepcopy(result.model), result.plan, batches, job.seed)
         model = METHODS[job.method].recover(cut)
         seconds = time.process_time() - start
         correct = right(model, self.test)
@@ -142,7 +143,7 @@ def started(parser: argparse.ArgumentParser) -> argparse.Namespace:
 def main(planned: Iterable[Job] | None = None) -> None:
     """The command line."""
     parser = parser_of(__doc__)
-    parser.add_argument("--test-images", default=4000, type=int, help="at most 4,000")
+    parser.add_argument("--test-images", default=2000, type=int, help="at most 4,000")
     parser.add_argument("--seeds", default=3, type=int, help="draws of the calibration images")
     parser.add_argument("--networks", nargs="+", choices=NAMES, default=list(NAMES))
     arguments = started(parser)
