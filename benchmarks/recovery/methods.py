@@ -89,9 +89,6 @@ METHODS = {
     "Neuron Merging": Method(
         lambda cut: merged_neurons(cut.dense, cut.example, cut.plan), images=False, applies=without_depthwise
     ),
-    "Neuron Merging, re-estimated": Method(
-        lambda cut: re_estimated(merged_neurons(cut.dense, cut.example, cut.plan), cut), applies=without_depthwise
-    ),
     "Model Folding": Method(lambda cut: re_estimated(folded(cut.dense, cut.example, cut.plan, cut.seed), cut)),
     "GRAIL": Method(by_grail),
     "GRAIL, re-estimated": Method(lambda cut: re_estimated(by_grail(cut), cut)),

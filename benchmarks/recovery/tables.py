@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from benchmarks.common.tables import markdown_table
@@ -122,3 +123,59 @@ def verdicts(rows: Accuracies, network: str, ours: str, theirs: str) -> dict[str
         if ahead is not None:
             grouped[ahead.verdict()].append(f"{written(budget)} ({ahead.text('+')})")
     return grouped
+
+
+def of_table(document: dict[str, Any], table: str) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The rows of one table of a result file, by their keys."""
+    return {tuple(row["key"][1:]): row for row in document["rows"] if row["key"][0] == table}
+
+
+def table_of_cost(document: dict[str, Any]) -> str:
+    """CPU seconds, memory, and where the time goes."""
+    lines = []
+    parts: list[str] = []
+    for (network, images), row in of_table(document, "cost").items():
+        parts = list(row["shares"])
+        seconds = (f"{row[name]:.1f}" for name in ("dense_seconds", "pruned_seconds", "seconds"))
+        split = (f"{100 * share:.0f} %" for share in row["shares"].values())
+        name = NAMES.get(network, "ResNet-50, 224 x 224")
+        lines.append([f"{name}, {images:,} images", *seconds, f"{row['ratio']:.1f}", f"{row['memory_mib']:,}", *split])
+    header = ["network", "dense pass, s", "pruned pass, s", "compensate, s", "ratio", "memory, MiB", *parts]
+    return markdown_table(header, lines)
+
+
+def table_of_detector(document: dict[str, Any]) -> str:
+    """The average precision of the detector, by method: the mean over the dense detectors, and the difference."""
+    by_method: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    for (seed, method), row in of_table(document, "detector").items():
+        by_method[method][seed] = row
+    lines = []
+    for method, rows in by_method.items():
+        cells = []
+        for metric in ("coco", "voc"):
+            values = {seed: 100 * row[metric] for seed, row in rows.items()}
+            behind = fmean(values[seed] - 100 * by_method["dense"][seed][metric] for seed in values)
+            cells.append(f"{fmean(values.values()):.1f}" + ("" if method == "dense" else f" ({behind:+.1f})"))
+        lines.append([method, *cells, str(len(rows))])
+    return markdown_table(["method", "COCO mAP, %", "VOC mAP, %", "dense detectors"], lines)
+
+
+def table_of_training(document: dict[str, Any], network: str) -> str:
+    """Accuracy after training, by start; each start with the rate that is best on the images for choices."""
+    rows: dict[tuple[float, int, str], dict[int, dict[float, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
+    for (of_network, share, seed, steps, rate, start), row in of_table(document, "training").items():
+        if of_network == network:
+            rows[share, steps, start][seed][rate] = row
+    lines = []
+    for (share, steps, start), by_seed in sorted(rows.items(), key=lambda item: (item[0][0], item[0][1])):
+        rates = {
+            rate: fmean(by_rate[rate]["on_choice"] for by_rate in by_seed.values())
+            for rate in set.intersection(*(set(by_rate) for by_rate in by_seed.values()))
+        }
+        if rates:
+            best = max(rates, key=lambda rate: rates[rate])
+            correct = {seed: unpacked(by[best]["right"], by[best]["images"]) for seed, by in by_seed.items()}
+            before = fmean(by[best]["before"] for by in by_seed.values())
+            cells = [written(("params", share)), str(steps), start, f"{before:.1f}", estimate(correct).text()]
+            lines.append([*cells, f"{best:g}", str(len(by_seed))])
+    return markdown_table([NAMES[network], "steps", "start", "before", "after", "rate", "seeds"], lines)

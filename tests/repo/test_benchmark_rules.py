@@ -27,6 +27,7 @@ COMMANDS = {  # and the optional packages that its modules import
     "recipes": (),
     "recovery": ("PIL",),
     "recovery.cost": ("PIL",),
+    "recovery.detector": ("torchvision", "PIL"),
     "recovery.train_mobilenet": ("PIL",),
     "recovery.training": ("PIL",),
     "scoring": ("torchvision",),
