@@ -14,6 +14,8 @@ from benchmarks.recovery.baselines import folded, grail, merged_neurons
 
 BY_DEFAULT: dict[str, Any] = {"criterion": "fec_l1", "ratios": "entropy"}
 L1: dict[str, Any] = {"criterion": "l1", "sides": "producer", "ratios": "entropy"}
+CHOSEN: dict[str, Any] = {"criterion": "reconstruction", "ratios": "entropy"}
+SPREAD: dict[str, Any] = {"criterion": "reconstruction", "ratios": "reconstruction"}
 RANDOM: dict[str, Any] = {"criterion": "random", "ratios": "entropy"}
 
 
@@ -49,12 +51,14 @@ class Method:
         recover: Returns the recovered network.
         images: Whether it uses images: then it is measured with several draws of them.
         options: Its arguments of ``fec_fast.prune``.
+        chosen: Whether the channels are chosen on the images too.
         applies: Whether it is defined for a network, by its name.
     """
 
     recover: Callable[[Cut], nn.Module]
     images: bool = True
     options: dict[str, Any] = field(default_factory=lambda: BY_DEFAULT)
+    chosen: bool = False
     applies: Callable[[str], bool] = lambda network: True
 
 
@@ -94,8 +98,10 @@ METHODS = {
     "GRAIL, re-estimated": Method(lambda cut: re_estimated(by_grail(cut), cut)),
     "random, least squares": Method(by_least_squares, options=RANDOM),
     "least squares": Method(by_least_squares),
+    "least squares, chosen by reconstruction": Method(by_least_squares, options=CHOSEN, chosen=True),
+    "least squares, chosen and spread by reconstruction": Method(by_least_squares, options=SPREAD, chosen=True),
 }
-OURS = ("least squares",)
+OURS = tuple(name for name in METHODS if name.startswith("least squares"))
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,7 @@ BUDGETS = {
 IMAGES = 1000
 COUNTS = (16, 64, 256, 1024, 2048)
 COUNTED_NETWORKS = ("resnet56", "vgg16")
-COUNTED_METHODS = ("re-estimated", "GRAIL", "GRAIL, re-estimated", "least squares")
+COUNTED_METHODS = ("re-estimated", "GRAIL, re-estimated", *OURS)
 COUNTED_SHARE = 0.7
 
 
@@ -150,6 +156,7 @@ def jobs(seeds: int) -> Iterator[Job]:
 
 
 def _budgets(network: str, seed: int) -> Iterator[Job]:
-    for (currency, share), (name, method) in itertools.product(BUDGETS[network], METHODS.items()):
+    ours_first = sorted(METHODS.items(), key=lambda item: item[0] not in OURS)
+    for (currency, share), (name, method) in itertools.product(BUDGETS[network], ours_first):
         if method.applies(network) and (method.images or not seed):
             yield Job(network, name, currency, share, seed, IMAGES if method.images else 0)
