@@ -1,0 +1,1 @@
+"""Recovery without training: accuracy right after the cut, its cost, and the start that it gives to training."""

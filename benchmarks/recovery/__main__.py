@@ -1,0 +1,3 @@
+from benchmarks.recovery.run import main
+
+main()

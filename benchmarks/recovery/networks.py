@@ -1,0 +1,90 @@
+"""Networks and images of the recovery benchmark: those of the study, and a MobileNetV2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from benchmarks.recovery.train_mobilenet import mobilenet
+from benchmarks.study import data
+from benchmarks.study.run import DENSE
+from fec_fast.vision.weights import load_weights
+
+NAMES = {
+    "vgg16": "VGG-16-BN",
+    "resnet56": "ResNet-56",
+    "resnet20": "ResNet-20",
+    "resnet-digits": "ResNet on digits",
+    "vgg-digits": "VGG on digits",
+    "mobilenetv2": "MobileNetV2",
+}
+# The study tests the first 4,000 of the 8,000 test images that it does not choose on; here the others are tested.
+FIRST_TESTED = 4000
+
+
+class Bench:
+    """The dense networks, and the images that they are calibrated and tested on.
+
+    Attributes:
+        folder: The folder of images and weights.
+        most: The number of test images at most.
+    """
+
+    def __init__(self, folder: Path, work: Path, most: int) -> None:
+        """Reads the images.
+
+        Args:
+            folder: The folder of images and weights.
+            work: A folder for decoded images.
+            most: The number of test images at most.
+        """
+        work.mkdir(parents=True, exist_ok=True)
+        self.folder, self.most = folder, most
+        self.cifar = data.cifar(folder / "cifar10-jpeg.zip", work)
+        self.digits = data.handwritten()
+
+    def source(self, name: str) -> tuple[data.Images, data.Normalise]:
+        """The images of a network, and the function that normalises them."""
+        if name == "mobilenetv2":
+            return self.cifar, data.normaliser("vgg16")
+        return (self.digits if data.NETWORKS[name].norm is None else self.cifar), data.normaliser(name)
+
+    def dense(self, name: str) -> nn.Module:
+        """A network before pruning, with its trained weights."""
+        model = mobilenet() if name == "mobilenetv2" else data.NETWORKS[name].build()
+        weights = None if name == "mobilenetv2" else data.NETWORKS[name].weights
+        file = DENSE / f"{name}.safetensors"
+        if file.is_file():
+            model.load_state_dict(load_file(file))
+        elif weights is not None:
+            load_weights(model, self.folder / weights)
+        else:
+            raise SystemExit(f"{file} is missing: python -m benchmarks.recovery.train_mobilenet writes it")
+        return model.eval()
+
+    def test(self, name: str) -> data.Pairs:
+        """The test images, in batches; nothing was chosen on them."""
+        images, normalise = self.source(name)
+        pixels, labels = images.test
+        first = FIRST_TESTED if len(labels) > FIRST_TESTED else 0
+        return data.tested((pixels[first:], labels[first:]), normalise, self.most)
+
+    def calibration(self, name: str, count: int, seed: int) -> list[Tensor]:
+        """Training images without labels, in batches, drawn by the seed."""
+        return [x for x, _ in data.calibration(*self.source(name), count, seed)]
+
+
+def right(model: nn.Module, test: data.Pairs) -> list[bool]:
+    """For each image whether it is classified correctly, in float32."""
+    model.eval().to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        correct = [
+            bit
+            for x, y in test
+            for bit in (model(x.contiguous(memory_format=torch.channels_last)).argmax(1) == y).tolist()
+        ]
+    model.to(memory_format=torch.contiguous_format)
+    return correct

@@ -1,0 +1,159 @@
+"""Recovery without training: accuracy right after the cut, by method, network and budget, and by number of images.
+
+    pip install '.[bench,train,vision,demo]' && python -m benchmarks.recovery --data FOLDER
+
+The folder holds ``cifar10-jpeg.zip``, ``cifar-resnet56.pth`` and ``cifar-vgg16bn.pth``; the other weights are in
+benchmarks/results/dense. Every row of ``methods.py`` is pruned, recovered without training and without labels, and
+tested on images that nothing was chosen on. Each finished row is written to benchmarks/results/recovery.json at once:
+an interrupted run continues. At the end docs/recovery.md is written; with ``--page-only``, nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+import time
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fec_fast
+from benchmarks.common.environment import ROOT
+from benchmarks.common.results import RESULTS, read_result, run_number, write_result
+from benchmarks.recovery.methods import METHODS, Cut, Job, jobs
+from benchmarks.recovery.networks import NAMES, Bench, right
+from benchmarks.recovery.page import write
+from benchmarks.study.run import packed
+from fec_fast import Budget
+
+RESULT = RESULTS / "recovery.json"
+
+
+class Rows:
+    """The rows of the result file, under the name of their table.
+
+    Attributes:
+        path: The file.
+        table: The name of the table, such as ``"accuracy"``.
+    """
+
+    def __init__(self, path: Path, table: str) -> None:
+        self.path, self.table = path, table
+
+    def has(self, key: list[Any]) -> bool:
+        """Whether a row was measured already; the commit does not matter."""
+        written = json.dumps([self.table, *key])
+        return any(json.dumps(row["key"]) == written for row in read_result(self.path).get("rows", []))
+
+    def add(self, key: list[Any], values: dict[str, Any]) -> None:
+        """Writes a finished row; the file is read again, because another table may have grown."""
+        document = read_result(self.path) or {"dense": {}, "rows": []}
+        row = {"key": [self.table, *key], **values, "run": run_number(document, "torchvision")}
+        document["rows"].append(row)
+        write_result(self.path, document)
+        print({name: value for name, value in row.items() if name not in ("right", "run")}, flush=True)
+
+    def add_dense(self, name: str, correct: list[bool]) -> None:
+        """Writes the accuracy of a network before pruning, unless it is there."""
+        document = read_result(self.path) or {"dense": {}, "rows": []}
+        if name not in document["dense"]:
+            document["dense"][name] = {**accuracy(correct), "run": run_number(document, "torchvision")}
+            write_result(self.path, document)
+
+
+def accuracy(correct: list[bool]) -> dict[str, Any]:
+    """The accuracy in %, the number of images, and which of them are classified correctly."""
+    return {"accuracy": round(100 * sum(correct) / len(correct), 2), "images": len(correct), "right": packed(correct)}
+
+
+class Measurement:
+    """The networks and images that rows are measured with.
+
+    Attributes:
+        bench: The networks and images.
+        rows: The result file.
+    """
+
+    def __init__(self, bench: Bench, rows: Rows) -> None:
+        self.bench, self.rows = bench, rows
+        self.network = ""
+        self.pruned: dict[str, fec_fast.PruneResult] = {}  # of the present network, by what was asked for
+
+    def prepare(self, network: str) -> None:
+        """Reads a network and its test images, unless they are those of the last call."""
+        if network != self.network:
+            self.dense, self.test, self.network = self.bench.dense(network), self.bench.test(network), network
+            self.pruned.clear()
+            self.rows.add_dense(network, right(self.dense, self.test))
+
+    def prune(self, job: Job, batches: list[torch.Tensor]) -> fec_fast.PruneResult:
+        """Prunes the network of a job; what was pruned already is not pruned again."""
+        method = METHODS[job.method]
+        options = {**method.options, "calibration": batches if method.chosen else None}
+        drawn = (job.seed, job.images) if method.chosen or method.options["criterion"] == "random" else ()
+        key = json.dumps([method.options, job.currency, job.share, drawn])
+        if key not in self.pruned:
+            torch.manual_seed(job.seed)
+            budget, example = Budget(**{job.currency: job.share}), self.test[0][0][:1]
+            self.pruned[key] = fec_fast.prune(self.dense, example, budget=budget, verify=False, **options)
+        return self.pruned[key]
+
+    def run(self, job: Job) -> None:
+        """Measures the row of a job, unless the result file has it."""
+        if self.rows.has(job.key()):
+            return
+        self.prepare(job.network)
+        batches = self.bench.calibration(job.network, job.images or 1, job.seed)
+        start = time.process_time()
+        result = self.prune(job, batches)
+        pruning = time.process_time() - start
+        cut = Cut(self.dense, copy.deepcopy(result.model), result.plan, batches, job.seed)
+        model = METHODS[job.method].recover(cut)
+        seconds = time.process_time() - start - pruning
+        correct = right(model, self.test)
+        size = {"parameters": result.after.parameters, "macs": result.after.macs}
+        self.rows.add(job.key(), {**size, "cpu_seconds": [round(pruning, 2), round(seconds, 2)], **accuracy(correct)})
+
+
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """The arguments that the commands of this folder share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="the folder of images and weights")
+    parser.add_argument("--output", default=RESULT, type=Path)
+    parser.add_argument("--work", default=ROOT / "runs" / "study", type=Path, help="a folder for decoded images")
+    parser.add_argument("--page-only", action="store_true", help="measure nothing, write the page from the results")
+    return parser
+
+
+def started(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Reads the command line and prepares the process; writes the page and ends with ``--page-only``."""
+    arguments = parser.parse_args()
+    if arguments.page_only:
+        write(read_result(arguments.output))
+        sys.exit()
+    if arguments.data is None:
+        parser.error("--data is needed, except with --page-only")
+    warnings.filterwarnings("ignore", category=UserWarning)
+    torch.set_num_threads(1)
+    return arguments
+
+
+def main(planned: Iterable[Job] | None = None) -> None:
+    """The command line."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--test-images", default=2000, type=int, help="at most 4,000")
+    parser.add_argument("--seeds", default=3, type=int, help="draws of the calibration images")
+    parser.add_argument("--networks", nargs="+", choices=NAMES, default=list(NAMES))
+    arguments = started(parser)
+    measurement = Measurement(
+        Bench(arguments.data, arguments.work, arguments.test_images), Rows(arguments.output, "accuracy")
+    )
+    for job in planned or jobs(arguments.seeds):
+        if job.network in arguments.networks:
+            measurement.run(job)
+    write(read_result(arguments.output))

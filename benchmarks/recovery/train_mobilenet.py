@@ -1,0 +1,91 @@
+"""Training of the dense MobileNetV2 on the JPEG images of CIFAR-10, in one thread.
+
+    pip install '.[bench,train,vision]' && python -m benchmarks.recovery.train_mobilenet --data FOLDER
+
+The images grow from 24 to 32 pixels with the epochs. The state after every epoch is kept in the folder ``--work``; an
+interrupted training continues. The weights are written to benchmarks/results/dense in float16.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+import fec_fast
+from benchmarks.common.environment import ROOT
+from benchmarks.study import data
+from benchmarks.study.run import DENSE, halved
+
+SIZES = (24,) * 6 + (32,) * 4  # height and width of the training images in each epoch
+BATCH, STEPS = 64, 780  # per epoch: 49,920 of the 50,000 images
+
+
+def mobilenet() -> nn.Module:
+    """torchvision's MobileNetV2 for 32 x 32 pixels: the first convolution has stride 1."""
+    from torchvision.models import mobilenet_v2
+
+    model: nn.Module = mobilenet_v2(num_classes=10)
+    model.get_submodule("features.0.0").stride = (1, 1)
+    return model
+
+
+class GrowingImages:
+    """Augmented training images; their size grows with the epoch.
+
+    Attributes:
+        iteration: The epoch, counted from 0; set by ``fec_fast.finetune``.
+    """
+
+    def __init__(self, images: data.Images, normalise: data.Normalise) -> None:
+        self.images, self.normalise, self.iteration = images, normalise, 0
+
+    def __len__(self) -> int:
+        return STEPS
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        size = SIZES[self.iteration]
+        for x, y in data.loader(self.images, self.normalise, STEPS, seed=self.iteration):
+            yield interpolate(x, size, mode="bilinear", antialias=True) if size < x.shape[-1] else x, y
+
+
+def main() -> None:
+    """Trains and writes the weights."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, type=Path, help="the folder of images and weights")
+    parser.add_argument("--work", default=ROOT / "runs" / "study", type=Path, help="a folder for images and states")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    images = data.cifar(arguments.data / "cifar10-jpeg.zip", arguments.work)
+    images.batch = BATCH
+    normalise = data.normaliser("vgg16")
+    model = mobilenet().to(memory_format=torch.channels_last)
+    state = arguments.work / "mobilenetv2"
+    result = fec_fast.finetune(
+        model,
+        GrowingImages(images, normalise),
+        epochs=len(SIZES),
+        optimizer="adamw",
+        lr=2e-3,
+        weight_decay=0.05,
+        warmup_epochs=0.5,
+        val_loader=data.tested(images.choice, normalise, data.CHOICE_COUNT),
+        checkpoint=state,
+        resume=state.is_dir(),
+    )
+    for epoch in result.history:
+        print(epoch)
+    model.to(memory_format=torch.contiguous_format)
+    DENSE.mkdir(exist_ok=True)
+    save_file(halved(model.state_dict()), DENSE / "mobilenetv2.safetensors")
+
+
+if __name__ == "__main__":
+    main()

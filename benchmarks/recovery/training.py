@@ -1,0 +1,88 @@
+"""Start for training: accuracy after some steps, from a re-estimated and from a recovered network.
+
+    pip install '.[bench,train,vision,demo]' && python -m benchmarks.recovery.training --data FOLDER
+
+Every start is trained at several learning rates. Its rate is chosen on the images that settings may be chosen on; the
+accuracy of the page is that on the others. Rows that the result file has are not measured again.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+import fec_fast
+from benchmarks.common.results import read_result
+from benchmarks.recovery.methods import BY_DEFAULT, IMAGES, Cut, re_estimated
+from benchmarks.recovery.networks import Bench, right
+from benchmarks.recovery.page import write
+from benchmarks.recovery.run import Rows, accuracy, parser_of, started
+from benchmarks.study import data
+from fec_fast import Budget
+
+NETWORKS = ("resnet56", "vgg16")
+SHARES = (0.7, 0.5, 0.9)
+RATES = {60: (0.01, 0.02, 0.04), 600: (0.01, 0.04)}  # by steps
+
+
+def recovered(ridge: float) -> Callable[[Cut], nn.Module]:
+    """The recovery by least squares with a ridge."""
+
+    def recover(cut: Cut) -> nn.Module:
+        images = sum(map(len, cut.batches))
+        fec_fast.compensate(cut.dense, cut.model, cut.plan, cut.batches, ridge=ridge, images=images, progress=False)
+        return cut.model
+
+    return recover
+
+
+STARTS: dict[str, Callable[[Cut], nn.Module]] = {
+    "re-estimated": lambda cut: re_estimated(cut.model, cut),
+    "least squares, ridge 0.01": recovered(0.01),
+    "least squares, ridge 0.3": recovered(0.3),
+}
+
+
+def keys(seeds: int) -> Iterator[list[Any]]:
+    """The keys of all rows, the most informative first: network, share, seed, steps, rate, start."""
+    for steps, seed in itertools.product(RATES, range(seeds)):
+        for share, network, rate, start in itertools.product(SHARES, NETWORKS, RATES[steps], STARTS):
+            yield [network, share, seed, steps, rate, start]
+
+
+def run(bench: Bench, rows: Rows, key: list[Any]) -> None:
+    """Trains and tests one start."""
+    network, share, seed, steps, rate, start = key
+    dense = bench.dense(network)
+    batches = bench.calibration(network, IMAGES, seed)
+    result = fec_fast.prune(dense, batches[0][:1], budget=Budget(params=share), verify=False, **BY_DEFAULT)
+    model = STARTS[start](Cut(dense, result.model, result.plan, batches, seed))
+    images, normalise = bench.source(network)
+    test, choice = bench.test(network), data.tested(images.choice, normalise, bench.most)
+    before = accuracy(right(model, test))["accuracy"]
+    model.to(memory_format=torch.channels_last)
+    loader = data.loader(images, normalise, steps, seed)
+    fec_fast.finetune(model, loader, epochs=1, lr=rate, seed=seed, progress=False)
+    chosen = accuracy(right(model, choice))["accuracy"]
+    rows.add(key, {"before": before, "on_choice": chosen, **accuracy(right(model, test))})
+
+
+def main() -> None:
+    """The command line."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--test-images", default=2000, type=int, help="at most 4,000")
+    parser.add_argument("--seeds", default=3, type=int, help="draws of the calibration images, and orders of training")
+    arguments = started(parser)
+    bench, rows = Bench(arguments.data, arguments.work, arguments.test_images), Rows(arguments.output, "training")
+    for key in keys(arguments.seeds):
+        if not rows.has(key):
+            run(bench, rows, key)
+    write(read_result(arguments.output))
+
+
+if __name__ == "__main__":
+    main()
