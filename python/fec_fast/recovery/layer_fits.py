@@ -71,7 +71,7 @@ class LayerFits:
         self.records: list[LayerRecovery] = []
         self.left: dict[str, str] = {}
         self.pruned = pruned
-        self._original, self._ridge = original, ridge
+        self._original, self._plan, self._ridge = original, plan, ridge
         self._rows, self._memory = rows, memory
         self._mode = TargetMode(original, plan, memory // 8)
         self._inputs: dict[str, list[Tensor]] = defaultdict(list)
@@ -126,6 +126,12 @@ class LayerFits:
                     "the weights and how the images are normalised"
                 )
         self.left |= self._mode.behind_choice
+        for name in self._plan.keep:
+            tensor = self._original.tensors[name]
+            first_name = self._original.first_names[id(tensor)]
+            if tensor.dim() > 1 and first_name not in self._mode.seen:
+                layer = name.rpartition(".")[0] or name
+                self.left[layer] = "no convolution or linear operation was seen that uses its weight as it is"
         return batches
 
     def fit(self, batches: Sequence[Any], done: Callable[[], None]) -> None:

@@ -104,6 +104,7 @@ class TargetMode(LayerCallMode):
         self.layers_of_bias: dict[str, set[str]] = defaultdict(set)
         self.readers = ReaderTracker(index.first_names)
         self.behind_choice: dict[str, str] = {}
+        self.seen: set[str] = set()
         self.bytes_in_use = 1
         self._choice = ""
         self._plan, self._most_bytes = plan, most_bytes
@@ -156,6 +157,7 @@ class TargetMode(LayerCallMode):
     def after_layer(self, call: LayerCall, output: Tensor) -> None:
         """Keeps the outputs of a layer at sampled positions."""
         self._note_memory(output)
+        self.seen.add(call.name)
         if call.bias is not None and id(call.bias) in self.names:
             self.layers_of_bias[self.names[id(call.bias)]].add(call.name)
         # Before the first layer that loses a channel, the pruned model computes what the original does.

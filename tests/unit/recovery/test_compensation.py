@@ -381,6 +381,29 @@ def test_a_layer_that_the_pruned_model_does_not_reach_is_reported() -> None:
     assert "left as it was: wide" in str(done)
 
 
+class Product(nn.Module):
+    """Multiplies by its parameter without a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(5, 3)
+        self.weight = nn.Parameter(torch.randn(8, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last((self.first(x).relu() @ self.weight).relu())
+
+
+def test_a_weight_that_is_used_in_another_way_is_reported() -> None:
+    torch.manual_seed(0)
+    model, images = Product(), torch.randn(64, 6)
+    result = fec_fast.prune(model, images[:2], ratio=0.5)
+    assert "weight" in result.plan.keep
+    before = result.model.weight.detach().clone()
+    done = fec_fast.compensate(model, result.model, result.plan, images, progress=False)
+    assert "no convolution or linear operation" in done.left["weight"]
+    assert torch.equal(result.model.weight, before) and [layer.layer for layer in done.layers] == ["last"]
+
+
 class Proposing(nn.Module):
     """A second stage on the positions with the highest scores, as in two-stage detectors."""
 
