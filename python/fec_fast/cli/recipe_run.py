@@ -109,8 +109,8 @@ def run_recipe(
         latency = result.latency(model, example, min_run_time=0.5)
         console.print(result.summary(latency), soft_wrap=True)
         measure("pruned", result.model)
-        recover, recalibrated = (recipe.content.get(key, 0) for key in ("recover", "recalibrate"))
-        if recover or not {"recover", "recalibrate"} & recipe.content.keys():
+        recover, recalibrated = recipe.content.get("recover"), recipe.content.get("recalibrate")
+        if recover or (recover is None and recalibrated is None):
             networks = model.to(device), result.model.to(device)
             recovery = compensate(
                 *networks, result.plan, train, ridge=_RIDGE, images=recover or _RECOVER, progress=progress

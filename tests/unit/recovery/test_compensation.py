@@ -38,7 +38,16 @@ class Residual(nn.Module):
 
 
 def chain(*layers: nn.Module) -> Callable[[], nn.Module]:
-    return lambda: nn.Sequential(*copy.deepcopy(layers))
+    """A function that builds a sequence with weights of its own, drawn when it is called."""
+
+    def build() -> nn.Module:
+        network = nn.Sequential(*copy.deepcopy(layers))
+        for layer in network:
+            if hasattr(layer, "reset_parameters"):
+                layer.reset_parameters()
+        return network
+
+    return build
 
 
 CONV = nn.Conv2d(3, 8, 3, padding=1)
