@@ -152,24 +152,37 @@ class GlobalPolicy:
 class ReconstructionPolicy:
     """The policy ``"reconstruction"``: removes the units that cost the least, for what they save, once made up for.
 
+    The cost of a set is the error of the layers that read it, relative to their outputs, when its units alone are
+    removed in the order of the criterion and the other channels make up for them
+    (:func:`fec_fast.pruning.reconstruction.removal_errors`). What each further unit adds, on the lower convex hull, is
+    divided by its price, as in a knapsack: the error is measured, not estimated from weights.
+
+    An error of one set alone does not know that the errors of all sets add up, nor that the layer behind sees what is
+    left of its inputs through them. A greedy order would therefore run cheap sets down to a few channels. So what a
+    unit adds is also divided by a power of the share of its set that is left.
+
     Attributes:
-        price_power: The power of the price that the error is divided by; 1 is a knapsack.
+        price_power: The power of the price that the cost is divided by; 1 is a knapsack, 0 ignores prices.
+        share_power: The power of the share that is left; 0 is the plain knapsack.
     """
 
     price_power: float = 1.0
+    share_power: float = 0.5
 
     def thresholds(self, errors: Sequence[np.ndarray], prices: np.ndarray) -> list[np.ndarray]:
         """Computes the thresholds.
 
         Args:
-            errors: For each set float64 ``[units]``, rising: the error when as many units are removed, see
-                :func:`fec_fast.pruning.reconstruction.removal_errors`.
+            errors: For each set float64 ``[units]``, rising: the error when as many units are removed.
             prices: Float64 ``[sets]``, positive: what removing one unit of each set saves, relative to the average set.
 
         Returns:
             For each set float64 ``[units]``, rising.
         """
-        return [_hull_slopes(row) / price**self.price_power for row, price in zip(errors, prices, strict=True)]
+        return [
+            _hull_slopes(row) / (np.arange(len(row), 0, -1) / len(row)) ** self.share_power / price**self.price_power
+            for row, price in zip(errors, prices, strict=True)
+        ]
 
 
 def _shares_of_remaining(rising: np.ndarray) -> np.ndarray:
