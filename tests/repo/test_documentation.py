@@ -22,7 +22,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
             11,
             marks=pytest.mark.slow,
         ),
-        pytest.param("budgets", ("torchvision",), 6, marks=pytest.mark.slow),
+        pytest.param("budgets", ("torchvision",), 7, marks=pytest.mark.slow),
         ("finetuning", ("accelerate", "torchmetrics", "torchvision", "sklearn"), 4),
         ("scale", ("torchvision",), 1),
     ],
