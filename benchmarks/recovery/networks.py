@@ -21,6 +21,7 @@ NAMES = {
     "vgg-digits": "VGG on digits",
     "mobilenetv2": "MobileNetV2",
 }
+LARGE = {"resnet50": "ResNet-50, 224 x 224", "vgg16_bn": "VGG-16-BN, 224 x 224"}  # for ImageNet, random weights
 # The study tests the first 4,000 of the 8,000 test images that it does not choose on; here the others are tested.
 FIRST_TESTED = 4000
 

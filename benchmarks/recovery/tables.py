@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.common.tables import markdown_table
 from benchmarks.recovery.methods import BUDGETS, COUNTS, IMAGES, METHODS, OURS
-from benchmarks.recovery.networks import NAMES
+from benchmarks.recovery.networks import LARGE, NAMES
 from benchmarks.study.estimates import Correct, Estimate, difference, estimate, unpacked
 from benchmarks.study.rows import CURRENCIES
 
@@ -138,7 +138,7 @@ def table_of_cost(document: dict[str, Any]) -> str:
         parts = list(row["shares"])
         seconds = (f"{row[name]:.1f}" for name in ("dense_seconds", "pruned_seconds", "seconds"))
         split = (f"{100 * share:.0f} %" for share in row["shares"].values())
-        name = NAMES.get(network, "ResNet-50, 224 x 224")
+        name = {**NAMES, **LARGE}[network]
         lines.append([f"{name}, {images:,} images", *seconds, f"{row['ratio']:.1f}", f"{row['memory_mib']:,}", *split])
     header = ["network", "dense pass, s", "pruned pass, s", "compensate, s", "ratio", "memory, MiB", *parts]
     return markdown_table(header, lines)

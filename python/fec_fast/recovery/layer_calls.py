@@ -63,7 +63,13 @@ class LayerCall:
 
 
 class LayerCallMode(TorchFunctionMode):
-    """Sees the layer calls of a run; what happens then, subclasses say."""
+    """Sees the layer calls of a run; what happens then, subclasses say.
+
+    Attributes:
+        names: The names of the model's tensors, by identity.
+        path: A number for the functions of torch that the run called so far, in order. It is the same in the original
+            and the pruned model, as long as they take the same way through their code.
+    """
 
     def __init__(self, index: ModelIndex) -> None:
         """Remembers the tensors of the model.
@@ -73,6 +79,7 @@ class LayerCallMode(TorchFunctionMode):
         """
         super().__init__()
         self.names = index.first_names
+        self.path = 0
 
     def before_layer(self, call: LayerCall) -> None:
         """Is called before a layer computes; the weight and the bias may be changed in place.
@@ -115,6 +122,7 @@ class LayerCallMode(TorchFunctionMode):
     ) -> Any:
         """Runs one function of torch and reports it."""
         kwargs = dict(kwargs or {})
+        self.path = hash((self.path, function))
         call = self._layer_call(function, args, kwargs)
         if call is not None:
             self.before_layer(call)

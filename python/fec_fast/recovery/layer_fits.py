@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,8 @@ from .calibration import count_images, image_seeds
 from .layer_calls import LayerCall, LayerCallMode
 from .least_squares import LeastSquares
 from .lockstep import Pause, run_in_lock_step
-from .rows import input_rows, weight_from_matrices, weight_matrices
-from .targets import LayerTarget, TargetMode, input_dims
+from .rows import input_rows, output_rows, weight_from_matrices, weight_matrices
+from .targets import CallTarget, LayerTarget, TargetMode, input_dims
 
 # A layer that is nearer to its target than this (squared, relative) is right already.
 _EXACT = 1e-10
@@ -76,6 +76,7 @@ class LayerFits:
         self._mode = TargetMode(original, plan, memory // 8)
         self._inputs: dict[str, list[Tensor]] = defaultdict(list)
         self._targets: dict[str, list[Tensor]] = defaultdict(list)
+        self._addends: dict[str, list[Tensor | None]] = defaultdict(list)
         self._calls: dict[str, LayerCall] = {}
         self._finished: set[str] = set()
         self._undo: list[tuple[Tensor, Tensor]] = []
@@ -179,13 +180,23 @@ class LayerFits:
                 tensor.copy_(value)
         self._undo.clear()
 
-    def arrive(self, call: LayerCall, batch: int, number: int) -> bool:
+    def addends_made_at(self, batch: int) -> set[int]:
+        """Where in the run (see ``LayerCallMode.path``) tensors are made that are added to layers' outputs.
+
+        Args:
+            batch: The number of the batch.
+        """
+        readers = [call.reader for target in self._mode.targets.values() for call in target.calls[batch]]
+        return {reader.addend_made_at for reader in readers if reader.addend_made_at is not None}
+
+    def arrive(self, call: LayerCall, batch: int, number: int, made: Mapping[int, Tensor]) -> bool:
         """Takes the inputs of one call of a layer.
 
         Args:
             call: The call in the pruned model.
             batch: The number of the batch.
             number: How many calls of this layer came before in this batch.
+            made: The results of :meth:`addends_made_at` that are there.
 
         Returns:
             Whether this was the last call of the layer in the batch, so that the run has to wait for the fit.
@@ -198,9 +209,11 @@ class LayerFits:
             self.left[target.layer] = "its inputs have another shape than in the original, so rows cannot be compared"
             self._inputs.pop(call.name, None)
             self._targets.pop(call.name, None)
+            self._addends.pop(call.name, None)
             return False
         self._inputs[call.name].append(input_rows(call, calls[number].positions))
         self._targets[call.name].append(calls[number].rows)
+        self._addends[call.name].append(_addend(call, calls[number], made))
         self._calls[call.name] = call
         return number == len(calls) - 1
 
@@ -209,7 +222,9 @@ class LayerFits:
         start = time.process_time()
         target, call = self._mode.targets[name], self._calls.pop(name)
         inputs, wanted = torch.cat(self._inputs.pop(name), 1), torch.cat(self._targets.pop(name))
-        rectifier = target.rectifier(len(wanted))
+        addends = self._addends.pop(name)
+        known = [addend for addend in addends if addend is not None]
+        rectifier = target.rectifier(len(wanted), torch.cat(known) if len(known) == len(addends) else None)
         if not bool(torch.isfinite(inputs).all()):
             raise InputError(
                 f"layer {target.layer!r} of the pruned model reads NaN or infinity on the calibration images"
@@ -260,13 +275,33 @@ class _ArrivalMode(LayerCallMode):
         super().__init__(fits.pruned)
         self._fits, self._batch, self._pause = fits, batch, pause
         self._calls: dict[str, int] = defaultdict(int)
+        self._wanted = fits.addends_made_at(batch)
+        self._made: dict[int, Tensor] = {}
 
     def before_layer(self, call: LayerCall) -> None:
         """Waits until the layer was fitted on the inputs of all batches."""
         number = self._calls[call.name]
         self._calls[call.name] += 1
-        if self._fits.arrive(call, self._batch, number):
+        if self._fits.arrive(call, self._batch, number, self._made):
             self._pause(call.name)
+
+    def after_layer(self, call: LayerCall, output: Tensor) -> None:
+        """Keeps the output if it is added to another layer's."""
+        if self.path in self._wanted:
+            self._made[self.path] = output
+
+    def after_other(self, function: Callable[..., Any], arguments: Mapping[int | str, Any], result: Any) -> None:
+        """Keeps a result that is added to a layer's output."""
+        if self.path in self._wanted and isinstance(result, Tensor):
+            self._made[self.path] = result
+
+
+def _addend(call: LayerCall, target: CallTarget, made: Mapping[int, Tensor]) -> Tensor | None:
+    """What the pruned model will add to a layer's output, at the target's positions, if that is there already."""
+    made_at, (items, *places) = target.reader.addend_made_at, target.positions.shape
+    tensor = None if made_at is None else made.get(made_at)
+    shape = (items, *places, call.out_channels) if call.is_linear else (items, call.out_channels, *places)
+    return None if tensor is None or tensor.shape != shape else output_rows(call, tensor, target.positions)
 
 
 def default_ridge(rows: int, unknowns: int) -> float:

@@ -22,7 +22,8 @@ class Rectifier:
     Attributes:
         scale: ``[outputs]``, of the batch norm between; ``None`` without one.
         shift: ``[outputs]``, likewise.
-        addend: ``[rows, outputs]``: what is added then (the shortcut of a residual block); ``None`` for nothing.
+        addend: ``[rows, outputs]``: what the original adds then (the shortcut of a residual block); ``None``: nothing.
+        present_addend: What the pruned model adds; the fit makes up for the difference.
         low: Below it the activation is constant.
         high: Above it the activation is constant; infinite if it never is.
     """
@@ -30,34 +31,45 @@ class Rectifier:
     scale: Tensor | None
     shift: Tensor | None
     addend: Tensor | None
+    present_addend: Tensor | None
     low: float
     high: float
 
-    def before(self, outputs: Tensor) -> Tensor:
-        """What the activation gets, for outputs ``[rows, outputs]`` of the layer."""
-        if self.scale is not None and self.shift is not None:
-            outputs = outputs * self.scale + self.shift
-        return outputs if self.addend is None else outputs + self.addend
+    def wanted(self, targets: Tensor) -> Tensor:
+        """What the activation gets in the original, for outputs ``[rows, outputs]`` of its layer."""
+        return self._normalised(targets, self.addend)
 
-    def slack(self, target: Tensor, fitted: Tensor) -> Tensor:
-        """A target that asks for nothing more where the activation is constant.
+    def given(self, outputs: Tensor) -> Tensor:
+        """What the activation gets in the pruned model, for outputs ``[rows, outputs]`` of its layer."""
+        return self._normalised(outputs, self.present_addend)
+
+    def slack(self, target: Tensor, fitted: Tensor | None = None) -> Tensor:
+        """The outputs of the layer with which the activation gives what it gives in the original.
 
         Args:
-            target: ``[rows, outputs]``, the wanted outputs of the layer.
-            fitted: The same shape: what a fit gives.
+            target: ``[rows, outputs]``, the outputs of the layer of the original.
+            fitted: The same shape: what a fit gives. Where the activation is constant, and the fit lies there too,
+                nothing more is asked for. ``None``: the activation is to get what it gets in the original.
 
         Returns:
-            The target, but where the activation of the target is constant, and the fit lies there too, the fit.
+            ``[rows, outputs]``.
         """
-        wanted, given = self.before(target), self.before(fitted)
-        nearest = torch.where(wanted <= self.low, given.clamp(max=self.low), wanted)
-        nearest = torch.where(wanted >= self.high, given.clamp(min=self.high), nearest)
-        if self.addend is not None:
-            nearest = nearest - self.addend
+        wanted = nearest = self.wanted(target)
+        if fitted is not None:
+            given = self.given(fitted)
+            nearest = torch.where(wanted <= self.low, given.clamp(max=self.low), wanted)
+            nearest = torch.where(wanted >= self.high, given.clamp(min=self.high), nearest)
+        if self.present_addend is not None:
+            nearest = nearest - self.present_addend
         if self.scale is None or self.shift is None:
             return nearest
         usable = self.scale.abs() > 1e-6 * self.scale.abs().max()
         return torch.where(usable, (nearest - self.shift) / torch.where(usable, self.scale, 1.0), target)
+
+    def _normalised(self, outputs: Tensor, addend: Tensor | None) -> Tensor:
+        if self.scale is not None and self.shift is not None:
+            outputs = outputs * self.scale + self.shift
+        return outputs if addend is None else outputs + addend
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,12 +107,11 @@ class LeastSquares:
         self.centred = centred
         self.rows = inputs.shape[1]
         self.groups, self.unknowns = inputs.shape[0], inputs.shape[2]
-        self.mean = inputs.mean(1, keepdim=True, dtype=torch.float64)
-        if not centred:
-            self.mean.zero_()
+        self.mean = torch.zeros(self.groups, 1, self.unknowns, dtype=torch.float64, device=inputs.device)
+        if centred:
+            self.mean = self._product(inputs.new_ones(1, self.rows, 1).expand(self.groups, -1, -1), inputs) / self.rows
         self.inputs = inputs.sub_(self.mean.to(inputs.dtype)) if centred else inputs
         self.targets = targets
-        self.spread = self._mean_square()
 
     def fit(self, present: Tensor, present_bias: Tensor, ridge: float, rectifier: Rectifier | None) -> Fit:
         """Fits the weight and the bias.
@@ -130,7 +141,7 @@ class LeastSquares:
             bias = fixed + mean - (self.mean @ (weight - present)).reshape(-1)
             return weight, bias, self.predict(weight, bias)
 
-        weight, bias, outputs = fitted(self.targets)
+        weight, bias, outputs = fitted(self.targets if rectifier is None else rectifier.slack(self.targets))
         error = self.error(outputs, rectifier)
         if rectifier is not None:
             for _ in range(_REFINEMENTS):
@@ -151,24 +162,18 @@ class LeastSquares:
         """The squared error of outputs ``[rows, outputs]``, relative to the variance of the target."""
         wanted = self.targets
         if rectifier is not None:
-            outputs = rectifier.before(outputs).clamp(rectifier.low, rectifier.high)
-            wanted = rectifier.before(wanted).clamp(rectifier.low, rectifier.high)
+            outputs = rectifier.given(outputs).clamp(rectifier.low, rectifier.high)
+            wanted = rectifier.wanted(wanted).clamp(rectifier.low, rectifier.high)
         variance = float((wanted - wanted.mean(0)).square().sum(dtype=torch.float64))
         return float((outputs - wanted).square().sum(dtype=torch.float64)) / max(variance, 1e-30)
 
-    def _mean_square(self) -> Tensor:
-        """The mean of the inputs' variances (squares, if not centred) of each group, float64 ``[groups, 1, 1]``."""
-        total = self.inputs.square().sum((1, 2), keepdim=True, dtype=torch.float64)
-        return total / (self.rows * self.unknowns)
-
     def _solver(self, ridge: float) -> Solver:
         """Factors the system; the function returned maps what is missing of the target to a change of the weight."""
-        strength = (ridge * self.spread).clamp(min=torch.finfo(torch.float64).tiny)
         if self.rows >= self.unknowns:
-            factor = _factor(self._product(self.inputs, self.inputs) / self.rows, strength)
+            factor = _factor(self._product(self.inputs, self.inputs) / self.rows, ridge, self.unknowns)
             return lambda missing: torch.cholesky_solve(self._product(self.inputs, missing) / self.rows, factor)
         rows = self.inputs.double()
-        factor = _factor(rows @ rows.mT / self.rows, strength)
+        factor = _factor(rows @ rows.mT / self.rows, ridge, self.unknowns)
         return lambda missing: rows.mT @ torch.cholesky_solve(missing.double(), factor) / self.rows
 
     @staticmethod
@@ -182,13 +187,21 @@ class LeastSquares:
         return total
 
 
-def _factor(system: Tensor, strength: Tensor) -> Tensor:
-    """The Cholesky factor of systems ``[groups, n, n]`` with a ridge; with a larger one where rounding needs it."""
+def _factor(system: Tensor, ridge: float, unknowns: int) -> Tensor:
+    """The Cholesky factor of systems ``[groups, n, n]`` with a ridge; with a larger one where rounding needs it.
+
+    Args:
+        system: ``X' X / rows`` or ``X X' / rows``, which have the same trace; changed in place.
+        ridge: Relative to the mean of the unknowns' variances (squares, if not centred).
+        unknowns: Their number.
+    """
+    trace = system.diagonal(dim1=1, dim2=2).sum(1)[:, None]
+    strength = (ridge * trace / unknowns).clamp(min=torch.finfo(torch.float64).tiny)
     while True:
-        system.diagonal(dim1=1, dim2=2).add_(strength[..., 0])
+        system.diagonal(dim1=1, dim2=2).add_(strength)
         factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(system)
         if not bool(failed.any()):
             return factor
-        mean = system.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+        mean = system.diagonal(dim1=1, dim2=2).mean(1)[:, None]
         strength = torch.maximum(strength * 10, mean * 1e-12 + torch.finfo(torch.float64).tiny)

@@ -31,6 +31,7 @@ class Reader:
         scale: ``[channels]``: what that batch norm multiplies by.
         shift: ``[channels]``: what it adds then.
         addend: ``[rows, kept outputs]``: what is added to the output, or to the norm's result.
+        addend_made_at: Where in the run it was made, see ``LayerCallMode.path``; ``None`` for an input.
         interval: Where the activation is not constant that reads the output, the norm's result or the sum.
         reads: How many operators read the output (``"output"``), the norm's result (``"norm"``), the sum (``"sum"``).
     """
@@ -40,13 +41,15 @@ class Reader:
     scale: Tensor | None = None
     shift: Tensor | None = None
     addend: Tensor | None = None
+    addend_made_at: int | None = None
     interval: tuple[float, float] | None = None
     reads: Counter[str] = field(default_factory=Counter)
 
     @property
     def is_chain(self) -> bool:
-        """Whether each of these results is read once, so that nothing else sees the layer's output."""
-        return all(number == 1 for number in self.reads.values())
+        """Whether nothing else sees the layer's output: each result on the way to what is known last is read once."""
+        last = "sum" if self.interval is None and self.addend is not None else None
+        return all(number == 1 for stage, number in self.reads.items() if stage != last)
 
     @property
     def feeds_norm_only(self) -> bool:
@@ -76,7 +79,18 @@ class ReaderTracker:
         self._names = names
         # For each tensor on the way from layers' outputs: who follows it. Weak, because a run's results are released.
         self._on_the_way: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self._addends: dict[int, Tensor] = {}
+        self._made_at: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._addends: dict[int, tuple[Tensor, int | None]] = {}
+
+    def made(self, result: Any, path: int) -> None:
+        """Notes where in the run tensors were made.
+
+        Args:
+            result: What a function returned.
+            path: See ``LayerCallMode.path``.
+        """
+        for tensor in tensors_in(result):
+            self._made_at[tensor] = path
 
     def follow(self, output: Tensor, layer: str, reader: Reader) -> None:
         """Begins with a layer's output.
@@ -113,7 +127,8 @@ class ReaderTracker:
                     if isinstance(other, Tensor) and step.stage != "sum" and not step.reader.reads[step.stage]:
                         rows = step.reader.sample(other)
                         if rows is not None and one is not other:
-                            self._addends[id(step.reader)] = rows
+                            made_at: int | None = self._made_at.get(other)  # type: ignore[no-untyped-call]
+                            self._addends[id(step.reader)] = rows, made_at
 
     def after(self, function: Callable[..., Any], arguments: Arguments, result: Any) -> None:
         """Is called with what a function returned.
@@ -143,7 +158,7 @@ class ReaderTracker:
                 elif interval is not None:
                     reader.interval = interval
                 elif id(reader) in self._addends:
-                    reader.addend = self._addends[id(reader)]
+                    reader.addend, reader.addend_made_at = self._addends[id(reader)]
                     following.append(_Step(reader, step.layer, "sum"))
             if any(tensor is one for one in results):  # in place: the tensor has another value from now on
                 self._on_the_way.pop(tensor, None)  # type: ignore[no-untyped-call]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -69,23 +70,29 @@ class LayerTarget:
         readers = self.readers()
         return {str(r.norm) for r in readers} if all(reader.feeds_norm_only for reader in readers) else set()
 
-    def rectifier(self, rows: int) -> Rectifier | None:
-        """What follows the layer, if that is an activation with constant parts, the same in every call.
+    def rectifier(self, rows: int, present_addend: Tensor | None) -> Rectifier | None:
+        """What follows the layer, if that is a sum or an activation with constant parts, the same in every call.
 
         Args:
             rows: How many rows the layer is fitted on; not those of all calls if some batches did not reach it.
+            present_addend: ``[rows, outputs]``: what the pruned model adds; ``None`` if that is not known.
         """
         readers = self.readers()
         first = readers[0]
         kinds = {(reader.interval, reader.norm, reader.addend is None) for reader in readers}
-        if len(kinds) > 1 or first.interval is None or not all(reader.is_chain for reader in readers):
+        if len(kinds) > 1 or not all(reader.is_chain for reader in readers):
+            return None
+        if first.interval is None and present_addend is None:
             return None
         scale, shift = first.scale, first.shift
         if scale is not None and shift is not None and self.outputs is not None:
             scale, shift = scale[self.outputs], shift[self.outputs]
         addends = [reader.addend for reader in readers if reader.addend is not None]
         addend = torch.cat(addends) if addends else None
-        return None if addend is not None and len(addend) != rows else Rectifier(scale, shift, addend, *first.interval)
+        if addend is not None and len(addend) != rows:
+            return None
+        low, high = first.interval or (-math.inf, math.inf)
+        return Rectifier(scale, shift, addend, addend if present_addend is None else present_addend, low, high)
 
 
 class TargetMode(LayerCallMode):
@@ -124,6 +131,7 @@ class TargetMode(LayerCallMode):
         """
         self._batch, self._most, self._share, self._seeds = batch, most, share, seeds
         self._narrowed, self._choice = False, ""
+        self.path = 0
 
     def forget(self) -> None:
         """Forgets what was gathered, to begin anew."""
@@ -142,10 +150,6 @@ class TargetMode(LayerCallMode):
             outputs: What the run returned.
         """
         self.readers.read(outputs)
-        for target in self.targets.values():
-            for call in target.calls[self._batch]:
-                if call.reader.interval is None:  # only in front of an activation is the addend of use
-                    call.reader.addend = None
 
     def before_layer(self, call: LayerCall) -> None:
         """Notes that a layer reads another one's output, and how much memory the run holds here."""
@@ -157,6 +161,7 @@ class TargetMode(LayerCallMode):
     def after_layer(self, call: LayerCall, output: Tensor) -> None:
         """Keeps the outputs of a layer at sampled positions."""
         self._note_memory(output)
+        self.readers.made(output, self.path)
         self.seen.add(call.name)
         if call.bias is not None and id(call.bias) in self.names:
             self.layers_of_bias[self.names[id(call.bias)]].add(call.name)
@@ -195,6 +200,7 @@ class TargetMode(LayerCallMode):
     def after_other(self, function: Callable[..., Any], arguments: Mapping[int | str, Any], result: Any) -> None:
         """Follows the layers' outputs."""
         self.readers.after(function, arguments, result)
+        self.readers.made(result, self.path)
         name = getattr(function, "__name__", "").rpartition(".")[2]
         if self._narrowed and name in _CHOOSING:
             self._choice = name

@@ -125,6 +125,31 @@ def test_without_its_duplicates_a_network_is_recovered_to_rounding(name: str) ->
     assert_same_state(model, before)
 
 
+class Branches(nn.Module):
+    """A branch that loses channels, and one that can make up for them in the sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+        self.direct = nn.Conv2d(3, 4, 1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = self.second(self.first(x))
+        return self.norm(self.direct(x)) + shortcut
+
+
+def test_a_branch_makes_up_for_what_the_shortcut_has_lost() -> None:
+    torch.manual_seed(0)
+    model, images = Branches().eval(), torch.randn(64, 3, 4, 4)
+    result = fec_fast.prune(model, images[:2], ratio=0.75)
+    assert result.model.get_submodule("first").weight.shape[0] == 2  # of rank 2: it cannot do what 3 channels do
+    done = fec_fast.compensate(model, result.model, result.plan, images, ridge=1e-9, progress=False)
+    assert [layer.layer for layer in done.layers] == ["second", "direct"]
+    assert done.layers[0].error > 1e-3
+    assert error(model, result.model, images) < 1e-7
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_other_images_profit_too(name: str) -> None:
     model, result, images = pruned_network(name, duplicates=False)

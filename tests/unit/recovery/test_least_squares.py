@@ -62,12 +62,24 @@ def test_behind_a_relu_the_error_becomes_smaller_still(addend: bool) -> None:
     inputs, targets, present, bias = case(1, 400, 10, 6)
     shortcut = targets.flip(0) if addend else None
     scale, shift = torch.linspace(-1, 2, 6).double(), torch.linspace(-0.5, 0.5, 6).double()
-    rectifier = Rectifier(scale, shift, shortcut, 0.0, float("inf"))
+    rectifier = Rectifier(scale, shift, shortcut, shortcut, 0.0, float("inf"))
     plain = LeastSquares(inputs.clone(), targets, centred=True).fit(present, bias, 1e-6, None)
     system = LeastSquares(inputs.clone(), targets, centred=True)
     fit = system.fit(present, bias, 1e-6, rectifier)
     assert plain.bias is not None
     assert fit.error < 0.97 * system.error(system.predict(plain.weight, plain.bias), rectifier)
+
+
+@pytest.mark.parametrize("low", [-float("inf"), 0.0])
+def test_a_fit_makes_up_for_another_addend(low: float) -> None:
+    inputs, _, present, bias = case(1, 200, 10, 6)
+    scale, shift = torch.linspace(0.5, 2, 6).double(), torch.linspace(-0.5, 0.5, 6).double()
+    shortcut, missing = inputs[0, :, :6].square(), inputs[0] @ present[0].flip(0)
+    rectifier = Rectifier(scale, shift, shortcut, shortcut - missing, low, float("inf"))
+    system = LeastSquares(inputs.clone(), inputs[0] @ present[0] + bias, centred=True)
+    fit = system.fit(present, bias, 1e-12, rectifier)
+    assert fit.error_before > 0.1 and fit.error < 1e-15
+    torch.testing.assert_close(fit.weight[0], present[0] + present[0].flip(0) / scale)
 
 
 def test_dead_inputs_keep_the_weight_and_give_the_mean() -> None:

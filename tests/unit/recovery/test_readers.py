@@ -32,6 +32,10 @@ def two_readers(layer: Layer, z: Tensor, x: Tensor) -> Tensor:
     return functional.relu(layer.norm(z)) + z
 
 
+def several_readers(total: Tensor) -> Tensor:
+    return total.sigmoid() + total.tanh()
+
+
 def in_place(layer: Layer, z: Tensor, x: Tensor) -> Tensor:
     out = layer.norm(z)
     out += x
@@ -48,7 +52,9 @@ FORMS: dict[str, tuple[Callable[[Layer, Tensor, Tensor], Tensor], bool, tuple[fl
     "norm, sum, relu": (lambda m, z, x: torch.relu(m.norm(z) + x), True, (0, INFINITE), True, True),
     "the other order": (lambda m, z, x: torch.relu(torch.add(x, m.norm(z))), True, (0, INFINITE), True, True),
     "sum in place": (in_place, True, (0, INFINITE), True, True),
-    "sum without activation": (lambda m, z, x: m.norm(z) + x, True, None, False, True),
+    "sum without activation": (lambda m, z, x: m.norm(z) + x, True, None, True, True),
+    "sum that several read": (lambda m, z, x: several_readers(m.norm(z) + x), True, None, True, True),
+    "sum of what another reads": (lambda m, z, x: m.norm(z) + x + z, False, None, True, False),
     "silu": (lambda m, z, x: functional.silu(m.norm(z)), True, None, False, True),
     "a question about the shape": (lambda m, z, x: m.norm(z).view(len(z), -1), True, None, False, True),
     "two readers": (two_readers, False, (0, INFINITE), False, False),
@@ -74,11 +80,13 @@ def test_the_chain_behind_a_layer(form: str) -> None:
     assert (reader.addend is not None) == has_addend
     if reader.addend is not None:
         torch.testing.assert_close(reader.addend.mean(0), x.mean((0, 2, 3)))
-    rectifier = mode.targets["conv.weight"].rectifier(100)
+    rectifier = mode.targets["conv.weight"].rectifier(100, None)
     assert (rectifier is not None) == (interval is not None and chain)
+    if has_addend:  # if it is known what the pruned model adds, a sum without activation is of use too
+        assert (mode.targets["conv.weight"].rectifier(100, reader.addend) is not None) == chain
     if rectifier is not None:  # behind scale, shift and addend the activation gives what the model gives
         wanted = mode.targets["conv.weight"].calls[0][0].rows
-        given = rectifier.before(wanted).clamp(rectifier.low, rectifier.high)
+        given = rectifier.given(wanted).clamp(rectifier.low, rectifier.high)
         with torch.no_grad():
             expected = model(x) / (2 if form == "sum in place" else 1)
         torch.testing.assert_close(given.mean(0), expected.mean((0, 2, 3)))
