@@ -129,6 +129,6 @@ def test_a_method_without_images_is_compared_with_every_draw_of_them() -> None:
     assert ahead is not None and ahead.mean == pytest.approx(100 * (7 + 3 + 3) / 24)
     drop = rows.drop("vgg16", "least squares", ("params", 0.5))
     assert drop is not None and drop.mean == pytest.approx(100 / 3)
-    assert rows.ahead("vgg16", "least squares", "GRAIL", ("params", 0.5)) is None
+    assert rows.ahead("vgg16", "least squares", "Model Folding", ("params", 0.5)) is None
     table = tables.table_of_methods(rows, "vgg16", "least squares")
     assert "| **66.7 ± " in table and "| as pruned | 12.5 (-54.2 ± " in table
