@@ -34,7 +34,7 @@ class Compensation:
     """What :func:`compensate` changed.
 
     Attributes:
-        method: ``"least squares"`` or ``"data-free"``, which is the same on noise.
+        method: ``"least squares"`` or ``"data-free"``, which is least squares on noise.
         images: How many calibration images were used.
         layers: The changed layers, in the order of the run.
         left: For each layer that was left as it was although its inputs had changed, the reason.
@@ -48,9 +48,10 @@ class Compensation:
     @property
     def note(self) -> str:
         """One sentence on the method, for a plan's notes."""
-        where = f" on {self.images} images without labels" if self.images else " on noise"
+        on_noise = self.method == DATA_FREE
+        how = f"{self.method}, on noise" if on_noise else f"by {self.method} on {self.images} images without labels"
         left = f"; {len(self.left)} left as they were" if self.left else ""
-        return f"recovered by {self.method}{where}: {len(self.layers)} layers changed{left}"
+        return f"recovered {how}: {len(self.layers)} layers changed{left}"
 
     def __str__(self) -> str:
         """A table of the layers, and what was left alone."""

@@ -58,13 +58,13 @@ def fit_on_noise(
             was.
     """
     batches = noise_batches(example_inputs)
-    dense = copy_for_noise(original, batches)
+    dense = _copy_for_noise(original, batches)
     front = _FrontMode(original)
     with undisturbed(original), front:
         call_model(original.model, map_tensors(lambda tensor: tensor.to(device_of(original.model)), example_inputs))
     small = ModelIndex.of(copy.deepcopy(pruned.model))
     with torch.no_grad():
-        for name in statistics_of(dense):
+        for name in _statistics_of(dense):
             small.tensors[name].copy_(select_kept(dense.tensors[name], plan.keep.get(name, {})))
     before = {name: tensor.detach().clone() for name, tensor in small.tensors.items()}
     fits = make_fits(dense, small)
@@ -77,30 +77,19 @@ def fit_on_noise(
     return fits
 
 
-def copy_for_noise(index: ModelIndex, batches: list[Any]) -> ModelIndex:
-    """Copies a model and re-estimates the batch norms of the copy on noise.
-
-    Args:
-        index: The index of the model, which is left as it was.
-        batches: See :func:`fec_fast.recovery.noise.noise_batches`.
-
-    Returns:
-        The index of the copy.
-
-    Raises:
-        InputError: The model cannot be run on the batches.
-        WeightError: A weight or statistic is NaN or infinite.
-    """
+def _copy_for_noise(index: ModelIndex, batches: list[Any]) -> ModelIndex:
+    """Copies a model, and re-estimates the batch norms of the copy on noise."""
     for name, tensor in index.tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise WeightError(f"{name} has NaN or infinite values: there is nothing to recover", layer=name)
+            layer = name.rpartition(".")[0]
+            raise WeightError(f"layer {layer!r}: {name} has NaN or infinite values: nothing to fit to", layer=layer)
     copied = ModelIndex.of(copy.deepcopy(index.model))
-    if statistics_of(copied):
+    if _statistics_of(copied):
         recalibrate(copied.model, [(batch,) for batch in batches])
     return copied
 
 
-def statistics_of(index: ModelIndex) -> list[str]:
+def _statistics_of(index: ModelIndex) -> list[str]:
     """The names of the means and variances that a model's batch norms keep."""
     return [
         name

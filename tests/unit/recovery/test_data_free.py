@@ -142,7 +142,7 @@ def test_it_is_least_squares_where_the_statistics_are_those_of_the_noise() -> No
     for name, tensor in result.model.state_dict().items():
         torch.testing.assert_close(tensor, other.state_dict()[name], rtol=1e-3, atol=1e-3, msg=name)
     assert done.method == "data-free" and done.images == 0
-    assert done.note == "recovered by data-free on noise: 5 layers changed" in str(done)
+    assert done.note == "recovered data-free, on noise: 5 layers changed" in str(done)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
