@@ -26,6 +26,8 @@ ROWS = 20_000
 IMAGES = 1_024
 MEMORY = 4.0
 FEWEST_IMAGES = 8
+# Noise tells less about a layer's inputs than images do, so weights stay nearer to where they are.
+NOISE_RIDGE = 0.1
 DATA_FREE = "data-free"
 
 
@@ -109,7 +111,7 @@ def compensate(
         example_inputs: What the models can be called on, as for :func:`fec_fast.prune`; needed without images, where
             its shapes and types matter but not its values.
         ridge: How strongly a weight is held where it is, relative to the mean variance of the layer's inputs.
-            ``None``: 0.01; 1 for a layer with few rows. 0.3 gives a better start for training.
+            ``None``: 0.01; 1 for a layer with few rows; 0.1 without images. 0.3 gives a better start for training.
         rows: How many output positions each layer is fitted on at most, as many from every image.
         images: How many images are read at most; without effect if none are given.
         memory: About how much memory is used beside the models and the images, in GiB. Fewer rows and images are used
@@ -135,14 +137,15 @@ def compensate(
     if not memory > 0:
         raise ArgumentError(f"memory={memory!r}: give a positive number of GiB")
 
-    def make_fits(before: ModelIndex, after: ModelIndex) -> LayerFits:
-        return LayerFits(before, after, plan, ridge, rows, int(memory * 2**30))
-
     if calibration is None:
         if not any(True for _ in tensors_in(example_inputs)):
             raise ArgumentError(
                 "calibration=None: give images, or example_inputs= (as for prune) to recover the model without images"
             )
+
+        def make_fits(original: ModelIndex, pruned: ModelIndex) -> LayerFits:
+            return LayerFits(original, pruned, plan, ridge or NOISE_RIDGE, rows, int(memory * 2**30))
+
         fits = fit_on_noise(before, after, plan, example_inputs, make_fits, progress)
         if fits.left and not fits.records:
             layer, reason = next(iter(fits.left.items()))
@@ -157,7 +160,7 @@ def compensate(
         raise InputError(
             f"{number} calibration image(s) are too few: give at least {FEWEST_IMAGES}, better some hundreds"
         )
-    fits = make_fits(before, after)
+    fits = LayerFits(before, after, plan, ridge, rows, int(memory * 2**30))
     with progress_bar("original", len(batches), shown=progress) as done:
         batches = list(fits.gather_targets(batches, done))
     with progress_bar("layers", fits.layers, shown=progress) as done:

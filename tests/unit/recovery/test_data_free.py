@@ -138,7 +138,7 @@ def test_it_is_least_squares_where_the_statistics_are_those_of_the_noise() -> No
     result = cut(model, images)
     other = copy.deepcopy(result.model)
     done = recover(model, result, images)
-    fec_fast.compensate(model, other, result.plan, noise, progress=False)
+    fec_fast.compensate(model, other, result.plan, noise, ridge=0.1, progress=False)
     for name, tensor in result.model.state_dict().items():
         torch.testing.assert_close(tensor, other.state_dict()[name], rtol=1e-3, atol=1e-3, msg=name)
     assert done.method == "data-free" and done.images == 0
@@ -155,7 +155,7 @@ def test_images_that_were_not_used_profit(name: str) -> None:
     result = cut(model, images[:2])
     as_pruned = error(model, result.model, images)
     recover(model, result, torch.full_like(images[:2], 7.0))
-    assert error(model, result.model, images) < 0.9 * as_pruned
+    assert error(model, result.model, images) < 0.95 * as_pruned
 
 
 @pytest.mark.parametrize("name", ["relu6, norm", "residual"])
@@ -184,7 +184,8 @@ def test_layers_in_front_of_the_first_batch_norm_are_left() -> None:
     assert done.note.endswith("1 layers changed; 1 left as they were")
 
 
-@pytest.mark.parametrize("norm", [nn.Identity(), nn.InstanceNorm2d(8, affine=True)])
+@pytest.mark.filterwarnings("ignore:input's size at dim=1")
+@pytest.mark.parametrize("norm", [nn.Identity(), nn.InstanceNorm2d(8)])
 def test_without_batch_norms_nothing_is_guessed(norm: nn.Module) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), copy.deepcopy(norm), nn.ReLU(), nn.Conv2d(8, 6, 3)).eval()
