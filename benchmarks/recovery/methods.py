@@ -81,6 +81,13 @@ def by_least_squares(cut: Cut) -> nn.Module:
     return cut.model
 
 
+def without_images(cut: Cut) -> nn.Module:
+    """The model of a cut, compensated on noise in place."""
+    example = cut.example.new_zeros(cut.example.shape)
+    fec_fast.compensate(cut.dense, cut.model, cut.plan, example_inputs=example, progress=False)
+    return cut.model
+
+
 def without_depthwise(network: str) -> bool:
     """Whether no channel of a network is made by a depthwise convolution."""
     return network != "mobilenetv2"
@@ -93,6 +100,7 @@ METHODS = {
     "Neuron Merging": Method(
         lambda cut: merged_neurons(cut.dense, cut.example, cut.plan), images=False, applies=without_depthwise
     ),
+    "data-free": Method(without_images, images=False),
     "Model Folding": Method(lambda cut: re_estimated(folded(cut.dense, cut.example, cut.plan, cut.seed), cut)),
     "GRAIL, re-estimated": Method(lambda cut: re_estimated(by_grail(cut), cut)),
     "random, least squares": Method(by_least_squares, options=RANDOM),

@@ -18,7 +18,7 @@ from ..pruning.arguments import calibration_needs
 from ..pruning.criteria import CRITERIA, DEFAULT_CRITERION
 from ..pruning.explanation import explain
 from ..pruning.pruner import prune
-from ..recovery.compensation import IMAGES, compensate
+from ..recovery.compensation import DATA_FREE, IMAGES, compensate
 from ..scoring.backends.registry import backends
 from ..scoring.formula import Formula
 from ..scoring.model_scores import score_model
@@ -124,7 +124,7 @@ def prune_command(
             metavar="DATA",
             help="Data as for finetune, such as imagefolder:PATH. On its training images the kept channels take over "
             "the work of the removed ones, without labels; criteria and policies that measure (taylor, fisher, "
-            "reconstruction, sensitivity) use them too.",
+            "reconstruction, sensitivity) use them too. data-free: recovery without images.",
         ),
     ] = None,
     images: Annotated[int, typer.Option(help="Most images that the recovery of --calibrate uses.")] = IMAGES,
@@ -149,7 +149,7 @@ def prune_command(
     checkpoint.check_destination(out)
     example = torch.randn(_shape(model, input_shape), generator=torch.Generator().manual_seed(0))
     network = _build(model, weights).eval()
-    loader = None if calibrate is None else data.load(calibrate)[0]
+    loader = None if calibrate in (None, DATA_FREE) else data.load(calibrate)[0]
     result = prune(
         network,
         example,
@@ -163,8 +163,9 @@ def prune_command(
         round_to=round_to,
         ignore=ignore or (),
     )
-    if loader is not None:
-        result = result.with_recovery(compensate(network, result.model, result.plan, loader, images=images))
+    if calibrate is not None:
+        recovery = compensate(network, result.model, result.plan, loader, example_inputs=example, images=images)
+        result = result.with_recovery(recovery)
         typer.echo(str(result.recovery))
     typer.echo(result.summary())
     typer.echo(f"saved in {checkpoint.save(result, out)}")

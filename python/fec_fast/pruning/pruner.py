@@ -16,7 +16,7 @@ from ..plan.alignment import alignment_notes
 from ..plan.equivalence import compare_with_masked
 from ..plan.plan import Plan, check_plan
 from ..plan.surgery import pruned_copy
-from ..recovery.compensation import Compensation, compensate
+from ..recovery.compensation import DATA_FREE, Compensation, compensate
 from ..scoring.formula import Formula
 from ..utils.model_index import ModelIndex
 from ..utils.timing import Latency, compare_latency
@@ -160,8 +160,8 @@ def prune(
             multiple of it stays one; 1 by default.
         verify: Whether to prove the result with :func:`fec_fast.verify_equivalence`; true by default.
         recover: Images without labels (a loader, an iterable of batches, a tensor ``[N, ...]``): the kept channels take
-            over the work of the removed ones by :func:`fec_fast.compensate`, after the proof. ``None`` (the default):
-            the kept weights are those of the original.
+            over the work of the removed ones by :func:`fec_fast.compensate`, after the proof. ``"data-free"``: without
+            images, where there are batch norms. ``None`` (the default): the kept weights are those of the original.
 
     Returns:
         The pruned copy, its plan and its counts.
@@ -199,4 +199,5 @@ def prune(
     result = PruneResult(pruned.model, plan, before, after, difference)
     if recover is None:
         return result
-    return result.with_recovery(compensate(context.model, pruned.model, plan, recover))
+    images = None if isinstance(recover, str) and recover == DATA_FREE else recover
+    return result.with_recovery(compensate(context.model, pruned.model, plan, images, example_inputs=example_inputs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,17 +13,22 @@ from torch import nn
 from ..plan.plan import Plan, check_plan
 from ..plan.shapes import fingerprint
 from ..utils.errors import ArgumentError, InputError, PlanError, WeightError
+from ..utils.forward import tensors_in
 from ..utils.model_index import ModelIndex
 from ..utils.modules import unwrap_for_surgery
 from ..utils.progress import progress_bar
 from ..utils.text import text_table
 from .calibration import calibration_batches, count_images
+from .data_free import fit_on_noise
 from .layer_fits import LayerFits, LayerRecovery
 
 ROWS = 20_000
 IMAGES = 1_024
 MEMORY = 4.0
 FEWEST_IMAGES = 8
+# Noise tells less about a layer's inputs than images do, so weights stay nearer to where they are.
+NOISE_RIDGE = 0.1
+DATA_FREE = "data-free"
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Compensation:
     """What :func:`compensate` changed.
 
     Attributes:
-        method: ``"least squares"`` or ``"data-free"``.
+        method: ``"least squares"`` or ``"data-free"``, which is least squares on noise.
         images: How many calibration images were used.
         layers: The changed layers, in the order of the run.
         left: For each layer that was left as it was although its inputs had changed, the reason.
@@ -44,9 +50,10 @@ class Compensation:
     @property
     def note(self) -> str:
         """One sentence on the method, for a plan's notes."""
-        where = f" on {self.images} images without labels" if self.images else ""
+        on_noise = self.method == DATA_FREE
+        how = f"{self.method}, on noise" if on_noise else f"by {self.method} on {self.images} images without labels"
         left = f"; {len(self.left)} left as they were" if self.left else ""
-        return f"recovered by {self.method}{where}: {len(self.layers)} layers changed{left}"
+        return f"recovered {how}: {len(self.layers)} layers changed{left}"
 
     def __str__(self) -> str:
         """A table of the layers, and what was left alone."""
@@ -73,6 +80,7 @@ def compensate(
     plan: Plan,
     calibration: Any = None,
     *,
+    example_inputs: Any = None,
     ridge: float | None = None,
     rows: int = ROWS,
     images: int = IMAGES,
@@ -89,17 +97,23 @@ def compensate(
     own bias, else to the running mean of the batch norm behind it; no parameter is added. Both models run in evaluation
     mode, on the device they are on. The original is not changed. Do not re-estimate batch norms afterwards.
 
+    Without images, the same is done on noise (:func:`fec_fast.recovery.data_free.fit_on_noise`), for the layers behind
+    a batch norm; the others are left as they are. A warning says so if these are all.
+
     Args:
         original: The model before pruning, in float32 or float64. Wrappers are looked through.
         pruned: What ``plan`` made of it, which is changed in place; all layers, or none if anything fails.
         plan: The plan of the pruning.
         calibration: Images as the models take them: a tensor ``[N, ...]``, or an iterable of batches: tensors, lists of
             images ``[C, H, W]`` (detectors), dictionaries (keyword arguments), or tuples and lists that begin with one
-            of these; the rest (labels) is ignored. A tuple as first element holds the positional arguments.
+            of these; the rest (labels) is ignored. A tuple as first element holds the positional arguments. ``None``:
+            without images.
+        example_inputs: What the models can be called on, as for :func:`fec_fast.prune`; needed without images, where
+            its shapes and types matter but not its values.
         ridge: How strongly a weight is held where it is, relative to the mean variance of the layer's inputs.
-            ``None``: 0.01; 1 for a layer with few rows. 0.3 gives a better start for training.
+            ``None``: 0.01; 1 for a layer with few rows; 0.1 without images. 0.3 gives a better start for training.
         rows: How many output positions each layer is fitted on at most, as many from every image.
-        images: How many images are read at most.
+        images: How many images are read at most; without effect if none are given.
         memory: About how much memory is used beside the models and the images, in GiB. Fewer rows and images are used
             where this is not enough for all.
         progress: Whether to show a progress bar on the standard error.
@@ -110,7 +124,7 @@ def compensate(
     Raises:
         PlanError: The models are not those before and after the plan.
         InputError: Too few images, images that a model cannot be run on, or NaN in images or outputs.
-        WeightError: A model in half precision, or sharded.
+        WeightError: A model in half precision, or sharded; without images, weights with NaN or infinity.
         ArgumentError: An argument of the wrong kind. After any error the pruned model is as it was.
     """
     before, after = ModelIndex.of(original), ModelIndex.of(unwrap_for_surgery(pruned))
@@ -122,6 +136,24 @@ def compensate(
             raise ArgumentError(f"{name}={number!r}: give a whole number of at least 1")
     if not memory > 0:
         raise ArgumentError(f"memory={memory!r}: give a positive number of GiB")
+
+    if calibration is None:
+        if not any(True for _ in tensors_in(example_inputs)):
+            raise ArgumentError(
+                "calibration=None: give images, or example_inputs= (as for prune) to recover the model without images"
+            )
+
+        def make_fits(original: ModelIndex, pruned: ModelIndex) -> LayerFits:
+            return LayerFits(original, pruned, plan, ridge or NOISE_RIDGE, rows, int(memory * 2**30))
+
+        fits = fit_on_noise(before, after, plan, example_inputs, make_fits, progress)
+        if fits.left and not fits.records:
+            layer, reason = next(iter(fits.left.items()))
+            warnings.warn(
+                f"nothing was recovered: {len(fits.left)} layers were left as they were, such as {layer!r}: {reason}",
+                stacklevel=2,
+            )
+        return Compensation(DATA_FREE, 0, tuple(fits.records), dict(fits.left))
     batches = calibration_batches(calibration, images)
     number = sum(map(count_images, batches))
     if number < FEWEST_IMAGES:

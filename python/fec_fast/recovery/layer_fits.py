@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,6 +134,17 @@ class LayerFits:
                 layer = name.rpartition(".")[0] or name
                 self.left[layer] = "no convolution or linear operation was seen that uses its weight as it is"
         return batches
+
+    def leave(self, layers: Container[str], reason: str) -> None:
+        """Leaves some of the layers as they are.
+
+        Args:
+            layers: Their names; others among them do not matter.
+            reason: Why.
+        """
+        for target in self._mode.targets.values():
+            if target.layer in layers:
+                self.left.setdefault(target.layer, reason)
 
     def fit(self, batches: Sequence[Any], done: Callable[[], None]) -> None:
         """Runs the pruned model and fits each layer when its inputs are there.

@@ -114,6 +114,7 @@ class TargetMode(LayerCallMode):
         self.seen: set[str] = set()
         self.bytes_in_use = 1
         self._choice = ""
+        self._reached: set[str] = set()
         self._plan, self._most_bytes = plan, most_bytes
         self._share = 1.0
         self._results: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -150,6 +151,8 @@ class TargetMode(LayerCallMode):
             outputs: What the run returned.
         """
         self.readers.read(outputs)
+        for name in self.targets.keys() - self._reached:  # only now: a layer may be called again, further behind
+            del self.targets[name]
 
     def before_layer(self, call: LayerCall) -> None:
         """Notes that a layer reads another one's output, and how much memory the run holds here."""
@@ -166,10 +169,9 @@ class TargetMode(LayerCallMode):
         if call.bias is not None and id(call.bias) in self.names:
             self.layers_of_bias[self.names[id(call.bias)]].add(call.name)
         # Before the first layer that loses a channel, the pruned model computes what the original does.
-        reached = self._narrowed
+        if self._narrowed or "1" in self._plan.keep.get(call.name, {}):
+            self._reached.add(call.name)
         self._narrowed = self._narrowed or call.name in self._plan.keep
-        if not reached and "1" not in self._plan.keep.get(call.name, {}):
-            return
         if self._choice:
             self.behind_choice[call.layer] = f"it lies behind {self._choice!r}, which chooses by values"
             return

@@ -102,6 +102,13 @@ def test_prune_recovers_on_images(weights: Path, tmp_path: Path) -> None:
     assert plan["criterion"] == "reconstruction" and "on 100 images" in plan["notes"][-1]
 
 
+def test_prune_recovers_without_images(weights: Path, tmp_path: Path) -> None:
+    arguments = ["--weights", weights, "--out", tmp_path / "out", "--calibrate", "data-free"]
+    printed = succeed("prune", "zoo:vgg-digits", *arguments)
+    assert "recovered data-free, on noise" in printed and "error before" in printed
+    assert "data-free" in json.loads((tmp_path / "out" / "plan.json").read_text())["notes"][-1]
+
+
 def test_prune_leaves_ignored_layers_alone(weights: Path, tmp_path: Path) -> None:
     convolutions = [name for name, m in zoo.build("zoo:vgg-digits").named_modules() if isinstance(m, nn.Conv2d)]
     ignored = [word for name in convolutions[:2] for word in ("--ignore", name)]

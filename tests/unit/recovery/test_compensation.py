@@ -365,6 +365,29 @@ def test_a_shared_weight_is_fitted_on_all_its_uses() -> None:
     assert len({layer.layer for layer in done.layers}) == len(done.layers)
 
 
+class Siamese(nn.Module):
+    """A stem that is called on two images, and a layer behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.stem(x).relu() + self.stem(x.flip(3)).relu())
+
+
+def test_every_call_of_a_layer_counts_even_those_in_front_of_the_first_removed_channel() -> None:
+    torch.manual_seed(0)
+    model, images = Siamese().eval(), torch.randn(64, 3, 6, 6)
+    duplicate_channels(model, images[:2])
+    result = fec_fast.prune(model, images[:2], ratio=0.5, criterion=later_is_worse, sides="producer")
+    before = state(result.model)
+    done = fec_fast.compensate(model, result.model, result.plan, images, ridge=1e-9, progress=False)
+    assert torch.equal(result.model.stem.weight, before["stem.weight"])
+    assert [layer.layer for layer in done.layers] == ["last"]
+    assert error(model, result.model, images) < 1e-7
+
+
 class Normalised(nn.Module):
     """Layers without bias in front of norms that keep no statistics."""
 

@@ -1,0 +1,137 @@
+"""Data-free recovery: layers fitted on noise, in copies of the models whose batch norms are re-estimated on it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..plan.plan import Plan
+from ..plan.surgery import select_kept
+from ..utils.compat import BatchNormBase
+from ..utils.errors import WeightError
+from ..utils.forward import call_model, map_tensors, undisturbed
+from ..utils.model_index import ModelIndex
+from ..utils.modules import device_of
+from ..utils.progress import progress_bar
+from .batch_norm import recalibrate
+from .layer_calls import LayerCall, LayerCallMode
+from .layer_fits import LayerFits
+from .noise import noise_batches
+
+_STATISTICS = ("running_mean", "running_var")
+
+
+def fit_on_noise(
+    original: ModelIndex,
+    pruned: ModelIndex,
+    plan: Plan,
+    example_inputs: Any,
+    make_fits: Callable[[ModelIndex, ModelIndex], LayerFits],
+    progress: bool,
+) -> LayerFits:
+    """Fits the layers of a pruned model that lie behind a batch norm, without images.
+
+    Batch norms that are re-estimated on noise give every channel of the original the mean and the variance that it has
+    on images, and how channels go together follows from the filters. So the layers are fitted on noise, in copies of
+    both models with such batch norms. The new weights and biases are written to the pruned model, and the means of its
+    own batch norms are shifted by as much as those of its copy.
+
+    Args:
+        original: The index of the model before pruning, which is left as it was.
+        pruned: The index of the pruned model, which is changed in place, last of all.
+        plan: The plan that it was pruned by.
+        example_inputs: See :func:`fec_fast.recovery.noise.noise_batches`.
+        make_fits: Makes the fits of two models.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The fits: how each layer was changed, and why others were left.
+
+    Raises:
+        InputError: A model cannot be run on noise of this form, or computes NaN or infinity on it.
+        WeightError: A weight or statistic of the original is NaN or infinite. After any error the pruned model is as it
+            was.
+    """
+    batches = noise_batches(example_inputs)
+    dense = _copy_for_noise(original, batches)
+    front = _FrontMode(original)
+    with undisturbed(original), front:
+        call_model(original.model, map_tensors(lambda tensor: tensor.to(device_of(original.model)), example_inputs))
+    small = ModelIndex.of(copy.deepcopy(pruned.model))
+    with torch.no_grad():
+        for name in _statistics_of(dense):
+            small.tensors[name].copy_(select_kept(dense.tensors[name], plan.keep.get(name, {})))
+    before = {name: tensor.detach().clone() for name, tensor in small.tensors.items()}
+    fits = make_fits(dense, small)
+    with progress_bar("original", len(batches), shown=progress) as done:
+        batches = list(fits.gather_targets(batches, done))
+    fits.leave(front.layers, "no batch norm comes before it, so nothing is known of its inputs without images")
+    with progress_bar("layers", fits.layers, shown=progress) as done:
+        fits.fit(batches, done)
+    _write_changes(before, small.tensors, pruned)
+    return fits
+
+
+def _copy_for_noise(index: ModelIndex, batches: list[Any]) -> ModelIndex:
+    """Copies a model, and re-estimates the batch norms of the copy on noise."""
+    for name, tensor in index.tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            layer = name.rpartition(".")[0]
+            raise WeightError(f"layer {layer!r}: {name} has NaN or infinite values: nothing to fit to", layer=layer)
+    copied = ModelIndex.of(copy.deepcopy(index.model))
+    if _statistics_of(copied):
+        recalibrate(copied.model, [(batch,) for batch in batches])
+    return copied
+
+
+def _statistics_of(index: ModelIndex) -> list[str]:
+    """The names of the means and variances that a model's batch norms keep."""
+    return [
+        name
+        for prefix, module in index.modules.items()
+        if isinstance(module, BatchNormBase) and module.track_running_stats
+        for name in (f"{prefix}.{statistic}" if prefix else statistic for statistic in _STATISTICS)
+        if name in index.tensors
+    ]
+
+
+class _FrontMode(LayerCallMode):
+    """Notes the layers that run only before any batch norm does."""
+
+    def __init__(self, index: ModelIndex) -> None:
+        super().__init__(index)
+        self.layers: set[str] = set()
+        self._normalised = False
+
+    def before_layer(self, call: LayerCall) -> None:
+        """Notes a layer."""
+        if self._normalised:
+            self.layers.discard(call.layer)
+        else:
+            self.layers.add(call.layer)
+
+    def before_other(self, function: Callable[..., Any], arguments: Mapping[int | str, Any]) -> None:
+        """Notes a batch norm."""
+        self._normalised = self._normalised or function is functional.batch_norm
+
+
+def _write_changes(before: Mapping[str, Tensor], after: Mapping[str, Tensor], pruned: ModelIndex) -> None:
+    """Writes what the fits changed in a copy to the pruned model: all, or nothing."""
+    changed = [name for name in pruned.first_names.values() if not torch.equal(before[name], after[name])]
+    undo = [(pruned.tensors[name], pruned.tensors[name].detach().clone()) for name in changed]
+    try:
+        with torch.no_grad():
+            for name in changed:
+                is_mean = name.rpartition(".")[2] == "running_mean"
+                shift = after[name] - before[name]
+                pruned.tensors[name].copy_(pruned.tensors[name] + shift if is_mean else after[name])
+    except BaseException:
+        with torch.no_grad():
+            for tensor, value in undo:
+                tensor.copy_(value)
+        raise
