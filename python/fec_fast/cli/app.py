@@ -18,7 +18,8 @@ from ..pruning.arguments import calibration_needs
 from ..pruning.criteria import CRITERIA, DEFAULT_CRITERION
 from ..pruning.explanation import explain
 from ..pruning.pruner import prune
-from ..recovery.compensation import DATA_FREE, IMAGES, compensate
+from ..recovery.calibration import DATA_FREE
+from ..recovery.compensation import IMAGES, compensate
 from ..scoring.backends.registry import backends
 from ..scoring.formula import Formula
 from ..scoring.model_scores import score_model

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from ..recovery.calibration import DATA_FREE
 from ..scoring.formula import Formula
 from ..utils.errors import ArgumentError, RatioError
 from .criteria import ENTROPY_CRITERIA, GRADIENT_CRITERIA, RECONSTRUCTION, Criterion, criterion_name
 
 _LABELLED = "a loader of images and labels"
-_UNLABELLED = "a loader or a tensor of images (labels are ignored)"
+_UNLABELLED = "a loader or a tensor of images (labels are ignored), or 'data-free'"
 
 
 def check_scoring_arguments(
@@ -89,6 +90,10 @@ def check_calibration(criterion: str | Criterion, policy: str | None, calibratio
     if calibration is not None and not needs:
         users = "ratios='sensitivity' or 'reconstruction' and criterion='taylor', 'fisher' or 'reconstruction'"
         raise RatioError(f"only {users} need calibration=, nothing else does: leave it out")
+    if isinstance(calibration, str):
+        for user, form in needs.items():
+            if calibration != DATA_FREE or form != _UNLABELLED:
+                raise ArgumentError(f"{user}: calibration={calibration!r}; give {form}")
     if calibration is not None and not isinstance(calibration, Iterable):
         for user, form in needs.items():
             if "function" not in form:

@@ -188,7 +188,7 @@ def build_context(
     if criterion in GRADIENT_CRITERIA:
         scores = score_by_gradients(str(criterion), index, trace, coupling.sets, calibration, sides)
     elif criterion == RECONSTRUCTION:
-        scores, notes = removal_errors(index, trace, coupling.sets, calibration)
+        scores, notes = removal_errors(index, trace, coupling.sets, calibration, example_inputs)
     else:
         scores = score_units(coupling.sets, trace, index.tensors, criterion, formula, sides, backend)
     return PruningContext(

@@ -16,7 +16,8 @@ from ..plan.alignment import alignment_notes
 from ..plan.equivalence import compare_with_masked
 from ..plan.plan import Plan, check_plan
 from ..plan.surgery import pruned_copy
-from ..recovery.compensation import DATA_FREE, Compensation, compensate
+from ..recovery.calibration import DATA_FREE
+from ..recovery.compensation import Compensation, compensate
 from ..scoring.formula import Formula
 from ..utils.model_index import ModelIndex
 from ..utils.timing import Latency, compare_latency

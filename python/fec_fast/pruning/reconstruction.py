@@ -14,7 +14,8 @@ from torch import Tensor
 from ..graph.groups import CoupledChannels
 from ..graph.label_tracker import WeightUse
 from ..graph.trace import Trace
-from ..recovery.calibration import calibration_batches
+from ..recovery.calibration import DATA_FREE, calibration_batches
+from ..recovery.data_free import copy_on_noise
 from ..recovery.elimination import LinearSystem, eliminate
 from ..recovery.input_covariance import LayerInputs, gather_input_covariances
 from ..utils.errors import list_some
@@ -52,6 +53,7 @@ def removal_errors(
     trace: Trace,
     sets: Sequence[CoupledChannels],
     calibration: Any,
+    example_inputs: Any,
     orders: Sequence[Sequence[int]] | None = None,
 ) -> tuple[list[Tensor], list[str]]:
     """The error of every coupled set alone, when its units are removed one after the other.
@@ -68,7 +70,9 @@ def removal_errors(
         trace: Its trace.
         sets: The coupled sets.
         calibration: A loader, an iterable of batches or a tensor of images; labels are ignored, and the first 1,024
-            images are used.
+            images are used. ``"data-free"``: noise stands in for images, for the layers behind a batch norm
+            (:func:`fec_fast.recovery.data_free.copy_on_noise`).
+        example_inputs: What the model was traced on.
         orders: For each set the order in which its units are removed; ``None``: the unit that costs the least comes
             next.
 
@@ -88,8 +92,13 @@ def removal_errors(
         if not use.whole_groups and np.isin(roots[use.inputs], removable).any()
     }
     columns = {name: _columns(use, index.tensors[name], roots, removable) for name, use in uses.items()}
-    batches = calibration_batches(calibration, MOST_IMAGES)
-    seen = gather_input_covariances(index, batches, {name: slots for name, (slots, _) in columns.items()})
+    slots = {name: of_layer for name, (of_layer, _) in columns.items()}
+    if isinstance(calibration, str) and calibration == DATA_FREE:
+        copied = copy_on_noise(index, example_inputs)
+        known = {name: slots[name] for name, use in uses.items() if use.layer not in copied.unknown}
+        seen = gather_input_covariances(copied.index, copied.batches, known)
+    else:
+        seen = gather_input_covariances(index, calibration_batches(calibration, MOST_IMAGES), slots)
     readers = {}
     for name, use in uses.items():
         if name in seen:

@@ -17,6 +17,8 @@ from ..utils.forward import describe_tensors, map_tensors
 # many, of at least this many images.
 MOST_BATCHES = 64
 FEWEST_IMAGES = 32
+# Given in place of images: noise stands in for them.
+DATA_FREE = "data-free"
 
 
 def inputs_of(batch: Any) -> Any:

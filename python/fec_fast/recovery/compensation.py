@@ -18,7 +18,7 @@ from ..utils.model_index import ModelIndex
 from ..utils.modules import unwrap_for_surgery
 from ..utils.progress import progress_bar
 from ..utils.text import text_table
-from .calibration import calibration_batches, count_images
+from .calibration import DATA_FREE, calibration_batches, count_images
 from .data_free import fit_on_noise
 from .layer_fits import LayerFits, LayerRecovery
 
@@ -28,7 +28,6 @@ MEMORY = 4.0
 FEWEST_IMAGES = 8
 # Noise tells less about a layer's inputs than images do, so weights stay nearer to where they are.
 NOISE_RIDGE = 0.1
-DATA_FREE = "data-free"
 
 
 @dataclass(frozen=True)

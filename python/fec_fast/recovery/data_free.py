@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -57,36 +58,62 @@ def fit_on_noise(
         WeightError: A weight or statistic of the original is NaN or infinite. After any error the pruned model is as it
             was.
     """
-    batches = noise_batches(example_inputs)
-    dense = _copy_for_noise(original, batches)
-    front = _FrontMode(original)
-    with undisturbed(original), front:
-        call_model(original.model, map_tensors(lambda tensor: tensor.to(device_of(original.model)), example_inputs))
+    dense = copy_on_noise(original, example_inputs)
     small = ModelIndex.of(copy.deepcopy(pruned.model))
     with torch.no_grad():
-        for name in _statistics_of(dense):
-            small.tensors[name].copy_(select_kept(dense.tensors[name], plan.keep.get(name, {})))
+        for name in _statistics_of(dense.index):
+            small.tensors[name].copy_(select_kept(dense.index.tensors[name], plan.keep.get(name, {})))
     before = {name: tensor.detach().clone() for name, tensor in small.tensors.items()}
-    fits = make_fits(dense, small)
-    with progress_bar("original", len(batches), shown=progress) as done:
-        batches = list(fits.gather_targets(batches, done))
-    fits.leave(front.layers, "no batch norm comes before it, so nothing is known of its inputs without images")
+    fits = make_fits(dense.index, small)
+    with progress_bar("original", len(dense.batches), shown=progress) as done:
+        batches = list(fits.gather_targets(dense.batches, done))
+    fits.leave(dense.unknown, "no batch norm comes before it, so nothing is known of its inputs without images")
     with progress_bar("layers", fits.layers, shown=progress) as done:
         fits.fit(batches, done)
     _write_changes(before, small.tensors, pruned)
     return fits
 
 
-def _copy_for_noise(index: ModelIndex, batches: list[Any]) -> ModelIndex:
-    """Copies a model, and re-estimates the batch norms of the copy on noise."""
+@dataclass(frozen=True, eq=False)
+class CopyOnNoise:
+    """A copy of a model that runs on noise as the model does on images.
+
+    Attributes:
+        index: The index of the copy.
+        batches: The noise.
+        unknown: The layers in front of any batch norm. What they read on images is not known.
+    """
+
+    index: ModelIndex
+    batches: list[Any]
+    unknown: set[str]
+
+
+def copy_on_noise(index: ModelIndex, example_inputs: Any) -> CopyOnNoise:
+    """Copies a model, and re-estimates the batch norms of the copy on noise.
+
+    Args:
+        index: The index of the model, which is left as it was.
+        example_inputs: See :func:`fec_fast.recovery.noise.noise_batches`.
+
+    Returns:
+        The copy.
+
+    Raises:
+        InputError: The model cannot be run on the example inputs, or on noise of their form.
+        WeightError: A weight or statistic is NaN or infinite.
+    """
     for name, tensor in index.tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             layer = name.rpartition(".")[0]
             raise WeightError(f"layer {layer!r}: {name} has NaN or infinite values: nothing to fit to", layer=layer)
-    copied = ModelIndex.of(copy.deepcopy(index.model))
+    front = _FrontMode(index)
+    with undisturbed(index), front:
+        call_model(index.model, map_tensors(lambda tensor: tensor.to(device_of(index.model)), example_inputs))
+    copied, batches = ModelIndex.of(copy.deepcopy(index.model)), noise_batches(example_inputs)
     if _statistics_of(copied):
         recalibrate(copied.model, [(batch,) for batch in batches])
-    return copied
+    return CopyOnNoise(copied, batches, front.layers)
 
 
 def _statistics_of(index: ModelIndex) -> list[str]:

@@ -54,13 +54,14 @@ def no_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_ridge")
-def test_copies_and_combinations_of_channels_cost_nothing() -> None:
+@pytest.mark.parametrize("images", [IMAGES, "data-free"])
+def test_copies_and_combinations_of_channels_cost_nothing(images: Any) -> None:
     model = chain()
     with torch.no_grad():
         for tensor in (model[0].weight, model[0].bias, model[1].weight, model[1].bias):
             tensor[4] = tensor[1]  # a copy
         model[1].weight[2] = 0  # constant
-    first = scores(model)[0]
+    first = scores(model, images)[0]
     free = sorted(range(6), key=first.__getitem__)[:2]
     assert 2 in free and set(free) - {2} <= {1, 4}
     assert max(first[unit] for unit in free) < 1e-6
@@ -140,6 +141,23 @@ def test_layers_that_are_not_seen_are_reported() -> None:
         model, IMAGE, criterion="l1", budget=Budget(params=0.2), ratios="reconstruction", calibration=IMAGES
     )
     assert any("were not seen" in note for note in by_policy.plan.notes)
+
+
+def test_without_images_nothing_is_known_in_front_of_a_batch_norm() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1))
+    before = copy.deepcopy(model.state_dict())
+    result = fec_fast.prune(model.eval(), IMAGE, criterion="reconstruction", calibration="data-free")
+    assert "the inputs of 2 were not seen: taken to be uncorrelated" in "; ".join(result.plan.notes)
+    norms = model[2].weight.detach().square().sum((0, 2, 3))
+    assert result.plan.keep["0.weight"]["0"] == norms.argsort()[3:].sort().values.tolist()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_noise_does_not_take_the_place_of_labels() -> None:
+    for options in ({"criterion": "taylor"}, {"budget": Budget(params=0.5), "ratios": "sensitivity"}):
+        with pytest.raises(fec_fast.ArgumentError, match="calibration='data-free'; give a loader of images and labels"):
+            fec_fast.prune(chain(), IMAGE, calibration="data-free", **options)
 
 
 @pytest.mark.parametrize("budget", [Budget(params=0.4), Budget(macs=0.4), Budget(memory=0.1)])
@@ -243,6 +261,11 @@ def test_the_model_is_left_bit_for_bit(training: bool) -> None:
         (torch.full((2, 3, 8, 8), torch.nan), fec_fast.InputError, "NaN"),
         (torch.zeros(2, 4, 8, 8), fec_fast.InputError, "cannot be run"),
         (None, fec_fast.RatioError, "criterion='reconstruction' needs calibration="),
+        (
+            "images",
+            fec_fast.ArgumentError,
+            "calibration='images'; give a loader or a tensor of images .* or 'data-free'",
+        ),
     ],
 )
 def test_bad_calibration_is_refused(calibration: Any, kind: type, words: str) -> None:

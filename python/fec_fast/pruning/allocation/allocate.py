@@ -196,7 +196,9 @@ class AllocationRequest:
         known = measurements.removal_errors
         if not known:
             orders = [np.argsort(scores.numpy(), kind="stable").tolist() for scores in context.scores]
-            errors, measurements.notes = removal_errors(context.index, context.trace, sets, self.calibration, orders)
+            errors, measurements.notes = removal_errors(
+                context.index, context.trace, sets, self.calibration, context.example_inputs, orders
+            )
             for coupled, values in zip(sets, errors, strict=True):
                 known.update(zip(coupled.units, values.tolist(), strict=True))
         return [np.sort([known[unit] for unit in coupled.units]) for coupled in sets]
