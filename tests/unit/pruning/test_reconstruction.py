@@ -261,7 +261,7 @@ def test_the_model_is_left_bit_for_bit(training: bool) -> None:
         (torch.full((2, 3, 8, 8), torch.nan), fec_fast.InputError, "NaN"),
         (torch.zeros(2, 4, 8, 8), fec_fast.InputError, "cannot be run"),
         (None, fec_fast.RatioError, "criterion='reconstruction' needs calibration="),
-        (
+        ("images", fec_fast.ArgumentError, "calibration='images'; give a loader or a tensor .* or 'data-free'"),
             "images",
             fec_fast.ArgumentError,
             "calibration='images'; give a loader or a tensor of images .* or 'data-free'",
