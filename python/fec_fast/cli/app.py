@@ -14,8 +14,8 @@ from typer.core import TyperGroup
 from ..plan import checkpoint
 from ..plan.plan import Plan
 from ..pruning.allocation.budget import Budget
-from ..pruning.arguments import calibration_needs
-from ..pruning.criteria import CRITERIA, DEFAULT_CRITERION
+from ..pruning.arguments import calibration_needs, default_criterion
+from ..pruning.criteria import CRITERIA
 from ..pruning.explanation import explain
 from ..pruning.pruner import prune
 from ..recovery.calibration import DATA_FREE
@@ -131,7 +131,12 @@ def prune_command(
     images: Annotated[int, typer.Option(help="Most images that the recovery of --calibrate uses.")] = IMAGES,
     min_channels: Annotated[int, typer.Option(help="Smallest number of channels that every layer keeps.")] = 1,
     weights: _Weights = None,
-    criterion: Annotated[str, typer.Option(help=f"One of {', '.join(CRITERIA)}")] = DEFAULT_CRITERION,
+    criterion: Annotated[
+        str | None,
+        typer.Option(
+            help=f"One of {', '.join(CRITERIA)}. Default: reconstruction on the images of --calibrate, else fec_l1."
+        ),
+    ] = None,
     sides: Annotated[str, typer.Option(help="both or producer")] = "both",
     input_shape: Annotated[
         str | None,
@@ -151,13 +156,15 @@ def prune_command(
     example = torch.randn(_shape(model, input_shape), generator=torch.Generator().manual_seed(0))
     network = _build(model, weights).eval()
     loader = None if calibrate in (None, DATA_FREE) else data.load(calibrate)[0]
+    if criterion is None:
+        criterion = default_criterion(None, None, loader)
     result = prune(
         network,
         example,
         ratio=ratio,
         ratios=ratios,
         budget=None if budget is None else Budget.parse(budget),
-        calibration=loader if calibration_needs(criterion, ratios) else None,
+        calibration=(loader or calibrate) if calibration_needs(criterion, ratios) else None,
         criterion=criterion,
         sides=sides,
         min_channels=min_channels,

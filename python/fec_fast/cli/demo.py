@@ -19,9 +19,7 @@ from torch import Tensor, nn
 
 from ..graph.counts import count
 from ..plan.checkpoint import load, save
-from ..pruning.criteria import DEFAULT_CRITERION
 from ..pruning.pruner import prune
-from ..recovery.compensation import compensate
 from ..scoring.model_scores import score_model
 from ..training.finetuning import finetune
 from ..utils.errors import CheckpointError, InputError, nearest
@@ -163,9 +161,8 @@ def _criterion(name: str, dense: nn.Module, criterion: str, settings: DemoSettin
         train, _ = load_digits(_BATCH)
         ratio = 0.0 if criterion == DENSE else RATIOS[name]
         by_default = criterion in (DENSE, RECOVERED)
-        result = prune(dense, example, ratio=ratio, criterion=DEFAULT_CRITERION if by_default else criterion)
-        if criterion == RECOVERED:
-            compensate(dense, result.model, result.plan, train, progress=False)
+        images = train if criterion == RECOVERED else None
+        result = prune(dense, example, ratio=ratio, criterion=None if by_default else criterion, recover=images)
         one_shot.append(evaluate(result.model, held_out))
         start = time.perf_counter()
         finetune(

@@ -17,7 +17,7 @@ from torch import nn
 
 from ..plan import checkpoint
 from ..pruning.allocation.budget import Budget
-from ..pruning.arguments import calibration_needs
+from ..pruning.arguments import calibration_needs, default_criterion
 from ..pruning.pruner import PruneResult, prune
 from ..recovery.batch_norm import recalibrate
 from ..recovery.compensation import compensate
@@ -109,12 +109,10 @@ def run_recipe(
         latency = result.latency(model, example, min_run_time=0.5)
         console.print(result.summary(latency), soft_wrap=True)
         measure("pruned", result.model)
-        recover, recalibrated = recipe.content.get("recover"), recipe.content.get("recalibrate")
-        if recover or (recover is None and recalibrated is None):
+        images, recalibrated = _images(recipe), recipe.content.get("recalibrate")
+        if images:
             networks = model.to(device), result.model.to(device)
-            recovery = compensate(
-                *networks, result.plan, train, ridge=_RIDGE, images=recover or _RECOVER, progress=progress
-            )
+            recovery = compensate(*networks, result.plan, train, ridge=_RIDGE, images=images, progress=progress)
             result = result.with_recovery(recovery)
             console.print(str(recovery), soft_wrap=True)
             model.cpu()
@@ -224,13 +222,22 @@ def _first(loader: Iterable[Any], images: int) -> Iterator[Any]:
 def _pruned(model: nn.Module, example: Any, recipe: Recipe, train: Any) -> PruneResult:
     """Prunes a network with the options of the recipe."""
     options = recipe.prune
-    budget, formula = options.pop("budget", None), options.pop("formula", None)
+    budget, fields = options.pop("budget", None), options.pop("formula", None)
+    formula = None if fields is None else Formula.from_dict(fields)
     ratios = options["ratios"] if isinstance(options.get("ratios"), str) else None
+    criterion = options.pop("criterion", None) or default_criterion(formula, None, train if _images(recipe) else None)
     return prune(
         model,
         example,
         budget=None if budget is None else Budget(**budget),
-        formula=None if formula is None else Formula.from_dict(formula),
-        calibration=train if calibration_needs(options.get("criterion", ""), ratios) else None,
+        formula=formula,
+        calibration=train if calibration_needs(criterion, ratios) else None,
+        criterion=criterion,
         **options,
     )
+
+
+def _images(recipe: Recipe) -> int:
+    """How many images the pruned network is recovered on; 0 for none."""
+    recover, recalibrated = recipe.content.get("recover"), recipe.content.get("recalibrate")
+    return recover or (_RECOVER if recover is None and recalibrated is None else 0)

@@ -12,7 +12,7 @@ from typing import Any
 from ..recovery.calibration import DATA_FREE
 from ..scoring.formula import Formula
 from ..utils.errors import ArgumentError, RatioError
-from .criteria import ENTROPY_CRITERIA, GRADIENT_CRITERIA, RECONSTRUCTION, Criterion, criterion_name
+from .criteria import DEFAULT_CRITERION, ENTROPY_CRITERIA, GRADIENT_CRITERIA, RECONSTRUCTION, Criterion, criterion_name
 
 _LABELLED = "a loader of images and labels"
 _UNLABELLED = "a loader or a tensor of images (labels are ignored), or 'data-free'"
@@ -48,6 +48,22 @@ def check_scoring_arguments(
     return criterion_name(criterion), formula or Formula()
 
 
+def default_criterion(formula: Formula | None, calibration: object, recover: object) -> str:
+    """The criterion where the caller names none: that which is best with the data at hand (docs/recovery.md).
+
+    Args:
+        formula: Of the entropies, or ``None``.
+        calibration: The calibration data of ``prune``, or ``None``.
+        recover: What the pruned network is recovered on, or ``None`` for no recovery.
+
+    Returns:
+        ``"reconstruction"`` on images that the network is recovered on; without them, or with a formula, ``"fec_l1"``.
+    """
+    images = recover if calibration is None else calibration
+    seen = recover is not None and isinstance(images, Iterable) and not isinstance(images, str)
+    return RECONSTRUCTION if seen and formula is None else DEFAULT_CRITERION
+
+
 def calibration_needs(criterion: str | Criterion, policy: str | None) -> dict[str, str]:
     """What needs calibration data, and in what form.
 
@@ -68,6 +84,17 @@ def calibration_needs(criterion: str | Criterion, policy: str | None) -> dict[st
     if policy == RECONSTRUCTION:
         needs[f"ratios={policy!r}"] = _UNLABELLED
     return needs
+
+
+def images_suffice(criterion: str | Criterion, policy: str | None) -> bool:
+    """Whether the criterion or the policy needs calibration data, and images without labels will do.
+
+    Args:
+        criterion: A name or a callable.
+        policy: The name of the policy for ratios, if there is one.
+    """
+    needs = calibration_needs(criterion, policy)
+    return bool(needs) and set(needs.values()) == {_UNLABELLED}
 
 
 def check_calibration(criterion: str | Criterion, policy: str | None, calibration: object) -> None:

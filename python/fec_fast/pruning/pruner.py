@@ -16,17 +16,17 @@ from ..plan.alignment import alignment_notes
 from ..plan.equivalence import compare_with_masked
 from ..plan.plan import Plan, check_plan
 from ..plan.surgery import pruned_copy
-from ..recovery.calibration import DATA_FREE
-from ..recovery.compensation import Compensation, compensate
+from ..recovery.calibration import DATA_FREE, calibration_batches
+from ..recovery.compensation import IMAGES, Compensation, compensate
 from ..scoring.formula import Formula
 from ..utils.model_index import ModelIndex
 from ..utils.timing import Latency, compare_latency
 from .allocation.allocate import AllocationRequest, Measurements, Ratios
 from .allocation.budget import Budget
 from .allocation.sensitivity import Calibration
-from .arguments import check_calibration
+from .arguments import check_calibration, default_criterion, images_suffice
 from .context import build_context
-from .criteria import DEFAULT_CRITERION, Criterion
+from .criteria import Criterion
 from .plan_builder import layers_by_reason
 
 
@@ -112,7 +112,7 @@ def prune(
     ratios: Ratios | None = None,
     budget: Budget | None = None,
     calibration: Calibration | None = None,
-    criterion: str | Criterion = DEFAULT_CRITERION,
+    criterion: str | Criterion | None = None,
     formula: Formula | None = None,
     sides: str = "both",
     ignore: Sequence[str] = (),
@@ -140,18 +140,21 @@ def prune(
             or a :class:`fec_fast.Sensitivity` that was measured before. A mapping: in these proportions. A policy
             object of :mod:`fec_fast.pruning.allocation.policies` has other constants than the named policies.
         budget: The size that the pruned network must reach; ``None`` if ratios are given.
-        calibration: What the criterion and the ratios are measured on; ``None`` if neither needs it.
-            ``"reconstruction"`` takes a loader, an iterable of batches or a tensor of images, without labels or with
-            labels that are ignored, and uses the first 1,024 images. The criteria ``"taylor"`` and ``"fisher"`` take a
+        calibration: What the criterion and the ratios are measured on; ``None`` if neither needs it, or ``recover`` has
+            the images. ``"reconstruction"`` takes a loader, an iterable of batches or a tensor of images, without
+            labels or with labels that are ignored, and uses the first 1,024 images; or ``"data-free"``, where noise
+            stands in for images behind batch norms. The criteria ``"taylor"`` and ``"fisher"`` take a
             loader of images and labels, and use as many. ``ratios="sensitivity"`` takes such a loader, or a function
             from a model to a number, higher being better; see :func:`fec_fast.measure_sensitivity`.
-        criterion: Without data: ``"fec_l1"`` (the default), the entropy times the L1 norm; ``"fec"``, the entropy
-            alone; for comparison ``"l1"``, ``"l2"``, ``"fpgm"``, ``"bn_scale"`` (every coupled set needs a batch norm
-            then) or ``"random"`` (by torch's global generator), see :mod:`fec_fast.pruning.criteria`; or a function
-            from weights ``[filters, channels, *kernel]`` to one number per filter. On the calibration:
-            ``"reconstruction"``, the error that other channels cannot make up for; ``"taylor"`` and ``"fisher"``, from
-            gradients of the loss (:mod:`fec_fast.pruning.gradient_scores`). The lowest are removed first.
-        formula: Of the entropies when the criterion is ``"fec_l1"`` or ``"fec"``; ``None`` is ``Formula()``.
+        criterion: ``None`` (the default): ``"reconstruction"`` if ``recover`` has images, else ``"fec_l1"``. Without
+            data: ``"fec_l1"``, the entropy times the L1 norm; ``"fec"``, the entropy alone; for comparison ``"l1"``,
+            ``"l2"``, ``"fpgm"``, ``"bn_scale"`` (every coupled set needs a batch norm then) or ``"random"`` (by torch's
+            global generator), see :mod:`fec_fast.pruning.criteria`; or a function from weights
+            ``[filters, channels, *kernel]`` to one number per filter. On the calibration: ``"reconstruction"``, the
+            error that other channels cannot make up for; ``"taylor"`` and ``"fisher"``, from gradients of the loss
+            (:mod:`fec_fast.pruning.gradient_scores`). The lowest are removed first.
+        formula: Of the entropies when the criterion is ``"fec_l1"`` (the default with a formula) or ``"fec"``; ``None``
+            is ``Formula()``.
         sides: ``"both"`` (the default) scores a channel by the filters that make it times the slices that read it
             (``"taylor"``, ``"fisher"``: plus); ``"producer"`` by the filters alone. It has no effect on
             ``"reconstruction"``, ``"bn_scale"`` and ``"random"``.
@@ -160,9 +163,10 @@ def prune(
         round_to: Channels are removed in multiples of this, so that every width (also within a group) that was a
             multiple of it stays one; 1 by default.
         verify: Whether to prove the result with :func:`fec_fast.verify_equivalence`; true by default.
-        recover: Images without labels (a loader, an iterable of batches, a tensor ``[N, ...]``): the kept channels take
-            over the work of the removed ones by :func:`fec_fast.compensate`, after the proof. ``"data-free"``: without
-            images, where there are batch norms. ``None`` (the default): the kept weights are those of the original.
+        recover: Images without labels (a loader, an iterable of batches, a tensor ``[N, ...]``), of which the first
+            1,024 are used: the kept channels take over the work of the removed ones by :func:`fec_fast.compensate`,
+            after the proof. ``"data-free"``: without images, where there are batch norms. ``None`` (the default): the
+            kept weights are those of the original.
 
     Returns:
         The pruned copy, its plan and its counts.
@@ -177,7 +181,15 @@ def prune(
         ArgumentError: An argument of the wrong kind.
         EquivalenceError: The pruned network is not the masked original; please report it.
     """
+    if criterion is None:
+        criterion = default_criterion(formula, calibration, recover)
     request = AllocationRequest(ratio, ratios, budget, calibration, min_channels, round_to)
+    images = recover
+    if not (recover is None or isinstance(recover, str)):
+        images = [(batch,) for batch in calibration_batches(recover, IMAGES)]  # a loader is read once
+    if calibration is None and images_suffice(criterion, request.policy):
+        calibration = images
+        request = replace(request, calibration=calibration)
     check_calibration(criterion, request.policy, calibration)
     context = build_context(model, example_inputs, criterion, formula, sides, ignore, calibration)
     measurements = Measurements()
@@ -200,5 +212,5 @@ def prune(
     result = PruneResult(pruned.model, plan, before, after, difference)
     if recover is None:
         return result
-    images = None if isinstance(recover, str) and recover == DATA_FREE else recover
+    images = None if isinstance(images, str) and images == DATA_FREE else images
     return result.with_recovery(compensate(context.model, pruned.model, plan, images, example_inputs=example_inputs))

@@ -280,3 +280,38 @@ def test_a_policy_without_images_is_refused() -> None:
             fec_fast.prune(chain(), IMAGE, budget=Budget(params=0.5), ratios=ratios)
     with pytest.raises(fec_fast.RatioError, match="nothing else does: leave it out"):
         fec_fast.prune(chain(), IMAGE, ratio=0.5, calibration=IMAGES)
+
+
+def test_the_images_of_the_recovery_choose_too() -> None:
+    model = chain()
+
+    def once() -> Any:
+        yield IMAGES[:40], torch.zeros(40)
+        yield IMAGES[40:], torch.zeros(24)
+
+    options = {"budget": Budget(params=0.5)}
+    by_images = fec_fast.prune(model, IMAGE, criterion="reconstruction", calibration=IMAGES, **options)
+    assert fec_fast.prune(model, IMAGE, recover=once(), **options).plan.keep == by_images.plan.keep
+    for ratios in ("reconstruction", ReconstructionPolicy()):
+        by_images = fec_fast.prune(
+            model, IMAGE, criterion="reconstruction", ratios=ratios, calibration=IMAGES, **options
+        )
+        assert fec_fast.prune(model, IMAGE, recover=once(), ratios=ratios, **options).plan.keep == by_images.plan.keep
+    result = fec_fast.prune(model, IMAGE, recover="data-free", criterion="reconstruction", **options)
+    assert result.recovery is not None and result.recovery.method == "data-free"
+
+
+@pytest.mark.parametrize(
+    ("options", "criterion"),
+    [
+        ({}, "fec_l1"),
+        ({"recover": IMAGES}, "reconstruction"),
+        ({"recover": [IMAGES]}, "reconstruction"),
+        ({"recover": "data-free"}, "fec_l1"),
+        ({"recover": IMAGES, "formula": fec_fast.Formula()}, "fec_l1"),
+        ({"recover": IMAGES, "criterion": "l1"}, "l1"),
+        ({"recover": IMAGES, "budget": Budget(params=0.3), "ratios": "sensitivity", "calibration": len}, "fec_l1"),
+    ],
+)
+def test_the_default_criterion(options: dict[str, Any], criterion: str) -> None:
+    assert fec_fast.prune(chain(), IMAGE, **options).plan.criterion == criterion
