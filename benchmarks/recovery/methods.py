@@ -16,6 +16,7 @@ BY_DEFAULT: dict[str, Any] = {"criterion": "fec_l1", "ratios": "entropy"}
 L1: dict[str, Any] = {"criterion": "l1", "sides": "producer", "ratios": "entropy"}
 CHOSEN: dict[str, Any] = {"criterion": "reconstruction", "ratios": "entropy"}
 SPREAD: dict[str, Any] = {"criterion": "reconstruction", "ratios": "reconstruction"}
+CHOSEN_ON_NOISE: dict[str, Any] = {**CHOSEN, "calibration": "data-free"}
 RANDOM: dict[str, Any] = {"criterion": "random", "ratios": "entropy"}
 
 
@@ -101,6 +102,7 @@ METHODS = {
         lambda cut: merged_neurons(cut.dense, cut.example, cut.plan), images=False, applies=without_depthwise
     ),
     "data-free": Method(without_images, images=False),
+    "data-free, chosen by reconstruction": Method(without_images, images=False, options=CHOSEN_ON_NOISE),
     "Model Folding": Method(lambda cut: re_estimated(folded(cut.dense, cut.example, cut.plan, cut.seed), cut)),
     "GRAIL, re-estimated": Method(lambda cut: re_estimated(by_grail(cut), cut)),
     "random, least squares": Method(by_least_squares, options=RANDOM),

@@ -94,7 +94,7 @@ class Measurement:
     def prune(self, job: Job, batches: list[torch.Tensor]) -> fec_fast.PruneResult:
         """Prunes the network of a job; what was pruned already is not pruned again."""
         method = METHODS[job.method]
-        options = {**method.options, "calibration": batches if method.chosen else None}
+        options = {**method.options, "calibration": batches} if method.chosen else method.options
         drawn = (job.seed, job.images) if method.chosen or method.options["criterion"] == "random" else ()
         key = json.dumps([method.options, job.currency, job.share, drawn])
         if key not in self.pruned:

@@ -133,9 +133,7 @@ def prune_command(
     weights: _Weights = None,
     criterion: Annotated[
         str | None,
-        typer.Option(
-            help=f"One of {', '.join(CRITERIA)}. Default: reconstruction on the images of --calibrate, else fec_l1."
-        ),
+        typer.Option(help=f"One of {', '.join(CRITERIA)}. Default: reconstruction with --calibrate, else fec_l1."),
     ] = None,
     sides: Annotated[str, typer.Option(help="both or producer")] = "both",
     input_shape: Annotated[
@@ -157,7 +155,7 @@ def prune_command(
     network = _build(model, weights).eval()
     loader = None if calibrate in (None, DATA_FREE) else data.load(calibrate)[0]
     if criterion is None:
-        criterion = default_criterion(None, None, loader)
+        criterion = default_criterion(network, None, None, loader or calibrate)
     result = prune(
         network,
         example,

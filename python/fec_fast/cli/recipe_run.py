@@ -225,7 +225,9 @@ def _pruned(model: nn.Module, example: Any, recipe: Recipe, train: Any) -> Prune
     budget, fields = options.pop("budget", None), options.pop("formula", None)
     formula = None if fields is None else Formula.from_dict(fields)
     ratios = options["ratios"] if isinstance(options.get("ratios"), str) else None
-    criterion = options.pop("criterion", None) or default_criterion(formula, None, train if _images(recipe) else None)
+    criterion = options.pop("criterion", None) or default_criterion(
+        model, formula, None, train if _images(recipe) else None
+    )
     return prune(
         model,
         example,

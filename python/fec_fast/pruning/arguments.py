@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 from ..recovery.calibration import DATA_FREE
 from ..scoring.formula import Formula
+from ..utils.compat import BatchNormBase
 from ..utils.errors import ArgumentError, RatioError
 from .criteria import DEFAULT_CRITERION, ENTROPY_CRITERIA, GRADIENT_CRITERIA, RECONSTRUCTION, Criterion, criterion_name
 
@@ -48,20 +51,28 @@ def check_scoring_arguments(
     return criterion_name(criterion), formula or Formula()
 
 
-def default_criterion(formula: Formula | None, calibration: object, recover: object) -> str:
+def default_criterion(model: object, formula: Formula | None, calibration: object, recover: object) -> str:
     """The criterion where the caller names none: that which is best with the data at hand (docs/recovery.md).
 
     Args:
+        model: The model.
         formula: Of the entropies, or ``None``.
         calibration: The calibration data of ``prune``, or ``None``.
         recover: What the pruned network is recovered on, or ``None`` for no recovery.
 
     Returns:
-        ``"reconstruction"`` on images that the network is recovered on; without them, or with a formula, ``"fec_l1"``.
+        ``"reconstruction"`` if the network is recovered, on images or, where it has batch norms, without; but
+        ``"fec_l1"`` with a formula, or with a calibration that has no images.
     """
-    images = recover if calibration is None else calibration
-    seen = recover is not None and isinstance(images, Iterable) and not isinstance(images, str)
-    return RECONSTRUCTION if seen and formula is None else DEFAULT_CRITERION
+    if recover is None or formula is not None or not (calibration is None or isinstance(calibration, Iterable)):
+        return DEFAULT_CRITERION
+    if isinstance(recover, str) and not _has_batch_norm(model):
+        return DEFAULT_CRITERION
+    return RECONSTRUCTION
+
+
+def _has_batch_norm(model: object) -> bool:
+    return isinstance(model, nn.Module) and any(isinstance(module, BatchNormBase) for module in model.modules())
 
 
 def calibration_needs(criterion: str | Criterion, policy: str | None) -> dict[str, str]:

@@ -146,13 +146,14 @@ def prune(
             stands in for images behind batch norms. The criteria ``"taylor"`` and ``"fisher"`` take a
             loader of images and labels, and use as many. ``ratios="sensitivity"`` takes such a loader, or a function
             from a model to a number, higher being better; see :func:`fec_fast.measure_sensitivity`.
-        criterion: ``None`` (the default): ``"reconstruction"`` if ``recover`` has images, else ``"fec_l1"``. Without
-            data: ``"fec_l1"``, the entropy times the L1 norm; ``"fec"``, the entropy alone; for comparison ``"l1"``,
-            ``"l2"``, ``"fpgm"``, ``"bn_scale"`` (every coupled set needs a batch norm then) or ``"random"`` (by torch's
-            global generator), see :mod:`fec_fast.pruning.criteria`; or a function from weights
-            ``[filters, channels, *kernel]`` to one number per filter. On the calibration: ``"reconstruction"``, the
-            error that other channels cannot make up for; ``"taylor"`` and ``"fisher"``, from gradients of the loss
-            (:mod:`fec_fast.pruning.gradient_scores`). The lowest are removed first.
+        criterion: ``None`` (the default): ``"reconstruction"`` if ``recover`` has images, or is ``"data-free"`` and the
+            model has batch norms; else ``"fec_l1"``. Without data: ``"fec_l1"``, the entropy times the L1 norm;
+            ``"fec"``, the entropy alone; for comparison ``"l1"``, ``"l2"``, ``"fpgm"``, ``"bn_scale"`` (every coupled
+            set needs a batch norm then) or ``"random"`` (by torch's global generator), see
+            :mod:`fec_fast.pruning.criteria`; or a function from weights ``[filters, channels, *kernel]`` to one number
+            per filter. On the calibration: ``"reconstruction"``, the error that other channels cannot make up for;
+            ``"taylor"`` and ``"fisher"``, from gradients of the loss (:mod:`fec_fast.pruning.gradient_scores`). The
+            lowest are removed first.
         formula: Of the entropies when the criterion is ``"fec_l1"`` (the default with a formula) or ``"fec"``; ``None``
             is ``Formula()``.
         sides: ``"both"`` (the default) scores a channel by the filters that make it times the slices that read it
@@ -182,7 +183,7 @@ def prune(
         EquivalenceError: The pruned network is not the masked original; please report it.
     """
     if criterion is None:
-        criterion = default_criterion(formula, calibration, recover)
+        criterion = default_criterion(model, formula, calibration, recover)
     request = AllocationRequest(ratio, ratios, budget, calibration, min_channels, round_to)
     images = recover
     if not (recover is None or isinstance(recover, str)):

@@ -307,7 +307,7 @@ def test_the_images_of_the_recovery_choose_too() -> None:
         ({}, "fec_l1"),
         ({"recover": IMAGES}, "reconstruction"),
         ({"recover": [IMAGES]}, "reconstruction"),
-        ({"recover": "data-free"}, "fec_l1"),
+        ({"recover": "data-free"}, "reconstruction"),
         ({"recover": IMAGES, "formula": fec_fast.Formula()}, "fec_l1"),
         ({"recover": IMAGES, "criterion": "l1"}, "l1"),
         ({"recover": IMAGES, "budget": Budget(params=0.3), "ratios": "sensitivity", "calibration": len}, "fec_l1"),
@@ -315,3 +315,9 @@ def test_the_images_of_the_recovery_choose_too() -> None:
 )
 def test_the_default_criterion(options: dict[str, Any], criterion: str) -> None:
     assert fec_fast.prune(chain(), IMAGE, **options).plan.criterion == criterion
+
+
+def test_the_default_criterion_without_images_and_without_batch_norm() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 3))
+    with pytest.warns(UserWarning, match="nothing was recovered"):
+        assert fec_fast.prune(model, IMAGE, recover="data-free").plan.criterion == "fec_l1"
