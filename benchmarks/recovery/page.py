@@ -7,10 +7,20 @@ from typing import Any
 from benchmarks.common.figures import pyplot, write_figure
 from benchmarks.common.pages import bullets, code, heading, page_of, paragraph, write_page, written_by
 from benchmarks.common.results import measured_on
-from benchmarks.recovery.methods import BUDGETS, COUNTED_METHODS, COUNTED_NETWORKS, COUNTED_SHARE, IMAGES, METHODS, OURS
+from benchmarks.recovery.methods import (
+    BUDGETS,
+    COUNTED_METHODS,
+    COUNTED_NETWORKS,
+    COUNTED_SHARE,
+    DEFAULT,
+    IMAGES,
+    METHODS,
+    OURS,
+)
 from benchmarks.recovery.networks import NAMES
 from benchmarks.recovery.tables import (
     Accuracies,
+    of_table,
     table_by_count,
     table_of_aims,
     table_of_cost,
@@ -32,6 +42,8 @@ SHOWN = (
     *OURS[:2],
 )
 
+NOT_YET = paragraph("Not measured yet.")
+
 
 def page(document: dict[str, Any]) -> str:
     """The whole page.
@@ -49,10 +61,10 @@ def page(document: dict[str, Any]) -> str:
         heading("Accuracy by method"),
         paragraph(
             f"Accuracy in % right after the cut, {IMAGES:,} calibration images, no training, no labels. In brackets:",
-            f"the difference to `{OURS[0]}` on the same images.",
+            f"the difference to `{DEFAULT}` on the same images.",
         ),
-        *(table for network in BUDGETS if (table := table_of_methods(rows, network, OURS[0]))),
-        heading(f"Where `{OURS[0]}` is not ahead"),
+        *(table for network in BUDGETS if (table := table_of_methods(rows, network, DEFAULT))),
+        heading(f"Where `{DEFAULT}` is not ahead"),
         *_not_ahead(rows),
         heading("Accuracy by number of images"),
         paragraph(f"{written(('params', COUNTED_SHARE))}:"),
@@ -60,21 +72,25 @@ def page(document: dict[str, Any]) -> str:
         heading("Detector"),
         *_command("detector"),
         paragraph("`zoo:ssd-small` on blood cells (72 test images), -55.7 % of parameters, right after the cut:"),
-        table_of_detector(document),
+        table_of_detector(document) if of_table(document, "detector") else NOT_YET,
         heading("Cost"),
         *_command("cost"),
         paragraph(
             "CPU seconds in one thread at -50 % of parameters; the ratio is that to the dense and the pruned forward",
             "pass over the same images; memory is what the process grows by. At the right, where the time goes.",
         ),
-        table_of_cost(document),
+        table_of_cost(document) if of_table(document, "cost") else NOT_YET,
         heading("Start for training"),
         *_command("training"),
         paragraph(
             "Accuracy in % before and after some steps of 128 images (SGD, cosine, float32). Each start has the",
             "learning rate that is best for it on other test images.",
         ),
-        *(table_of_training(document, network) for network in COUNTED_NETWORKS),
+        *(
+            [table_of_training(document, network) for network in COUNTED_NETWORKS]
+            if of_table(document, "training")
+            else [NOT_YET]
+        ),
     )
 
 
@@ -98,7 +114,9 @@ def _method(document: dict[str, Any]) -> list[str]:
         ),
         paragraph(
             "**Methods.** All remove the same channels (`fec_l1`, ratios `entropy`), except those whose name says",
-            "otherwise, and except Model Folding, which merges channels into as many. Neuron Merging (Kim et al.,",
+            "otherwise, and except Model Folding, which merges channels into as many.",
+            f"`{DEFAULT}` is what `prune(..., recover=images)` does, and",
+            '`data-free, chosen by reconstruction` is `prune(..., recover="data-free")`. Neuron Merging (Kim et al.,',
             "NeurIPS 2020), Model Folding with REPAIR (Wang et al., ICLR 2025) and GRAIL (Tang et al., CPAL 2026) are",
             "written from the papers and the authors' code in",
             "[baselines.py](../benchmarks/recovery/baselines.py). `re-estimated` is `fec_fast.recalibrate`,",
@@ -120,7 +138,7 @@ def _not_ahead(rows: Accuracies) -> list[str]:
     items = []
     for network in BUDGETS:
         for name in METHODS:
-            grouped = verdicts(rows, network, OURS[0], name) if name not in OURS else {}
+            grouped = verdicts(rows, network, DEFAULT, name) if name not in OURS else {}
             said = [
                 f"{verdict} at {', '.join(grouped[verdict])}" for verdict in ("level", "behind") if verdict in grouped
             ]

@@ -247,7 +247,7 @@ class LayerFits:
         target.calls.clear()  # their memory
         system = LeastSquares(inputs, wanted, centred=bool(places))
         ridge = self._ridge if self._ridge is not None else default_ridge(system.rows, system.unknowns)
-        present = weight_matrices(call, call.weight).double()
+        present = weight_matrices(call, call.weight.detach())
         bias = wanted.new_zeros(wanted.shape[1]).double() if call.bias is None else call.bias.double()
         fit = system.fit(present, bias, ridge, rectifier)
         if fit.error_before < _EXACT:

@@ -117,7 +117,7 @@ class LeastSquares:
         """Fits the weight and the bias.
 
         Args:
-            present: float64 ``[groups, unknowns, outputs/groups]``, the weight W0 that the solution is drawn to.
+            present: ``[groups, unknowns, outputs/groups]``, the weight W0 that the solution is drawn to.
             present_bias: float64 ``[outputs]``, the bias now; it stays if the fit is not centred.
             ridge: How strongly, relative to the inputs' mean variance.
             rectifier: What follows the layer, if that is known; the fit then need not follow the target where the
@@ -132,29 +132,30 @@ class LeastSquares:
         solve = self._solver(ridge)
 
         def fitted(target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            """The weight and bias for a target, and the outputs that they give."""
+            """The change of the weight and the bias for a target, and the outputs that they give."""
             missing = target - base
             mean = missing.mean(0, dtype=torch.float64) if self.centred else torch.zeros_like(fixed)
             missing = (missing - mean.to(missing.dtype)).reshape(self.rows, self.groups, -1).permute(1, 0, 2)
-            weight = present + solve(missing)
+            change = solve(missing)
             # What the mean inputs give is part of the outputs, and the bias takes the rest of the mean.
-            bias = fixed + mean - (self.mean @ (weight - present)).reshape(-1)
-            return weight, bias, self.predict(weight, bias)
+            bias = fixed + mean - (self.mean @ change).reshape(-1)
+            return change, bias, base + self.predict(change, bias - fixed)
 
-        weight, bias, outputs = fitted(self.targets if rectifier is None else rectifier.slack(self.targets))
+        change, bias, outputs = fitted(self.targets if rectifier is None else rectifier.slack(self.targets))
         error = self.error(outputs, rectifier)
         if rectifier is not None:
+            refined: Tensor | None = None
             for _ in range(_REFINEMENTS):
-                refined = fitted(rectifier.slack(self.targets, outputs))
-                outputs = refined[2]
+                del refined  # a wide layer takes a gigabyte
+                refined, refined_bias, outputs = fitted(rectifier.slack(self.targets, outputs))
             refined_error = self.error(outputs, rectifier)
-            if refined_error < error:
-                weight, bias, error = refined[0], refined[1], refined_error
-        return Fit(weight, bias if self.centred else None, before, error)
+            if refined is not None and refined_error < error:
+                change, bias, error = refined, refined_bias, refined_error
+        return Fit(change.add_(present), bias if self.centred else None, before, error)
 
     def predict(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """The layer's outputs on the rows, ``[rows, outputs]``, for a weight and a bias in float64."""
-        shift = bias + (self.mean @ weight).reshape(-1)
+        """The layer's outputs on the rows, ``[rows, outputs]``, for a weight in any precision and a bias in float64."""
+        shift = bias + (self.mean.to(weight.dtype) @ weight).reshape(-1)
         products = self.inputs @ weight.to(self.inputs.dtype)
         return products.permute(1, 0, 2).reshape(self.rows, -1) + shift.to(self.inputs.dtype)
 
@@ -174,7 +175,7 @@ class LeastSquares:
             return lambda missing: torch.cholesky_solve(self._product(self.inputs, missing) / self.rows, factor)
         rows = self.inputs.double()
         factor = _factor(rows @ rows.mT / self.rows, ridge, self.unknowns)
-        return lambda missing: rows.mT @ torch.cholesky_solve(missing.double(), factor) / self.rows
+        return lambda missing: rows.mT @ (torch.cholesky_solve(missing.double(), factor) / self.rows)
 
     @staticmethod
     def _product(left: Tensor, right: Tensor) -> Tensor:
