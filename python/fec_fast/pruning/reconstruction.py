@@ -18,7 +18,7 @@ from ..recovery.calibration import DATA_FREE, calibration_batches
 from ..recovery.data_free import copy_on_noise
 from ..recovery.elimination import LinearSystem, eliminate
 from ..recovery.input_covariance import LayerInputs, gather_input_covariances
-from ..utils.errors import list_some
+from ..utils.errors import InputError, list_some
 from ..utils.model_index import ModelIndex
 from .unit_scores import as_filters
 
@@ -102,6 +102,11 @@ def removal_errors(
     readers = {}
     for name, use in uses.items():
         if name in seen:
+            if not bool(torch.isfinite(seen[name].covariance).all()):
+                raise InputError(
+                    f"layer {use.layer!r} reads NaN, infinity, or values whose products overflow, on the calibration: "
+                    "check the weights and how the images are normalised"
+                )
             readers[name] = _reader(seen[name], columns[name][1])
         else:
             readers[name] = _blind_reader(index.tensors[name], use, roots)

@@ -42,10 +42,11 @@ def inputs_of(batch: Any) -> Any:
     elif isinstance(inputs, list | tuple) and not _is_image_list(inputs):
         valid = isinstance(inputs, tuple) and any(isinstance(leaf, Tensor) for leaf in inputs)
     else:
-        valid = bool(inputs) and any(isinstance(leaf, Tensor) for leaf in tree_leaves(inputs))
+        valid = any(isinstance(leaf, Tensor) for leaf in tree_leaves(inputs))
     if not valid:
         raise InputError(
-            f"a batch must be images [B, ...], a dictionary, or begin with one of these, not {describe_tensors(batch)}"
+            f"a batch must be images [B, ...], a dictionary, or begin with one of these, not {describe_tensors(batch)} "
+            "(NumPy arrays: torch.from_numpy; one batch alone: [(images, labels)])"
         )
     return inputs
 
@@ -61,8 +62,7 @@ def count_images(inputs: Any) -> int:
     """
     if _is_image_list(inputs):
         return len(inputs)
-    first = next(leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor))
-    return len(first) if first.ndim else 1
+    return next((len(leaf) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim), 1)
 
 
 def calibration_batches(calibration: Any, images: int) -> list[Any]:
@@ -83,7 +83,8 @@ def calibration_batches(calibration: Any, images: int) -> list[Any]:
         calibration = [calibration]
     elif isinstance(calibration, str | Mapping) or not isinstance(calibration, Iterable):
         raise ArgumentError(
-            f"calibration: expected a loader, an iterable of batches or a tensor of images, got {calibration!r:.80}"
+            f"images: expected a loader, an iterable of batches, a tensor of images or {DATA_FREE!r} (see prune), "
+            f"got {calibration!r:.80}"
         )
     batches: list[Any] = []
     number = 0
@@ -117,7 +118,9 @@ def image_seeds(inputs: Any) -> Tensor:
     else:
         leaves = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == count]
         images = list(leaves[0]) if leaves else []
-    seeds = [zlib.crc32(image.detach().cpu().contiguous().view(torch.uint8).numpy().data) for image in images]
+    seeds = [
+        zlib.crc32(image.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data) for image in images
+    ]
     return torch.tensor(seeds, dtype=torch.int64) if seeds else torch.arange(count)
 
 

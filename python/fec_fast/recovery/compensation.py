@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ from torch import nn
 
 from ..plan.plan import Plan, check_plan
 from ..plan.shapes import fingerprint
+from ..utils.compat import storage_id
 from ..utils.errors import ArgumentError, InputError, PlanError, WeightError
 from ..utils.forward import tensors_in
 from ..utils.model_index import ModelIndex
@@ -20,7 +23,7 @@ from ..utils.progress import progress_bar
 from ..utils.text import text_table
 from .calibration import DATA_FREE, calibration_batches, count_images
 from .data_free import fit_on_noise
-from .layer_fits import LayerFits, LayerRecovery
+from .layer_fits import LayerFits, LayerRecovery, write_tensors
 
 ROWS = 20_000
 IMAGES = 1_024
@@ -110,7 +113,8 @@ def compensate(
         example_inputs: What the models can be called on, as for :func:`fec_fast.prune`; needed without images, where
             its shapes and types matter but not its values.
         ridge: How strongly a weight is held where it is, relative to the mean variance of the layer's inputs.
-            ``None``: 0.01; 1 for a layer with few rows; 0.1 without images. 0.3 gives a better start for training.
+            ``None``: 0.01; 0.1 with fewer than 512 images, or none; 1 for a layer with few rows. 0.3 gives a better
+            start for training.
         rows: How many output positions each layer is fitted on at most, as many from every image.
         images: How many images are read at most; without effect if none are given.
         memory: About how much memory is used beside the models and the images, in GiB. Fewer rows and images are used
@@ -128,14 +132,13 @@ def compensate(
     """
     before, after = ModelIndex.of(original), ModelIndex.of(unwrap_for_surgery(pruned))
     _check_models(before, after, plan)
-    if ridge is not None and not ridge > 0:
+    if ridge is not None and not _is_positive(ridge):
         raise ArgumentError(f"ridge={ridge!r}: give a positive number, such as 0.01, or None")
     for name, number in (("rows", rows), ("images", images)):
         if type(number) is not int or number < 1:
             raise ArgumentError(f"{name}={number!r}: give a whole number of at least 1")
-    if not memory > 0:
+    if not _is_positive(memory):
         raise ArgumentError(f"memory={memory!r}: give a positive number of GiB")
-
     if calibration is None:
         if not any(True for _ in tensors_in(example_inputs)):
             raise ArgumentError(
@@ -159,12 +162,18 @@ def compensate(
         raise InputError(
             f"{number} calibration image(s) are too few: give at least {FEWEST_IMAGES}, better some hundreds"
         )
-    fits = LayerFits(before, after, plan, ridge, rows, int(memory * 2**30))
+    small = ModelIndex.of(copy.deepcopy(after.model))
+    fits = LayerFits(before, small, plan, ridge, rows, int(memory * 2**30))
     with progress_bar("original", len(batches), shown=progress) as done:
         batches = list(fits.gather_targets(batches, done))
     with progress_bar("layers", fits.layers, shown=progress) as done:
         fits.fit(batches, done)
+    write_tensors(after, {name: small.tensors[name] for name in fits.changed})
     return Compensation("least squares", sum(map(count_images, batches)), tuple(fits.records), dict(fits.left))
+
+
+def _is_positive(number: object) -> bool:
+    return isinstance(number, int | float) and 0 < number < math.inf
 
 
 def _check_models(before: ModelIndex, after: ModelIndex, plan: Plan) -> None:
@@ -176,6 +185,10 @@ def _check_models(before: ModelIndex, after: ModelIndex, plan: Plan) -> None:
         raise PlanError(
             f"the pruned {type(after.model).__name__} is not what the plan leaves: give the model that was pruned by it"
         )
+    storages = {storage_id(tensor) for tensor in before.tensors.values() if tensor.numel()}
+    for name, tensor in after.tensors.items():
+        if tensor.numel() and storage_id(tensor) in storages:
+            raise PlanError(f"{name} of the pruned model is the original's own tensor: prune a copy.deepcopy of it")
     for index in (before, after):
         for name, tensor in index.tensors.items():
             if tensor.dtype in (torch.float16, torch.bfloat16):

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from ..plan.plan import Plan
@@ -21,7 +20,7 @@ from ..utils.modules import device_of
 from ..utils.progress import progress_bar
 from .batch_norm import recalibrate
 from .layer_calls import LayerCall, LayerCallMode
-from .layer_fits import LayerFits
+from .layer_fits import LayerFits, write_tensors
 from .noise import noise_batches
 
 _STATISTICS = ("running_mean", "running_var")
@@ -63,14 +62,18 @@ def fit_on_noise(
     with torch.no_grad():
         for name in _statistics_of(dense.index):
             small.tensors[name].copy_(select_kept(dense.index.tensors[name], plan.keep.get(name, {})))
-    before = {name: tensor.detach().clone() for name, tensor in small.tensors.items()}
+    before = {name: tensor.clone() for name, tensor in small.tensors.items() if name.endswith("running_mean")}
     fits = make_fits(dense.index, small)
     with progress_bar("original", len(dense.batches), shown=progress) as done:
         batches = list(fits.gather_targets(dense.batches, done))
     fits.leave(dense.unknown, "no batch norm comes before it, so nothing is known of its inputs without images")
     with progress_bar("layers", fits.layers, shown=progress) as done:
         fits.fit(batches, done)
-    _write_changes(before, small.tensors, pruned)
+    values = {name: small.tensors[name] for name in fits.changed}
+    for name in fits.changed:
+        if name.rpartition(".")[2] == "running_mean":
+            values[name] = pruned.tensors[name] + (small.tensors[name] - before[name])
+    write_tensors(pruned, values)
     return fits
 
 
@@ -145,20 +148,3 @@ class _FrontMode(LayerCallMode):
     def before_other(self, function: Callable[..., Any], arguments: Mapping[int | str, Any]) -> None:
         """Notes a batch norm."""
         self._normalised = self._normalised or function is functional.batch_norm
-
-
-def _write_changes(before: Mapping[str, Tensor], after: Mapping[str, Tensor], pruned: ModelIndex) -> None:
-    """Writes what the fits changed in a copy to the pruned model: all, or nothing."""
-    changed = [name for name in pruned.first_names.values() if not torch.equal(before[name], after[name])]
-    undo = [(pruned.tensors[name], pruned.tensors[name].detach().clone()) for name in changed]
-    try:
-        with torch.no_grad():
-            for name in changed:
-                is_mean = name.rpartition(".")[2] == "running_mean"
-                shift = after[name] - before[name]
-                pruned.tensors[name].copy_(pruned.tensors[name] + shift if is_mean else after[name])
-    except BaseException:
-        with torch.no_grad():
-            for tensor, value in undo:
-                tensor.copy_(value)
-        raise

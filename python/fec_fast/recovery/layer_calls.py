@@ -122,7 +122,7 @@ class LayerCallMode(TorchFunctionMode):
     ) -> Any:
         """Runs one function of torch and reports it."""
         kwargs = dict(kwargs or {})
-        self.path = hash((self.path, function))
+        self.path = hash((self.path, getattr(function, "__qualname__", "")))  # wrappers of properties are new each time
         call = self._layer_call(function, args, kwargs)
         if call is not None:
             self.before_layer(call)

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import defaultdict
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..plan.plan import Plan
+from ..utils.compat import version_of
 from ..utils.errors import InputError
-from ..utils.forward import call_model, evaluation_mode, map_tensors, undisturbed
+from ..utils.forward import call_model, evaluation_mode, map_tensors, tensors_in, undisturbed
 from ..utils.model_index import ModelIndex
 from ..utils.modules import device_of
+from .arrivals import Arrival, ArrivalMode, addend_rows, check_rows
 from .calibration import count_images, image_seeds
-from .layer_calls import LayerCall, LayerCallMode
+from .layer_calls import LayerCall
 from .least_squares import LeastSquares
 from .lockstep import Pause, run_in_lock_step
-from .rows import input_rows, output_rows, weight_from_matrices, weight_matrices
-from .targets import CallTarget, LayerTarget, TargetMode, input_dims
+from .rows import input_rows, weight_from_matrices, weight_matrices
+from .targets import LayerTarget, TargetMode, input_dims
 
 # A layer that is nearer to its target than this (squared, relative) is right already.
 _EXACT = 1e-10
 _FEWEST_ROWS = 32
+# Rows of one image are alike: with fewer images than this, a weight is held more strongly.
+MANY_IMAGES = 512
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,17 @@ class LayerRecovery:
 
 
 class LayerFits:
-    """Fits the layers of a pruned model in place."""
+    """Fits the layers of a pruned model in place: of a copy, which takes whatever the runs do to it.
+
+    A layer that is called several times in a run is fitted on all its calls, in a run in which no other layer is; then
+    the runs begin anew, so that every other layer is fitted on what the new weight gives.
+
+    Attributes:
+        records: How layers were changed, in the order of the run.
+        left: For each layer that was left as it was, the reason.
+        pruned: The index of the pruned model.
+        changed: The names of the tensors that were written to.
+    """
 
     def __init__(
         self, original: ModelIndex, pruned: ModelIndex, plan: Plan, ridge: float | None, rows: int, memory: int
@@ -71,15 +87,16 @@ class LayerFits:
         self.records: list[LayerRecovery] = []
         self.left: dict[str, str] = {}
         self.pruned = pruned
+        self.changed: set[str] = set()
         self._original, self._plan, self._ridge = original, plan, ridge
         self._rows, self._memory = rows, memory
         self._mode = TargetMode(original, plan, memory // 8)
-        self._inputs: dict[str, list[Tensor]] = defaultdict(list)
-        self._targets: dict[str, list[Tensor]] = defaultdict(list)
-        self._addends: dict[str, list[Tensor | None]] = defaultdict(list)
-        self._calls: dict[str, LayerCall] = {}
+        self._arrived: dict[str, dict[tuple[int, int], Arrival]] = defaultdict(dict)
         self._finished: set[str] = set()
-        self._undo: list[tuple[Tensor, Tensor]] = []
+        self._several: set[str] = set()
+        self._open: str | None = None
+        self._writes_inputs = False
+        self._images = 0
 
     @property
     def layers(self) -> int:
@@ -101,12 +118,16 @@ class LayerFits:
         """
         images, device, rows = sum(map(count_images, batches)), device_of(self._original.model), self._rows
         number = 0
-        with undisturbed(self._original), self._mode:
+        with undisturbed(self._original):
             while number < len(batches):
                 inputs = batches[number]
                 count = count_images(inputs)
                 self._mode.begin(number, -(-rows * count // images), count / images, image_seeds(inputs))
-                self._mode.end(call_model(self._original.model, _on(inputs, device)))
+                given = _on(inputs, device, copied=not number or self._writes_inputs)
+                versions = [version_of(tensor) for tensor in tensors_in(given)]
+                with self._mode:
+                    self._mode.end(call_model(self._original.model, given))
+                self._writes_inputs |= versions != [version_of(tensor) for tensor in tensors_in(given)]
                 number += 1
                 if number == 1:
                     # A quarter for the targets, a half for what the runs hold while they wait.
@@ -126,7 +147,8 @@ class LayerFits:
                     f"layer {target.layer!r} of the original computes NaN or infinity on the calibration images: check "
                     "the weights and how the images are normalised"
                 )
-        self.left |= self._mode.behind_choice
+        self._images = images
+        self.left |= self._mode.unfit
         for name in self._plan.keep:
             tensor = self._original.tensors[name]
             first_name = self._original.first_names[id(tensor)]
@@ -154,44 +176,58 @@ class LayerFits:
             done: Is called after each layer.
 
         Raises:
-            BaseException: Anything that went wrong; the model is as it was.
+            BaseException: Anything that went wrong. Some layers are changed then.
         """
         device = device_of(self.pruned.model)
         order = {name: target.order for name, target in self._mode.targets.items()}
+        self._several = {
+            name for name, target in self._mode.targets.items() if max(map(len, target.calls.values())) > 1
+        }
 
         def run_of(batch: int) -> Callable[[Pause], None]:
             def run(pause: Pause) -> None:
-                with torch.no_grad(), _ArrivalMode(self, batch, pause):
-                    call_model(self.pruned.model, _on(batches[batch], device))
+                # A copy for each run, with the same tensors: a model may keep activations in attributes.
+                model = copy.deepcopy(
+                    self.pruned.model, {id(tensor): tensor for tensor in self.pruned.tensors.values()}
+                )
+                made_at = self._addends_made_at(batch)
+                given = _on(batches[batch], device, copied=self._writes_inputs)
+                with torch.no_grad(), ArrivalMode(self.pruned, made_at, partial(self._arrive, batch), pause):
+                    call_model(model, given)
 
             return run
 
         def between(name: str) -> None:
-            self._finished.add(name)
-            if name not in self.left:
-                self._solve(name)
+            self._finish(name)
             done()
+            if name in self._several:
+                raise _BeginAnew
 
-        try:
-            with evaluation_mode(self.pruned.model):
-                run_in_lock_step([run_of(batch) for batch in range(len(batches))], between, order)
-            for name, target in self._mode.targets.items():
-                if name not in self._finished:
-                    self.left.setdefault(
-                        target.layer, "the run of the pruned model did not reach it as the original's did"
-                    )
-        except BaseException:
-            self.undo()
-            raise
+        with torch.random.fork_rng(), evaluation_mode(self.pruned.model):
+            while True:
+                self._arrived.clear()
+                self._open = None
+                try:
+                    run_in_lock_step([run_of(batch) for batch in range(len(batches))], between, order)
+                except _BeginAnew:
+                    continue
+                if self._open is None or self._open in self._finished:
+                    break
+                self._finish(self._open)  # the last of its calls was not reached
+        for name, target in self._mode.targets.items():
+            if name not in self._finished:
+                self.left.setdefault(target.layer, "the run of the pruned model did not reach it as the original's did")
 
-    def undo(self) -> None:
-        """Writes back what the pruned model had before."""
-        with torch.no_grad():
-            for tensor, value in reversed(self._undo):
-                tensor.copy_(value)
-        self._undo.clear()
+    def _finish(self, name: str) -> None:
+        """Fits a layer, unless it is to be left."""
+        self._finished.add(name)
+        target, arrived = self._mode.targets[name], self._arrived.pop(name, {})
+        if len(arrived) < sum(map(len, target.calls.values())):
+            self.left.setdefault(target.layer, "the run of the pruned model did not reach it as the original's did")
+        if target.layer not in self.left:
+            self._solve(name, [arrived[key] for key in sorted(arrived)])
 
-    def addends_made_at(self, batch: int) -> set[int]:
+    def _addends_made_at(self, batch: int) -> set[int]:
         """Where in the run (see ``LayerCallMode.path``) tensors are made that are added to layers' outputs.
 
         Args:
@@ -200,14 +236,14 @@ class LayerFits:
         readers = [call.reader for target in self._mode.targets.values() for call in target.calls[batch]]
         return {reader.addend_made_at for reader in readers if reader.addend_made_at is not None}
 
-    def arrive(self, call: LayerCall, batch: int, number: int, made: Mapping[int, Tensor]) -> bool:
+    def _arrive(self, batch: int, call: LayerCall, number: int, made: Mapping[int, Tensor]) -> bool:
         """Takes the inputs of one call of a layer.
 
         Args:
-            call: The call in the pruned model.
             batch: The number of the batch.
+            call: The call in the pruned model.
             number: How many calls of this layer came before in this batch.
-            made: The results of :meth:`addends_made_at` that are there.
+            made: The results of :meth:`_addends_made_at` that are there.
 
         Returns:
             Whether this was the last call of the layer in the batch, so that the run has to wait for the fit.
@@ -215,38 +251,35 @@ class LayerFits:
         target = self._mode.targets.get(call.name)
         if target is None or call.name in self._finished or target.layer in self.left:
             return False
+        if self._open not in (None, call.name):
+            return False  # its turn comes in another run
+        if call.name in self._several:
+            self._open = call.name
         calls = target.calls[batch]
         if number >= len(calls) or calls[number].input_dims != input_dims(call):
             self.left[target.layer] = "its inputs have another shape than in the original, so rows cannot be compared"
-            self._inputs.pop(call.name, None)
-            self._targets.pop(call.name, None)
-            self._addends.pop(call.name, None)
+            self._arrived.pop(call.name, None)
             return False
-        self._inputs[call.name].append(input_rows(call, calls[number].positions))
-        self._targets[call.name].append(calls[number].rows)
-        self._addends[call.name].append(_addend(call, calls[number], made))
-        self._calls[call.name] = call
+        rows, addend = input_rows(call, calls[number].positions), addend_rows(call, calls[number], made)
+        self._arrived[call.name][batch, number] = Arrival(call, rows, calls[number].rows, addend)
         return number == len(calls) - 1
 
     @torch.no_grad()
-    def _solve(self, name: str) -> None:
+    def _solve(self, name: str, arrived: list[Arrival]) -> None:
         start = time.process_time()
-        target, call = self._mode.targets[name], self._calls.pop(name)
-        inputs, wanted = torch.cat(self._inputs.pop(name), 1), torch.cat(self._targets.pop(name))
-        addends = self._addends.pop(name)
-        known = [addend for addend in addends if addend is not None]
-        rectifier = target.rectifier(len(wanted), torch.cat(known) if len(known) == len(addends) else None)
-        if not bool(torch.isfinite(inputs).all()):
-            raise InputError(
-                f"layer {target.layer!r} of the pruned model reads NaN or infinity on the calibration images"
-            )
+        target, call = self._mode.targets[name], arrived[-1].call
+        inputs, wanted = torch.cat([one.inputs for one in arrived], 1), torch.cat([one.wanted for one in arrived])
+        known = [one.addend for one in arrived if one.addend is not None]
+        arrived.clear()  # their memory
+        rectifier = target.rectifier(len(wanted), torch.cat(known) if sum(map(len, known)) == len(wanted) else None)
+        check_rows(inputs, target.layer)
         if len(wanted) < _FEWEST_ROWS:
             self.left[target.layer] = f"{len(wanted)} rows are too few to fit it, {_FEWEST_ROWS} are needed"
             return
         places = self._places_of_bias(name, target)
         target.calls.clear()  # their memory
         system = LeastSquares(inputs, wanted, centred=bool(places))
-        ridge = self._ridge if self._ridge is not None else default_ridge(system.rows, system.unknowns)
+        ridge = self._ridge if self._ridge is not None else default_ridge(system.rows, system.unknowns, self._images)
         present = weight_matrices(call, call.weight.detach())
         bias = wanted.new_zeros(wanted.shape[1]).double() if call.bias is None else call.bias.double()
         fit = system.fit(present, bias, ridge, rectifier)
@@ -275,58 +308,47 @@ class LayerFits:
         return [(self.pruned.tensors[norm], -1) for norm in norms]
 
     def _write(self, tensor: Tensor, value: Tensor) -> None:
-        self._undo.append((tensor, tensor.detach().clone()))
+        self.changed.add(self.pruned.first_names[id(tensor)])
         tensor.copy_(value)
 
 
-class _ArrivalMode(LayerCallMode):
-    """Stops the run of one batch at every layer that is to be fitted."""
+def write_tensors(index: ModelIndex, values: Mapping[str, Tensor]) -> None:
+    """Writes to tensors of a model: to all, or to none if anything goes wrong.
 
-    def __init__(self, fits: LayerFits, batch: int, pause: Pause) -> None:
-        super().__init__(fits.pruned)
-        self._fits, self._batch, self._pause = fits, batch, pause
-        self._calls: dict[str, int] = defaultdict(int)
-        self._wanted = fits.addends_made_at(batch)
-        self._made: dict[int, Tensor] = {}
-
-    def before_layer(self, call: LayerCall) -> None:
-        """Waits until the layer was fitted on the inputs of all batches."""
-        number = self._calls[call.name]
-        self._calls[call.name] += 1
-        if self._fits.arrive(call, self._batch, number, self._made):
-            self._pause(call.name)
-
-    def after_layer(self, call: LayerCall, output: Tensor) -> None:
-        """Keeps the output if it is added to another layer's."""
-        if self.path in self._wanted:
-            self._made[self.path] = output
-
-    def after_other(self, function: Callable[..., Any], arguments: Mapping[int | str, Any], result: Any) -> None:
-        """Keeps a result that is added to a layer's output."""
-        if self.path in self._wanted and isinstance(result, Tensor):
-            self._made[self.path] = result
+    Args:
+        index: The index of the model.
+        values: The new values, by name.
+    """
+    before = {name: index.tensors[name].detach().clone() for name in values}
+    with torch.no_grad():
+        try:
+            for name, value in values.items():
+                index.tensors[name].copy_(value)
+        except BaseException:
+            for name, value in before.items():
+                index.tensors[name].copy_(value)
+            raise
 
 
-def _addend(call: LayerCall, target: CallTarget, made: Mapping[int, Tensor]) -> Tensor | None:
-    """What the pruned model will add to a layer's output, at the target's positions, if that is there already."""
-    made_at, (items, *places) = target.reader.addend_made_at, target.positions.shape
-    tensor = None if made_at is None else made.get(made_at)
-    shape = (items, *places, call.out_channels) if call.is_linear else (items, call.out_channels, *places)
-    return None if tensor is None or tensor.shape != shape else output_rows(call, tensor, target.positions)
+class _BeginAnew(Exception):
+    """Ends the runs, which are to begin anew."""
 
 
-def default_ridge(rows: int, unknowns: int) -> float:
-    """The ridge of a layer where the caller gives none: more where the rows do not tell the unknowns.
+def default_ridge(rows: int, unknowns: int, images: int) -> float:
+    """The ridge of a layer where the caller gives none: more where rows or images do not tell the unknowns.
 
     Args:
         rows: The rows it is fitted on.
         unknowns: The weights of one output.
+        images: How many images the rows are from.
     """
-    return 0.01 if rows >= 4 * unknowns else 1.0
+    if rows < 4 * unknowns:
+        return 1.0
+    return 0.01 if images >= MANY_IMAGES else 0.1
 
 
-def _on(inputs: Any, device: torch.device) -> Any:
-    return map_tensors(lambda tensor: tensor.to(device), inputs)
+def _on(inputs: Any, device: torch.device, *, copied: bool) -> Any:
+    return map_tensors(lambda tensor: tensor.clone().to(device) if copied else tensor.to(device), inputs)
 
 
 def _first_batches(batches: Sequence[Any], images: int) -> Sequence[Any]:

@@ -92,6 +92,8 @@ class _Worker:
             self._turn.release()
 
     def _pause(self, point: str) -> None:
+        if self._ended:  # the model's code caught the first one
+            raise _Ended
         self.point = point
         self._turn.release()
         self._go.acquire()

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..utils.compat import version_of
 from ..utils.forward import tensors_in
 
 _RELU = {functional.relu, functional.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
@@ -90,7 +91,7 @@ class ReaderTracker:
             path: See ``LayerCallMode.path``.
         """
         for tensor in tensors_in(result):
-            self._made_at[tensor] = path
+            self._made_at[tensor] = path, version_of(tensor)
 
     def follow(self, output: Tensor, layer: str, reader: Reader) -> None:
         """Begins with a layer's output.
@@ -127,7 +128,8 @@ class ReaderTracker:
                     if isinstance(other, Tensor) and step.stage != "sum" and not step.reader.reads[step.stage]:
                         rows = step.reader.sample(other)
                         if rows is not None and one is not other:
-                            made_at: int | None = self._made_at.get(other)  # type: ignore[no-untyped-call]
+                            path, version = self._made_at.get(other, (None, 0))  # type: ignore[no-untyped-call]
+                            made_at = path if version == version_of(other) else None  # it may be written to by a view
                             self._addends[id(step.reader)] = rows, made_at
 
     def after(self, function: Callable[..., Any], arguments: Arguments, result: Any) -> None:

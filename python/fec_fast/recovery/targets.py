@@ -110,8 +110,9 @@ class TargetMode(LayerCallMode):
         self.targets: dict[str, LayerTarget] = {}
         self.layers_of_bias: dict[str, set[str]] = defaultdict(set)
         self.readers = ReaderTracker(index.first_names)
-        self.behind_choice: dict[str, str] = {}
+        self.unfit: dict[str, str] = {}
         self.seen: set[str] = set()
+        self.other_uses: dict[str, tuple[str, str]] = {}
         self.bytes_in_use = 1
         self._choice = ""
         self._reached: set[str] = set()
@@ -153,6 +154,9 @@ class TargetMode(LayerCallMode):
         self.readers.read(outputs)
         for name in self.targets.keys() - self._reached:  # only now: a layer may be called again, further behind
             del self.targets[name]
+        for name in self.targets.keys() & self.other_uses.keys():
+            layer, function = self.other_uses[name]
+            self.unfit[layer] = f"its weight is used by {function!r} too"
 
     def before_layer(self, call: LayerCall) -> None:
         """Notes that a layer reads another one's output, and how much memory the run holds here."""
@@ -173,7 +177,7 @@ class TargetMode(LayerCallMode):
             self._reached.add(call.name)
         self._narrowed = self._narrowed or call.name in self._plan.keep
         if self._choice:
-            self.behind_choice[call.layer] = f"it lies behind {self._choice!r}, which chooses by values"
+            self.unfit[call.layer] = f"it lies behind {self._choice!r}, which chooses by values"
             return
         target = self.targets.get(call.name)
         if target is None:
@@ -181,6 +185,8 @@ class TargetMode(LayerCallMode):
             kept = kept_outputs(call, self._plan.keep.get(call.name, {}))
             outputs = None if kept is None else torch.tensor(kept, device=output.device)
             target = self.targets[call.name] = LayerTarget(call.layer, len(self.targets), outputs, bias)
+        if target.bias != (None if call.bias is None else self.names.get(id(call.bias))):
+            self.unfit[call.layer] = "its weight is used with several biases"
         dims = output_dims(call, output)
         most = int(self._most_bytes * self._share / (4 * weight_matrices(call, call.weight)[0].shape[0] * call.groups))
         positions = spread_positions(dims, max(1, min(self._most, most)), self._seeds_of(dims[0]))
@@ -203,10 +209,21 @@ class TargetMode(LayerCallMode):
         """Follows the layers' outputs."""
         self.readers.after(function, arguments, result)
         self.readers.made(result, self.path)
+        if not self._batch:
+            self._note_other_uses(function, arguments, result)
         name = getattr(function, "__name__", "").rpartition(".")[2]
         if self._narrowed and name in _CHOOSING:
             self._choice = name
         self._note_memory(result)
+
+    def _note_other_uses(self, function: Callable[..., Any], arguments: Mapping[int | str, Any], result: Any) -> None:
+        """Notes weights that a function other than a layer uses: they serve two purposes, and are fitted to neither."""
+        if any(True for _ in tensors_in(result)):
+            for tensor in tensors_in(list(arguments.values())):
+                if id(tensor) in self.names and tensor.dim() > 1:
+                    name = self.names[id(tensor)]
+                    of_layer = name.rpartition(".")[0] or name
+                    self.other_uses[name] = (of_layer, getattr(function, "__name__", str(function)))
 
     def _note_memory(self, result: Any) -> None:
         """Notes what a function returned in the first batch: what is still there at a layer is held while it waits."""

@@ -146,6 +146,15 @@ def operator_arguments(operator: Any) -> list[Any]:
     return arguments
 
 
+def version_of(tensor: Tensor) -> int:
+    """How often the memory of a tensor was written to.
+
+    Args:
+        tensor: Any tensor; those of inference mode do not count, and give 0.
+    """
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def storage_id(tensor: Tensor) -> int:
     """A number that is equal for tensors of one storage, while that storage exists.
 

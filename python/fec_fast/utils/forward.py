@@ -108,9 +108,9 @@ def undisturbed(model: nn.Module | ModelIndex, *, training: bool = False) -> Ite
     """
     network, modules = (model.model, model.modules) if isinstance(model, ModelIndex) else (model, modules_of(model))
     buffers = [
-        (buffer, buffer.detach().clone())
+        (own_buffers(module), name, buffer, buffer.detach().clone())
         for module in modules.values()
-        for buffer in own_buffers(module).values()
+        for name, buffer in own_buffers(module).items()
         if buffer is not None
     ]
     try:
@@ -120,8 +120,9 @@ def undisturbed(model: nn.Module | ModelIndex, *, training: bool = False) -> Ite
             yield
     finally:
         with torch.no_grad():
-            for buffer, before in buffers:  # all, because a version counter does not show what batch norm writes
-                buffer.copy_(before)
+            for registered, name, buffer, before in buffers:
+                buffer.copy_(before)  # always, because a version counter does not show what batch norm writes
+                registered[name] = buffer  # the model may have put another tensor in its place
 
 
 def tensors_in(values: Any) -> Iterator[Tensor]:

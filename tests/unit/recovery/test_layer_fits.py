@@ -1,0 +1,256 @@
+"""Layer fits: layers that are called several times, and models whose forward pass leaves traces."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import fec_fast
+from fec_fast import InputError, PlanError
+from fec_fast.recovery.layer_fits import write_tensors
+from fec_fast.utils.model_index import ModelIndex
+
+
+def convolution(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+class Network(nn.Module):
+    """Four convolutions, and a function that calls them."""
+
+    def __init__(self, run: Callable[..., Any]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.up, self.down = convolution(3, 8), convolution(8, 12), convolution(12, 8)
+        self.head = convolution(8, 4)
+        self.run = run
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, *x: Tensor) -> Any:
+        return self.run(self, *x)
+
+
+def images(count: int, seed: int) -> Tensor:
+    """Smooth images, so that channels go together."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(count, 3, 3, 3, generator=generator)
+    fine = 0.2 * torch.randn(count, 3, 8, 8, generator=generator)
+    return functional.interpolate(coarse, size=(8, 8), mode="bilinear") + fine
+
+
+CALIBRATION, OTHERS = images(96, 0), images(64, 1)  # three batches
+
+
+def outputs(model: nn.Module, inputs: Any) -> Tensor:
+    with torch.no_grad():
+        given = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+    return torch.cat([one.flatten(1) for one in given], 1) if isinstance(given, list) else given
+
+
+def error(model: nn.Module, pruned: nn.Module, inputs: Any) -> float:
+    wanted, given = outputs(model, inputs), outputs(pruned, inputs)
+    return float((given - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum())
+
+
+def recovered(model: nn.Module, inputs: Any, calibration: Any, others: Any, **options: Any) -> tuple[float, float]:
+    """The error on other images before and after recovery."""
+    result = fec_fast.prune(model.eval(), inputs, **{"ratio": 0.5, "criterion": "l1", "verify": False} | options)
+    before = error(model, result.model, others)
+    fec_fast.compensate(model, result.model, result.plan, calibration, progress=False)
+    return before, error(model, result.model, others)
+
+
+def siamese(m: Network, first: Tensor, second: Tensor) -> Tensor:
+    sides = [m.down(m.up(m.stem(x).relu()).relu()).relu() for x in (first, second)]
+    return m.head(sides[0] - 0.5 * sides[1])
+
+
+def joined(m: Network, first: Tensor, second: Tensor) -> Tensor:
+    both = m.down(m.up(m.stem(torch.cat([first, second])).relu()).relu()).relu()
+    return m.head(both[: len(first)] - 0.5 * both[len(first) :])
+
+
+def test_several_calls_are_as_good_as_one() -> None:
+    pairs = [((CALIBRATION, CALIBRATION.flip(0) * 1.5), 0)]
+    others = OTHERS, OTHERS.flip(0) * 1.5
+    example = CALIBRATION[:2], CALIBRATION[2:4]
+    before, several = recovered(Network(siamese), example, pairs, others)
+    _, one = recovered(Network(joined), example, pairs, others)
+    assert several == pytest.approx(one, rel=0.05) and several < 0.9 * before
+
+
+def recurrent(m: Network, x: Tensor) -> Tensor:
+    x = m.stem(x).relu()
+    for _ in range(3):
+        x = (x + 0.3 * m.down(m.up(x).relu())).relu()
+    return m.head(x)
+
+
+def shared_head(m: Network, x: Tensor) -> list[Tensor]:
+    x = m.stem(x).relu()
+    return [m.head(m.down(m.up(functional.avg_pool2d(x, size)).relu()).relu()) for size in (1, 2, 4)]
+
+
+def without_local_variables(m: Network, x: Tensor) -> Tensor:
+    m.skip = m.stem(x).relu()
+    return m.head(m.down(m.up(m.skip).relu()).relu() + m.skip)
+
+
+def in_place_on_its_input(m: Network, x: Tensor) -> Tensor:
+    return m.head(m.down(m.up(m.stem(x.mul_(0.5).sub_(1.0)).relu()).relu()).relu())
+
+
+def in_place_through_a_view(m: Network, x: Tensor) -> Tensor:
+    x = m.stem(x).relu()
+    side = m.down(m.up(x).relu())
+    side.view(-1).mul_(0.1)
+    return m.head(m.down(m.up(x.sigmoid()).relu()) + side)
+
+
+FORMS = [recurrent, shared_head, without_local_variables, in_place_on_its_input, in_place_through_a_view]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_other_images_profit(form: Callable[..., Any]) -> None:
+    calibration = CALIBRATION.clone()
+    model = Network(form).eval()
+    result = fec_fast.prune(model, CALIBRATION[:2].clone(), ratio=0.5, criterion="l1", verify=False, ignore=["stem"])
+    before = error(model, copy.deepcopy(result.model), OTHERS.clone())
+    done = fec_fast.compensate(model, result.model, result.plan, calibration, progress=False)
+    wanted, given = outputs(model, OTHERS.clone()), outputs(result.model, OTHERS.clone())
+    after = float((given - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum())
+    assert after < 0.8 * before
+    assert not done.left
+    assert torch.equal(calibration, CALIBRATION)  # the caller's images
+
+
+def test_a_layer_whose_calls_are_fewer_than_the_originals_is_left() -> None:
+    def run(m: Network, x: Tensor) -> Tensor:
+        x = m.stem(x).relu()
+        for _ in range(m.rounds):
+            x = m.down(m.up(x).relu()).relu()
+        return m.head(x)
+
+    model = Network(run).eval()
+    model.rounds = 3
+    result = fec_fast.prune(model, CALIBRATION[:2], ratio=0.5, criterion="l1")
+    result.model.rounds = 2
+    done = fec_fast.compensate(model, result.model, result.plan, CALIBRATION, progress=False)
+    assert {"up", "down"} <= set(done.left) and all("did not reach it" in reason for reason in done.left.values())
+
+
+class Tied(nn.Module):
+    """Two layers with one weight and a bias each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = nn.Linear(12, 8), nn.Linear(8, 4), nn.Linear(8, 4)
+        self.two.weight = self.one.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        return self.one(x) + self.two(x.sigmoid())
+
+
+class Transposed(Tied):
+    """The same weight forth and back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.one(self.stem(x).relu()).relu()
+        return functional.linear(functional.linear(x, self.one.weight.t()), self.stem.weight.t())
+
+
+@pytest.mark.parametrize(("build", "reason"), [(Tied, "several biases"), (Transposed, "used by 't' too")])
+def test_a_weight_with_two_purposes_is_left(build: Callable[[], Any], reason: str) -> None:
+    torch.manual_seed(0)
+    model, rows = build().eval(), torch.randn(64, 12)
+    result = fec_fast.prune(model, rows[:2], ratio=0.5, criterion="l1", verify=False)
+    before = result.model.one.weight.detach().clone()
+    done = fec_fast.compensate(model, result.model, result.plan, rows, progress=False)
+    assert reason in done.left["one"] and torch.equal(result.model.one.weight, before)
+
+
+def counting(m: Network, x: Tensor) -> Tensor:
+    m.count = m.count + 1
+    return m.head(functional.dropout(m.stem(x).relu(), 0.1, training=True))
+
+
+def counting_in_place(m: Network, x: Tensor) -> Tensor:
+    m.count += 1
+    return m.head(functional.dropout(m.stem(x).relu(), 0.1, training=True))
+
+
+@pytest.mark.parametrize("form", [counting, counting_in_place])
+@pytest.mark.parametrize("fails", [False, True])
+def test_buffers_and_the_random_state_are_as_before(form: Callable[..., Any], fails: bool) -> None:
+    model = Network(form).eval()
+    result = fec_fast.prune(model, CALIBRATION[:2], ratio=0.5, criterion="l1", verify=False)
+    counts, random = (model.count.clone(), result.model.count.clone()), torch.get_rng_state()
+    weights = copy.deepcopy(result.model.state_dict())
+    assert counts[0] == 0
+    if fails:
+        handle = result.model.head.register_forward_hook(lambda *_: 1 / 0)
+        with pytest.raises(InputError, match="ZeroDivisionError"):
+            fec_fast.compensate(model, result.model, result.plan, CALIBRATION, progress=False)
+        handle.remove()
+        assert all(torch.equal(value, weights[name]) for name, value in result.model.state_dict().items())
+    else:
+        fec_fast.compensate(model, result.model, result.plan, CALIBRATION, progress=False)
+    assert (model.count, result.model.count) == counts
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_code_that_catches_everything_does_not_hang() -> None:
+    def run(m: Network, x: Tensor) -> Tensor:
+        x = m.stem(x).relu()
+        try:
+            x = m.up(x)
+        except:  # noqa: E722
+            x = m.up(x)
+        if m.up.out_channels < 12 and x.mean() > 0 and m.broken:
+            raise RuntimeError("broken")
+        return m.head(m.down(x))
+
+    model = Network(run).eval()
+    model.broken = False
+    result = fec_fast.prune(model, CALIBRATION[:2], ratio=0.5, criterion="l1")
+    result.model.broken = True
+    result.model.down.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(InputError):
+        fec_fast.compensate(model, result.model, result.plan, CALIBRATION, progress=False)
+
+
+def test_products_that_overflow_are_refused() -> None:
+    model = Network(lambda m, x: m.head(m.stem(x).relu() * 1e20)).eval()
+    result = fec_fast.prune(model, CALIBRATION[:2], ratio=0.5, criterion="l1", verify=False)
+    with pytest.raises(InputError, match="layer 'head' .* products overflow"):
+        fec_fast.compensate(model, result.model, result.plan, CALIBRATION, progress=False)
+    with pytest.raises(InputError, match="layer 'head' .* products overflow"):
+        fec_fast.prune(model, CALIBRATION[:2], criterion="reconstruction", calibration=CALIBRATION)
+
+
+def test_an_exception_while_values_are_written_leaves_them_as_they_were() -> None:
+    class Refuses(dict[str, Tensor]):
+        def items(self) -> Any:
+            yield from list(super().items())[:2]
+            raise KeyboardInterrupt
+
+    model = nn.ParameterList([torch.zeros(2) for _ in range(3)])
+    index = ModelIndex.of(model)
+    with pytest.raises(KeyboardInterrupt):
+        write_tensors(index, Refuses({name: torch.ones(2) for name in index.tensors}))
+    assert all(torch.equal(tensor, torch.zeros(2)) for tensor in model)
+
+
+def test_models_that_share_a_tensor_are_refused() -> None:
+    model = Network(lambda m, x: m.head(m.stem(x).relu())).eval()
+    result = fec_fast.prune(model, CALIBRATION[:2], ratio=0.5)
+    result.model.up = model.up
+    with pytest.raises(PlanError, match="up.weight of the pruned model is the original's own"):
+        fec_fast.compensate(model, result.model, result.plan, CALIBRATION, progress=False)
