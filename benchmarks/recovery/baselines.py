@@ -127,10 +127,9 @@ def folded(dense: nn.Module, example: Any, plan: Plan, seed: int) -> nn.Module:
         member = torch.nn.functional.one_hot(torch.tensor(clusters, dtype=torch.int64), len(kept)).T.double()
         average = member / member.sum(1, keepdim=True).clamp_min(1)
         for (tensor, axis), indices in units.items():
-            old = before[tensor].movedim(axis, 0) if axis == 0 else tensors[tensor].movedim(axis, 0)
-            values = old[indices].double()
+            values = tensors[tensor].movedim(axis, 0)[indices].double()  # its other axis may be merged already
             merged = torch.einsum("ku,u...->k...", average if axis == 0 else member, values)
-            tensors[tensor].movedim(axis, 0)[indices[kept]] = merged.to(old.dtype)
+            tensors[tensor].movedim(axis, 0)[indices[kept]] = merged.to(tensors[tensor].dtype)
     fec_fast.apply_plan(model, plan)
     return model
 

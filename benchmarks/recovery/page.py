@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 from benchmarks.common.figures import pyplot, write_figure
@@ -103,6 +104,10 @@ def write(document: dict[str, Any]) -> None:
 def _method(document: dict[str, Any]) -> list[str]:
     most = max(row["images"] for row in document["dense"].values())
     dense = "; ".join(f"{NAMES[name]} {row['accuracy']:.1f}" for name, row in document["dense"].items())
+    seeds: dict[str, set[int]] = defaultdict(set)
+    for network, *_, seed, _ in of_table(document, "accuracy"):
+        seeds[network].add(seed)
+    draws = ", ".join(f"{NAMES[network]} {len(of_network)}" for network, of_network in seeds.items())
     return [
         written_by("python -m benchmarks.recovery --page-only", "recovery.json"),
         paragraph("The rows were measured by"),
@@ -123,7 +128,8 @@ def _method(document: dict[str, Any]) -> list[str]:
             "`least squares` is `fec_fast.compensate` with its defaults, and `data-free` the same without images.",
         ),
         paragraph(
-            "**Intervals.** 95 %, over the test images and three draws of the calibration images (Student's t).",
+            "**Intervals.** 95 %, over the test images and the draws of the calibration images (Student's t). Draws:",
+            f"{draws}.",
         ),
         measured_on(document, document["rows"]),
     ]

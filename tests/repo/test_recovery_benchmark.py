@@ -82,6 +82,27 @@ def test_copies_of_channels_are_made_up_for_exactly(method: str) -> None:
     assert fec_fast.couplings(pruned, images[:1]).sets[0].units == 3
 
 
+def test_folding_is_exact_in_neighbouring_layers() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)),
+    )
+    model = model.double().eval()
+    images = torch.randn(16, 2, 8, 8, dtype=torch.float64)
+    sets = fec_fast.couplings(model, images[:1]).sets
+    with torch.no_grad():
+        for channels in sets:
+            for (name, axis), units in channels.members.items():
+                if "tracked" not in name:
+                    values, half = model.state_dict()[name].movedim(axis, 0), channels.units // 2
+                    values[torch.tensor(units[half:])] = values[torch.tensor(units[:half])]
+    wanted = model(images)
+    plan = fec_fast.prune(model, images[:1], ratio=0.5, verify=False).plan
+    folded = baselines.folded(model, images[:1], plan, seed=0)
+    torch.testing.assert_close(folded(images), wanted, rtol=1e-6, atol=1e-6)
+
+
 def test_grail_is_ridge_regression_of_the_channels() -> None:
     model = network_with_copies((0.5, 2.0, 3.0))
     with torch.no_grad():
