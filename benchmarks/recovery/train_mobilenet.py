@@ -2,7 +2,7 @@
 
     pip install '.[bench,train,vision]' && python -m benchmarks.recovery.train_mobilenet --data FOLDER
 
-The images grow from 16 to 32 pixels with the epochs. The state after every epoch is kept in the folder ``--work``; an
+The images grow from 24 to 32 pixels with the epochs. The state after every epoch is kept in the folder ``--work``; an
 interrupted training continues. The weights are written to benchmarks/results/dense in float16.
 """
 
@@ -22,7 +22,7 @@ from benchmarks.common.environment import ROOT
 from benchmarks.study import data
 from benchmarks.study.run import DENSE, halved
 
-SIZES = (16,) * 2 + (24,) * 4 + (32,) * 3  # height and width of the training images in each epoch
+SIZES = (24,) * 4 + (32,) * 8  # height and width of the training images in each epoch
 BATCH, STEPS = 64, 780  # per epoch: 49,920 of the 50,000 images
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import json
 import math
 import shlex
@@ -18,6 +17,7 @@ from benchmarks.imports import run as imports
 from benchmarks.study import comparisons, estimates, jobs, rows, tables
 from fec_fast import Formula
 from fec_fast.cli import recipe as recipes
+from fec_fast.pruning import criteria
 from fec_fast.pruning.allocation import policies
 from fec_fast.scoring import reference
 
@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[2]
         ("benchmarks.study.page", "study.json", "study.md"),
         ("benchmarks.study.trials_page", "trials.json", "trials.md"),
         ("benchmarks.detection.page", "ssd.json", "ssd.md"),
+        ("benchmarks.recovery.page", "recovery.json", "recovery.md"),
     ],
 )
 def test_a_page_is_that_of_the_results(writer: str, results: str, page: str) -> None:
@@ -179,7 +180,7 @@ def test_the_findings_of_the_study_follow_from_its_rows() -> None:
 
 
 def test_the_study_compares_with_the_defaults_of_the_package() -> None:
-    assert inspect.signature(fec_fast.prune).parameters["criterion"].default == rows.CRITERION
+    assert criteria.DEFAULT_CRITERION == rows.CRITERION
     assert policies.DEFAULT_POLICY == jobs.POLICY
 
 
