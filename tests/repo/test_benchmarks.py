@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import fec_fast
 from benchmarks.imports import run as imports
 from benchmarks.study import comparisons, estimates, jobs, rows, tables
 from fec_fast import Formula
