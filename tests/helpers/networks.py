@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -67,3 +70,16 @@ class Blocks(nn.Module):
         y = torch.cat([y, self.side(y)] if self.extra is None else [self.extra(x), y, self.side(y)], 1)
         y = self.depthwise(self.grouped(self.join(y).relu()).relu())
         return self.fc(self.hidden(nn.functional.adaptive_avg_pool2d(y, 2).flatten(1)).relu())
+
+
+def chain(*layers: nn.Module) -> Callable[[], nn.Module]:
+    """A function that builds a sequence with weights of its own, drawn when it is called."""
+
+    def build() -> nn.Module:
+        network = nn.Sequential(*copy.deepcopy(layers))
+        for layer in network:
+            if hasattr(layer, "reset_parameters"):
+                layer.reset_parameters()
+        return network
+
+    return build

@@ -154,15 +154,16 @@ def prune_command(
     example = torch.randn(_shape(model, input_shape), generator=torch.Generator().manual_seed(0))
     network = _build(model, weights).eval()
     loader = None if calibrate in (None, DATA_FREE) else data.load(calibrate)[0]
+    recover = calibrate if loader is None else loader
     if criterion is None:
-        criterion = default_criterion(network, None, None, loader or calibrate)
+        criterion = default_criterion(network, None, None, recover)
     result = prune(
         network,
         example,
         ratio=ratio,
         ratios=ratios,
         budget=None if budget is None else Budget.parse(budget),
-        calibration=(loader or calibrate) if calibration_needs(criterion, ratios) else None,
+        calibration=recover if calibration_needs(criterion, ratios) else None,
         criterion=criterion,
         sides=sides,
         min_channels=min_channels,

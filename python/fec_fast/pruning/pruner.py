@@ -19,6 +19,7 @@ from ..plan.surgery import pruned_copy
 from ..recovery.calibration import DATA_FREE, calibration_batches
 from ..recovery.compensation import IMAGES, Compensation, compensate
 from ..scoring.formula import Formula
+from ..utils.errors import ArgumentError
 from ..utils.model_index import ModelIndex
 from ..utils.timing import Latency, compare_latency
 from .allocation.allocate import AllocationRequest, Measurements, Ratios
@@ -182,6 +183,10 @@ def prune(
         ArgumentError: An argument of the wrong kind.
         EquivalenceError: The pruned network is not the masked original; please report it.
     """
+    if isinstance(recover, str) and recover != DATA_FREE:
+        raise ArgumentError(
+            f"recover={recover!r}: give images (a loader, an iterable of batches, a tensor) or {DATA_FREE!r}"
+        )
     if criterion is None:
         criterion = default_criterion(model, formula, calibration, recover)
     request = AllocationRequest(ratio, ratios, budget, calibration, min_channels, round_to)
@@ -213,5 +218,5 @@ def prune(
     result = PruneResult(pruned.model, plan, before, after, difference)
     if recover is None:
         return result
-    images = None if isinstance(images, str) and images == DATA_FREE else images
+    images = None if isinstance(images, str) else images
     return result.with_recovery(compensate(context.model, pruned.model, plan, images, example_inputs=example_inputs))

@@ -89,7 +89,7 @@ def check_rows(inputs: Tensor, layer: str) -> None:
         InputError: They are not.
     """
     largest = float(inputs.abs().amax()) if inputs.numel() else 0.0
-    if math.isfinite(largest) and largest < (torch.finfo(inputs.dtype).max / inputs.shape[1]) ** 0.5:
+    if math.isfinite(largest) and largest < (torch.finfo(inputs.dtype).max / max(1, inputs.shape[1])) ** 0.5:
         return
     what = f"values up to {largest:.1e}, whose products overflow" if math.isfinite(largest) else "NaN or infinity"
     raise InputError(

@@ -16,7 +16,8 @@ import fec_fast
 from fec_fast.recovery.layer_fits import LayerFits
 from fec_fast.utils.errors import ArgumentError, InputError, PlanError, WeightError
 from helpers.duplicates import duplicate_channels, later_is_worse
-from helpers.networks import SharedWeight
+from helpers.networks import SharedWeight, chain
+from helpers.states import assert_same_state, relative_error, state
 
 
 class Residual(nn.Module):
@@ -35,19 +36,6 @@ class Residual(nn.Module):
         x = self.stem(x).relu()
         x = (self.norm2(self.conv2(self.norm1(self.conv1(x)).relu())) + x).relu()
         return self.head(torch.cat([self.branch(x).relu(), self.down(x).sigmoid()], 1).flatten(1))
-
-
-def chain(*layers: nn.Module) -> Callable[[], nn.Module]:
-    """A function that builds a sequence with weights of its own, drawn when it is called."""
-
-    def build() -> nn.Module:
-        network = nn.Sequential(*copy.deepcopy(layers))
-        for layer in network:
-            if hasattr(layer, "reset_parameters"):
-                layer.reset_parameters()
-        return network
-
-    return build
 
 
 CONV = nn.Conv2d(3, 8, 3, padding=1)
@@ -98,19 +86,8 @@ def pruned_network(name: str, duplicates: bool) -> tuple[nn.Module, fec_fast.Pru
 
 
 def error(model: nn.Module, pruned: nn.Module, images: Tensor) -> float:
-    """Squared error of the outputs, relative to their variance."""
     with torch.no_grad():
-        wanted, outputs = model(images), pruned(images)
-    return float((outputs - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum())
-
-
-def state(model: nn.Module) -> dict[str, Tensor]:
-    return copy.deepcopy(model.state_dict())
-
-
-def assert_same_state(model: nn.Module, before: dict[str, Tensor]) -> None:
-    after = model.state_dict()
-    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+        return relative_error(model(images), pruned(images))
 
 
 @pytest.mark.parametrize("name", NETWORKS)

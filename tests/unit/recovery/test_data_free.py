@@ -15,6 +15,8 @@ from fec_fast.recovery.layer_fits import LayerFits
 from fec_fast.recovery.noise import noise_batches
 from fec_fast.utils.errors import ArgumentError, InputError, WeightError
 from helpers.duplicates import duplicate_channels, later_is_worse
+from helpers.networks import chain
+from helpers.states import assert_same_state, relative_error, state
 
 NO_NORM = "no batch norm comes before it, so nothing is known of its inputs without images"
 
@@ -46,10 +48,6 @@ class Arguments(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return self.shared(self.norm(self.conv(x)).relu()) + self.shared(self.norm(self.conv(y)).relu())
-
-
-def chain(*layers: nn.Module) -> Callable[[], nn.Module]:
-    return lambda: nn.Sequential(*copy.deepcopy(layers))
 
 
 STEM = (nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8))
@@ -102,19 +100,8 @@ def recover(model: nn.Module, result: fec_fast.PruneResult, images: Any, **optio
 
 
 def error(model: nn.Module, pruned: nn.Module, images: Tensor) -> float:
-    """Squared error of the outputs, relative to their variance."""
     with torch.no_grad():
-        wanted, outputs = model(images), pruned(images)
-    return float((outputs - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum())
-
-
-def state(model: nn.Module) -> dict[str, Tensor]:
-    return copy.deepcopy(model.state_dict())
-
-
-def assert_same_state(model: nn.Module, before: dict[str, Tensor]) -> None:
-    after = model.state_dict()
-    assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
+        return relative_error(model(images), pruned(images))
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -15,6 +15,7 @@ import fec_fast
 from fec_fast import InputError, PlanError
 from fec_fast.recovery.layer_fits import write_tensors
 from fec_fast.utils.model_index import ModelIndex
+from helpers.states import relative_error
 
 
 def convolution(inputs: int, outputs: int) -> nn.Conv2d:
@@ -54,8 +55,7 @@ def outputs(model: nn.Module, inputs: Any) -> Tensor:
 
 
 def error(model: nn.Module, pruned: nn.Module, inputs: Any) -> float:
-    wanted, given = outputs(model, inputs), outputs(pruned, inputs)
-    return float((given - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum())
+    return relative_error(outputs(model, inputs), outputs(pruned, inputs))
 
 
 def recovered(model: nn.Module, inputs: Any, calibration: Any, others: Any, **options: Any) -> tuple[float, float]:
@@ -123,8 +123,7 @@ def test_other_images_profit(form: Callable[..., Any]) -> None:
     result = fec_fast.prune(model, CALIBRATION[:2].clone(), ratio=0.5, criterion="l1", verify=False, ignore=["stem"])
     before = error(model, copy.deepcopy(result.model), OTHERS.clone())
     done = fec_fast.compensate(model, result.model, result.plan, calibration, progress=False)
-    wanted, given = outputs(model, OTHERS.clone()), outputs(result.model, OTHERS.clone())
-    after = float((given - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum())
+    after = relative_error(outputs(model, OTHERS.clone()), outputs(result.model, OTHERS.clone()))
     assert after < 0.8 * before
     assert not done.left
     assert torch.equal(calibration, CALIBRATION)  # the caller's images
