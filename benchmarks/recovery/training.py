@@ -2,12 +2,14 @@
 
     pip install '.[bench,train,vision,demo]' && python -m benchmarks.recovery.training --data FOLDER
 
-Every start is trained at several learning rates. Its rate is chosen on the images that settings may be chosen on; the
-accuracy of the page is that on the others. Rows that the result file has are not measured again.
+Every start is trained at several learning rates, in steps of 64 images. Its rate is chosen on the images that settings
+may be chosen on; the accuracy of the page is that on the others. Rows that the result file has are not measured again.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,7 +28,8 @@ from fec_fast import Budget
 
 NETWORKS = ("resnet56", "vgg16")
 SHARES = (0.7, 0.5, 0.9)
-RATES = {60: (0.01, 0.02, 0.04), 600: (0.01, 0.04)}  # by steps
+RATES = {60: (0.005, 0.01, 0.02, 0.04), 600: (0.01, 0.04)}  # by steps
+BATCH = 64
 
 
 def recovered(ridge: float) -> Callable[[Cut], nn.Module]:
@@ -49,26 +52,41 @@ STARTS: dict[str, Callable[[Cut], nn.Module]] = {
 
 def keys(seeds: int) -> Iterator[list[Any]]:
     """The keys of all rows, the most informative first: network, share, seed, steps, rate, start."""
-    for steps, seed in itertools.product(RATES, range(seeds)):
-        for share, network, rate, start in itertools.product(SHARES, NETWORKS, RATES[steps], STARTS):
+    for seed, steps in itertools.product(range(seeds), RATES):
+        for share, network, start, rate in itertools.product(SHARES, NETWORKS, STARTS, RATES[steps]):
             yield [network, share, seed, steps, rate, start]
 
 
-def run(bench: Bench, rows: Rows, key: list[Any]) -> None:
-    """Trains and tests one start."""
-    network, share, seed, steps, rate, start = key
-    dense = bench.dense(network)
-    batches = bench.calibration(network, IMAGES, seed)
-    result = fec_fast.prune(dense, batches[0][:1], budget=Budget(params=share), verify=False, **BY_DEFAULT)
-    model = STARTS[start](Cut(dense, result.model, result.plan, batches, seed))
-    images, normalise = bench.source(network)
-    test, choice = bench.test(network), data.tested(images.choice, normalise, bench.most)
-    before = accuracy(right(model, test))["accuracy"]
-    model.to(memory_format=torch.channels_last)
-    loader = data.loader(images, normalise, steps, seed)
-    fec_fast.finetune(model, loader, epochs=1, lr=rate, seed=seed, progress=False)
-    chosen = accuracy(right(model, choice))["accuracy"]
-    rows.add(key, {"before": before, "on_choice": chosen, **accuracy(right(model, test))})
+class Trainings:
+    """Trains and tests starts.
+
+    Attributes:
+        bench: The networks and images.
+        rows: The result file.
+    """
+
+    def __init__(self, bench: Bench, rows: Rows) -> None:
+        self.bench, self.rows = bench, rows
+        self.start = functools.lru_cache(maxsize=1)(self._start)
+
+    def _start(self, network: str, share: float, seed: int, start: str) -> tuple[nn.Module, float]:
+        """A network before its training, and its accuracy in %."""
+        dense, batches = self.bench.dense(network), self.bench.calibration(network, IMAGES, seed)
+        result = fec_fast.prune(dense, batches[0][:1], budget=Budget(params=share), verify=False, **BY_DEFAULT)
+        model = STARTS[start](Cut(dense, result.model, result.plan, batches, seed))
+        return model, accuracy(right(model, self.bench.test(network)))["accuracy"]
+
+    def run(self, key: list[Any]) -> None:
+        """Trains and tests a start."""
+        network, share, seed, steps, rate, start = key
+        images, normalise = self.bench.source(network)
+        test, choice = self.bench.test(network), data.tested(images.choice, normalise, self.bench.most)
+        model, before = copy.deepcopy(self.start(network, share, seed, start))
+        model.to(memory_format=torch.channels_last)
+        loader = data.loader(images, normalise, steps, seed)
+        fec_fast.finetune(model, loader, epochs=1, lr=rate, seed=seed, progress=False)
+        chosen = accuracy(right(model, choice))["accuracy"]
+        self.rows.add(key, {"before": before, "on_choice": chosen, **accuracy(right(model, test))})
 
 
 def main() -> None:
@@ -78,9 +96,11 @@ def main() -> None:
     parser.add_argument("--seeds", default=3, type=int, help="draws of the calibration images, and orders of training")
     arguments = started(parser)
     bench, rows = Bench(arguments.data, arguments.work, arguments.test_images), Rows(arguments.output, "training")
+    bench.cifar.batch = BATCH
+    trainings = Trainings(bench, rows)
     for key in keys(arguments.seeds):
         if not rows.has(key):
-            run(bench, rows, key)
+            trainings.run(key)
     write(read_result(arguments.output))
 
 
