@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from ..plan.plan import Plan
 from ..plan.surgery import select_kept
 from ..utils.compat import BatchNormBase
 from ..utils.errors import WeightError
-from ..utils.forward import call_model, map_tensors, undisturbed
+from ..utils.forward import call_model, map_tensors, tensors_in, undisturbed
 from ..utils.model_index import ModelIndex
 from ..utils.modules import device_of
 from ..utils.progress import progress_bar
@@ -131,20 +132,38 @@ def _statistics_of(index: ModelIndex) -> list[str]:
 
 
 class _FrontMode(LayerCallMode):
-    """Notes the layers that run only before any batch norm does."""
+    """Notes the layers that have a call whose input no batch norm had a part in.
+
+    Attributes:
+        layers: Their names.
+    """
 
     def __init__(self, index: ModelIndex) -> None:
         super().__init__(index)
         self.layers: set[str] = set()
-        self._normalised = False
+        self._behind: dict[int, Tensor] = {}  # memory that a batch norm had a part in: by address, and kept alive
 
     def before_layer(self, call: LayerCall) -> None:
         """Notes a layer."""
-        if self._normalised:
-            self.layers.discard(call.layer)
-        else:
+        if not self._is_behind(call.input):
             self.layers.add(call.layer)
 
-    def before_other(self, function: Callable[..., Any], arguments: Mapping[int | str, Any]) -> None:
-        """Notes a batch norm."""
-        self._normalised = self._normalised or function is functional.batch_norm
+    def after_layer(self, call: LayerCall, output: Tensor) -> None:
+        """Follows what a layer computes."""
+        if self._is_behind(call.input):
+            self._behind[_address(output)] = output
+
+    def after_other(self, function: Callable[..., Any], arguments: Mapping[int | str, Any], result: Any) -> None:
+        """Follows what another function computes."""
+        given = list(tensors_in(list(arguments.values())))
+        if function is functional.batch_norm or any(map(self._is_behind, given)):
+            written = given[:1] if function is Tensor.__setitem__ else tensors_in(result)
+            self._behind |= {_address(tensor): tensor for tensor in written}
+
+    def _is_behind(self, tensor: Tensor) -> bool:
+        return _address(tensor) in self._behind
+
+
+def _address(tensor: Tensor) -> int:
+    """Where the memory begins that a tensor and its views share."""
+    return tensor.untyped_storage().data_ptr()

@@ -170,6 +170,29 @@ def test_layers_in_front_of_the_first_batch_norm_are_left() -> None:
     assert done.note.endswith("1 layers changed; 1 left as they were")
 
 
+class BranchWithoutNorm(nn.Module):
+    """Two branches; the one that is called last has no batch norm, but a part of the sum has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.normal, self.norm, self.second = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 6, 1)
+        self.bare, self.last, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = x.new_empty(len(x), 6, 4, 4)
+        parts[:] = self.second(self.norm(self.normal(x)).relu())
+        return self.head((self.last(self.bare(x).relu_()) + parts).relu())
+
+
+def test_a_branch_without_a_batch_norm_is_left_wherever_it_is_called() -> None:
+    torch.manual_seed(0)
+    model = BranchWithoutNorm().eval()
+    result = cut(model, torch.randn(2, 3, 6, 6))
+    done = recover(model, result, torch.randn(2, 3, 6, 6))
+    assert dict(done.left) == {"bare": NO_NORM, "last": NO_NORM}
+    assert [layer.layer for layer in done.layers] == ["second", "head"]
+
+
 @pytest.mark.filterwarnings("ignore:input's size at dim=1")
 @pytest.mark.parametrize("norm", [nn.Identity(), nn.InstanceNorm2d(8)])
 def test_without_batch_norms_nothing_is_guessed(norm: nn.Module) -> None:
@@ -189,7 +212,7 @@ def test_several_arguments_and_calls() -> None:
     model, images = Arguments().eval(), (torch.randn(2, 3, 6, 6), torch.randn(2, 3, 6, 6))
     result = cut(model, images)
     done = recover(model, result, images)
-    assert [layer.layer for layer in done.layers] == ["shared"] and not done.left
+    assert [layer.layer for layer in done.layers] == ["shared"] and dict(done.left) == {"conv": NO_NORM}
 
 
 def test_prune_recovers_without_images_and_says_so() -> None:
