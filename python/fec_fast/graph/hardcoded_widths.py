@@ -14,10 +14,10 @@ import numpy as np
 
 from ..utils.compat import TorchDispatchMode
 from ..utils.errors import InputError
-from ..utils.forward import call_model, undisturbed
+from ..utils.forward import call_model, copied_inputs, undisturbed
 from ..utils.model_index import ModelIndex
 from .label_sets import LabelPartition, Pin
-from .shape_only import BlockValueAccess, ShapeOnlyMode
+from .shape_only import ShapeOnlyMode, block_value_access
 from .trace import Trace, unfused_attention
 
 # How many operators before the one that stopped the run are searched for removable channels. Attention has some twenty
@@ -38,23 +38,33 @@ class _OperatorNames(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-def can_run(pruned: ModelIndex, example_inputs: Any) -> bool:
-    """Whether a pruned network can be run, for its shapes alone or, where that is not possible, as it is.
+def can_run(network: ModelIndex, example_inputs: Any, *, training: bool = False) -> bool:
+    """Whether a network can be run, for its shapes alone or, where that is not possible, as it is.
 
     Args:
-        pruned: The index of the pruned network, which is left as it was.
+        network: The index of the network, which is left as it was.
         example_inputs: What the trace was made with.
+        training: Whether to run it in training mode.
     """
-    with contextlib.suppress(InputError), undisturbed(pruned), ShapeOnlyMode(), BlockValueAccess():  # type: ignore[no-untyped-call]
-        call_model(pruned.model, example_inputs)
+    given = copied_inputs(example_inputs)
+    with (
+        contextlib.suppress(InputError),
+        undisturbed(network, training=training),
+        ShapeOnlyMode(),
+        block_value_access(),
+    ):  # type: ignore[no-untyped-call]
+        call_model(network.model, given)
         return True
-    with contextlib.suppress(InputError), undisturbed(pruned):
-        call_model(pruned.model, example_inputs)
+    given = copied_inputs(example_inputs)
+    with contextlib.suppress(InputError), undisturbed(network, training=training):
+        call_model(network.model, given)
         return True
     return False
 
 
-def find_hardcoded_width(pruned: ModelIndex, example_inputs: Any, trace: Trace, partition: LabelPartition) -> Pin:
+def find_hardcoded_width(
+    pruned: ModelIndex, example_inputs: Any, trace: Trace, partition: LabelPartition, *, training: bool = False
+) -> Pin:
     """Runs a pruned network that cannot be run, and finds the channels that it stops at.
 
     Args:
@@ -62,6 +72,7 @@ def find_hardcoded_width(pruned: ModelIndex, example_inputs: Any, trace: Trace, 
         example_inputs: What the trace was made with.
         trace: The trace of the original.
         partition: What is known so far of the labels that must be kept, see :class:`fec_fast.graph.groups.Coupling`.
+        training: Whether it is training mode that the network cannot be run in. Then the trace has such a run too.
 
     Returns:
         The labels that must be kept, of which at least one could be removed so far; the reason; a note for the user.
@@ -69,19 +80,20 @@ def find_hardcoded_width(pruned: ModelIndex, example_inputs: Any, trace: Trace, 
     Raises:
         InputError: No channel can be held responsible for it.
     """
-    watcher = _OperatorNames()
+    watcher, given = _OperatorNames(), copied_inputs(example_inputs)
     try:
-        with undisturbed(pruned), unfused_attention(), watcher:
-            call_model(pruned.model, example_inputs)
+        with undisturbed(pruned, training=training), unfused_attention(), watcher:
+            call_model(pruned.model, given)
     except InputError as error:
         cause = error.__cause__
         message = f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0][:160]}"
         reached = len(watcher.names)
-        same = [str(traced.operator) for traced in trace.operators[:reached]] == watcher.names
+        operators = (trace.training_operators or ()) if training else trace.operators
+        same = [str(traced.operator) for traced in operators[:reached]] == watcher.names
         # The operator that was not passed is examined first, then those before it, until one has removable channels. A
         # check in the model's own code may have stopped the run, or attention, whose operators keep their width,
         # reshaped to the width of its input. Further back than _REACH, the choice would be a guess.
-        suspects = trace.operators[max(0, reached - _REACH) : reached + 1] if same else ()
+        suspects = operators[max(0, reached - _REACH) : reached + 1] if same else ()
         for traced in reversed(suspects):
             labels = np.concatenate([of_input.labels for of_input in traced.inputs] or [np.zeros(0, dtype=np.int64)])
             if not partition.pinned[labels[labels > 0]].all():

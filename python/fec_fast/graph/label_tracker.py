@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from ..utils.compat import storage_id
 from ..utils.forward import tensors_in
 from ..utils.model_index import ModelIndex
 from .label_sets import LabelSets
@@ -93,6 +94,7 @@ class LabelTracker:
         self._parameters: dict[int, ParameterView] = {}
         self._views: dict[int, tuple[weakref.ref[Tensor], ParameterView]] = {}
         self._label_maps: dict[int, tuple[weakref.ref[Tensor], LabelMap, bool]] = {}
+        self._written: set[int] = set()  # storages that were written to with what is not zero when masked
         for identity, name in index.first_names.items():
             tensor = index.tensors[name]
             self._parameters[identity] = ParameterView(name, tensor, tuple(range(tensor.dim())))
@@ -156,7 +158,7 @@ class LabelTracker:
         """
         entry = self._label_maps.get(id(tensor))
         if entry is not None and entry[0]() is tensor:
-            return entry[1], entry[2]
+            return entry[1], entry[2] and not (self._written and storage_id(tensor) in self._written)
         view = self.parameter_view(tensor)
         if view is not None:
             long_dims = [dim for dim, size in enumerate(tensor.shape) if size > 1]
@@ -180,6 +182,27 @@ class LabelTracker:
         """Stores the labels of an operator's result; what is not a tensor is skipped."""
         if isinstance(tensor, Tensor):
             self._label_maps[id(tensor)] = weakref.ref(tensor), label_map, zero_when_masked
+
+    def note_write(self, tensor: Tensor) -> None:
+        """Notes that an operator wrote to a tensor in place: its views are zero when masked only if it still is.
+
+        Args:
+            tensor: The tensor, after its new labels were set.
+        """
+        entry = self._label_maps.get(id(tensor))
+        if entry is not None and entry[0]() is tensor and not entry[2]:
+            self._written.add(storage_id(tensor))
+
+    def note_new_memory(self, call: OperatorCall) -> None:
+        """Forgets what was noted of memory that was released and is now that of new results."""
+        if self._written:
+            given = {storage_id(tensor) for tensor in call.operands}
+            self._written -= {storage_id(tensor) for tensor in call.results} - given
+
+    def outliving(self) -> Iterator[Tensor]:
+        """The tensors that operators of the run made, or views of parameters, that something still refers to."""
+        references = [entry[0] for entry in self._label_maps.values()] + [entry[0] for entry in self._views.values()]
+        yield from (tensor for reference in references if (tensor := reference()) is not None)
 
     def label_results(self, call: OperatorCall, labels: np.ndarray, dim: int | None, zero_when_masked: bool) -> None:
         """Gives every result of a call the labels along ``dim``; with ``dim=None`` the one label everywhere."""

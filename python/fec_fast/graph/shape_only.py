@@ -6,6 +6,7 @@ whose code depends on values (a detector that keeps the best boxes), or that fai
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -42,17 +43,35 @@ class ShapeOnlyMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return call_shape_only(func, args, kwargs or {})
 
 
-class BlockValueAccess(TorchFunctionMode):
-    """Refuses the ways to a tensor's values that are no ATen operators. To be entered around a shape-only run.
+class ValueAccess(TorchFunctionMode):
+    """Reports the ways to a tensor's values that are no ATen operators."""
+
+    def __init__(self, report: Callable[[Tensor, str], None]) -> None:
+        """Remembers what to call.
+
+        Args:
+            report: Is called with a tensor and the name of the method that is about to read its values.
+        """
+        super().__init__()
+        self._report = report
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Reports a method that reads values, then calls it."""
+        if func in _READING_METHODS:
+            self._report(args[0], f"Tensor.{func.__name__}")
+        return func(*args, **(kwargs or {}))
+
+
+def block_value_access() -> ValueAccess:
+    """Refuses to read values. To be entered around a shape-only run.
 
     Otherwise the run would continue with zeros, perhaps into another branch of the model's code.
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Raises for a method that reads values."""
-        if func in _READING_METHODS:
-            raise DataDependentError(f"Tensor.{func.__name__}")
-        return func(*args, **(kwargs or {}))
+    def refuse(_: Tensor, method: str) -> None:
+        raise DataDependentError(method)
+
+    return ValueAccess(refuse)
 
 
 _READING_METHODS = {Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr}

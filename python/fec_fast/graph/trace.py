@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..utils.compat import ConvolutionBase
+from ..utils.compat import ConvolutionBase, storage_id
 from ..utils.errors import InputError
-from ..utils.forward import call_model, undisturbed
+from ..utils.forward import call_model, copied_inputs, restored_parameters, undisturbed
 from ..utils.model_index import ModelIndex
+from ..utils.outputs import named_tensors_in
 from .activation_memory import Allocation
 from .dispatch_mode import OperatorCost, TracedOperator, TracingMode
-from .label_sets import LabelPartition
+from .label_sets import LabelPartition, Pin
 from .label_tracker import LabelTracker, WeightUse
-from .shape_only import BlockValueAccess, call_shape_only
+from .shape_only import ValueAccess, block_value_access, call_shape_only
+
+OUTPUTS = "its channels are outputs of the model"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +39,12 @@ class Trace:
         axes: For each parameter or buffer (first name) and axis, one label per index, int64.
         weight_uses: The convolution or linear operation of each weight, by the name of the weight.
         unreached: Convolution and linear layers that the example inputs did not reach.
+        unseen_training: Why the run in training mode stopped before its end, where layers are reached in that mode
+            alone; ``None`` if it did not.
+        written: The parameters that the model's code writes to or replaces in a run.
         notes: What was not understood and what follows from it, for the user.
         operators: The operators of the run in evaluation mode, in order.
+        training_operators: Those of the run in training mode; ``None`` if there was none.
         costs: The multiply-accumulates of that run, for each operator that is counted.
         allocations: The memory that its results took.
     """
@@ -45,8 +53,11 @@ class Trace:
     axes: Mapping[tuple[str, int], np.ndarray]
     weight_uses: Mapping[str, WeightUse]
     unreached: tuple[str, ...]
+    unseen_training: str | None
+    written: tuple[str, ...]
     notes: tuple[str, ...]
     operators: tuple[TracedOperator, ...]
+    training_operators: tuple[TracedOperator, ...] | None
     costs: tuple[OperatorCost, ...]
     allocations: tuple[Allocation, ...]
 
@@ -59,7 +70,7 @@ class Trace:
         return add_up_by_layer((cost.layer, cost.macs) for cost in self.costs)
 
 
-def trace_model(index: ModelIndex, example_inputs: Any) -> Trace:
+def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = False) -> Trace:
     """Runs a model on example inputs and labels every channel.
 
     Layers that evaluation mode does not reach (auxiliary heads) are looked for in a second run, in training mode, with
@@ -68,6 +79,7 @@ def trace_model(index: ModelIndex, example_inputs: Any) -> Trace:
     Args:
         index: The index of the model, which is left as it was.
         example_inputs: See :func:`fec_fast.utils.forward.call_model`.
+        training: Whether to make the second run even where evaluation mode reaches every layer.
 
     Returns:
         The labels of every axis, the costs, and notes on what was not understood.
@@ -86,31 +98,58 @@ def trace_model(index: ModelIndex, example_inputs: Any) -> Trace:
     assert mode.allocations is not None
     operators, costs, allocations = tuple(mode.operators), tuple(mode.costs), mode.allocations.finish()
     mode.allocations = None
-    tracker = mode.tracker
-    if _unreached(index, tracker):
-        for evaluate in (call_shape_only, _call):
-            mode.evaluate = evaluate
-            try:
-                _run(index, example_inputs, mode, training=True)
-                break
-            except Exception as error:
-                if evaluate is _call:
-                    tracker.notes[f"training mode could not be traced: {error}"] = None
+    tracker, unseen_training, training_operators = mode.tracker, None, None
+    if training or _unreached(index, tracker):
+        unseen_training = _trace_training(index, example_inputs, mode)
+        training_operators = tuple(mode.operators)
     for name, module in index.modules.items():
         if isinstance(module, nn.MultiheadAttention) and (f"{name}.in_proj_weight", 0) not in tracker.axes:
             tracker.notes[f"{name}: attention was not traced and keeps its width"] = None
+    unreached = _unreached(index, tracker)
+    heads = _pins_for_heads(index, tracker, unreached)
+    tracker.notes.update(dict.fromkeys(pin.note for pin in heads))
     for labels in tracker.axes.values():
         labels.flags.writeable = False
     return Trace(
-        tracker.sets.partition(),
+        tracker.sets.partition().with_pins(heads),
         MappingProxyType(tracker.axes),
         MappingProxyType(tracker.weight_uses),
-        _unreached(index, tracker),
+        unreached,
+        unseen_training,
+        tuple(mode.written),
         tuple(tracker.notes),
         operators,
+        training_operators,
         costs,
         allocations,
     )
+
+
+def _pins_for_heads(index: ModelIndex, tracker: LabelTracker, unreached: Sequence[str]) -> list[Pin]:
+    """Keeps what the model's last layers read, if another layer that was not reached reads as many channels.
+
+    It may be the head of another task, which the model's code chooses by an argument.
+    """
+    partition, pins = tracker.sets.partition(), []
+    for layer in unreached:
+        for use in tracker.weight_uses.values():
+            last = partition.reason(int(use.outputs[0])) == OUTPUTS
+            if last and len(use.inputs) == input_width(index, layer):
+                reason = f"{layer} was not reached by the example inputs, and may read it as {use.layer} does"
+                note = f"{layer}: not reached by the example inputs; what {use.layer} reads is kept, for it may read it too"
+                pins.append(Pin(use.inputs, reason, note))
+    return pins
+
+
+def input_width(index: ModelIndex, layer: str) -> int:
+    """The number of channels that a convolution or linear layer reads, as its attributes say.
+
+    Args:
+        index: The index of the model.
+        layer: The name of the layer.
+    """
+    module = index.modules[layer]
+    return int(module.in_features if isinstance(module, nn.Linear) else module.in_channels)  # type: ignore[arg-type]
 
 
 def add_up_by_layer(macs: Iterable[tuple[str, int]]) -> dict[str, int]:
@@ -132,13 +171,83 @@ def _call(func: Any, args: Any, kwargs: Any) -> Any:
     return func(*args, **kwargs)
 
 
+def _trace_training(index: ModelIndex, example_inputs: Any, mode: TracingMode) -> str | None:
+    """Runs the model once more, in training mode; what a run that stops half way has touched is kept whole.
+
+    Returns:
+        Why the run stopped before its end; ``None`` if it did not.
+    """
+    tracker, seen = mode.tracker, set(mode.tracker.axes)
+    failure = ""
+    for evaluate in (call_shape_only, _call):
+        mode.evaluate, mode.operators = evaluate, []
+        try:
+            _run(index, example_inputs, mode, training=True)
+            return None
+        except Exception as error:
+            failure = str(error)
+    reason = f"training mode could not be traced ({failure})"
+    for key in tracker.axes.keys() - seen:
+        tracker.sets.pin(tracker.axes[key], f"{reason}, and it was reached in that mode alone")
+    tracker.notes[f"{reason}: layers that only training reaches, and what they read, keep their width"] = None
+    return failure
+
+
 def _run(index: ModelIndex, example_inputs: Any, mode: TracingMode, *, training: bool) -> None:
-    with undisturbed(index, training=training), unfused_attention(), warnings.catch_warnings():
+    tracker = mode.tracker
+
+    def pin_read(tensor: Tensor, method: str) -> None:
+        mode.values_read = True
+        tracker.pin(tensor, f"its values leave the model by {method}")
+
+    with (
+        undisturbed(index, training=training),
+        unfused_attention(),
+        warnings.catch_warnings(),
+        restored_parameters(index) as replaced,
+    ):
         warnings.simplefilter("ignore", UserWarning)
-        values = BlockValueAccess() if mode.evaluate is call_shape_only else contextlib.nullcontext()
-        with mode.watching(), values:
-            outputs = call_model(index.model, example_inputs)
-    mode.tracker.pin(outputs, "its channels are outputs of the model")
+        given = copied_inputs(example_inputs)
+        values = block_value_access() if mode.evaluate is call_shape_only else ValueAccess(pin_read)
+        try:
+            with mode.watching(), values:
+                outputs = call_model(index.model, given)
+            mode.written |= {name: index.tensors[name] for name in replaced() if name not in mode.written}
+        finally:
+            mode.restore_parameters()
+    returned = [tensor for _, tensor in named_tensors_in(outputs)]
+    tracker.pin(returned, OUTPUTS)
+    left_behind = _pin_outliving(tracker, returned)
+    for name in mode.written:
+        view = tracker.parameter_view(index.tensors[name])
+        assert view is not None
+        for axis in range(index.tensors[name].dim()):
+            tracker.pin_axis(view, axis, f"the model's code writes to {name}")
+        tracker.notes[f"the model's code writes to {name} in a run: it keeps its shape"] = None
+    if not (returned or left_behind or mode.values_read):
+        raise InputError(
+            f"{type(index.model).__name__} returns a {type(outputs).__name__} in which no tensor is found, and leaves "
+            "none behind: which channels are its outputs is not known; let forward return tensors, in containers or as "
+            "attributes of an object"
+        )
+
+
+def _pin_outliving(tracker: LabelTracker, returned: Sequence[Tensor]) -> bool:
+    """Pins the channels of every tensor that outlives the run, wherever the model's code has left it.
+
+    Args:
+        tracker: The labels.
+        returned: What the model returned.
+
+    Returns:
+        Whether there was any besides the memory that the model returned.
+    """
+    memory = {storage_id(tensor) for tensor in returned}
+    if any(storage_id(tensor) not in memory for tensor in tracker.outliving()):
+        gc.collect()  # only a cycle of references may hold it
+    tensors = list(tracker.outliving())
+    tracker.pin(tensors, "its channels outlive the run: an attribute, a hook or a closure refers to them")
+    return any(storage_id(tensor) not in memory for tensor in tensors)
 
 
 @contextlib.contextmanager

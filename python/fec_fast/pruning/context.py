@@ -131,7 +131,16 @@ class PruningContext:
             The context with the sets that are left, and the scores of their units.
         """
         pins = (*self.pins, pin)
-        coupling = couple_channels(self.trace, self.ignore, pins)
+        return self._with_coupling(couple_channels(self.trace, self.ignore, pins), pins=pins)
+
+    def with_training_traced(self) -> PruningContext:
+        """The context of the same model whose trace has a run in training mode too, with the same pins."""
+        trace = trace_model(self.index, self.example_inputs, training=True)
+        coupling = couple_channels(trace, self.ignore, self.pins)
+        return self._with_coupling(coupling, trace=trace)
+
+    def _with_coupling(self, coupling: Coupling, **changes: Any) -> PruningContext:
+        """The context with fewer units or greater sets, and the scores that its units have here."""
         score_of = {
             label: score
             for coupled, scores in zip(self.coupling.sets, self.scores, strict=True)
@@ -140,7 +149,7 @@ class PruningContext:
         scores = [
             torch.tensor([score_of[label] for label in coupled.units], dtype=torch.float64) for coupled in coupling.sets
         ]
-        return replace(self, coupling=coupling, scores=scores, pins=pins)
+        return replace(self, coupling=coupling, scores=scores, **changes)
 
 
 def build_context(

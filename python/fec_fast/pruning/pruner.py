@@ -10,25 +10,24 @@ from typing import Any
 from torch import nn
 
 from ..graph.counts import Counts, comparison_table, counts_of
-from ..graph.hardcoded_widths import can_run, find_hardcoded_width
 from ..graph.size_model import SizeModel
 from ..plan.alignment import alignment_notes
 from ..plan.equivalence import compare_with_masked
 from ..plan.plan import Plan, check_plan
-from ..plan.surgery import pruned_copy
 from ..recovery.calibration import DATA_FREE, calibration_batches
 from ..recovery.compensation import IMAGES, Compensation, compensate
 from ..scoring.formula import Formula
 from ..utils.errors import ArgumentError
 from ..utils.model_index import ModelIndex
 from ..utils.timing import Latency, compare_latency
-from .allocation.allocate import AllocationRequest, Measurements, Ratios
+from .allocation.allocate import AllocationRequest, Ratios
 from .allocation.budget import Budget
 from .allocation.sensitivity import Calibration
 from .arguments import check_calibration, default_criterion, images_suffice
 from .context import build_context
 from .criteria import Criterion
 from .plan_builder import layers_by_reason
+from .trial import find_plan, unseen_parts
 
 
 @dataclass(frozen=True)
@@ -198,17 +197,10 @@ def prune(
         request = replace(request, calibration=calibration)
     check_calibration(criterion, request.policy, calibration)
     context = build_context(model, example_inputs, criterion, formula, sides, ignore, calibration)
-    measurements = Measurements()
-    while True:
-        counts, notes = request.removal_counts(context, measurements)
-        plan = context.plan(counts, notes)
-        pruned = ModelIndex.of(pruned_copy(context.index, plan))
-        if can_run(pruned, example_inputs):
-            break
-        # A width is hard-coded in the model's code: pin its channels, and plan again. Each turn pins a channel that
-        # could be removed before, so the loop ends.
-        pin = find_hardcoded_width(pruned, example_inputs, context.trace, context.coupling.partition)
-        context = context.with_pin(pin)
+    trial = find_plan(context, request)
+    context, counts, plan, pruned = trial.context, trial.counts, trial.plan, trial.pruned
+    for message in unseen_parts(trial):
+        warnings.warn(message, stacklevel=2)
     if not any(counts) and budget is None and (ratio is None or ratio > 0):
         warnings.warn("nothing was pruned: the ratios are too small for these widths and round_to", stacklevel=2)
     difference = compare_with_masked(context.index, pruned.model, plan, example_inputs) if verify else None

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ..plan.plan import Plan
 from ..plan.surgery import select_kept
-from ..utils.compat import BatchNormBase
+from ..utils.compat import BatchNormBase, storage_id
 from ..utils.errors import WeightError
 from ..utils.forward import call_model, map_tensors, tensors_in, undisturbed
 from ..utils.model_index import ModelIndex
@@ -141,7 +141,7 @@ class _FrontMode(LayerCallMode):
     def __init__(self, index: ModelIndex) -> None:
         super().__init__(index)
         self.layers: set[str] = set()
-        self._behind: dict[int, Tensor] = {}  # memory that a batch norm had a part in: by address, and kept alive
+        self._behind: dict[int, Tensor] = {}  # results that a batch norm had a part in: by storage, and kept alive
 
     def before_layer(self, call: LayerCall) -> None:
         """Notes a layer."""
@@ -151,19 +151,14 @@ class _FrontMode(LayerCallMode):
     def after_layer(self, call: LayerCall, output: Tensor) -> None:
         """Follows what a layer computes."""
         if self._is_behind(call.input):
-            self._behind[_address(output)] = output
+            self._behind[storage_id(output)] = output
 
     def after_other(self, function: Callable[..., Any], arguments: Mapping[int | str, Any], result: Any) -> None:
         """Follows what another function computes."""
         given = list(tensors_in(list(arguments.values())))
         if function is functional.batch_norm or any(map(self._is_behind, given)):
             written = given[:1] if function is Tensor.__setitem__ else tensors_in(result)
-            self._behind |= {_address(tensor): tensor for tensor in written}
+            self._behind |= {storage_id(tensor): tensor for tensor in written}
 
     def _is_behind(self, tensor: Tensor) -> bool:
-        return _address(tensor) in self._behind
-
-
-def _address(tensor: Tensor) -> int:
-    """Where the memory begins that a tensor and its views share."""
-    return tensor.untyped_storage().data_ptr()
+        return storage_id(tensor) in self._behind

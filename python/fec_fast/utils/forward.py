@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .compat import own_buffers, tree_leaves, tree_map
+from .compat import own_buffers, own_parameters, storage_id, tree_leaves, tree_map
 from .errors import InputError
 from .model_index import ModelIndex
 from .modules import modules_of
@@ -42,6 +43,27 @@ def call_model(model: nn.Module, example_inputs: Any) -> Any:
             f"{type(model).__name__} cannot be run on the example inputs ({describe_tensors(example_inputs)}): "
             f"{type(error).__name__}: {error}"
         ) from error
+
+
+def copied_inputs(example_inputs: Any) -> Any:
+    """Copies example inputs for a model that may write to them.
+
+    Args:
+        example_inputs: Inputs as :func:`call_model` takes them.
+
+    Returns:
+        The same structure with copies of the tensors. Other objects are copied too, where they can be.
+    """
+
+    def copied(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return leaf.detach().clone()
+        try:
+            return copy.deepcopy(leaf)
+        except Exception:  # what cannot be copied (a lock, a tensor with a history) is handed over as it is
+            return leaf
+
+    return tree_map(copied, example_inputs)
 
 
 def describe_tensors(inputs: Any) -> str:
@@ -123,6 +145,44 @@ def undisturbed(model: nn.Module | ModelIndex, *, training: bool = False) -> Ite
             for registered, name, buffer, before in buffers:
                 buffer.copy_(before)  # always, because a version counter does not show what batch norm writes
                 registered[name] = buffer  # the model may have put another tensor in its place
+
+
+@contextlib.contextmanager
+def restored_parameters(index: ModelIndex) -> Iterator[Callable[[], list[str]]]:
+    """Restores parameters that a model's code replaces, or gives other memory (``weight.data = ...``).
+
+    Args:
+        index: The index of the model.
+
+    Yields:
+        A function that returns the names of the parameters that were replaced so far.
+    """
+    entries = [
+        (own_parameters(module), name, parameter, parameter.data)
+        for module in index.modules.values()
+        for name, parameter in own_parameters(module).items()
+        if parameter is not None
+    ]
+
+    def replaced() -> list[str]:
+        return [
+            index.first_names[id(parameter)]
+            for registered, name, parameter, data in entries
+            if registered.get(name) is not parameter or not _shares_memory(parameter, data)
+        ]
+
+    try:
+        yield replaced
+    finally:
+        for registered, name, parameter, data in entries:
+            if registered.get(name) is not parameter:
+                registered[name] = parameter
+            if not _shares_memory(parameter, data):
+                parameter.data = data
+
+
+def _shares_memory(left: Tensor, right: Tensor) -> bool:
+    return left.shape == right.shape and left.dtype == right.dtype and storage_id(left) == storage_id(right)
 
 
 def tensors_in(values: Any) -> Iterator[Tensor]:

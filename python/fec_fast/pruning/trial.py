@@ -1,0 +1,101 @@
+"""Trial runs of pruned copies: widths that are written into the model's code are found, and kept in the next plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..graph.hardcoded_widths import can_run, find_hardcoded_width
+from ..graph.trace import input_width
+from ..plan.plan import Plan
+from ..plan.surgery import pruned_copy
+from ..utils.model_index import ModelIndex
+from .allocation.allocate import AllocationRequest, Measurements
+from .context import PruningContext
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A pruned copy that runs wherever the original does.
+
+    Attributes:
+        context: The traced and scored model, with what its code wants kept.
+        counts: For each coupled set the number of units that are removed.
+        plan: The plan.
+        pruned: The index of the pruned copy.
+    """
+
+    context: PruningContext
+    counts: Sequence[int]
+    plan: Plan
+    pruned: ModelIndex
+
+
+def find_plan(context: PruningContext, request: AllocationRequest) -> Trial:
+    """Plans, prunes a copy and runs it, until the copy runs in both modes.
+
+    Each turn but the last keeps a channel that could be removed before, so the loop ends.
+
+    Args:
+        context: The traced and scored model.
+        request: What is to be removed.
+
+    Returns:
+        The copy that runs.
+
+    Raises:
+        FecError: What is asked for cannot be reached, or no channel can be held responsible for a run that fails.
+    """
+    measurements = Measurements()
+    original_trains: bool | None = None  # not known yet
+    while True:
+        counts, notes = request.removal_counts(context, measurements)
+        plan = context.plan(counts, notes)
+        pruned = ModelIndex.of(pruned_copy(context.index, plan))
+        training = can_run(pruned, context.example_inputs)
+        if training:
+            if can_run(pruned, context.example_inputs, training=True):
+                return Trial(context, counts, plan, pruned)
+            if original_trains is None:
+                original_trains = can_run(context.index, context.example_inputs, training=True)
+            if not original_trains:  # a detector without targets, a batch norm on a single value
+                return Trial(context, counts, plan, pruned)
+            if context.trace.training_operators is None:
+                context = context.with_training_traced()
+                continue
+        pin = find_hardcoded_width(
+            pruned, context.example_inputs, context.trace, context.coupling.partition, training=training
+        )
+        context = context.with_pin(pin)
+
+
+def unseen_parts(trial: Trial) -> list[str]:
+    """What the runs of the original did not show, and what may follow from it, as warnings for the user.
+
+    Args:
+        trial: The result of :func:`find_plan`.
+
+    Returns:
+        Messages: about training mode, and about layers that were not reached and may read channels that are removed.
+    """
+    trace, messages = trial.context.trace, []
+    if trace.unseen_training is not None:
+        messages.append(
+            f"training mode was not seen, because the model cannot be run in it on the example inputs "
+            f"({trace.unseen_training}): what only training reaches keeps its width, and may not fit; give example inputs "
+            "that training mode accepts, or train a step before you rely on the result"
+        )
+    narrowed = {
+        len(labels)
+        for use in trace.weight_uses.values()
+        for axis, labels in ((use.in_axis, use.inputs), (use.out_axis, use.outputs))
+        if str(axis) in trial.plan.keep.get(use.weight, {})
+    }
+    unfit = [layer for layer in trace.unreached if input_width(trial.context.index, layer) in narrowed]
+    if unfit:
+        messages.append(
+            f"not reached by the example inputs, so left as they were: {', '.join(unfit)}; each reads as many channels "
+            "as a layer had that is narrower now, and fails if it reads that one's: give example inputs that reach "
+            "them, or name the layer that they read in ignore="
+        )
+    return messages
