@@ -136,7 +136,7 @@ def _pins_for_heads(index: ModelIndex, tracker: LabelTracker, unreached: Sequenc
             last = partition.reason(int(use.outputs[0])) == OUTPUTS
             if last and len(use.inputs) == input_width(index, layer):
                 reason = f"{layer} was not reached by the example inputs, and may read it as {use.layer} does"
-                note = f"{layer}: not reached by the example inputs; what {use.layer} reads is kept, for it may read it too"
+                note = f"{layer}: not reached by the example inputs; what {use.layer} reads is kept, as it may read it"
                 pins.append(Pin(use.inputs, reason, note))
     return pins
 

@@ -82,8 +82,8 @@ def unseen_parts(trial: Trial) -> list[str]:
     if trace.unseen_training is not None:
         messages.append(
             f"training mode was not seen, because the model cannot be run in it on the example inputs "
-            f"({trace.unseen_training}): what only training reaches keeps its width, and may not fit; give example inputs "
-            "that training mode accepts, or train a step before you rely on the result"
+            f"({trace.unseen_training}): what only training reaches keeps its width, and may not fit; give example "
+            "inputs that training mode accepts, or train a step before you rely on the result"
         )
     narrowed = {
         len(labels)

@@ -16,15 +16,6 @@ from .modules import modules_of
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 _WITHOUT_CONTENT = (nn.Module, str, bytes, type, types.ModuleType, *_FUNCTIONS)
-    nn.Module,
-    str,
-    bytes,
-    type,
-    types.ModuleType,
-    types.FunctionType,
-    types.BuiltinFunctionType,
-    types.MethodType,
-)
 
 
 def named_tensors_in(value: Any, name: str = "output") -> Iterator[tuple[str, Tensor]]:
