@@ -14,11 +14,11 @@ import numpy as np
 
 from ..utils.compat import TorchDispatchMode
 from ..utils.errors import InputError
-from ..utils.forward import call_model, copied_inputs, undisturbed
+from ..utils.forward import call_model, copied_inputs, undisturbed, unfused_attention
 from ..utils.model_index import ModelIndex
 from .label_sets import LabelPartition, Pin
 from .shape_only import ShapeOnlyMode, block_value_access
-from .trace import Trace, unfused_attention
+from .trace import Trace
 
 # How many operators before the one that stopped the run are searched for removable channels. Attention has some twenty
 # from its input to its output, a lambda layer more than forty.
@@ -46,13 +46,8 @@ def can_run(network: ModelIndex, example_inputs: Any, *, training: bool = False)
         example_inputs: What the trace was made with.
         training: Whether to run it in training mode.
     """
-    given = copied_inputs(example_inputs)
-    with (
-        contextlib.suppress(InputError),
-        undisturbed(network, training=training),
-        ShapeOnlyMode(),
-        block_value_access(),
-    ):  # type: ignore[no-untyped-call]
+    given, shapes_alone = copied_inputs(example_inputs), ShapeOnlyMode()  # type: ignore[no-untyped-call]
+    with contextlib.suppress(InputError), undisturbed(network, training=training), shapes_alone, block_value_access():
         call_model(network.model, given)
         return True
     given = copied_inputs(example_inputs)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..utils.compat import ConvolutionBase, storage_id
 from ..utils.errors import InputError
-from ..utils.forward import call_model, copied_inputs, restored_parameters, undisturbed
+from ..utils.forward import call_model, copied_inputs, restored_parameters, undisturbed, unfused_attention
 from ..utils.model_index import ModelIndex
 from ..utils.outputs import named_tensors_in
 from .activation_memory import Allocation
@@ -248,18 +245,6 @@ def _pin_outliving(tracker: LabelTracker, returned: Sequence[Tensor]) -> bool:
     tensors = list(tracker.outliving())
     tracker.pin(tensors, "its channels outlive the run: an attribute, a hook or a closure refers to them")
     return any(storage_id(tensor) not in memory for tensor in tensors)
-
-
-@contextlib.contextmanager
-def unfused_attention() -> Iterator[None]:
-    """Computes attention by matrix products: a fused operator would hide the layers, or the products, inside it."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _unreached(index: ModelIndex, tracker: LabelTracker) -> tuple[str, ...]:

@@ -1,19 +1,69 @@
-"""Equivalence check: the pruned network computes what the original computes with the removed channels set to zero."""
+"""Equivalence: the proof that a pruned network computes what the original computes without the removed channels."""
 
 from __future__ import annotations
 
 import copy
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..utils.compat import TorchDispatchMode
-from ..utils.errors import EquivalenceError, InputError
-from ..utils.forward import call_model, describe_tensors, map_tensors, tensors_in, undisturbed
+from ..utils.errors import ArgumentError, EquivalenceError, InputError
+from ..utils.forward import describe_tensors
 from ..utils.model_index import ModelIndex
 from ..utils.modules import unwrap
 from .plan import Plan, check_plan
+from .proof_run import Run, kept_filters, run_network
+from .proof_values import NetworkPair, check_values, drawn_inputs, masked
+
+EXACT_TOLERANCE, TOLERANCE = 1e-9, 1e-5  # in float64, and where something is computed in float32
+_DRAWS = 3  # at most, until every channel that is read was not zero somewhere
+_OWN, _DRAWN, _TRAINING = "own weights", "drawn weights", "drawn weights in training mode"
+_REPORT = "please report the model, and pass the layers concerned in ignore="
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was compared of a pruned network and the original, and how far they agree.
+
+    All tensors were compared bit for bit with those that the plan keeps. Then both networks were run.
+
+    Attributes:
+        difference: The largest difference of any output, or layer, divided by the largest absolute value there.
+        tolerance: The largest that is allowed.
+        runs: The runs: with the model's own weights, with drawn weights, and with drawn weights in training mode.
+        outputs: The names of the outputs that were compared.
+        layers: The number of layers whose results were compared.
+        not_reached: Narrowed layers that no run reached.
+        not_read: For each narrowed layer, the number of kept input channels that were zero in every run: whether it
+            reads the right ones is not shown. Layers without such channels are left out.
+        notes: What could not be compared, and why.
+    """
+
+    difference: float
+    tolerance: float
+    runs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    layers: int
+    not_reached: tuple[str, ...] = ()
+    not_read: tuple[tuple[str, int], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """One line per kind of statement."""
+        lines = [
+            f"proof: {len(self.outputs)} outputs and {self.layers} layers differ by at most {self.difference:.1g} "
+            f"(relative; {self.tolerance:g} allowed) with {', '.join(self.runs)}"
+        ]
+        if self.not_reached:
+            lines.append(f"proof: not reached: {', '.join(self.not_reached)}")
+        if self.not_read:
+            first = ", ".join(f"{count} of {layer}" for layer, count in self.not_read[:3])
+            more = f" and of {len(self.not_read) - 3} other layers" if len(self.not_read) > 3 else ""
+            lines.append(f"proof: input channels that are zero in every run: {first}{more}")
+        return "\n".join([*lines, *(f"proof: {note}" for note in self.notes)])
 
 
 def masked_copy(index: ModelIndex, plan: Plan) -> nn.Module:
@@ -26,154 +76,250 @@ def masked_copy(index: ModelIndex, plan: Plan) -> nn.Module:
     Returns:
         The masked copy, with the shapes of the original.
     """
-    masked = copy.deepcopy(index.model)
-    tensors = {**dict(masked.named_parameters()), **dict(masked.named_buffers())}
+    copied = copy.deepcopy(index.model)
+    tensors = {**dict(copied.named_parameters()), **dict(copied.named_buffers())}
     with torch.no_grad():
-        for name, axes in plan.keep.items():
-            # Batch norm divides by the variance, and one of zero would leave almost nothing to divide by. Its weight,
-            # bias and mean are zero for the channel, so the output is zero whatever the variance is.
-            if name not in tensors or name.endswith("running_var"):
-                continue
-            for axis, kept in axes.items():
-                removed = sorted(set(range(plan.shapes[name][int(axis)])) - set(kept))
-                tensors[name].index_fill_(int(axis), torch.tensor(removed, device=tensors[name].device), 0)
-    return masked
+        for name in plan.keep.keys() & tensors.keys():
+            tensors[name].copy_(masked(name, tensors[name], plan.keep[name]))
+    return copied
 
 
 def verify_equivalence(
-    original: nn.Module, pruned: nn.Module, plan: Plan, example_inputs: Any, *, tolerance: float = 1e-5
+    original: nn.Module, pruned: nn.Module, plan: Plan, example_inputs: Any, *, tolerance: float | None = None
 ) -> float:
     """Compares a pruned network with the original whose removed channels are masked.
 
-    Both run in evaluation mode, as float64 copies, so that a difference is an error and not rounding (tensors that the
-    model's own code makes in float32 become float64 too). A model that does not run in float64 is run in its own dtype.
-    A detector may return no boxes on the example inputs. Where the outputs hold no number, the outputs of the layers
-    that keep all their filters (its heads) are compared.
+    First every tensor is compared with what the plan keeps of the original's, bit for bit. Then copies of both networks
+    are run in float64, so that a difference is an error and not rounding: with the model's own weights on the example
+    inputs; with drawn weights and images, so that every channel matters; and so in training mode, where the model can
+    be run in it. Outputs are found in containers and attributes of any class. The results of the narrowed layers are
+    compared too. A model that does not run in float64 is run in its own dtype; random numbers in its code are replaced
+    by constants.
 
     Args:
         original: The model before pruning; not changed.
-        pruned: The model after pruning; not changed.
+        pruned: The model right after pruning, before training; not changed.
         plan: The plan that was applied.
         example_inputs: Inputs for both models: a tensor or list is the single argument, a tuple the positional
-            arguments, a dictionary the keyword arguments.
-        tolerance: The largest relative difference allowed. Default: 1e-5.
+            arguments, a dictionary the keyword arguments. They are copied.
+        tolerance: The largest relative difference allowed, 0 or more. ``None``: 1e-9, or 1e-5 where something is not
+            computed in float64.
 
     Returns:
-        The largest absolute difference of any output tensor, divided by that tensor's largest absolute value.
+        The largest absolute difference of any output tensor or layer, divided by its largest absolute value.
 
     Raises:
-        EquivalenceError: The difference is larger than the tolerance, the outputs differ in shape or are not finite, or
-            there is nothing to compare.
+        EquivalenceError: A tensor is not what the plan keeps, the difference is larger than the tolerance, the outputs
+            differ in shape or are not finite, or there is nothing to compare.
         PlanError: The plan is for another model than ``original``.
         InputError: A model cannot be run on these inputs.
+        ArgumentError: A tolerance that is negative or NaN.
     """
-    return compare_with_masked(ModelIndex.of(original), unwrap(pruned), plan, example_inputs, tolerance)
+    return prove(ModelIndex.of(original), unwrap(pruned), plan, example_inputs, tolerance).difference
 
 
-def compare_with_masked(
-    index: ModelIndex, pruned: nn.Module, plan: Plan, example_inputs: Any, tolerance: float = 1e-5
-) -> float:
+def prove(
+    index: ModelIndex, pruned: nn.Module, plan: Plan, example_inputs: Any, tolerance: float | None = None
+) -> Proof:
     """Does what :func:`verify_equivalence` does, for a model whose index is known.
 
     Args:
         index: The index of the model before pruning; the model is not changed.
         pruned: The model after pruning, out of its wrappers; not changed.
         plan: The plan that was applied.
-        example_inputs: Inputs for both models: a tensor or list is the single argument, a tuple the positional
-            arguments, a dictionary the keyword arguments.
-        tolerance: The largest relative difference allowed. Default: 1e-5.
+        example_inputs: Inputs for both models.
+        tolerance: The largest relative difference allowed; see :func:`verify_equivalence`.
 
     Returns:
-        The largest relative difference.
+        What was compared.
 
     Raises:
         FecError: As :func:`verify_equivalence` says.
     """
+    if tolerance is not None and not (0 <= tolerance < math.inf):
+        raise ArgumentError(f"tolerance={tolerance}: give a number of 0 or more, or None")
     check_plan(plan, index)
-    networks = masked_copy(index, plan), copy.deepcopy(pruned)
-    try:
-        inputs = map_tensors(lambda t: t.double() if t.is_floating_point() else t, example_inputs)
-        with _Float64():  # type: ignore[no-untyped-call]
-            expected, actual = (_outputs(network.double(), inputs, plan) for network in networks)
-    except InputError as error:
-        # These two are what torch raises where an operator has no float64 kernel or a dtype is written into the model.
-        if not isinstance(error.__cause__, RuntimeError | TypeError):
-            raise
-        # double() has changed the copies in place, so new ones are made.
-        networks = masked_copy(index, plan), copy.deepcopy(pruned)
-        expected, actual = (_outputs(network, example_inputs, plan) for network in networks)
-    difference = _relative_difference(expected, actual)
-    if difference > tolerance:
-        raise EquivalenceError(
-            f"the pruned network differs from the masked original by {difference:.3g} (relative), more than "
-            f"{tolerance:g}; please report the model, and pass the layers concerned in ignore="
+    check_values(index, ModelIndex.of(pruned), plan)
+    comparison = _first_run(index, pruned, plan, example_inputs, tolerance)
+    drawn = drawn_inputs(example_inputs, 0)
+    for seed in range(_DRAWS):
+        comparison.draw(seed)
+        for training in (False, True) if seed == 0 else (False,):
+            if not comparison.run_drawn(drawn, training=training):
+                comparison.run_drawn(example_inputs, training=training)
+        if not comparison.not_read():
+            break
+    return comparison.proof()
+
+
+def _first_run(
+    index: ModelIndex, pruned: nn.Module, plan: Plan, example_inputs: Any, tolerance: float | None
+) -> _Comparison:
+    """Runs both networks with their own weights, in float64 if they can be run so.
+
+    Removed channels are zero in every parameter. Where a model divides by such a parameter, or takes its logarithm, the
+    result is no number; then scales keep their values. The pruned network does not depend on them.
+    """
+    error: Exception | None = None
+    for double in (True, False):
+        for zero_scales in (True, False):
+            comparison = _Comparison(index, pruned, plan, tolerance, double=double, zero_scales=zero_scales)
+            try:
+                comparison.run_own(example_inputs)
+                return comparison
+            except EquivalenceError as differs:
+                error = error or differs
+            except InputError as failed:
+                # These two are what torch raises where an operator has no float64 kernel or the code names a dtype.
+                if not double or not isinstance(failed.__cause__, RuntimeError | TypeError):
+                    raise
+                break
+        else:
+            break
+    assert error is not None
+    raise error
+
+
+class _Comparison:
+    """Runs of a pair of networks, and how far they agree.
+
+    Attributes:
+        worst: The largest relative difference so far.
+    """
+
+    def __init__(
+        self,
+        index: ModelIndex,
+        pruned: nn.Module,
+        plan: Plan,
+        tolerance: float | None,
+        *,
+        double: bool,
+        zero_scales: bool,
+    ) -> None:
+        self._pair = NetworkPair(index, pruned, plan, double=double, zero_scales=zero_scales)
+        self._layers = kept_filters(index.modules, plan)
+        self._plan, self._double, self._asked = plan, double, tolerance
+        self._read: dict[str, Tensor] = {}
+        self._result = Proof(0.0, EXACT_TOLERANCE if tolerance is None else tolerance, (), (), 0)
+        self._reached: set[str] = set()
+
+    def run_own(self, inputs: Any) -> None:
+        """Compares the networks with their own weights; raises if they differ or cannot be run."""
+        self._pair.set_own()
+        self._compare(*self._run(inputs, training=False), _OWN)
+
+    def draw(self, seed: int) -> None:
+        """Gives both networks drawn weights."""
+        self._pair.draw(seed)
+
+    def run_drawn(self, inputs: Any, *, training: bool) -> bool:
+        """Compares the networks with drawn weights, if the original can be run with them.
+
+        Returns:
+            Whether they could be compared.
+        """
+        name = _TRAINING if training else _DRAWN
+        try:
+            full = run_network(self._pair.full, inputs, self._layers, training=training, double=self._double)
+        except InputError as error:
+            self._note(f"{name} were not compared: {str(error.__cause__ or error).strip().splitlines()[0][:160]}")
+            return False
+        if not _is_finite(full):
+            self._note(f"{name} were not compared: an output is NaN or infinite with them")
+            return False
+        small = run_network(self._pair.small, inputs, self._layers, training=training, double=self._double)
+        self._compare(full, small, name)
+        return True
+
+    def not_read(self) -> tuple[tuple[str, int], ...]:
+        """The narrowed layers with kept input channels that were zero in every run, and how many."""
+        return tuple(
+            (layer, int((~alive).sum()))
+            for layer, alive in self._read.items()
+            if "1" in self._plan.keep.get(f"{layer}.weight", {}) and not bool(alive.all())
         )
-    return difference
+
+    def proof(self) -> Proof:
+        """What was compared."""
+        narrowed = [layer for layer, kept in self._layers.items() if kept is not None]
+        not_reached = tuple(layer for layer in narrowed if layer not in self._reached)
+        return replace(self._result, layers=len(self._reached), not_reached=not_reached, not_read=self.not_read())
+
+    def _run(self, inputs: Any, *, training: bool) -> tuple[Run, Run]:
+        full, small = (
+            run_network(network, inputs, self._layers, training=training, double=self._double)
+            for network in (self._pair.full, self._pair.small)
+        )
+        return full, small
+
+    def _note(self, note: str) -> None:
+        if note not in self._result.notes:
+            self._result = replace(self._result, notes=(*self._result.notes, note))
+
+    def _compare(self, full: Run, small: Run, name: str) -> None:
+        """Takes a run into the result; raises if the networks differ."""
+        result = self._result
+        if self._asked is None and not (full.exact and small.exact):
+            result = replace(result, tolerance=TOLERANCE)
+        difference, where = _largest_difference(full, small)
+        if difference > result.tolerance:
+            raise EquivalenceError(
+                f"the pruned network differs from the masked original by {difference:.3g} (relative) in {where} with "
+                f"{name}, more than {result.tolerance:g}; {_REPORT}"
+            )
+        self._reached |= full.layers.keys() & small.layers.keys()
+        for layer, alive in small.read.items():
+            self._read[layer] = self._read[layer] | alive if layer in self._read else alive
+        self._result = replace(
+            result,
+            difference=max(result.difference, difference),
+            runs=(*result.runs, *((name,) if name not in result.runs else ())),
+            outputs=tuple(dict.fromkeys((*result.outputs, *full.outputs))),
+        )
 
 
-def _relative_difference(expected: list[Tensor], actual: list[Tensor]) -> float:
-    """The largest difference of any output, relative to the largest value of that output.
+def _is_finite(run: Run) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in run.outputs.values())
+
+
+def _largest_difference(full: Run, small: Run) -> tuple[float, str]:
+    """The largest difference of any output or layer, relative to the largest value there, and where it is.
 
     Raises:
-        EquivalenceError: The shapes differ, a value is not finite, or there is nothing to compare.
+        EquivalenceError: The outputs differ in name or shape, a value is NaN, or there is nothing to compare.
     """
-    if [t.shape for t in expected] != [t.shape for t in actual]:
+    shapes = [{name: tensor.shape for name, tensor in run.outputs.items()} for run in (full, small)]
+    if shapes[0] != shapes[1]:
+        names = [name for name in {**shapes[0], **shapes[1]} if shapes[0].get(name) != shapes[1].get(name)][:3]
         raise EquivalenceError(
-            f"the pruned network returns {describe_tensors(actual)}, the masked original {describe_tensors(expected)}; "
-            "please report the model, and pass the layers concerned in ignore="
+            f"the pruned network returns {describe_tensors(list(small.outputs.values()))}, the masked original "
+            f"{describe_tensors(list(full.outputs.values()))}; they differ in {', '.join(names)}; {_REPORT}"
         )
-    if not any(tensor.numel() for tensor in expected):
+    pairs = [(name, tensor, small.outputs[name]) for name, tensor in full.outputs.items()]
+    for layer in full.layers.keys() & small.layers.keys():
+        for number, results in enumerate(zip(full.layers[layer], small.layers[layer], strict=False)):
+            pairs.append((f"layer {layer!r}" + (f", call {number + 1}" if number else ""), *results))
+    if not any(left.numel() for _, left, _ in pairs):
         raise EquivalenceError(
             "the model returns no number on these inputs and no layer keeps its filters, so nothing can be compared; "
             "try other example inputs"
         )
-    largest = 0.0
-    for left, right in zip(expected, actual, strict=True):
-        left, right = left.double(), right.double()
-        if not bool(torch.isfinite(left).all() and torch.isfinite(right).all()):
-            raise EquivalenceError("an output is NaN or infinite, so nothing can be compared; try other example inputs")
-        if left.numel():
-            difference = float((left - right).abs().max())
-            largest = max(largest, difference / (float(left.abs().max()) or 1.0))
-    return largest
+    largest, where = 0.0, ""
+    for name, left, right in pairs:
+        if left.shape == right.shape and left.numel():
+            difference = _relative_difference(left, right, name)
+            if difference > largest:
+                largest, where = difference, name
+    return largest, where
 
 
-class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Makes a model compute in float64 where its own code asks for float32 or creates tensors of the default dtype.
-
-    ``model.double()`` converts parameters and buffers only. A ``torch.zeros(...)`` or ``x.to(torch.float32)`` in the
-    forward method would still meet them with float32.
-    """
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if kwargs.get("dtype") == torch.float32:
-            kwargs["dtype"] = torch.float64
-        result = func(*args, **kwargs)
-        # A float32 result of float32 operands is left alone: it is computed from something that was float32 before.
-        is_new_float32 = (
-            isinstance(result, Tensor)
-            and result.dtype == torch.float32
-            and not any(t.dtype == torch.float32 for t in tensors_in((args, kwargs)))
-        )
-        return result.double() if is_new_float32 else result
-
-
-def _outputs(model: nn.Module, inputs: Any, plan: Plan) -> list[Tensor]:
-    """The output tensors of a model, followed by those of the layers that keep all filters if the outputs are empty."""
-    with undisturbed(model):
-        outputs = [tensor.detach() for tensor in tensors_in(call_model(model, inputs))]
-        if any(tensor.numel() for tensor in outputs):
-            return outputs
-        layer_outputs: list[Tensor] = []
-        hooks = [
-            module.register_forward_hook(lambda _module, _inputs, output: layer_outputs.extend(tensors_in(output)))
-            for name, module in model.named_modules()
-            if name in plan.pinned
-        ]
-        try:
-            call_model(model, inputs)
-        finally:
-            for hook in hooks:
-                hook.remove()
-    return [*outputs, *(tensor.detach() for tensor in layer_outputs)]
+def _relative_difference(left: Tensor, right: Tensor, name: str) -> float:
+    left, right = (torch.view_as_real(side).double() if side.is_complex() else side.double() for side in (left, right))
+    if bool(left.isnan().any() or right.isnan().any()):
+        raise EquivalenceError(f"{name} is NaN, so it cannot be compared; try other example inputs")
+    infinite = left.isinf() | right.isinf()
+    if bool((left[infinite] != right[infinite]).any()):
+        raise EquivalenceError(f"{name} is infinite in one network and not in the other; try other example inputs")
+    left, right = left.masked_fill(infinite, 0.0), right.masked_fill(infinite, 0.0)
+    return float((left - right).abs().max()) / (float(left.abs().max()) or 1.0)

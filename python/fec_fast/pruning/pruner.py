@@ -12,7 +12,7 @@ from torch import nn
 from ..graph.counts import Counts, comparison_table, counts_of
 from ..graph.size_model import SizeModel
 from ..plan.alignment import alignment_notes
-from ..plan.equivalence import compare_with_masked
+from ..plan.equivalence import Proof, prove
 from ..plan.plan import Plan, check_plan
 from ..recovery.calibration import DATA_FREE, calibration_batches
 from ..recovery.compensation import IMAGES, Compensation, compensate
@@ -42,6 +42,7 @@ class PruneResult:
         difference: The largest relative difference between the outputs of the pruned copy and those of the masked
             original, as :func:`fec_fast.verify_equivalence` returns it; ``None`` with ``verify=False``.
         recovery: How the model was recovered after that; ``None`` if it was not.
+        proof: What was compared, in which runs, and what they did not reach; ``None`` with ``verify=False``.
     """
 
     model: nn.Module
@@ -50,6 +51,7 @@ class PruneResult:
     after: Counts
     difference: float | None
     recovery: Compensation | None = None
+    proof: Proof | None = None
 
     def with_recovery(self, recovery: Compensation) -> PruneResult:
         """The same result after :func:`fec_fast.compensate` has changed its model.
@@ -101,6 +103,7 @@ class PruneResult:
         lines += [f"kept whole: {layers}: {reason}" for reason, layers in layers_by_reason(self.plan.pinned).items()]
         notes = [*self.plan.notes, *alignment_notes(ModelIndex.of(self.model), self.plan)]
         lines += [f"note: {note}" for note in notes]
+        lines += [] if self.proof is None else [str(self.proof)]
         return "\n".join(lines)
 
 
@@ -203,11 +206,12 @@ def prune(
         warnings.warn(message, stacklevel=2)
     if not any(counts) and budget is None and (ratio is None or ratio > 0):
         warnings.warn("nothing was pruned: the ratios are too small for these widths and round_to", stacklevel=2)
-    difference = compare_with_masked(context.index, pruned.model, plan, example_inputs) if verify else None
+    proof = prove(context.index, pruned.model, plan, example_inputs) if verify else None
     before = counts_of(context.index, context.trace.macs_by_layer())
     sizes = SizeModel(context.index, context.trace, context.coupling)
     after = counts_of(pruned, sizes.macs_by_layer(counts))
-    result = PruneResult(pruned.model, plan, before, after, difference)
+    difference = None if proof is None else proof.difference
+    result = PruneResult(pruned.model, plan, before, after, difference, proof=proof)
     if recover is None:
         return result
     images = None if isinstance(images, str) else images

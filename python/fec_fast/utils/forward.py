@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .compat import own_buffers, own_parameters, storage_id, tree_leaves, tree_map
 from .errors import InputError
@@ -203,3 +204,15 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     with restored_modes(model), torch.no_grad():
         model.eval()
         yield
+
+
+@contextlib.contextmanager
+def unfused_attention() -> Iterator[None]:
+    """Computes attention by matrix products: a fused operator would hide the layers, or the products, inside it."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -1,0 +1,190 @@
+"""Runs of the proof: what a network computes, layer by layer, in float64 and without chance."""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..utils.compat import BatchNormBase, ConvolutionBase, TorchDispatchMode, without_dispatch_modes
+from ..utils.forward import (
+    call_model,
+    copied_inputs,
+    map_tensors,
+    restored_parameters,
+    tensors_in,
+    undisturbed,
+    unfused_attention,
+)
+from ..utils.model_index import ModelIndex
+from ..utils.outputs import named_tensors_in, tensors_on_modules
+from ..utils.random_state import restored_randomness, seed_all
+from .plan import Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a network computed.
+
+    Attributes:
+        outputs: Its output tensors and those that it left on its modules, by name.
+        layers: For each layer of :func:`kept_filters`, and each of its calls, one number per kept channel: a random
+            combination of what it computed there. Float64.
+        read: For each of these layers that reads channels, which of them were not zero everywhere.
+        exact: Whether everything was computed in float64.
+    """
+
+    outputs: dict[str, Tensor]
+    layers: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+    read: dict[str, Tensor] = field(default_factory=dict)
+    exact: bool = True
+
+
+def run_network(
+    model: nn.Module, inputs: Any, layers: Mapping[str, list[int] | None], *, training: bool, double: bool
+) -> Run:
+    """Runs a network and records what its layers compute.
+
+    Args:
+        model: A copy that may be run.
+        inputs: See :func:`fec_fast.utils.forward.call_model`.
+        layers: The layers to record, with the output channels that are compared; ``None`` for all.
+        training: Whether it is in training mode.
+        double: Whether the copy computes in float64.
+
+    Returns:
+        What it computed.
+
+    Raises:
+        InputError: The network cannot be run on these inputs.
+    """
+    mode = _WithoutChance(double)
+    run, given, index = Run({}), copied_inputs(inputs), ModelIndex.of(model)
+    if double:
+        given = map_tensors(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, given)
+    with ExitStack() as stack:
+        for name, module in index.modules.items():
+            if name in layers:
+                hook = module.register_forward_hook(_recorder(name, layers[name], run))
+                stack.callback(hook.remove)
+        stack.enter_context(restored_randomness())
+        stack.enter_context(undisturbed(index, training=training))
+        stack.enter_context(restored_parameters(index))
+        stack.enter_context(unfused_attention())
+        seed_all(0)
+        with mode:
+            outputs = call_model(model, given)
+        named = [*named_tensors_in(outputs), *tensors_on_modules(model)]
+        run.outputs.update({name: tensor.detach() for name, tensor in named})
+    return Run(run.outputs, run.layers, run.read, double and not mode.met_float32)
+
+
+def kept_filters(modules: Mapping[str, nn.Module], plan: Plan) -> dict[str, list[int] | None]:
+    """The layers whose outputs are compared: convolutions, linear layers and batch norms that a plan narrows, or heads.
+
+    Args:
+        modules: The modules of the model by name.
+        plan: The plan.
+
+    Returns:
+        For each layer the output channels that are kept; ``None`` for all.
+    """
+    layers: dict[str, list[int] | None] = {}
+    for name, module in modules.items():
+        prefix = f"{name}." if name else ""
+        keep = [plan.keep[prefix + own] for own in ("weight", "bias", "running_mean") if prefix + own in plan.keep]
+        if isinstance(module, BatchNormBase) and keep:
+            layers[name] = keep[0].get("0")
+        elif isinstance(module, ConvolutionBase | nn.Linear) and (keep or name in plan.pinned):
+            axes = plan.keep.get(f"{prefix}weight", {})
+            if not getattr(module, "transposed", False):
+                layers[name] = axes.get("0")
+            elif module.groups == 1:
+                layers[name] = axes.get("1")
+    return layers
+
+
+def _recorder(name: str, kept: list[int] | None, run: Run) -> Callable[[nn.Module, Any, Any], None]:
+    def record(module: nn.Module, given: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            with without_dispatch_modes():
+                keep(module, given, output)
+
+    def keep(module: nn.Module, given: Any, output: Tensor) -> None:
+        channels = _channels_first(module, output.detach())
+        if kept is not None and len(channels) > len(kept):  # of the masked original
+            channels = channels[kept]
+        run.layers[name].append(_combination(channels))
+        if not isinstance(module, BatchNormBase) and given and isinstance(given[0], Tensor):
+            alive = (_channels_first(module, given[0].detach()) != 0).any(1)
+            run.read[name] = alive | run.read[name] if name in run.read else alive
+
+    return record
+
+
+def _channels_first(module: nn.Module, tensor: Tensor) -> Tensor:
+    """The input or output of a layer as ``[C, rest]``; an input without a batch has its channels first."""
+    if isinstance(module, nn.Linear):
+        return tensor.movedim(-1, 0).reshape(tensor.shape[-1], -1)
+    dim = tensor.dim() - len(module.kernel_size) - 1 if isinstance(module, ConvolutionBase) else 1
+    return tensor.movedim(dim, 0).flatten(1)
+
+
+def _combination(channels: Tensor) -> Tensor:
+    """A random combination of the elements of each channel, the same for both networks: ``[C, N]`` to ``[C]``."""
+    return channels.double() @ _factors(channels.shape[1]).to(channels.device)
+
+
+@functools.lru_cache(maxsize=64)
+def _factors(count: int) -> Tensor:
+    return torch.rand(count, generator=torch.Generator().manual_seed(count), dtype=torch.float64) + 0.5
+
+
+def _reseed(operands: Any) -> None:
+    """Seeds the generators that an operator may draw from. ``torch.manual_seed`` would format a traceback each time."""
+    torch.default_generator.manual_seed(0)
+    if any(tensor.is_cuda for tensor in tensors_in(operands)):
+        torch.cuda.manual_seed_all(0)
+
+
+class _WithoutChance(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Computes in float64 where the code asks for float32, and replaces random numbers by constants.
+
+    ``model.double()`` converts parameters and buffers only. A ``torch.zeros(...)`` or ``x.to(torch.float32)`` in the
+    forward method would still meet them with float32. Random numbers of a shape with channels cannot be the same in
+    both networks, so a probability becomes 1 (nothing is dropped) and any other number 0.5.
+
+    Attributes:
+        met_float32: Whether anything was computed in float32 nevertheless.
+    """
+
+    def __init__(self, double: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._double = double
+        self.met_float32 = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if self._double and kwargs.get("dtype") == torch.float32:
+            kwargs["dtype"] = torch.float64
+        if func is torch.ops.aten.native_dropout.default:
+            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
+        is_random = torch.Tag.nondeterministic_seeded in func.tags
+        if is_random:
+            _reseed(args)  # random numbers of equal shapes are equal in both networks, whatever came before
+        result = func(*args, **kwargs)
+        if is_random and isinstance(result, Tensor) and result.is_floating_point():
+            result.fill_(1.0 if "bernoulli" in func.name() else 0.5)
+        if not (self._double and isinstance(result, Tensor) and result.dtype == torch.float32):
+            return result
+        # A float32 result of float32 operands is left alone: it is computed from something that was float32 before.
+        if any(tensor.dtype == torch.float32 for tensor in tensors_in((args, kwargs))):
+            self.met_float32 = True
+            return result
+        return result.double()

@@ -1,0 +1,201 @@
+"""Values of the proof: the pruned tensors against the original's, masked channels, and drawn weights and inputs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..utils.compat import BatchNormBase, ConvolutionBase
+from ..utils.errors import EquivalenceError
+from ..utils.forward import map_tensors
+from ..utils.model_index import ModelIndex
+from ..utils.modules import named_tensors
+from .plan import Plan
+from .surgery import select_kept
+
+_BLOCK = 1_048_583  # a prime number, so that the rows of a weight differ when the block is repeated
+_SMALLEST_IMAGE = 3  # dimensions of an input that is drawn; smaller ones may be steps, sizes or coordinates
+
+
+def check_values(index: ModelIndex, pruned: ModelIndex, plan: Plan) -> None:
+    """Checks that every tensor of a pruned model is the part of the original's that a plan keeps, bit for bit.
+
+    Args:
+        index: The index of the model before pruning.
+        pruned: The index of the model after pruning.
+        plan: The plan.
+
+    Raises:
+        EquivalenceError: A tensor is missing, or differs in shape, dtype or value; an attribute is not the plan's.
+    """
+    if index.tensors.keys() != pruned.tensors.keys():
+        names = ", ".join(sorted(index.tensors.keys() ^ pruned.tensors.keys())[:3])
+        raise EquivalenceError(f"the pruned network and the original do not have the same tensors, such as {names}")
+    for name, tensor in index.tensors.items():
+        other, axes = pruned.tensors[name].detach(), plan.keep.get(name)
+        kept = tensor.detach() if axes is None else select_kept(tensor.detach(), axes)
+        if kept.shape != other.shape or kept.dtype != other.dtype:
+            raise EquivalenceError(
+                f"{name} of the pruned network is {other.dtype} {list(other.shape)}, the plan keeps {kept.dtype} "
+                f"{list(kept.shape)} of the original's"
+            )
+        other = other.to(kept.device)
+        if not torch.equal(kept, other) and not bool(((kept == other) | ((kept != kept) & (other != other))).all()):
+            raise EquivalenceError(
+                f"{name} of the pruned network differs from what the plan keeps of the original's; the proof is for a "
+                "network right after pruning, before training or compensation"
+            )
+    for name, values in plan.attributes.items():
+        for attribute, value in values.items():
+            found = getattr(pruned.modules[name], attribute, None)
+            if found != value:
+                raise EquivalenceError(f"{attribute} of {name!r} is {found} in the pruned network, {value} in the plan")
+
+
+class NetworkPair:
+    """Copies of a model and of its pruned network that are given the same weights.
+
+    Attributes:
+        full: The copy of the original; its removed channels are masked.
+        small: The copy of the pruned network.
+    """
+
+    def __init__(self, index: ModelIndex, pruned: nn.Module, plan: Plan, *, double: bool, zero_scales: bool) -> None:
+        """Copies both.
+
+        Args:
+            index: The index of the model before pruning.
+            pruned: The model after pruning.
+            plan: The plan.
+            double: Whether the copies compute in float64.
+            zero_scales: Whether parameters other than those of convolutions, linear layers and batch norms are zero at
+                removed channels. A model that divides by them is compared with the values that they have.
+        """
+        self.full, self.small = copy.deepcopy(index.model), copy.deepcopy(pruned)
+        if double:
+            self.full.double()
+            self.small.double()
+        self._plan, self._zero_scales = plan, zero_scales
+        self._full, self._small = named_tensors(self.full), named_tensors(self.small)
+        self._names = [name for name in index.tensors if index.first_names[id(index.tensors[name])] == name]
+        self._own = {name: self._full[name].detach().clone() for name in self._names}
+        self._modules = index.modules
+        self._uniform: dict[torch.dtype, Tensor] = {}
+        self._normal: dict[torch.dtype, Tensor] = {}
+        self._start = 0
+
+    def set_own(self) -> None:
+        """Gives both the weights of the original."""
+        self._set(self._own)
+
+    def draw(self, seed: int) -> None:
+        """Gives both drawn weights, with which every channel is alive, as far as weights decide it.
+
+        Filters are normal, with a sum of zero and a variance of one over the number of their inputs: what they compute
+        varies around their bias. Biases, and the weights and biases of batch norms, are positive. Other parameters, and
+        buffers that are narrowed keep half to one and a half times their value; a zero becomes small and positive.
+
+        Args:
+            seed: Of the draw.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for dtype in {own.dtype for own in self._own.values() if own.is_floating_point()}:
+            self._uniform[dtype] = torch.rand(_BLOCK, generator=generator).to(dtype)
+            self._normal[dtype] = torch.randn(_BLOCK, generator=generator).to(dtype)
+        values, self._start = dict(self._own), 0
+        for name, own in self._own.items():
+            if own.is_floating_point() and (isinstance(self._full[name], nn.Parameter) or name in self._plan.keep):
+                self._start = (self._start + 7919) % _BLOCK  # tensors of one shape differ
+                values[name] = self._drawn(name, own)
+        self._set(values)
+
+    def _drawn(self, name: str, own: Tensor) -> Tensor:
+        module, attribute = self._owner(name)
+        is_layer = isinstance(module, ConvolutionBase | nn.Linear)
+        filters = 1 if is_layer and getattr(module, "transposed", False) else 0
+        inputs = own.numel() // max(1, own.shape[filters]) if own.dim() > 1 else 1
+        if is_layer and inputs > 1:
+            normal = self._repeated(self._normal, own)
+            others = [dim for dim in range(own.dim()) if dim != filters]
+            return normal.sub_(normal.mean(others, keepdim=True)).mul_(inputs**-0.5)
+        uniform = self._repeated(self._uniform, own)
+        if is_layer or isinstance(module, BatchNormBase):
+            return 0.2 * uniform if attribute == "running_mean" else uniform + 0.5
+        return torch.where(own == 0, 0.1 * uniform, own * (uniform + 0.5))
+
+    def _repeated(self, blocks: Mapping[torch.dtype, Tensor], like: Tensor) -> Tensor:
+        """A block of random numbers, from where this tensor begins, repeated to the tensor's shape."""
+        block, count = blocks[like.dtype], like.numel()
+        if count <= _BLOCK - self._start:
+            values = block[self._start : self._start + count].clone()
+        else:
+            rolled = torch.cat([block[self._start :], block[: self._start]])
+            values = rolled.repeat(-(-count // _BLOCK))[:count]
+        return values.view(like.shape).to(like.device)
+
+    def _owner(self, name: str) -> tuple[nn.Module | None, str]:
+        prefix, _, attribute = name.rpartition(".")
+        return self._modules.get(prefix), attribute
+
+    def _set(self, values: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in values.items():
+                axes = self._plan.keep.get(name)
+                if axes is None:
+                    self._full[name].copy_(value)
+                    self._small[name].copy_(value)
+                else:
+                    self._small[name].copy_(select_kept(value, axes))
+                    self._full[name].copy_(value if self._is_left(name, value) else masked(name, value, axes))
+
+    def _is_left(self, name: str, value: Tensor) -> bool:
+        """Whether a tensor keeps its values at removed channels."""
+        known = isinstance(self._owner(name)[0], ConvolutionBase | nn.Linear | BatchNormBase)
+        return not (self._zero_scales or known) and sum(size > 1 for size in value.shape) < 2
+
+
+def masked(name: str, tensor: Tensor, axes: Mapping[str, list[int]]) -> Tensor:
+    """A tensor whose removed channels are zero.
+
+    Args:
+        name: Its name. A running variance keeps its values: batch norm divides by it, and its weight, bias and mean are
+            zero for the channel.
+        tensor: The tensor before pruning.
+        axes: The kept indices by axis.
+
+    Returns:
+        A copy.
+    """
+    tensor = tensor.clone()
+    if not name.endswith("running_var"):
+        for axis, kept in axes.items():
+            is_removed = torch.ones(tensor.shape[int(axis)], dtype=torch.bool)
+            is_removed[kept] = False
+            tensor.index_fill_(int(axis), is_removed.nonzero().flatten().to(tensor.device), 0)
+    return tensor
+
+
+def drawn_inputs(example_inputs: Any, seed: int) -> Any:
+    """Example inputs whose images are drawn in the range of their values; of a constant image, in [c, c + 1).
+
+    Args:
+        example_inputs: Nested inputs. Integers, and tensors with fewer than three dimensions, are left as they are.
+        seed: Of the draw.
+
+    Returns:
+        The same structure.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point() or tensor.dim() < _SMALLEST_IMAGE or not tensor.numel():
+            return tensor
+        low, high = tensor.min(), tensor.max()
+        share = torch.rand(tensor.shape, generator=generator, dtype=torch.float32).to(tensor)
+        return low + share * torch.where(high > low, high - low, torch.ones_like(high))
+
+    return map_tensors(drawn, example_inputs)
