@@ -8,13 +8,14 @@ knows which channels went into that operator.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ..utils.compat import TorchDispatchMode
 from ..utils.errors import InputError
-from ..utils.forward import call_model, copied_inputs, undisturbed, unfused_attention
+from ..utils.forward import call_model, copied_inputs, plain_operators, restored_parameters, undisturbed
 from ..utils.model_index import ModelIndex
 from .label_sets import LabelPartition, Pin
 from .shape_only import ShapeOnlyMode, block_value_access
@@ -47,14 +48,32 @@ def can_run(network: ModelIndex, example_inputs: Any, *, training: bool = False)
         training: Whether to run it in training mode.
     """
     given, shapes_alone = copied_inputs(example_inputs), ShapeOnlyMode()  # type: ignore[no-untyped-call]
-    with contextlib.suppress(InputError), undisturbed(network, training=training), shapes_alone, block_value_access():
+    with contextlib.suppress(InputError), _unchanged(network, training), shapes_alone, block_value_access():
         call_model(network.model, given)
         return True
     given = copied_inputs(example_inputs)
-    with contextlib.suppress(InputError), undisturbed(network, training=training):
+    with contextlib.suppress(InputError), _unchanged(network, training):
         call_model(network.model, given)
         return True
     return False
+
+
+@contextlib.contextmanager
+def _unchanged(network: ModelIndex, training: bool) -> Iterator[None]:
+    """Leaves a network as it was.
+
+    Raises:
+        InputError: At the end, if the model's code gave a parameter another shape.
+    """
+    with plain_operators(network), undisturbed(network, training=training), restored_parameters(network) as replaced:
+        shapes = {name: tensor.shape for name, tensor in network.tensors.items()}
+        yield
+        for name in replaced():
+            if network.tensors[name].shape != shapes[name]:
+                raise InputError(
+                    f"the model's code makes {name} anew in a run, {list(network.tensors[name].shape)} where the plan "
+                    f"wants {list(shapes[name])}: name the layers that it is made from in ignore="
+                )
 
 
 def find_hardcoded_width(
@@ -77,10 +96,12 @@ def find_hardcoded_width(
     """
     watcher, given = _OperatorNames(), copied_inputs(example_inputs)
     try:
-        with undisturbed(pruned, training=training), unfused_attention(), watcher:
+        with _unchanged(pruned, training), watcher:
             call_model(pruned.model, given)
     except InputError as error:
         cause = error.__cause__
+        if cause is None:  # of the model's code itself, see _unchanged
+            raise
         message = f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0][:160]}"
         reached = len(watcher.names)
         operators = (trace.training_operators or ()) if training else trace.operators

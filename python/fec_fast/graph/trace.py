@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..utils.compat import ConvolutionBase, storage_id
 from ..utils.errors import InputError
-from ..utils.forward import call_model, copied_inputs, restored_parameters, undisturbed, unfused_attention
+from ..utils.forward import call_model, copied_inputs, plain_operators, restored_parameters, undisturbed
 from ..utils.model_index import ModelIndex
 from ..utils.outputs import named_tensors_in
 from .activation_memory import Allocation
@@ -123,7 +123,7 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
 
 
 def _pins_for_heads(index: ModelIndex, tracker: LabelTracker, unreached: Sequence[str]) -> list[Pin]:
-    """Keeps what the model's last layers read, if another layer that was not reached reads as many channels.
+    """Keeps what the model's last layers read, if a layer of their kind that was not reached reads as many channels.
 
     It may be the head of another task, which the model's code chooses by an argument.
     """
@@ -131,7 +131,8 @@ def _pins_for_heads(index: ModelIndex, tracker: LabelTracker, unreached: Sequenc
     for layer in unreached:
         for use in tracker.weight_uses.values():
             last = partition.reason(int(use.outputs[0])) == OUTPUTS
-            if last and len(use.inputs) == input_width(index, layer):
+            alike = isinstance(index.modules[layer], nn.Linear) == isinstance(index.modules.get(use.layer), nn.Linear)
+            if last and alike and len(use.inputs) == input_width(index, layer):
                 reason = f"{layer} was not reached by the example inputs, and may read it as {use.layer} does"
                 note = f"{layer}: not reached by the example inputs; what {use.layer} reads is kept, as it may read it"
                 pins.append(Pin(use.inputs, reason, note))
@@ -182,7 +183,7 @@ def _trace_training(index: ModelIndex, example_inputs: Any, mode: TracingMode) -
             _run(index, example_inputs, mode, training=True)
             return None
         except Exception as error:
-            failure = str(error)
+            failure = str(error.__cause__ or error).strip().partition("\n")[0][:160]
     reason = f"training mode could not be traced ({failure})"
     for key in tracker.axes.keys() - seen:
         tracker.sets.pin(tracker.axes[key], f"{reason}, and it was reached in that mode alone")
@@ -199,7 +200,7 @@ def _run(index: ModelIndex, example_inputs: Any, mode: TracingMode, *, training:
 
     with (
         undisturbed(index, training=training),
-        unfused_attention(),
+        plain_operators(index),
         warnings.catch_warnings(),
         restored_parameters(index) as replaced,
     ):

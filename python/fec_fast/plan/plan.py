@@ -11,7 +11,7 @@ from torch import nn
 
 from ..utils.errors import PlanError
 from ..utils.model_index import ModelIndex
-from .shapes import pruned_shapes, shapes_fingerprint
+from .shapes import persistent_shapes, pruned_shapes, shapes_fingerprint
 from .validation import validate_entries
 
 FORMAT = "fec_fast.plan"
@@ -132,10 +132,17 @@ def check_plan(plan: Plan, index: ModelIndex) -> None:
     Raises:
         PlanError: The plan is for another model; the message names the first difference.
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in index.tensors.items()}
+    shapes = persistent_shapes(index)
     if shapes_fingerprint(shapes) != plan.fingerprint:
         raise PlanError(f"the plan is for another model: {_first_difference(plan, shapes)}")
-    if shapes_fingerprint({**shapes, **plan.new_shapes}) != plan.pruned_fingerprint:
+    for name, expected in plan.shapes.items():
+        tensor = index.tensors.get(name)
+        if tensor is None or tuple(tensor.shape) != tuple(expected):
+            found = "has no such tensor" if tensor is None else f"has it with shape {list(tensor.shape)}"
+            raise PlanError(f"the plan is for another model: it expects {name} of shape {expected}, this one {found}")
+    new_shapes = plan.new_shapes
+    after = {name: new_shapes.get(name, shape) for name, shape in shapes.items()}
+    if shapes_fingerprint(after) != plan.pruned_fingerprint:
         raise PlanError("the plan was edited: its kept indices do not match its pruned_fingerprint")
     # A tied tensor is pruned once, so the plan must keep the same indices under each of its names.
     for name, tensor in index.tensors.items():

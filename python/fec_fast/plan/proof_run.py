@@ -17,10 +17,10 @@ from ..utils.forward import (
     call_model,
     copied_inputs,
     map_tensors,
+    plain_operators,
     restored_parameters,
     tensors_in,
     undisturbed,
-    unfused_attention,
 )
 from ..utils.model_index import ModelIndex
 from ..utils.outputs import named_tensors_in, tensors_on_modules
@@ -76,7 +76,7 @@ def run_network(
         stack.enter_context(restored_randomness())
         stack.enter_context(undisturbed(index, training=training))
         stack.enter_context(restored_parameters(index))
-        stack.enter_context(unfused_attention())
+        stack.enter_context(plain_operators(index))
         seed_all(0)
         with mode:
             outputs = call_model(model, given)

@@ -9,7 +9,7 @@ from ..utils.model_index import ModelIndex
 
 
 def fingerprint(index: ModelIndex) -> str:
-    """Hashes the names and shapes of a model's parameters and buffers.
+    """Hashes the names and shapes of a model's parameters and persistent buffers.
 
     Args:
         index: The index of the model.
@@ -18,7 +18,19 @@ def fingerprint(index: ModelIndex) -> str:
         ``"sha256:..."``. Models with equal fingerprints can be pruned by the same plans, whatever their values, dtype
         and device.
     """
-    return shapes_fingerprint({name: tensor.shape for name, tensor in index.tensors.items()})
+    return shapes_fingerprint(persistent_shapes(index))
+
+
+def persistent_shapes(index: ModelIndex) -> dict[str, tuple[int, ...]]:
+    """The shapes of a model's parameters and of the buffers that its state dict has.
+
+    Args:
+        index: The index of the model.
+
+    Returns:
+        Names to shapes. Other buffers are left out: a run may make them, or resize them.
+    """
+    return {name: tuple(tensor.shape) for name, tensor in index.tensors.items() if name not in index.not_persistent}
 
 
 def shapes_fingerprint(shapes: Mapping[str, Sequence[int]]) -> str:

@@ -85,18 +85,22 @@ def pruned_copy(index: ModelIndex, plan: Plan) -> nn.Module:
     memo: dict[int, Any] = {}
     indices_as_tensors: dict[Any, Tensor] = {}
     special: dict[str, dict[str, list[int]]] = {}
+    scripted = {name for name, module in index.modules.items() if isinstance(module, torch.jit.ScriptModule)}
     for name, axes in plan.keep.items():
         tensor = index.tensors[name]
         if id(tensor) in memo:
             continue
-        if type(tensor) is nn.Parameter:
+        if name.rpartition(".")[0] in scripted:  # its copy does not look into the memo
+            special[name] = axes
+        elif type(tensor) is nn.Parameter:
             kept = select_kept(tensor.detach(), axes, indices_as_tensors)
             memo[id(tensor)] = nn.Parameter(kept, tensor.requires_grad)
         elif type(tensor) is Tensor and not tensor.requires_grad and not vars(tensor):
             memo[id(tensor)] = select_kept(tensor, axes, indices_as_tensors)
         else:  # a subclass, or a tensor with attributes: deepcopy knows how to copy it, and the copy is pruned
             special[name] = axes
-    copied = _deepcopy_model(index, memo)
+    with torch.no_grad():  # or the parameters of a scripted module would be results of a copy
+        copied = _deepcopy_model(index, memo)
     if special:
         tensors = named_tensors(copied)
         for name, axes in special.items():
@@ -182,7 +186,8 @@ def _deepcopy_model(index: ModelIndex, memo: dict[int, Any]) -> nn.Module:
     # All copies are made, empty, before any is filled: wherever an attribute refers to a module, the copy is found.
     for module in modules:
         memo[id(module)] = object.__new__(type(module))
-    for module in modules:
+    # Children first: a class that deepcopy copies by itself may use them in its __setstate__.
+    for module in reversed(modules):
         state = module.__getstate__()  # type: ignore[no-untyped-call]
         memo[id(module)].__setstate__({name: _deepcopy_value(value, memo) for name, value in state.items()})
     return copy.deepcopy(index.model, memo)

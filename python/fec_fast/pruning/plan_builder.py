@@ -12,7 +12,7 @@ from ..graph.groups import CoupledChannels, Coupling, kept_indices, removed_labe
 from ..graph.label_tracker import WeightUse
 from ..graph.trace import Trace
 from ..plan.plan import Plan
-from ..plan.shapes import pruned_shapes, shapes_fingerprint
+from ..plan.shapes import persistent_shapes, pruned_shapes, shapes_fingerprint
 from ..scoring.formula import Formula
 from ..utils.compat import BatchNormBase, ConvolutionBase
 from ..utils.model_index import ModelIndex
@@ -106,8 +106,8 @@ def make_plan(
         for reason, layers in layers_by_reason(coupling.partly_pinned).items()
     ]
     shapes = {name: list(index.tensors[name].shape) for name in keep}
-    before = {name: tuple(tensor.shape) for name, tensor in index.tensors.items()}
-    after = {**before, **pruned_shapes(shapes, keep)}
+    before = persistent_shapes(index)
+    after = {**before, **{name: shape for name, shape in pruned_shapes(shapes, keep).items() if name in before}}
     return Plan(
         fingerprint=shapes_fingerprint(before),
         pruned_fingerprint=shapes_fingerprint(after),

@@ -12,7 +12,7 @@ from torch import nn
 from ..graph.counts import Counts, comparison_table, counts_of
 from ..graph.size_model import SizeModel
 from ..plan.alignment import alignment_notes
-from ..plan.equivalence import Proof, prove
+from ..plan.equivalence import Proof
 from ..plan.plan import Plan, check_plan
 from ..recovery.calibration import DATA_FREE, calibration_batches
 from ..recovery.compensation import IMAGES, Compensation, compensate
@@ -200,13 +200,12 @@ def prune(
         request = replace(request, calibration=calibration)
     check_calibration(criterion, request.policy, calibration)
     context = build_context(model, example_inputs, criterion, formula, sides, ignore, calibration)
-    trial = find_plan(context, request)
-    context, counts, plan, pruned = trial.context, trial.counts, trial.plan, trial.pruned
+    trial = find_plan(context, request, verify=verify)
+    context, counts, plan, pruned, proof = trial.context, trial.counts, trial.plan, trial.pruned, trial.proof
     for message in unseen_parts(trial):
         warnings.warn(message, stacklevel=2)
     if not any(counts) and budget is None and (ratio is None or ratio > 0):
         warnings.warn("nothing was pruned: the ratios are too small for these widths and round_to", stacklevel=2)
-    proof = prove(context.index, pruned.model, plan, example_inputs) if verify else None
     before = counts_of(context.index, context.trace.macs_by_layer())
     sizes = SizeModel(context.index, context.trace, context.coupling)
     after = counts_of(pruned, sizes.macs_by_layer(counts))

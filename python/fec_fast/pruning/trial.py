@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from ..graph.hardcoded_widths import can_run, find_hardcoded_width
 from ..graph.trace import input_width
+from ..plan.equivalence import Proof, prove
 from ..plan.plan import Plan
 from ..plan.surgery import pruned_copy
+from ..utils.errors import EquivalenceError
 from ..utils.model_index import ModelIndex
 from .allocation.allocate import AllocationRequest, Measurements
 from .context import PruningContext
@@ -23,22 +25,26 @@ class Trial:
         counts: For each coupled set the number of units that are removed.
         plan: The plan.
         pruned: The index of the pruned copy.
+        proof: What was compared with the original; ``None`` if nothing was.
     """
 
     context: PruningContext
     counts: Sequence[int]
     plan: Plan
     pruned: ModelIndex
+    proof: Proof | None
 
 
-def find_plan(context: PruningContext, request: AllocationRequest) -> Trial:
+def find_plan(context: PruningContext, request: AllocationRequest, *, verify: bool) -> Trial:
     """Plans, prunes a copy and runs it, until the copy runs in both modes.
 
-    Each turn but the last keeps a channel that could be removed before, so the loop ends.
+    Training mode is traced only where it is needed: where the copy fails in it, or differs from the original. Each
+    other turn but the last keeps a channel that could be removed before, so the loop ends.
 
     Args:
         context: The traced and scored model.
         request: What is to be removed.
+        verify: Whether to prove the copy.
 
     Returns:
         The copy that runs.
@@ -52,19 +58,23 @@ def find_plan(context: PruningContext, request: AllocationRequest) -> Trial:
         counts, notes = request.removal_counts(context, measurements)
         plan = context.plan(counts, notes)
         pruned = ModelIndex.of(pruned_copy(context.index, plan))
-        training = can_run(pruned, context.example_inputs)
-        if training:
-            if can_run(pruned, context.example_inputs, training=True):
-                return Trial(context, counts, plan, pruned)
-            if original_trains is None:
+        in_evaluation = can_run(pruned, context.example_inputs)
+        if in_evaluation:
+            in_training = can_run(pruned, context.example_inputs, training=True)
+            if not in_training and original_trains is None:
                 original_trains = can_run(context.index, context.example_inputs, training=True)
-            if not original_trains:  # a detector without targets, a batch norm on a single value
-                return Trial(context, counts, plan, pruned)
+            if in_training or not original_trains:  # a detector without targets, a batch norm on a single value
+                try:
+                    proof = prove(context.index, pruned.model, plan, context.example_inputs) if verify else None
+                    return Trial(context, counts, plan, pruned, proof)
+                except EquivalenceError:
+                    if context.trace.training_operators is not None:
+                        raise
             if context.trace.training_operators is None:
                 context = context.with_training_traced()
                 continue
         pin = find_hardcoded_width(
-            pruned, context.example_inputs, context.trace, context.coupling.partition, training=training
+            pruned, context.example_inputs, context.trace, context.coupling.partition, training=in_evaluation
         )
         context = context.with_pin(pin)
 

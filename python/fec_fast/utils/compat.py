@@ -38,6 +38,7 @@ __all__ = [
     "accelerate_gradient_state",
     "compiled_module",
     "is_traceable_wrapper_subclass",
+    "not_persistent_buffers",
     "operator_arguments",
     "operator_name",
     "own_buffers",
@@ -64,6 +65,11 @@ def without_dispatch_modes() -> contextlib.AbstractContextManager[Any]:
     return manager
 
 
+def _as_mapping(registered: Any) -> Any:
+    """What a module registers, as a mapping: a scripted module has an object of another kind."""
+    return registered if isinstance(registered, dict) else dict(registered.items())
+
+
 def own_modules(module: nn.Module) -> Mapping[str, nn.Module | None]:
     """The direct children of a module by name, as registered.
 
@@ -73,9 +79,10 @@ def own_modules(module: nn.Module) -> Mapping[str, nn.Module | None]:
         module: The module.
 
     Returns:
-        Its own mapping, not a copy; ``None`` for a child that was registered as absent.
+        Its own mapping, not a copy, except of a scripted module; ``None`` for a child that was registered as absent.
     """
-    return module._modules
+    registered: Mapping[str, nn.Module | None] = _as_mapping(module._modules)
+    return registered
 
 
 def own_parameters(module: nn.Module) -> MutableMapping[str, nn.Parameter | None]:
@@ -87,9 +94,10 @@ def own_parameters(module: nn.Module) -> MutableMapping[str, nn.Parameter | None
         module: The module.
 
     Returns:
-        Its own mapping, not a copy; ``None`` for one that was registered as absent.
+        Its own mapping, not a copy, except of a scripted module; ``None`` for one that was registered as absent.
     """
-    return module._parameters
+    registered: MutableMapping[str, nn.Parameter | None] = _as_mapping(module._parameters)
+    return registered
 
 
 def own_buffers(module: nn.Module) -> MutableMapping[str, Tensor | None]:
@@ -99,9 +107,19 @@ def own_buffers(module: nn.Module) -> MutableMapping[str, Tensor | None]:
         module: The module.
 
     Returns:
-        Its own mapping, not a copy; ``None`` for one that was registered as absent.
+        Its own mapping, not a copy, except of a scripted module; ``None`` for one that was registered as absent.
     """
-    return module._buffers
+    registered: MutableMapping[str, Tensor | None] = _as_mapping(module._buffers)
+    return registered
+
+
+def not_persistent_buffers(module: nn.Module) -> set[str]:
+    """The names of the buffers that a module holds itself and that are no part of its state dict.
+
+    Args:
+        module: The module.
+    """
+    return module._non_persistent_buffers_set
 
 
 def compiled_module(module: nn.Module) -> nn.Module | None:
@@ -115,7 +133,7 @@ def compiled_module(module: nn.Module) -> nn.Module | None:
     Returns:
         The module inside; ``None`` if this is not the result of ``torch.compile``.
     """
-    return module._modules.get("_orig_mod")
+    return own_modules(module).get("_orig_mod")
 
 
 def operator_name(operator: Any) -> str:

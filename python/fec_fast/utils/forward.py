@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .compat import own_buffers, own_parameters, storage_id, tree_leaves, tree_map
+from .compat import compiled_module, own_buffers, own_parameters, storage_id, tree_leaves, tree_map
 from .errors import InputError
 from .model_index import ModelIndex
 from .modules import modules_of
@@ -131,10 +131,9 @@ def undisturbed(model: nn.Module | ModelIndex, *, training: bool = False) -> Ite
     """
     network, modules = (model.model, model.modules) if isinstance(model, ModelIndex) else (model, modules_of(model))
     buffers = [
-        (own_buffers(module), name, buffer, buffer.detach().clone())
+        (own_buffers(module), name, buffer, None if buffer is None else buffer.detach().clone())
         for module in modules.values()
         for name, buffer in own_buffers(module).items()
-        if buffer is not None
     ]
     try:
         with _restored_modes(modules.values()), torch.random.fork_rng(), torch.no_grad():
@@ -144,7 +143,8 @@ def undisturbed(model: nn.Module | ModelIndex, *, training: bool = False) -> Ite
     finally:
         with torch.no_grad():
             for registered, name, buffer, before in buffers:
-                buffer.copy_(before)  # always, because a version counter does not show what batch norm writes
+                if buffer is not None and before is not None:
+                    buffer.copy_(before)  # always, because a version counter does not show what batch norm writes
                 registered[name] = buffer  # the model may have put another tensor in its place
 
 
@@ -207,12 +207,22 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def unfused_attention() -> Iterator[None]:
-    """Computes attention by matrix products: a fused operator would hide the layers, or the products, inside it."""
+def plain_operators(index: ModelIndex) -> Iterator[None]:
+    """Runs what fused operators would hide: attention by matrix products, and compiled submodules without compiling.
+
+    Args:
+        index: The index of the model.
+
+    Yields:
+        Nothing.
+    """
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if any(compiled_module(module) is not None for module in index.modules.values()):
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from .compat import not_persistent_buffers
 from .modules import modules_of, tensors_of, unwrap
 
 
@@ -22,12 +23,14 @@ class ModelIndex:
         modules: Its modules by first name, in the order of ``named_modules``; the model itself is ``""``.
         tensors: Its parameters and buffers by every name they have, parameters first.
         first_names: The first name of every parameter and buffer, by the identity of the tensor.
+        not_persistent: The names of the buffers that are no part of a state dict.
     """
 
     model: nn.Module
     modules: Mapping[str, nn.Module]
     tensors: Mapping[str, Tensor]
     first_names: Mapping[int, str]
+    not_persistent: frozenset[str]
 
     @classmethod
     def of(cls, model: nn.Module) -> ModelIndex:
@@ -52,4 +55,9 @@ class ModelIndex:
         first_names: dict[int, str] = {}
         for name, tensor in tensors.items():
             first_names.setdefault(id(tensor), name)
-        return cls(model, modules, tensors, first_names)
+        not_persistent = {
+            f"{name}.{own}" if name else own
+            for name, module in by_every_name.items()
+            for own in not_persistent_buffers(module)
+        }
+        return cls(model, modules, tensors, first_names, frozenset(not_persistent))

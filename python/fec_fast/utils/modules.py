@@ -86,7 +86,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         The module inside, or the module itself.
 
     Raises:
-        ArgumentError: The argument is not a module.
+        ArgumentError: The argument is not a module, or is scripted or traced by TorchScript.
     """
     if not isinstance(model, nn.Module):
         hint = "; load the state dict into a model first" if isinstance(model, Mapping) else ""
@@ -97,8 +97,14 @@ def unwrap(model: nn.Module) -> nn.Module:
         else:
             inner = compiled_module(model)
         if not isinstance(inner, nn.Module):
-            return model
+            break
         model = inner
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ArgumentError(
+            f"model: a scripted or traced {type(model).__name__}; give the module that torch.jit.script or trace "
+            "was called on, and script the result"
+        )
+    return model
 
 
 def unwrap_for_surgery(model: nn.Module) -> nn.Module:
