@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from ..utils.compat import TorchDispatchMode, operator_arguments, storage_id, without_dispatch_modes
-from ..utils.forward import tensors_in
+from ..utils.compat import TorchDispatchMode
 from ..utils.model_index import ModelIndex
 from .activation_memory import AllocationTracker
 from .label_tracker import LabelTracker
 from .labels import LabelMap
 from .operator_call import OperatorCall
+from .parameter_guard import ParameterGuard
 from .rules.lookup import rule_of
 
 Evaluate = Callable[[Any, Any, Any], Any]
@@ -63,7 +62,7 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operators: The operators so far.
         costs: The multiply-accumulates of those that have some.
         allocations: The memory of the results; ``None`` to leave it out.
-        written: The parameters that the model's code writes to, by name, with the values from before.
+        guard: Keeps the parameters that the model's code writes to.
         values_read: Whether the code reads values of a tensor out of torch.
     """
 
@@ -80,12 +79,7 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.operators: list[TracedOperator] = []
         self.costs: list[OperatorCost] = []
         self.allocations: AllocationTracker | None = AllocationTracker(index.tensors.values())
-        self.written: dict[str, Tensor] = {}
-        self.values_read = False
-        self._parameters = {
-            storage_id(tensor): name for name, tensor in index.tensors.items() if isinstance(tensor, nn.Parameter)
-        }
-        self._index = index
+        self.guard, self.values_read = ParameterGuard(index), False
         self._module_names = {id(module): name for name, module in index.modules.items()}
         self._module_stack = [""]  # the modules whose forward is being run, by name, the innermost last
 
@@ -94,12 +88,7 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         # Looked up before the call, which overwrites the old strides.
         same_elements = func is torch.ops.aten.as_strided_.default and _shows_the_same_elements(*args)
-        written = [
-            tensor
-            for position, name in written_arguments(func)
-            for tensor in tensors_in(args[position] if position < len(args) else kwargs.get(name))
-        ]
-        self._keep_parameters(written)
+        written = self.guard.before(func, args, kwargs)
         call = OperatorCall(func, args, kwargs, self.evaluate(func, args, kwargs))
         self.operators.append(TracedOperator(func, self.tracker.known_label_maps(call.operands)))
         rule, weight_use = rule_of(func), None
@@ -109,27 +98,13 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.tracker.note_write(tensor)
         if not written:
             self.tracker.note_new_memory(call)
-        self.values_read |= func is torch.ops.aten._local_scalar_dense.default
+        self.values_read |= call.name == "_local_scalar_dense"
         if rule.macs is not None:
             weight = None if weight_use is None else weight_use.weight
             self.costs.append(OperatorCost(self._module_stack[-1], rule.macs(call), weight))
         if self.allocations is not None:
             self.allocations.record(call.results, call.operands, self.tracker.labels_of)
         return call.result
-
-    def _keep_parameters(self, written: Sequence[Tensor]) -> None:
-        """Keeps the values of parameters that an operator is about to write to."""
-        for tensor in written:
-            name = self._parameters.get(storage_id(tensor))
-            if name is not None and name not in self.written:
-                with without_dispatch_modes():
-                    self.written[name] = self._index.tensors[name].detach().clone()
-
-    def restore_parameters(self) -> None:
-        """Writes back the parameters that the model's code wrote to."""
-        with torch.no_grad():
-            for name, values in self.written.items():
-                self._index.tensors[name].copy_(values)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -155,16 +130,6 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for handle in handles:
                 handle.remove()
             self._module_stack = [""]
-
-
-@functools.cache
-def written_arguments(func: Any) -> tuple[tuple[int, str], ...]:
-    """The positions and names of the arguments that an operator writes to in place."""
-    return tuple(
-        (position, declared.name)
-        for position, declared in enumerate(operator_arguments(func))
-        if declared.alias_info is not None and declared.alias_info.is_write
-    )
 
 
 def _shows_the_same_elements(

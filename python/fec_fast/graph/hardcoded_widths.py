@@ -17,8 +17,10 @@ from ..utils.compat import TorchDispatchMode
 from ..utils.errors import InputError
 from ..utils.forward import call_model, copied_inputs, plain_operators, restored_parameters, undisturbed
 from ..utils.model_index import ModelIndex
+from .dispatch_mode import Evaluate
 from .label_sets import LabelPartition, Pin
-from .shape_only import ShapeOnlyMode, block_value_access
+from .parameter_guard import ParameterGuard
+from .shape_only import block_value_access, call_shape_only
 from .trace import Trace
 
 # How many operators before the one that stopped the run are searched for removable channels. Attention has some twenty
@@ -26,15 +28,23 @@ from .trace import Trace
 _REACH = 64
 
 
-class _OperatorNames(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records the names of the operators that were passed."""
+class _Trial(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Calls every operator, and records the names of those that were passed.
 
-    def __init__(self) -> None:
+    Attributes:
+        guard: Keeps the parameters that the model's code writes to.
+        names: The names.
+    """
+
+    def __init__(self, network: ModelIndex, evaluate: Evaluate) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.names: list[str] = []
+        self.guard, self.names = ParameterGuard(network), list[str]()
+        self._evaluate = evaluate
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        self.guard.before(func, args, kwargs)
+        result = self._evaluate(func, args, kwargs)
         self.names.append(str(func))
         return result
 
@@ -47,27 +57,32 @@ def can_run(network: ModelIndex, example_inputs: Any, *, training: bool = False)
         example_inputs: What the trace was made with.
         training: Whether to run it in training mode.
     """
-    given, shapes_alone = copied_inputs(example_inputs), ShapeOnlyMode()  # type: ignore[no-untyped-call]
-    with contextlib.suppress(InputError), _unchanged(network, training), shapes_alone, block_value_access():
-        call_model(network.model, given)
-        return True
-    given = copied_inputs(example_inputs)
-    with contextlib.suppress(InputError), _unchanged(network, training):
-        call_model(network.model, given)
-        return True
+    for evaluate, values in ((call_shape_only, block_value_access()), (_call, contextlib.nullcontext())):
+        given, mode = copied_inputs(example_inputs), _Trial(network, evaluate)
+        with contextlib.suppress(InputError), _unchanged(network, mode, training), values:
+            call_model(network.model, given)
+            return True
     return False
 
 
+def _call(func: Any, args: Any, kwargs: Any) -> Any:
+    return func(*args, **kwargs)
+
+
 @contextlib.contextmanager
-def _unchanged(network: ModelIndex, training: bool) -> Iterator[None]:
-    """Leaves a network as it was.
+def _unchanged(network: ModelIndex, mode: _Trial, training: bool) -> Iterator[None]:
+    """Runs a network in a dispatch mode, and leaves it as it was.
 
     Raises:
         InputError: At the end, if the model's code gave a parameter another shape.
     """
     with plain_operators(network), undisturbed(network, training=training), restored_parameters(network) as replaced:
         shapes = {name: tensor.shape for name, tensor in network.tensors.items()}
-        yield
+        try:
+            with mode:
+                yield
+        finally:
+            mode.guard.restore()
         for name in replaced():
             if network.tensors[name].shape != shapes[name]:
                 raise InputError(
@@ -94,9 +109,9 @@ def find_hardcoded_width(
     Raises:
         InputError: No channel can be held responsible for it.
     """
-    watcher, given = _OperatorNames(), copied_inputs(example_inputs)
+    watcher, given = _Trial(pruned, _call), copied_inputs(example_inputs)
     try:
-        with _unchanged(pruned, training), watcher:
+        with _unchanged(pruned, watcher, training):
             call_model(pruned.model, given)
     except InputError as error:
         cause = error.__cause__

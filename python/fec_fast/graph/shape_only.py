@@ -12,7 +12,6 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..utils.compat import TorchDispatchMode
 from .rules.lookup import rule_of
 from .rules.registry import DataDependentError
 
@@ -33,14 +32,6 @@ def call_shape_only(func: Any, args: Any, kwargs: Any) -> Any:
     """
     shape = rule_of(func).shape
     return func(*args, **kwargs) if shape is None else shape(*args, **kwargs)
-
-
-class ShapeOnlyMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Calls every operator with :func:`call_shape_only`."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Calls one operator."""
-        return call_shape_only(func, args, kwargs or {})
 
 
 class ValueAccess(TorchFunctionMode):

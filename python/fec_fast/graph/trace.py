@@ -85,9 +85,9 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
         InputError: The model cannot be run on these inputs.
     """
     for evaluate in (call_shape_only, _call):
-        mode = TracingMode(index, evaluate)
+        mode, written = TracingMode(index, evaluate), dict[str, None]()
         try:
-            _run(index, example_inputs, mode, training=False)
+            _run(index, example_inputs, mode, written, training=False)
             break
         except InputError:  # its code depends on values, or it cannot be run at all
             if evaluate is _call:
@@ -97,7 +97,7 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
     mode.allocations = None
     tracker, unseen_training, training_operators = mode.tracker, None, None
     if training or _unreached(index, tracker):
-        unseen_training = _trace_training(index, example_inputs, mode)
+        unseen_training = _trace_training(index, example_inputs, mode, written)
         training_operators = tuple(mode.operators)
     for name, module in index.modules.items():
         if isinstance(module, nn.MultiheadAttention) and (f"{name}.in_proj_weight", 0) not in tracker.axes:
@@ -113,7 +113,7 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
         MappingProxyType(tracker.weight_uses),
         unreached,
         unseen_training,
-        tuple(mode.written),
+        tuple(written),
         tuple(tracker.notes),
         operators,
         training_operators,
@@ -123,16 +123,26 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
 
 
 def _pins_for_heads(index: ModelIndex, tracker: LabelTracker, unreached: Sequence[str]) -> list[Pin]:
-    """Keeps what the model's last layers read, if a layer of their kind that was not reached reads as many channels.
+    """Keeps what the model's last layers read, if a layer that was not reached can only be another of them.
 
-    It may be the head of another task, which the model's code chooses by an argument.
+    It is of their kind, no other layer reads as many channels, and none reads as many as it makes: it may be the head
+    of another task, which the model's code chooses by an argument.
     """
     partition, pins = tracker.sets.partition(), []
+    widths_read = {input_width(index, layer) for layer in unreached}
+    widths_read.update(len(use.inputs) for use in tracker.weight_uses.values())
     for layer in unreached:
-        for use in tracker.weight_uses.values():
-            last = partition.reason(int(use.outputs[0])) == OUTPUTS
-            alike = isinstance(index.modules[layer], nn.Linear) == isinstance(index.modules.get(use.layer), nn.Linear)
-            if last and alike and len(use.inputs) == input_width(index, layer):
+        module = index.modules[layer]
+        if getattr(module, "out_features", getattr(module, "out_channels", None)) in widths_read:
+            continue
+        readers = [use for use in tracker.weight_uses.values() if len(use.inputs) == input_width(index, layer)]
+        linear = isinstance(module, nn.Linear)
+        if all(
+            partition.reason(int(use.outputs[0])) == OUTPUTS
+            and isinstance(index.modules.get(use.layer), nn.Linear) == linear
+            for use in readers
+        ):
+            for use in readers:
                 reason = f"{layer} was not reached by the example inputs, and may read it as {use.layer} does"
                 note = f"{layer}: not reached by the example inputs; what {use.layer} reads is kept, as it may read it"
                 pins.append(Pin(use.inputs, reason, note))
@@ -169,7 +179,7 @@ def _call(func: Any, args: Any, kwargs: Any) -> Any:
     return func(*args, **kwargs)
 
 
-def _trace_training(index: ModelIndex, example_inputs: Any, mode: TracingMode) -> str | None:
+def _trace_training(index: ModelIndex, example_inputs: Any, mode: TracingMode, written: dict[str, None]) -> str | None:
     """Runs the model once more, in training mode; what a run that stops half way has touched is kept whole.
 
     Returns:
@@ -180,7 +190,7 @@ def _trace_training(index: ModelIndex, example_inputs: Any, mode: TracingMode) -
     for evaluate in (call_shape_only, _call):
         mode.evaluate, mode.operators = evaluate, []
         try:
-            _run(index, example_inputs, mode, training=True)
+            _run(index, example_inputs, mode, written, training=True)
             return None
         except Exception as error:
             failure = str(error.__cause__ or error).strip().partition("\n")[0][:160]
@@ -191,7 +201,10 @@ def _trace_training(index: ModelIndex, example_inputs: Any, mode: TracingMode) -
     return failure
 
 
-def _run(index: ModelIndex, example_inputs: Any, mode: TracingMode, *, training: bool) -> None:
+def _run(
+    index: ModelIndex, example_inputs: Any, mode: TracingMode, written: dict[str, None], *, training: bool
+) -> None:
+    """Runs the model once; the parameters that its code writes to or replaces are added to ``written``."""
     tracker = mode.tracker
 
     def pin_read(tensor: Tensor, method: str) -> None:
@@ -210,13 +223,13 @@ def _run(index: ModelIndex, example_inputs: Any, mode: TracingMode, *, training:
         try:
             with mode.watching(), values:
                 outputs = call_model(index.model, given)
-            mode.written |= {name: index.tensors[name] for name in replaced() if name not in mode.written}
+            written.update(dict.fromkeys((*replaced(), *mode.guard.written)))
         finally:
-            mode.restore_parameters()
+            mode.guard.restore()
     returned = [tensor for _, tensor in named_tensors_in(outputs)]
     tracker.pin(returned, OUTPUTS)
     left_behind = _pin_outliving(tracker, returned)
-    for name in mode.written:
+    for name in written:
         view = tracker.parameter_view(index.tensors[name])
         assert view is not None
         for axis in range(index.tensors[name].dim()):

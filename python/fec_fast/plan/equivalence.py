@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from ..utils.errors import ArgumentError, EquivalenceError, InputError
 from ..utils.forward import describe_tensors
 from ..utils.model_index import ModelIndex
-from ..utils.modules import unwrap
 from .plan import Plan, check_plan
 from .proof_run import Run, kept_filters, run_network
 from .proof_values import NetworkPair, check_values, drawn_inputs, masked
@@ -115,17 +114,17 @@ def verify_equivalence(
         InputError: A model cannot be run on these inputs.
         ArgumentError: A tolerance that is negative or NaN.
     """
-    return prove(ModelIndex.of(original), unwrap(pruned), plan, example_inputs, tolerance).difference
+    return prove(ModelIndex.of(original), ModelIndex.of(pruned), plan, example_inputs, tolerance).difference
 
 
 def prove(
-    index: ModelIndex, pruned: nn.Module, plan: Plan, example_inputs: Any, tolerance: float | None = None
+    index: ModelIndex, pruned: ModelIndex, plan: Plan, example_inputs: Any, tolerance: float | None = None
 ) -> Proof:
-    """Does what :func:`verify_equivalence` does, for a model whose index is known.
+    """Does what :func:`verify_equivalence` does, for models whose indexes are known.
 
     Args:
         index: The index of the model before pruning; the model is not changed.
-        pruned: The model after pruning, out of its wrappers; not changed.
+        pruned: The index of the model after pruning; the model is not changed.
         plan: The plan that was applied.
         example_inputs: Inputs for both models.
         tolerance: The largest relative difference allowed; see :func:`verify_equivalence`.
@@ -139,7 +138,7 @@ def prove(
     if tolerance is not None and not (0 <= tolerance < math.inf):
         raise ArgumentError(f"tolerance={tolerance}: give a number of 0 or more, or None")
     check_plan(plan, index)
-    check_values(index, ModelIndex.of(pruned), plan)
+    check_values(index, pruned, plan)
     comparison = _first_run(index, pruned, plan, example_inputs, tolerance)
     drawn = drawn_inputs(example_inputs, 0)
     for seed in range(_DRAWS):
@@ -153,7 +152,7 @@ def prove(
 
 
 def _first_run(
-    index: ModelIndex, pruned: nn.Module, plan: Plan, example_inputs: Any, tolerance: float | None
+    index: ModelIndex, pruned: ModelIndex, plan: Plan, example_inputs: Any, tolerance: float | None
 ) -> _Comparison:
     """Runs both networks with their own weights, in float64 if they can be run so.
 
@@ -190,7 +189,7 @@ class _Comparison:
     def __init__(
         self,
         index: ModelIndex,
-        pruned: nn.Module,
+        pruned: ModelIndex,
         plan: Plan,
         tolerance: float | None,
         *,

@@ -47,12 +47,12 @@ class Run:
 
 
 def run_network(
-    model: nn.Module, inputs: Any, layers: Mapping[str, list[int] | None], *, training: bool, double: bool
+    index: ModelIndex, inputs: Any, layers: Mapping[str, list[int] | None], *, training: bool, double: bool
 ) -> Run:
     """Runs a network and records what its layers compute.
 
     Args:
-        model: A copy that may be run.
+        index: The index of a copy that may be run.
         inputs: See :func:`fec_fast.utils.forward.call_model`.
         layers: The layers to record, with the output channels that are compared; ``None`` for all.
         training: Whether it is in training mode.
@@ -65,7 +65,7 @@ def run_network(
         InputError: The network cannot be run on these inputs.
     """
     mode = _WithoutChance(double)
-    run, given, index = Run({}), copied_inputs(inputs), ModelIndex.of(model)
+    run, given = Run({}), copied_inputs(inputs)
     if double:
         given = map_tensors(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, given)
     with ExitStack() as stack:
@@ -79,8 +79,8 @@ def run_network(
         stack.enter_context(plain_operators(index))
         seed_all(0)
         with mode:
-            outputs = call_model(model, given)
-        named = [*named_tensors_in(outputs), *tensors_on_modules(model)]
+            outputs = call_model(index.model, given)
+        named = [*named_tensors_in(outputs), *tensors_on_modules(index.modules)]
         run.outputs.update({name: tensor.detach() for name, tensor in named})
     return Run(run.outputs, run.layers, run.read, double and not mode.met_float32)
 

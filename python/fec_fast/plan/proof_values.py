@@ -13,11 +13,11 @@ from ..utils.compat import BatchNormBase, ConvolutionBase
 from ..utils.errors import EquivalenceError
 from ..utils.forward import map_tensors
 from ..utils.model_index import ModelIndex
-from ..utils.modules import named_tensors
 from .plan import Plan
 from .surgery import select_kept
 
 _BLOCK = 1_048_583  # a prime number, so that the rows of a weight differ when the block is repeated
+_OF_BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 _SMALLEST_IMAGE = 3  # dimensions of an input that is drawn; smaller ones may be steps, sizes or coordinates
 
 
@@ -30,7 +30,8 @@ def check_values(index: ModelIndex, pruned: ModelIndex, plan: Plan) -> None:
         plan: The plan.
 
     Raises:
-        EquivalenceError: A tensor is missing, or differs in shape, dtype or value; an attribute is not the plan's.
+        EquivalenceError: A tensor is missing, or differs in shape, dtype or value; an attribute is not the plan's; the
+            plan keeps different channels of the tensors of one batch norm.
     """
     if index.tensors.keys() != pruned.tensors.keys():
         names = ", ".join(sorted(index.tensors.keys() ^ pruned.tensors.keys())[:3])
@@ -49,6 +50,11 @@ def check_values(index: ModelIndex, pruned: ModelIndex, plan: Plan) -> None:
                 f"{name} of the pruned network differs from what the plan keeps of the original's; the proof is for a "
                 "network right after pruning, before training or compensation"
             )
+    for name, module in index.modules.items():
+        prefix = f"{name}." if name else ""
+        own = [plan.keep.get(prefix + each) for each in _OF_BATCH_NORM if prefix + each in index.tensors]
+        if isinstance(module, BatchNormBase) and any(axes != own[0] for axes in own):
+            raise EquivalenceError(f"the plan keeps different channels of the tensors of the batch norm {name!r}")
     for name, values in plan.attributes.items():
         for attribute, value in values.items():
             found = getattr(pruned.modules[name], attribute, None)
@@ -60,27 +66,25 @@ class NetworkPair:
     """Copies of a model and of its pruned network that are given the same weights.
 
     Attributes:
-        full: The copy of the original; its removed channels are masked.
-        small: The copy of the pruned network.
+        full: The index of the copy of the original; its removed channels are masked.
+        small: The index of the copy of the pruned network.
     """
 
-    def __init__(self, index: ModelIndex, pruned: nn.Module, plan: Plan, *, double: bool, zero_scales: bool) -> None:
+    def __init__(self, index: ModelIndex, pruned: ModelIndex, plan: Plan, *, double: bool, zero_scales: bool) -> None:
         """Copies both.
 
         Args:
             index: The index of the model before pruning.
-            pruned: The model after pruning.
+            pruned: The index of the model after pruning.
             plan: The plan.
             double: Whether the copies compute in float64.
             zero_scales: Whether parameters other than those of convolutions, linear layers and batch norms are zero at
                 removed channels. A model that divides by them is compared with the values that they have.
         """
-        self.full, self.small = copy.deepcopy(index.model), copy.deepcopy(pruned)
-        if double:
-            self.full.double()
-            self.small.double()
+        copies = copy.deepcopy(index.model), copy.deepcopy(pruned.model)
+        self.full, self.small = (ModelIndex.of(copied.double() if double else copied) for copied in copies)
         self._plan, self._zero_scales = plan, zero_scales
-        self._full, self._small = named_tensors(self.full), named_tensors(self.small)
+        self._full, self._small = self.full.tensors, self.small.tensors
         self._names = [name for name in index.tensors if index.first_names[id(index.tensors[name])] == name]
         self._own = {name: self._full[name].detach().clone() for name in self._names}
         self._modules = index.modules

@@ -65,7 +65,7 @@ def find_plan(context: PruningContext, request: AllocationRequest, *, verify: bo
                 original_trains = can_run(context.index, context.example_inputs, training=True)
             if in_training or not original_trains:  # a detector without targets, a batch norm on a single value
                 try:
-                    proof = prove(context.index, pruned.model, plan, context.example_inputs) if verify else None
+                    proof = prove(context.index, pruned, plan, context.example_inputs) if verify else None
                     return Trial(context, counts, plan, pruned, proof)
                 except EquivalenceError:
                     if context.trace.training_operators is not None:

@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .modules import modules_of
-
 # Attributes that every module has; what a model's own code leaves on a module has another name.
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
@@ -31,17 +29,17 @@ def named_tensors_in(value: Any, name: str = "output") -> Iterator[tuple[str, Te
     yield from _walk(value, name, set(), of_objects=True)
 
 
-def tensors_on_modules(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def tensors_on_modules(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
     """Iterates over the tensors that a model's code left in attributes of its modules.
 
     Args:
-        model: The model after a run.
+        modules: The modules of the model by name, after a run.
 
     Yields:
         Each tensor with a name such as ``"backbone.features"``, in containers too. Parameters, buffers, submodules and
         the attributes of other objects (a trainer, a data set) are left out.
     """
-    for module_name, module in modules_of(model).items():
+    for module_name, module in modules.items():
         for attribute, value in list(vars(module).items()):
             if attribute not in _OF_EVERY_MODULE and not isinstance(value, int | float | str | None):
                 name = f"{module_name}.{attribute}" if module_name else attribute

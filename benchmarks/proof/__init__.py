@@ -1,0 +1,1 @@
+"""Planted faults: which wrong surgeries the proof finds."""

@@ -1,0 +1,3 @@
+from benchmarks.proof.run import main
+
+main()
