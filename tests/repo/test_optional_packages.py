@@ -1,4 +1,4 @@
-"""Optional packages are imported when they are used: without them, every module of the package can be imported."""
+"""Packages are imported when they are used: optional ones, and parts of torch that take seconds to import."""
 
 import subprocess
 import sys
@@ -43,3 +43,40 @@ def test_the_package_imports_a_public_name_when_it_is_used() -> None:
     done = subprocess.run([sys.executable, "-c", FACE], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["scoring", "utils"]
+
+
+FIRST_CALL = """
+import sys
+import torch
+from torch import nn
+
+torch.set_num_threads(1)
+before = set(sys.modules)
+import fec_fast
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.grouped = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, groups=2)
+        self.attention, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.grouped(self.norm(self.conv(x))).relu()
+        x = nn.functional.interpolate(x, scale_factor=2).flatten(2).transpose(1, 2)
+        return self.head(self.attention(x, x, x)[0].mean(1))
+
+
+image = torch.randn(1, 3, 12, 12)
+for memory_format in (torch.contiguous_format, torch.channels_last):
+    fec_fast.prune(Network().eval().to(memory_format=memory_format), image.to(memory_format=memory_format))
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_the_first_call_of_prune_imports_no_part_of_torch_that_takes_seconds() -> None:
+    done = subprocess.run([sys.executable, "-c", FIRST_CALL], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    packages = {".".join(name.split(".")[:2]) for name in done.stdout.split()}
+    assert "fec_fast.graph" in packages
+    assert not packages & {"torch._dynamo", "torch.fx", "torch._functorch", "torch._subclasses", "triton", "sympy"}

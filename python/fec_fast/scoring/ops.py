@@ -282,8 +282,12 @@ def _sum_of_parts(of_parts: list[list[Tensor]]) -> list[Tensor]:
     return of_parts[0] if len(of_parts) == 1 else [a + b for a, b in zip(*of_parts, strict=True)]
 
 
-@torch.library.custom_op("fec_fast::entropy", mutates_args=(), device_types="cpu", schema=_schema())
-def entropy(*arguments: Any) -> list[Tensor]:
+# Not by torch.library.custom_op: it imports torch._dynamo at the first call of the operator, which takes seconds.
+torch.library.define("fec_fast::entropy", _schema(), tags=torch.Tag.pt2_compliant_tag)
+
+
+@torch.library.impl("fec_fast::entropy", "cpu")
+def _(*arguments: Any) -> list[Tensor]:
     """The operator ``torch.ops.fec_fast.entropy`` behind :func:`entropies`; its arguments are those of ``_Arguments``.
 
     On the CPU a weight that is not finite is an error. On a CUDA device its entropies are NaN instead: an error would
@@ -300,7 +304,7 @@ def entropy(*arguments: Any) -> list[Tensor]:
     return _sum_of_parts(of_parts)
 
 
-@entropy.register_kernel("cuda")
+@torch.library.impl("fec_fast::entropy", "cuda")
 def _(*arguments: Any) -> list[Tensor]:
     call = _Arguments(*arguments)
     # entropies() gives the name of a backend that it has resolved; direct callers of the operator may leave "auto".
@@ -312,7 +316,7 @@ def _(*arguments: Any) -> list[Tensor]:
     return _sum_of_parts([kernels(call.weights, part, **call.layout) for part in call.formula.parts()])
 
 
-@entropy.register_fake
+@torch.library.register_fake("fec_fast::entropy")  # type: ignore[untyped-decorator]
 def _(*arguments: Any) -> list[Tensor]:
     call = _Arguments(*arguments)
     return [

@@ -7,26 +7,21 @@ Checked with torch 2.6 to 2.14 and accelerate 1.0 to 1.15.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, MutableMapping
+import sys
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-
-# suggest_memory_format: torch has no public function that tells contiguous from channels-last strides.
-from torch._prims_common import suggest_memory_format
 
 # BatchNormBase, ConvolutionBase: the common classes of 1d, 2d and 3d (and lazy, transposed, synchronised) layers. The
 # public classes would have to be listed by hand, and a new one would be missed.
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
 from torch.nn.modules.conv import _ConvNd as ConvolutionBase
 
-# TorchDispatchMode: the documented way to see every ATen call, in a module whose name begins with an underscore.
 # is_traceable_wrapper_subclass: the only test for a tensor made of other tensors (DTensor, quantised by torchao).
-from torch.utils._python_dispatch import (
-    TorchDispatchMode,
-    _disable_current_modes,
-    is_traceable_wrapper_subclass,
-)
+from torch.utils import _python_dispatch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 # tree_leaves, tree_map: torch.utils.pytree is public only in newer versions than the oldest that is supported (2.6).
 from torch.utils._pytree import tree_leaves, tree_map
@@ -46,23 +41,51 @@ __all__ = [
     "own_parameters",
     "reset_accelerator_state",
     "storage_id",
-    "suggest_memory_format",
     "tree_leaves",
     "tree_map",
     "without_dispatch_modes",
 ]
 
 
-def without_dispatch_modes() -> contextlib.AbstractContextManager[Any]:
+class TorchDispatchMode(_python_dispatch.TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Torch's dispatch mode: the documented way to see every ATen call, in a module whose name has an underscore.
+
+    What ``__torch_dispatch__`` does must not be compiled where code of ``torch.compile`` calls an operator. Torch sees
+    to it by importing ``torch._dynamo`` at the first operator that a mode meets, which takes seconds. Here that is put
+    off until somebody else has imported it: nothing is compiled before.
+    """
+
+    _is_marked = False
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __enter__(self) -> Any:
+        """Switches the mode on."""
+        cls = type(self)
+        if not cls._is_marked and "torch._dynamo" in sys.modules:
+            cls._is_marked = True
+            uncompiled: Any = torch.compiler.disable(cls.__torch_dispatch__)  # type: ignore[no-untyped-call]
+            cls.__torch_dispatch__ = uncompiled  # type: ignore[method-assign]
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def without_dispatch_modes() -> Iterator[None]:
     """Switches all active dispatch modes off, so that a mode's own computations are not dispatched to it again.
 
-    Public torch has no such context manager.
+    Public torch has no such context manager, and its private one imports SymPy.
 
-    Returns:
-        A context manager.
+    Yields:
+        Nothing.
     """
-    manager: contextlib.AbstractContextManager[Any] = _disable_current_modes()
-    return manager
+    modes = [_python_dispatch._pop_mode() for _ in _python_dispatch._get_current_dispatch_mode_stack()]
+    try:
+        yield
+    finally:
+        for mode in reversed(modes):
+            _python_dispatch._push_mode(mode)
 
 
 def _as_mapping(registered: Any) -> Any:

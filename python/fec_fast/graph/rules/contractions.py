@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...utils.compat import suggest_memory_format
 from ..label_tracker import LabelTracker, ParameterView, WeightUse
 from ..labels import LabelMap, free_as_fixed
 from ..operator_call import OperatorCall
@@ -49,11 +48,21 @@ def _convolution_shape(
 
 
 def _is_channels_last(tensor: Tensor) -> bool:
-    return (
-        tensor.dim() == 4
-        and tensor.is_contiguous(memory_format=torch.channels_last)
-        and suggest_memory_format(tensor) == torch.channels_last  # by the strides, where a size of 1 leaves it open
-    )
+    """Whether torch takes a tensor for a channels-last one.
+
+    Where sizes of 1 make it contiguous in both ways, its strides tell, as in c10's ``is_channels_last_strides_2d``.
+    Torch's Python function for it imports SymPy.
+    """
+    if tensor.dim() != 4 or not tensor.is_contiguous(memory_format=torch.channels_last):
+        return False
+    strides, least = tensor.stride(), 0
+    if tensor.numel() == 0 or strides[1] == 0:
+        return False
+    for dim in (1, 3, 2, 0):  # from the innermost to the outermost
+        if strides[dim] < least or (dim == 0 and least == strides[1]):
+            return False
+        least = strides[dim] * tensor.shape[dim]
+    return True
 
 
 def _convolution_macs(call: OperatorCall) -> int:
@@ -139,7 +148,7 @@ def _product_shape(left: Tensor, right: Tensor) -> Tensor:
 
 def _biased_product_shape(bias: Tensor, left: Tensor, right: Tensor, **_: Any) -> Tensor:
     product = _product_shape(left, right)
-    if torch.broadcast_shapes(bias.shape, product.shape) != product.shape:  # type: ignore[no-untyped-call]
+    if np.broadcast_shapes(bias.shape, product.shape) != tuple(product.shape):  # torch's own function imports SymPy
         raise DataDependentError(f"a bias of {list(bias.shape)} for {list(product.shape)}")
     return product
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from ..label_tracker import LabelTracker
 from ..operator_call import OperatorCall
 from . import contractions, elementwise, norms, reductions, spatial, views  # noqa: F401 (they register their rules)
 from .registry import RULES, DataDependentError, MacsFunction, OperatorRule, ShapeFunction
+
+_COUNTED_BY_TORCH = ("mm", "conv", "attention")  # parts of names
 
 
 @functools.cache
@@ -52,11 +55,23 @@ def _refusal(func: Any) -> ShapeFunction | None:
 
 
 def _torch_counter(func: Any) -> MacsFunction | None:
-    """Multiply-accumulates by torch's own counter, which counts floating-point operations, two for each."""
-    # Imported here: it imports Triton, which takes longer than the rest of the package.
-    from torch.utils.flop_counter import flop_registry
+    """Multiply-accumulates by torch's own counter, which counts floating-point operations, two for each.
 
-    flops = flop_registry.get(func.overloadpacket)
-    if flops is None:
+    The counter imports Triton, which takes longer than the rest of the package. So it is imported when an operator is
+    counted that it may know: one of the kinds it comes with. Where the user has imported it, and perhaps registered
+    more, it is asked about all.
+    """
+    name = "torch.utils.flop_counter"
+    if name in sys.modules:
+        if func.overloadpacket not in sys.modules[name].flop_registry:
+            return None
+    elif not any(kind in func.name() for kind in _COUNTED_BY_TORCH):
         return None
-    return lambda call: int(flops(*call.args, **call.kwargs, out_val=call.result)) // 2
+
+    def macs(call: OperatorCall) -> int:
+        from torch.utils.flop_counter import flop_registry
+
+        flops = flop_registry.get(func.overloadpacket)
+        return int(flops(*call.args, **call.kwargs, out_val=call.result)) // 2 if flops else 0
+
+    return macs
