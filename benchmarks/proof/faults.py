@@ -90,7 +90,7 @@ def _with_other_channel(index: ModelIndex, result: fec_fast.PruneResult, draw: r
 def _with_other_values(index: ModelIndex, result: fec_fast.PruneResult, draw: random.Random) -> _Planted:
     place, keep = _keeping_another(result.plan, index, draw)
     unchecked = copy.copy(result.plan)
-    object.__setattr__(unchecked, "keep", keep)
+    vars(unchecked)["keep"] = keep
     pruned = pruned_copy(index, unchecked)
     pairs = zip(ModelIndex.of(pruned).tensors.values(), ModelIndex.of(result.model).tensors.values(), strict=True)
     if all(torch.equal(*pair) for pair in pairs):  # the channels have equal values, such as zeros
@@ -134,7 +134,7 @@ def _one_attribute(index: ModelIndex, result: fec_fast.PruneResult, draw: random
     value = getattr(module, attribute)
     if attribute == "dilation" and module.kernel_size == (1, 1):
         return None
-    setattr(module, attribute, tuple(each + int(more) for each in value) if isinstance(value, tuple) else value + more)
+    vars(module)[attribute] = tuple(each + int(more) for each in value) if isinstance(value, tuple) else value + more
     return f"{name}.{attribute}", pruned, result.plan
 
 

@@ -24,6 +24,7 @@ COMMANDS = {  # and the optional packages that its modules import
     "gpu.cost": (),
     "gpu.resources": (),
     "imports": (),
+    "proof": (),
     "recipes": (),
     "recovery": ("PIL",),
     "recovery.cost": ("PIL",),
