@@ -4,7 +4,7 @@ from .graph.channel_sets import ChannelSet, Couplings, Pinned, couplings
 from .graph.counts import Counts, LayerCount
 from .plan.checkpoint import load, save
 from .plan.composition import compose
-from .plan.equivalence import verify_equivalence
+from .plan.equivalence import Proof, verify_equivalence
 from .plan.optimizer_state import remap_optimizer
 from .plan.plan import Plan
 from .plan.surgery import apply_plan
@@ -73,6 +73,7 @@ __all__ = [
     "Pinned",
     "Plan",
     "PlanError",
+    "Proof",
     "PruneResult",
     "RatioError",
     "Sensitivity",

@@ -19,8 +19,7 @@ def tolerance(weight: Tensor, formula: Formula, axis: int, groups: int) -> float
     An entropy is a smooth function of the distances in units of tau, with slopes of at most one or (Shannon entropies)
     a logarithm. A distance of two points of magnitude ``m`` is known to ``eps * m * sqrt(K)`` for ``K`` coordinates, so
     the condition number is ``sqrt(K) max|w| / tau``; sums and scans over ``M`` points add ``eps * sqrt(M)`` at worst
-    (half of it is seen, in weights of few bits, whose equal gaps round alike), the exponential and the
-    root of a sum of squares a few ``eps`` (9.4 in all were seen in a weight of six points, five of them equal).
+    (half of it is seen, in weights of few bits, whose equal gaps round alike), the exponential a few ``eps``.
     """
     eps = torch.finfo(torch.float64 if weight.dtype == torch.float64 else torch.float32).eps
     d = reference.distances(weight, formula, axis=axis, groups=groups)
@@ -32,7 +31,7 @@ def tolerance(weight: Tensor, formula: Formula, axis: int, groups: int) -> float
     coordinates = weight.numel() / max(1, d.shape[0] * points if formula.axis == "channels" else points)
     condition = math.sqrt(coordinates) * float(weight.double().abs().max()) / tau
     slope = 1 if formula.entropy == "similarity" else 1 + math.log(points) - math.log(eps)
-    return eps * slope * (8 + math.sqrt(points) / 2 + condition)
+    return eps * slope * (4 + math.sqrt(points) / 2 + condition)
 
 
 def sortable(weight: Tensor, formula: Formula) -> bool:

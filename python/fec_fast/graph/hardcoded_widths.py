@@ -20,7 +20,7 @@ from ..utils.model_index import ModelIndex
 from .dispatch_mode import Evaluate
 from .label_sets import LabelPartition, Pin
 from .parameter_guard import ParameterGuard
-from .shape_only import block_value_access, call_shape_only
+from .shape_only import block_value_access, call_shape_only, call_with_values
 from .trace import Trace
 
 # How many operators before the one that stopped the run are searched for removable channels. Attention has some twenty
@@ -57,16 +57,12 @@ def can_run(network: ModelIndex, example_inputs: Any, *, training: bool = False)
         example_inputs: What the trace was made with.
         training: Whether to run it in training mode.
     """
-    for evaluate, values in ((call_shape_only, block_value_access()), (_call, contextlib.nullcontext())):
+    for evaluate, values in ((call_shape_only, block_value_access()), (call_with_values, contextlib.nullcontext())):
         given, mode = copied_inputs(example_inputs), _Trial(network, evaluate)
         with contextlib.suppress(InputError), _unchanged(network, mode, training), values:
             call_model(network.model, given)
             return True
     return False
-
-
-def _call(func: Any, args: Any, kwargs: Any) -> Any:
-    return func(*args, **kwargs)
 
 
 @contextlib.contextmanager
@@ -109,7 +105,7 @@ def find_hardcoded_width(
     Raises:
         InputError: No channel can be held responsible for it.
     """
-    watcher, given = _Trial(pruned, _call), copied_inputs(example_inputs)
+    watcher, given = _Trial(pruned, call_with_values), copied_inputs(example_inputs)
     try:
         with _unchanged(pruned, watcher, training):
             call_model(pruned.model, given)

@@ -34,6 +34,11 @@ def call_shape_only(func: Any, args: Any, kwargs: Any) -> Any:
     return func(*args, **kwargs) if shape is None else shape(*args, **kwargs)
 
 
+def call_with_values(func: Any, args: Any, kwargs: Any) -> Any:
+    """Calls an ATen operator as it is."""
+    return func(*args, **kwargs)
+
+
 class ValueAccess(TorchFunctionMode):
     """Reports the ways to a tensor's values that are no ATen operators."""
 

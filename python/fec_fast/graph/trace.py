@@ -22,7 +22,7 @@ from .activation_memory import Allocation
 from .dispatch_mode import OperatorCost, TracedOperator, TracingMode
 from .label_sets import LabelPartition, Pin
 from .label_tracker import LabelTracker, WeightUse
-from .shape_only import ValueAccess, block_value_access, call_shape_only
+from .shape_only import ValueAccess, block_value_access, call_shape_only, call_with_values
 
 OUTPUTS = "its channels are outputs of the model"
 
@@ -38,7 +38,6 @@ class Trace:
         unreached: Convolution and linear layers that the example inputs did not reach.
         unseen_training: Why the run in training mode stopped before its end, where layers are reached in that mode
             alone; ``None`` if it did not.
-        written: The parameters that the model's code writes to or replaces in a run.
         notes: What was not understood and what follows from it, for the user.
         operators: The operators of the run in evaluation mode, in order.
         training_operators: Those of the run in training mode; ``None`` if there was none.
@@ -51,7 +50,6 @@ class Trace:
     weight_uses: Mapping[str, WeightUse]
     unreached: tuple[str, ...]
     unseen_training: str | None
-    written: tuple[str, ...]
     notes: tuple[str, ...]
     operators: tuple[TracedOperator, ...]
     training_operators: tuple[TracedOperator, ...] | None
@@ -84,20 +82,20 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
     Raises:
         InputError: The model cannot be run on these inputs.
     """
-    for evaluate in (call_shape_only, _call):
-        mode, written = TracingMode(index, evaluate), dict[str, None]()
+    for evaluate in (call_shape_only, call_with_values):
+        mode = TracingMode(index, evaluate)
         try:
-            _run(index, example_inputs, mode, written, training=False)
+            _run(index, example_inputs, mode, training=False)
             break
         except InputError:  # its code depends on values, or it cannot be run at all
-            if evaluate is _call:
+            if evaluate is call_with_values:
                 raise
     assert mode.allocations is not None
     operators, costs, allocations = tuple(mode.operators), tuple(mode.costs), mode.allocations.finish()
     mode.allocations = None
     tracker, unseen_training, training_operators = mode.tracker, None, None
     if training or _unreached(index, tracker):
-        unseen_training = _trace_training(index, example_inputs, mode, written)
+        unseen_training = _trace_training(index, example_inputs, mode)
         training_operators = tuple(mode.operators)
     for name, module in index.modules.items():
         if isinstance(module, nn.MultiheadAttention) and (f"{name}.in_proj_weight", 0) not in tracker.axes:
@@ -113,7 +111,6 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
         MappingProxyType(tracker.weight_uses),
         unreached,
         unseen_training,
-        tuple(written),
         tuple(tracker.notes),
         operators,
         training_operators,
@@ -175,11 +172,7 @@ def add_up_by_layer(macs: Iterable[tuple[str, int]]) -> dict[str, int]:
     return dict(sums)
 
 
-def _call(func: Any, args: Any, kwargs: Any) -> Any:
-    return func(*args, **kwargs)
-
-
-def _trace_training(index: ModelIndex, example_inputs: Any, mode: TracingMode, written: dict[str, None]) -> str | None:
+def _trace_training(index: ModelIndex, example_inputs: Any, mode: TracingMode) -> str | None:
     """Runs the model once more, in training mode; what a run that stops half way has touched is kept whole.
 
     Returns:
@@ -187,10 +180,10 @@ def _trace_training(index: ModelIndex, example_inputs: Any, mode: TracingMode, w
     """
     tracker, seen = mode.tracker, set(mode.tracker.axes)
     failure = ""
-    for evaluate in (call_shape_only, _call):
+    for evaluate in (call_shape_only, call_with_values):
         mode.evaluate, mode.operators = evaluate, []
         try:
-            _run(index, example_inputs, mode, written, training=True)
+            _run(index, example_inputs, mode, training=True)
             return None
         except Exception as error:
             failure = str(error.__cause__ or error).strip().partition("\n")[0][:160]
@@ -201,10 +194,7 @@ def _trace_training(index: ModelIndex, example_inputs: Any, mode: TracingMode, w
     return failure
 
 
-def _run(
-    index: ModelIndex, example_inputs: Any, mode: TracingMode, written: dict[str, None], *, training: bool
-) -> None:
-    """Runs the model once; the parameters that its code writes to or replaces are added to ``written``."""
+def _run(index: ModelIndex, example_inputs: Any, mode: TracingMode, *, training: bool) -> None:
     tracker = mode.tracker
 
     def pin_read(tensor: Tensor, method: str) -> None:
@@ -223,7 +213,7 @@ def _run(
         try:
             with mode.watching(), values:
                 outputs = call_model(index.model, given)
-            written.update(dict.fromkeys((*replaced(), *mode.guard.written)))
+            written = dict.fromkeys((*replaced(), *mode.guard.written))
         finally:
             mode.guard.restore()
     returned = [tensor for _, tensor in named_tensors_in(outputs)]

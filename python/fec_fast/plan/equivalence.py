@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..utils.forward import describe_tensors
 from ..utils.model_index import ModelIndex
 from .plan import Plan, check_plan
 from .proof_run import Run, kept_filters, run_network
-from .proof_values import NetworkPair, check_values, drawn_inputs, masked
+from .proof_values import NetworkPair, check_values, drawn_inputs
 
 EXACT_TOLERANCE, TOLERANCE = 1e-9, 1e-5  # in float64, and where something is computed in float32
 _DRAWS = 3  # at most, until every channel that is read was not zero somewhere
@@ -63,24 +63,6 @@ class Proof:
             more = f" and of {len(self.not_read) - 3} other layers" if len(self.not_read) > 3 else ""
             lines.append(f"proof: input channels that are zero in every run: {first}{more}")
         return "\n".join([*lines, *(f"proof: {note}" for note in self.notes)])
-
-
-def masked_copy(index: ModelIndex, plan: Plan) -> nn.Module:
-    """Copies a model and sets the channels that a plan removes to zero, in the layers that write and that read them.
-
-    Args:
-        index: The index of the model before pruning; the model is not changed.
-        plan: A plan for this model.
-
-    Returns:
-        The masked copy, with the shapes of the original.
-    """
-    copied = copy.deepcopy(index.model)
-    tensors = {**dict(copied.named_parameters()), **dict(copied.named_buffers())}
-    with torch.no_grad():
-        for name in plan.keep.keys() & tensors.keys():
-            tensors[name].copy_(masked(name, tensors[name], plan.keep[name]))
-    return copied
 
 
 def verify_equivalence(
@@ -144,8 +126,7 @@ def prove(
     for seed in range(_DRAWS):
         comparison.draw(seed)
         for training in (False, True) if seed == 0 else (False,):
-            if not comparison.run_drawn(drawn, training=training):
-                comparison.run_drawn(example_inputs, training=training)
+            comparison.run_drawn((drawn, example_inputs), training=training)
         if not comparison.not_read():
             break
     return comparison.proof()
@@ -180,11 +161,7 @@ def _first_run(
 
 
 class _Comparison:
-    """Runs of a pair of networks, and how far they agree.
-
-    Attributes:
-        worst: The largest relative difference so far.
-    """
+    """Runs of a pair of networks, and how far they agree."""
 
     def __init__(
         self,
@@ -198,7 +175,7 @@ class _Comparison:
     ) -> None:
         self._pair = NetworkPair(index, pruned, plan, double=double, zero_scales=zero_scales)
         self._layers = kept_filters(index.modules, plan)
-        self._plan, self._double, self._asked = plan, double, tolerance
+        self._modules, self._plan, self._double, self._asked = index.modules, plan, double, tolerance
         self._read: dict[str, Tensor] = {}
         self._result = Proof(0.0, EXACT_TOLERANCE if tolerance is None else tolerance, (), (), 0)
         self._reached: set[str] = set()
@@ -206,38 +183,41 @@ class _Comparison:
     def run_own(self, inputs: Any) -> None:
         """Compares the networks with their own weights; raises if they differ or cannot be run."""
         self._pair.set_own()
-        self._compare(*self._run(inputs, training=False), _OWN)
+        full, small = (self._run(network, inputs, training=False) for network in (self._pair.full, self._pair.small))
+        self._compare(full, small, _OWN)
 
     def draw(self, seed: int) -> None:
         """Gives both networks drawn weights."""
         self._pair.draw(seed)
 
-    def run_drawn(self, inputs: Any, *, training: bool) -> bool:
-        """Compares the networks with drawn weights, if the original can be run with them.
-
-        Returns:
-            Whether they could be compared.
-        """
-        name = _TRAINING if training else _DRAWN
-        try:
-            full = run_network(self._pair.full, inputs, self._layers, training=training, double=self._double)
-        except InputError as error:
-            self._note(f"{name} were not compared: {str(error.__cause__ or error).strip().splitlines()[0][:160]}")
-            return False
-        if not _is_finite(full):
-            self._note(f"{name} were not compared: an output is NaN or infinite with them")
-            return False
-        small = run_network(self._pair.small, inputs, self._layers, training=training, double=self._double)
-        self._compare(full, small, name)
-        return True
+    def run_drawn(self, choices: Sequence[Any], *, training: bool) -> None:
+        """Compares the networks with drawn weights, on the first inputs that the original can be run on with them."""
+        name, why = _TRAINING if training else _DRAWN, ""
+        for inputs in choices:
+            try:
+                full = self._run(self._pair.full, inputs, training=training)
+            except InputError as error:
+                why = (str(error.__cause__ or error).strip().splitlines() or [""])[0][:160]
+                continue
+            if all(bool(torch.isfinite(tensor).all()) for tensor in full.outputs.values()):
+                self._compare(full, self._run(self._pair.small, inputs, training=training), name)
+                return
+            why = "an output is NaN or infinite with them"
+        note = f"{name} were not compared: {why}"
+        if note not in self._result.notes:
+            self._result = replace(self._result, notes=(*self._result.notes, note))
 
     def not_read(self) -> tuple[tuple[str, int], ...]:
         """The narrowed layers with kept input channels that were zero in every run, and how many."""
         return tuple(
             (layer, int((~alive).sum()))
             for layer, alive in self._read.items()
-            if "1" in self._plan.keep.get(f"{layer}.weight", {}) and not bool(alive.all())
+            if self._reads_fewer(layer) and not bool(alive.all())
         )
+
+    def _reads_fewer(self, layer: str) -> bool:
+        axis = "0" if getattr(self._modules[layer], "transposed", False) else "1"
+        return axis in self._plan.keep.get(f"{layer}.weight" if layer else "weight", {})
 
     def proof(self) -> Proof:
         """What was compared."""
@@ -245,29 +225,25 @@ class _Comparison:
         not_reached = tuple(layer for layer in narrowed if layer not in self._reached)
         return replace(self._result, layers=len(self._reached), not_reached=not_reached, not_read=self.not_read())
 
-    def _run(self, inputs: Any, *, training: bool) -> tuple[Run, Run]:
-        full, small = (
-            run_network(network, inputs, self._layers, training=training, double=self._double)
-            for network in (self._pair.full, self._pair.small)
-        )
-        return full, small
-
-    def _note(self, note: str) -> None:
-        if note not in self._result.notes:
-            self._result = replace(self._result, notes=(*self._result.notes, note))
+    def _run(self, network: ModelIndex, inputs: Any, *, training: bool) -> Run:
+        return run_network(network, inputs, self._layers, training=training, double=self._double)
 
     def _compare(self, full: Run, small: Run, name: str) -> None:
         """Takes a run into the result; raises if the networks differ."""
         result = self._result
         if self._asked is None and not (full.exact and small.exact):
             result = replace(result, tolerance=TOLERANCE)
-        difference, where = _largest_difference(full, small)
+        pairs = _pairs(full, small)
+        difference, where = max(
+            ((_relative_difference(left, right, name), name) for name, (left, right) in pairs.items() if left.numel()),
+            default=(0.0, ""),
+        )
         if difference > result.tolerance:
             raise EquivalenceError(
                 f"the pruned network differs from the masked original by {difference:.3g} (relative) in {where} with "
                 f"{name}, more than {result.tolerance:g}; {_REPORT}"
             )
-        self._reached |= full.layers.keys() & small.layers.keys()
+        self._reached |= {layer for layer in full.layers if _call_name(layer, 0) in pairs}
         for layer, alive in small.read.items():
             self._read[layer] = self._read[layer] | alive if layer in self._read else alive
         self._result = replace(
@@ -278,15 +254,12 @@ class _Comparison:
         )
 
 
-def _is_finite(run: Run) -> bool:
-    return all(bool(torch.isfinite(tensor).all()) for tensor in run.outputs.values())
-
-
-def _largest_difference(full: Run, small: Run) -> tuple[float, str]:
-    """The largest difference of any output or layer, relative to the largest value there, and where it is.
+def _pairs(full: Run, small: Run) -> dict[str, tuple[Tensor, Tensor]]:
+    """What two runs computed, side by side: outputs, and the calls of layers whose shapes can be compared.
 
     Raises:
-        EquivalenceError: The outputs differ in name or shape, a value is NaN, or there is nothing to compare.
+        EquivalenceError: The outputs differ in name or shape, the runs called other layers, or there is nothing to
+            compare.
     """
     shapes = [{name: tensor.shape for name, tensor in run.outputs.items()} for run in (full, small)]
     if shapes[0] != shapes[1]:
@@ -295,22 +268,28 @@ def _largest_difference(full: Run, small: Run) -> tuple[float, str]:
             f"the pruned network returns {describe_tensors(list(small.outputs.values()))}, the masked original "
             f"{describe_tensors(list(full.outputs.values()))}; they differ in {', '.join(names)}; {_REPORT}"
         )
-    pairs = [(name, tensor, small.outputs[name]) for name, tensor in full.outputs.items()]
-    for layer in full.layers.keys() & small.layers.keys():
-        for number, results in enumerate(zip(full.layers[layer], small.layers[layer], strict=False)):
-            pairs.append((f"layer {layer!r}" + (f", call {number + 1}" if number else ""), *results))
-    if not any(left.numel() for _, left, _ in pairs):
+    calls = [{layer: len(results) for layer, results in run.layers.items()} for run in (full, small)]
+    if calls[0] != calls[1]:
+        names = [layer for layer in {**calls[0], **calls[1]} if calls[0].get(layer) != calls[1].get(layer)][:3]
+        raise EquivalenceError(
+            f"the pruned network takes another way through the model's code: it does not call {', '.join(names)} as "
+            f"often as the masked original; {_REPORT}"
+        )
+    pairs = {name: (tensor, small.outputs[name]) for name, tensor in full.outputs.items()}
+    for layer, results in full.layers.items():
+        for number, (left, right) in enumerate(zip(results, small.layers[layer], strict=True)):
+            if left.shape == right.shape:  # it is another where the weight is computed, and the plan does not name it
+                pairs[_call_name(layer, number)] = left, right
+    if not any(left.numel() for left, _ in pairs.values()):
         raise EquivalenceError(
             "the model returns no number on these inputs and no layer keeps its filters, so nothing can be compared; "
             "try other example inputs"
         )
-    largest, where = 0.0, ""
-    for name, left, right in pairs:
-        if left.shape == right.shape and left.numel():
-            difference = _relative_difference(left, right, name)
-            if difference > largest:
-                largest, where = difference, name
-    return largest, where
+    return pairs
+
+
+def _call_name(layer: str, number: int) -> str:
+    return f"layer {layer!r}" + (f", call {number + 1}" if number else "")
 
 
 def _relative_difference(left: Tensor, right: Tensor, name: str) -> float:

@@ -81,41 +81,46 @@ class NetworkPair:
             zero_scales: Whether parameters other than those of convolutions, linear layers and batch norms are zero at
                 removed channels. A model that divides by them is compared with the values that they have.
         """
-        copies = copy.deepcopy(index.model), copy.deepcopy(pruned.model)
+        with torch.no_grad():  # or the parameters of a scripted module would be results of a copy
+            copies = copy.deepcopy(index.model), copy.deepcopy(pruned.model)
         self.full, self.small = (ModelIndex.of(copied.double() if double else copied) for copied in copies)
         self._plan, self._zero_scales = plan, zero_scales
-        self._full, self._small = self.full.tensors, self.small.tensors
-        self._names = [name for name in index.tensors if index.first_names[id(index.tensors[name])] == name]
-        self._own = {name: self._full[name].detach().clone() for name in self._names}
-        self._modules = index.modules
+        self._index = index
         self._uniform: dict[torch.dtype, Tensor] = {}
         self._normal: dict[torch.dtype, Tensor] = {}
         self._start = 0
 
     def set_own(self) -> None:
         """Gives both the weights of the original."""
-        self._set(self._own)
+        for name in self._index.first_names.values():
+            self._set(name, self._own(name))
 
     def draw(self, seed: int) -> None:
         """Gives both drawn weights, with which every channel is alive, as far as weights decide it.
 
         Filters are normal, with a sum of zero and a variance of one over the number of their inputs: what they compute
         varies around their bias. Biases, and the weights and biases of batch norms, are positive. Other parameters, and
-        buffers that are narrowed keep half to one and a half times their value; a zero becomes small and positive.
+        buffers that are narrowed, keep half to one and a half times their value; a zero becomes small and positive.
 
         Args:
             seed: Of the draw.
         """
         generator = torch.Generator().manual_seed(seed)
-        for dtype in {own.dtype for own in self._own.values() if own.is_floating_point()}:
+        for dtype in dict.fromkeys(t.dtype for t in self.full.tensors.values() if t.is_floating_point()):
             self._uniform[dtype] = torch.rand(_BLOCK, generator=generator).to(dtype)
             self._normal[dtype] = torch.randn(_BLOCK, generator=generator).to(dtype)
-        values, self._start = dict(self._own), 0
-        for name, own in self._own.items():
-            if own.is_floating_point() and (isinstance(self._full[name], nn.Parameter) or name in self._plan.keep):
+        self._start = 0
+        for name in self._index.first_names.values():
+            own = self._own(name)
+            is_drawn = isinstance(self._index.tensors[name], nn.Parameter) or name in self._plan.keep
+            if is_drawn and own.is_floating_point():
                 self._start = (self._start + 7919) % _BLOCK  # tensors of one shape differ
-                values[name] = self._drawn(name, own)
-        self._set(values)
+                own = self._drawn(name, own)
+            self._set(name, own)
+
+    def _own(self, name: str) -> Tensor:
+        """The value of a tensor in the original."""
+        return self._index.tensors[name].detach().to(self.full.tensors[name].dtype)
 
     def _drawn(self, name: str, own: Tensor) -> Tensor:
         module, attribute = self._owner(name)
@@ -143,18 +148,15 @@ class NetworkPair:
 
     def _owner(self, name: str) -> tuple[nn.Module | None, str]:
         prefix, _, attribute = name.rpartition(".")
-        return self._modules.get(prefix), attribute
+        return self._index.modules.get(prefix), attribute
 
-    def _set(self, values: Mapping[str, Tensor]) -> None:
+    def _set(self, name: str, value: Tensor) -> None:
+        """Gives a tensor of both networks a value: what the plan keeps of it, and with its other channels masked."""
+        axes = self._plan.keep.get(name, {})
         with torch.no_grad():
-            for name, value in values.items():
-                axes = self._plan.keep.get(name)
-                if axes is None:
-                    self._full[name].copy_(value)
-                    self._small[name].copy_(value)
-                else:
-                    self._small[name].copy_(select_kept(value, axes))
-                    self._full[name].copy_(value if self._is_left(name, value) else masked(name, value, axes))
+            self.small.tensors[name].copy_(select_kept(value, axes) if axes else value)
+            is_left = not axes or self._is_left(name, value)
+            self.full.tensors[name].copy_(value if is_left else masked(name, value, axes))
 
     def _is_left(self, name: str, value: Tensor) -> bool:
         """Whether a tensor keeps its values at removed channels."""

@@ -84,12 +84,13 @@ def prune_iteratively(
 
 def _joined(first: PruneResult, second: PruneResult) -> PruneResult:
     """Two successive results as one: the second network with a plan against the original of the first."""
-    differences = [value for value in (first.difference, second.difference) if value is not None]
+    proofs = [result.proof for result in (second, first) if result.proof is not None]
+    worst = max((proof.difference for proof in proofs), default=0.0)
     return dataclasses.replace(
         second,
         plan=compose(first.plan, second.plan),
         before=first.before,
-        difference=max(differences, default=None),
+        proof=dataclasses.replace(proofs[0], difference=worst) if proofs else None,
     )
 
 

@@ -39,19 +39,22 @@ class PruneResult:
         plan: What was removed, and why.
         before: Parameters and multiply-accumulates of the original, in total and by layer.
         after: The same of the pruned copy.
-        difference: The largest relative difference between the outputs of the pruned copy and those of the masked
-            original, as :func:`fec_fast.verify_equivalence` returns it; ``None`` with ``verify=False``.
+        proof: What was compared with the masked original, in which runs, and what they did not reach; ``None`` with
+            ``verify=False``.
         recovery: How the model was recovered after that; ``None`` if it was not.
-        proof: What was compared, in which runs, and what they did not reach; ``None`` with ``verify=False``.
     """
 
     model: nn.Module
     plan: Plan
     before: Counts
     after: Counts
-    difference: float | None
+    proof: Proof | None
     recovery: Compensation | None = None
-    proof: Proof | None = None
+
+    @property
+    def difference(self) -> float | None:
+        """The proof's largest relative difference, as :func:`fec_fast.verify_equivalence` returns it."""
+        return None if self.proof is None else self.proof.difference
 
     def with_recovery(self, recovery: Compensation) -> PruneResult:
         """The same result after :func:`fec_fast.compensate` has changed its model.
@@ -209,8 +212,7 @@ def prune(
     before = counts_of(context.index, context.trace.macs_by_layer())
     sizes = SizeModel(context.index, context.trace, context.coupling)
     after = counts_of(pruned, sizes.macs_by_layer(counts))
-    difference = None if proof is None else proof.difference
-    result = PruneResult(pruned.model, plan, before, after, difference, proof=proof)
+    result = PruneResult(pruned.model, plan, before, after, proof)
     if recover is None:
         return result
     images = None if isinstance(images, str) else images

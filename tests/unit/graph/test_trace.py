@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import copy
 import dataclasses
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from fec_fast.graph.hardcoded_widths import can_run, find_hardcoded_width
 from fec_fast.graph.trace import Trace, trace_model
 from fec_fast.pruning.context import build_context
 from fec_fast.utils.model_index import ModelIndex
+from helpers.results import Boxes, Named, Pair, Slots
 
 IMAGE = torch.randn(1, 3, 8, 8)
 
@@ -113,29 +113,13 @@ def test_hard_coded_widths_are_found_one_after_another() -> None:
     assert {"a", "b"} <= set(result.plan.pinned)
 
 
-@dataclasses.dataclass
-class Boxes:
-    deltas: Tensor
-
-
-class Holder:
-    __slots__ = ("deltas",)
-
-    def __init__(self, deltas: Tensor) -> None:
-        self.deltas = deltas
-
-
-class Found(dict):  # type: ignore[type-arg]
-    pass
-
-
 LEFT: list[Any] = []
 LEAVING: dict[str, Callable[[nn.Module, Tensor], Any]] = {
     "dataclass": lambda model, y: Boxes(y),
-    "slots": lambda model, y: Holder(y),
+    "slots": lambda model, y: Slots(y),
     "namespace in a list": lambda model, y: [SimpleNamespace(inner=(y,))],
-    "class of dictionaries": lambda model, y: Found(boxes=y),
-    "named tuple": lambda model, y: collections.namedtuple("Out", ["boxes"])(y),
+    "class of dictionaries": lambda model, y: Named(boxes=y),
+    "named tuple": lambda model, y: Pair(y, None),
     "array": lambda model, y: y.numpy(),
     "array in an object": lambda model, y: SimpleNamespace(boxes=np.asarray(y)),
     "list of numbers": lambda model, y: y.tolist(),

@@ -94,6 +94,24 @@ def test_a_tolerance_that_is_none_is_refused(tolerance: float) -> None:
         fec_fast.verify_equivalence(model, result.model, result.plan, images, tolerance=tolerance)
 
 
+def test_another_way_through_the_code_is_found() -> None:
+    """The outputs are zero in both networks; the number of calls depends on the width."""
+
+    class ByWidth(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.same, self.last = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            for _ in range(2 if x.shape[1] > 8 else 1):
+                x = self.same(x)
+            return self.last(x) * 0.0
+
+    with pytest.raises(fec_fast.EquivalenceError, match="another way through the model's code: it does not call same"):
+        fec_fast.prune(ByWidth().eval(), IMAGE, ratio=0.5)
+
+
 def test_a_trained_network_is_no_pruned_one() -> None:
     model, images = built("plain")
     result = pruned_with_random_channels(model, images, 0)

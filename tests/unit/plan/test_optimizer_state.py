@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import fec_fast
-from fec_fast.plan.equivalence import masked_copy
-from fec_fast.utils.model_index import ModelIndex
+from helpers.states import masked_copy
 
 IMAGES = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 TARGET = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -112,7 +111,7 @@ def test_training_continues_as_that_of_the_masked_network(plan: fec_fast.Plan, n
     model = new()
     optimizer = OPTIMIZERS[name](model)
     train(model, optimizer, 3)
-    reference = masked_copy(ModelIndex.of(model), plan)
+    reference = masked_copy(model, plan)
     reference_optimizer = OPTIMIZERS[name](reference)
     reference_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     kept = {}

@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-import collections
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fec_fast.utils.outputs import named_tensors_in, tensors_on_modules
+from helpers.results import Boxes, Named, Pair, Slots
 
 ONE, TWO = torch.ones(2), torch.zeros(3)
-
-
-@dataclass
-class Boxes:
-    deltas: Tensor
-
-
-class Slots:
-    __slots__ = ("deltas",)
-
-    def __init__(self, deltas: Tensor) -> None:
-        self.deltas = deltas
-
-
-class Named(dict):  # type: ignore[type-arg]
-    """A dictionary with an attribute of its own."""
 
 
 class Items(list):  # type: ignore[type-arg]
     pass
 
 
-Pair = collections.namedtuple("Pair", ["left", "right"])
 with_attribute = Named(first=ONE)
 with_attribute.second = TWO
 cyclic = SimpleNamespace(deltas=ONE)
