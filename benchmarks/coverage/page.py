@@ -17,6 +17,7 @@ REASONS = {
     "takes statistics over channels": "a norm over channels (LayerNorm, GroupNorm) computes others without the channel",
     "outputs of the model": "the channel is an output of the model",
     "cuts its channels at fixed positions": "the model's code cuts the channels at fixed positions",
+    "tied to one another": "divisions and shuffles tie all channels of the layer together",
     "splits channels over": "the channels are split into groups, heads, anchors or classes",
     "picks channels by their numbers": "the model's code selects channels by index",
     "relates channels to one another": "a softmax or a similar operator runs over the channels",

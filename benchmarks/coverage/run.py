@@ -34,10 +34,8 @@ from benchmarks.common.pages import write_page
 from benchmarks.common.results import RESULTS, read_result, run_number, write_result
 from benchmarks.coverage.networks import Network, networks
 from benchmarks.coverage.page import page
-from fec_fast.graph.groups import couple_channels
-from fec_fast.graph.trace import trace_model
+from fec_fast.pruning.context import build_context
 from fec_fast.utils.forward import tensors_in
-from fec_fast.utils.model_index import ModelIndex
 
 RESULT = RESULTS / "coverage.json"
 CONVOLUTIONS = nn.modules.conv._ConvNd
@@ -45,8 +43,8 @@ CONVOLUTIONS = nn.modules.conv._ConvNd
 
 def prunable_share(model: nn.Module, inputs: Any) -> tuple[float, dict[str, int]]:
     """The share of the convolutions' output channels that can be removed, and the number kept for each reason."""
-    traced = trace_model(ModelIndex.of(model), inputs)
-    coupling = couple_channels(traced)
+    context = build_context(model, inputs, "l1", None, "both", ()).settled()  # trial runs may find more to keep
+    traced, coupling = context.trace, context.coupling
     free, reasons = 0, {}
     total = 0
     for module in model.modules():

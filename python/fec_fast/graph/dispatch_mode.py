@@ -89,7 +89,8 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # Looked up before the call, which overwrites the old strides.
         same_elements = func is torch.ops.aten.as_strided_.default and _shows_the_same_elements(*args)
         written = self.guard.before(func, args, kwargs)
-        call = OperatorCall(func, args, kwargs, self.evaluate(func, args, kwargs))
+        result = self.evaluate(func, args, kwargs)
+        call = OperatorCall(func, args, kwargs, result, len(self.operators), self._module_stack[-1])
         self.operators.append(TracedOperator(func, self.tracker.known_label_maps(call.operands)))
         rule, weight_use = rule_of(func), None
         if call.operands and not same_elements:  # an operator without operands makes a new tensor, without labels

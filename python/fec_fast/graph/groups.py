@@ -10,8 +10,10 @@ from functools import cached_property
 import numpy as np
 
 from ..utils.errors import LayerError, nearest
+from .cuts import CountKept
 from .label_sets import LabelPartition, Pin
 from .label_tracker import WeightUse
+from .labels import FIXED
 from .trace import Trace
 
 
@@ -103,6 +105,14 @@ def couple_channels(trace: Trace, ignore: Sequence[str] = (), pins: Sequence[Pin
     for use in trace.weight_uses.values():
         for number, count in sets_on[id(use.outputs)]:
             channels[number][use.layer] = channels[number].get(use.layer, 0) + count
+    tied = [
+        of_set
+        for of_set, of_layers in zip(units_by_set, channels, strict=True)
+        if len(of_set) == 1 and max(of_layers.values()) > 1
+    ]
+    if tied:
+        reason = "its channels are all tied to one another, by divisions and shuffles: some of them cannot go alone"
+        return couple_channels(trace, ignore, [*pins, Pin(np.concatenate(tied), reason)])
     axes: list[dict[tuple[str, int], np.ndarray]] = [{} for _ in units_by_set]
     for key, labels in trace.axes.items():
         for number, _ in sets_on[id(labels)]:
@@ -159,7 +169,7 @@ def _sets_of_units(
     if not len(units):
         return [], set_of
     # Units with equal signatures form one set. np.unique sorts by signature; the sets are numbered by their first unit.
-    signatures = _signatures(trace, roots_of, len(partition.roots))[units]
+    signatures = _signatures(trace, partition, roots_of)[units]
     _, first, inverse, sizes = np.unique(signatures, return_index=True, return_inverse=True, return_counts=True)
     order = np.argsort(first)
     set_of[units] = np.argsort(order)[inverse]
@@ -167,30 +177,33 @@ def _sets_of_units(
     return by_set, set_of
 
 
-def _signatures(trace: Trace, roots_of: Mapping[int, np.ndarray], labels: int) -> np.ndarray:
+def _signatures(trace: Trace, partition: LabelPartition, roots_of: Mapping[int, np.ndarray]) -> np.ndarray:
     """A 64-bit signature per unit; units with equal signatures form one set.
 
-    Units belong to one set if they hold as many indices of the same axes and are made by the same layers. Each axis and
-    each layer gets a random number; the signature of a unit is the sum, over all indices it holds, of the numbers of
-    their axes (modulo 2**64). So no unit has to be looked at by itself. Among a million kinds of units, two would have
-    equal signatures by chance once in 30 million models.
+    Units belong to one set if they hold as many indices of the same axes, of the same parts of a cut, and are made by
+    the same layers. Each axis, part and layer gets a random number; the signature of a unit is the sum, over all
+    indices it holds, of their numbers (modulo 2**64). So no unit has to be looked at by itself. Among a million kinds
+    of units, two would have equal signatures by chance once in 30 million models.
 
     Args:
         trace: The traced model.
+        partition: Its labels, with all pins.
         roots_of: For each vector of labels, by its identity, the representatives.
-        labels: How many labels there are.
 
     Returns:
         Uint64 ``[labels]``, right at representatives.
     """
     vectors = [*trace.axes.values(), *(use.outputs for use in trace.weight_uses.values())]
-    numbers = np.random.default_rng(0).integers(2**64, size=len(vectors), dtype=np.uint64)
+    parts = [part for cut in trace.cuts if cut.divides for part in cut.widths()]
+    numbers = np.random.default_rng(0).integers(2**64, size=len(vectors) + len(parts), dtype=np.uint64)
     of_vector: dict[int, int] = defaultdict(int)  # axes that share a vector add to it with the sum of their numbers
-    for vector, number in zip(vectors, numbers.tolist(), strict=True):
+    for vector, number in zip(vectors, numbers[: len(vectors)].tolist(), strict=True):
         of_vector[id(vector)] += number
-    signatures = np.zeros(labels, dtype=np.uint64)
+    signatures = np.zeros(len(partition.roots), dtype=np.uint64)
     for identity, number in of_vector.items():
         np.add.at(signatures, roots_of[identity], np.uint64(number % 2**64))
+    for part, number in zip(parts, numbers[len(vectors) :], strict=True):
+        np.add.at(signatures, partition.roots[np.maximum(part, FIXED)], number)
     return signatures
 
 
@@ -237,6 +250,18 @@ def kept_indices(labels: np.ndarray, is_removed: np.ndarray) -> list[int]:
     """
     kept: list[int] = np.flatnonzero(~is_removed[labels]).tolist()
     return kept
+
+
+def count_kept(is_removed: np.ndarray) -> CountKept:
+    """A function that counts the channels that remain.
+
+    Args:
+        is_removed: For every label whether it is removed, see :func:`removed_labels`.
+
+    Returns:
+        From a vector of labels to the number of those that remain.
+    """
+    return lambda labels: len(labels) - int(np.count_nonzero(is_removed[np.maximum(labels, FIXED)]))
 
 
 def widths_after(use: WeightUse, is_removed: np.ndarray) -> tuple[int, int, int]:

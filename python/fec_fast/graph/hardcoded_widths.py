@@ -59,15 +59,24 @@ def can_run(network: ModelIndex, example_inputs: Any, *, training: bool = False)
     """
     for evaluate, values in ((call_shape_only, block_value_access()), (call_with_values, contextlib.nullcontext())):
         given, mode = copied_inputs(example_inputs), _Trial(network, evaluate)
-        with contextlib.suppress(InputError), _unchanged(network, mode, training), values:
+        with contextlib.suppress(InputError), unchanged(network, mode, mode.guard, training), values:
             call_model(network.model, given)
             return True
     return False
 
 
 @contextlib.contextmanager
-def _unchanged(network: ModelIndex, mode: _Trial, training: bool) -> Iterator[None]:
+def unchanged(network: ModelIndex, mode: TorchDispatchMode, guard: ParameterGuard, training: bool) -> Iterator[None]:
     """Runs a network in a dispatch mode, and leaves it as it was.
+
+    Args:
+        network: The index of the network.
+        mode: The mode.
+        guard: What the mode asks before every operator.
+        training: Whether the network is in training mode inside the context.
+
+    Yields:
+        Nothing.
 
     Raises:
         InputError: At the end, if the model's code gave a parameter another shape.
@@ -78,7 +87,7 @@ def _unchanged(network: ModelIndex, mode: _Trial, training: bool) -> Iterator[No
             with mode:
                 yield
         finally:
-            mode.guard.restore()
+            guard.restore()
         for name in replaced():
             if network.tensors[name].shape != shapes[name]:
                 raise InputError(
@@ -107,7 +116,7 @@ def find_hardcoded_width(
     """
     watcher, given = _Trial(pruned, call_with_values), copied_inputs(example_inputs)
     try:
-        with _unchanged(pruned, watcher, training):
+        with unchanged(pruned, watcher, watcher.guard, training):
             call_model(pruned.model, given)
     except InputError as error:
         cause = error.__cause__

@@ -53,6 +53,10 @@ class LabelPartition:
         """Which labels may not be removed, bool ``[labels]``."""
         return np.asarray(self.reason_numbers >= 0)
 
+    def all_pinned(self, labels: np.ndarray) -> bool:
+        """Whether none of some labels may be removed; ``FREE`` and ``FIXED`` never are."""
+        return bool(self.pinned[labels[labels > FIXED]].all())
+
     def reason(self, label: int) -> str | None:
         """Why a label may not be removed.
 

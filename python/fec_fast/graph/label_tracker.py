@@ -13,6 +13,7 @@ from torch import Tensor
 from ..utils.compat import storage_id
 from ..utils.forward import tensors_in
 from ..utils.model_index import ModelIndex
+from .cuts import Cut
 from .label_sets import LabelSets
 from .labels import FIXED, FREE, LabelMap, free_as_fixed
 from .operator_call import OperatorCall
@@ -72,6 +73,7 @@ class LabelTracker:
         weight_uses: The first convolution or linear operation of each weight, by the name of the weight.
         notes: What was not understood, for the user; a dictionary for its order, without values.
         modules: The modules of the model by name.
+        cuts: The operators that divide channels, or shape a tensor with channels, in order; rules add to them.
         zero_probes: For calls of element-wise operators, whether they keep zeros; kept for the rule in
             :mod:`fec_fast.graph.rules.elementwise`.
     """
@@ -87,6 +89,8 @@ class LabelTracker:
         self.weight_uses: dict[str, WeightUse] = {}
         self.notes: dict[str, None] = {}
         self.modules = index.modules
+        self.cuts: list[Cut] = []
+        self._held: dict[tuple[str, int], np.ndarray] = {}
         self.zero_probes: dict[Any, bool] = {}
         # By identity of the tensor, because hashing and comparing tensors is slow or not possible. The model keeps its
         # own tensors alive. Others may be released, and their identity given to a new tensor: the weak reference beside
@@ -95,6 +99,7 @@ class LabelTracker:
         self._views: dict[int, tuple[weakref.ref[Tensor], ParameterView]] = {}
         self._label_maps: dict[int, tuple[weakref.ref[Tensor], LabelMap, bool]] = {}
         self._written: set[int] = set()  # storages that were written to with what is not zero when masked
+        self._map_dims: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         for identity, name in index.first_names.items():
             tensor = index.tensors[name]
             self._parameters[identity] = ParameterView(name, tensor, tuple(range(tensor.dim())))
@@ -153,8 +158,9 @@ class LabelTracker:
         """The labels of a tensor, and whether it is zero when masked.
 
         A parameter that an element-wise operator reads (a scale per channel) has the labels of its only axis that is
-        longer than 1. With several such axes it is a weight in an operator that has no rule for weights: its axes are
-        pinned. A tensor that no operator of the run made (an input, a constant) has a fixed width.
+        longer than 1. One with several such axes is a map with the labels of one of them, see :meth:`set_map_dim`, or a
+        weight in an operator that has no rule for weights, whose axes are pinned. A tensor that no operator of the run
+        made (an input, a constant) has a fixed width.
         """
         entry = self._label_maps.get(id(tensor))
         if entry is not None and entry[0]() is tensor:
@@ -162,12 +168,36 @@ class LabelTracker:
         view = self.parameter_view(tensor)
         if view is not None:
             long_dims = [dim for dim, size in enumerate(tensor.shape) if size > 1]
-            if len(long_dims) == 1:
-                labels = self.axis_labels(view, view.axes[long_dims[0]])
-                return LabelMap.varying(labels, long_dims[0], tensor.shape), False
+            dim = long_dims[0] if len(long_dims) == 1 else self._map_dim(tensor)
+            if dim is not None:
+                return LabelMap.varying(self.axis_labels(view, view.axes[dim]), dim, tensor.shape), False
             for axis in range(view.tensor.dim()):
                 self.pin_axis(view, axis, "its weight is used by an operator other than a convolution or linear one")
         return _without_channels(tensor), False
+
+    def is_learned_map(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a parameter or buffer with several axes longer than 1 that has no labels as a map."""
+        is_parameter = self.parameter_view(tensor) is not None
+        return is_parameter and sum(size > 1 for size in tensor.shape) > 1 and self._map_dim(tensor) is None
+
+    def set_map_dim(self, tensor: Tensor, dim: int) -> None:
+        """Makes a parameter that an element-wise operator reads a map of channels, whose other axes are pinned.
+
+        Args:
+            tensor: See :meth:`is_learned_map`.
+            dim: The dimension along which it meets channels. Where it has none, or one of size 1, nothing is done.
+        """
+        view = self.parameter_view(tensor)
+        if view is None or dim < 0 or tensor.shape[dim] == 1:
+            return
+        for axis in range(view.tensor.dim()):
+            if axis != view.axes[dim]:
+                self.pin_axis(view, axis, "it is no axis of channels of a map that is added or multiplied")
+        self._map_dims[id(tensor)] = weakref.ref(tensor), dim
+
+    def _map_dim(self, tensor: Tensor) -> int | None:
+        entry = self._map_dims.get(id(tensor))
+        return entry[1] if entry is not None and entry[0]() is tensor else None
 
     def labels_of(self, tensor: Tensor) -> LabelMap:
         """The labels of a tensor, see :meth:`label_map`."""
@@ -210,6 +240,18 @@ class LabelTracker:
             shape = tuple(tensor.shape)
             label_map = LabelMap(shape, None, labels) if dim is None else LabelMap.varying(labels, dim, shape)
             self.set_label_map(tensor, label_map, zero_when_masked)
+
+    # Cuts -----------------------------------------------------------------------------------------------------------
+    def unite_held(self, size: tuple[str, int], labels: np.ndarray, reason: str) -> None:
+        """Unites the channels of parts whose size is one number of a module: they shrink together.
+
+        Args:
+            size: The module, and the size.
+            labels: The channels of a part of that size, int64.
+            reason: Why the channels must be kept where they meet a fixed width.
+        """
+        labels = free_as_fixed(labels)
+        self.sets.unite(self._held.setdefault(size, labels), labels, reason)
 
     # Pins -----------------------------------------------------------------------------------------------------------
     def pin(self, tensors: Any, reason: str, note: str | None = None) -> None:

@@ -20,11 +20,21 @@ class OperatorCall:
         result: What it returned.
         operands: The tensors among the arguments, in order.
         results: The tensors that it returned, in order.
+        number: Its position among the operators of the run.
+        layer: The module in whose code it ran.
     """
 
-    __slots__ = ("args", "kwargs", "operands", "operator", "result", "results")
+    __slots__ = ("args", "kwargs", "layer", "number", "operands", "operator", "result", "results")
 
-    def __init__(self, operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
+    def __init__(
+        self,
+        operator: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        result: Any,
+        number: int = 0,
+        layer: str = "",
+    ) -> None:
         """Finds the tensors.
 
         Args:
@@ -32,8 +42,11 @@ class OperatorCall:
             args: Its positional arguments.
             kwargs: Its keyword arguments.
             result: What it returned.
+            number: Its position among the operators of the run.
+            layer: The module in whose code it ran; the model itself is ``""``.
         """
         self.operator, self.args, self.kwargs, self.result = operator, args, kwargs, result
+        self.number, self.layer = number, layer
         self.operands = _tensors([*args, *kwargs.values()] if kwargs else args)
         self.results = _tensors(result if isinstance(result, tuple) else (result,))
 

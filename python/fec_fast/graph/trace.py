@@ -19,6 +19,7 @@ from ..utils.forward import call_model, copied_inputs, plain_operators, restored
 from ..utils.model_index import ModelIndex
 from ..utils.outputs import named_tensors_in
 from .activation_memory import Allocation
+from .cuts import Cut
 from .dispatch_mode import OperatorCost, TracedOperator, TracingMode
 from .label_sets import LabelPartition, Pin
 from .label_tracker import LabelTracker, WeightUse
@@ -41,6 +42,8 @@ class Trace:
         notes: What was not understood and what follows from it, for the user.
         operators: The operators of the run in evaluation mode, in order.
         training_operators: Those of the run in training mode; ``None`` if there was none.
+        cuts: The operators in evaluation mode that divide channels, or shape a tensor with channels.
+        training_cuts: The same of the run in training mode.
         costs: The multiply-accumulates of that run, for each operator that is counted.
         allocations: The memory that its results took.
     """
@@ -53,6 +56,8 @@ class Trace:
     notes: tuple[str, ...]
     operators: tuple[TracedOperator, ...]
     training_operators: tuple[TracedOperator, ...] | None
+    cuts: tuple[Cut, ...]
+    training_cuts: tuple[Cut, ...]
     costs: tuple[OperatorCost, ...]
     allocations: tuple[Allocation, ...]
 
@@ -94,9 +99,10 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
     operators, costs, allocations = tuple(mode.operators), tuple(mode.costs), mode.allocations.finish()
     mode.allocations = None
     tracker, unseen_training, training_operators = mode.tracker, None, None
+    cuts, training_cuts = tuple(tracker.cuts), tuple[Cut, ...]()
     if training or _unreached(index, tracker):
         unseen_training = _trace_training(index, example_inputs, mode)
-        training_operators = tuple(mode.operators)
+        training_operators, training_cuts = tuple(mode.operators), tuple(tracker.cuts)
     for name, module in index.modules.items():
         if isinstance(module, nn.MultiheadAttention) and (f"{name}.in_proj_weight", 0) not in tracker.axes:
             tracker.notes[f"{name}: attention was not traced and keeps its width"] = None
@@ -114,6 +120,8 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
         tuple(tracker.notes),
         operators,
         training_operators,
+        cuts,
+        training_cuts,
         costs,
         allocations,
     )
@@ -178,10 +186,10 @@ def _trace_training(index: ModelIndex, example_inputs: Any, mode: TracingMode) -
     Returns:
         Why the run stopped before its end; ``None`` if it did not.
     """
-    tracker, seen = mode.tracker, set(mode.tracker.axes)
+    tracker, seen, cuts = mode.tracker, set(mode.tracker.axes), mode.tracker.cuts
     failure = ""
     for evaluate in (call_shape_only, call_with_values):
-        mode.evaluate, mode.operators = evaluate, []
+        mode.evaluate, mode.operators, tracker.cuts = evaluate, [], []
         try:
             _run(index, example_inputs, mode, training=True)
             return None
@@ -190,6 +198,9 @@ def _trace_training(index: ModelIndex, example_inputs: Any, mode: TracingMode) -
     reason = f"training mode could not be traced ({failure})"
     for key in tracker.axes.keys() - seen:
         tracker.sets.pin(tracker.axes[key], f"{reason}, and it was reached in that mode alone")
+    for cut in tracker.cuts:
+        if cut.divides and not any(cut.is_like(other) for other in cuts):
+            tracker.sets.pin(cut.channels, f"{reason}, and {cut.operator} divides its channels in that mode alone")
     tracker.notes[f"{reason}: layers that only training reaches, and what they read, keep their width"] = None
     return failure
 

@@ -65,6 +65,7 @@ def compose(first: Plan, second: Plan) -> Plan:
         shapes={name: list(first.shapes.get(name) or second.shapes[name]) for name in keep},
         keep=keep,
         attributes={name: {**first.attributes.get(name, {}), **second.attributes.get(name, {})} for name in modules},
+        sizes=_sizes(first, second),
         sets=[_copy(record) for record in first.sets]
         + [_for_original(record, first, last_round) for record in second.sets],
         criterion=second.criterion,
@@ -73,6 +74,15 @@ def compose(first: Plan, second: Plan) -> Plan:
         pinned={layer: reason for layer, reason in second.pinned.items() if layer not in pruned_by_first},
         notes=list(dict.fromkeys(notes)),
     )
+
+
+def _sizes(first: Plan, second: Plan) -> dict[str, dict[str, dict[str, Any]]]:
+    """The attributes of both plans: their values before the first and after the last."""
+    sizes = {module: {name: dict(values) for name, values in held.items()} for module, held in first.sizes.items()}
+    for module, held in second.sizes.items():
+        for name, values in held.items():
+            sizes.setdefault(module, {}).setdefault(name, {"before": values["before"]})["after"] = values["after"]
+    return sizes
 
 
 def _check_sequence(first: Plan, second: Plan) -> None:
@@ -89,6 +99,14 @@ def _check_sequence(first: Plan, second: Plan) -> None:
             "the second plan does not follow the first: it was made for a model of other names or shapes than the "
             "first leaves; give them in the order in which they were applied, with none left out"
         )
+    for module, held in second.sizes.items():
+        for name, values in held.items():
+            left = first.sizes.get(module, {}).get(name, {"after": values["before"]})["after"]
+            if left != values["before"]:
+                raise PlanError(
+                    f"the second plan does not follow the first: it expects {module}.{name} to be {values['before']}, "
+                    f"the first leaves {left}; give them in the order in which they were applied"
+                )
     for record in second.sets:
         for layer, units in record["filters"].items():
             if layer in _layers(first) and len(units) != len(_kept_filters(first, layer)):

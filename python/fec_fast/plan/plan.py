@@ -11,11 +11,12 @@ from torch import nn
 
 from ..utils.errors import PlanError
 from ..utils.model_index import ModelIndex
+from ..utils.number_attributes import as_numbers
 from .shapes import persistent_shapes, pruned_shapes, shapes_fingerprint
 from .validation import validate_entries
 
 FORMAT = "fec_fast.plan"
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Plan:
         keep: For each such tensor and axis (as text, as in JSON), the kept indices in ascending order. Axes of coupled
             tensors may share one list object.
         attributes: For each module, the integer attributes that change with its weight (``in_channels`` and so on).
+        sizes: For each module, attributes of its own in which its code holds numbers of channels that change: their
+            values ``before`` and ``after``, each a number or a list of numbers.
         sets: The decisions. For each coupled set: its ``name``, its ``layers``, its number of ``units``, the
             ``removed`` units, the ``scores`` of all units, for each layer the unit that each of its ``filters``
             belongs to (``None`` for the filters of other sets), and the ``round``: 1, or more in a plan made by
@@ -47,6 +50,7 @@ class Plan:
     shapes: dict[str, list[int]]
     keep: dict[str, dict[str, list[int]]]
     attributes: dict[str, dict[str, int]]
+    sizes: dict[str, dict[str, dict[str, Any]]]
     sets: list[dict[str, Any]]
     criterion: str
     formula: dict[str, Any] | None
@@ -151,6 +155,15 @@ def check_plan(plan: Plan, index: ModelIndex) -> None:
             raise PlanError(
                 f"the model shares {first_name!r} and {name!r}, but the plan keeps different indices of them"
             )
+    for module, attributes in plan.sizes.items():
+        for attribute, values in attributes.items():
+            held = as_numbers(vars(index.modules[module]).get(attribute)) if module in index.modules else None
+            if held != values["before"]:
+                name = f"{module}.{attribute}" if module else attribute
+                raise PlanError(
+                    f"the plan is for another model: {name} is {held}, the plan expects {values['before']}; build the "
+                    "model the plan was made for"
+                )
 
 
 def _first_difference(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> str:

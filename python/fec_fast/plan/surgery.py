@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..utils.model_index import ModelIndex
 from ..utils.modules import named_tensors, unwrap_for_surgery
+from ..utils.number_attributes import in_type_of
 from .plan import Plan, check_plan
 
 
@@ -62,6 +63,10 @@ def prune_in_place(index: ModelIndex, plan: Plan) -> None:
             for attribute, value in values.items():
                 undo.append(_restore_attribute(index.modules[name], attribute))
                 setattr(index.modules[name], attribute, value)
+        for name, attributes in plan.sizes.items():
+            for attribute, values in attributes.items():
+                undo.append(_restore_attribute(index.modules[name], attribute))
+                _set_size(index.modules[name], attribute, values["after"])
         for tensor, data, _ in pruned.values():
             _reset_gradient_accumulator(tensor, data)
     except BaseException:
@@ -110,6 +115,9 @@ def pruned_copy(index: ModelIndex, plan: Plan) -> nn.Module:
         module = copied.get_submodule(name)
         for attribute, value in values.items():
             setattr(module, attribute, value)
+    for name, sizes in plan.sizes.items():
+        for attribute, values in sizes.items():
+            _set_size(copied.get_submodule(name), attribute, values["after"])
     return copied
 
 
@@ -157,6 +165,10 @@ def _restore_tensor(tensor: Tensor) -> Callable[[], None]:
 def _restore_attribute(module: nn.Module, attribute: str) -> Callable[[], None]:
     value = getattr(module, attribute)
     return lambda: setattr(module, attribute, value)
+
+
+def _set_size(module: nn.Module, attribute: str, numbers: int | list[int]) -> None:
+    setattr(module, attribute, in_type_of(getattr(module, attribute), numbers))
 
 
 def _reset_gradient_accumulator(tensor: Tensor, data: Tensor) -> None:

@@ -31,6 +31,7 @@ def validate_entries(plan: Mapping[str, Any]) -> None:
     _check_types(plan)
     _check_kept_indices(plan)
     _check_attributes(plan)
+    _check_sizes(plan["sizes"])
     removed_filters: dict[str, set[int]] = {}
     for position, record in enumerate(plan["sets"]):
         _check_set(f"sets[{position}]", record)
@@ -54,7 +55,7 @@ def _check_types(plan: Mapping[str, Any]) -> None:
         value = plan[entry]
         correct = isinstance(value, str) and re.fullmatch("sha256:[0-9a-f]{64}", value) is not None
         require(correct, entry, "'sha256:' and 64 hexadecimal digits")
-    for entry in ("shapes", "keep", "attributes", "pinned"):
+    for entry in ("shapes", "keep", "attributes", "sizes", "pinned"):
         require(_is_json_object(plan[entry]), entry, "an object")
     for name, shape in plan["shapes"].items():
         require(_are_whole_numbers(shape), f"shapes: {name}", "a list of sizes")
@@ -130,6 +131,23 @@ def _check_attributes(plan: Mapping[str, Any]) -> None:
             matches = (weight_shape[0], weight_shape[1] * groups) in ((outputs, inputs), (inputs, outputs))
         if not matches:
             raise PlanError(f"{module}: {values} does not fit its weight of shape {list(weight_shape)}")
+
+
+def _check_sizes(sizes: Mapping[str, Any]) -> None:
+    """Checks that each attribute has two values of one form: numbers that stay or shrink, of which one shrinks."""
+    for module, attributes in sizes.items():
+        if not _is_json_object(attributes) or not attributes:
+            raise PlanError(f"sizes: {module}: expected an object from attributes to their values")
+        for attribute, values in attributes.items():
+            where = f"sizes: {module}.{attribute}" if module else f"sizes: {attribute}"
+            if not attribute.isidentifier() or not _is_json_object(values) or set(values) != {"before", "after"}:
+                raise PlanError(f"{where}: expected the name of an attribute with its values before and after")
+            is_list = isinstance(values["before"], list)
+            before, after = ([*value] if is_list else [value] for value in (values["before"], values["after"]))
+            if not (_are_whole_numbers(before) and _are_whole_numbers(after) and len(before) == len(after)):
+                raise PlanError(f"{where}: the values must be two numbers, or two lists of as many numbers")
+            if before == after or not all(new == old or 1 <= new < old for old, new in zip(before, after, strict=True)):
+                raise PlanError(f"{where}: {values['before']} cannot become {values['after']}: sizes shrink")
 
 
 def _check_set(where: str, record: Any) -> None:

@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..graph.groups import Coupling, couple_channels
+from ..graph.cuts import CountKept
+from ..graph.groups import Coupling, count_kept, couple_channels, removed_labels
+from ..graph.held_sizes import HeldSize
 from ..graph.label_sets import Pin
 from ..graph.trace import Trace, trace_model
+from ..graph.trial import Finding, doubted_cuts, try_out
 from ..plan.plan import Plan
 from ..plan.surgery import pruned_copy
 from ..scoring.backends.registry import ResolvedBackend
@@ -31,7 +34,7 @@ from .unit_scores import score_units, scoring_backend
 
 @dataclass(frozen=True)
 class PruningContext:
-    """A traced and scored model. Nothing in it changes; :meth:`with_pin` returns another context.
+    """A traced and scored model. Nothing in it changes; :meth:`with_finding` returns another context.
 
     Attributes:
         index: The index of the model before pruning.
@@ -46,6 +49,7 @@ class PruningContext:
         ignore: Names of layers, or of modules that hold layers, that keep their channels.
         backend: The backend that computes entropies, resolved once.
         pins: Channels that must be kept because the model's code has their number hard-coded.
+        sizes: Attributes of modules that change with the widths.
         notes: Notes of the scoring, for the plan.
     """
 
@@ -61,6 +65,7 @@ class PruningContext:
     ignore: tuple[str, ...]
     backend: ResolvedBackend
     pins: tuple[Pin, ...] = ()
+    sizes: tuple[HeldSize, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -104,6 +109,7 @@ class PruningContext:
             criterion=self.criterion_name,
             formula=self.formula if self.criterion_name in ENTROPY_CRITERIA else None,
             sides=self.sides,
+            sizes=self.sizes,
             notes=[*notes, *self.notes],
         )
 
@@ -118,20 +124,72 @@ class PruningContext:
         """
         return pruned_copy(self.index, self.plan(counts))
 
-    def with_pin(self, pin: Pin) -> PruningContext:
-        """The context of the same model with more channels that must be kept.
+    def try_out(self, pruned: ModelIndex, counts: Sequence[int], *, training: bool = False) -> Finding | None:
+        """Runs a pruned network and finds what stands in its way, see :func:`fec_fast.graph.trial.try_out`.
+
+        Args:
+            pruned: The index of :meth:`pruned_copy`.
+            counts: For each set the number of units that were removed.
+            training: Whether to run it in training mode, which the trace must have a run of.
+
+        Returns:
+            What to plan again with; ``None`` if the network runs.
+        """
+        return try_out(
+            self.index,
+            pruned,
+            self.example_inputs,
+            self.trace,
+            self.coupling.partition,
+            self._count_kept(counts),
+            self.sizes,
+            training=training,
+        )
+
+    def doubts(self, counts: Sequence[int], message: str) -> Finding | None:
+        """Pins of all channels that an operator divides, for a network that differs from the masked original.
+
+        Args:
+            counts: For each set the number of units that were removed.
+            message: What differs.
+
+        Returns:
+            Pins of channels that could be removed so far; ``None`` if there are none.
+        """
+        return doubted_cuts(self.trace, self.coupling.partition, self._count_kept(counts), message)
+
+    def settled(self) -> PruningContext:
+        """The context after trial runs with half of all units removed, for measurements of pruned networks.
+
+        Returns:
+            A context whose pruned copies run.
+        """
+        context = self
+        while True:
+            counts = [len(coupled.units) // 2 for coupled in context.coupling.sets]
+            finding = context.try_out(ModelIndex.of(context.pruned_copy(counts)), counts)
+            if finding is None:
+                return context
+            context = context.with_finding(finding)
+
+    def _count_kept(self, counts: Sequence[int]) -> CountKept:
+        units = unit_labels(self.coupling.sets, lowest_units(self.scores, counts))
+        return count_kept(removed_labels(self.coupling.partition, units))
+
+    def with_finding(self, finding: Finding) -> PruningContext:
+        """The context of the same model with more channels that must be kept, or attributes that change.
 
         No score is computed again. A pin only takes units away, and the score of a unit depends on the layers that
         hold it, not on the other units of its set.
 
         Args:
-            pin: The channels, besides those that are pinned already.
+            finding: What a trial run has found.
 
         Returns:
             The context with the sets that are left, and the scores of their units.
         """
-        pins = (*self.pins, pin)
-        return self._with_coupling(couple_channels(self.trace, self.ignore, pins), pins=pins)
+        pins, sizes = (*self.pins, *finding.pins), (*self.sizes, *finding.sizes)
+        return self._with_coupling(couple_channels(self.trace, self.ignore, pins), pins=pins, sizes=sizes)
 
     def with_training_traced(self) -> PruningContext:
         """The context of the same model whose trace has a run in training mode too, with the same pins."""

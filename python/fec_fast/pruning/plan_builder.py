@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from ..graph.groups import CoupledChannels, Coupling, kept_indices, removed_labels, widths_after
+from ..graph.cuts import CountKept
+from ..graph.groups import CoupledChannels, Coupling, count_kept, kept_indices, removed_labels, widths_after
+from ..graph.held_sizes import HeldSize
 from ..graph.label_tracker import WeightUse
 from ..graph.trace import Trace
 from ..plan.plan import Plan
@@ -72,6 +74,7 @@ def make_plan(
     criterion: str,
     formula: Formula | None,
     sides: str,
+    sizes: Sequence[HeldSize] = (),
     notes: Sequence[str] = (),
 ) -> Plan:
     """Writes down what remains of every tensor.
@@ -85,6 +88,7 @@ def make_plan(
         criterion: The criterion's name.
         formula: Of the entropies, for the criteria ``"fec_l1"`` and ``"fec"``; else ``None``.
         sides: ``"both"`` or ``"producer"``.
+        sizes: Attributes of modules that change with the widths.
         notes: Notes that come before the plan's own.
 
     Returns:
@@ -114,6 +118,7 @@ def make_plan(
         shapes=shapes,
         keep=keep,
         attributes=_new_attributes(index, trace, is_removed, keep),
+        sizes=_new_sizes(sizes, count_kept(is_removed)),
         sets=_set_records(trace, coupling, removed_units, scores),
         criterion=criterion,
         formula=formula.to_dict() if formula else None,
@@ -174,3 +179,13 @@ def _new_attributes(
         elif isinstance(module, BatchNormBase):
             attributes[name] = {"num_features": len(keep[weight_name]["0"])}
     return attributes
+
+
+def _new_sizes(sizes: Sequence[HeldSize], count: CountKept) -> dict[str, dict[str, dict[str, Any]]]:
+    """For each module the attributes of its own that hold a number of channels which changes: before and after."""
+    new: dict[str, dict[str, dict[str, Any]]] = {}
+    for size in sizes:
+        after = size.after(count)
+        if after != size.before:
+            new.setdefault(size.module, {})[size.attribute] = {"before": size.before, "after": after}
+    return new

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..graph.hardcoded_widths import can_run, find_hardcoded_width
+from ..graph.hardcoded_widths import can_run
 from ..graph.trace import input_width
 from ..plan.equivalence import Proof, prove
 from ..plan.plan import Plan
@@ -39,7 +39,8 @@ def find_plan(context: PruningContext, request: AllocationRequest, *, verify: bo
     """Plans, prunes a copy and runs it, until the copy runs in both modes.
 
     Training mode is traced only where it is needed: where the copy fails in it, or differs from the original. Each
-    other turn but the last keeps a channel that could be removed before, so the loop ends.
+    other turn but the last keeps a channel that could be removed before, or changes an attribute, so the loop ends.
+    Where the proof fails in the end, channels that an operator divides are kept, and the loop goes on.
 
     Args:
         context: The traced and scored model.
@@ -54,29 +55,35 @@ def find_plan(context: PruningContext, request: AllocationRequest, *, verify: bo
     """
     measurements = Measurements()
     original_trains: bool | None = None  # not known yet
+    if request.runs_pruned_networks:
+        context = context.settled()
     while True:
         counts, notes = request.removal_counts(context, measurements)
         plan = context.plan(counts, notes)
         pruned = ModelIndex.of(pruned_copy(context.index, plan))
-        in_evaluation = can_run(pruned, context.example_inputs)
-        if in_evaluation:
-            in_training = can_run(pruned, context.example_inputs, training=True)
-            if not in_training and original_trains is None:
-                original_trains = can_run(context.index, context.example_inputs, training=True)
-            if in_training or not original_trains:  # a detector without targets, a batch norm on a single value
+        finding = context.try_out(pruned, counts)
+        if finding is None:
+            is_traced = runs = context.trace.training_operators is not None
+            if not is_traced:
+                runs = can_run(pruned, context.example_inputs, training=True)
+                if not runs and original_trains is None:
+                    original_trains = can_run(context.index, context.example_inputs, training=True)
+            elif context.trace.unseen_training is None:
+                finding = context.try_out(pruned, counts, training=True)
+            # The original may not run either: a detector without targets, a batch norm on a single value.
+            if finding is None and (runs or not original_trains):
                 try:
                     proof = prove(context.index, pruned, plan, context.example_inputs) if verify else None
                     return Trial(context, counts, plan, pruned, proof)
-                except EquivalenceError:
-                    if context.trace.training_operators is not None:
-                        raise
-            if context.trace.training_operators is None:
+                except EquivalenceError as error:
+                    if is_traced:
+                        finding = context.doubts(counts, str(error).partition(";")[0])
+                        if finding is None:
+                            raise
+            if finding is None:
                 context = context.with_training_traced()
                 continue
-        pin = find_hardcoded_width(
-            pruned, context.example_inputs, context.trace, context.coupling.partition, training=in_evaluation
-        )
-        context = context.with_pin(pin)
+        context = context.with_finding(finding)
 
 
 def unseen_parts(trial: Trial) -> list[str]:

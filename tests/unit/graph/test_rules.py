@@ -82,6 +82,39 @@ class Tied(nn.Module):
         return self.two(self.one(x))
 
 
+class Map(nn.Module):
+    """A learned map, such as a position embedding, added and multiplied."""
+
+    def __init__(self, *shape, how=lambda p: p):
+        super().__init__()
+        self.map, self.how = nn.Parameter(torch.rand(shape)), how
+
+    def forward(self, x):
+        return x * self.how(self.map) + self.how(self.map)
+
+
+class Tokens(nn.Module):
+    """A position embedding of tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.positions = nn.Parameter(torch.rand(1, 64, 16))
+
+    def forward(self, x):
+        return (x.flatten(2).transpose(1, 2) + self.positions).transpose(1, 2).unflatten(2, (8, 8))
+
+
+class Thin(nn.Module):
+    """Linear layers with one input and one output."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Linear(16, 1), nn.Linear(1, 16)
+
+    def forward(self, x):
+        return self.up(torch.relu(self.down(x.mean((2, 3)))))[..., None, None] * x
+
+
 EXACT = {
     "identity": (nn.Identity(), 16),
     "flip": (lambda x: x.flip(1), 16),
@@ -104,6 +137,17 @@ EXACT = {
     "pixel shuffle": (nn.PixelShuffle(2), 4),
     "pixel unshuffle": (nn.PixelUnshuffle(2), 64),
     "spatial index": (lambda x: x[:, :, torch.tensor([3, 1, 0, 1])], 16),
+    "channel shuffle": (nn.ChannelShuffle(2), 16),
+    "chunk, product, concatenation": (lambda x: torch.cat([x.chunk(2, 1)[0] * x.chunk(2, 1)[1], x], 1), 24),
+    "gated": (nn.GLU(1), 8),
+    "other dtype of the same size": (lambda x: x * (x.view(torch.int32) > 2**29), 16),
+    "learned map": (Map(1, 16, 8, 8), 16),
+    "learned map without a batch": (Map(16, 8, 8), 16),
+    "learned map with its channels last": (Map(8, 8, 16, how=lambda p: p.permute(2, 0, 1)), 16),
+    "learned map of one row": (Map(16, 1, 8), 16),
+    "learned map of all channels": (Map(1, 1, 8, 8), 16),
+    "position embedding": (Tokens(), 16),
+    "one channel": (Thin(), 16),
     "grid sampling": (lambda x: F.grid_sample(x, torch.zeros(2, 4, 4, 2), align_corners=False), 16),
 }
 ACTIVATIONS = (
@@ -112,9 +156,13 @@ ACTIVATIONS = (
 )
 OUT_OF_PLACE = (nn.GELU, nn.LogSigmoid, nn.Sigmoid, nn.Softplus, nn.Softsign, nn.Tanh, nn.Tanhshrink)
 WHOLE = {
-    "channel shuffle": (nn.ChannelShuffle(2), 16, "splits channels|shuffle"),
-    "chunk, product, concatenation": (lambda x: torch.cat([x.chunk(2, 1)[0] * x.chunk(2, 1)[1], x], 1), 24, "fixed"),
-    "chunk": (lambda x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1], 8, "fixed positions"),
+    "split by a number": (lambda x: x.split(8, 1)[0] * x.split(8, 1)[1], 8, "fixed positions"),
+    "map through an operator without a rule": (Map(1, 16, 8, 8, how=lambda p: p.roll(1, 1)), 16, "fixed width"),
+    "other dtype of another size": (
+        lambda x: x * x.view(torch.int16).unflatten(3, (-1, 2))[..., 1].float(),
+        16,
+        "another size",
+    ),
     "roll": (lambda x: x.roll(3, 1), 16, "fixed positions"),
     "index permutation": (lambda x: x[:, [*range(15, -1, -1)]], 16, "by their numbers"),
     "group norm": (nn.GroupNorm(4, 16), 16, "statistics over channels"),
@@ -196,7 +244,10 @@ def test_widths_in_the_code_are_found_kept_and_reported():
     assert result.difference is not None and result.difference < 1e-9
     assert [m.out_channels for m in (result.model.a, result.model.b, result.model.c)] == [6, 16, 20]
     assert "sixteen channels" in result.plan.pinned["b"] and "view" in result.plan.pinned["c"]
-    assert sum("wants the width" in note for note in result.plan.notes) == 2
+    assert [("sixteen channels" in note, "[3, 20]" in note) for note in result.plan.notes] == [
+        (True, False),
+        (False, True),
+    ]
 
 
 def test_a_model_that_cannot_be_pruned_at_all_is_left_as_it_was():
@@ -272,3 +323,24 @@ def test_attention_that_reshapes_to_the_width_of_its_input_keeps_that():
     assert (result.model.first.out_channels, result.model.stem.out_channels) == (6, 16)
     assert "wants its width" in result.plan.pinned["stem"]
     assert any("wants the width" in note for note in result.plan.notes)
+
+
+class Head(nn.Module):
+    """A model with one output."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 12, 1), nn.Linear(12, 1) if kind == "linear" else nn.Conv2d(12, 1, 1)
+        self.kind = kind
+
+    def forward(self, x):
+        x = torch.relu(self.body(x)).mean((2, 3), keepdim=True)
+        return self.head(x.flatten(1) if self.kind == "linear" else x)
+
+
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+def test_a_head_of_one_output_keeps_nothing_else(kind):
+    torch.manual_seed(0)
+    result = fec_fast.prune(Head(kind).eval(), torch.randn(2, 3, 4, 4), ratio=0.5)
+    assert result.difference is not None and result.difference < 1e-9
+    assert result.model.body.out_channels == 6 and list(result.plan.pinned) == ["head"] and not result.plan.notes

@@ -11,6 +11,7 @@ from fec_fast.graph.counts import count, counts_of
 from fec_fast.graph.size_model import SizeModel
 from fec_fast.pruning.context import PruningContext, build_context
 from fec_fast.utils.model_index import ModelIndex
+from helpers.divided import BLOCKS, divided_network
 
 IMAGE = torch.randn(2, 3, 8, 8)
 
@@ -69,3 +70,21 @@ def test_macs_are_exact_for_large_numbers() -> None:
     expected = [10**12 * a * b for a, b in widths]
     expected[1] //= 100
     assert list(sizes.macs_by_layer([first, second]).values()) == expected
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_sizes_of_networks_that_divide_channels_are_those_of_running_them(name: str) -> None:
+    torch.manual_seed(0)
+    image = torch.randn(2, 3, 12, 12)
+    context = build_context(divided_network(name), image, "l1", None, "both", ()).settled()
+    sizes = SizeModel(context.index, context.trace, context.coupling)
+    counts = [len(coupled.units) // 2 for coupled in context.coupling.sets]
+    pruned = context.pruned_copy(counts)
+    assert counts_of(ModelIndex.of(pruned), sizes.macs_by_layer(counts)) == count(pruned, image)
+    after = build_context(pruned, image, "l1", None, "both", ())
+    sizes_after = SizeModel(after.index, after.trace, after.coupling)
+    none = np.zeros(len(after.coupling.sets))
+    for quantity in ("params", "macs", "memory"):
+        assert float(getattr(sizes, quantity)(np.array(counts))) == float(getattr(sizes_after, quantity)(none)), (
+            quantity
+        )

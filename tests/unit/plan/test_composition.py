@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 import fec_fast
 from fec_fast.vision import zoo
 from helpers.comparison import assert_same_weights
+from helpers.divided import divided_network
 from helpers.networks import SharedWeight
 
 DIGIT = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -143,3 +145,36 @@ def test_plans_that_do_not_follow_each_other(rounds: Any) -> None:
         fec_fast.compose(first.plan, other)
     with pytest.raises(fec_fast.ArgumentError, match="PruneResult"):
         fec_fast.compose(first, second)
+
+
+@pytest.mark.parametrize("name", ["C2f by split", "FasterNet", "MixNet", "generator by module"])
+def test_sizes_in_attributes_go_from_the_first_value_to_the_last(name: str, tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    original, image = divided_network(name), torch.randn(2, 3, 12, 12)
+    first = fec_fast.prune(original, image, ratio=0.5)
+    second = fec_fast.prune(first.model, image, ratio=0.5)
+    third = fec_fast.prune(second.model, image, ratio=0.0)
+    assert first.plan.sizes and second.plan.sizes and not third.plan.sizes
+    plan = fec_fast.compose(first.plan, second.plan)
+    assert fec_fast.compose(plan, third.plan).sizes == plan.sizes
+    for module, attributes in plan.sizes.items():
+        for attribute, values in attributes.items():
+            assert values["before"] == first.plan.sizes[module][attribute]["before"]
+            assert (
+                values["after"]
+                == second.plan.sizes[module].get(attribute, first.plan.sizes[module][attribute])["after"]
+            )
+    assert fec_fast.verify_equivalence(original, second.model, plan, image) < 1e-9
+    fec_fast.save(second.model, plan, tmp_path / "twice")
+    with torch.no_grad():
+        assert torch.equal(fec_fast.load(divided_network(name), tmp_path / "twice")(image), second.model(image))
+
+
+def test_sizes_that_do_not_follow_one_another_are_refused() -> None:
+    torch.manual_seed(0)
+    original, image = divided_network("C2f by split"), torch.randn(2, 3, 12, 12)
+    first = fec_fast.prune(original, image, ratio=0.5)
+    second = fec_fast.prune(first.model, image, ratio=0.5)
+    other = dataclasses.replace(second.plan, sizes={"block": {"c": {"before": 5, "after": 3}}})
+    with pytest.raises(fec_fast.PlanError, match="expects block.c to be 5, the first leaves 6"):
+        fec_fast.compose(first.plan, other)

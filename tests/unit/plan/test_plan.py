@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import fec_fast
 from fec_fast.plan.validation import ATTRIBUTES
 from fec_fast.vision import networks, zoo
+from helpers.divided import divided_network
 
 jsonschema = pytest.importorskip("jsonschema")
 
@@ -53,6 +54,7 @@ def plans() -> dict[str, fec_fast.Plan]:
         "composed": fec_fast.compose(first.plan, second.plan),
         "mixed": fec_fast.prune(Mixed().eval(), image, ratio=0.4).plan,
         "padded shortcuts": fec_fast.prune(networks.resnet20_cifar().eval(), image, ratio=0.5, criterion="l2").plan,
+        "sizes": fec_fast.prune(divided_network("MixNet"), image, ratio=0.5).plan,
     }
 
 
@@ -63,7 +65,7 @@ def test_schema_is_sound_and_names_what_a_plan_has() -> None:
     assert SCHEMA["properties"]["attributes"]["additionalProperties"]["propertyNames"]["enum"] == list(ATTRIBUTES)
 
 
-@pytest.mark.parametrize("name", ["residual", "composed", "mixed", "padded shortcuts"])
+@pytest.mark.parametrize("name", ["residual", "composed", "mixed", "padded shortcuts", "sizes"])
 def test_real_plans_fit_the_schema_and_are_read_back(plans: dict[str, fec_fast.Plan], name: str) -> None:
     text = plans[name].to_json()
     jsonschema.validate(json.loads(text), SCHEMA, cls=jsonschema.Draft202012Validator)
@@ -104,6 +106,12 @@ BY_SCHEMA: list[tuple[Edit, str]] = [
     (put("attributes", "conv1", [3]), "attributes: conv1"),
     (put("attributes", "conv1", "training", 1), "not an attribute"),
     (put("attributes", "conv1", "groups", 0), "not an attribute"),
+    (put("sizes", []), "sizes"),
+    (put("sizes", {"conv1": {}}), "sizes: conv1"),
+    (put("sizes", {"conv1": {"c": 3}}), "sizes: conv1.c: expected"),
+    (put("sizes", {"": {"c": {"before": 4}}}), "sizes: c: expected"),
+    (put("sizes", {"": {"c": {"before": 4, "after": 2.5}}}), "sizes: c: the values"),
+    (put("sizes", {"": {"c": {"before": [], "after": []}}}), "sizes: c: "),
     (put("sets", {}), "sets"),
     (put("sets", 0, None), r"sets\[0\]"),
     (put("sets", 0, "colour", "red"), r"sets\[0\].*entries"),
@@ -127,6 +135,12 @@ BEYOND_SCHEMA: list[tuple[Edit, str]] = [
     (put("keep", WEIGHT, "0", [0, 32]), "outside"),
     (put("keep", "ghost", {"0": [0]}), "shape of every tensor"),
     (put("attributes", "conv1", "out_channels", 3), "does not fit"),
+    (put("sizes", {"": {"c d": {"before": 4, "after": 2}}}), "the name of an attribute"),
+    (put("sizes", {"": {"c": {"before": 4, "after": [2]}}}), "two lists of as many"),
+    (put("sizes", {"": {"c": {"before": [4, 2], "after": [2]}}}), "two lists of as many"),
+    (put("sizes", {"": {"c": {"before": 4, "after": 4}}}), "sizes shrink"),
+    (put("sizes", {"": {"c": {"before": 4, "after": 5}}}), "sizes shrink"),
+    (put("sizes", {"": {"c": {"before": [4, 2], "after": [2, 0]}}}), "sizes shrink"),
     (put("sets", 0, "name", "conv9"), "own name"),
     (put("sets", 0, "removed", [5, 3]), "removed units"),
     (put("sets", 0, "removed", [999]), "removed units"),
@@ -171,5 +185,24 @@ def test_a_consistent_edit_is_found_when_the_plan_is_used(plans: dict[str, fec_f
 
 def test_a_plan_of_the_first_version_is_named(plans: dict[str, fec_fast.Plan]) -> None:
     document = {**json.loads(plans["residual"].to_json()), "version": 1}
-    with pytest.raises(fec_fast.PlanError, match="version 1; this release reads version 2"):
+    with pytest.raises(fec_fast.PlanError, match="version 1; this release reads version 3"):
         fec_fast.Plan.from_json(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("module", "attribute", "value", "words"),
+    [
+        ("block", "splits", [7, 4, 5], r"block.splits is \[7, 4, 5\], the plan expects \[7, 5, 4\]"),
+        ("block", "splits", 7, "block.splits is 7"),
+        ("block", "splits", None, "block.splits is None"),
+    ],
+)
+def test_a_model_that_holds_other_sizes_is_refused_unchanged(
+    plans: dict[str, fec_fast.Plan], module: str, attribute: str, value: Any, words: str
+) -> None:
+    model = divided_network("MixNet")
+    setattr(model.get_submodule(module), attribute, value)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(fec_fast.PlanError, match=words):
+        fec_fast.apply_plan(model, plans["sizes"])
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

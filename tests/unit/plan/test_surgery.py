@@ -15,6 +15,7 @@ import fec_fast
 from fec_fast.plan import surgery
 from fec_fast.utils.modules import named_tensors
 from fec_fast.vision import networks
+from helpers.divided import divided_network
 from helpers.networks import SharedWeight
 
 
@@ -68,6 +69,10 @@ def shared_weight() -> nn.Module:
     return SharedWeight().to(memory_format=torch.channels_last)
 
 
+def held_sizes() -> nn.Module:
+    return divided_network("SHViT")
+
+
 def mobilenet() -> nn.Module:
     return pytest.importorskip("torchvision").models.mobilenet_v3_small(num_classes=10, width_mult=0.25)
 
@@ -107,6 +112,7 @@ def interrupt(call, at: int | None) -> int:
     ("factory", "stride"),
     [
         (shared_weight, 1),
+        (held_sizes, 5),
         pytest.param(networks.resnet20_cifar, 7, marks=pytest.mark.slow),
         pytest.param(mobilenet, 29, marks=pytest.mark.slow),
         pytest.param(networks.resnet20_cifar, 1, marks=SWEEP),

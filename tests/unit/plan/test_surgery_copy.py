@@ -16,6 +16,7 @@ from fec_fast.plan.surgery import pruned_copy
 from fec_fast.utils.model_index import ModelIndex
 from fec_fast.utils.modules import named_tensors
 from fec_fast.vision import networks
+from helpers.divided import divided_network
 
 
 class Marked(nn.Parameter):
@@ -60,7 +61,13 @@ class Odd(nn.Module):
         return self.lstm(x[:, None])[0]
 
 
-@pytest.mark.parametrize("factory", [Odd, networks.resnet20_cifar, lambda: networks.resnet20_cifar().bfloat16()])
+def held_sizes() -> nn.Module:
+    return divided_network("MixNet")
+
+
+@pytest.mark.parametrize(
+    "factory", [Odd, held_sizes, networks.resnet20_cifar, lambda: networks.resnet20_cifar().bfloat16()]
+)
 def test_it_equals_a_deep_copy_after_surgery(factory: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     model = factory().train()
@@ -82,6 +89,7 @@ def test_it_equals_a_deep_copy_after_surgery(factory: Callable[[], nn.Module]) -
     for (name, one), (_, other) in zip(found.named_modules(), expected.named_modules(), strict=True):
         assert type(one) is type(other) and one.training == other.training, name
         assert str(one) == str(other) and vars(one).keys() == vars(other).keys(), name
+        assert getattr(one, "splits", None) == getattr(other, "splits", None), name
         assert len(one._forward_hooks) == len(other._forward_hooks), name
     for name, (tensor, values) in before.items():
         assert named_tensors(model)[name] is tensor and torch.equal(tensor, values), name

@@ -33,6 +33,7 @@ def pointwise(tracker: LabelTracker, call: OperatorCall) -> None:
         return
     shape = tuple(call.results[0].shape)
     rank = len(shape)
+    _label_learned_maps(tracker, call, rank)
     inputs = [tracker.label_map(operand) for operand in call.operands]
     zero = _zero_when_masked(tracker, call, inputs)
     label_maps = [label_map for label_map, _ in inputs]
@@ -65,6 +66,19 @@ def pointwise(tracker: LabelTracker, call: OperatorCall) -> None:
             merged = np.where(merged == FREE, labels, merged) if (merged == FREE).any() else merged
     assert merged is not None
     tracker.label_results(call, merged, dim, zero)
+
+
+def _label_learned_maps(tracker: LabelTracker, call: OperatorCall, rank: int) -> None:
+    """Labels parameters that are maps, such as position embeddings, along the channels of what they meet."""
+    maps = [operand for operand in call.operands if tracker.is_learned_map(operand)]
+    if not maps:
+        return
+    others = [tracker.labels_of(operand) for operand in call.operands if not tracker.is_learned_map(operand)]
+    dims = {label_map.dim + rank - len(label_map.shape) for label_map in others if label_map.dim is not None}
+    if len(dims) == 1:
+        (dim,) = dims
+        for learned in maps:
+            tracker.set_map_dim(learned, dim - rank + learned.dim())
 
 
 def _zero_when_masked(tracker: LabelTracker, call: OperatorCall, inputs: list[tuple[LabelMap, bool]]) -> bool:

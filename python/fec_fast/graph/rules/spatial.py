@@ -1,4 +1,4 @@
-"""Rules of operators that cut, pick, sample, pool or pad positions."""
+"""Rules of operators that pick, sample, pool or pad positions."""
 
 from __future__ import annotations
 
@@ -6,37 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...utils.compat import without_dispatch_modes
 from ..label_tracker import LabelTracker
 from ..labels import FIXED, FREE, LabelMap
 from ..operator_call import OperatorCall
 from .registry import DataDependentError, operator
-
-
-@operator("slice", "select", "split", "split_with_sizes", "unbind", "roll")
-def take(tracker: LabelTracker, call: OperatorCall) -> None:
-    """Cuts or shifts along a dimension; channels that are cut at fixed positions must all be kept."""
-    source = call.args[0]
-    label_map, zero = tracker.label_map(source)
-    if label_map.dim is None:
-        tracker.label_results(call, label_map.labels, None, zero)
-        return
-    rolled_dims = call.argument("dims")
-    dims = [dim % source.dim() for dim in (rolled_dims if rolled_dims is not None else [call.argument("dim")])]
-    # roll without dims flattens the tensor first, which runs over the channels too; a slice of everything cuts nothing.
-    cuts = call.results[0].shape != source.shape or rolled_dims is not None
-    if cuts and (label_map.dim in dims or not dims):
-        tracker.pin(
-            source,
-            f"{call.operator} cuts its channels at fixed positions",
-            f"{call.operator} cuts channels at fixed positions: they keep their width",
-        )
-    with without_dispatch_modes():
-        labels = call.operator(label_map.tensor(), *call.args[1:], **call.kwargs)
-    for piece, of_piece in zip(call.results, [labels] if isinstance(labels, Tensor) else labels, strict=True):
-        moved = LabelMap.from_tensor(of_piece)
-        assert isinstance(moved, LabelMap)  # the labels still vary along one dimension at most
-        tracker.set_label_map(piece, moved, zero)
 
 
 @operator(

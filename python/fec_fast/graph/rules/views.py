@@ -7,9 +7,11 @@ import math
 import numpy as np
 import torch
 
+from ..cuts import ShapeCut
 from ..label_tracker import LabelTracker, ParameterView
 from ..labels import LabelMap, free_as_fixed
 from ..operator_call import OperatorCall
+from .cuts import dims_of_channels, spread
 from .registry import operator
 
 
@@ -32,29 +34,57 @@ def rearrange(tracker: LabelTracker, call: OperatorCall) -> None:
     source = call.args[0]
     order = _permutation(call, source.dim())
     view = tracker.parameter_view(source)
-    if view is not None and order is not None and sum(size > 1 for size in source.shape) > 1:
+    if view is not None and order is not None:
         # A permuted weight, as linear layers use it: still a weight, whose axes are known.
         axes = tuple(view.axes[dim] for dim in order)
         tracker.set_parameter_view(call.result, ParameterView(view.name, view.tensor, axes))
         return
     label_map, zero = tracker.label_map(source)
-    is_view = call.name in ("view", "_unsafe_view", "reshape", "_reshape_alias")
-    dim = _unchanged_dim(label_map, tuple(call.result.shape)) if is_view else None
-    if label_map.dim is None or dim is not None:
-        tracker.label_results(call, label_map.labels, dim, zero)
+    if call.name in ("view", "_unsafe_view", "reshape", "_reshape_alias"):
+        _reshape(tracker, call, label_map, zero)
+        return
+    if label_map.dim is None:
+        tracker.label_results(call, label_map.labels, None, zero)
         return
     if order is not None:
         tracker.label_results(call, label_map.labels, order.index(label_map.dim), zero)
         return
-    # The general case (a flatten, a reshape that splits channels, a flip): the operator is applied to the labels.
-    if is_view:
-        moved = label_map.moved_by(torch.reshape, call.result.shape)
-    else:
-        moved = label_map.moved_by(call.operator, *call.args[1:], **call.kwargs)
-    if isinstance(moved, list):
-        tracker.pin_call(call, f"splits channels over {[call.result.shape[dim] for dim in moved]}")
-        return
+    # Other operators (an expansion, a flip) are applied to the labels.
+    moved = label_map.moved_by(call.operator, *call.args[1:], **call.kwargs)
+    assert isinstance(moved, LabelMap)  # the labels still vary along one dimension at most
     tracker.set_label_map(call.result, moved, zero)
+
+
+@operator("view.dtype")
+def reinterpret(tracker: LabelTracker, call: OperatorCall) -> None:
+    """Reads the memory as another dtype; the elements are others where its size differs."""
+    label_map, zero = tracker.label_map(call.args[0])
+    if label_map.shape != tuple(call.result.shape):
+        tracker.pin_call(call, "reads the memory as elements of another size")
+        return
+    tracker.set_label_map(call.result, label_map, zero)
+
+
+def _reshape(tracker: LabelTracker, call: OperatorCall, label_map: LabelMap, zero: bool) -> None:
+    """Labels the result of a reshape, and leaves its sizes for the trial run to compare."""
+    shape = tuple(call.result.shape)
+    dim, dims = _unchanged_dim(label_map, shape), dims_of_channels(label_map, shape)
+    moved: LabelMap | list[int]
+    if label_map.dim is None:
+        moved = LabelMap(shape, None, label_map.labels)
+    elif dim is not None:
+        moved = LabelMap.varying(label_map.labels, dim, shape)
+    elif dims is not None:
+        moved = spread(tracker, call, label_map, dims)
+    else:  # a flatten, for instance
+        moved = label_map.moved_by(torch.reshape, shape)
+        if isinstance(moved, list):
+            tracker.pin_call(call, f"mixes channels with other dimensions: {list(label_map.shape)} to {list(shape)}")
+            return
+    tracker.set_label_map(call.result, moved, zero)
+    if moved.dim is not None and label_map.dim is not None:
+        first, end = dims or (moved.dim, moved.dim + 1)
+        tracker.cuts.append(ShapeCut(call.number, call.layer, call.operator, label_map, moved, first, end))
 
 
 def _unchanged_dim(label_map: LabelMap, shape: tuple[int, ...]) -> int | None:

@@ -115,6 +115,11 @@ class AllocationRequest:
             return RECONSTRUCTION
         return self.ratios if isinstance(self.ratios, str) else None
 
+    @property
+    def runs_pruned_networks(self) -> bool:
+        """Whether pruned networks are run before the counts are known: to measure latency or sensitivity."""
+        return self.ratios == "sensitivity" or (self.budget is not None and self.budget.quantity == "latency_ms")
+
     def removal_counts(self, context: PruningContext, measurements: Measurements) -> tuple[list[int], list[str]]:
         """Decides how many units each coupled set loses.
 

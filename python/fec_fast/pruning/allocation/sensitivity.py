@@ -112,7 +112,7 @@ def measure_sensitivity(
     """
     check_calibration(criterion, "sensitivity", calibration)
     context = build_context(model, example_inputs, criterion, formula, sides, ignore, calibration)
-    return SensitivityMeter(calibration).measure(context, at, cache, progress)
+    return SensitivityMeter(calibration).measure(context.settled(), at, cache, progress)
 
 
 class SensitivityMeter:

@@ -1,0 +1,246 @@
+"""A run beside the trace, in which every cut is made as planned, whatever numbers the model's code asks for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ..utils.compat import TorchDispatchMode
+from ..utils.errors import InputError
+from ..utils.forward import call_model, copied_inputs
+from ..utils.model_index import ModelIndex
+from ..utils.number_attributes import in_type_of
+from .cuts import CountKept, Cut
+from .dispatch_mode import Evaluate, TracedOperator
+from .hardcoded_widths import unchanged
+from .held_sizes import HeldSize
+from .parameter_guard import ParameterGuard
+from .shape_only import block_value_access, call_shape_only, call_with_values
+from .trace import Trace
+
+_SLICE = torch.ops.aten.slice.Tensor
+# Functions that refuse numbers that do not fit, before they reach an operator.
+_CHECKED_FIRST = {
+    *(Tensor.reshape, torch.reshape, Tensor.unflatten, torch.unflatten),
+    *(Tensor.narrow, torch.narrow),
+}
+
+
+@dataclass
+class RunReport:
+    """How a run went.
+
+    Attributes:
+        passed: How many operators of the trace were passed.
+        requested: The numbers that the code asked for, by the position of the cut in the trace.
+        deviating: The cuts whose numbers are not the planned ones, by position.
+        failed: Whether the run stopped before its end.
+        is_comparable: Whether its operators are those of the trace.
+        calls: If asked for, every operator with its plain arguments and the shapes of its tensors; of a cut, the
+            planned numbers.
+    """
+
+    passed: int = 0
+    requested: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    deviating: set[int] = field(default_factory=set)
+    failed: bool = False
+    is_comparable: bool = True
+    calls: list[Any] | None = None
+
+
+class PlannedRun:
+    """Runs of one network, whose attributes may be changed for a run.
+
+    Attributes:
+        cuts: The cuts of the trace.
+    """
+
+    def __init__(
+        self, network: ModelIndex, example_inputs: Any, trace: Trace, count: CountKept, *, training: bool
+    ) -> None:
+        """Chooses a network and a plan.
+
+        Args:
+            network: The index of the original or of a pruned copy. It is left as it was.
+            example_inputs: What the trace was made with.
+            trace: The trace of the original.
+            count: How many of some labels the network has.
+            training: Whether to run it in training mode. Then the trace has such a run too.
+        """
+        self.cuts = trace.training_cuts if training else trace.cuts
+        self._operators = (trace.training_operators or ()) if training else trace.operators
+        self._network, self._inputs, self._count, self._training = network, example_inputs, count, training
+
+    def run(
+        self, attributes: Sequence[tuple[HeldSize, int | list[int]]] = (), *, with_calls: bool = False
+    ) -> RunReport:
+        """Runs the network for its shapes alone or, where that is not possible, as it is.
+
+        Args:
+            attributes: Attributes that have other values during the run, with these values.
+            with_calls: Whether to report every operator.
+
+        Returns:
+            How it went.
+        """
+        with self._changed(attributes):
+            # Watching functions besides operators takes time, and is needed only where something does not follow.
+            report = self._run(call_shape_only, with_calls, with_functions=False)
+            if report.failed or report.deviating:
+                report = self._run(call_shape_only, with_calls, with_functions=True)
+            if report.failed:
+                report = self._run(call_with_values, with_calls, with_functions=True)
+        if not report.failed:
+            # A run that goes another way than the trace does not show where these would be made.
+            report.deviating |= {
+                position
+                for position, cut in enumerate(self.cuts)
+                if position not in report.requested and cut.divides and cut.planned(self._count) != cut.planned(len)
+            }
+        return report
+
+    def _run(self, evaluate: Evaluate, with_calls: bool, *, with_functions: bool) -> RunReport:
+        report = RunReport(calls=[] if with_calls else None)
+        mode = _CutsAsPlanned(ParameterGuard(self._network), self._operators, self.cuts, self._count, evaluate, report)
+        values = block_value_access() if evaluate is call_shape_only else contextlib.nullcontext()
+        functions = _Functions(mode) if with_functions else contextlib.nullcontext()
+        given, network = copied_inputs(self._inputs), self._network
+        try:
+            with unchanged(network, mode, mode.guard, self._training), functions, values:
+                call_model(network.model, given)
+        except InputError:
+            report.failed = True
+        return report
+
+    @contextlib.contextmanager
+    def _changed(self, attributes: Sequence[tuple[HeldSize, int | list[int]]]) -> Iterator[None]:
+        places = [(self._network.modules[size.module], size.attribute) for size, _ in attributes]
+        values = [getattr(module, attribute) for module, attribute in places]
+        try:
+            for (module, attribute), value, (_, numbers) in zip(places, values, attributes, strict=True):
+                setattr(module, attribute, in_type_of(value, numbers))
+            yield
+        finally:
+            for (module, attribute), value in zip(places, values, strict=True):
+                setattr(module, attribute, value)
+
+
+class _CutsAsPlanned(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Makes every cut as planned, and notes what the code asks for.
+
+    Attributes:
+        guard: Keeps the parameters that the model's code writes to.
+    """
+
+    def __init__(
+        self,
+        guard: ParameterGuard,
+        operators: Sequence[TracedOperator],
+        cuts: Sequence[Cut],
+        count: CountKept,
+        evaluate: Evaluate,
+        report: RunReport,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.guard, self._operators, self._count, self._evaluate = guard, operators, count, evaluate
+        self._report = report
+        self._cuts = {cut.number: (position, cut) for position, cut in enumerate(cuts)}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        report, kwargs = self._report, kwargs or {}
+        self.guard.before(func, args, kwargs)
+        while report.is_comparable and not self._is_next(func):
+            position, cut = self._cuts.get(report.passed, (0, None))
+            report.is_comparable = cut is not None and cut.operator is _SLICE
+            if report.is_comparable:  # a slice of everything that _Functions has not seen
+                report.requested[position] = ()
+                report.deviating.add(position)
+                report.passed += 1
+        if report.calls is not None:
+            report.calls.append((func, _plain(args), _plain([*kwargs.items()])))
+        entry = self._cuts.get(report.passed) if report.is_comparable else None
+        result = self._evaluate(func, args, kwargs) if entry is None else self._cut(*entry, args, kwargs)
+        report.passed += 1
+        return result
+
+    def _is_next(self, func: Any) -> bool:
+        number = self._report.passed
+        return number < len(self._operators) and self._operators[number].operator is func
+
+    def _cut(self, position: int, cut: Cut, args: Any, kwargs: Any) -> Any:
+        report = self._report
+        requested, planned = cut.requested(args), cut.planned(self._count)
+        report.requested.setdefault(position, requested)
+        if report.calls is not None:
+            report.calls[-1] = (cut.operator, planned)
+        if requested == planned:
+            return self._evaluate(cut.operator, args, kwargs)
+        report.deviating.add(position)
+        return cut.make(args, planned)
+
+    def replace(self, tensor: Tensor, numbers: Sequence[Any]) -> Tensor | None:
+        """Makes the next cut, if there is one, where a function has refused the numbers that the code asks for.
+
+        Args:
+            tensor: What is cut.
+            numbers: What the code asks for.
+
+        Returns:
+            The result; ``None`` where no cut comes next.
+        """
+        position, cut = self._cuts.get(self._report.passed, (0, None))
+        if cut is None or not self._report.is_comparable:
+            return None
+        self._report.requested[position] = tuple(numbers)
+        self._report.deviating.add(position)
+        return cut.replacement(tensor, cut.planned(self._count))
+
+    def index(self, tensor: Tensor, index: Any) -> Any:
+        """The index to take of a tensor: a slice of everything reaches no operator, so the planned one is put there."""
+        position, cut = self._cuts.get(self._report.passed, (0, None))
+        if cut is None or cut.operator is not _SLICE or not self._report.is_comparable:
+            return index
+        dim, planned = cut.source.dim, cut.planned(self._count)
+        assert dim is not None
+        if not (isinstance(index, tuple) and dim < len(index) and all(isinstance(item, slice) for item in index)):
+            return index
+        width = tensor.shape[dim] if dim < tensor.dim() else 0
+        if index[dim].indices(width) != (0, width, 1) or planned == ((0, width),):
+            return index
+        self._report.requested[position] = ((0, width),)
+        self._report.deviating.add(position)
+        return (*index[:dim], slice(*planned[0]), *index[dim + 1 :])  # type: ignore[misc]
+
+
+class _Functions(TorchFunctionMode):
+    """Makes up for functions that do not reach an operator: those that refuse numbers, and slices of everything."""
+
+    def __init__(self, cuts: _CutsAsPlanned) -> None:
+        super().__init__()
+        self._cuts = cuts
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__getitem__:
+            args = args[0], self._cuts.index(*args)
+        try:
+            return func(*args, **(kwargs or {}))
+        except RuntimeError:
+            if func not in _CHECKED_FIRST:
+                raise
+            result = self._cuts.replace(args[0], [*args[1:], *(kwargs or {}).values()])
+            if result is None:
+                raise
+            return result
+
+
+def _plain(value: Any) -> Any:
+    """An argument without the values of tensors, comparable."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape), value.dtype
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value

@@ -1,0 +1,172 @@
+"""Label rules of operators that divide channels: split, slice, gated units, channel shuffle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from ...utils.compat import without_dispatch_modes
+from ...utils.errors import list_some
+from ..cuts import PartsCut, parts_of, place_of, slice_bounds
+from ..held_sizes import held_numbers
+from ..label_tracker import LabelTracker
+from ..labels import LabelMap, free_as_fixed
+from ..operator_call import OperatorCall
+from .registry import operator
+
+
+@operator(
+    *("slice", "select", "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "unbind", "roll"),
+)
+def take(tracker: LabelTracker, call: OperatorCall) -> None:
+    """Cuts or shifts along a dimension; the parts of the channels shrink where their sizes may follow the width."""
+    source = call.args[0]
+    label_map, zero = tracker.label_map(source)
+    if label_map.dim is None:
+        tracker.label_results(call, label_map.labels, None, zero)
+        return
+    rolled_dims = call.argument("dims")
+    dims = [dim % source.dim() for dim in (rolled_dims if rolled_dims is not None else [call.argument("dim")])]
+    # roll without dims flattens the tensor first, which runs over the channels too; a slice of everything cuts nothing.
+    cuts = call.results[0].shape != source.shape or rolled_dims is not None
+    if label_map.dim in dims or not dims:
+        problem = _divide(tracker, call, label_map)
+        if problem is not None and cuts:
+            tracker.pin(
+                source,
+                f"{place_of(call)} cuts its channels at fixed positions{problem}",
+                f"{place_of(call)} cuts channels at fixed positions{problem}: they keep their width",
+            )
+    with without_dispatch_modes():
+        labels = call.operator(label_map.tensor(), *call.args[1:], **call.kwargs)
+    for piece, of_piece in zip(call.results, [labels] if isinstance(labels, Tensor) else labels, strict=True):
+        moved = LabelMap.from_tensor(of_piece)
+        assert isinstance(moved, LabelMap)  # the labels still vary along one dimension at most
+        tracker.set_label_map(piece, moved, zero)
+
+
+def _divide(tracker: LabelTracker, call: OperatorCall, label_map: LabelMap) -> str | None:
+    """Notes a split or slice of channels, and unites the channels that its parts lose together.
+
+    Equal parts lose the channels at the same positions. Other parts are divided into blocks of the largest size that
+    divides every part, and all blocks lose the same positions, so that the sizes keep their proportions. Where the
+    module holds the sizes in attributes, parts of different sizes are independent: each number changes by itself.
+
+    Returns:
+        ``None``; or the rest of the reason why the channels must be kept, which may be ``""``.
+    """
+    if call.name in ("select", "unbind", "roll") or (call.name == "slice" and call.argument("step") != 1):
+        return ""
+    assert label_map.dim is not None
+    width = len(label_map.labels)
+    if call.name == "slice":
+        parts: tuple[tuple[int, int], ...] = (slice_bounds(call.args, width),)
+    else:
+        parts = parts_of(piece.shape[label_map.dim] for piece in call.results)
+    cut = PartsCut(call.number, call.layer, call.operator, label_map, parts)
+    tracker.cuts.append(cut)
+    reason = f"it is cut off together with channels of fixed width by {call.operator}"
+    sizes = np.diff([0, *cut.borders, width]).tolist()
+    held = held_numbers(tracker.modules[call.layer])
+    if len(set(sizes)) > 1 and sum(size not in held for size in sizes) <= 1:
+        for start, end in parts_of(sizes):
+            if end - start in held:
+                tracker.unite_held((call.layer, end - start), label_map.labels[start:end], reason)
+        return None
+    block = math.gcd(*sizes)
+    if block == 1 < width:
+        return f": the parts have {list_some([*map(str, sizes)])} channels"
+    unite_blocks(tracker, label_map.labels, block, reason)
+    return None
+
+
+@operator("glu")
+def gate(tracker: LabelTracker, call: OperatorCall) -> None:
+    """Multiplies one half by the sigmoid of the other: both lose the channels at the same positions."""
+    label_map, zero = tracker.label_map(call.args[0])
+    labels, dim = label_map.labels, label_map.dim
+    if dim is not None and dim == call.argument("dim") % len(label_map.shape):
+        labels = unite_blocks(tracker, labels, len(labels) // 2, f"{call.operator} gates channels of fixed width by it")
+    tracker.label_results(call, labels, dim, zero)
+
+
+@operator("channel_shuffle", "native_channel_shuffle")
+def shuffle_channels(tracker: LabelTracker, call: OperatorCall) -> None:
+    """Interleaves groups of channels: every group loses the same positions."""
+    label_map, zero = tracker.label_map(call.args[0])
+    labels, dim, groups = label_map.labels, label_map.dim, call.args[1]
+    if dim not in (None, 1):
+        tracker.pin_call(call, "works across channels here")
+        return
+    if dim is not None:
+        reason = f"it is shuffled with channels of fixed width in {call.operator}"
+        labels = np.repeat(unite_blocks(tracker, labels, len(labels) // groups, reason), groups)
+    tracker.label_results(call, labels, dim, zero)
+
+
+def spread(tracker: LabelTracker, call: OperatorCall, label_map: LabelMap, dims: tuple[int, int]) -> LabelMap:
+    """Divides the channels in a reshape over several dimensions: one of them shrinks, the others keep their size.
+
+    It is the dimension whose size the code leaves open (-1), or else the longest: the numbers of groups, heads, halves
+    and pixels are smaller than those of channels. Channels at the same position of that dimension are removed together.
+
+    Args:
+        tracker: The labels.
+        call: The call of a reshape.
+        label_map: The labels of its source, which vary along a dimension.
+        dims: What :func:`dims_of_channels` returns.
+
+    Returns:
+        The labels of the result.
+    """
+    shape, (first, end) = tuple(call.result.shape), dims
+    open_dims = [dim for dim, size in enumerate(call.args[1]) if size == -1 and first <= dim < end]
+    longest = max(range(first, end), key=lambda dim: shape[dim])  # the first of equals
+    dim = open_dims[0] if open_dims else longest
+    # A row for each position of the dimension: the channels that lie there.
+    grid = free_as_fixed(label_map.labels).reshape(shape[first:end])
+    rows = np.moveaxis(grid, dim - first, 0).reshape(shape[dim], -1)
+    reason = f"it is divided together with channels of fixed width by {call.operator}"
+    tracker.sets.unite(np.repeat(rows[:, 0], rows.shape[1]), rows.reshape(-1), reason)
+    return LabelMap.varying(rows[:, 0], dim, shape)
+
+
+def dims_of_channels(label_map: LabelMap, shape: Sequence[int]) -> tuple[int, int] | None:
+    """The dimensions of a reshaped tensor that the channels alone are spread over.
+
+    Args:
+        label_map: The labels before.
+        shape: The shape afterwards.
+
+    Returns:
+        The first of them and the one behind the last; ``None`` where there are none.
+    """
+    if label_map.dim is None or 0 in shape:
+        return None
+    before, width = math.prod(label_map.shape[: label_map.dim]), label_map.shape[label_map.dim]
+    for first in range(len(shape)):
+        if math.prod(shape[:first]) == before and shape[first] > 1:
+            for end in range(first + 1, len(shape) + 1):
+                if math.prod(shape[first:end]) == width:
+                    return first, end
+    return None
+
+
+def unite_blocks(tracker: LabelTracker, labels: np.ndarray, block: int, reason: str) -> np.ndarray:
+    """Unites the channels at the same position of every block.
+
+    Args:
+        tracker: The labels.
+        labels: The channels, int64; FREE counts as fixed.
+        block: The number of channels in a block; it divides their number.
+        reason: Why the channels must be kept where some of them have a fixed width.
+
+    Returns:
+        The labels of the first block.
+    """
+    labels = free_as_fixed(labels)
+    tracker.sets.unite(labels[np.arange(len(labels)) % block], labels, reason)
+    return labels[:block]

@@ -1,0 +1,199 @@
+"""The trial run of a pruned network: does its code accept the new widths, and does it cut where it must?
+
+A slice at a number that does not follow the width fails nowhere by itself. So each cut is compared with the plan, and
+made as planned where the code asks for something else (:mod:`fec_fast.graph.planned_run`): one run finds all such cuts.
+For each, the attributes of its module are tried (:mod:`fec_fast.graph.held_sizes`). Where none helps, the channels are
+kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..utils.errors import InputError
+from ..utils.model_index import ModelIndex
+from .cuts import CountKept, Cut, place_of
+from .hardcoded_widths import find_hardcoded_width
+from .held_sizes import HeldSize, sizes_held_for
+from .label_sets import LabelPartition, Pin
+from .planned_run import PlannedRun, RunReport
+from .trace import Trace
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a trial run has found: the network must be planned again.
+
+    Attributes:
+        pins: Channels that must be kept.
+        sizes: Attributes that must change with the widths.
+    """
+
+    pins: tuple[Pin, ...] = ()
+    sizes: tuple[HeldSize, ...] = ()
+
+
+def try_out(
+    original: ModelIndex,
+    pruned: ModelIndex,
+    example_inputs: Any,
+    trace: Trace,
+    partition: LabelPartition,
+    count: CountKept,
+    known: Sequence[HeldSize] = (),
+    *,
+    training: bool = False,
+) -> Finding | None:
+    """Runs a pruned network and finds what stands in its way.
+
+    Args:
+        original: The index of the original. Both networks are left as they were.
+        pruned: The index of the pruned network.
+        example_inputs: What the trace was made with.
+        trace: The trace of the original.
+        partition: What is known so far of the labels that must be kept, see :class:`fec_fast.graph.groups.Coupling`.
+        count: How many of some labels are kept.
+        known: The attributes that the pruned network has been given new values of.
+        training: Whether to run it in training mode. Then the trace has such a run too.
+
+    Returns:
+        At least one pin of a channel that could be removed so far, or an attribute; ``None`` if the network runs and
+        every cut is made as planned.
+
+    Raises:
+        InputError: It cannot be run, and no channel can be held responsible for it.
+    """
+    run = PlannedRun(pruned, example_inputs, trace, count, training=training)
+    report = run.run()
+    if not report.failed and not report.deviating:
+        return None
+    whole = PlannedRun(original, example_inputs, trace, len, training=training)
+    sizes = _Search(pruned, run, whole, count, report).sizes(known)
+    solved = {size.module for size in sizes}
+    pins = _pins((run.cuts[position] for position in sorted(report.deviating)), partition, solved)
+    if not pins and not sizes:
+        try:
+            pins = [find_hardcoded_width(pruned, example_inputs, trace, partition, training=training)]
+        except InputError:
+            # A cut that was not compared may be the cause.
+            unseen = (cut for position, cut in enumerate(run.cuts) if position not in report.requested)
+            pins = _pins((cut for cut in unseen if cut.divides), partition)
+            if not pins:
+                raise
+    return Finding(tuple(pins), tuple(sizes))
+
+
+def doubted_cuts(trace: Trace, partition: LabelPartition, count: CountKept, message: str) -> Finding | None:
+    """Pins of all channels that an operator divides, for a network that runs but differs from the masked original.
+
+    Args:
+        trace: The trace of the original.
+        partition: What is known so far of the labels that must be kept.
+        count: How many of some labels are kept.
+        message: What differs.
+
+    Returns:
+        Pins of channels that could be removed so far; ``None`` if there are none.
+    """
+    pins = [
+        Pin(
+            cut.channels,
+            f"{place_of(cut)} divides its channels, and without some of them {message}",
+            f"{place_of(cut)} divides channels, and without some of them {message}: they keep their width",
+        )
+        for cut in (*trace.cuts, *trace.training_cuts)
+        if cut.divides and cut.planned(count) != cut.planned(len) and not partition.all_pinned(cut.channels)
+    ]
+    return Finding(tuple(pins)) if pins else None
+
+
+def _pins(cuts: Iterable[Cut], partition: LabelPartition, solved: Collection[str] = ()) -> list[Pin]:
+    """Pins of the channels that are cut, except in the modules that are solved; what is kept anyway is left out."""
+    pins = []
+    for cut in cuts:
+        if cut.layer not in solved and not partition.all_pinned(cut.channels):
+            numbers = [number for number, _ in cut.sequence()]
+            pin = Pin(
+                cut.channels,
+                f"{place_of(cut)} cuts its channels at fixed positions of the model's code, {numbers}",
+                f"{place_of(cut)}: the model's code asks for {numbers} at any width, so the channels keep theirs; "
+                "sizes computed from the width, or held by an attribute that is used for nothing else, would follow",
+            )
+            partition = partition.with_pins([pin])
+            pins.append(pin)
+    return pins
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The search for attributes that make the cuts of a pruned network follow the plan.
+
+    Attributes:
+        pruned: The pruned network.
+        run: Runs it.
+        whole: Runs the original.
+        count: How many of some labels are kept.
+        before: The run of the pruned network that showed which cuts do not follow.
+    """
+
+    pruned: ModelIndex
+    run: PlannedRun
+    whole: PlannedRun
+    count: CountKept
+    before: RunReport
+
+    def sizes(self, known: Sequence[HeldSize]) -> list[HeldSize]:
+        """Attributes with which all cuts of their modules are as planned, and which do nothing else.
+
+        Args:
+            known: Attributes that have changed already; they are not among those that are returned.
+        """
+        changed = {(size.module, size.attribute) for size in known}
+        candidates: dict[str, dict[str, HeldSize]] = {}
+        for cut in (self.run.cuts[position] for position in sorted(self.before.deviating)):
+            for size in sizes_held_for(cut, self.pruned.modules[cut.layer]):
+                if (size.module, size.attribute) not in changed:
+                    of_module = candidates.setdefault(cut.layer, {})
+                    of_module[size.attribute] = of_module.get(size.attribute, size).with_others(size)
+        sizes = self._influential(candidates)
+        while sizes:
+            report = self.run.run(self._new_values(sizes))
+            if report.failed and (not self.before.failed or report.passed < self.before.passed):
+                return []  # an attribute is used for something that fails with the new value
+            wrong = {self.run.cuts[position].layer for position in report.deviating}
+            remaining = [size for size in sizes if size.module not in wrong]
+            if len(remaining) == len(sizes):
+                break
+            sizes = remaining
+        if sizes and not self._used_for_cuts_alone(sizes):
+            modules = {size.module for size in sizes}
+            groups = ([size for size in sizes if size.module == module] for module in sorted(modules))
+            sizes = [size for group in groups if self._used_for_cuts_alone(group) for size in group]
+        return sizes
+
+    def _influential(self, candidates: Mapping[str, Mapping[str, HeldSize]]) -> list[HeldSize]:
+        """The attributes that some cut of their module depends on: it asks for other numbers when they change."""
+        turns = max(map(len, candidates.values()), default=0)
+        if turns <= 1:  # no choice: whether the cuts follow is seen next
+            return [size for sizes in candidates.values() for size in sizes.values()]
+        found = []
+        for turn in range(turns):  # one attribute of each module at a time
+            tried = [[*sizes.values()][turn] for sizes in candidates.values() if turn < len(sizes)]
+            requested = self.run.run(self._new_values(tried)).requested
+            changed = {
+                self.run.cuts[position].layer
+                for position in self.before.deviating & requested.keys()
+                if requested[position] != self.before.requested[position]
+            }
+            found += [size for size in tried if size.module in changed]
+        return found
+
+    def _used_for_cuts_alone(self, sizes: Sequence[HeldSize]) -> bool:
+        """Whether the original does the same with the new values, when its cuts are made as they were."""
+        reports = [self.whole.run(values, with_calls=True) for values in ((), self._new_values(sizes))]
+        return reports[0].calls == reports[1].calls and not any(report.failed for report in reports)
+
+    def _new_values(self, sizes: Sequence[HeldSize]) -> list[tuple[HeldSize, int | list[int]]]:
+        return [(size, size.after(self.count)) for size in sizes]

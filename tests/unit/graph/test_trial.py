@@ -1,0 +1,171 @@
+"""Trial runs of pruned networks: cuts that do not follow the plan, and the attributes that make them follow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fec_fast
+from fec_fast.graph import trial
+from helpers.divided import divided_network
+
+IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Divided(nn.Module):
+    """A layer of 32 channels that a function divides; attributes hold numbers."""
+
+    def __init__(self, divide: Any, **attributes: Any) -> None:
+        super().__init__()
+        self.stem, self.conv, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 32, 1), nn.Conv2d(16, 3, 1)
+        self.divide = divide
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.divide(self, self.conv(torch.relu(self.stem(x)))))
+
+
+def product(model: Any, x: Tensor, size: Any) -> Tensor:
+    left, right = x.split(size, 1)
+    return left * right
+
+
+def pruned(divide: Any, **attributes: Any) -> fec_fast.PruneResult:
+    torch.manual_seed(0)
+    return fec_fast.prune(Divided(divide, **attributes).eval(), IMAGE, ratio=0.5)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "size", "changed"),
+    [
+        ({"c": 16}, lambda m: m.c, {"c": 8}),
+        ({"c": 16, "heads": 16, "other": [16, 16]}, lambda m: m.c, {"c": 8}),  # only what the cut reads
+        ({"sizes": (16, 16)}, lambda m: m.sizes, {"sizes": (8, 8)}),
+        ({"dim": 32}, lambda m: m.dim // 2, {"dim": 16}),
+        ({"dim": 32, "c": 16}, lambda m: [m.c, m.dim - m.c], {"dim": 16, "c": 8}),
+    ],
+)
+def test_the_attributes_that_a_cut_depends_on_change(attributes: Any, size: Any, changed: Any) -> None:
+    result = pruned(lambda model, x: product(model, x, size(model)), **attributes)
+    assert result.difference is not None and result.difference < 1e-9
+    assert result.model.conv.out_channels == 16
+    assert {name: getattr(result.model, name) for name in attributes} == {**attributes, **changed}
+    assert {name: type(value) for name, value in changed.items()} == {n: type(attributes[n]) for n in changed}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "divide"),
+    [
+        ({"c": 16}, lambda m, x: product(m, x, m.c) * m.c),
+        ({"c": 16}, lambda m, x: product(m, x, m.c) / m.c**0.5),
+        ({"c": 16}, lambda m, x: product(m, x, m.c) + torch.ones(m.c).sum()),
+        ({"c": 16}, lambda m, x: product(m, x, m.c) if m.c == 16 else 2 * product(m, x, m.c)),
+        ({"c": 16}, lambda m, x: product(m, x, m.c).roll(m.c, 2)),
+        ({"c": 16}, lambda m, x: nn.functional.pad(product(m, x, m.c), (m.c, 0))[..., m.c :]),
+        ({"c": True}, lambda m, x: product(m, x, 16 * m.c)),
+        ({"c": 16.0}, lambda m, x: product(m, x, int(m.c))),
+        ({"c": {"c": 16}}, lambda m, x: product(m, x, m.c["c"])),
+        ({"c": torch.Size([16])}, lambda m, x: product(m, x, m.c[0])),
+    ],
+)
+def test_attributes_of_another_use_or_kind_keep_the_channels(attributes: Any, divide: Any) -> None:
+    result = pruned(divide, **attributes)
+    assert result.difference is not None and result.difference < 1e-9
+    assert result.model.conv.out_channels == 32 and result.model.stem.out_channels == 4
+    assert "fixed positions of the model's code, [16, 16]" in result.plan.pinned["conv"] and not result.plan.sizes
+    assert all(getattr(result.model, name) == value for name, value in attributes.items())
+
+
+def test_a_cut_of_training_mode_is_tried_in_training_mode() -> None:
+    result = pruned(lambda m, x: product(m, x, 16 if m.training else x.shape[1] // 2))
+    assert result.model.conv.out_channels == 32 and "fixed positions" in result.plan.pinned["conv"]
+    result = pruned(lambda m, x: product(m, x, m.c if m.training else x.shape[1] // 2), c=16)
+    assert result.model.conv.out_channels == 16 and result.model.c == 8
+    result.model.train()(IMAGE).sum().backward()
+
+
+def test_code_that_goes_another_way_when_it_is_narrower_keeps_the_channels() -> None:
+    result = pruned(lambda m, x: x.chunk(2, 1)[int(x.shape[1] != 32)])
+    assert result.difference is not None and result.difference < 1e-9
+    assert result.model.conv.out_channels == 32
+    assert "differs from the masked original" in result.plan.pinned["conv"]
+
+
+def test_a_literal_is_kept_beside_an_attribute() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = Divided(lambda m, x: product(m, x, m.c), c=16), None
+            self.first.head = nn.Conv2d(16, 3, 1)
+            self.second = Divided(lambda m, x: product(m, x, 16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(torch.relu(self.first(x)))
+
+    torch.manual_seed(0)
+    result = fec_fast.prune(Two().eval(), IMAGE, ratio=0.5)
+    assert result.difference is not None and result.difference < 1e-9
+    assert (result.model.first.conv.out_channels, result.model.second.conv.out_channels) == (16, 32)
+    assert list(result.plan.sizes) == ["first"] and "in second" in result.plan.pinned["second.conv"]
+
+
+def test_one_run_finds_every_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many blocks there are, the pruned network is planned twice."""
+    found: list[Any] = []
+    try_out = trial.try_out
+    monkeypatch.setattr("fec_fast.pruning.context.try_out", lambda *a, **k: found.append(try_out(*a, **k)) or found[-1])
+    torch.manual_seed(0)
+    for name in ("C2f by split", "Res2Net by slices", "DPN"):
+        blocks = [divided_network(name).block for _ in range(3)]
+        joints = [nn.Conv2d(36, 16, 1) if name == "DPN" else nn.Identity() for _ in blocks]
+        rows = [layer for pair in zip(blocks, joints, strict=True) for layer in pair]
+        model = nn.Sequential(nn.Conv2d(3, 16, 1), *rows, nn.Conv2d(16, 3, 1)).eval()
+        found.clear()
+        result = fec_fast.prune(model, IMAGE, ratio=0.5)
+        assert len(result.plan.sizes) == 3 and len(found) == 2 and found[1] is None
+
+
+def test_a_planned_run_leaves_the_network_as_it_was() -> None:
+    torch.manual_seed(0)
+    model = divided_network("C2f by split")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    result = fec_fast.prune(model, IMAGE, ratio=0.5)
+    assert model.block.c == 12 and result.model.block.c == 6
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "divide",
+    [
+        lambda m, x: x.permute(0, 2, 3, 1).reshape(2, 8, 8, 2, m.c).sum(3).permute(0, 3, 1, 2),
+        lambda m, x: x.reshape(2, 2, m.c, 8, 8).sum(1),
+        lambda m, x: x.unflatten(1, (2, m.c)).sum(1),
+        lambda m, x: x.narrow(1, 0, m.c) + 2 * x.narrow(1, m.c, m.c),
+        lambda m, x: x[:, : m.c] + 2 * x[:, m.c :],
+        lambda m, x: x[:2, m.c :, :, :8] + 2 * x[..., : m.c, :, :],
+        lambda m, x: x[:, -m.c :] + 2 * x[:, : -m.c],
+    ],
+)
+def test_functions_that_refuse_a_number_or_do_nothing_with_it_are_seen_too(divide: Any) -> None:
+    result = pruned(divide, c=16)
+    assert result.difference is not None and result.difference < 1e-9
+    assert result.model.conv.out_channels == 16 and result.model.c == 8
+
+
+def test_sizes_change_in_every_round() -> None:
+    torch.manual_seed(0)
+    model = divided_network("C2f by split")
+    result = fec_fast.prune_iteratively(
+        model, IMAGE, budget=fec_fast.Budget(params=0.7), train=lambda *_: None, rounds=2, criterion="l1"
+    )
+    ((module, sizes),) = result.plan.sizes.items()
+    assert module == "block" and sizes["c"]["before"] == 12 > sizes["c"]["after"] == result.model.block.c
+    again = divided_network("C2f by split")
+    again.load_state_dict(model.state_dict())
+    fec_fast.apply_plan(again, result.plan)
+    with torch.no_grad():
+        assert torch.equal(again(IMAGE), result.model(IMAGE))
