@@ -33,6 +33,7 @@ COMMANDS = {  # and the optional packages that its modules import
     "recovery.training": ("PIL",),
     "scoring": ("torchvision",),
     "study": ("PIL",),
+    "study.entropy_parts": (),
     "study.formula_choice": ("PIL",),
     "study.trials": ("PIL",),
     "surgery": ("torchvision", "torch_pruning"),

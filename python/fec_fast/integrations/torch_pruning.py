@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,9 +15,13 @@ from ..graph.label_sets import LabelPartition
 from ..graph.trace import Trace, trace_model
 from ..plan.plan import Plan
 from ..plan.surgery import apply_plan
+from ..pruning import unit_entropies
+from ..pruning.layer_sides import UnitsOfSide
 from ..pruning.plan_builder import make_plan
-from ..pruning.unit_scores import divide_by_mean, has_entropy
-from ..scoring import ops
+from ..pruning.unit_entropies import WeightSide
+from ..pruning.unit_scores import divide_by_mean
+from ..scoring.backends.layout import filter_count
+from ..scoring.backends.registry import resolve
 from ..scoring.formula import Formula
 from ..utils.compat import BatchNormBase
 from ..utils.errors import ArgumentError, PlanError, missing_extra, nearest
@@ -43,14 +48,6 @@ _CONSUMER_HANDLERS = (
     function.prune_linear_in_channels,
     function.prune_depthwise_conv_out_channels,
 )
-
-
-class _ScoredItem(NamedTuple):
-    """One item of a Torch-Pruning group with the weight axis that is scored."""
-
-    item: Any
-    is_consumer: bool
-    axis: int
 
 
 class _HistoryStep(NamedTuple):
@@ -103,50 +100,39 @@ class FECImportance:
         """
         if not isinstance(group, tp.dependency.Group):
             raise ArgumentError(f"group: expected a torch_pruning.dependency.Group, got {type(group).__name__}")
-        scored: list[_ScoredItem] = []
-        for item in group.items:
-            layer, handler = item.dep.target.module, item.dep.handler
-            for is_consumer, handlers in ((False, _PRODUCER_HANDLERS), (True, _CONSUMER_HANDLERS)):
-                if handler not in handlers or (is_consumer and self.sides == "producer"):
-                    continue
-                # A weight has its outputs on axis 0 and its inputs on axis 1, a transposed one the other way round.
-                axis = int(is_consumer) ^ int(getattr(layer, "transposed", False))
-                if has_entropy(layer.weight, axis, getattr(layer, "groups", 1), self.formula):
-                    scored.append(_ScoredItem(item, is_consumer, axis))
-        if not scored:
-            return None
-        return self._combine(group, scored).to(scored[0].item.dep.target.module.weight.device)
-
-    def _combine(self, group: Any, scored: Sequence[_ScoredItem]) -> Tensor:
-        """The product over both sides of the mean over the layers of each channel's relative entropy."""
         position_of_root = {root: position for position, root in enumerate(group.items[0].root_idxs)}
-        channels = len(position_of_root)
+        sides, consumer_flags = [], []
+        for item in group.items:
+            for is_consumer, handlers in ((False, _PRODUCER_HANDLERS), (True, _CONSUMER_HANDLERS)):
+                if item.dep.handler in handlers and not (is_consumer and self.sides == "producer"):
+                    sides.append(_side_of(item, is_consumer, position_of_root))
+                    consumer_flags.append(is_consumer)
         # Row 0 is for the producers, row 1 for the consumers.
-        totals, layers = torch.zeros(2, channels, dtype=torch.float64), torch.zeros(2, channels, dtype=torch.float64)
-        for (item, is_consumer, _), entropies in zip(scored, self._entropies(scored), strict=True):
-            pairs = [
-                (index, position_of_root[root])
-                for index, root in zip(item.idxs, item.root_idxs, strict=True)
-                if root in position_of_root
-            ]
-            indices, positions = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
-            # Behind a flatten, several indices of a layer belong to one channel: their mean is taken.
-            counts = torch.bincount(positions, minlength=channels)
-            sums = torch.bincount(positions, divide_by_mean(entropies)[indices], minlength=channels)
-            totals[int(is_consumer)] += sums / counts.clamp(min=1)
-            layers[int(is_consumer)] += counts > 0
-        return torch.where(layers > 0, totals / layers.clamp(min=1), 1.0).prod(0)
+        totals, layers = np.zeros((2, len(position_of_root))), np.zeros((2, len(position_of_root)))
+        found = unit_entropies.entropies(sides, self.formula, resolve("cpu"))
+        for side, is_consumer, values in zip(sides, consumer_flags, found, strict=True):
+            known = ~np.isnan(values)
+            relative = divide_by_mean(torch.from_numpy(values[known])).numpy()
+            in_group = side.units.units[known] > 0
+            positions = side.units.units[known][in_group] - 1
+            totals[int(is_consumer), positions] += relative[in_group]
+            layers[int(is_consumer), positions] += 1
+        if not layers.any():
+            return None
+        means = np.divide(totals, layers, out=np.ones_like(totals), where=layers > 0)
+        return torch.from_numpy(means[0] * means[1]).to(sides[0].weight.device)
 
-    def _entropies(self, scored: Sequence[_ScoredItem]) -> list[Tensor]:
-        """The entropies of all scored layers, computed in one call: one tensor per layer, one value per index."""
-        modules = [item.dep.target.module for item, _, _ in scored]
-        return ops.entropies(
-            [module.weight.detach() for module in modules],
-            self.formula,
-            axes=[axis for _, _, axis in scored],
-            groups=[getattr(module, "groups", 1) for module in modules],
-            names=[item.dep.target.name for item, _, _ in scored],
-        )
+
+def _side_of(item: Any, is_consumer: bool, position_of_root: Mapping[int, int]) -> WeightSide:
+    """The side of a layer that an item of a group is about; the units are the group's channels, numbered from 1."""
+    layer = item.dep.target.module
+    groups = getattr(layer, "groups", 1)
+    # A weight has its outputs on axis 0 and its inputs on axis 1, a transposed one the other way round.
+    axis = int(is_consumer) ^ int(getattr(layer, "transposed", False))
+    labels = np.zeros(filter_count(layer.weight, axis, groups), dtype=np.int64)
+    for index, root in zip(item.idxs, item.root_idxs, strict=True):
+        labels[index] = position_of_root.get(root, -1) + 1
+    return WeightSide(layer.weight.detach(), axis, groups, UnitsOfSide.of(labels), item.dep.target.name)
 
 
 def plan_from_history(model: nn.Module, history: Sequence[Sequence[Any]], example_inputs: Any) -> Plan:

@@ -17,7 +17,7 @@ from ..utils.errors import ArgumentError, InputError
 from ..utils.forward import describe_tensors, undisturbed
 from ..utils.model_index import ModelIndex
 from .criteria import RECONSTRUCTION
-from .unit_scores import LayerSide, as_filters
+from .layer_sides import LayerSide, as_filters
 
 # Images that are used at most; gradients of more of them hardly change an order of channels.
 MOST_IMAGES = 1024

@@ -20,7 +20,7 @@ from ..recovery.elimination import LinearSystem, eliminate
 from ..recovery.input_covariance import LayerInputs, gather_input_covariances
 from ..utils.errors import InputError, list_some
 from ..utils.model_index import ModelIndex
-from .unit_scores import as_filters
+from .layer_sides import as_filters
 
 # Images that are used at most.
 MOST_IMAGES = 1024

@@ -3,53 +3,34 @@
 A unit is a channel with everything that is coupled to it. Each layer that makes the channel holds a filter of it, and
 each layer that reads the channel holds a slice (all weights that multiply this input channel). Both say how much the
 channel matters: a criterion is applied to the filters (the producer side) and to the slices (the consumer side).
+
+A unit may hold several filters or slices of a layer. Criteria that look at each of them alone (the norms, and functions
+of the caller) give it their mean; the entropy between filters compares units (:mod:`fec_fast.pruning.unit_entropies`).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..graph.groups import CoupledChannels
-from ..graph.label_tracker import WeightUse
+from ..graph.labels import FIXED
 from ..graph.trace import Trace
-from ..scoring import ops
 from ..scoring.backends.registry import ResolvedBackend, resolve
 from ..scoring.formula import Formula
 from ..utils.errors import LayerError, WeightError
+from . import unit_entropies
 from .criteria import CLASSICAL_CRITERIA, ENTROPY_CRITERIA, Criterion, bn_scale, l1, l2, random, sum_per_filter
+from .layer_sides import LayerSide, UnitsOfSide, as_filters
+from .unit_entropies import WeightSide
 
 # Weights per block in which norms are computed. A block of terms stays in the cache for both sides; as one piece, the
 # terms of a large layer would be written to memory and read back for each side.
 _BLOCK_ELEMENTS = 2**20
-
-
-@dataclass(frozen=True)
-class LayerSide:
-    """One side of a layer: its filters, or the slices that read its input channels.
-
-    Attributes:
-        use: The layer's convolution or linear operation.
-        is_consumer: ``False`` for the filters, which make channels; ``True`` for the slices, which read them.
-    """
-
-    use: WeightUse
-    is_consumer: bool
-
-    @property
-    def axis(self) -> int:
-        """The weight axis that the filters or slices lie on."""
-        return self.use.in_axis if self.is_consumer else self.use.out_axis
-
-    @property
-    def labels(self) -> np.ndarray:
-        """The channel label of each filter or slice, int64."""
-        return self.use.inputs if self.is_consumer else self.use.outputs
 
 
 def score_units(
@@ -92,18 +73,10 @@ def score_units(
         return [random(torch.empty(len(coupled.units))) for coupled in sets]
     if criterion in ("bn_scale", bn_scale):
         return _batch_norm_scores(sets, tensors)
-    scored_sides, values = _criterion_values(trace, tensors, criterion, formula, sides, backend)
     roots = trace.partition.roots
     # Row 0: producer side, row 1: consumer side. By unit (root label): the sum of its values, and the number of layers.
     sums, layers = np.zeros((2, len(roots))), np.zeros((2, len(roots)))
-    for side, vector in zip(scored_sides, values, strict=True):
-        units = roots[side.labels]
-        relative = divide_by_mean(vector).numpy()
-        # A unit may hold several filters or slices of one layer (groups, a flatten); the layer counts once, with their
-        # mean. Strictly rising units have no repetition, which is the common case.
-        if (units[1:] <= units[:-1]).any():
-            units, position, counts = np.unique(units, return_inverse=True, return_counts=True)
-            relative = np.bincount(position, weights=relative) / counts
+    for side, units, relative in _relative_values(sets, trace, tensors, criterion, formula, sides, backend):
         sums[int(side.is_consumer), units] += relative
         layers[int(side.is_consumer), units] += 1
     # A side without any value (a layer with one channel has no entropy) is neutral: its factor is 1.
@@ -112,29 +85,40 @@ def score_units(
     return [torch.from_numpy(scores[list(coupled.units)]) for coupled in sets]
 
 
-def _criterion_values(
+def _relative_values(
+    sets: Sequence[CoupledChannels],
     trace: Trace,
     tensors: Mapping[str, Tensor],
     criterion: str | Criterion,
     formula: Formula,
     sides: str,
     backend: ResolvedBackend,
-) -> tuple[list[LayerSide], list[Tensor]]:
-    """The sides that a criterion gives numbers for, and for each of them float64 ``[filters or slices]``."""
+) -> Iterator[tuple[LayerSide, np.ndarray, np.ndarray]]:
+    """The sides that a criterion gives numbers for, and for each the units, and their numbers divided by the mean.
+
+    A unit may hold several filters or slices of one layer (groups, a flatten); the layer counts once, with their mean.
+    """
     consumer_flags = (False, True) if sides == "both" else (False,)
     if criterion in ENTROPY_CRITERIA:
-        scored_sides, entropies = side_entropies(trace, tensors, formula, consumer_flags, backend)
-        if criterion == "fec":
-            return scored_sides, entropies
-        norms = _l1_norms(scored_sides, tensors)
-        return scored_sides, [entropy * norm for entropy, norm in zip(entropies, norms, strict=True)]
+        scored = side_entropies(trace, tensors, formula, consumer_flags, backend, sets)
+        norms = _l1_norms([side for side, _, _ in scored], tensors) if criterion == "fec_l1" else [None] * len(scored)
+        for (side, units, entropies), norm in zip(scored, norms, strict=True):
+            values = entropies if norm is None else entropies * units.mean(norm.numpy())
+            known = ~np.isnan(values)
+            relative = divide_by_mean(torch.from_numpy(values[known])).numpy()
+            removable = units.units[known] > FIXED
+            yield side, units.units[known][removable], relative[removable]
+        return
     function = criterion if callable(criterion) else CLASSICAL_CRITERIA[criterion]
-    scored_sides, values = [], []
     for use in trace.weight_uses.values():
         sides_of_layer = [LayerSide(use, is_consumer) for is_consumer in consumer_flags]
-        scored_sides += sides_of_layer
-        values += _apply_criterion(function, sides_of_layer, tensors[use.weight])
-    return scored_sides, values
+        for side, values in zip(
+            sides_of_layer, _apply_criterion(function, sides_of_layer, tensors[use.weight]), strict=True
+        ):
+            units = UnitsOfSide.of(trace.partition.roots[side.labels])
+            relative = units.mean(divide_by_mean(values).numpy())
+            removable = units.units > FIXED
+            yield side, units.units[removable], relative[removable]
 
 
 def _batch_norm_scores(sets: Sequence[CoupledChannels], tensors: Mapping[str, Tensor]) -> list[Tensor]:
@@ -174,26 +158,6 @@ def divide_by_mean(values: Tensor) -> Tensor:
     return values / mean if mean > 0 else values
 
 
-def has_entropy(weight: Tensor, axis: int, groups: int, formula: Formula) -> bool:
-    """Whether a side of a layer has an entropy: a single channel, or a single filter, has nothing to be compared with.
-
-    Args:
-        weight: The layer's weight ``[N, C/groups, *kernel]``; ``[C, N/groups, *kernel]`` if transposed.
-        axis: The weight axis that the filters (or slices) of this side lie on, 0 or 1.
-        groups: The groups of the layer.
-        formula: Of the entropies.
-
-    Returns:
-        Whether more than one channel (``formula.axis="channels"``) or filter (``"filters"``) is compared.
-    """
-    if formula.axis == "both":
-        return any(has_entropy(weight, axis, groups, part) for part in formula.parts())
-    compares_channels = formula.axis == "channels"
-    if axis == 0:
-        return weight.shape[1 if compares_channels else 0] > 1
-    return weight.shape[0] // groups > 1 if compares_channels else groups * weight.shape[1] > 1
-
-
 def scoring_backend(trace: Trace, tensors: Mapping[str, Tensor]) -> ResolvedBackend:
     """Resolves the backend that computes a model's entropies, once per call of ``prune`` and its like.
 
@@ -218,8 +182,9 @@ def side_entropies(
     formula: Formula,
     consumer_flags: Sequence[bool],
     backend: ResolvedBackend,
-) -> tuple[list[LayerSide], list[Tensor]]:
-    """The entropies of all layers' sides, in one call of the scoring backend.
+    sets: Sequence[CoupledChannels] | None = None,
+) -> list[tuple[LayerSide, UnitsOfSide, np.ndarray]]:
+    """The entropies of all layers' sides.
 
     Args:
         trace: The traced model.
@@ -227,29 +192,40 @@ def side_entropies(
         formula: Of the entropies.
         consumer_flags: The sides wanted of each layer: ``False`` for the filters, ``True`` for the slices.
         backend: What computes them, see :func:`scoring_backend`.
+        sets: The coupled sets whose units are wanted: sides that have none of them are left out. ``None`` for all.
 
     Returns:
-        The sides that have an entropy, and for each of them a float64 CPU tensor ``[filters or slices]``, in nats.
+        For each side that has an entropy, the units of its filters or slices, and float64 ``[units]``, in nats, as
+        :func:`fec_fast.pruning.unit_entropies.entropies` returns them.
 
     Raises:
         WeightError: A weight is NaN or infinite, or cannot be read; the layer is named.
     """
-    scored_sides = [
+    wanted = np.full(len(trace.partition.roots), sets is None)
+    for coupled in sets or ():
+        wanted[list(coupled.units)] = True
+    layer_sides = [
         side
         for use in trace.weight_uses.values()
         for side in (LayerSide(use, is_consumer) for is_consumer in consumer_flags)
-        if has_entropy(tensors[use.weight], side.axis, use.groups, formula)
+        if wanted[trace.partition.roots[side.labels]].any()
     ]
-    weights = [tensors[side.use.weight].detach() for side in scored_sides]
-    entropies = ops.entropies(
-        weights,
-        formula,
-        axes=[side.axis for side in scored_sides],
-        groups=[side.use.groups for side in scored_sides],
-        names=[side.use.layer for side in scored_sides],
-        backend=backend,
-    )
-    return scored_sides, entropies
+    weight_sides = [
+        WeightSide(
+            tensors[side.use.weight].detach(),
+            side.axis,
+            side.use.groups,
+            UnitsOfSide.of(trace.partition.roots[side.labels]),
+            side.use.layer,
+        )
+        for side in layer_sides
+    ]
+    found = unit_entropies.entropies(weight_sides, formula, backend)
+    return [
+        (side, of_weight.units, values)
+        for side, of_weight, values in zip(layer_sides, weight_sides, found, strict=True)
+        if not np.isnan(values).all()
+    ]
 
 
 def _l1_norms(scored_sides: Sequence[LayerSide], tensors: Mapping[str, Tensor]) -> list[Tensor]:
@@ -259,26 +235,6 @@ def _l1_norms(scored_sides: Sequence[LayerSide], tensors: Mapping[str, Tensor]) 
         group = list(sides_of_layer)
         norms += _apply_criterion(l1, group, tensors[group[0].use.weight])
     return norms
-
-
-def as_filters(weight: Tensor, axis: int, groups: int) -> Tensor:
-    """A weight seen as filters of channels, from either side.
-
-    Args:
-        weight: ``[N, C/groups, *kernel]``.
-        axis: 0 for the filters; 1 for the slices that belong to each input channel of each group.
-        groups: Groups of the convolution.
-
-    Returns:
-        ``[filters or slices, channels, *kernel]``; a view where that is possible.
-    """
-    if axis == 0:
-        return weight
-    if groups == 1:
-        return weight.transpose(0, 1)
-    rows, columns, *kernel = weight.shape
-    grouped = weight.reshape(groups, rows // groups, columns, *kernel).transpose(1, 2)
-    return grouped.reshape(groups * columns, rows // groups, *kernel)
 
 
 def _apply_criterion(function: Criterion, sides_of_layer: Sequence[LayerSide], weight: Tensor) -> list[Tensor]:

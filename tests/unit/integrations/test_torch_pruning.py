@@ -83,9 +83,9 @@ def test_importance_by_hand() -> None:
     torch.testing.assert_close(FECImportance(sides="producer")(group), entropy(first), rtol=1e-4, atol=0)
     part = graph.get_pruning_group(model[0], tp.prune_conv_out_channels, [3, 1])
     torch.testing.assert_close(FECImportance()(part), expected[[3, 1]], rtol=1e-4, atol=0)
-    # After the flatten, four features belong to one channel.
+    # After the flatten, four features belong to one channel, and are compared as one.
     group = graph.get_pruning_group(model[2], tp.prune_conv_out_channels, list(range(5)))
-    expected = entropy(second) * entropy(linear.T).reshape(5, 4).mean(1)
+    expected = entropy(second) * entropy(linear.reshape(2, 5, 4).transpose(0, 1))
     torch.testing.assert_close(FECImportance()(group), expected, rtol=1e-4, atol=0)
 
 

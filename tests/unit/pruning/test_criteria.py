@@ -172,17 +172,26 @@ def test_fec_l1_is_the_entropy_times_the_l1_norm_side_by_side(groups, wider, sid
     assert result.plan.formula is not None
     (record,) = (one for one in result.plan.sets if "0" in one["layers"])
     unit_of = torch.tensor(record["filters"]["0"])  # several channels each where the second layer is grouped
-    channels = torch.bincount(unit_of)
     expected, share = torch.ones(record["units"], dtype=torch.float64), 0.0
     for layer, axis in ((model[0], 0), (model[2], 1)):
         if axis == 1 and sides == "producer":
             continue
-        weight = layer.weight.detach()
-        entropy = reference.entropy(weight, formula, axis=axis, groups=layer.groups)
-        found = entropy * reference.filters_of(weight, axis=axis, groups=layer.groups).abs().sum((1, 2))
-        relative = found / found.mean()
-        share += reference.tolerance(torch.float32, len(found)) / float(entropy.min())
-        expected *= torch.zeros_like(expected).index_add(0, unit_of, relative) / channels
+        filters = reference.filters_of(layer.weight, axis=axis, groups=layer.groups)
+        units = torch.stack([filters[unit_of == unit] for unit in range(record["units"])])  # [units, filters, ...]
+        entropy = torch.zeros_like(expected)
+        for part in formula.parts():
+            if part.axis == "filters":  # a unit's filters are one point
+                entropy += reference.entropy(units.transpose(1, 2).flatten(2), part)
+            else:
+                entropy += (
+                    reference.entropy(filters, part)
+                    .reshape_as(unit_of)[unit_of.argsort(stable=True)]
+                    .reshape(record["units"], -1)
+                    .mean(1)
+                )
+        found = entropy * units.abs().sum((2, 3)).mean(1)
+        share += reference.tolerance(torch.float32, len(filters)) / float(entropy.min())
+        expected *= found / found.mean()
     assert record["scores"] == pytest.approx(
         expected.tolist(), rel=2 * share
     )  # of a score and of the mean it is divided by
@@ -197,9 +206,14 @@ def test_unknown_name_is_refused_with_the_nearest() -> None:
 def test_weights_are_scored_where_they_are(away: list[str], backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)).eval()
     traced = trace_model(ModelIndex.of(model), torch.randn(1, 3, 8, 8))
-    weights = dict(model.named_parameters()) | {name: torch.empty(4, 4, 3, 3, device="meta") for name in away}
+    weights = {name: weight.to("meta") if name in away else weight for name, weight in model.named_parameters()}
     asked = []
-    monkeypatch.setattr(ops, "entropies", lambda *_, backend="none", **__: asked.append(backend) or [])
+
+    def zeros(weights, formula, *, backend, **_):
+        asked.append(backend)
+        return [torch.zeros(len(weight), dtype=torch.float64) for weight in weights]
+
+    monkeypatch.setattr(ops, "entropies", zeros)
     resolved = unit_scores.scoring_backend(traced, weights)
     assert resolved.requested == backend  # a model on several devices is scored on the CPU as a whole
     unit_scores.side_entropies(traced, weights, Formula(), (False,), resolved)

@@ -96,10 +96,11 @@ class EntropyPolicy:
         Returns:
             For each set float64 ``[units]``, rising.
         """
-        sides, entropies = side_entropies(
+        scored = side_entropies(
             context.trace, context.index.tensors, Formula(tau_scale=self.tau_scale), (False,), context.backend
         )
-        entropies_of = {side.use.layer: vector.numpy() for side, vector in zip(sides, entropies, strict=True)}
+        entropies = [vector[~np.isnan(vector)] for _, _, vector in scored]
+        entropies_of = {side.use.layer: vector for (side, _, _), vector in zip(scored, entropies, strict=True)}
         average_distinct = (
             float(np.mean([math.exp(float(vector.mean())) for vector in entropies])) if entropies else 1.0
         )
