@@ -63,7 +63,8 @@ def entropies(
         formula: Of the entropies. ``axis="filters"`` compares units, ``"channels"`` the channels inside each filter,
             ``"both"`` adds them.
         backend: What computes them.
-        most_compared: Up to so many units of a side, that hold equally many filters, each is compared with all others.
+        most_compared: Up to so many units of one filter in a side, each is compared with all others. Of units that hold
+            several filters, up to ``part``: their weights are as many times longer.
         part: With more, each is compared with so many, at least 2, and its similarity entropy is an estimate: the mean
             similarity to all units by that to a sample of them. The Shannon entropies are not estimated.
 
@@ -122,7 +123,8 @@ def _filter_jobs(sides: Sequence[WeightSide], formula: Formula, most_compared: i
     """The units of each side that hold equally many filters, in parts if there are many."""
     in_parts = formula.entropy == "similarity"
     for number, side in enumerate(sides):
-        if side.units.position is None and not (in_parts and len(side.units.units) > most_compared):
+        most = most_compared if side.units.position is None else min(most_compared, part)
+        if side.units.position is None and not (in_parts and len(side.units.units) > most):
             if len(side.units.units) > 1:
                 yield _Job(number, [slice(None)], [side.weight], side.axis, side.groups, len(side.units.units))
             continue
@@ -130,7 +132,7 @@ def _filter_jobs(sides: Sequence[WeightSide], formula: Formula, most_compared: i
             units = len(positions)
             if units < 2:
                 continue
-            parts = -(-units // part) if in_parts and units > most_compared else 1
+            parts = -(-units // part) if in_parts and units > most else 1
             if parts > 1 and filters.stride(0) < filters.stride(1):
                 filters = filters.contiguous()  # the kernels read slices that are not neighbours much more slowly
             is_copy = storage_id(filters) != storage_id(side.weight)
