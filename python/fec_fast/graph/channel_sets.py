@@ -121,7 +121,7 @@ def couplings(model: nn.Module, example_inputs: Any, *, ignore: Sequence[str] = 
 
 
 def _channel_set(coupled: CoupledChannels) -> ChannelSet:
-    members = {key: tuple(tuple(unit[key]) for unit in coupled.members) for key in coupled.members[0]}
+    members = {key: tuple(map(tuple, indices.tolist())) for key, indices in coupled.indices().items()}
     channels = dict(zip(coupled.layers, coupled.channels_per_unit, strict=True))
     return ChannelSet(coupled.name, len(coupled.units), channels, members)
 

@@ -17,6 +17,37 @@ from .labels import FIXED
 from .trace import Trace
 
 
+@dataclass(frozen=True, eq=False)
+class AxisLabels:
+    """The labels of an axis, sorted when they are first asked for; sets that narrow the same axis share it.
+
+    Attributes:
+        labels: The representative label of every index, int64.
+    """
+
+    labels: np.ndarray
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        return np.argsort(self.labels, kind="stable")
+
+    @cached_property
+    def _sorted(self) -> np.ndarray:
+        return np.asarray(self.labels[self._order])
+
+    def indices_of(self, units: np.ndarray) -> np.ndarray:
+        """The indices that some units hold.
+
+        Args:
+            units: Labels of units that hold equally many, int64.
+
+        Returns:
+            Int64 ``[units, indices per unit]``, rising in each row.
+        """
+        first, end = (np.searchsorted(self._sorted, units, side) for side in ("left", "right"))
+        return np.asarray(self._order[first[:, None] + np.arange(end[0] - first[0])])
+
+
 @dataclass(frozen=True)
 class CoupledChannels:
     """Channels that are made by the same layers and decided on unit by unit.
@@ -31,24 +62,25 @@ class CoupledChannels:
         layers: All layers that make them.
         units: The label (representative) of each unit.
         channels_per_unit: How many channels of each layer one unit holds.
-        labels: For each ``(tensor, axis)`` that holds some of them, the representative label of every index, int64.
+        axes: For each ``(tensor, axis)`` that holds some of them, its labels.
     """
 
     name: str
     layers: tuple[str, ...]
     units: tuple[int, ...]
     channels_per_unit: tuple[int, ...]
-    labels: Mapping[tuple[str, int], np.ndarray] = field(repr=False, compare=False)
+    axes: Mapping[tuple[str, int], AxisLabels] = field(repr=False, compare=False)
 
     @cached_property
     def members(self) -> tuple[dict[tuple[str, int], list[int]], ...]:
         """For each unit, the indices it holds on each ``(tensor, axis)``."""
-        position = {root: unit for unit, root in enumerate(self.units)}
-        members: tuple[dict[tuple[str, int], list[int]], ...] = tuple({} for _ in self.units)
-        for key, labels in self.labels.items():
-            for index in np.flatnonzero(np.isin(labels, self.units)).tolist():
-                members[position[int(labels[index])]].setdefault(key, []).append(index)
-        return members
+        by_axis = {key: indices.tolist() for key, indices in self.indices().items()}
+        return tuple({key: rows[unit] for key, rows in by_axis.items()} for unit in range(len(self.units)))
+
+    def indices(self) -> dict[tuple[str, int], np.ndarray]:
+        """For each ``(tensor, axis)``, the indices of every unit, int64 ``[units, indices per unit]``."""
+        units = np.array(self.units)
+        return {key: axis.indices_of(units) for key, axis in self.axes.items()}
 
 
 @dataclass(frozen=True)
@@ -113,17 +145,18 @@ def couple_channels(trace: Trace, ignore: Sequence[str] = (), pins: Sequence[Pin
     if tied:
         reason = "its channels are all tied to one another, by divisions and shuffles: some of them cannot go alone"
         return couple_channels(trace, ignore, [*pins, Pin(np.concatenate(tied), reason)])
-    axes: list[dict[tuple[str, int], np.ndarray]] = [{} for _ in units_by_set]
+    axis_labels = {identity: AxisLabels(labels) for identity, labels in roots_of.items()}
+    axes: list[dict[tuple[str, int], AxisLabels]] = [{} for _ in units_by_set]
     for key, labels in trace.axes.items():
         for number, _ in sets_on[id(labels)]:
-            axes[number][key] = roots_of[id(labels)]
+            axes[number][key] = axis_labels[id(labels)]
     sets = tuple(
         CoupledChannels(
             name=next(iter(of_layers)),
             layers=tuple(of_layers),
             units=tuple(of_set.tolist()),
             channels_per_unit=tuple(count // len(of_set) for count in of_layers.values()),
-            labels=of_axes,
+            axes=of_axes,
         )
         for of_set, of_layers, of_axes in zip(units_by_set, channels, axes, strict=True)
     )

@@ -78,17 +78,16 @@ class LabelPartition:
         Returns:
             A new partition; this one where the pins forbid nothing that was allowed.
         """
-        numbers, reasons = self.reason_numbers, list(self.reasons)
+        at_roots, reasons = self.reason_numbers.copy(), list(self.reasons)
         for pin in pins:
-            labels = pin.labels[pin.labels > FIXED]
-            labels = labels[numbers[labels] < 0]
-            if len(labels):
-                newly_pinned = np.zeros(len(self.roots), dtype=bool)
-                newly_pinned[self.roots[labels]] = True
-                numbers = np.where(newly_pinned[self.roots], len(reasons), numbers)
+            roots = self.roots[pin.labels[pin.labels > FIXED]]
+            roots = roots[at_roots[roots] < 0]
+            if len(roots):
+                at_roots[roots] = len(reasons)
                 reasons.append(pin.reason)
-        if numbers is self.reason_numbers:
+        if len(reasons) == len(self.reasons):
             return self
+        numbers = at_roots[self.roots]
         numbers.flags.writeable = False
         return LabelPartition(self.roots, numbers, tuple(reasons))
 
@@ -98,8 +97,9 @@ class LabelSets:
 
     A usual union-find visits one label at a time, which takes too long for layers of thousands of channels. Here
     ``unite`` only collects pairs; they are carried out together, vectorised, when somebody asks for a representative.
-    The parent of a label is never greater than the label, so a root is the least label of its set, and label 0
-    (``FIXED``) needs no special case: what is united with it is pinned instead.
+    That takes time for the labels of the pairs, not for all labels: pins and unions may alternate. The parent of a
+    label is never greater than the label, so a root is the least label of its set, and label 0 (``FIXED``) needs no
+    special case: what is united with it is pinned instead.
     """
 
     def __init__(self) -> None:
@@ -162,7 +162,7 @@ class LabelSets:
         if not len(labels):
             return False
         self._settle()
-        roots = self._parent[labels]
+        roots = self._roots_of(labels)
         newly_pinned = roots[self._reason_numbers[roots] == _NO_REASON]
         if len(newly_pinned):
             self._reason_numbers[newly_pinned] = len(self._reasons)
@@ -178,7 +178,7 @@ class LabelSets:
             A copy that later unions and pins do not change.
         """
         self._settle()
-        roots = self._parent[: self._count].copy()
+        roots = self._roots_of(np.arange(self._count))
         numbers = self._reason_numbers[roots]
         numbers[numbers == _NO_REASON] = -1
         roots.flags.writeable = numbers.flags.writeable = False
@@ -192,29 +192,33 @@ class LabelSets:
             self._parent = np.concatenate([self._parent, np.arange(size, size + more)])
             self._reason_numbers = np.concatenate([self._reason_numbers, np.full(more, _NO_REASON)])
 
+    def _roots_of(self, labels: np.ndarray) -> np.ndarray:
+        """The roots of some labels, which become their parents."""
+        roots = self._parent[labels]
+        while not np.array_equal(above := self._parent[roots], roots):
+            roots = above
+        self._parent[labels] = roots
+        return np.asarray(roots)
+
     def _settle(self) -> None:
         """Carries out the unions that are pending, all pairs at a time.
 
         In each pass, every pair whose roots still differ hangs the greater root below the lesser. A root that is the
         greater one in several pairs gets the least of their partners (``minimum.at``); its other pairs are still apart
-        and are united in the next pass. Between passes the paths are halved until every label points at its root.
+        and are united in the next pass.
         """
         self._grow()
         if not self._pending:
             return
         left, right = (np.concatenate(side) for side in zip(*self._pending, strict=True))
         self._pending = []
-        parent = self._parent
+        roots_before = self._roots_of(np.concatenate([left, right]))
         while True:
-            left_roots, right_roots = parent[left], parent[right]
+            left_roots, right_roots = self._roots_of(left), self._roots_of(right)
             differ = left_roots != right_roots
             if not differ.any():
                 break
-            left, right = left[differ], right[differ]
-            left_roots, right_roots = left_roots[differ], right_roots[differ]
-            np.minimum.at(parent, np.maximum(left_roots, right_roots), np.minimum(left_roots, right_roots))
-            while not np.array_equal(grandparent := parent[parent], parent):
-                parent = grandparent
-        self._parent = parent
-        pinned = np.flatnonzero(self._reason_numbers != _NO_REASON)
-        np.minimum.at(self._reason_numbers, parent[pinned], self._reason_numbers[pinned])
+            left, right, left_roots, right_roots = (v[differ] for v in (left, right, left_roots, right_roots))
+            np.minimum.at(self._parent, np.maximum(left_roots, right_roots), np.minimum(left_roots, right_roots))
+        roots = self._roots_of(roots_before)
+        np.minimum.at(self._reason_numbers, roots, self._reason_numbers[roots_before])

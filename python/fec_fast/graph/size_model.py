@@ -45,15 +45,22 @@ class SizeModel:
         self._units = np.array([len(coupled.units) for coupled in coupling.sets])
         for number, coupled in enumerate(coupling.sets):
             self._set_of[list(coupled.units)] = number
-        # One row for each vector of labels: its full length, and how many indices one unit of each set holds on it.
-        # Row 0 has the length 1 whatever is removed: a factor for what depends on fewer lengths than others.
+        # One row for each vector of labels, with its full length. Row 0 has the length 1 whatever is removed: a factor
+        # for what depends on fewer lengths than others.
         self._rows: dict[int, int] = {0: 0}
-        self._indices_per_unit = [np.zeros(len(coupling.sets))]
         self._full_lengths = [1.0]
+        # For each row with units on it: the sets they belong to, and how many indices a unit holds.
+        self._sets_of_rows: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._add_tensors(index, trace)
         self._add_costs(trace)
         self._add_results(trace)
-        self._matrix, self._lengths = np.stack(self._indices_per_unit), np.array(self._full_lengths)
+        self._lengths = np.array(self._full_lengths)
+        # The same as one list of (row, set, indices per unit): a matrix would grow with the square of the layers.
+        self._narrowed_rows = np.array(list(self._sets_of_rows), dtype=np.int64)
+        sets, indices = zip(*self._sets_of_rows.values(), strict=True) if self._sets_of_rows else ((), ())
+        self._sets = np.concatenate([np.zeros(0, dtype=np.int64), *sets])
+        self._indices_per_unit = np.concatenate([np.zeros(0), *indices])
+        self._first_of_row = np.cumsum([0, *map(len, sets)])[:-1]
 
     def _add_tensors(self, index: ModelIndex, trace: Trace) -> None:
         """The elements of a tensor: the product of its labelled lengths, times a factor for its other dimensions."""
@@ -103,9 +110,11 @@ class SizeModel:
         row = self._rows.get(id(labels))
         if row is None:
             sets = self._set_of[self._roots[labels[labels > 0]]]
+            numbers, indices = np.unique(sets[sets >= 0], return_counts=True)
             row = self._rows[id(labels)] = len(self._full_lengths)
-            self._indices_per_unit.append(np.bincount(sets[sets >= 0], minlength=len(self._units)) / self._units)
             self._full_lengths.append(float(len(labels)))
+            if len(numbers):
+                self._sets_of_rows[row] = numbers, indices / self._units[numbers]
         return row
 
     def lengths(self, counts: np.ndarray) -> np.ndarray:
@@ -117,7 +126,12 @@ class SizeModel:
         Returns:
             Float64 ``[..., rows]``; see :attr:`channel_rows` for what a row is.
         """
-        return np.asarray(self._lengths - np.asarray(counts, dtype=np.float64) @ self._matrix.T)
+        counts = np.asarray(counts, dtype=np.float64)
+        lengths = np.broadcast_to(self._lengths, (*counts.shape[:-1], len(self._lengths))).copy()
+        if len(self._narrowed_rows):
+            removed = counts[..., self._sets] * self._indices_per_unit
+            lengths[..., self._narrowed_rows] -= np.add.reduceat(removed, self._first_of_row, axis=-1)
+        return lengths
 
     def params(self, counts: np.ndarray) -> np.ndarray:
         """Elements of all parameters; a parameter shared by several layers counts once."""
