@@ -43,7 +43,7 @@ def environment(*packages: str) -> dict[str, Any]:
 
 
 def describe(run: dict[str, Any]) -> str:
-    """One sentence for a page: what was measured on what.
+    """The machine and the versions of a run, for a page.
 
     Args:
         run: What :func:`environment` returned, or a bare machine description of a result file that is older than it.
@@ -63,10 +63,13 @@ def describe(run: dict[str, Any]) -> str:
         "no GPU" if here["device"] == "cpu" else here["device"],
         *([f"kernels: {kernels}"] if kernels else []),
         *(f"{name} {version}" for name, version in versions.items()),
-        f"commit {run.get('commit', NOT_RECORDED)}",
-        f"date {run.get('date', NOT_RECORDED)}",
     ]
     return "; ".join(parts)
+
+
+def describe_commit(run: dict[str, Any]) -> str:
+    """The commit and the date of a run, see :func:`describe`."""
+    return f"commit {run.get('commit', NOT_RECORDED)}, date {run.get('date', NOT_RECORDED)}"
 
 
 def _version(package: str) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.environment import ROOT, describe, environment
+from benchmarks.common.environment import ROOT, describe, describe_commit, environment
 from benchmarks.common.pages import bullets, paragraph
 from fec_fast.utils.files import write_text
 
@@ -60,13 +60,18 @@ def measured_on(document: dict[str, Any], parts: Iterable[dict[str, Any]]) -> st
         parts: Its parts, each with ``run``, or with ``machine``, or with neither.
 
     Returns:
-        A paragraph, or a list with the number of parts of each run.
+        A paragraph; or a list with the number of parts of each machine and set of versions, and its commits.
     """
-    counts = Counter(
-        describe(document["runs"][part["run"]] if "run" in part else part.get("machine", document.get("machine")))
-        for part in parts
-    )
+    counts: Counter[str] = Counter()
+    commits: dict[str, dict[str, None]] = defaultdict(dict)
+    for part in parts:
+        run = document["runs"][part["run"]] if "run" in part else part.get("machine", document.get("machine"))
+        counts[describe(run)] += 1
+        commits[describe(run)][describe_commit(run)] = None
+    described = {machine: f"{machine}; {'; '.join(commits[machine])}." for machine in counts}
     if len(counts) == 1:
-        return paragraph(f"Measured on: {next(iter(counts))}.")
-    runs = bullets(f"{count:,} of {counts.total():,} results: {run}." for run, count in counts.items())
+        return paragraph(f"Measured on: {next(iter(described.values()))}")
+    runs = bullets(
+        f"{count:,} of {counts.total():,} results: {described[machine]}" for machine, count in counts.items()
+    )
     return paragraph("Measured on:") + runs

@@ -16,7 +16,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.common.environment import ROOT, describe
+from benchmarks.common.environment import ROOT, describe, describe_commit
 from benchmarks.common.pages import code, heading, page_of, paragraph, write_page, written_by
 from benchmarks.common.results import RESULTS, read_result
 from benchmarks.common.tables import markdown_table
@@ -124,7 +124,7 @@ def section(name: str, run: dict[str, Any], first: dict[str, Any] | None) -> lis
             ),
             f"{len(epochs)} epochs of {epochs[0]['images']:,} images, {run['seconds'] / 60:.0f} minutes in total.",
         ),
-        paragraph(f"Measured on: {describe(run['machine'])}."),
+        paragraph(f"Measured on: {describe(run['machine'])}; {describe_commit(run['machine'])}."),
     ]
 
 

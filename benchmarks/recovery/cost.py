@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import statistics
 import subprocess
 import sys
 import threading
@@ -34,6 +35,7 @@ NETWORKS = ("resnet50", "vgg16_bn", "vgg16", "resnet56", "mobilenetv2")
 IMAGES = {"resnet50": 256, "vgg16_bn": 64}  # of the networks for ImageNet
 OTHERS = 1000
 BATCH = 32  # of the forward passes
+ROUNDS = 3  # of the two passes and the compensation, in turns: the speed of a shared machine varies
 # Where the time goes: what is on the stack, the first that fits; the rest are the two forward passes.
 PARTS = {
     "Gram matrices": ("_product",),
@@ -117,14 +119,15 @@ def measured(dense: nn.Module, images: Tensor) -> dict[str, Any]:
     start = time.perf_counter()
     memory = peak_extra_mib(lambda: split.update(shares(compensate)))
     wall = time.perf_counter() - start
-    dense_seconds = cpu_seconds(lambda: forward(dense, batches))
-    pruned_seconds = cpu_seconds(lambda: forward(result.model, batches))
-    seconds = cpu_seconds(compensate)
+    passes = {
+        "dense": lambda: forward(dense, batches),
+        "pruned": lambda: forward(result.model, batches),
+        "compensate": compensate,
+    }
+    rounds = [{name: cpu_seconds(function) for name, function in passes.items()} for _ in range(ROUNDS)]
     return {
-        "dense_seconds": round(dense_seconds, 2),
-        "pruned_seconds": round(pruned_seconds, 2),
-        "seconds": round(seconds, 2),
-        "ratio": round(seconds / (dense_seconds + pruned_seconds), 2),
+        **{f"{name}_seconds": round(statistics.median(taken[name] for taken in rounds), 2) for name in passes},
+        "ratios": [round(taken["compensate"] / (taken["dense"] + taken["pruned"]), 2) for taken in rounds],
         "memory_mib": round(memory),
         "shares": split,
         "wall_seconds": round(wall, 1),

@@ -77,15 +77,17 @@ def page(document: dict[str, Any]) -> str:
         heading("Cost"),
         *_command("cost"),
         paragraph(
-            "CPU seconds in one thread at -50 % of parameters; the ratio is that to the dense and the pruned forward",
-            "pass over the same images; memory is what the process grows by. At the right, where the time goes.",
+            "CPU seconds in one thread at -50 % of parameters, medians of three rounds; the ratio is that to the dense",
+            "and the pruned forward pass over the same images in the same round, with the least and the greatest.",
+            "Memory is what the process grows by. At the right, where the time goes.",
         ),
         table_of_cost(document) if of_table(document, "cost") else NOT_YET,
         heading("Start for training"),
         *_command("training"),
         paragraph(
-            "Accuracy in % before and after some steps of 128 images (SGD, cosine, float32). Each start has the",
-            "learning rate that is best for it on other test images.",
+            "Accuracy in % before and after some steps of 64 images (SGD, cosine, float32). Each start has the",
+            "learning rate that is best for it on other test images. All starts have the same channels (`fec_l1`,",
+            "ratios `entropy`): what differs is the recovery.",
         ),
         *(
             [table_of_training(document, network) for network in COUNTED_NETWORKS]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from benchmarks.common.tables import markdown_table
@@ -137,10 +137,18 @@ def table_of_cost(document: dict[str, Any]) -> str:
     parts: list[str] = []
     for (network, images), row in of_table(document, "cost").items():
         parts = list(row["shares"])
-        seconds = (f"{row[name]:.1f}" for name in ("dense_seconds", "pruned_seconds", "seconds"))
+        seconds = (f"{row[name]:.1f}" for name in ("dense_seconds", "pruned_seconds", "compensate_seconds"))
         split = (f"{100 * share:.0f} %" for share in row["shares"].values())
         name = {**NAMES, **LARGE}[network]
-        lines.append([f"{name}, {images:,} images", *seconds, f"{row['ratio']:.1f}", f"{row['memory_mib']:,}", *split])
+        lines.append(
+            [
+                f"{name}, {images:,} images",
+                *seconds,
+                f"{median(row['ratios']):.1f} ({min(row['ratios']):.1f} to {max(row['ratios']):.1f})",
+                f"{row['memory_mib']:,}",
+                *split,
+            ]
+        )
     header = ["network", "dense pass, s", "pruned pass, s", "compensate, s", "ratio", "memory, MiB", *parts]
     return markdown_table(header, lines)
 

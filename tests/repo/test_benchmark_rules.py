@@ -138,7 +138,7 @@ def test_the_parts_of_a_result_name_their_run() -> None:
     assert set(run["versions"]) == {"python", "torch", "fec-fast", "numpy"}
     text = measured_on(document, [{}, {}, {"run": 0}])
     assert "- 2 of 3 results: Some CPU (family, model and stepping not recorded)" in text
-    assert "commit not recorded; date not recorded" in text.replace("\n  ", " ")
+    assert "commit not recorded, date not recorded" in text.replace("\n  ", " ")
     assert "- 1 of 3 results: " in text and run["date"] in text.replace("\n  ", " ")
     assert measured_on(document, [{}]).startswith("Measured on: Some CPU")
 
