@@ -1,6 +1,5 @@
 """The public names, and where each lies: ``__init__.py`` imports a name when it is used, type checkers read it here."""
 
-from .graph.channel_sets import ChannelSet, Couplings, Pinned, couplings
 from .graph.counts import Counts, LayerCount
 from .plan.checkpoint import load, save
 from .plan.composition import compose
@@ -10,6 +9,7 @@ from .plan.plan import Plan
 from .plan.surgery import apply_plan
 from .pruning.allocation.budget import Budget
 from .pruning.allocation.sensitivity import Sensitivity, measure_sensitivity
+from .pruning.channel_sets import ChannelSet, Couplings, Pinned, couplings
 from .pruning.explanation import FilterExplanation, LayerExplanation, explain
 from .pruning.iterative import prune_iteratively
 from .pruning.pruner import PruneResult, prune

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fec_fast
-from fec_fast.graph.channel_sets import ChannelSet, Pinned
+from fec_fast.pruning.channel_sets import ChannelSet, Pinned
 
 models = pytest.importorskip("torchvision").models
 
@@ -105,6 +105,27 @@ def test_prune_removes_along_these_couplings(name: str) -> None:
         assert set(plan.keep[tensor][str(axis)]) == set(range(plan.shapes[tensor][axis])) - indices
     assert sum(len(axes) for axes in plan.keep.values()) == len([key for key, indices in gone.items() if indices])
     assert {one.layer for one in listed.pinned if one.width == one.channels} == set(plan.pinned)
+
+
+class Fixed(nn.Module):
+    """A split and a reshape at numbers of the code, between layers that can be pruned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(4, 6, 1), nn.Conv2d(6, 10, 1)
+        self.fc = nn.Linear(10, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        left, right = self.a(x).split(4, 1)
+        return self.fc(self.c(self.b(left * right)).mean((2, 3)).view(-1, 10))
+
+
+def test_channels_that_the_code_counts_are_not_listed() -> None:
+    listed = fec_fast.couplings(Fixed(), torch.randn(2, 3, 2, 2))
+    assert [one.name for one in listed.sets] == ["b"]
+    reasons = {one.layer: one.reason for one in listed.pinned}
+    assert set(reasons) == {"a", "c", "fc"}
+    assert "fixed positions" in reasons["a"] and "aten.view" in reasons["c"]
 
 
 def test_table() -> None:

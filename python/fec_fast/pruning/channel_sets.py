@@ -6,13 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
+from ..graph.groups import CoupledChannels, Coupling, couple_channels
+from ..graph.trace import Trace, trace_model
+from ..scoring.backends.registry import resolve
+from ..scoring.formula import Formula
 from ..utils.errors import ArgumentError
 from ..utils.model_index import ModelIndex
 from ..utils.text import text_table
-from .groups import CoupledChannels, Coupling, couple_channels
-from .trace import Trace, trace_model
+from .allocation.allocate import AllocationRequest
+from .context import PruningContext
+from .trial import find_plan
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ def couplings(model: nn.Module, example_inputs: Any, *, ignore: Sequence[str] = 
 
     Args:
         model: The network, possibly inside ``DataParallel``, ``DistributedDataParallel`` or ``torch.compile``. It is
-            run once on the example inputs and left as it was.
+            run on the example inputs, as is a copy without half of its channels, and left as it was.
         example_inputs: A tensor or list is the single argument, a tuple the positional arguments, a dictionary the
             keyword arguments.
         ignore: Names of layers, or of modules that hold layers, that keep their channels.
@@ -107,7 +113,7 @@ def couplings(model: nn.Module, example_inputs: Any, *, ignore: Sequence[str] = 
         The sets, the pinned layers, and notes.
 
     Raises:
-        InputError: The model cannot be run on the example inputs.
+        InputError: The model, or the pruned copy, cannot be run on the example inputs.
         LayerError: A name in ``ignore`` that is not, and does not hold, a layer the model uses.
         ArgumentError: An argument of the wrong kind.
     """
@@ -116,6 +122,15 @@ def couplings(model: nn.Module, example_inputs: Any, *, ignore: Sequence[str] = 
     index = ModelIndex.of(model)
     trace = trace_model(index, example_inputs)
     coupling = couple_channels(trace, ignore)
+    if coupling.sets:
+        # Some widths are written into the model's code: a trial shows them. Which half it removes does not matter.
+        scores = [torch.zeros(len(coupled.units), dtype=torch.float64) for coupled in coupling.sets]
+        context = PruningContext(
+            *(index, example_inputs, trace, coupling, scores, "l1", "l1", Formula(), "both", tuple(ignore)),
+            resolve("cpu"),
+        )
+        context = find_plan(context, AllocationRequest(ratio=0.5), verify=False).context
+        trace, coupling = context.trace, context.coupling
     sets = tuple(_channel_set(coupled) for coupled in coupling.sets)
     return Couplings(sets, _pinned(index, trace, coupling), coupling.notes)
 
