@@ -8,7 +8,7 @@ knows which channels went into that operator.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from ..utils.compat import TorchDispatchMode
 from ..utils.errors import InputError
 from ..utils.forward import call_model, copied_inputs, plain_operators, restored_parameters, undisturbed
 from ..utils.model_index import ModelIndex
-from .dispatch_mode import Evaluate
+from .dispatch_mode import Evaluate, TracedOperator
 from .label_sets import LabelPartition, Pin
 from .parameter_guard import ParameterGuard
 from .shape_only import block_value_access, call_shape_only, call_with_values
@@ -126,20 +126,40 @@ def find_hardcoded_width(
         reached = len(watcher.names)
         operators = (trace.training_operators or ()) if training else trace.operators
         same = [str(traced.operator) for traced in operators[:reached]] == watcher.names
-        # The operator that was not passed is examined first, then those before it, until one has removable channels. A
-        # check in the model's own code may have stopped the run, or attention, whose operators keep their width,
-        # reshaped to the width of its input. Further back than _REACH, the choice would be a guess.
-        suspects = operators[max(0, reached - _REACH) : reached + 1] if same else ()
-        for traced in reversed(suspects):
-            labels = np.concatenate([of_input.labels for of_input in traced.inputs] or [np.zeros(0, dtype=np.int64)])
-            if not partition.pinned[labels[labels > 0]].all():
-                return Pin(
-                    labels,
-                    f"the model's code wants its width at {traced.operator} ({message})",
-                    f"{traced.operator}: the model's code wants the width that it was written for ({message})",
-                )
+        found = removable_before(operators, reached, partition) if same else None
+        if found is not None:
+            operator, labels = found
+            return Pin(
+                labels,
+                f"the model's code wants its width at {operator} ({message})",
+                f"{operator}: the model's code wants the width that it was written for ({message})",
+            )
         raise InputError(
             f"the pruned {type(pruned.model).__name__} cannot be run ({message}): its code wants a width that was "
             "pruned; name the layer that makes it in ignore="
         ) from error
     raise InputError(f"the pruned {type(pruned.model).__name__} runs on these inputs at one time and not at another")
+
+
+def removable_before(
+    operators: Sequence[TracedOperator], position: int, partition: LabelPartition
+) -> tuple[Any, np.ndarray] | None:
+    """The channels that a run most likely stops at, or turns another way for.
+
+    The operator that was not passed is examined first, then those before it, until one has removable channels. A check
+    in the model's own code may have decided, or attention, whose operators keep their width, reshaped to the width of
+    its input. Further back than ``_REACH``, the choice would be a guess.
+
+    Args:
+        operators: The operators of the trace.
+        position: The first that was not passed.
+        partition: What is known so far of the labels that must be kept.
+
+    Returns:
+        The operator, and the labels of its operands; ``None`` if none of them can be removed.
+    """
+    for traced in reversed(operators[max(0, position - _REACH) : position + 1]):
+        labels = np.concatenate([of_input.labels for of_input in traced.inputs] or [np.zeros(0, dtype=np.int64)])
+        if not partition.all_pinned(labels):
+            return traced.operator, labels
+    return None

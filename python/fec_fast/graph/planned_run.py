@@ -42,6 +42,7 @@ class RunReport:
         deviating: The cuts whose numbers are not the planned ones, by position.
         failed: Whether the run stopped before its end.
         is_comparable: Whether its operators are those of the trace.
+        operators: Its operators.
         calls: If asked for, every operator with its plain arguments and the shapes of its tensors; of a cut, the
             planned numbers.
     """
@@ -51,6 +52,7 @@ class RunReport:
     deviating: set[int] = field(default_factory=set)
     failed: bool = False
     is_comparable: bool = True
+    operators: list[Any] = field(default_factory=list)
     calls: list[Any] | None = None
 
 
@@ -105,6 +107,30 @@ class PlannedRun:
             }
         return report
 
+    def first_other(self, report: RunReport) -> int | None:
+        """Where a run went another way through the model's code than the trace.
+
+        Operators that move no channel are left out: whether ``contiguous`` copies or a reshape is a view depends on
+        the sizes, not on the code.
+
+        Args:
+            report: Of a run that did not fail.
+
+        Returns:
+            The position of the first operator of the trace that the run did not make, or made later; ``None`` where it
+            made all of them and no other.
+        """
+        if report.is_comparable and len(report.operators) == len(self._operators):
+            return None
+        expected = [number for number, traced in enumerate(self._operators) if not _only_lays_out(traced.operator)]
+        made = [operator for operator in report.operators if not _only_lays_out(operator)]
+        for number, operator in zip(expected, made, strict=False):
+            if self._operators[number].operator is not operator:
+                return number
+        if len(made) == len(expected):
+            return None
+        return expected[len(made)] if len(made) < len(expected) else len(self._operators) - 1
+
     def _run(self, evaluate: Evaluate, with_calls: bool, *, with_functions: bool) -> RunReport:
         report = RunReport(calls=[] if with_calls else None)
         mode = _CutsAsPlanned(ParameterGuard(self._network), self._operators, self.cuts, self._count, evaluate, report)
@@ -131,6 +157,10 @@ class PlannedRun:
                 setattr(module, attribute, value)
 
 
+def _only_lays_out(operator: Any) -> bool:
+    return operator.is_view or operator.overloadpacket.__name__ in ("clone", "_unsafe_view", "_to_copy", "contiguous")
+
+
 class _CutsAsPlanned(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Makes every cut as planned, and notes what the code asks for.
 
@@ -155,6 +185,7 @@ class _CutsAsPlanned(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         report, kwargs = self._report, kwargs or {}
         self.guard.before(func, args, kwargs)
+        report.operators.append(func)
         while report.is_comparable and not self._is_next(func):
             position, cut = self._cuts.get(report.passed, (0, None))
             report.is_comparable = cut is not None and cut.operator is _SLICE

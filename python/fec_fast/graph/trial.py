@@ -15,7 +15,7 @@ from typing import Any
 from ..utils.errors import InputError
 from ..utils.model_index import ModelIndex
 from .cuts import CountKept, Cut, place_of
-from .hardcoded_widths import find_hardcoded_width
+from .hardcoded_widths import find_hardcoded_width, removable_before
 from .held_sizes import HeldSize, sizes_held_for
 from .label_sets import LabelPartition, Pin
 from .planned_run import PlannedRun, RunReport
@@ -59,17 +59,17 @@ def try_out(
         training: Whether to run it in training mode. Then the trace has such a run too.
 
     Returns:
-        At least one pin of a channel that could be removed so far, or an attribute; ``None`` if the network runs and
-        every cut is made as planned.
+        At least one pin of a channel that could be removed so far, or an attribute; ``None`` if the network runs the
+        same way through the model's code and every cut is made as planned.
 
     Raises:
         InputError: It cannot be run, and no channel can be held responsible for it.
     """
     run = PlannedRun(pruned, example_inputs, trace, count, training=training)
     report = run.run()
-    if not report.failed and not report.deviating:
-        return None
     whole = PlannedRun(original, example_inputs, trace, len, training=training)
+    if not report.failed and not report.deviating:
+        return _another_way(run, whole, report, trace, partition, training)
     sizes = _Search(pruned, run, whole, count, report).sizes(known)
     solved = {size.module for size in sizes}
     pins = _pins((run.cuts[position] for position in sorted(report.deviating)), partition, solved)
@@ -83,6 +83,25 @@ def try_out(
             if not pins:
                 raise
     return Finding(tuple(pins), tuple(sizes))
+
+
+def _another_way(
+    run: PlannedRun, whole: PlannedRun, report: RunReport, trace: Trace, partition: LabelPartition, training: bool
+) -> Finding | None:
+    """Pins of the channels whose number decides which way the model's code goes, where it decides."""
+    position = run.first_other(report)
+    if position is None or whole.first_other(whole.run()) is not None:  # or it does not go the same way twice
+        return None
+    operators = (trace.training_operators or ()) if training else trace.operators
+    found = removable_before(operators, position, partition)
+    if found is None:
+        raise InputError(
+            f"the pruned network goes another way through the model's code, from {operators[position].operator} on: "
+            "the code asks for a width that was pruned; name the layer that makes it in ignore="
+        )
+    operator, labels = found
+    why = f"the model's code goes another way with fewer channels at {operator}"
+    return Finding((Pin(labels, why, f"{why}: they keep their width"),))
 
 
 def doubted_cuts(trace: Trace, partition: LabelPartition, count: CountKept, message: str) -> Finding | None:

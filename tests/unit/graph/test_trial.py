@@ -169,3 +169,36 @@ def test_sizes_change_in_every_round() -> None:
     fec_fast.apply_plan(again, result.plan)
     with torch.no_grad():
         assert torch.equal(again(IMAGE), result.model(IMAGE))
+
+
+class ByWidth(nn.Module):
+    """Another branch for few channels: nothing fails in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 32, 1), nn.Conv2d(32, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(self.stem(x).relu())
+        if x.shape[1] > 16:
+            x = x.sigmoid()
+        return self.head(x)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_channels_whose_number_decides_a_branch_are_kept(verify: bool) -> None:
+    result = fec_fast.prune(ByWidth().eval(), IMAGE, ratio=0.5, verify=verify)
+    assert (result.model.stem.out_channels, result.model.conv.out_channels) == (4, 32)
+    assert "goes another way with fewer channels" in result.plan.pinned["conv"]
+
+
+def test_a_copy_that_one_channel_makes_needless_is_no_other_way() -> None:
+    class Transposed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 2, 1), nn.Linear(2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.conv(x).flatten(2).transpose(1, 2).contiguous())
+
+    assert fec_fast.prune(Transposed().eval(), IMAGE, ratio=0.5).model.conv.out_channels == 1
