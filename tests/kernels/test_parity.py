@@ -133,6 +133,22 @@ def test_the_promised_tolerance(dtype: torch.dtype, compress: Any, entropy: Any,
         assert error <= reference.tolerance(dtype, shape[1] if axis == "channels" else shape[0])
 
 
+# Terms that are all alike round in one direction: one chain of additions would lose a digit per thousand coordinates.
+@pytest.mark.parametrize("instruction_set", SETS)
+@pytest.mark.parametrize("axis", ["channels", "filters"])
+@pytest.mark.parametrize("coordinates", [24, 100, 512, 2304, 10000])
+def test_coordinates_that_are_all_alike(instruction_set: str, axis: Any, coordinates: int) -> None:
+    skip_if_unusable(instruction_set)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        points = torch.randn(6, 1, generator=generator).expand(6, coordinates).contiguous()
+        weight = points if axis == "filters" else points[None]
+        formula = Formula(axis=axis)
+        (got,), _ = cpu.entropies([weight], formula, axes=[0], groups=[1], instruction_set=instruction_set)
+        error = float((got - reference.entropy(weight, formula)).abs().max())
+        assert error <= reference.tolerance(torch.float32, 6)
+
+
 # Above 12 MiB (kKeep) nothing is kept between the two passes: the other branch of `sorted` and of the filters' pairs.
 def test_too_large_to_keep() -> None:
     generator = torch.Generator().manual_seed(2)

@@ -21,9 +21,13 @@ constexpr double kNear = 1.0 / 256;
 
 enum class Way { Difference, Product };
 
-// sum[row] += (a - b)^2, or += ab, over `depth` coordinates: Panel::rows points of one panel with all of another panel.
+// Coordinates that are added one after the other; then their sum is added to that of the others. One chain over all
+// coordinates would round as often as there are coordinates, and all in one direction where they are alike.
+constexpr int64_t kChain = 16;
+
+// sum[row] += (a - b)^2, or += ab, over one chain: Panel::rows points of one panel with all of another panel.
 template <class T, Way way>
-FEC_INLINE void accumulate(const T* rows, const T* columns, int64_t depth, Vec<T> (*sum)[2]) {
+FEC_INLINE void accumulate_chain(const T* rows, const T* columns, int64_t depth, Vec<T> (*sum)[2]) {
   using V = Vec<T>;
   constexpr int64_t width = Panel<T>::width;
   for (int64_t k = 0; k < depth; ++k) {
@@ -43,16 +47,37 @@ FEC_INLINE void accumulate(const T* rows, const T* columns, int64_t depth, Vec<T
   }
 }
 
+// The same over any number of coordinates, chain by chain.
+template <class T, Way way>
+FEC_INLINE void accumulate(const T* rows, const T* columns, int64_t depth, Vec<T> (*sum)[2]) {
+  if (depth <= kChain) return accumulate_chain<T, way>(rows, columns, depth, sum);
+  constexpr int64_t width = Panel<T>::width;
+  for (int64_t k = 0; k < depth; k += kChain) {
+    Vec<T> chain[Panel<T>::rows][2] = {};
+    accumulate_chain<T, way>(rows + k * width, columns + k * width, depth - k < kChain ? depth - k : kChain, chain);
+#pragma GCC unroll 8
+    for (int r = 0; r < Panel<T>::rows; ++r) {
+      sum[r][0] += chain[r][0];
+      sum[r][1] += chain[r][1];
+    }
+  }
+}
+
 // norms[p] += |p|^2 over `depth` coordinates of the points of some panels.
 template <class T>
 static void add_norms(const T* panels, int64_t points, int64_t depth, T* norms) {
   constexpr int64_t width = Panel<T>::width, lanes = Of<T>::lanes;
   for (int64_t p = 0; p < points; p += width, panels += depth * width) {
     Vec<T> a{}, b{};
-    for (int64_t k = 0; k < depth; ++k) {
-      const Vec<T> x = load(panels + k * width), y = load(panels + k * width + lanes);
-      a += x * x;
-      b += y * y;
+    for (int64_t k = 0; k < depth; k += kChain) {
+      Vec<T> chain_a{}, chain_b{};
+      for (int64_t i = k; i < depth && i < k + kChain; ++i) {
+        const Vec<T> x = load(panels + i * width), y = load(panels + i * width + lanes);
+        chain_a += x * x;
+        chain_b += y * y;
+      }
+      a += chain_a;
+      b += chain_b;
     }
     store(norms + p, load(norms + p) + a);
     store(norms + p + lanes, load(norms + p + lanes) + b);

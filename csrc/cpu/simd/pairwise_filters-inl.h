@@ -37,17 +37,12 @@ static void fill(const Job& job, const Tile& tile, const Strips<T>& strips) {
       for (int64_t c = diagonal ? r : 0; c < tile.columns; c += width) {
         for (int64_t i = 0; i < width && r + i < tile.rows; i += step) {
           T* to = sums + (r + i) * tile.stride + c;
-          Vec<T> sum[step][2];
-#pragma GCC unroll 8
-          for (int j = 0; j < step; ++j) {
-            sum[j][0] = load(to + j * tile.stride);
-            sum[j][1] = load(to + j * tile.stride + lanes);
-          }
+          Vec<T> sum[step][2] = {};
           accumulate<T, way>(strips.rows + r * depth + i, across + c * depth, depth, sum);
 #pragma GCC unroll 8
           for (int j = 0; j < step; ++j) {
-            store(to + j * tile.stride, sum[j][0]);
-            store(to + j * tile.stride + lanes, sum[j][1]);
+            store(to + j * tile.stride, load(to + j * tile.stride) + sum[j][0]);
+            store(to + j * tile.stride + lanes, load(to + j * tile.stride + lanes) + sum[j][1]);
           }
         }
       }
