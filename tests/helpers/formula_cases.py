@@ -17,10 +17,10 @@ def tolerance(weight: Tensor, formula: Formula, axis: int, groups: int) -> float
     """Returns the largest error that a kernel may make, in nats.
 
     An entropy is a smooth function of the distances in units of tau, with slopes of at most one or (Shannon entropies)
-    a logarithm. A distance of two points of magnitude ``m`` is known to ``2 eps * m * sqrt(K)`` for ``K`` coordinates, so
-    the condition number is ``2 sqrt(K) max|w| / tau`` (half of it is seen, in coordinates that are all alike, whose
-    squares round alike in chains of 16); sums and scans over ``M`` points add ``eps * sqrt(M)`` at worst
-    (half of it is seen, in weights of few bits, whose equal gaps round alike), the exponential a few ``eps``.
+    a logarithm. A distance of two points of magnitude ``m`` is known to ``2 eps * m * sqrt(K)`` for ``K`` coordinates,
+    so the condition number is ``2 sqrt(K) max|w| / tau`` (half of it is seen, in coordinates that are all alike, whose
+    squares round alike in chains of 16). Sums and scans over ``M`` points add ``eps * sqrt(M)`` at worst (half of it is
+    seen, in weights of few bits, whose equal gaps round alike), the exponential a few ``eps``.
     """
     eps = torch.finfo(torch.float64 if weight.dtype == torch.float64 else torch.float32).eps
     d = reference.distances(weight, formula, axis=axis, groups=groups)
