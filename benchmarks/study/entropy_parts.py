@@ -3,7 +3,7 @@
     pip install . && python -m benchmarks.study.entropy_parts STATE_DICT ...
 
 In a layer with many filters, ``prune`` compares each with a part of the others
-(:mod:`fec_fast.pruning.unit_entropies`). Here that is done for every side of a convolution that has at least 512
+(:mod:`fec_fast.pruning.unit_entropies`). Here that is done for every side of a convolution that has more than 256
 filters or slices and is not depthwise, and compared with the exact entropies: the correlation of the ranks, of
 entropies and of entropies times L1 norms, and the share of the lower half by entropy times L1 norm that both have in
 common. Writes benchmarks/results/entropy_parts.json.
@@ -73,7 +73,7 @@ def main() -> None:
             for layer, weight in state_dict(file).items()
             if weight.dim() == 4 and weight.shape[1] > 1
             for axis in (0, 1)
-            if weight.shape[axis] >= MOST_COMPARED
+            if weight.shape[axis] > MOST_COMPARED
         ]
         least = {key: min(row[key] for row in rows) for key in rows[0] if isinstance(rows[0][key], float)}
         result["networks"][name] = {"run": run_number(result), "least": least, "layers": rows}

@@ -25,8 +25,8 @@ from .layer_sides import UnitsOfSide, as_filters
 
 # Comparing each of N units with all others takes N^2 products of vectors, which would take longer than everything else
 # in large layers. What the estimate by parts costs in accuracy: docs/formula.md.
-MOST_COMPARED = 512
-PART = 256
+MOST_COMPARED = 256
+PART = 128
 
 
 @dataclass(frozen=True, eq=False)
