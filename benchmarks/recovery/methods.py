@@ -111,7 +111,7 @@ METHODS = {
     "least squares, chosen and spread by reconstruction": Method(by_least_squares, options=SPREAD, chosen=True),
 }
 OURS = tuple(name for name in METHODS if name.startswith("least squares"))
-DEFAULT = "least squares, chosen by reconstruction"  # what prune(recover=images) does
+DEFAULT = "least squares, chosen and spread by reconstruction"  # what prune(recover=images) does
 
 
 @dataclass(frozen=True)

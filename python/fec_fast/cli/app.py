@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from ..plan import checkpoint
 from ..plan.plan import Plan
 from ..pruning.allocation.budget import Budget
-from ..pruning.arguments import calibration_needs, default_criterion
+from ..pruning.arguments import calibration_needs, default_criterion, default_policy
 from ..pruning.criteria import CRITERIA
 from ..pruning.explanation import explain
 from ..pruning.pruner import prune
@@ -115,8 +115,8 @@ def prune_command(
     ratios: Annotated[
         str | None,
         typer.Option(
-            help="Policy that spreads a budget over the layers: entropy (default), uniform, global, sensitivity or "
-            "reconstruction."
+            help="Policy that spreads a budget over the layers: entropy, uniform, global, sensitivity or "
+            "reconstruction. Default: reconstruction with the images of --calibrate, else entropy."
         ),
     ] = None,
     calibrate: Annotated[
@@ -157,6 +157,7 @@ def prune_command(
     recover = calibrate if loader is None else loader
     if criterion is None:
         criterion = default_criterion(network, None, None, recover)
+    ratios = default_policy(ratios, budget, criterion, recover)
     result = prune(
         network,
         example,

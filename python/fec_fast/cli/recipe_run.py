@@ -17,7 +17,7 @@ from torch import nn
 
 from ..plan import checkpoint
 from ..pruning.allocation.budget import Budget
-from ..pruning.arguments import calibration_needs, default_criterion
+from ..pruning.arguments import calibration_needs, default_criterion, default_policy
 from ..pruning.pruner import PruneResult, prune
 from ..recovery.batch_norm import recalibrate
 from ..recovery.compensation import compensate
@@ -224,10 +224,10 @@ def _pruned(model: nn.Module, example: Any, recipe: Recipe, train: Any) -> Prune
     options = recipe.prune
     budget, fields = options.pop("budget", None), options.pop("formula", None)
     formula = None if fields is None else Formula.from_dict(fields)
-    ratios = options["ratios"] if isinstance(options.get("ratios"), str) else None
-    criterion = options.pop("criterion", None) or default_criterion(
-        model, formula, None, train if _images(recipe) else None
-    )
+    recover = train if _images(recipe) else None
+    criterion = options.pop("criterion", None) or default_criterion(model, formula, None, recover)
+    options["ratios"] = default_policy(options.get("ratios"), budget, criterion, recover)
+    ratios = options["ratios"] if isinstance(options["ratios"], str) else None
     return prune(
         model,
         example,

@@ -71,6 +71,24 @@ def default_criterion(model: object, formula: Formula | None, calibration: objec
     return RECONSTRUCTION
 
 
+def default_policy(ratios: Any, budget: object, criterion: object, recover: object) -> Any:
+    """What spreads a budget over the layers where the caller names nothing (docs/recovery.md).
+
+    Args:
+        ratios: The caller's, or ``None``.
+        budget: The caller's, or ``None``.
+        criterion: The criterion.
+        recover: What the pruned network is recovered on, or ``None`` for no recovery.
+
+    Returns:
+        ``"reconstruction"`` for a budget where the criterion is that too and the network is recovered on images; else
+        ``ratios``.
+    """
+    on_images = recover is not None and not isinstance(recover, str)
+    unnamed = ratios is None and budget is not None
+    return RECONSTRUCTION if unnamed and on_images and criterion == RECONSTRUCTION else ratios
+
+
 def _has_batch_norm(model: object) -> bool:
     return isinstance(model, nn.Module) and any(isinstance(module, BatchNormBase) for module in model.modules())
 

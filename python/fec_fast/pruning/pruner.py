@@ -23,7 +23,7 @@ from ..utils.timing import Latency, compare_latency
 from .allocation.allocate import AllocationRequest, Ratios
 from .allocation.budget import Budget
 from .allocation.sensitivity import Calibration
-from .arguments import check_calibration, default_criterion, images_suffice
+from .arguments import check_calibration, default_criterion, default_policy, images_suffice
 from .context import build_context
 from .criteria import Criterion
 from .plan_builder import layers_by_reason
@@ -194,6 +194,7 @@ def prune(
         )
     if criterion is None:
         criterion = default_criterion(model, formula, calibration, recover)
+    ratios = default_policy(ratios, budget, criterion, recover)
     request = AllocationRequest(ratio, ratios, budget, calibration, min_channels, round_to)
     images = recover
     if not (recover is None or isinstance(recover, str)):

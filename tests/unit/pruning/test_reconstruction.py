@@ -283,20 +283,24 @@ def test_a_policy_without_images_is_refused() -> None:
 
 
 def test_the_images_of_the_recovery_choose_too() -> None:
-    model = chain()
+    model = chain(16)
 
     def once() -> Any:
         yield IMAGES[:40], torch.zeros(40)
         yield IMAGES[40:], torch.zeros(24)
 
-    options = {"budget": Budget(params=0.5)}
-    by_images = fec_fast.prune(model, IMAGE, criterion="reconstruction", calibration=IMAGES, **options)
-    assert fec_fast.prune(model, IMAGE, recover=once(), **options).plan.keep == by_images.plan.keep
-    for ratios in ("reconstruction", ReconstructionPolicy()):
+    options: dict[str, Any] = {"budget": Budget(params=0.5)}
+    kept = []
+    for ratios in ("reconstruction", "entropy", ReconstructionPolicy()):
         by_images = fec_fast.prune(
             model, IMAGE, criterion="reconstruction", ratios=ratios, calibration=IMAGES, **options
         )
+        kept.append(by_images.plan.keep)
         assert fec_fast.prune(model, IMAGE, recover=once(), ratios=ratios, **options).plan.keep == by_images.plan.keep
+    assert kept[0] == kept[2] != kept[1]
+    assert fec_fast.prune(model, IMAGE, recover=once(), **options).plan.keep == kept[0]  # by default, with images
+    by_norm = fec_fast.prune(model, IMAGE, criterion="l1", ratios="entropy", **options).plan.keep
+    assert fec_fast.prune(model, IMAGE, recover=once(), criterion="l1", **options).plan.keep == by_norm
     result = fec_fast.prune(model, IMAGE, recover="data-free", criterion="reconstruction", **options)
     assert result.recovery is not None and result.recovery.method == "data-free"
 
