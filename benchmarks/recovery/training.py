@@ -28,7 +28,7 @@ from fec_fast import Budget
 
 NETWORKS = ("resnet56", "vgg16")
 SHARES = (0.7, 0.5, 0.9)
-RATES = {60: (0.005, 0.01, 0.02, 0.04), 600: (0.01, 0.04)}  # by steps
+RATES = {60: (0.005, 0.01, 0.02), 600: (0.005, 0.02)}  # by steps
 BATCH = 64
 
 
