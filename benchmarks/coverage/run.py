@@ -67,7 +67,8 @@ def prunable_share(model: nn.Module, inputs: Any) -> tuple[float, dict[str, int]
 
 
 def general(reason: str) -> str:
-    """A reason without the names of layers."""
+    """A reason without the names of layers and lines of code."""
+    reason = re.sub(r" \(\S+\.py:\d+\)", "", reason)
     return re.sub(r"it feeds (?!aten)\S+ together", "it feeds a layer together", reason)
 
 

@@ -6,7 +6,7 @@ While a run is traced, :class:`LabelSets` collects unions and pins. The trace ho
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,8 +102,13 @@ class LabelSets:
     special case: what is united with it is pinned instead.
     """
 
-    def __init__(self) -> None:
-        """Starts with the one label that every fixed width has."""
+    def __init__(self, place: Callable[[], str | None] = lambda: None) -> None:
+        """Starts with the one label that every fixed width has.
+
+        Args:
+            place: Where the run is, for reasons: a line of the model's code, or ``None``.
+        """
+        self._place = place
         self._count = 1
         # Both arrays may be longer than there are labels (see _grow).
         self._parent = np.zeros(1, dtype=np.int64)
@@ -166,7 +171,8 @@ class LabelSets:
         newly_pinned = roots[self._reason_numbers[roots] == _NO_REASON]
         if len(newly_pinned):
             self._reason_numbers[newly_pinned] = len(self._reasons)
-            self._reasons.append(reason)
+            place = self._place()
+            self._reasons.append(reason if place is None else f"{reason} ({place})")
         # Copied from the roots to these labels, so that the next call with them ends at the second line.
         self._reason_numbers[labels] = self._reason_numbers[roots]
         return bool(len(newly_pinned))

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ..utils.code_lines import line_of_model_code
 from ..utils.compat import storage_id
-from ..utils.forward import tensors_in
+from ..utils.forward import call_model, tensors_in
 from ..utils.model_index import ModelIndex
 from .cuts import Cut
 from .label_sets import LabelSets
@@ -84,7 +85,7 @@ class LabelTracker:
         Args:
             index: The index of the model that will be run.
         """
-        self.sets = LabelSets()
+        self.sets = LabelSets(_place)
         self.axes: dict[tuple[str, int], np.ndarray] = {}
         self.weight_uses: dict[str, WeightUse] = {}
         self.notes: dict[str, None] = {}
@@ -276,10 +277,16 @@ class LabelTracker:
             why: Completes the sentence "The operator ...".
         """
         operator = call.operator
-        note = f"{operator} {why}: the channels it reads keep their width"
+        place = _place()
+        where = "" if place is None else f" ({place})"
+        note = f"{operator} {why}{where}: the channels it reads keep their width"
         self.pin((call.args, call.kwargs), f"it feeds {operator}, which {why}", note)
         for tensor in call.results:
             self.set_label_map(tensor, _without_channels(tensor), False)
+
+
+def _place() -> str | None:
+    return line_of_model_code(call_model.__code__)
 
 
 def _without_channels(tensor: Tensor) -> LabelMap:

@@ -1,0 +1,42 @@
+"""Lines of the model's own code in reasons and notes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import fec_fast
+
+
+class Summed(nn.Module):
+    """A mean over channels, and a sum with a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 6, 1), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        x = x.cumprod(1)  # line a
+        x = self.b(x)
+        return self.c(torch.add(x, torch.ones(6, 1, 1)))  # line b
+
+
+def line(mark: str) -> int:
+    with open(__file__, encoding="utf-8") as file:
+        return next(number for number, text in enumerate(file, 1) if text.rstrip().endswith(f"# {mark}"))
+
+
+def test_reasons_and_notes_name_the_line() -> None:
+    listed = fec_fast.couplings(Summed().eval(), torch.randn(1, 3, 2, 2))
+    reasons = {one.layer: one.reason for one in listed.pinned}
+    assert reasons["a"].endswith(f"(utils/test_code_lines.py:{line('line a')})")
+    assert reasons["b"].endswith(f"(utils/test_code_lines.py:{line('line b')})")
+    assert any(f"(utils/test_code_lines.py:{line('line a')}): the channels" in note for note in listed.notes)
+    assert ".py" not in reasons["c"]  # an output: no line decides
+
+
+def test_a_model_of_layers_of_torch_alone_has_no_line() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Softmax(1), nn.Conv2d(4, 2, 1)).eval()
+    listed = fec_fast.couplings(model, torch.randn(1, 3, 2, 2))
+    assert listed.notes and not any(".py" in text for text in (*listed.notes, *(one.reason for one in listed.pinned)))
