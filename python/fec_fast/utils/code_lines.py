@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
 from pathlib import Path
 from types import CodeType
 
@@ -23,10 +23,10 @@ def line_of_model_code(runner: CodeType) -> str | None:
         none: the model consists of layers of torch alone, or is not being run.
     """
     found = None
-    frame = sys._getframe(1)
+    frame = inspect.currentframe()
     while frame is not None and frame.f_code is not runner:
         file = frame.f_code.co_filename
         if found is None and not file.startswith((_OWN, _TORCH, "<")):
             found = f"{'/'.join(Path(file).parts[-2:])}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return None if frame is None else found
