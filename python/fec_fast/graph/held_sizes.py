@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
-from ..utils.compat import BatchNormBase, ConvolutionBase
+from ..utils.compat import ConvolutionBase, NormBase
 from ..utils.number_attributes import as_numbers
 from .cuts import CountKept, Cut
 
@@ -114,6 +114,6 @@ def _attributes(module: nn.Module) -> Mapping[str, int | list[int]]:
 
     Those of a layer say what its weight is; the plan changes them with the weight.
     """
-    if isinstance(module, ConvolutionBase | nn.Linear | BatchNormBase):
+    if isinstance(module, ConvolutionBase | nn.Linear | NormBase):
         return {}
     return {name: number for name, value in vars(module).items() if (number := as_numbers(value)) is not None}

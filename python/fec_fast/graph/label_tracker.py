@@ -15,6 +15,7 @@ from ..utils.compat import storage_id
 from ..utils.forward import call_model, tensors_in
 from ..utils.model_index import ModelIndex
 from .cuts import Cut
+from .held_sizes import HeldSize
 from .label_sets import LabelSets
 from .labels import FIXED, FREE, LabelMap, free_as_fixed
 from .operator_call import OperatorCall
@@ -75,6 +76,7 @@ class LabelTracker:
         notes: What was not understood, for the user; a dictionary for its order, without values.
         modules: The modules of the model by name.
         cuts: The operators that divide channels, or shape a tensor with channels, in order; rules add to them.
+        sizes: Attributes that are known to hold numbers of channels, by module and name; rules add to them.
         zero_probes: For calls of element-wise operators, whether they keep zeros; kept for the rule in
             :mod:`fec_fast.graph.rules.elementwise`.
     """
@@ -91,6 +93,7 @@ class LabelTracker:
         self.notes: dict[str, None] = {}
         self.modules = index.modules
         self.cuts: list[Cut] = []
+        self.sizes: dict[tuple[str, str], HeldSize] = {}
         self._held: dict[tuple[str, int], np.ndarray] = {}
         self.zero_probes: dict[Any, bool] = {}
         # By identity of the tensor, because hashing and comparing tensors is slow or not possible. The model keeps its
@@ -253,6 +256,10 @@ class LabelTracker:
         """
         labels = free_as_fixed(labels)
         self.sets.unite(self._held.setdefault(size, labels), labels, reason)
+
+    def hold(self, size: HeldSize) -> None:
+        """Notes that an attribute holds a number of channels, unless it was noted before."""
+        self.sizes.setdefault((size.module, size.attribute), size)
 
     # Pins -----------------------------------------------------------------------------------------------------------
     def pin(self, tensors: Any, reason: str, note: str | None = None) -> None:

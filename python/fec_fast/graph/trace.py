@@ -21,6 +21,7 @@ from ..utils.outputs import named_tensors_in
 from .activation_memory import Allocation
 from .cuts import Cut
 from .dispatch_mode import OperatorCost, TracedOperator, TracingMode
+from .held_sizes import HeldSize
 from .label_sets import LabelPartition, Pin
 from .label_tracker import LabelTracker, WeightUse
 from .shape_only import ValueAccess, block_value_access, call_shape_only, call_with_values
@@ -44,6 +45,7 @@ class Trace:
         training_operators: Those of the run in training mode; ``None`` if there was none.
         cuts: The operators in evaluation mode that divide channels, or shape a tensor with channels.
         training_cuts: The same of the run in training mode.
+        sizes: Attributes of modules that are known to hold numbers of channels; they change with the widths.
         costs: The multiply-accumulates of that run, for each operator that is counted.
         allocations: The memory that its results took.
     """
@@ -58,6 +60,7 @@ class Trace:
     training_operators: tuple[TracedOperator, ...] | None
     cuts: tuple[Cut, ...]
     training_cuts: tuple[Cut, ...]
+    sizes: tuple[HeldSize, ...]
     costs: tuple[OperatorCost, ...]
     allocations: tuple[Allocation, ...]
 
@@ -122,6 +125,7 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
         training_operators,
         cuts,
         training_cuts,
+        tuple(tracker.sizes.values()),
         costs,
         allocations,
     )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..utils.compat import BatchNormBase, ConvolutionBase, TorchDispatchMode, without_dispatch_modes
+from ..utils.compat import ConvolutionBase, NormBase, TorchDispatchMode, without_dispatch_modes
 from ..utils.forward import (
     call_model,
     copied_inputs,
@@ -26,6 +26,8 @@ from ..utils.model_index import ModelIndex
 from ..utils.outputs import named_tensors_in, tensors_on_modules
 from ..utils.random_state import restored_randomness, seed_all
 from .plan import Plan
+
+_SPATIAL_DIMS = {nn.InstanceNorm1d: 1, nn.InstanceNorm2d: 2, nn.InstanceNorm3d: 3}  # they may be called without a batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +88,7 @@ def run_network(
 
 
 def kept_filters(modules: Mapping[str, nn.Module], plan: Plan) -> dict[str, list[int] | None]:
-    """The layers whose outputs are compared: convolutions, linear layers and batch norms that a plan narrows, or heads.
+    """The layers whose outputs are compared: narrowed convolutions, linear layers, batch and instance norms, and heads.
 
     Args:
         modules: The modules of the model by name.
@@ -99,7 +101,7 @@ def kept_filters(modules: Mapping[str, nn.Module], plan: Plan) -> dict[str, list
     for name, module in modules.items():
         prefix = f"{name}." if name else ""
         keep = [plan.keep[prefix + own] for own in ("weight", "bias", "running_mean") if prefix + own in plan.keep]
-        if isinstance(module, BatchNormBase) and keep:
+        if isinstance(module, NormBase) and keep:
             layers[name] = keep[0].get("0")
         elif isinstance(module, ConvolutionBase | nn.Linear) and (keep or name in plan.pinned):
             axes = plan.keep.get(f"{prefix}weight", {})
@@ -121,7 +123,7 @@ def _recorder(name: str, kept: list[int] | None, run: Run) -> Callable[[nn.Modul
         if kept is not None and len(channels) > len(kept):  # of the masked original
             channels = channels[kept]
         run.layers[name].append(_combination(channels))
-        if not isinstance(module, BatchNormBase) and given and isinstance(given[0], Tensor):
+        if not isinstance(module, NormBase) and given and isinstance(given[0], Tensor):
             alive = (_channels_first(module, given[0].detach()) != 0).any(1)
             run.read[name] = alive | run.read[name] if name in run.read else alive
 
@@ -132,7 +134,12 @@ def _channels_first(module: nn.Module, tensor: Tensor) -> Tensor:
     """The input or output of a layer as ``[C, rest]``; an input without a batch has its channels first."""
     if isinstance(module, nn.Linear):
         return tensor.movedim(-1, 0).reshape(tensor.shape[-1], -1)
-    dim = tensor.dim() - len(module.kernel_size) - 1 if isinstance(module, ConvolutionBase) else 1
+    if isinstance(module, ConvolutionBase):
+        spatial_dims = len(module.kernel_size)
+    else:
+        of_kind = (number for kind, number in _SPATIAL_DIMS.items() if isinstance(module, kind))
+        spatial_dims = next(of_kind, tensor.dim() - 2)
+    dim = tensor.dim() - spatial_dims - 1
     return tensor.movedim(dim, 0).flatten(1)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..utils.compat import BatchNormBase, ConvolutionBase
+from ..utils.compat import ConvolutionBase, NormBase
 from ..utils.errors import EquivalenceError
 from ..utils.forward import map_tensors
 from ..utils.model_index import ModelIndex
@@ -31,7 +31,7 @@ def check_values(index: ModelIndex, pruned: ModelIndex, plan: Plan) -> None:
 
     Raises:
         EquivalenceError: A tensor is missing, or differs in shape, dtype or value; an attribute is not the plan's; the
-            plan keeps different channels of the tensors of one batch norm.
+            plan keeps different channels of the tensors of one batch or instance norm.
     """
     if index.tensors.keys() != pruned.tensors.keys():
         names = ", ".join(sorted(index.tensors.keys() ^ pruned.tensors.keys())[:3])
@@ -53,8 +53,8 @@ def check_values(index: ModelIndex, pruned: ModelIndex, plan: Plan) -> None:
     for name, module in index.modules.items():
         prefix = f"{name}." if name else ""
         own = [plan.keep.get(prefix + each) for each in _OF_BATCH_NORM if prefix + each in index.tensors]
-        if isinstance(module, BatchNormBase) and any(axes != own[0] for axes in own):
-            raise EquivalenceError(f"the plan keeps different channels of the tensors of the batch norm {name!r}")
+        if isinstance(module, NormBase) and any(axes != own[0] for axes in own):
+            raise EquivalenceError(f"the plan keeps different channels of the tensors of the norm {name!r}")
     for name, values in plan.attributes.items():
         for attribute, value in values.items():
             found = getattr(pruned.modules[name], attribute, None)
@@ -78,8 +78,8 @@ class NetworkPair:
             pruned: The index of the model after pruning.
             plan: The plan.
             double: Whether the copies compute in float64.
-            zero_scales: Whether parameters other than those of convolutions, linear layers and batch norms are zero at
-                removed channels. A model that divides by them is compared with the values that they have.
+            zero_scales: Whether parameters other than those of convolutions, linear layers, batch and instance norms are
+                zero at removed channels. A model that divides by them is compared with the values that they have.
         """
         with torch.no_grad():  # or the parameters of a scripted module would be results of a copy
             copies = copy.deepcopy(index.model), copy.deepcopy(pruned.model)
@@ -132,7 +132,7 @@ class NetworkPair:
             others = [dim for dim in range(own.dim()) if dim != filters]
             return normal.sub_(normal.mean(others, keepdim=True)).mul_(inputs**-0.5)
         uniform = self._repeated(self._uniform, own)
-        if is_layer or isinstance(module, BatchNormBase):
+        if is_layer or isinstance(module, NormBase):
             return 0.2 * uniform if attribute == "running_mean" else uniform + 0.5
         return torch.where(own == 0, 0.1 * uniform, own * (uniform + 0.5))
 
@@ -160,7 +160,7 @@ class NetworkPair:
 
     def _is_left(self, name: str, value: Tensor) -> bool:
         """Whether a tensor keeps its values at removed channels."""
-        known = isinstance(self._owner(name)[0], ConvolutionBase | nn.Linear | BatchNormBase)
+        known = isinstance(self._owner(name)[0], ConvolutionBase | nn.Linear | NormBase)
         return not (self._zero_scales or known) and sum(size > 1 for size in value.shape) < 2
 
 

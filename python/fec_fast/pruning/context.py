@@ -49,7 +49,7 @@ class PruningContext:
         ignore: Names of layers, or of modules that hold layers, that keep their channels.
         backend: The backend that computes entropies, resolved once.
         pins: Channels that must be kept because the model's code has their number hard-coded.
-        sizes: Attributes of modules that change with the widths.
+        sizes: Attributes of modules that trial runs found to hold numbers of channels.
         notes: Notes of the scoring, for the plan.
     """
 
@@ -72,6 +72,11 @@ class PruningContext:
     def model(self) -> nn.Module:
         """The model before pruning, out of its wrappers."""
         return self.index.model
+
+    @property
+    def held_sizes(self) -> tuple[HeldSize, ...]:
+        """All attributes of modules that change with the widths: those of norms, and those that trial runs found."""
+        return (*self.trace.sizes, *self.sizes)
 
     @property
     def layer_names(self) -> list[str]:
@@ -109,7 +114,7 @@ class PruningContext:
             criterion=self.criterion_name,
             formula=self.formula if self.criterion_name in ENTROPY_CRITERIA else None,
             sides=self.sides,
-            sizes=self.sizes,
+            sizes=self.held_sizes,
             notes=[*notes, *self.notes],
         )
 
@@ -142,7 +147,7 @@ class PruningContext:
             self.trace,
             self.coupling.partition,
             self._count_kept(counts),
-            self.sizes,
+            self.held_sizes,
             training=training,
         )
 

@@ -16,7 +16,7 @@ from ..graph.trace import Trace
 from ..plan.plan import Plan
 from ..plan.shapes import persistent_shapes, pruned_shapes, shapes_fingerprint
 from ..scoring.formula import Formula
-from ..utils.compat import BatchNormBase, ConvolutionBase
+from ..utils.compat import ConvolutionBase, NormBase
 from ..utils.model_index import ModelIndex
 
 
@@ -176,7 +176,7 @@ def _new_attributes(
         elif isinstance(module, nn.Linear) and use is not None:
             inputs, outputs, _ = widths_after(use, is_removed)
             attributes[name] = {"in_features": inputs, "out_features": outputs}
-        elif isinstance(module, BatchNormBase):
+        elif isinstance(module, NormBase):
             attributes[name] = {"num_features": len(keep[weight_name]["0"])}
     return attributes
 

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# BatchNormBase, ConvolutionBase: the common classes of 1d, 2d and 3d (and lazy, transposed, synchronised) layers. The
-# public classes would have to be listed by hand, and a new one would be missed.
+# BatchNormBase, NormBase (batch and instance norms), ConvolutionBase: the common classes of 1d, 2d and 3d (and lazy,
+# transposed, synchronised) layers. The public classes would have to be listed by hand, and a new one would be missed.
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
+from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.nn.modules.conv import _ConvNd as ConvolutionBase
 
 # is_traceable_wrapper_subclass: the only test for a tensor made of other tensors (DTensor, quantised by torchao).
@@ -29,6 +30,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 __all__ = [
     "BatchNormBase",
     "ConvolutionBase",
+    "NormBase",
     "TorchDispatchMode",
     "accelerate_gradient_state",
     "compiled_module",

@@ -110,8 +110,9 @@ def shuffle_channels(tracker: LabelTracker, call: OperatorCall) -> None:
 def spread(tracker: LabelTracker, call: OperatorCall, label_map: LabelMap, dims: tuple[int, int]) -> LabelMap:
     """Divides the channels in a reshape over several dimensions: one of them shrinks, the others keep their size.
 
-    It is the dimension whose size the code leaves open (-1), or else the longest: the numbers of groups, heads, halves
-    and pixels are smaller than those of channels. Channels at the same position of that dimension are removed together.
+    It is the dimension along which the channels repeat in all others (images that were counted among the channels),
+    or the one whose size the code leaves open (-1), or else the longest: the numbers of groups, heads, halves and
+    pixels are smaller than those of channels. Channels at the same position of that dimension are removed together.
 
     Args:
         tracker: The labels.
@@ -125,13 +126,21 @@ def spread(tracker: LabelTracker, call: OperatorCall, label_map: LabelMap, dims:
     shape, (first, end) = tuple(call.result.shape), dims
     open_dims = [dim for dim, size in enumerate(call.args[1]) if size == -1 and first <= dim < end]
     longest = max(range(first, end), key=lambda dim: shape[dim])  # the first of equals
-    dim = open_dims[0] if open_dims else longest
-    # A row for each position of the dimension: the channels that lie there.
     grid = free_as_fixed(label_map.labels).reshape(shape[first:end])
+    repeated = [dim for dim in range(first, end) if _repeats_beside(grid, dim - first)]
+    dim = (repeated or open_dims or [longest])[0]
+    # A row for each position of the dimension: the channels that lie there.
     rows = np.moveaxis(grid, dim - first, 0).reshape(shape[dim], -1)
     reason = f"it is divided together with channels of fixed width by {call.operator}"
     tracker.sets.unite(np.repeat(rows[:, 0], rows.shape[1]), rows.reshape(-1), reason)
     return LabelMap.varying(rows[:, 0], dim, shape)
+
+
+def _repeats_beside(grid: np.ndarray, axis: int) -> bool:
+    """Whether labels vary along one axis, and along no other."""
+    others = tuple(other for other in range(grid.ndim) if other != axis)
+    least = grid.min(others, keepdims=True)
+    return bool((grid == least).all() and (least != least.flat[0]).any())
 
 
 def dims_of_channels(label_map: LabelMap, shape: Sequence[int]) -> tuple[int, int] | None:

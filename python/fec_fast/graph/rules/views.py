@@ -55,6 +55,15 @@ def rearrange(tracker: LabelTracker, call: OperatorCall) -> None:
     tracker.set_label_map(call.result, moved, zero)
 
 
+@operator("repeat")
+def repeat(tracker: LabelTracker, call: OperatorCall) -> None:
+    """Repeats the labels; a repeated channel is removed with each of its copies."""
+    label_map, zero = tracker.label_map(call.args[0])
+    moved = label_map.moved_by(call.operator, call.args[1])
+    assert isinstance(moved, LabelMap)  # the labels still vary along one dimension at most
+    tracker.set_label_map(call.result, moved, zero)
+
+
 @operator("view.dtype")
 def reinterpret(tracker: LabelTracker, call: OperatorCall) -> None:
     """Reads the memory as another dtype; the elements are others where its size differs."""
