@@ -78,8 +78,8 @@ class NetworkPair:
             pruned: The index of the model after pruning.
             plan: The plan.
             double: Whether the copies compute in float64.
-            zero_scales: Whether parameters other than those of convolutions, linear layers, batch and instance norms are
-                zero at removed channels. A model that divides by them is compared with the values that they have.
+            zero_scales: Whether parameters other than those of convolutions, linear layers, batch and instance norms
+                are zero at removed channels. A model that divides by them is compared with the values that they have.
         """
         with torch.no_grad():  # or the parameters of a scripted module would be results of a copy
             copies = copy.deepcopy(index.model), copy.deepcopy(pruned.model)
