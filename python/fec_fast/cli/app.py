@@ -145,6 +145,13 @@ def prune_command(
         ),
     ] = None,
     round_to: Annotated[int, typer.Option(help="Keeps widths at multiples of this number.")] = 1,
+    norms: Annotated[
+        str,
+        typer.Option(
+            help="exact: channels that norms take statistics over are kept. renormalise: they may go; the statistics "
+            "run over the kept channels alone."
+        ),
+    ] = "exact",
     ignore: Annotated[
         list[str] | None, typer.Option(help="Layer, or module with layers, that keeps its channels. May be repeated.")
     ] = None,
@@ -169,6 +176,7 @@ def prune_command(
         sides=sides,
         min_channels=min_channels,
         round_to=round_to,
+        norms=norms,
         ignore=ignore or (),
     )
     if calibrate is not None:

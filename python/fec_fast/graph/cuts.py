@@ -86,7 +86,7 @@ class Cut(ABC):
         """
 
     @abstractmethod
-    def replacement(self, tensor: Tensor, planned: Numbers) -> Tensor:
+    def replacement(self, tensor: Tensor, planned: Numbers) -> Tensor | None:
         """Makes the cut at the planned numbers, for a function that returns one result.
 
         Args:
@@ -94,7 +94,7 @@ class Cut(ABC):
             planned: What :meth:`planned` returned.
 
         Returns:
-            The result.
+            The result; ``None`` if it is not this cut that a function may have refused.
         """
 
     @abstractmethod

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules import module as hooks
+from torch import Tensor
 
 from ..utils.compat import TorchDispatchMode
 from ..utils.model_index import ModelIndex
+from ..utils.running_module import RunningModule
 from .activation_memory import AllocationTracker
 from .label_tracker import LabelTracker
 from .labels import LabelMap
-from .operator_call import OperatorCall
+from .operator_call import OperatorCall, plain_name
 from .parameter_guard import ParameterGuard
 from .rules.lookup import rule_of
 
@@ -63,25 +62,27 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         costs: The multiply-accumulates of those that have some.
         allocations: The memory of the results; ``None`` to leave it out.
         guard: Keeps the parameters that the model's code writes to.
+        running: The module whose code is running.
         values_read: Whether the code reads values of a tensor out of torch.
     """
 
-    def __init__(self, index: ModelIndex, evaluate: Evaluate) -> None:
+    def __init__(self, index: ModelIndex, evaluate: Evaluate, norms: str = "exact") -> None:
         """Starts with nothing recorded.
 
         Args:
             index: The index of the model that will be run.
             evaluate: Calls an operator with positional and keyword arguments.
+            norms: What happens to channels that statistics are taken over: one of
+                :data:`fec_fast.graph.channel_statistics.NORMS`.
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self.evaluate = evaluate
-        self.tracker = LabelTracker(index)
+        self.tracker = LabelTracker(index, norms)
         self.operators: list[TracedOperator] = []
         self.costs: list[OperatorCost] = []
         self.allocations: AllocationTracker | None = AllocationTracker(index.tensors.values())
         self.guard, self.values_read = ParameterGuard(index), False
-        self._module_names = {id(module): name for name, module in index.modules.items()}
-        self._module_stack = [""]  # the modules whose forward is being run, by name, the innermost last
+        self.running = RunningModule(index.modules)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls an operator, then applies its rule."""
@@ -90,7 +91,8 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         same_elements = func is torch.ops.aten.as_strided_.default and _shows_the_same_elements(*args)
         written = self.guard.before(func, args, kwargs)
         result = self.evaluate(func, args, kwargs)
-        call = OperatorCall(func, args, kwargs, result, len(self.operators), self._module_stack[-1])
+        layer, repetition = self.running.name, self.running.count(plain_name(func))
+        call = OperatorCall(func, args, kwargs, result, len(self.operators), layer, repetition)
         self.operators.append(TracedOperator(func, self.tracker.known_label_maps(call.operands)))
         rule, weight_use = rule_of(func), None
         if call.operands and not same_elements:  # an operator without operands makes a new tensor, without labels
@@ -102,7 +104,7 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.values_read |= call.name == "_local_scalar_dense"
         if rule.macs is not None:
             weight = None if weight_use is None else weight_use.weight
-            self.costs.append(OperatorCost(self._module_stack[-1], rule.macs(call), weight))
+            self.costs.append(OperatorCost(layer, rule.macs(call), weight))
         if self.allocations is not None:
             self.allocations.record(call.results, call.operands, self.tracker.labels_of)
         return call.result
@@ -110,27 +112,8 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Watches a run on this thread: the operators, and in which module each of them is."""
-        thread = threading.get_ident()
-
-        def enter(module: nn.Module, _: Any) -> None:
-            if threading.get_ident() == thread:
-                self._module_stack.append(self._module_names.get(id(module), self._module_stack[-1]))
-
-        def leave(module: nn.Module, _inputs: Any, _outputs: Any) -> None:
-            if threading.get_ident() == thread:
-                self._module_stack.pop()
-
-        handles = [
-            hooks.register_module_forward_pre_hook(enter),
-            hooks.register_module_forward_hook(leave, always_call=True),
-        ]
-        try:
-            with self:
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            self._module_stack = [""]
+        with self.running.watching(), self:
+            yield
 
 
 def _shows_the_same_elements(

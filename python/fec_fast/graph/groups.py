@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from ..utils.errors import LayerError, nearest
+from .channel_statistics import REMEDY
 from .cuts import CountKept
 from .label_sets import LabelPartition, Pin
 from .label_tracker import WeightUse
@@ -143,7 +144,10 @@ def couple_channels(trace: Trace, ignore: Sequence[str] = (), pins: Sequence[Pin
         if len(of_set) == 1 and max(of_layers.values()) > 1
     ]
     if tied:
-        reason = "its channels are all tied to one another, by divisions and shuffles: some of them cannot go alone"
+        causes = "divisions and shuffles"
+        if any("group" in size.attribute for size in trace.sizes):
+            causes += f", or as whole groups of group norms ({REMEDY})"
+        reason = f"its channels are all tied to one another, by {causes}: some of them cannot go alone"
         return couple_channels(trace, ignore, [*pins, Pin(np.concatenate(tied), reason)])
     axis_labels = {identity: AxisLabels(labels) for identity, labels in roots_of.items()}
     axes: list[dict[tuple[str, int], AxisLabels]] = [{} for _ in units_by_set]

@@ -14,6 +14,7 @@ from ..utils.code_lines import line_of_model_code
 from ..utils.compat import storage_id
 from ..utils.forward import call_model, tensors_in
 from ..utils.model_index import ModelIndex
+from .channel_statistics import ChannelStatistics
 from .cuts import Cut
 from .held_sizes import HeldSize
 from .label_sets import LabelSets
@@ -77,15 +78,17 @@ class LabelTracker:
         modules: The modules of the model by name.
         cuts: The operators that divide channels, or shape a tensor with channels, in order; rules add to them.
         sizes: Attributes that are known to hold numbers of channels, by module and name; rules add to them.
+        statistics: Statistics over channels that may go, by their places in the model's code.
         zero_probes: For calls of element-wise operators, whether they keep zeros; kept for the rule in
             :mod:`fec_fast.graph.rules.elementwise`.
     """
 
-    def __init__(self, index: ModelIndex) -> None:
+    def __init__(self, index: ModelIndex, norms: str = "exact") -> None:
         """Starts without labels.
 
         Args:
             index: The index of the model that will be run.
+            norms: See :data:`fec_fast.graph.channel_statistics.NORMS`.
         """
         self.sets = LabelSets(_place)
         self.axes: dict[tuple[str, int], np.ndarray] = {}
@@ -94,6 +97,8 @@ class LabelTracker:
         self.modules = index.modules
         self.cuts: list[Cut] = []
         self.sizes: dict[tuple[str, str], HeldSize] = {}
+        self.statistics: dict[tuple[str, str, int], ChannelStatistics] = {}
+        self._renormalises = norms == "renormalise"
         self._held: dict[tuple[str, int], np.ndarray] = {}
         self.zero_probes: dict[Any, bool] = {}
         # By identity of the tensor, because hashing and comparing tensors is slow or not possible. The model keeps its
@@ -260,6 +265,30 @@ class LabelTracker:
     def hold(self, size: HeldSize) -> None:
         """Notes that an attribute holds a number of channels, unless it was noted before."""
         self.sizes.setdefault((size.module, size.attribute), size)
+
+    def run_over_kept(self, call: OperatorCall, dim: int, labels: np.ndarray) -> bool:
+        """Lets channels go that an operator takes statistics over, if norms may run over the kept channels alone.
+
+        Args:
+            call: The call.
+            dim: The dimension of the channels.
+            labels: Their labels, int64, without ``FREE``.
+
+        Returns:
+            Whether they may go; if not, nothing has changed.
+        """
+        if not self._renormalises:
+            return False
+        found = ChannelStatistics(call.layer, call.name, call.repetition, dim - call.args[0].dim(), labels)
+        key = found.layer, found.operator, found.number
+        known = self.statistics.setdefault(key, found)
+        reason = f"{call.layer or 'the model'} normalises different channels with the same code"
+        if known.dim == found.dim and len(known.labels) == len(labels):
+            self.sets.unite(known.labels, labels, reason)
+        else:
+            for each in (known, found):
+                self.sets.pin(each.labels, reason)
+        return True
 
     # Pins -----------------------------------------------------------------------------------------------------------
     def pin(self, tensors: Any, reason: str, note: str | None = None) -> None:

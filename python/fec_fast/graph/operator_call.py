@@ -22,9 +22,11 @@ class OperatorCall:
         results: The tensors that it returned, in order.
         number: Its position among the operators of the run.
         layer: The module in whose code it ran.
+        repetition: How often that module has called the operator, or another overload, before, in the same call of its
+            ``forward``.
     """
 
-    __slots__ = ("args", "kwargs", "layer", "number", "operands", "operator", "result", "results")
+    __slots__ = ("args", "kwargs", "layer", "number", "operands", "operator", "repetition", "result", "results")
 
     def __init__(
         self,
@@ -34,6 +36,7 @@ class OperatorCall:
         result: Any,
         number: int = 0,
         layer: str = "",
+        repetition: int = 0,
     ) -> None:
         """Finds the tensors.
 
@@ -44,16 +47,17 @@ class OperatorCall:
             result: What it returned.
             number: Its position among the operators of the run.
             layer: The module in whose code it ran; the model itself is ``""``.
+            repetition: How often that module has called it before.
         """
         self.operator, self.args, self.kwargs, self.result = operator, args, kwargs, result
-        self.number, self.layer = number, layer
+        self.number, self.layer, self.repetition = number, layer, repetition
         self.operands = _tensors([*args, *kwargs.values()] if kwargs else args)
         self.results = _tensors(result if isinstance(result, tuple) else (result,))
 
     @property
     def name(self) -> str:
         """The operator's name, the same for all overloads: ``"add"``, or ``"torchvision::roi_align"`` if not ATen's."""
-        return operator_name(self.operator).removeprefix("aten::")
+        return plain_name(self.operator)
 
     def argument(self, name: str) -> Any:
         """The value of an argument, positional or not, its default included.
@@ -70,6 +74,11 @@ class OperatorCall:
                     return self.args[position]
                 return self.kwargs.get(name, declared.default_value)
         return None
+
+
+def plain_name(operator: Any) -> str:
+    """The name of an operator without its overload, and without ATen's namespace."""
+    return operator_name(operator).removeprefix("aten::")
 
 
 def _tensors(values: Iterable[Any]) -> list[Tensor]:

@@ -228,9 +228,11 @@ class _CutsAsPlanned(TorchDispatchMode):  # type: ignore[no-untyped-call]
         position, cut = self._cuts.get(self._report.passed, (0, None))
         if cut is None or not self._report.is_comparable:
             return None
-        self._report.requested[position] = tuple(numbers)
-        self._report.deviating.add(position)
-        return cut.replacement(tensor, cut.planned(self._count))
+        result = cut.replacement(tensor, cut.planned(self._count))
+        if result is not None:
+            self._report.requested[position] = tuple(numbers)
+            self._report.deviating.add(position)
+        return result
 
     def index(self, tensor: Tensor, index: Any) -> Any:
         """The index to take of a tensor: a slice of everything reaches no operator, so the planned one is put there."""

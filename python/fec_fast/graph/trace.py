@@ -19,6 +19,7 @@ from ..utils.forward import call_model, copied_inputs, plain_operators, restored
 from ..utils.model_index import ModelIndex
 from ..utils.outputs import named_tensors_in
 from .activation_memory import Allocation
+from .channel_statistics import ChannelStatistics
 from .cuts import Cut
 from .dispatch_mode import OperatorCost, TracedOperator, TracingMode
 from .held_sizes import HeldSize
@@ -46,6 +47,8 @@ class Trace:
         cuts: The operators in evaluation mode that divide channels, or shape a tensor with channels.
         training_cuts: The same of the run in training mode.
         sizes: Attributes of modules that are known to hold numbers of channels; they change with the widths.
+        norms: What happens to channels that statistics are taken over, as given.
+        statistics: Statistics over channels that may go.
         costs: The multiply-accumulates of that run, for each operator that is counted.
         allocations: The memory that its results took.
     """
@@ -61,6 +64,8 @@ class Trace:
     cuts: tuple[Cut, ...]
     training_cuts: tuple[Cut, ...]
     sizes: tuple[HeldSize, ...]
+    norms: str
+    statistics: tuple[ChannelStatistics, ...]
     costs: tuple[OperatorCost, ...]
     allocations: tuple[Allocation, ...]
 
@@ -73,7 +78,7 @@ class Trace:
         return add_up_by_layer((cost.layer, cost.macs) for cost in self.costs)
 
 
-def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = False) -> Trace:
+def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = False, norms: str = "exact") -> Trace:
     """Runs a model on example inputs and labels every channel.
 
     Layers that evaluation mode does not reach (auxiliary heads) are looked for in a second run, in training mode, with
@@ -83,6 +88,8 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
         index: The index of the model, which is left as it was.
         example_inputs: See :func:`fec_fast.utils.forward.call_model`.
         training: Whether to make the second run even where evaluation mode reaches every layer.
+        norms: What happens to channels that statistics are taken over: one of
+            :data:`fec_fast.graph.channel_statistics.NORMS`.
 
     Returns:
         The labels of every axis, the costs, and notes on what was not understood.
@@ -91,7 +98,7 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
         InputError: The model cannot be run on these inputs.
     """
     for evaluate in (call_shape_only, call_with_values):
-        mode = TracingMode(index, evaluate)
+        mode = TracingMode(index, evaluate, norms)
         try:
             _run(index, example_inputs, mode, training=False)
             break
@@ -126,6 +133,8 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
         cuts,
         training_cuts,
         tuple(tracker.sizes.values()),
+        norms,
+        tuple(tracker.statistics.values()),
         costs,
         allocations,
     )

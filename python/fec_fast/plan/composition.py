@@ -71,9 +71,29 @@ def compose(first: Plan, second: Plan) -> Plan:
         criterion=second.criterion,
         formula=second.formula,
         sides=second.sides,
+        norms=_norms(first, second),
         pinned={layer: reason for layer, reason in second.pinned.items() if layer not in pruned_by_first},
         notes=list(dict.fromkeys(notes)),
     )
+
+
+def _norms(first: Plan, second: Plan) -> dict[str, list[dict[str, Any]]]:
+    """The statistics over kept channels of both plans, as indices of the original."""
+    norms = {
+        module: {_place(record): {**record, "kept": list(record["kept"])} for record in records}
+        for module, records in first.norms.items()
+    }
+    for module, records in second.norms.items():
+        known = norms.setdefault(module, {})
+        for record in records:
+            before = known.get(_place(record))
+            kept = list(record["kept"]) if before is None else [before["kept"][index] for index in record["kept"]]
+            known[_place(record)] = {**record, "kept": kept}
+    return {module: [*known.values()] for module, known in norms.items()}
+
+
+def _place(record: dict[str, Any]) -> tuple[str, int]:
+    return record["operator"], record["number"]
 
 
 def _sizes(first: Plan, second: Plan) -> dict[str, dict[str, dict[str, Any]]]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..utils.errors import ArgumentError, EquivalenceError, InputError
 from ..utils.forward import describe_tensors
 from ..utils.model_index import ModelIndex
+from .kept_statistics import KeptStatistics
 from .plan import Plan, check_plan
 from .proof_run import Run, kept_filters, run_network
 from .proof_values import NetworkPair, check_values, drawn_inputs
@@ -20,6 +21,7 @@ from .proof_values import NetworkPair, check_values, drawn_inputs
 EXACT_TOLERANCE, TOLERANCE = 1e-9, 1e-5  # in float64, and where something is computed in float32
 _DRAWS = 3  # at most, until every channel that is read was not zero somewhere
 _OWN, _DRAWN, _TRAINING = "own weights", "drawn weights", "drawn weights in training mode"
+_OVER_KEPT = 'the norms of the original ran over the kept channels alone, as norms="renormalise" allows'
 _REPORT = "please report the model, and pass the layers concerned in ignore="
 
 
@@ -76,6 +78,8 @@ def verify_equivalence(
     be run in it. Outputs are found in containers and attributes of any class. The results of the narrowed layers are
     compared too. A model that does not run in float64 is run in its own dtype; random numbers in its code are replaced
     by constants.
+
+    Norms that the plan lists (``norms="renormalise"``) run over the kept channels alone in the original too.
 
     Args:
         original: The model before pruning; not changed.
@@ -177,7 +181,9 @@ class _Comparison:
         self._layers = kept_filters(index.modules, plan)
         self._modules, self._plan, self._double, self._asked = index.modules, plan, double, tolerance
         self._read: dict[str, Tensor] = {}
-        self._result = Proof(0.0, EXACT_TOLERANCE if tolerance is None else tolerance, (), (), 0)
+        self._norms = KeptStatistics(self._pair.full.modules, plan.norms) if plan.norms else None
+        notes = (f"{_OVER_KEPT} ({len(plan.norms)} modules)",) if plan.norms else ()
+        self._result = Proof(0.0, EXACT_TOLERANCE if tolerance is None else tolerance, (), (), 0, notes=notes)
         self._reached: set[str] = set()
 
     def run_own(self, inputs: Any) -> None:
@@ -226,7 +232,8 @@ class _Comparison:
         return replace(self._result, layers=len(self._reached), not_reached=not_reached, not_read=self.not_read())
 
     def _run(self, network: ModelIndex, inputs: Any, *, training: bool) -> Run:
-        return run_network(network, inputs, self._layers, training=training, double=self._double)
+        norms = self._norms if network is self._pair.full else None
+        return run_network(network, inputs, self._layers, training=training, double=self._double, norms=norms)
 
     def _compare(self, full: Run, small: Run, name: str) -> None:
         """Takes a run into the result; raises if the networks differ."""

@@ -41,6 +41,10 @@ class Plan:
         formula: The fields of the :class:`fec_fast.Formula` for the criteria ``"fec_l1"`` and ``"fec"``, otherwise
             ``None``; of the last round.
         sides: ``"both"`` or ``"producer"``; of the last round.
+        norms: For each module whose code takes statistics over channels of which some are removed (a layer norm, a
+            group norm, a mean): which ``kept`` channels the statistics run over in the pruned network, along which
+            ``dim`` (counted from the last), in which ``operator``, and the ``number`` of calls of it before, in one
+            call of the module. Empty unless ``norms="renormalise"`` was given.
         pinned: For each layer that keeps all its filters, the reason.
         notes: Further messages for the user.
     """
@@ -55,6 +59,7 @@ class Plan:
     criterion: str
     formula: dict[str, Any] | None
     sides: str
+    norms: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     pinned: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 

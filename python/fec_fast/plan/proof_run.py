@@ -25,6 +25,7 @@ from ..utils.forward import (
 from ..utils.model_index import ModelIndex
 from ..utils.outputs import named_tensors_in, tensors_on_modules
 from ..utils.random_state import restored_randomness, seed_all
+from .kept_statistics import KeptStatistics
 from .plan import Plan
 
 _SPATIAL_DIMS = {nn.InstanceNorm1d: 1, nn.InstanceNorm2d: 2, nn.InstanceNorm3d: 3}  # they may be called without a batch
@@ -49,7 +50,13 @@ class Run:
 
 
 def run_network(
-    index: ModelIndex, inputs: Any, layers: Mapping[str, list[int] | None], *, training: bool, double: bool
+    index: ModelIndex,
+    inputs: Any,
+    layers: Mapping[str, list[int] | None],
+    *,
+    training: bool,
+    double: bool,
+    norms: KeptStatistics | None = None,
 ) -> Run:
     """Runs a network and records what its layers compute.
 
@@ -59,6 +66,7 @@ def run_network(
         layers: The layers to record, with the output channels that are compared; ``None`` for all.
         training: Whether it is in training mode.
         double: Whether the copy computes in float64.
+        norms: Calls the operators of the original where its norms run over the kept channels alone.
 
     Returns:
         What it computed.
@@ -66,7 +74,7 @@ def run_network(
     Raises:
         InputError: The network cannot be run on these inputs.
     """
-    mode = _WithoutChance(double)
+    mode = _WithoutChance(double, norms)
     run, given = Run({}), copied_inputs(inputs)
     if double:
         given = map_tensors(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, given)
@@ -80,6 +88,8 @@ def run_network(
         stack.enter_context(restored_parameters(index))
         stack.enter_context(plain_operators(index))
         seed_all(0)
+        if norms is not None:
+            stack.enter_context(norms.running.watching())
         with mode:
             outputs = call_model(index.model, given)
         named = [*named_tensors_in(outputs), *tensors_on_modules(index.modules)]
@@ -171,9 +181,9 @@ class _WithoutChance(TorchDispatchMode):  # type: ignore[no-untyped-call]
         met_float32: Whether anything was computed in float32 nevertheless.
     """
 
-    def __init__(self, double: bool) -> None:
+    def __init__(self, double: bool, norms: KeptStatistics | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._double = double
+        self._double, self._norms = double, norms
         self.met_float32 = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -185,7 +195,7 @@ class _WithoutChance(TorchDispatchMode):  # type: ignore[no-untyped-call]
         is_random = torch.Tag.nondeterministic_seeded in func.tags
         if is_random:
             _reseed(args)  # random numbers of equal shapes are equal in both networks, whatever came before
-        result = func(*args, **kwargs)
+        result = func(*args, **kwargs) if self._norms is None else self._norms.call(func, args, kwargs)
         if is_random and isinstance(result, Tensor) and result.is_floating_point():
             result.fill_(1.0 if "bernoulli" in func.name() else 0.5)
         if not (self._double and isinstance(result, Tensor) and result.dtype == torch.float32):

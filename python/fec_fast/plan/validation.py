@@ -16,6 +16,7 @@ from ..utils.errors import PlanError
 from .shapes import pruned_shapes
 
 ATTRIBUTES = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features")
+_NORM_ENTRIES = {"operator", "number", "dim", "kept"}
 _SET_ENTRIES = {"name", "round", "layers", "units", "removed", "scores", "filters"}
 
 
@@ -32,6 +33,7 @@ def validate_entries(plan: Mapping[str, Any]) -> None:
     _check_kept_indices(plan)
     _check_attributes(plan)
     _check_sizes(plan["sizes"])
+    _check_norms(plan["norms"])
     removed_filters: dict[str, set[int]] = {}
     for position, record in enumerate(plan["sets"]):
         _check_set(f"sets[{position}]", record)
@@ -55,7 +57,7 @@ def _check_types(plan: Mapping[str, Any]) -> None:
         value = plan[entry]
         correct = isinstance(value, str) and re.fullmatch("sha256:[0-9a-f]{64}", value) is not None
         require(correct, entry, "'sha256:' and 64 hexadecimal digits")
-    for entry in ("shapes", "keep", "attributes", "sizes", "pinned"):
+    for entry in ("shapes", "keep", "attributes", "sizes", "norms", "pinned"):
         require(_is_json_object(plan[entry]), entry, "an object")
     for name, shape in plan["shapes"].items():
         require(_are_whole_numbers(shape), f"shapes: {name}", "a list of sizes")
@@ -148,6 +150,23 @@ def _check_sizes(sizes: Mapping[str, Any]) -> None:
                 raise PlanError(f"{where}: the values must be two numbers, or two lists of as many numbers")
             if before == after or not all(new == old or 1 <= new < old for old, new in zip(before, after, strict=True)):
                 raise PlanError(f"{where}: {values['before']} cannot become {values['after']}: sizes shrink")
+
+
+def _check_norms(norms: Mapping[str, Any]) -> None:
+    """Checks the types and ranges in the records of norms that run over kept channels."""
+    for module, records in norms.items():
+        if not isinstance(records, list) or not records:
+            raise PlanError(f"norms: {module}: expected a list of records")
+        for record in records:
+            if not isinstance(record, dict) or set(record) != _NORM_ENTRIES or not isinstance(record["operator"], str):
+                raise PlanError(f"norms: {module}: a norm has the entries {sorted(_NORM_ENTRIES)}")
+            where, kept = f"norms: {module}, {record['operator']}", record["kept"]
+            if type(record["number"]) is not int or record["number"] < 0:
+                raise PlanError(f"{where}: the number must be a whole number of at least 0")
+            if type(record["dim"]) is not int or record["dim"] >= 0:
+                raise PlanError(f"{where}: the dimension must be a whole number below 0")
+            if not _are_whole_numbers(kept) or not kept or not _is_strictly_ascending(kept):
+                raise PlanError(f"{where}: the kept channels must be ascending, without repetition, and at least one")
 
 
 def _check_set(where: str, record: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from ..graph.channel_statistics import NORMS
 from ..recovery.calibration import DATA_FREE
 from ..scoring.formula import Formula
 from ..utils.compat import BatchNormBase
@@ -49,6 +50,19 @@ def check_scoring_arguments(
             f"formula= belongs to criterion='fec_l1' or 'fec', not to criterion={criterion!r}: leave it out"
         )
     return criterion_name(criterion), formula or Formula()
+
+
+def check_norms(norms: object) -> None:
+    """Validates what happens to channels that norms take statistics over.
+
+    Args:
+        norms: ``"exact"`` or ``"renormalise"``.
+
+    Raises:
+        ArgumentError: Anything else.
+    """
+    if norms not in NORMS:
+        raise ArgumentError(f"norms={norms!r}: give {' or '.join(map(repr, NORMS))}")
 
 
 def default_criterion(model: object, formula: Formula | None, calibration: object, recover: object) -> str:

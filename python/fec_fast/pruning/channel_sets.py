@@ -17,6 +17,7 @@ from ..utils.errors import ArgumentError
 from ..utils.model_index import ModelIndex
 from ..utils.text import text_table
 from .allocation.allocate import AllocationRequest
+from .arguments import check_norms
 from .context import PruningContext
 from .trial import find_plan
 
@@ -99,7 +100,7 @@ class Couplings:
         return "\n".join(lines)
 
 
-def couplings(model: nn.Module, example_inputs: Any, *, ignore: Sequence[str] = ()) -> Couplings:
+def couplings(model: nn.Module, example_inputs: Any, *, ignore: Sequence[str] = (), norms: str = "exact") -> Couplings:
     """Lists the coupled channels that :func:`fec_fast.prune` would choose from.
 
     Args:
@@ -108,6 +109,8 @@ def couplings(model: nn.Module, example_inputs: Any, *, ignore: Sequence[str] = 
         example_inputs: A tensor or list is the single argument, a tuple the positional arguments, a dictionary the
             keyword arguments.
         ignore: Names of layers, or of modules that hold layers, that keep their channels.
+        norms: What happens to channels that norms take statistics over, as for :func:`fec_fast.prune`: ``"exact"`` (the
+            default) or ``"renormalise"``.
 
     Returns:
         The sets, the pinned layers, and notes.
@@ -119,8 +122,9 @@ def couplings(model: nn.Module, example_inputs: Any, *, ignore: Sequence[str] = 
     """
     if isinstance(ignore, str):
         raise ArgumentError(f"ignore={ignore!r}: give a sequence of names, such as ({ignore!r},)")
+    check_norms(norms)
     index = ModelIndex.of(model)
-    trace = trace_model(index, example_inputs)
+    trace = trace_model(index, example_inputs, norms=norms)
     coupling = couple_channels(trace, ignore)
     if coupling.sets:
         # Some widths are written into the model's code: a trial shows them. Which half it removes does not matter.

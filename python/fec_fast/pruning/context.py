@@ -24,7 +24,7 @@ from ..utils.errors import LayerError
 from ..utils.model_index import ModelIndex
 from ..utils.modules import check_not_sharded
 from ..utils.weights import check_weights
-from .arguments import check_scoring_arguments
+from .arguments import check_norms, check_scoring_arguments
 from .criteria import ENTROPY_CRITERIA, GRADIENT_CRITERIA, RECONSTRUCTION, Criterion
 from .gradient_scores import score_by_gradients
 from .plan_builder import lowest_units, make_plan, unit_labels
@@ -198,7 +198,7 @@ class PruningContext:
 
     def with_training_traced(self) -> PruningContext:
         """The context of the same model whose trace has a run in training mode too, with the same pins."""
-        trace = trace_model(self.index, self.example_inputs, training=True)
+        trace = trace_model(self.index, self.example_inputs, training=True, norms=self.trace.norms)
         coupling = couple_channels(trace, self.ignore, self.pins)
         return self._with_coupling(coupling, trace=trace)
 
@@ -223,6 +223,7 @@ def build_context(
     sides: str,
     ignore: Sequence[str],
     calibration: Any = None,
+    norms: str = "exact",
 ) -> PruningContext:
     """Checks, traces and scores a model.
 
@@ -236,6 +237,7 @@ def build_context(
         sides: ``"both"`` or ``"producer"``.
         ignore: Names of layers, or of modules that hold layers, that keep their channels.
         calibration: For the criteria that need it, see :func:`fec_fast.pruning.arguments.check_calibration`.
+        norms: What happens to channels that norms take statistics over: ``"exact"`` or ``"renormalise"``.
 
     Returns:
         The context.
@@ -248,10 +250,11 @@ def build_context(
         BackendError: The backend of the weights' device cannot run here.
     """
     criterion_name, formula = check_scoring_arguments(criterion, formula, sides, ignore)
+    check_norms(norms)
     index = ModelIndex.of(model)
     check_not_sharded(index.modules)
     check_weights(index)
-    trace = trace_model(index, example_inputs)
+    trace = trace_model(index, example_inputs, norms=norms)
     coupling = couple_channels(trace, ignore)
     if not coupling.sets:
         raise LayerError(f"{type(index.model).__name__} has nothing to prune: {_reasons(coupling)}")

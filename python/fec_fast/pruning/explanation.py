@@ -65,7 +65,7 @@ class LayerExplanation:
         coupled: For each coupled set the layer belongs to (by name), the other layers that lose the same channels.
         pinned: For a layer none of whose filters could be removed, the reason; else ``None``.
         filters: One entry per filter; empty for a pinned layer unless the model was given.
-        notes: The plan's notes on the layer.
+        notes: The plan's notes on the layer, and on norms that run over the kept channels alone.
     """
 
     layer: str
@@ -149,7 +149,8 @@ def explain(plan: Plan, layer: str, model: nn.Module | None = None, *, neighbour
                     index, unit in removed, record["name"], record["round"], scores[unit], ranks[unit], len(scores)
                 )
     entries = [dataclasses.replace(entry, neighbours=neighbours_of.get(entry.index, ())) for entry in entries]
-    notes = tuple(note for note in plan.notes if layer in note.partition(":")[0].split(", "))
+    of_layer = [note for note in plan.notes if layer in note.partition(":")[0].split(", ")]
+    notes = tuple([*of_layer, *(note for note in plan.notes if note.startswith("norms="))])
     return LayerExplanation(layer, f"{plan.criterion}, sides {plan.sides}", coupled, pinned, tuple(entries), notes)
 
 

@@ -45,7 +45,7 @@ def prune_iteratively(
             ``lambda network, _: fec_fast.finetune(network, loader, epochs=2)``. It is called after the last round too.
         rounds: The number of rounds, at least 1; 3 by default.
         **options: Options for :func:`fec_fast.prune`: ratios, calibration, criterion, formula, sides, ignore,
-            min_channels, round_to, verify.
+            min_channels, round_to, norms, verify.
 
     Returns:
         The trained network, the composed plan, and the counts of the original and of the trained network.

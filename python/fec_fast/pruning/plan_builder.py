@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from ..graph.channel_statistics import REMEDY
 from ..graph.cuts import CountKept
 from ..graph.groups import CoupledChannels, Coupling, count_kept, kept_indices, removed_labels, widths_after
 from ..graph.held_sizes import HeldSize
@@ -17,6 +18,7 @@ from ..plan.plan import Plan
 from ..plan.shapes import persistent_shapes, pruned_shapes, shapes_fingerprint
 from ..scoring.formula import Formula
 from ..utils.compat import ConvolutionBase, NormBase
+from ..utils.errors import list_some
 from ..utils.model_index import ModelIndex
 
 
@@ -33,6 +35,25 @@ def layers_by_reason(reasons: Mapping[str, str]) -> dict[str, str]:
     for layer, reason in reasons.items():
         layers.setdefault(reason, []).append(layer)
     return {reason: ", ".join(names) for reason, names in layers.items()}
+
+
+def kept_for_norms(coupling: Coupling) -> list[str]:
+    """A warning for the user where most layers are kept whole because norms take statistics over their channels.
+
+    Args:
+        coupling: The coupled channels and what is pinned.
+
+    Returns:
+        At most one message.
+    """
+    kept = [layer for layer, reason in coupling.pinned.items() if REMEDY in reason]
+    prunable = {layer for coupled in coupling.sets for layer in coupled.layers}
+    if len(kept) <= len(prunable):
+        return []
+    return [
+        f"norms take statistics over the channels of {list_some(kept)}: {len(kept)} layers keep all their channels, "
+        f'{len(prunable)} can lose some; norms="renormalise" lets those go that norms alone keep'
+    ]
 
 
 def lowest_units(scores: Sequence[Tensor], counts: Sequence[int]) -> list[list[int]]:
@@ -109,6 +130,13 @@ def make_plan(
         f"{layers}: some channels are kept: {reason}"
         for reason, layers in layers_by_reason(coupling.partly_pinned).items()
     ]
+    norms = _norm_records(trace, is_removed, kept_of)
+    if norms:
+        notes = [
+            *notes,
+            f'norms="renormalise": the statistics of {list_some([*map(_named, norms)])} run over the kept channels '
+            "alone, so the network differs from the original by more than the removed channels: recover or train it",
+        ]
     shapes = {name: list(index.tensors[name].shape) for name in keep}
     before = persistent_shapes(index)
     after = {**before, **{name: shape for name, shape in pruned_shapes(shapes, keep).items() if name in before}}
@@ -123,9 +151,27 @@ def make_plan(
         criterion=criterion,
         formula=formula.to_dict() if formula else None,
         sides=sides,
+        norms=norms,
         pinned=dict(coupling.pinned),
         notes=[*notes, *partly_kept, *coupling.notes],
     )
+
+
+def _norm_records(
+    trace: Trace, is_removed: np.ndarray, kept_of: Mapping[int, list[int]]
+) -> dict[str, list[dict[str, Any]]]:
+    """The records of a plan's ``norms``: which channels statistics run over that lose some."""
+    norms: dict[str, list[dict[str, Any]]] = {}
+    for found in trace.statistics:
+        kept = kept_of.get(id(found.labels)) or kept_indices(found.labels, is_removed)
+        if len(kept) < len(found.labels):
+            record = {"operator": found.operator, "number": found.number, "dim": found.dim, "kept": kept}
+            norms.setdefault(found.layer, []).append(record)
+    return norms
+
+
+def _named(module: str) -> str:
+    return module or "the model itself"
 
 
 def _set_records(

@@ -26,7 +26,7 @@ from .allocation.sensitivity import Calibration
 from .arguments import check_calibration, default_criterion, default_policy, images_suffice
 from .context import build_context
 from .criteria import Criterion
-from .plan_builder import layers_by_reason
+from .plan_builder import kept_for_norms, layers_by_reason
 from .trial import find_plan, unseen_parts
 
 
@@ -124,6 +124,7 @@ def prune(
     ignore: Sequence[str] = (),
     min_channels: int = 1,
     round_to: int = 1,
+    norms: str = "exact",
     verify: bool = True,
     recover: Any = None,
 ) -> PruneResult:
@@ -169,6 +170,10 @@ def prune(
         min_channels: The number of output channels that every layer keeps, or all where it has fewer; 1 by default.
         round_to: Channels are removed in multiples of this, so that every width (also within a group) that was a
             multiple of it stays one; 1 by default.
+        norms: What happens to channels that norms take statistics over. ``"exact"`` (the default): they are kept,
+            except whole groups of a group norm, so that every kept channel is normalised as before. ``"renormalise"``:
+            they may go, and the statistics run over the kept channels alone, as many in each group of a group norm. The
+            network is then proven against the original whose norms do so too (docs/couplings.md).
         verify: Whether to prove the result with :func:`fec_fast.verify_equivalence`; true by default.
         recover: Images without labels (a loader, an iterable of batches, a tensor ``[N, ...]``), of which the first
             1,024 are used: the kept channels take over the work of the removed ones by :func:`fec_fast.compensate`,
@@ -203,10 +208,10 @@ def prune(
         calibration = images
         request = replace(request, calibration=calibration)
     check_calibration(criterion, request.policy, calibration)
-    context = build_context(model, example_inputs, criterion, formula, sides, ignore, calibration)
+    context = build_context(model, example_inputs, criterion, formula, sides, ignore, calibration, norms)
     trial = find_plan(context, request, verify=verify)
     context, counts, plan, pruned, proof = trial.context, trial.counts, trial.plan, trial.pruned, trial.proof
-    for message in unseen_parts(trial):
+    for message in [*unseen_parts(trial), *kept_for_norms(context.coupling)]:
         warnings.warn(message, stacklevel=2)
     if not any(counts) and budget is None and (ratio is None or ratio > 0):
         warnings.warn("nothing was pruned: the ratios are too small for these widths and round_to", stacklevel=2)

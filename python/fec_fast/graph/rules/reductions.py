@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..channel_statistics import REMEDY
 from ..label_tracker import LabelTracker
-from ..labels import FREE
+from ..labels import FREE, free_as_fixed
 from ..operator_call import OperatorCall
 from .registry import operator
 
+_STATISTICS = ("mean", "var", "std", "var_mean", "std_mean")
 
-@operator("mean", "sum", "amax", "amin", "linalg_vector_norm", "std", "var", "var_mean", "max", "min", "norm")
+
+@operator(*_STATISTICS, "sum", "amax", "amin", "linalg_vector_norm", "max", "min", "norm")
 def reduce(tracker: LabelTracker, call: OperatorCall) -> None:
-    """Drops dimensions. Over the channels, only a sum of terms that are zero when masked is the same without them."""
+    """Drops dimensions. Over the channels, only a sum of terms that are zero when masked is the same without them.
+
+    Means and variances may run over the kept channels alone, where norms may: hand-written norms are made of them.
+    """
     source = call.args[0]
     label_map, zero = tracker.label_map(source)
     given = call.argument("dim")
@@ -22,9 +28,12 @@ def reduce(tracker: LabelTracker, call: OperatorCall) -> None:
     labels, dim, name = label_map.labels, label_map.dim, call.name
     if dim is not None and dim in reduced:
         order = call.argument("ord")
-        if not (zero and (name == "sum" or (name == "linalg_vector_norm" and order in (1, 2)))):
-            note = f"{call.operator} runs over channels: they keep their width"
-            tracker.pin(source, f"{call.operator} runs over all its channels", note)
+        is_same = zero and (name == "sum" or (name == "linalg_vector_norm" and order in (1, 2)))
+        may_change = name in _STATISTICS
+        if not (is_same or (may_change and tracker.run_over_kept(call, dim, free_as_fixed(labels)))):
+            remedy = f" ({REMEDY})" if may_change else ""
+            note = f"{call.operator} runs over channels: they keep their width{remedy}"
+            tracker.pin(source, f"{call.operator} runs over all its channels{remedy}", note)
         labels, dim, zero = np.array([FREE]), None, False
     if dim is not None and not call.argument("keepdim"):
         dim -= sum(d < dim for d in reduced)

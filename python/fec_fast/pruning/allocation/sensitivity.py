@@ -74,6 +74,7 @@ def measure_sensitivity(
     formula: Formula | None = None,
     sides: str = "both",
     ignore: Sequence[str] = (),
+    norms: str = "exact",
     cache: str | Path | None = None,
     progress: bool = True,
 ) -> Sensitivity:
@@ -95,9 +96,10 @@ def measure_sensitivity(
         formula: Of the entropies when the criterion is ``"fec_l1"`` or ``"fec"``; ``None`` is ``Formula()``.
         sides: ``"both"`` (the default) or ``"producer"``, as for :func:`fec_fast.prune`.
         ignore: Names of layers, or of modules that hold layers, that keep their channels; by default none.
+        norms: ``"exact"`` (the default) or ``"renormalise"``, as for :func:`fec_fast.prune`.
         cache: A folder. Every value is written there as soon as it is measured, and is not measured again: an
-            interrupted run continues where it stopped. Values are kept apart by weights, criterion, formula and sides.
-            The calibration is not compared, so use another folder for another one. ``None``: nothing is written.
+            interrupted run continues where it stopped. Values are kept apart by weights, criterion, formula, sides and
+            norms. The calibration is not compared, so use another folder for another one. ``None``: nothing is written.
         progress: Whether to show a progress bar on the standard error.
 
     Returns:
@@ -111,7 +113,7 @@ def measure_sensitivity(
         RatioError: A share outside (0, 1).
     """
     check_calibration(criterion, "sensitivity", calibration)
-    context = build_context(model, example_inputs, criterion, formula, sides, ignore, calibration)
+    context = build_context(model, example_inputs, criterion, formula, sides, ignore, calibration, norms)
     return SensitivityMeter(calibration).measure(context.settled(), at, cache, progress)
 
 

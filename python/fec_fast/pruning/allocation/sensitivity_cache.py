@@ -21,14 +21,14 @@ def cache_key(context: PruningContext) -> str:
         context: The traced and scored model.
 
     Returns:
-        The SHA-256 of the weights, the criterion, the formula, the sides and the coupled sets, in hexadecimal.
+        The SHA-256 of the weights, criterion, formula, sides, norms and coupled sets, in hexadecimal.
     """
     digest = hashlib.sha256()
     for name, tensor in context.model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     formula = context.formula if context.criterion_name in ENTROPY_CRITERIA else None
-    digest.update(f"{context.criterion_name} {formula} {context.sides}".encode())
+    digest.update(f"{context.criterion_name} {formula} {context.sides} {context.trace.norms}".encode())
     digest.update(repr([(coupled.name, coupled.units) for coupled in context.coupling.sets]).encode())
     return digest.hexdigest()
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -106,8 +110,166 @@ def test_a_batch_norm_whose_values_are_repeated_by_hand() -> None:
             x = self.a(x)
             flat = x.view(1, -1, *x.shape[2:])
             scale, shift = (values.repeat(len(x)) for values in (self.scale, self.shift))
-            return self.b(nn.functional.batch_norm(flat, None, None, scale, shift, training=True).view(x.shape))
+            return self.b(F.batch_norm(flat, None, None, scale, shift, training=True).view(x.shape))
 
     result = fec_fast.prune(ByHand().eval(), torch.randn(3, 3, 4, 4), ratio=0.5)
     assert result.difference is not None and result.difference < 1e-9
     assert result.model.scale.shape == (4,) and result.model.a.out_channels == 4
+
+
+class Normed(nn.Module):
+    """A convolution, a norm of 12 channels, and a head."""
+
+    def __init__(self, norm: nn.Module, channels: int = 12) -> None:
+        super().__init__()
+        self.a, self.norm, self.head = nn.Conv2d(3, channels, 3, padding=1), norm, nn.Conv2d(channels, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.a(x)).relu())
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    groups=st.sampled_from([2, 3, 4, 6]),
+    size=st.sampled_from([1, 2, 5]),
+    affine=st.booleans(),
+    norms=st.sampled_from(["exact", "renormalise"]),
+    seed=st.integers(0, 1000),
+)
+def test_group_norms_lose_whole_groups_or_as_many_channels_of_each(
+    groups: int, size: int, affine: bool, norms: str, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    channels = groups * size
+    model = randomised(Normed(nn.GroupNorm(groups, channels, affine=affine), channels))
+    images = torch.randn(2, 3, 5, 5)
+    whole = norms == "exact" or size == 1
+    units = groups if whole else size
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        result = fec_fast.prune(model, images, ratio=0.5, norms=norms)
+    left = units - units // 2
+    assert result.model.norm.num_groups == (left if whole else groups)
+    assert result.model.norm.num_channels == (left * size if whole else groups * left)
+    kept = result.plan.keep.get("a.weight", {}).get("0", [*range(channels)])
+    of_groups = [sum(index // size == group for index in kept) for group in range(groups)]
+    assert set(of_groups) <= ({0, size} if whole else {left})
+    with torch.no_grad():
+        pruned = copy.deepcopy(result.model).double()(images.double())
+        reference = model.double()
+        if whole:  # the statistics of the original are those of the pruned network
+            expected = masked(model, result.plan)(images.double())
+        else:
+            expected = over_kept(reference, kept, images.double(), lambda x: grouped(x, groups, reference.norm.eps))
+    assert relative_difference(expected, pruned) < 1e-9
+    assert bool(result.plan.norms) == (not whole and left < size)
+
+
+def grouped(x: Tensor, groups: int, eps: float) -> Tensor:
+    parts = x.reshape(len(x), groups, -1)
+    return ((parts - parts.mean(2, True)) / (parts.var(2, correction=0, keepdim=True) + eps).sqrt()).view(x.shape)
+
+
+def over_kept(model: nn.Module, kept: list[int], images: Tensor, normalise: Callable[[Tensor], Tensor]) -> Tensor:
+    """The original in float64, whose norm runs over the kept channels alone, and whose head reads them alone."""
+    x = normalise(model.a(images)[:, kept])
+    scales = dict(model.norm.named_parameters())
+    if scales:
+        shape = [-1, *[1] * (x.dim() - 2)] if scales["weight"].dim() == 1 else [-1, *scales["weight"].shape[1:]]
+        x = x * scales["weight"][kept].view(shape)
+        x = x + scales["bias"][kept].view(shape) if "bias" in scales else x
+    return F.conv2d(x.relu(), model.head.weight[:, kept], model.head.bias)
+
+
+class ChannelsFirst(nn.LayerNorm):
+    """Of ConvNeXt in torchvision and timm: permuted, and the function called."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2)
+
+
+class Scaled(nn.Module):
+    """A norm with parameters of its own, by a function of the tensor and the norm."""
+
+    def __init__(self, function: Callable[[Tensor, Any], Tensor], *, bias: bool = True) -> None:
+        super().__init__()
+        self.weight, self.width = nn.Parameter(torch.ones(12)), 12
+        self.bias = nn.Parameter(torch.zeros(12)) if bias else None
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, self)
+
+
+def by_hand(x: Tensor, norm: Any) -> Tensor:
+    """The channels-first norm of the original ConvNeXt."""
+    mean = x.mean(1, keepdim=True)
+    variance = (x - mean).pow(2).mean(1, keepdim=True)
+    x = (x - mean) / torch.sqrt(variance + 1e-5)
+    return norm.weight[:, None, None] * x + norm.bias[:, None, None]
+
+
+def by_variance(x: Tensor, norm: Any) -> Tensor:
+    variance, mean = torch.var_mean(x, 1, correction=0, keepdim=True)
+    return (x - mean) * torch.rsqrt(variance + 1e-5) * norm.weight.view(1, -1, 1, 1) + norm.bias.view(1, -1, 1, 1)
+
+
+def by_width(x: Tensor, norm: Any) -> Tensor:
+    """The width is an attribute of another name."""
+    return F.layer_norm(x.movedim(1, 3), (norm.width,), norm.weight, norm.bias).movedim(3, 1)
+
+
+def by_shape(x: Tensor, norm: Any) -> Tensor:
+    return F.layer_norm(x.movedim(1, 3), (x.shape[1],), norm.weight, norm.bias).movedim(3, 1)
+
+
+def root_mean_square(x: Tensor, norm: Any) -> Tensor:
+    return F.rms_norm(x.movedim(1, 3), x.shape[1:2], norm.weight, eps=1e-5).movedim(3, 1)
+
+
+def layer(x: Tensor) -> Tensor:
+    return (x - x.mean(1, True)) / (x.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+
+
+def rms(x: Tensor) -> Tensor:
+    return x / (x.square().mean(1, True) + 1e-5).sqrt()
+
+
+LAYER_NORMS: dict[str, tuple[Callable[[], nn.Module], Callable[[Tensor], Tensor]]] = {
+    "channels first": (lambda: ChannelsFirst(12), layer),
+    "channels first, without parameters": (lambda: ChannelsFirst(12, elementwise_affine=False), layer),
+    "channels first, without a bias": (lambda: ChannelsFirst(12, bias=False), layer),
+    "by hand": (lambda: Scaled(by_hand), layer),
+    "variance and mean": (lambda: Scaled(by_variance), layer),
+    "held by another attribute": (lambda: Scaled(by_width), layer),
+    "computed from the shape": (lambda: Scaled(by_shape), layer),
+    "root mean square": (lambda: Scaled(root_mean_square, bias=False), rms),
+    "group norm of one group": (lambda: nn.GroupNorm(1, 12), lambda x: grouped(x, 1, 1e-5)),
+    "over channels and positions": (lambda: nn.LayerNorm([12, 5, 5]), lambda x: grouped(x, 1, 1e-5)),
+}
+
+
+@pytest.mark.parametrize("name", LAYER_NORMS)
+@settings(max_examples=4, deadline=None)
+@given(ratio=st.sampled_from([0.25, 0.5, 0.8]), seed=st.integers(0, 1000))
+def test_norms_over_the_kept_channels_alone(name: str, ratio: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    make, normalise = LAYER_NORMS[name]
+    model, images = randomised(Normed(make())), torch.randn(2, 3, 5, 5)
+    result = fec_fast.prune(model, images, ratio=ratio, norms="renormalise")
+    kept = result.plan.keep["a.weight"]["0"]
+    assert len(kept) == 12 - int(12 * ratio)
+    assert all(record["kept"] == kept for record in result.plan.norms["norm"])
+    assert result.plan.notes[0].startswith('norms="renormalise": the statistics of norm run over the kept channels')
+    assert result.proof is not None and any("kept channels alone" in note for note in result.proof.notes)
+    with torch.no_grad():
+        expected = over_kept(model.double(), kept, images.double(), normalise)
+        assert relative_difference(expected, copy.deepcopy(result.model).double()(images.double())) < 1e-9
+
+
+@pytest.mark.parametrize("name", LAYER_NORMS)
+def test_exact_norms_keep_the_channels_and_name_the_remedy(name: str) -> None:
+    model = randomised(Normed(LAYER_NORMS[name][0]()))
+    with pytest.raises(fec_fast.LayerError, match='norms="renormalise" lets them go'):
+        fec_fast.prune(model, torch.randn(2, 3, 5, 5))
