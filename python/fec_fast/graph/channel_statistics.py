@@ -30,6 +30,7 @@ class ChannelStatistics:
         number: How often the module has called it before, in the same call of its ``forward``.
         dim: The dimension of the channels, counted from the last: -1 or less.
         labels: The labels of the channels, int64.
+        exact: Whether they are the same once channels are gone, as those of a group norm without whole groups.
     """
 
     layer: str
@@ -37,6 +38,7 @@ class ChannelStatistics:
     number: int
     dim: int
     labels: np.ndarray
+    exact: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)

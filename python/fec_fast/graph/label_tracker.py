@@ -277,9 +277,21 @@ class LabelTracker:
         Returns:
             Whether they may go; if not, nothing has changed.
         """
-        if not self._renormalises:
-            return False
-        found = ChannelStatistics(call.layer, call.name, call.repetition, dim - call.args[0].dim(), labels)
+        if self._renormalises:
+            self.note_statistics(call, dim, labels, exact=False)
+        return self._renormalises
+
+    def note_statistics(self, call: OperatorCall, dim: int, labels: np.ndarray, *, exact: bool) -> None:
+        """Notes statistics over channels that may go.
+
+        Args:
+            call: The call that takes them.
+            dim: The dimension of the channels.
+            labels: Their labels, int64, without ``FREE``.
+            exact: See :class:`fec_fast.graph.channel_statistics.ChannelStatistics`.
+        """
+        own_dim = dim - call.args[0].dim()
+        found = ChannelStatistics(call.layer, call.name, call.repetition, own_dim, labels, exact)
         key = found.layer, found.operator, found.number
         known = self.statistics.setdefault(key, found)
         reason = f"{call.layer or 'the model'} normalises different channels with the same code"
@@ -288,7 +300,6 @@ class LabelTracker:
         else:
             for each in (known, found):
                 self.sets.pin(each.labels, reason)
-        return True
 
     # Pins -----------------------------------------------------------------------------------------------------------
     def pin(self, tensors: Any, reason: str, note: str | None = None) -> None:

@@ -88,7 +88,8 @@ def _norms(first: Plan, second: Plan) -> dict[str, list[dict[str, Any]]]:
         for record in records:
             before = known.get(_place(record))
             kept = list(record["kept"]) if before is None else [before["kept"][index] for index in record["kept"]]
-            known[_place(record)] = {**record, "kept": kept}
+            exact = record["exact"] and (before is None or before["exact"])
+            known[_place(record)] = {**record, "kept": kept, "exact": exact}
     return {module: [*known.values()] for module, known in norms.items()}
 
 

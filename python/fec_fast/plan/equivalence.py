@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..utils.errors import ArgumentError, EquivalenceError, InputError
+from ..utils.errors import ArgumentError, EquivalenceError, InputError, list_some
 from ..utils.forward import describe_tensors
 from ..utils.model_index import ModelIndex
 from .kept_statistics import KeptStatistics
@@ -181,8 +181,9 @@ class _Comparison:
         self._layers = kept_filters(index.modules, plan)
         self._modules, self._plan, self._double, self._asked = index.modules, plan, double, tolerance
         self._read: dict[str, Tensor] = {}
-        self._norms = KeptStatistics(self._pair.full.modules, plan.norms) if plan.norms else None
-        notes = (f"{_OVER_KEPT} ({len(plan.norms)} modules)",) if plan.norms else ()
+        changed = plan.changed_norms
+        self._norms = KeptStatistics(self._pair.full.modules, plan.norms) if changed else None
+        notes = (f"{_OVER_KEPT}: {list_some(changed)}",) if changed else ()
         self._result = Proof(0.0, EXACT_TOLERANCE if tolerance is None else tolerance, (), (), 0, notes=notes)
         self._reached: set[str] = set()
 

@@ -31,6 +31,7 @@ class KeptStatistics:
             (module, record["operator"], record["number"]): (record["dim"], record["kept"])
             for module, records in norms.items()
             for record in records
+            if not record["exact"]
         }
         self._operators = {operator for _, operator, _ in self._places}
 
@@ -60,7 +61,9 @@ class KeptStatistics:
             results = func(source.index_select(dim, kept), shape, *scales, *others[3:], **kwargs)
         elif name == "native_group_norm":
             scales = [None if scale is None else scale.index_select(0, kept) for scale in others[:2]]
-            others[3] = len(kept)
+            size = others[3] // others[5]
+            groups = {index // size for index in place[1]}  # an earlier round may have removed whole groups
+            others[3], others[5] = len(kept), len(groups)
             results = func(source.index_select(dim, kept), *scales, *others[2:], **kwargs)
         else:  # a mean or variance, whose result has no channels
             return func(source.index_select(dim, kept), *others, **kwargs)

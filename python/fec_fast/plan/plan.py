@@ -41,10 +41,11 @@ class Plan:
         formula: The fields of the :class:`fec_fast.Formula` for the criteria ``"fec_l1"`` and ``"fec"``, otherwise
             ``None``; of the last round.
         sides: ``"both"`` or ``"producer"``; of the last round.
-        norms: For each module whose code takes statistics over channels of which some are removed (a layer norm, a
-            group norm, a mean): which ``kept`` channels the statistics run over in the pruned network, along which
+        norms: For each module whose code takes statistics over channels of which some are removed (a group norm, a
+            layer norm, a mean): which ``kept`` channels the statistics run over in the pruned network, along which
             ``dim`` (counted from the last), in which ``operator``, and the ``number`` of calls of it before, in one
-            call of the module. Empty unless ``norms="renormalise"`` was given.
+            call of the module; and whether they are ``exact``, the same as before. They are where a group norm loses
+            whole groups; others need ``norms="renormalise"``.
         pinned: For each layer that keeps all its filters, the reason.
         notes: Further messages for the user.
     """
@@ -71,6 +72,12 @@ class Plan:
     def new_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape after pruning of each tensor that becomes smaller."""
         return pruned_shapes(self.shapes, self.keep)
+
+    @property
+    def changed_norms(self) -> list[str]:
+        """The modules in which statistics run over the kept channels alone and are others than before."""
+        changed = [name for name, records in self.norms.items() if not all(record["exact"] for record in records)]
+        return [name or "the model itself" for name in changed]
 
     def with_notes(self, *notes: str) -> Plan:
         """The same plan with further messages for the user.

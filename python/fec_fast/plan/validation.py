@@ -16,7 +16,7 @@ from ..utils.errors import PlanError
 from .shapes import pruned_shapes
 
 ATTRIBUTES = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features")
-_NORM_ENTRIES = {"operator", "number", "dim", "kept"}
+_NORM_ENTRIES = {"operator", "number", "dim", "kept", "exact"}
 _SET_ENTRIES = {"name", "round", "layers", "units", "removed", "scores", "filters"}
 
 
@@ -161,8 +161,8 @@ def _check_norms(norms: Mapping[str, Any]) -> None:
             if not isinstance(record, dict) or set(record) != _NORM_ENTRIES or not isinstance(record["operator"], str):
                 raise PlanError(f"norms: {module}: a norm has the entries {sorted(_NORM_ENTRIES)}")
             where, kept = f"norms: {module}, {record['operator']}", record["kept"]
-            if type(record["number"]) is not int or record["number"] < 0:
-                raise PlanError(f"{where}: the number must be a whole number of at least 0")
+            if type(record["number"]) is not int or record["number"] < 0 or type(record["exact"]) is not bool:
+                raise PlanError(f"{where}: the number must be 0 or more, and exact true or false")
             if type(record["dim"]) is not int or record["dim"] >= 0:
                 raise PlanError(f"{where}: the dimension must be a whole number below 0")
             if not _are_whole_numbers(kept) or not kept or not _is_strictly_ascending(kept):

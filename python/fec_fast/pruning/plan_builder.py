@@ -131,16 +131,10 @@ def make_plan(
         for reason, layers in layers_by_reason(coupling.partly_pinned).items()
     ]
     norms = _norm_records(trace, is_removed, kept_of)
-    if norms:
-        notes = [
-            *notes,
-            f'norms="renormalise": the statistics of {list_some([*map(_named, norms)])} run over the kept channels '
-            "alone, so the network differs from the original by more than the removed channels: recover or train it",
-        ]
     shapes = {name: list(index.tensors[name].shape) for name in keep}
     before = persistent_shapes(index)
     after = {**before, **{name: shape for name, shape in pruned_shapes(shapes, keep).items() if name in before}}
-    return Plan(
+    plan = Plan(
         fingerprint=shapes_fingerprint(before),
         pruned_fingerprint=shapes_fingerprint(after),
         shapes=shapes,
@@ -155,6 +149,13 @@ def make_plan(
         pinned=dict(coupling.pinned),
         notes=[*notes, *partly_kept, *coupling.notes],
     )
+    changed = plan.changed_norms
+    if not changed:
+        return plan
+    return plan.with_notes(
+        f'norms="renormalise": the statistics of {list_some(changed)} run over the kept channels alone, so the network '
+        "differs from the original by more than the removed channels: recover or train it"
+    )
 
 
 def _norm_records(
@@ -165,13 +166,9 @@ def _norm_records(
     for found in trace.statistics:
         kept = kept_of.get(id(found.labels)) or kept_indices(found.labels, is_removed)
         if len(kept) < len(found.labels):
-            record = {"operator": found.operator, "number": found.number, "dim": found.dim, "kept": kept}
-            norms.setdefault(found.layer, []).append(record)
+            place = {"operator": found.operator, "number": found.number, "dim": found.dim}
+            norms.setdefault(found.layer, []).append({**place, "kept": kept, "exact": found.exact})
     return norms
-
-
-def _named(module: str) -> str:
-    return module or "the model itself"
 
 
 def _set_records(

@@ -93,6 +93,19 @@ def test_prune_prints_a_summary(weights: Path, tmp_path: Path) -> None:
     assert (plan["criterion"], plan["sides"]) == ("l1", "producer")
 
 
+def test_prune_takes_norms(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from torch import nn\n\n"
+        "def net():\n    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(1, 8), nn.Conv2d(8, 2, 1))\n"
+    )
+    arguments = ["prune", f"{file}:net", "--out", tmp_path / "out", "--input-shape", "1,3,8,8"]
+    assert 'norms="renormalise" lets them go' in fail(*arguments)
+    printed = succeed(*arguments, "--norms", "renormalise")
+    assert "the statistics of 1 run over the kept channels alone" in printed
+    assert json.loads((tmp_path / "out" / "plan.json").read_text())["norms"]["1"][0]["kept"]
+
+
 def test_prune_recovers_on_images(weights: Path, tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     data = ["--calibrate", "sklearn:digits", "--images", "100", "--criterion", "reconstruction"]

@@ -390,6 +390,37 @@ def test_norms_without_statistics_and_layers_without_bias() -> None:
     assert list(result.model.state_dict()) == keys
 
 
+class OverChannels(nn.Module):
+    """A ConvNeXt block, whose norm runs over channels, behind a stem with a group norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.group_norm = nn.Conv2d(3, 16, 3, padding=1), nn.GroupNorm(2, 16)
+        self.depthwise, self.norm = nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.LayerNorm(16)
+        self.up, self.down = nn.Linear(16, 32), nn.Linear(32, 16)
+        self.last = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.group_norm(self.stem(x)).relu()
+        inner = self.norm(self.depthwise(x).movedim(1, -1))
+        return self.last(x + self.down(nn.functional.gelu(self.up(inner))).movedim(-1, 1))
+
+
+@pytest.mark.parametrize("criterion", ["fec_l1", "reconstruction"])
+def test_norms_over_the_kept_channels_are_made_good(criterion: str) -> None:
+    torch.manual_seed(0)
+    model, images = OverChannels(), torch.randn(64, 3, 8, 8)
+    calibration = images if criterion == "reconstruction" else None
+    result = fec_fast.prune(
+        model, images[:2], ratio=0.25, norms="renormalise", criterion=criterion, calibration=calibration
+    )
+    assert result.plan.changed_norms == ["group_norm", "norm"]
+    as_pruned = error(model, result.model, images)
+    done = fec_fast.compensate(model, result.model, result.plan, images, progress=False)
+    assert {"depthwise", "up", "down", "last"} <= {layer.layer for layer in done.layers}
+    assert error(model, result.model, images) < 0.7 * as_pruned
+
+
 class Branching(nn.Module):
     """Takes another branch when it was pruned, and hides a weight in a product that is no linear layer."""
 

@@ -143,6 +143,7 @@ def group_norm(tracker: LabelTracker, call: OperatorCall) -> None:
             tracker.pin_call(call, f"takes statistics over channels{why} ({REMEDY})")
             return
         tracker.sets.unite(np.repeat(labels[::size], size), labels, reason)
+        tracker.note_statistics(call, 1, labels, exact=True)
         tracker.hold(HeldSize(call.layer, held[0], groups, (labels[::size],)))
     if module.get("num_channels") == channels:
         tracker.hold(HeldSize(call.layer, "num_channels", channels, (labels,)))

@@ -162,7 +162,7 @@ def test_group_norms_lose_whole_groups_or_as_many_channels_of_each(
         else:
             expected = over_kept(reference, kept, images.double(), lambda x: grouped(x, groups, reference.norm.eps))
     assert relative_difference(expected, pruned) < 1e-9
-    assert bool(result.plan.norms) == (not whole and left < size)
+    assert bool(result.plan.changed_norms) == (not whole and left < size)
 
 
 def grouped(x: Tensor, groups: int, eps: float) -> Tensor:
