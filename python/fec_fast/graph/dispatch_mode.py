@@ -16,7 +16,7 @@ from ..utils.running_module import RunningModule
 from .activation_memory import AllocationTracker
 from .label_tracker import LabelTracker
 from .labels import LabelMap
-from .operator_call import OperatorCall, plain_name
+from .operator_call import OperatorCall
 from .parameter_guard import ParameterGuard
 from .rules.lookup import rule_of
 
@@ -91,7 +91,7 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         same_elements = func is torch.ops.aten.as_strided_.default and _shows_the_same_elements(*args)
         written = self.guard.before(func, args, kwargs)
         result = self.evaluate(func, args, kwargs)
-        layer, repetition = self.running.name, self.running.count(plain_name(func))
+        layer, repetition = self.running.name, self.running.count(func)
         call = OperatorCall(func, args, kwargs, result, len(self.operators), layer, repetition)
         self.operators.append(TracedOperator(func, self.tracker.known_label_maps(call.operands)))
         rule, weight_use = rule_of(func), None

@@ -291,7 +291,7 @@ class LabelTracker:
             exact: See :class:`fec_fast.graph.channel_statistics.ChannelStatistics`.
         """
         own_dim = dim - call.args[0].dim()
-        found = ChannelStatistics(call.layer, call.name, call.repetition, own_dim, labels, exact)
+        found = ChannelStatistics(call.layer, str(call.operator), call.repetition, own_dim, labels, exact)
         key = found.layer, found.operator, found.number
         known = self.statistics.setdefault(key, found)
         reason = f"{call.layer or 'the model'} normalises different channels with the same code"

@@ -22,8 +22,7 @@ class OperatorCall:
         results: The tensors that it returned, in order.
         number: Its position among the operators of the run.
         layer: The module in whose code it ran.
-        repetition: How often that module has called the operator, or another overload, before, in the same call of its
-            ``forward``.
+        repetition: How often that module has called the operator before, in the same call of its ``forward``.
     """
 
     __slots__ = ("args", "kwargs", "layer", "number", "operands", "operator", "repetition", "result", "results")
@@ -57,7 +56,7 @@ class OperatorCall:
     @property
     def name(self) -> str:
         """The operator's name, the same for all overloads: ``"add"``, or ``"torchvision::roi_align"`` if not ATen's."""
-        return plain_name(self.operator)
+        return operator_name(self.operator).removeprefix("aten::")
 
     def argument(self, name: str) -> Any:
         """The value of an argument, positional or not, its default included.
@@ -74,11 +73,6 @@ class OperatorCall:
                     return self.args[position]
                 return self.kwargs.get(name, declared.default_value)
         return None
-
-
-def plain_name(operator: Any) -> str:
-    """The name of an operator without its overload, and without ATen's namespace."""
-    return operator_name(operator).removeprefix("aten::")
 
 
 def _tensors(values: Iterable[Any]) -> list[Tensor]:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..utils.compat import operator_name
 from ..utils.running_module import RunningModule
 
 
@@ -46,20 +45,20 @@ class KeptStatistics:
         Returns:
             Its result. A norm's is zero at removed channels.
         """
-        name = operator_name(func).removeprefix("aten::")
+        name = str(func)
         if name not in self._operators:
             return func(*args, **kwargs)
-        place = self._places.get((self.running.name, name, self.running.count(name)))
+        place = self._places.get((self.running.name, name, self.running.count(func)))
         if place is None or place[1][-1] >= args[0].shape[place[0]]:
             return func(*args, **kwargs)
         dim, kept = place[0], torch.tensor(place[1], device=args[0].device)
         source, others = args[0], list(args[1:])
-        if name == "native_layer_norm":
+        if func is torch.ops.aten.native_layer_norm.default:
             shape = list(others[0])
             shape[dim] = len(kept)
             scales = [None if scale is None else scale.index_select(dim, kept) for scale in others[1:3]]
             results = func(source.index_select(dim, kept), shape, *scales, *others[3:], **kwargs)
-        elif name == "native_group_norm":
+        elif func is torch.ops.aten.native_group_norm.default:
             scales = [None if scale is None else scale.index_select(0, kept) for scale in others[:2]]
             size = others[3] // others[5]
             groups = {index // size for index in place[1]}  # an earlier round may have removed whole groups

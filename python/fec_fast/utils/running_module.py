@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import nn
 from torch.nn.modules import module as hooks
 
 
 class RunningModule:
-    """Follows the calls of modules on one thread."""
+    """Follows the calls of modules on one thread.
+
+    Attributes:
+        name: The innermost module whose ``forward`` is being run; the model itself is ``""``.
+    """
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         """Starts outside of any call.
@@ -21,26 +25,22 @@ class RunningModule:
             modules: The modules of the model by name.
         """
         self._names = {id(module): name for name, module in modules.items()}
-        # The modules whose forward is being run, by name, the innermost last; and which operators each has called.
-        self._stack = [("", Counter[str]())]
+        self.name = ""
+        self._calls: dict[Any, int] = {}  # how often it has called each operator
+        self._stack: list[tuple[str, dict[Any, int]]] = []  # the same of the modules outside, the innermost last
 
-    @property
-    def name(self) -> str:
-        """The innermost module whose ``forward`` is being run; the model itself is ``""``."""
-        return self._stack[-1][0]
-
-    def count(self, operator: str) -> int:
+    def count(self, operator: Any) -> int:
         """Counts a call of an operator.
 
         Args:
-            operator: Its name.
+            operator: The operator.
 
         Returns:
             How often the running module has called it before, in this call of its ``forward``.
         """
-        counter = self._stack[-1][1]
-        counter[operator] += 1
-        return counter[operator] - 1
+        number = self._calls.get(operator, 0)
+        self._calls[operator] = number + 1
+        return number
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -49,11 +49,12 @@ class RunningModule:
 
         def enter(module: nn.Module, _: object) -> None:
             if threading.get_ident() == thread:
-                self._stack.append((self._names.get(id(module), self.name), Counter()))
+                self._stack.append((self.name, self._calls))
+                self.name, self._calls = self._names.get(id(module), self.name), {}
 
         def leave(module: nn.Module, _inputs: object, _outputs: object) -> None:
             if threading.get_ident() == thread:
-                self._stack.pop()
+                self.name, self._calls = self._stack.pop()
 
         handles = [
             hooks.register_module_forward_pre_hook(enter),
@@ -64,4 +65,4 @@ class RunningModule:
         finally:
             for handle in handles:
                 handle.remove()
-            self._stack = [("", Counter())]
+            self.name, self._calls, self._stack = "", {}, []

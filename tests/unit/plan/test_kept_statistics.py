@@ -54,10 +54,10 @@ def test_the_plan_lists_every_norm_and_rebuilds_the_network(tmp_path: Path) -> N
     assert plan == result.plan
     places = {(module, record["operator"], record["number"]) for module, rows in plan.norms.items() for record in rows}
     assert places == {
-        ("group", "native_group_norm", 0),
-        ("layer", "native_layer_norm", 0),
-        ("", "mean", 0),
-        ("", "std", 0),
+        ("group", "aten.native_group_norm.default", 0),
+        ("layer", "aten.native_layer_norm.default", 0),
+        ("", "aten.mean.dim", 0),
+        ("", "aten.std.correction", 0),
     }
     assert plan.changed_norms == ["group", "layer", "the model itself"]
     assert plan.sizes == {
