@@ -156,7 +156,8 @@ class LayerFits:
             if tensor.dim() > 1 and first_name not in self._mode.seen:
                 layer, kind, remedy = computation_of(self._original.modules, name)
                 why = "no convolution or linear operation was seen that uses its weight as it is"
-                if layer in self._original.modules and "weight" not in weight_parts(self._original.modules[layer]):
+                parts = weight_parts(self._original.modules[layer])
+                if parts and "weight" not in parts:
                     why = f"its weight is computed, by {kind}: {remedy}"
                 self.left[layer or name] = why
         return batches
