@@ -19,6 +19,7 @@ from .labels import LabelMap
 from .operator_call import OperatorCall
 from .parameter_guard import ParameterGuard
 from .rules.lookup import rule_of
+from .rules.weights import label_weights
 
 Evaluate = Callable[[Any, Any, Any], Any]
 
@@ -90,13 +91,15 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # Looked up before the call, which overwrites the old strides.
         same_elements = func is torch.ops.aten.as_strided_.default and _shows_the_same_elements(*args)
         written = self.guard.before(func, args, kwargs)
-        result = self.evaluate(func, args, kwargs)
+        # A weight is computed also where results are not, as its values are scored.
+        is_weight = rule_of(func).shape is not None and self._computes_weight(args)
+        result = func(*args, **kwargs) if is_weight else self.evaluate(func, args, kwargs)
         layer, repetition = self.running.name, self.running.count(func)
         call = OperatorCall(func, args, kwargs, result, len(self.operators), layer, repetition)
         self.operators.append(TracedOperator(func, self.tracker.known_label_maps(call.operands)))
         rule, weight_use = rule_of(func), None
         if call.operands and not same_elements:  # an operator without operands makes a new tensor, without labels
-            weight_use = rule.labels(self.tracker, call)
+            weight_use = None if label_weights(self.tracker, call) else rule.labels(self.tracker, call)
         for tensor in written:
             self.tracker.note_write(tensor)
         if not written:
@@ -106,8 +109,12 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             weight = None if weight_use is None else weight_use.weight
             self.costs.append(OperatorCost(layer, rule.macs(call), weight))
         if self.allocations is not None:
-            self.allocations.record(call.results, call.operands, self.tracker.labels_of)
+            self.allocations.record(call.results, call.operands, self.tracker.extent_of)
         return call.result
+
+    def _computes_weight(self, args: Any) -> bool:
+        tensors = [value for value in args if isinstance(value, Tensor)]
+        return bool(tensors) and all(self.tracker.is_from_parameters(tensor) for tensor in tensors)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:

@@ -13,9 +13,9 @@ from ..utils.errors import LayerError, nearest
 from .channel_statistics import REMEDY
 from .cuts import CountKept
 from .label_sets import LabelPartition, Pin
-from .label_tracker import WeightUse
 from .labels import FIXED
 from .trace import Trace
+from .weight_labels import WeightUse
 
 
 @dataclass(frozen=True, eq=False)

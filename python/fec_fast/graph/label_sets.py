@@ -177,6 +177,17 @@ class LabelSets:
         self._reason_numbers[labels] = self._reason_numbers[roots]
         return bool(len(newly_pinned))
 
+    def any_pinned(self, labels: np.ndarray) -> bool:
+        """Whether some of several labels may not be removed.
+
+        Args:
+            labels: Labels; ``FIXED`` is one of those.
+        """
+        if (labels == FIXED).any():
+            return True
+        self._settle()
+        return bool((self._reason_numbers[self._roots_of(labels[labels > FIXED])] != _NO_REASON).any())
+
     def partition(self) -> LabelPartition:
         """The sets as they are now.
 

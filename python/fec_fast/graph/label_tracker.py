@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..utils.code_lines import line_of_model_code
 from ..utils.compat import storage_id
+from ..utils.computed_weights import computation_of
 from ..utils.forward import call_model, tensors_in
 from ..utils.model_index import ModelIndex
 from .channel_statistics import ChannelStatistics
@@ -20,47 +20,7 @@ from .held_sizes import HeldSize
 from .label_sets import LabelSets
 from .labels import FIXED, FREE, LabelMap, free_as_fixed
 from .operator_call import OperatorCall
-
-
-@dataclass(slots=True)
-class ParameterView:
-    """A parameter or buffer of the model, or a permuted view of one.
-
-    Attributes:
-        name: Its first name in the model.
-        tensor: The parameter or buffer itself.
-        axes: For each dimension of the view, the axis of ``tensor`` it shows.
-    """
-
-    name: str
-    tensor: Tensor
-    axes: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class WeightUse:
-    """A convolution or linear operation with a weight of the model.
-
-    Attributes:
-        layer: The module that owns the weight.
-        weight: The name of the weight.
-        out_axis: The weight axis of the filters.
-        in_axis: The weight axis of the channels they read.
-        groups: The groups of the convolution; 1 for a linear operation.
-        whole_groups: Whether whole groups are removed (and ``groups`` shrinks) instead of the same channels of every
-            group.
-        inputs: The label of each input channel, int64.
-        outputs: The label of each output channel, int64.
-    """
-
-    layer: str
-    weight: str
-    out_axis: int
-    in_axis: int
-    groups: int
-    whole_groups: bool
-    inputs: np.ndarray
-    outputs: np.ndarray
+from .weight_labels import ComputedWeights, ParameterView, WeightLabels, WeightUse, reason_of
 
 
 class LabelTracker:
@@ -79,6 +39,7 @@ class LabelTracker:
         cuts: The operators that divide channels, or shape a tensor with channels, in order; rules add to them.
         sizes: Attributes that are known to hold numbers of channels, by module and name; rules add to them.
         statistics: Statistics over channels that may go, by their places in the model's code.
+        weights: The tensors that are computed from parameters alone.
         zero_probes: For calls of element-wise operators, whether they keep zeros; kept for the rule in
             :mod:`fec_fast.graph.rules.elementwise`.
     """
@@ -95,6 +56,7 @@ class LabelTracker:
         self.weight_uses: dict[str, WeightUse] = {}
         self.notes: dict[str, None] = {}
         self.modules = index.modules
+        self.weights = ComputedWeights()
         self.cuts: list[Cut] = []
         self.sizes: dict[tuple[str, str], HeldSize] = {}
         self.statistics: dict[tuple[str, str, int], ChannelStatistics] = {}
@@ -109,8 +71,11 @@ class LabelTracker:
         self._label_maps: dict[int, tuple[weakref.ref[Tensor], LabelMap, bool]] = {}
         self._written: set[int] = set()  # storages that were written to with what is not zero when masked
         self._map_dims: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self._trained: set[str] = set()
         for identity, name in index.first_names.items():
             tensor = index.tensors[name]
+            if isinstance(tensor, nn.Parameter):
+                self._trained.add(name)
             self._parameters[identity] = ParameterView(name, tensor, tuple(range(tensor.dim())))
 
     # Parameters -----------------------------------------------------------------------------------------------------
@@ -162,6 +127,44 @@ class LabelTracker:
         else:
             self.axes[key] = np.full(view.tensor.shape[axis], FIXED)
 
+    # Computed weights -----------------------------------------------------------------------------------------------
+    def is_from_parameters(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a parameter or buffer, or was computed from some alone."""
+        return self.parameter_view(tensor) is not None or self.weights.get(tensor) is not None
+
+    def weight_labels(self, tensor: Tensor) -> WeightLabels | None:
+        """The labels of a parameter on all its axes, or of what was computed from parameters alone; else ``None``."""
+        found = self.weights.get(tensor)
+        view = self.parameter_view(tensor) if found is None else None
+        if view is None:
+            return found
+        axes = [self.axis_labels(view, axis) if view.tensor.shape[axis] > 1 else None for axis in view.axes]
+        return WeightLabels(tuple(axes), (True,) * len(axes), view.name, view.axes)
+
+    def set_weight_labels(self, tensor: Tensor, labels: WeightLabels) -> None:
+        """Stores the labels of a tensor that was computed from parameters alone."""
+        if self.parameter_view(tensor) is not None:
+            return
+        dims = labels.labelled
+        if len(dims) <= 1:
+            shape = tuple(tensor.shape)
+            vector = labels.axes[dims[0]] if dims else None
+            label_map = _without_channels(tensor) if vector is None else LabelMap.varying(vector, dims[0], shape)
+            self.set_label_map(tensor, label_map, False)
+        self.weights.set(tensor, labels)
+
+    def is_trained(self, name: str) -> bool:
+        """Whether a name is that of a parameter, and not of a buffer."""
+        return name in self._trained
+
+    def pin_weight(self, labels: WeightLabels, dims: Iterable[int]) -> None:
+        """Forbids the narrowing of a weight along dimensions that an operator takes together."""
+        vectors = [vector for dim in dims if (vector := labels.axes[dim]) is not None]
+        if vectors:
+            reason = reason_of(computation_of(self.modules, labels.source))
+            for vector in vectors:
+                self.sets.pin(vector, reason)
+
     # Tensors --------------------------------------------------------------------------------------------------------
     def label_map(self, tensor: Tensor) -> tuple[LabelMap, bool]:
         """The labels of a tensor, and whether it is zero when masked.
@@ -180,13 +183,23 @@ class LabelTracker:
             dim = long_dims[0] if len(long_dims) == 1 else self._map_dim(tensor)
             if dim is not None:
                 return LabelMap.varying(self.axis_labels(view, view.axes[dim]), dim, tensor.shape), False
+            reason = "its weight is used by an operator other than a convolution or linear one"
             for axis in range(view.tensor.dim()):
-                self.pin_axis(view, axis, "its weight is used by an operator other than a convolution or linear one")
+                self.pin_axis(view, axis, reason)
+        weight = self.weights.get(tensor) if view is None else None
+        if weight is not None:  # it has several axes with labels
+            dim = self._map_dim(tensor)
+            labels = None if dim is None else weight.axes[dim]
+            if labels is not None:
+                return LabelMap.varying(labels, dim or 0, tensor.shape), False
+            self.pin_weight(weight, weight.labelled)
         return _without_channels(tensor), False
 
     def is_learned_map(self, tensor: Tensor) -> bool:
         """Whether a tensor is a parameter or buffer with several axes longer than 1 that has no labels as a map."""
         is_parameter = self.parameter_view(tensor) is not None
+        if not is_parameter and (weight := self.weights.get(tensor)) is not None:
+            return len(weight.labelled) > 1 and self._map_dim(tensor) is None
         return is_parameter and sum(size > 1 for size in tensor.shape) > 1 and self._map_dim(tensor) is None
 
     def set_map_dim(self, tensor: Tensor, dim: int) -> None:
@@ -196,12 +209,18 @@ class LabelTracker:
             tensor: See :meth:`is_learned_map`.
             dim: The dimension along which it meets channels. Where it has none, or one of size 1, nothing is done.
         """
-        view = self.parameter_view(tensor)
-        if view is None or dim < 0 or tensor.shape[dim] == 1:
+        if dim < 0 or tensor.shape[dim] == 1:
             return
-        for axis in range(view.tensor.dim()):
-            if axis != view.axes[dim]:
-                self.pin_axis(view, axis, "it is no axis of channels of a map that is added or multiplied")
+        view, weight = self.parameter_view(tensor), self.weights.get(tensor)
+        reason = "it is no axis of channels of a map that is added or multiplied"
+        if view is not None:
+            for axis in range(view.tensor.dim()):
+                if axis != view.axes[dim]:
+                    self.pin_axis(view, axis, reason)
+        elif weight is not None:
+            for other, labels in enumerate(weight.axes):
+                if other != dim and labels is not None:
+                    self.sets.pin(labels, reason)
         self._map_dims[id(tensor)] = weakref.ref(tensor), dim
 
     def _map_dim(self, tensor: Tensor) -> int | None:
@@ -212,6 +231,13 @@ class LabelTracker:
         """The labels of a tensor, see :meth:`label_map`."""
         return self.label_map(tensor)[0]
 
+    def extent_of(self, tensor: Tensor) -> LabelMap:
+        """The labels that the size of a result depends on; that of a computed weight is taken to be constant."""
+        weight = self.weights.get(tensor)
+        if weight is not None and len(weight.labelled) > 1:
+            return LabelMap.constant(FIXED, tensor.shape)
+        return self.labels_of(tensor)
+
     def known_label_maps(self, tensors: Sequence[Tensor]) -> tuple[LabelMap, ...]:
         """The labels of those tensors that an operator of the run made; nothing is pinned."""
         entries = [(tensor, self._label_maps.get(id(tensor))) for tensor in tensors]
@@ -220,6 +246,7 @@ class LabelTracker:
     def set_label_map(self, tensor: Any, label_map: LabelMap, zero_when_masked: bool) -> None:
         """Stores the labels of an operator's result; what is not a tensor is skipped."""
         if isinstance(tensor, Tensor):
+            self.weights.forget(tensor)
             self._label_maps[id(tensor)] = weakref.ref(tensor), label_map, zero_when_masked
 
     def note_write(self, tensor: Tensor) -> None:
@@ -242,6 +269,7 @@ class LabelTracker:
         """The tensors that operators of the run made, or views of parameters, that something still refers to."""
         references = [entry[0] for entry in self._label_maps.values()] + [entry[0] for entry in self._views.values()]
         yield from (tensor for reference in references if (tensor := reference()) is not None)
+        yield from self.weights.alive()
 
     def label_results(self, call: OperatorCall, labels: np.ndarray, dim: int | None, zero_when_masked: bool) -> None:
         """Gives every result of a call the labels along ``dim``; with ``dim=None`` the one label everywhere."""

@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..utils.compat import ConvolutionBase, storage_id
+from ..utils.computed_weights import computed_attributes, weight_parts
 from ..utils.errors import InputError
 from ..utils.forward import call_model, copied_inputs, plain_operators, restored_parameters, undisturbed
 from ..utils.model_index import ModelIndex
@@ -24,8 +25,9 @@ from .cuts import Cut
 from .dispatch_mode import OperatorCost, TracedOperator, TracingMode
 from .held_sizes import HeldSize
 from .label_sets import LabelPartition, Pin
-from .label_tracker import LabelTracker, WeightUse
+from .label_tracker import LabelTracker
 from .shape_only import ValueAccess, block_value_access, call_shape_only, call_with_values
+from .weight_labels import WeightUse
 
 OUTPUTS = "its channels are outputs of the model"
 
@@ -116,6 +118,7 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
     for name, module in index.modules.items():
         if isinstance(module, nn.MultiheadAttention) and (f"{name}.in_proj_weight", 0) not in tracker.axes:
             tracker.notes[f"{name}: attention was not traced and keeps its width"] = None
+    tracker.notes.update(dict.fromkeys(tracker.weights.notes()))
     unreached = _unreached(index, tracker)
     heads = _pins_for_heads(index, tracker, unreached)
     tracker.notes.update(dict.fromkeys(pin.note for pin in heads))
@@ -267,10 +270,13 @@ def _pin_outliving(tracker: LabelTracker, returned: Sequence[Tensor]) -> bool:
     Returns:
         Whether there was any besides the memory that the model returned.
     """
+    # What a hook of torch has left in an attribute is computed anew in every run: it is no output.
+    modules = tracker.modules.values()
+    hooked = {id(tensor) for module in modules for tensor in computed_attributes(module).values()}
     memory = {storage_id(tensor) for tensor in returned}
     if any(storage_id(tensor) not in memory for tensor in tracker.outliving()):
         gc.collect()  # only a cycle of references may hold it
-    tensors = list(tracker.outliving())
+    tensors = [tensor for tensor in tracker.outliving() if id(tensor) not in hooked]
     tracker.pin(tensors, "its channels outlive the run: an attribute, a hook or a closure refers to them")
     return any(storage_id(tensor) not in memory for tensor in tensors)
 
@@ -281,7 +287,7 @@ def _unreached(index: ModelIndex, tracker: LabelTracker) -> tuple[str, ...]:
     unreached = []
     for name, module in index.modules.items():
         if isinstance(module, nn.Linear | ConvolutionBase):
-            view = tracker.parameter_view(getattr(module, "weight", None))
-            if view is not None and view.name not in reached:
+            parts = [index.first_names[id(tensor)] for tensor in weight_parts(module).values()]
+            if parts and not reached.intersection(parts):
                 unreached.append(name)
     return tuple(unreached)

@@ -9,6 +9,7 @@ from torch import nn
 from ..utils.compat import ConvolutionBase
 from ..utils.model_index import ModelIndex
 from .plan import Plan
+from .shapes import weight_name
 
 # Tensor cores and the vector units of CPUs process channels eight at a time. Other widths are padded to a multiple of
 # eight, or run in a slower kernel.
@@ -43,7 +44,9 @@ def _widths(module: nn.Module, name: str, plan: Plan) -> Iterator[tuple[str, int
     """Yields each width of a convolution or linear layer: what it counts, before pruning, and after."""
     if not isinstance(module, nn.Linear | ConvolutionBase):
         return  # a batch norm is as wide as the layers that it is coupled to
-    weight = f"{name}.weight" if name else "weight"
+    weight = weight_name(name, plan.shapes)
+    if weight is None:
+        return
     old, new = plan.shapes[weight], plan.new_shapes[weight]
     groups = getattr(module, "groups", 1)
     transposed = getattr(module, "transposed", False)

@@ -17,6 +17,7 @@ from .kept_statistics import KeptStatistics
 from .plan import Plan, check_plan
 from .proof_run import Run, kept_filters, run_network
 from .proof_values import NetworkPair, check_values, drawn_inputs
+from .shapes import weight_name
 
 EXACT_TOLERANCE, TOLERANCE = 1e-9, 1e-5  # in float64, and where something is computed in float32
 _DRAWS = 3  # at most, until every channel that is read was not zero somewhere
@@ -142,12 +143,13 @@ def _first_run(
     """Runs both networks with their own weights, in float64 if they can be run so.
 
     Removed channels are zero in every parameter. Where a model divides by such a parameter, or takes its logarithm, the
-    result is no number; then scales keep their values. The pruned network does not depend on them.
+    result is no number; then scales keep their values, or matrices that are divided by their norm. The pruned network
+    does not depend on them.
     """
     error: Exception | None = None
     for double in (True, False):
-        for zero_scales in (True, False):
-            comparison = _Comparison(index, pruned, plan, tolerance, double=double, zero_scales=zero_scales)
+        for left in ("", "scales", "matrices"):
+            comparison = _Comparison(index, pruned, plan, tolerance, double=double, left=left)
             try:
                 comparison.run_own(example_inputs)
                 return comparison
@@ -175,9 +177,9 @@ class _Comparison:
         tolerance: float | None,
         *,
         double: bool,
-        zero_scales: bool,
+        left: str,
     ) -> None:
-        self._pair = NetworkPair(index, pruned, plan, double=double, zero_scales=zero_scales)
+        self._pair = NetworkPair(index, pruned, plan, double=double, left=left)
         self._layers = kept_filters(index.modules, plan)
         self._modules, self._plan, self._double, self._asked = index.modules, plan, double, tolerance
         self._read: dict[str, Tensor] = {}
@@ -224,7 +226,7 @@ class _Comparison:
 
     def _reads_fewer(self, layer: str) -> bool:
         axis = "0" if getattr(self._modules[layer], "transposed", False) else "1"
-        return axis in self._plan.keep.get(f"{layer}.weight" if layer else "weight", {})
+        return axis in self._plan.keep.get(weight_name(layer, self._plan.keep) or "", {})
 
     def proof(self) -> Proof:
         """What was compared."""

@@ -27,6 +27,7 @@ from ..utils.outputs import named_tensors_in, tensors_on_modules
 from ..utils.random_state import restored_randomness, seed_all
 from .kept_statistics import KeptStatistics
 from .plan import Plan
+from .shapes import weight_name
 
 _SPATIAL_DIMS = {nn.InstanceNorm1d: 1, nn.InstanceNorm2d: 2, nn.InstanceNorm3d: 3}  # they may be called without a batch
 
@@ -110,11 +111,15 @@ def kept_filters(modules: Mapping[str, nn.Module], plan: Plan) -> dict[str, list
     layers: dict[str, list[int] | None] = {}
     for name, module in modules.items():
         prefix = f"{name}." if name else ""
-        keep = [plan.keep[prefix + own] for own in ("weight", "bias", "running_mean") if prefix + own in plan.keep]
+        weight = weight_name(name, plan.keep)
+        narrowed = [weight, *(f"{prefix}{own}" for own in ("bias", "running_mean"))]
+        keep = [plan.keep[each] for each in narrowed if each in plan.keep]
+        if isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward:
+            continue  # where its channels lie is not known
         if isinstance(module, NormBase) and keep:
             layers[name] = keep[0].get("0")
         elif isinstance(module, ConvolutionBase | nn.Linear) and (keep or name in plan.pinned):
-            axes = plan.keep.get(f"{prefix}weight", {})
+            axes = plan.keep.get(weight or "", {})
             if not getattr(module, "transposed", False):
                 layers[name] = axes.get("0")
             elif module.groups == 1:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.compat import ConvolutionBase, NormBase
+from ..utils.computed_weights import memo_of_computed
 from ..utils.errors import EquivalenceError
 from ..utils.forward import map_tensors
 from ..utils.model_index import ModelIndex
@@ -70,7 +71,7 @@ class NetworkPair:
         small: The index of the copy of the pruned network.
     """
 
-    def __init__(self, index: ModelIndex, pruned: ModelIndex, plan: Plan, *, double: bool, zero_scales: bool) -> None:
+    def __init__(self, index: ModelIndex, pruned: ModelIndex, plan: Plan, *, double: bool, left: str = "") -> None:
         """Copies both.
 
         Args:
@@ -78,14 +79,18 @@ class NetworkPair:
             pruned: The index of the model after pruning.
             plan: The plan.
             double: Whether the copies compute in float64.
-            zero_scales: Whether parameters other than those of convolutions, linear layers, batch and instance norms
-                are zero at removed channels. A model that divides by them is compared with the values that they have.
+            left: Which parameters keep their values at removed channels: ``"scales"``, with one axis longer than 1, or
+                ``"matrices"``, with several; never those of convolutions, linear layers, batch and instance norms. A
+                model that divides by them is compared with the values that they have.
         """
         with torch.no_grad():  # or the parameters of a scripted module would be results of a copy
-            copies = copy.deepcopy(index.model), copy.deepcopy(pruned.model)
+            copies = [copy.deepcopy(each.model, memo_of_computed(each)) for each in (index, pruned)]
         self.full, self.small = (ModelIndex.of(copied.double() if double else copied) for copied in copies)
-        self._plan, self._zero_scales = plan, zero_scales
+        self._plan, self._left = plan, left
         self._index = index
+        self._narrowed_in: dict[str, list[str]] = {}  # by module
+        for name in plan.keep:
+            self._narrowed_in.setdefault(name.rpartition(".")[0], []).append(name)
         self._uniform: dict[torch.dtype, Tensor] = {}
         self._normal: dict[torch.dtype, Tensor] = {}
         self._start = 0
@@ -160,8 +165,27 @@ class NetworkPair:
 
     def _is_left(self, name: str, value: Tensor) -> bool:
         """Whether a tensor keeps its values at removed channels."""
+        if self._is_direction(name, value):
+            return True
         known = isinstance(self._owner(name)[0], ConvolutionBase | nn.Linear | NormBase)
-        return not (self._zero_scales or known) and sum(size > 1 for size in value.shape) < 2
+        kind = "scales" if sum(size > 1 for size in value.shape) < 2 else "matrices"
+        return kind == self._left and not known
+
+    def _is_direction(self, name: str, value: Tensor) -> bool:
+        """Whether a tensor is scaled by another one for each filter, which is masked (weight norm).
+
+        Such a tensor is divided by its norm, which would be zero for a masked filter.
+        """
+        axes = self._plan.keep.get(name, {})
+        if value.dim() < 2 or len(axes) != 1:
+            return False
+        (axis,) = axes
+        scale = [size if dim == int(axis) else 1 for dim, size in enumerate(value.shape)]
+        prefix = name.rpartition(".")[0]
+        return scale != list(value.shape) and any(
+            self._plan.shapes[other] == scale and self._plan.keep[other] == axes
+            for other in self._narrowed_in.get(prefix, ())
+        )
 
 
 def masked(name: str, tensor: Tensor, axes: Mapping[str, list[int]]) -> Tensor:

@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from ..utils.model_index import ModelIndex
+
+# The tensors that have the shape of a layer's weight: the weight itself, or what torch's tools compute it from.
+_WEIGHTS = (
+    *("weight", "weight_orig", "weight_v", "parametrizations.weight.original"),
+    *("parametrizations.weight.original1", "parametrizations.weight.original0"),
+)
+
+
+def weight_name(layer: str, names: Container[str]) -> str | None:
+    """The tensor that has the shape of a layer's weight, also where the weight is computed from others.
+
+    Args:
+        layer: The name of the layer.
+        names: The names of some tensors.
+
+    Returns:
+        The first of the names that it may have; ``None`` if there is none of them.
+    """
+    prefix = f"{layer}." if layer else ""
+    return next((prefix + own for own in _WEIGHTS if prefix + own in names), None)
 
 
 def fingerprint(index: ModelIndex) -> str:

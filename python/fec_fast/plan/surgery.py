@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..utils.computed_weights import computed_attributes, memo_of_computed, recompute
 from ..utils.model_index import ModelIndex
 from ..utils.modules import named_tensors, unwrap_for_surgery
 from ..utils.number_attributes import in_type_of
@@ -67,6 +68,10 @@ def prune_in_place(index: ModelIndex, plan: Plan) -> None:
             for attribute, values in attributes.items():
                 undo.append(_restore_attribute(index.modules[name], attribute))
                 _set_size(index.modules[name], attribute, values["after"])
+        for module in index.modules.values():
+            undo += [_restore_attribute(module, attribute) for attribute in computed_attributes(module)]
+        with torch.no_grad():
+            recompute(index.modules.values())
         for tensor, data, _ in pruned.values():
             _reset_gradient_accumulator(tensor, data)
     except BaseException:
@@ -105,6 +110,7 @@ def pruned_copy(index: ModelIndex, plan: Plan) -> nn.Module:
         else:  # a subclass, or a tensor with attributes: deepcopy knows how to copy it, and the copy is pruned
             special[name] = axes
     with torch.no_grad():  # or the parameters of a scripted module would be results of a copy
+        memo.update(memo_of_computed(index))
         copied = _deepcopy_model(index, memo)
     if special:
         tensors = named_tensors(copied)
@@ -118,6 +124,8 @@ def pruned_copy(index: ModelIndex, plan: Plan) -> nn.Module:
     for name, sizes in plan.sizes.items():
         for attribute, values in sizes.items():
             _set_size(copied.get_submodule(name), attribute, values["after"])
+    with torch.no_grad():
+        recompute(copied.modules())
     return copied
 
 

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..utils.errors import PlanError
-from .shapes import pruned_shapes
+from .shapes import pruned_shapes, weight_name
 
-ATTRIBUTES = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features")
+ATTRIBUTES = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "input_size")
+_RECURRENT = "weight_ih_l0"  # of an LSTM, GRU or RNN: what its first layer reads
 _NORM_ENTRIES = {"operator", "number", "dim", "kept", "exact"}
 _SET_ENTRIES = {"name", "round", "layers", "units", "removed", "scores", "filters"}
 
@@ -117,7 +118,8 @@ def _check_attributes(plan: Mapping[str, Any]) -> None:
     """Checks that the attributes of each module match the shape that its weight has after pruning."""
     new_shapes = pruned_shapes(plan["shapes"], plan["keep"])
     for module, values in plan["attributes"].items():
-        weight_shape = new_shapes.get(f"{module}.weight" if module else "weight")
+        weight = weight_name(module, new_shapes) or (f"{module}.{_RECURRENT}" if module else _RECURRENT)
+        weight_shape = new_shapes.get(weight)
         for attribute, value in values.items():
             if attribute not in ATTRIBUTES or type(value) is not int or value < 1:
                 raise PlanError(f"{module}: {attribute}={value!r} is not an attribute a plan may set")
@@ -126,7 +128,9 @@ def _check_attributes(plan: Mapping[str, Any]) -> None:
         groups = values.get("groups", 1)
         outputs = values.get("out_channels", values.get("out_features", values.get("num_features")))
         inputs = values.get("in_channels", values.get("in_features"))
-        if len(weight_shape) == 1 or inputs is None or outputs is None:
+        if "input_size" in values:
+            matches = values["input_size"] == weight_shape[1]
+        elif len(weight_shape) == 1 or inputs is None or outputs is None:
             matches = outputs == weight_shape[0]
         else:
             # A transposed convolution has its input channels on axis 0. The plan does not say which kind a layer is.
@@ -217,9 +221,9 @@ def _check_removed_filters(plan: Mapping[str, Any], layer: str, width: int, remo
     outputs = values.get("out_channels", values.get("out_features", left))
     if outputs != left:
         raise PlanError(f"{layer}: its sets leave {left} of {width} filters, its attributes say {outputs}")
-    weight = f"{layer}.weight" if layer else "weight"
+    weight = weight_name(layer, plan["shapes"])
     # In a grouped transposed convolution, a filter is not one index of an axis.
-    if weight not in plan["shapes"] or values.get("groups", 1) > 1:
+    if weight is None or values.get("groups", 1) > 1:
         return
     kept = [index for index in range(width) if index not in removed]
     # Axis 0 holds the filters, in a transposed convolution axis 1; in a square weight either may be the one.

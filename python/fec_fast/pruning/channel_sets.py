@@ -155,6 +155,6 @@ def _pinned(index: ModelIndex, trace: Trace, coupling: Coupling) -> tuple[Pinned
             pinned.append(Pinned(use.layer, len(use.outputs), kept, reasons[use.layer]))
     for layer in trace.unreached:
         module = index.modules[layer]
-        width = getattr(module, "out_channels", None) or index.tensors[f"{layer}.weight"].shape[0]
+        width = getattr(module, "out_channels", None) or int(module.out_features)  # type: ignore[arg-type]
         pinned.append(Pinned(layer, width, width, reasons[layer]))
     return tuple(pinned)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
 from ..graph.groups import CoupledChannels
 from ..graph.trace import Trace
 from ..utils.batches import check_labels, images_and_labels
+from ..utils.computed_weights import owner_of
 from ..utils.errors import ArgumentError, InputError
 from ..utils.forward import describe_tensors, undisturbed
 from ..utils.model_index import ModelIndex
@@ -72,20 +74,48 @@ def score_by_gradients(
     consumer_flags = (False, True) if sides == "both" else (False,)
     layer_sides = [LayerSide(use, flag) for use in trace.weight_uses.values() for flag in consumer_flags]
     units_of_sides = [roots[torch.from_numpy(side.labels.copy())] for side in layer_sides]
+    parts = [_part_of(index, trace, side) for side in layer_sides]
+    names = dict.fromkeys(name for name, _ in filter(None, parts))
     total = torch.zeros(len(roots), dtype=torch.float64)
     steps = 0
-    for gradients in _gradients(
-        index, list(trace.weight_uses), calibration, criterion, per_image=criterion == "fisher"
-    ):
+    for gradients in _gradients(index, list(names), calibration, criterion, per_image=criterion == "fisher"):
         steps += 1
         products = {name: index.tensors[name].detach() * gradient for name, gradient in gradients.items()}
-        for side, units in zip(layer_sides, units_of_sides, strict=True):
-            terms = as_filters(products[side.use.weight], side.axis, side.use.groups).flatten(1).double()
+        for side, units, part in zip(layer_sides, units_of_sides, parts, strict=True):
+            if part is None:
+                continue
+            name, axis = part
+            if side.use.values is None:
+                terms = as_filters(products[name], axis, side.use.groups).flatten(1).double()
+            else:
+                terms = products[name].movedim(axis, 0).reshape(len(units), -1).double()
             if criterion == "fisher":
                 total.index_add_(0, units, terms.square().sum(1).cpu() / 2)
             else:
                 total += torch.zeros_like(total).index_add_(0, units, terms.sum(1).cpu()).square()
     return [total[list(coupled.units)] / steps for coupled in sets]
+
+
+def _part_of(index: ModelIndex, trace: Trace, side: LayerSide) -> tuple[str, int] | None:
+    """The parameter whose products stand for a side, and the axis of its filters or slices.
+
+    That is the weight. Of a computed weight it is the parameter that scales each filter (weight norm: over a filter,
+    the products of a direction with its gradient add up to zero, because its length has no effect; those of the scale
+    are the products of the weight itself), or the parameter that the weight is computed from.
+
+    Returns:
+        Its name and axis; ``None`` where no parameter of the layer has such an axis.
+    """
+    if side.use.values is None:
+        return side.use.weight, side.axis
+    roots, found = trace.partition.roots, []
+    for (name, axis), labels in trace.axes.items():
+        tensor = index.tensors[name]
+        is_part = owner_of(name) == side.use.layer and isinstance(tensor, nn.Parameter) and tensor.dim() > 1
+        if is_part and np.array_equal(roots[labels], roots[side.labels]):
+            is_scale = tensor.numel() == len(labels)
+            found.append((not is_scale, name != side.use.weight, name, axis))
+    return min(found)[2:] if found else None
 
 
 def _gradients(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from ..graph.label_tracker import WeightUse
 from ..graph.labels import FIXED
+from ..graph.weight_labels import WeightUse
 
 
 @dataclass(frozen=True)

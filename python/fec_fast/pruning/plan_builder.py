@@ -12,10 +12,10 @@ from ..graph.channel_statistics import REMEDY
 from ..graph.cuts import CountKept
 from ..graph.groups import CoupledChannels, Coupling, count_kept, kept_indices, removed_labels, widths_after
 from ..graph.held_sizes import HeldSize
-from ..graph.label_tracker import WeightUse
 from ..graph.trace import Trace
+from ..graph.weight_labels import WeightUse
 from ..plan.plan import Plan
-from ..plan.shapes import persistent_shapes, pruned_shapes, shapes_fingerprint
+from ..plan.shapes import persistent_shapes, pruned_shapes, shapes_fingerprint, weight_name
 from ..scoring.formula import Formula
 from ..utils.compat import ConvolutionBase, NormBase
 from ..utils.errors import list_some
@@ -209,19 +209,31 @@ def _new_attributes(
     """For each module whose weight is narrowed, the attributes that have its widths (``in_channels`` and so on)."""
     attributes: dict[str, dict[str, int]] = {}
     for name, module in index.modules.items():
-        weight_name = f"{name}.weight" if name else "weight"
-        if weight_name not in keep:
+        weight = weight_name(name, keep)
+        first_inputs = f"{name}.weight_ih_l0" if name else "weight_ih_l0"
+        if isinstance(module, nn.RNNBase) and "1" in keep.get(first_inputs, {}):
+            attributes[name] = {"input_size": len(keep[first_inputs]["1"])}
+        if weight is None:
             continue
-        use = trace.weight_uses.get(index.first_names[id(module.weight)])
+        use = trace.weight_uses.get(index.first_names[id(index.tensors[weight])])
         if isinstance(module, ConvolutionBase) and use is not None:
             inputs, outputs, groups = widths_after(use, is_removed)
             attributes[name] = {"in_channels": inputs, "out_channels": outputs, "groups": groups}
         elif isinstance(module, nn.Linear) and use is not None:
             inputs, outputs, _ = widths_after(use, is_removed)
             attributes[name] = {"in_features": inputs, "out_features": outputs}
+        elif use is not None and _holds_widths(module, use):  # such as a deformable convolution
+            inputs, outputs, _ = widths_after(use, is_removed)
+            attributes[name] = {"in_channels": inputs, "out_channels": outputs}
         elif isinstance(module, NormBase):
-            attributes[name] = {"num_features": len(keep[weight_name]["0"])}
+            attributes[name] = {"num_features": len(keep[weight]["0"])}
     return attributes
+
+
+def _holds_widths(module: nn.Module, use: WeightUse) -> bool:
+    """Whether a module of another class holds its widths in the attributes that convolutions have."""
+    held = vars(module).get("in_channels"), vars(module).get("out_channels")  # those of scripted modules are constants
+    return held == (len(use.inputs), len(use.outputs)) and use.groups == 1
 
 
 def _new_sizes(sizes: Sequence[HeldSize], count: CountKept) -> dict[str, dict[str, dict[str, Any]]]:

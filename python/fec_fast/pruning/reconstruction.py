@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..graph.groups import CoupledChannels
-from ..graph.label_tracker import WeightUse
 from ..graph.trace import Trace
+from ..graph.weight_labels import WeightUse
 from ..recovery.calibration import DATA_FREE, calibration_batches
 from ..recovery.data_free import copy_on_noise
 from ..recovery.elimination import LinearSystem, eliminate
@@ -91,7 +91,7 @@ def removal_errors(
         for name, use in trace.weight_uses.items()
         if not use.whole_groups and np.isin(roots[use.inputs], removable).any()
     }
-    columns = {name: _columns(use, index.tensors[name], roots, removable) for name, use in uses.items()}
+    columns = {name: _columns(use, use.weight_in(index.tensors), roots, removable) for name, use in uses.items()}
     slots = {name: of_layer for name, (of_layer, _) in columns.items()}
     if isinstance(calibration, str) and calibration == DATA_FREE:
         copied = copy_on_noise(index, example_inputs)
@@ -109,7 +109,7 @@ def removal_errors(
                 )
             readers[name] = _reader(seen[name], columns[name][1])
         else:
-            readers[name] = _blind_reader(index.tensors[name], use, roots)
+            readers[name] = _blind_reader(use.weight_in(index.tensors), use, roots)
     errors: list[Tensor] = []
     for number, coupled in enumerate(sets):
         systems = {name: _systems(coupled, reader) for name, reader in readers.items()}

@@ -113,7 +113,7 @@ def _relative_values(
     for use in trace.weight_uses.values():
         sides_of_layer = [LayerSide(use, is_consumer) for is_consumer in consumer_flags]
         for side, values in zip(
-            sides_of_layer, _apply_criterion(function, sides_of_layer, tensors[use.weight]), strict=True
+            sides_of_layer, _apply_criterion(function, sides_of_layer, use.weight_in(tensors)), strict=True
         ):
             units = UnitsOfSide.of(trace.partition.roots[side.labels])
             relative = units.mean(divide_by_mean(values).numpy())
@@ -172,7 +172,7 @@ def scoring_backend(trace: Trace, tensors: Mapping[str, Tensor]) -> ResolvedBack
     Raises:
         BackendError: The backend cannot run here.
     """
-    devices = {tensors[use.weight].device for use in trace.weight_uses.values()}
+    devices = {use.weight_in(tensors).device for use in trace.weight_uses.values()}
     return resolve("auto", devices.pop().type) if len(devices) == 1 else resolve("cpu")
 
 
@@ -212,7 +212,7 @@ def side_entropies(
     ]
     weight_sides = [
         WeightSide(
-            tensors[side.use.weight].detach(),
+            side.use.weight_in(tensors),
             side.axis,
             side.use.groups,
             UnitsOfSide.of(trace.partition.roots[side.labels]),
@@ -233,7 +233,7 @@ def _l1_norms(scored_sides: Sequence[LayerSide], tensors: Mapping[str, Tensor]) 
     norms: list[Tensor] = []
     for _, sides_of_layer in itertools.groupby(scored_sides, key=lambda side: id(side.use)):
         group = list(sides_of_layer)
-        norms += _apply_criterion(l1, group, tensors[group[0].use.weight])
+        norms += _apply_criterion(l1, group, group[0].use.weight_in(tensors))
     return norms
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..plan.plan import Plan
 from ..utils.compat import version_of
+from ..utils.computed_weights import computation_of, memo_of_computed, weight_parts
 from ..utils.errors import InputError
 from ..utils.forward import call_model, evaluation_mode, map_tensors, tensors_in, undisturbed
 from ..utils.model_index import ModelIndex
@@ -153,8 +154,12 @@ class LayerFits:
             tensor = self._original.tensors[name]
             first_name = self._original.first_names[id(tensor)]
             if tensor.dim() > 1 and first_name not in self._mode.seen:
-                layer = name.rpartition(".")[0] or name
-                self.left[layer] = "no convolution or linear operation was seen that uses its weight as it is"
+                layer, kind, remedy = computation_of(self._original.modules, name)
+                why = "no convolution or linear operation was seen that uses its weight as it is"
+                parts = weight_parts(self._original.modules[layer])
+                if parts and "weight" not in parts:
+                    why = f"its weight is computed, by {kind}: {remedy}"
+                self.left[layer or name] = why
         return batches
 
     def leave(self, layers: Container[str], reason: str) -> None:
@@ -187,9 +192,8 @@ class LayerFits:
         def run_of(batch: int) -> Callable[[Pause], None]:
             def run(pause: Pause) -> None:
                 # A copy for each run, with the same tensors: a model may keep activations in attributes.
-                model = copy.deepcopy(
-                    self.pruned.model, {id(tensor): tensor for tensor in self.pruned.tensors.values()}
-                )
+                shared = {id(tensor): tensor for tensor in self.pruned.tensors.values()}
+                model = copy.deepcopy(self.pruned.model, shared | memo_of_computed(self.pruned))
                 made_at = self._addends_made_at(batch)
                 given = _on(batches[batch], device, copied=self._writes_inputs)
                 with torch.no_grad(), ArrivalMode(self.pruned, made_at, partial(self._arrive, batch), pause):

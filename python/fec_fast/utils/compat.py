@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.nn.modules.conv import _ConvNd as ConvolutionBase
+from torch.nn.utils.prune import BasePruningMethod
 
 # is_traceable_wrapper_subclass: the only test for a tensor made of other tensors (DTensor, quantised by torchao).
 from torch.utils import _python_dispatch
@@ -34,6 +35,7 @@ __all__ = [
     "TorchDispatchMode",
     "accelerate_gradient_state",
     "compiled_module",
+    "forward_pre_hooks",
     "is_traceable_wrapper_subclass",
     "not_persistent_buffers",
     "operator_arguments",
@@ -41,6 +43,7 @@ __all__ = [
     "own_buffers",
     "own_modules",
     "own_parameters",
+    "pruned_attribute",
     "reset_accelerator_state",
     "storage_id",
     "tree_leaves",
@@ -159,6 +162,24 @@ def compiled_module(module: nn.Module) -> nn.Module | None:
         The module inside; ``None`` if this is not the result of ``torch.compile``.
     """
     return own_modules(module).get("_orig_mod")
+
+
+def forward_pre_hooks(module: nn.Module) -> list[Any]:
+    """The hooks that run before a module's forward, in order; they cannot be listed otherwise.
+
+    Args:
+        module: Any module.
+    """
+    return list(module._forward_pre_hooks.values())
+
+
+def pruned_attribute(method: BasePruningMethod) -> str:
+    """The attribute that a mask of ``torch.nn.utils.prune`` is applied to; it is kept under a private name.
+
+    Args:
+        method: The hook that applies the mask.
+    """
+    return method._tensor_name
 
 
 def operator_name(operator: Any) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .compat import compiled_module, own_buffers, own_parameters, storage_id, tree_leaves, tree_map
+from .computed_weights import computed_attributes
 from .errors import InputError
 from .model_index import ModelIndex
 from .modules import modules_of
@@ -122,6 +123,8 @@ def _restored_modes(modules: Iterable[nn.Module]) -> Iterator[None]:
 def undisturbed(model: nn.Module | ModelIndex, *, training: bool = False) -> Iterator[None]:
     """Runs a model and leaves it unchanged: modes, buffers and torch's random state are restored; no gradients.
 
+    So are the weights that hooks of torch (weight norm, masks) leave in attributes.
+
     Args:
         model: The model, or its index if there is one. Inside the context it is in the mode that ``training`` says.
         training: Whether it is in training mode inside the context. Default: evaluation mode.
@@ -135,6 +138,7 @@ def undisturbed(model: nn.Module | ModelIndex, *, training: bool = False) -> Ite
         for module in modules.values()
         for name, buffer in own_buffers(module).items()
     ]
+    hooked = [(module, computed_attributes(module)) for module in modules.values()]
     try:
         with _restored_modes(modules.values()), torch.random.fork_rng(), torch.no_grad():
             if any(module.training != training for module in modules.values()):
@@ -146,6 +150,8 @@ def undisturbed(model: nn.Module | ModelIndex, *, training: bool = False) -> Ite
                 if buffer is not None and before is not None:
                     buffer.copy_(before)  # always, because a version counter does not show what batch norm writes
                 registered[name] = buffer  # the model may have put another tensor in its place
+        for module, attributes in hooked:
+            vars(module).update(attributes)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .computed_weights import computed_attributes
+
 # Attributes that every module has; what a model's own code leaves on a module has another name.
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
@@ -40,10 +42,14 @@ def tensors_on_modules(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, 
         the attributes of other objects (a trainer, a data set) are left out.
     """
     for module_name, module in modules.items():
+        computed = computed_attributes(module)  # anew in every run
         for attribute, value in list(vars(module).items()):
+            if attribute in computed:
+                continue
             if attribute not in _OF_EVERY_MODULE and not isinstance(value, int | float | str | None):
                 name = f"{module_name}.{attribute}" if module_name else attribute
-                yield from _walk(value, name, set(), of_objects=False)
+                found = _walk(value, name, set(), of_objects=False)
+                yield from ((each, tensor) for each, tensor in found if not isinstance(tensor, nn.Parameter))
 
 
 def _walk(value: Any, name: str, seen: set[int], *, of_objects: bool) -> Iterator[tuple[str, Tensor]]:

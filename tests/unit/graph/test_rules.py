@@ -172,7 +172,7 @@ WHOLE = {
     "softmax over channels": (lambda x: x.softmax(1), 16, "relates channels"),
     "mean over channels": (lambda x: x - x.mean(1, keepdim=True), 16, "over channels"),
     "functional weight": (lambda x: F.conv2d(x, torch.ones(16, 16, 1, 1)), 16, "not a parameter"),
-    "weight norm": (nn.utils.parametrizations.weight_norm(nn.Conv2d(16, 16, 1)), 16, "not a parameter"),
+    "weight norm": (nn.utils.parametrizations.weight_norm(nn.Conv2d(16, 16, 1)), 16, "remove_parametrizations"),
     "scale by a constant": (lambda x: x * torch.arange(16.0).view(1, 16, 1, 1), 16, "a tensor of fixed width"),
 }
 

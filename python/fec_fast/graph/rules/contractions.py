@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..label_tracker import LabelTracker, ParameterView, WeightUse
+from ...utils.computed_weights import computation_of, computation_of_layer
+from ..label_tracker import LabelTracker
 from ..labels import LabelMap, free_as_fixed
 from ..operator_call import OperatorCall
+from ..weight_labels import WeightUse, reason_of
+from .operands import WeightOperand, is_bias_zero, label_bias
 from .registry import DataDependentError, MacsFunction, operator
 
 
@@ -75,19 +78,32 @@ def _convolution_macs(call: OperatorCall) -> int:
 @operator("convolution", shape=_convolution_shape, macs=_convolution_macs)
 def convolution(tracker: LabelTracker, call: OperatorCall) -> WeightUse | None:
     """Unites the input channels with the weight's channel axis; the output has the labels of the filters."""
-    use = _convolution_use(tracker, call)
-    if use is None:
-        tracker.pin_call(call, "has a weight that is not a parameter of the model")
+    weight, bias, transposed = WeightOperand.of(tracker, call.args[1]), call.args[2], call.args[6]
+    use = None if weight is None else _convolution_use(tracker, call, weight)
+    if weight is None or use is None:
+        _refuse(tracker, call)
         return None
-    bias, channel_dim = call.args[2], call.args[0].dim() - call.args[1].dim() + 1
     _finish(tracker, use, bias)
-    # A masked filter is zero with its bias; a bias that is not the model's is not masked.
-    zero_when_masked = bias is None or tracker.parameter_view(bias) is not None
-    tracker.set_label_map(call.result, LabelMap.compact(use.outputs, channel_dim, call.result.shape), zero_when_masked)
+    _check_inputs(tracker, use, weight, call.args[0], 0 if transposed else 1)
+    channel_dim = call.args[0].dim() - call.args[1].dim() + 1
+    zero = weight.is_zero(1 if transposed else 0) and is_bias_zero(tracker, bias)  # a masked filter, with its bias
+    tracker.set_label_map(call.result, LabelMap.compact(use.outputs, channel_dim, call.result.shape), zero)
     return use
 
 
-def _convolution_use(tracker: LabelTracker, call: OperatorCall) -> WeightUse | None:
+_NOT_PLAIN = "has a weight that is not a parameter of the model"
+
+
+def _refuse(tracker: LabelTracker, call: OperatorCall, why: str = _NOT_PLAIN) -> None:
+    """Keeps what a call reads; where torch's tools compute the weight, the reason says how to undo it."""
+    computation = computation_of_layer(tracker.modules, call.layer)
+    if computation is not None:
+        tracker.weights.note_kept(computation)
+        tracker.pin((call.args, call.kwargs), reason_of(computation))
+    tracker.pin_call(call, why)
+
+
+def _convolution_use(tracker: LabelTracker, call: OperatorCall, weight: WeightOperand) -> WeightUse | None:
     """Labels the weight of a convolution.
 
     A grouped convolution can lose channels in two ways: whole groups (then ``groups`` itself shrinks), or the same
@@ -98,20 +114,20 @@ def _convolution_use(tracker: LabelTracker, call: OperatorCall) -> WeightUse | N
     Args:
         tracker: The labels.
         call: A call of ``aten::convolution``.
+        weight: Its weight.
 
     Returns:
         The use of the weight; ``None``, with nothing changed, where the operator is not understood.
     """
-    source, weight, _, _, _, _, transposed, _, groups = call.args
-    view = tracker.parameter_view(weight)
+    source, _, _, _, _, _, transposed, _, groups = call.args
     label_map = tracker.labels_of(source)
-    channel_dim = source.dim() - weight.dim() + 1
-    if view is None or view.axes != tuple(range(weight.dim())) or label_map.dim not in (None, channel_dim):
+    channel_dim = source.dim() - weight.tensor.dim() + 1
+    if label_map.dim not in (None, channel_dim):
         return None
     inputs = free_as_fixed(label_map.along(channel_dim))
     out_axis, in_axis = (1, 0) if transposed else (0, 1)
     inputs_per_group, outputs_per_group = len(inputs) // groups, call.result.shape[channel_dim] // groups
-    layer = _owner(view)
+    layer = weight.layer
     whole_groups = groups > 1 and groups >= max(inputs_per_group, outputs_per_group)
     if whole_groups and getattr(tracker.modules[layer], "groups", None) != groups:
         return None  # the number of groups is not an attribute that could be changed
@@ -127,17 +143,17 @@ def _convolution_use(tracker: LabelTracker, call: OperatorCall) -> WeightUse | N
         # (of outputs; transposed: of inputs), axis 1 is that of one group and keeps its size.
         one_to_one = inputs_per_group == outputs_per_group == 1
         outputs = inputs if one_to_one else np.repeat(inputs[::inputs_per_group], outputs_per_group)
-        tracker.axis_labels(view, 0, inputs if transposed else outputs, reason)
-        tracker.pin_axis(view, 1, "whole groups are removed, so a group keeps its size")
+        weight.labels(0, inputs if transposed else outputs, reason)
+        weight.pin(1, "whole groups are removed, so a group keeps its size")
     else:
         # The axis that has one group's channels (inputs; transposed: outputs) stands for all groups.
-        tracker.axis_labels(view, in_axis, inputs if transposed else inputs[:inputs_per_group], reason)
-        outputs = tracker.axis_labels(view, out_axis)
+        weight.labels(in_axis, inputs if transposed else inputs[:inputs_per_group], reason)
+        outputs = weight.labels(out_axis)
         if transposed:
             outputs = np.tile(outputs, groups)
         elif groups > 1:
             tracker.sets.unite(outputs[np.arange(len(outputs)) % outputs_per_group], outputs, reason)
-    return WeightUse(layer, view.name, out_axis, in_axis, groups, whole_groups, inputs, outputs)
+    return weight.use(out_axis, in_axis, groups, whole_groups, inputs, outputs)
 
 
 def _product_shape(left: Tensor, right: Tensor) -> Tensor:
@@ -160,56 +176,80 @@ def _product_macs(left: int) -> MacsFunction:
 
 @operator("mm", shape=_product_shape, macs=_product_macs(0))
 @operator("addmm", shape=_biased_product_shape, macs=_product_macs(1))
-def linear(tracker: LabelTracker, call: OperatorCall) -> WeightUse | None:
-    """Does for ``source @ weight + bias``, with a permuted view of a parameter, what :func:`convolution` does."""
-    use = _linear_use(tracker, call)
-    if use is None:
-        tracker.pin_call(call, "has a weight that is not a parameter of the model")
+@operator("bmm", shape=_product_shape, macs=_product_macs(0))
+@operator("baddbmm", shape=_biased_product_shape, macs=_product_macs(1))
+def product(tracker: LabelTracker, call: OperatorCall) -> WeightUse | None:
+    """Does for ``source @ weight + bias``, and for ``weight @ source``, what :func:`convolution` does.
+
+    Features times features (attention): which channels could be removed together is not worked out.
+    """
+    bias, left, right = call.args if len(call.args) == 3 else (None, *call.args)
+    on_right, on_left = (WeightOperand.of(tracker, tensor) for tensor in (right, left))
+    weight, last = on_right or on_left, call.result.dim() - 1
+    in_dim, out_dim, channel_dim = (last - 1, last, last) if on_right else (last, last - 1, last - 1)
+    source = left if on_right else right
+    use = None if weight is None else _product_use(tracker, call, weight, source, in_dim, out_dim)
+    if weight is None or use is None or not _is_bias(tracker, bias, is_right=on_right is not None):
+        _refuse(tracker, call, "multiplies features with features" if weight is None and last == 2 else _NOT_PLAIN)
         return None
-    _finish(tracker, use, call.args[0] if len(call.args) == 3 else None)
-    tracker.set_label_map(call.result, LabelMap.compact(use.outputs, 1, call.result.shape), True)
+    _finish(tracker, use, bias)
+    _check_inputs(tracker, use, weight, source, in_dim)
+    zero = weight.is_zero(out_dim) and is_bias_zero(tracker, bias)
+    tracker.set_label_map(call.result, LabelMap.compact(use.outputs, channel_dim, call.result.shape), zero)
     return use
 
 
-def _linear_use(tracker: LabelTracker, call: OperatorCall) -> WeightUse | None:
+def _is_bias(tracker: LabelTracker, bias: Tensor | None, *, is_right: bool) -> bool:
+    return bias is None or (is_right and bias.dim() == 1 and tracker.is_from_parameters(bias))
+
+
+def _product_use(
+    tracker: LabelTracker, call: OperatorCall, weight: WeightOperand, source: Tensor, in_dim: int, out_dim: int
+) -> WeightUse | None:
     """Labels the weight of a matrix product; ``None``, with nothing changed, where it is not a linear layer's.
 
-    Shapes: source ``[rows, in]``, weight ``[in, out]``, bias ``[out]``, result ``[rows, out]``.
+    Shapes: source ``[rows, in]`` or ``[in, rows]``, weight ``[in, out]`` or ``[out, in]``, result ``[rows, out]`` or
+    ``[out, rows]``; in products of batches all with another first dimension, along which the weight is the same.
     """
-    bias, source, weight = call.args if len(call.args) == 3 else (None, *call.args)
-    if any(call.kwargs.get(name, 1) != 1 for name in ("alpha", "beta")):
+    last = call.result.dim() - 1
+    if any(call.kwargs.get(name, 1) != 1 for name in ("alpha", "beta")) or not weight.is_alike(range(last - 1)):
         return None
-    view = tracker.parameter_view(weight)
-    label_map = tracker.labels_of(source)
-    if view is None or view.tensor.dim() != 2 or label_map.dim not in (None, 1):
+    label_map, met_dim = tracker.labels_of(source), 2 * call.result.dim() - 3 - in_dim
+    if label_map.dim not in (None, met_dim):
         return None
-    if bias is not None and (tracker.parameter_view(bias) is None or bias.dim() != 1):
-        return None
-    in_axis, out_axis = view.axes
-    layer, inputs = _owner(view), free_as_fixed(label_map.along(1))
-    tracker.axis_labels(view, in_axis, inputs, f"it feeds {layer} together with channels of fixed width")
-    outputs = tracker.axis_labels(view, out_axis)
-    return WeightUse(layer, view.name, out_axis, in_axis, 1, False, inputs, outputs)
+    inputs = free_as_fixed(label_map.along(met_dim))
+    weight.labels(in_dim, inputs, f"it feeds {weight.layer} together with channels of fixed width")
+    return weight.use(out_dim, in_dim, 1, False, inputs, weight.labels(out_dim))
 
 
-@operator("bmm", shape=_product_shape, macs=_product_macs(0))
-@operator("baddbmm", shape=_biased_product_shape, macs=_product_macs(1))
-def batched_product(tracker: LabelTracker, call: OperatorCall) -> None:
-    """Multiplies features with features (attention): which channels could be removed together is not worked out."""
-    tracker.pin_call(call, "has no rule")
+def _check_inputs(tracker: LabelTracker, use: WeightUse, weight: WeightOperand, source: Tensor, in_dim: int) -> None:
+    """Keeps channels that would still be read: neither they nor a computed weight are zero when masked."""
+    if not weight.is_zero(in_dim) and not tracker.label_map(source)[1]:
+        tracker.sets.pin(use.inputs, reason_of(computation_of(tracker.modules, weight.name)))
 
 
 def _finish(tracker: LabelTracker, use: WeightUse, bias: Tensor | None) -> None:
     """Labels the bias like the filters, and keeps the use, unless the weight was used before."""
     tracker.weight_uses.setdefault(use.weight, use)
-    if bias is None:
-        return
-    view = tracker.parameter_view(bias)
-    if view is None:
-        tracker.sets.pin(use.outputs, f"the bias of {use.layer} is not a parameter of the model")
-    else:
-        tracker.axis_labels(view, 0, use.outputs, f"the bias of {use.layer} is also that of channels of fixed width")
+    if bias is not None:
+        label_bias(tracker, use, bias)
 
 
-def _owner(view: ParameterView) -> str:
-    return view.name.rpartition(".")[0]
+@operator("torchvision::deform_conv2d")
+def deformable_convolution(tracker: LabelTracker, call: OperatorCall) -> WeightUse | None:
+    """A convolution whose taps are moved by offsets, and scaled by a mask (Dai et al., 2017; Zhu et al., 2019)."""
+    source, weight, offsets, masks, bias = call.args[:5]
+    operand, label_map = WeightOperand.of(tracker, weight), tracker.labels_of(source)
+    weight_groups, offset_groups = call.args[11:13]
+    if operand is None or label_map.dim not in (None, 1) or weight_groups != 1 or offset_groups != 1:
+        _refuse(tracker, call, "is understood for one group and a weight of the model alone")
+        return None
+    tracker.pin((offsets, masks), f"its channels are offsets, or a mask, of {call.operator}")
+    inputs = free_as_fixed(label_map.along(1))
+    operand.labels(1, inputs, f"it feeds {operand.layer} together with channels of fixed width")
+    use = operand.use(0, 1, 1, False, inputs, operand.labels(0))
+    _finish(tracker, use, bias)
+    _check_inputs(tracker, use, operand, source, 1)
+    zero = operand.is_zero(0) and is_bias_zero(tracker, bias)
+    tracker.set_label_map(call.result, LabelMap.compact(use.outputs, 1, call.result.shape), zero)
+    return use

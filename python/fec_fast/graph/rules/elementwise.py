@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ...utils.compat import tree_map, without_dispatch_modes
 from ..label_tracker import LabelTracker
-from ..labels import FIXED, FREE, LabelMap
+from ..labels import FIXED, FREE
 from ..operator_call import OperatorCall
 from .registry import operator
 
@@ -35,7 +36,7 @@ def pointwise(tracker: LabelTracker, call: OperatorCall) -> None:
     rank = len(shape)
     _label_learned_maps(tracker, call, rank)
     inputs = [tracker.label_map(operand) for operand in call.operands]
-    zero = _zero_when_masked(tracker, call, inputs)
+    zero = zero_at_zeros(tracker, call, [flag for _, flag in inputs])
     label_maps = [label_map for label_map, _ in inputs]
     if all(label_map is label_maps[0] for label_map in label_maps) and label_maps[0].shape == shape:
         tracker.set_label_map(call.results[0], label_maps[0], zero)
@@ -81,20 +82,25 @@ def _label_learned_maps(tracker: LabelTracker, call: OperatorCall, rank: int) ->
             tracker.set_map_dim(learned, dim - rank + learned.dim())
 
 
-def _zero_when_masked(tracker: LabelTracker, call: OperatorCall, inputs: list[tuple[LabelMap, bool]]) -> bool:
-    """Whether the result is zero wherever the operands that are zero when masked are masked.
+def zero_at_zeros(tracker: LabelTracker, call: OperatorCall, are_zero: Sequence[bool]) -> bool:
+    """Whether the result of an element-wise operator is zero where some of its operands are.
 
     No table says which of the many element-wise operators keep zero (``relu`` does, ``sigmoid`` does not, ``add`` only
     of two zeros, ``hardtanh`` depending on its bounds). So each is computed once on single elements: 0 for an operand
-    that is zero when masked, 0.7 for another. The answers are kept by operator and plain arguments.
+    that is zero, 0.7 for another. The answers are kept by operator and plain arguments.
+
+    Args:
+        tracker: Keeps the answers.
+        call: A call of the operator.
+        are_zero: For each of its operands whether it is zero there.
     """
-    if not any(zero for _, zero in inputs):
+    if not any(are_zero):
         return False
-    flags = iter(inputs)
+    flags = iter(are_zero)
 
     def stand_in(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return value.dtype, next(flags)[1]
+            return value.dtype, next(flags)
         return tuple(map(stand_in, value)) if isinstance(value, list | tuple) else value
 
     kwargs = tuple((name, stand_in(value)) for name, value in call.kwargs.items())
@@ -102,17 +108,17 @@ def _zero_when_masked(tracker: LabelTracker, call: OperatorCall, inputs: list[tu
     try:
         answer = tracker.zero_probes.get(key)
     except TypeError:  # an argument that cannot be hashed, such as the state of a generator
-        return _computed(call, inputs)
+        return _computed(call, are_zero)
     if answer is None:
-        answer = tracker.zero_probes[key] = _computed(call, inputs)
+        answer = tracker.zero_probes[key] = _computed(call, are_zero)
     return answer
 
 
-def _computed(call: OperatorCall, inputs: list[tuple[LabelMap, bool]]) -> bool:
-    flags = iter(inputs)
+def _computed(call: OperatorCall, are_zero: Sequence[bool]) -> bool:
+    flags = iter(are_zero)
 
     def stand_in(leaf: Any) -> Any:
-        return torch.full((1,), 0.0 if next(flags)[1] else 0.7).to(leaf.dtype) if isinstance(leaf, Tensor) else leaf
+        return torch.full((1,), 0.0 if next(flags) else 0.7).to(leaf.dtype) if isinstance(leaf, Tensor) else leaf
 
     with without_dispatch_modes():
         args, kwargs = tree_map(stand_in, (call.args, call.kwargs))

@@ -11,7 +11,7 @@ import torch
 from ...utils.compat import operator_name
 from ..label_tracker import LabelTracker
 from ..operator_call import OperatorCall
-from . import contractions, cuts, elementwise, norms, reductions, spatial, views  # noqa: F401 (they register their rules)
+from . import contractions, cuts, elementwise, norms, recurrent, reductions, spatial, views  # noqa: F401 (they register their rules)
 from .registry import RULES, DataDependentError, MacsFunction, OperatorRule, ShapeFunction
 
 _COUNTED_BY_TORCH = ("mm", "conv", "attention")  # parts of names

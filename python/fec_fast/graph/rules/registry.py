@@ -1,9 +1,10 @@
 """The registry of operator rules: what one ATen operator does to labels and shapes, and what it costs.
 
 An operator is supported by one entry, in the module of its family (``elementwise``, ``views``, ``reductions``,
-``spatial``, ``norms``, ``contractions``). An operator without an entry is never guessed: the channels it reads keep
-their width and the report says so; it is called as it is in shape-only runs; torch's own counter gives its
+``spatial``, ``norms``, ``contractions``, ``recurrent``). An operator without an entry is never guessed: the channels it
+reads keep their width and the report says so; it is called as it is in shape-only runs; torch's own counter gives its
 multiply-accumulates. Those that torch tags as pointwise have the rule of element-wise operators without an entry.
+Operators on parameters alone, which compute weights, come before all others: see ``weights``.
 
 To add an operator:
 
@@ -31,8 +32,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ..label_tracker import LabelTracker, WeightUse
+from ..label_tracker import LabelTracker
 from ..operator_call import OperatorCall
+from ..weight_labels import WeightUse
 
 LabelRule = Callable[[LabelTracker, OperatorCall], WeightUse | None]
 ShapeFunction = Callable[..., Any]

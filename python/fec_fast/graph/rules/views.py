@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from ..cuts import ShapeCut
-from ..label_tracker import LabelTracker, ParameterView
+from ..label_tracker import LabelTracker
 from ..labels import LabelMap, free_as_fixed
 from ..operator_call import OperatorCall
+from ..weight_labels import ParameterView
 from .cuts import dims_of_channels, spread
 from .registry import operator
 
@@ -32,7 +33,7 @@ def copy(tracker: LabelTracker, call: OperatorCall) -> None:
 def rearrange(tracker: LabelTracker, call: OperatorCall) -> None:
     """Applies the same rearrangement to the labels."""
     source = call.args[0]
-    order = _permutation(call, source.dim())
+    order = permutation(call, source.dim())
     view = tracker.parameter_view(source)
     if view is not None and order is not None:
         # A permuted weight, as linear layers use it: still a weight, whose axes are known.
@@ -107,8 +108,16 @@ def _unchanged_dim(label_map: LabelMap, shape: tuple[int, ...]) -> int | None:
     return None
 
 
-def _permutation(call: OperatorCall, rank: int) -> list[int] | None:
-    """The permutation that an operator makes of the dimensions; ``None`` for another operator."""
+def permutation(call: OperatorCall, rank: int) -> list[int] | None:
+    """The permutation that an operator makes of the dimensions.
+
+    Args:
+        call: A call of any operator.
+        rank: The number of dimensions of its first operand.
+
+    Returns:
+        For each dimension of the result that of the operand; ``None`` for another operator.
+    """
     order = list(range(rank))
     if call.name == "t":
         return order[::-1]
