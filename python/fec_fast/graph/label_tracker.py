@@ -20,6 +20,7 @@ from .held_sizes import HeldSize
 from .label_sets import LabelSets
 from .labels import FIXED, FREE, LabelMap, free_as_fixed
 from .operator_call import OperatorCall
+from .operator_trial import WithinChannels
 from .weight_labels import ComputedWeights, ParameterView, WeightLabels, WeightUse, reason_of
 
 
@@ -42,6 +43,9 @@ class LabelTracker:
         weights: The tensors that are computed from parameters alone.
         zero_probes: For calls of element-wise operators, whether they keep zeros; kept for the rule in
             :mod:`fec_fast.graph.rules.elementwise`.
+        operator_trials: For calls of operators without a rule, what a trial showed; kept for
+            :mod:`fec_fast.graph.rules.by_trial`.
+        believed: The channels of such calls, where the operator acts within each, with the operator and the layer.
     """
 
     def __init__(self, index: ModelIndex, norms: str = "exact") -> None:
@@ -63,6 +67,8 @@ class LabelTracker:
         self._renormalises = norms == "renormalise"
         self._held: dict[tuple[str, int], np.ndarray] = {}
         self.zero_probes: dict[Any, bool] = {}
+        self.operator_trials: dict[Any, WithinChannels | str] = {}
+        self.believed: list[tuple[np.ndarray, str]] = []
         # By identity of the tensor, because hashing and comparing tensors is slow or not possible. The model keeps its
         # own tensors alive. Others may be released, and their identity given to a new tensor: the weak reference beside
         # an entry tells whether it is still about the same tensor.

@@ -45,7 +45,7 @@ class ParameterGuard:
         """
         written = [
             tensor
-            for position, name in _written_arguments(operator)
+            for position, name in written_arguments(operator)
             for tensor in tensors_in(args[position] if position < len(args) else kwargs.get(name))
         ]
         for tensor in written:
@@ -63,7 +63,7 @@ class ParameterGuard:
 
 
 @functools.cache
-def _written_arguments(operator: Any) -> tuple[tuple[int, str], ...]:
+def written_arguments(operator: Any) -> tuple[tuple[int, str], ...]:
     """The positions and names of the arguments that an operator writes to in place."""
     return tuple(
         (position, declared.name)

@@ -6,12 +6,14 @@ whose code depends on values (a detector that keeps the best boxes), or that fai
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ..utils.compat import without_function_modes
 from .rules.lookup import rule_of
 from .rules.registry import DataDependentError
 
@@ -35,8 +37,9 @@ def call_shape_only(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def call_with_values(func: Any, args: Any, kwargs: Any) -> Any:
-    """Calls an ATen operator as it is."""
-    return func(*args, **kwargs)
+    """Calls an operator as it is. Where one of another library computes with NumPy, no values leave the model."""
+    with contextlib.nullcontext() if func.namespace == "aten" else without_function_modes():
+        return func(*args, **kwargs)
 
 
 class ValueAccess(TorchFunctionMode):

@@ -51,6 +51,8 @@ class Trace:
         sizes: Attributes of modules that are known to hold numbers of channels; they change with the widths.
         norms: What happens to channels that statistics are taken over, as given.
         statistics: Statistics over channels that may go.
+        believed: The channels of operators without a rule that act within each channel on trial, with the operator and
+            the module.
         costs: The multiply-accumulates of that run, for each operator that is counted.
         allocations: The memory that its results took.
     """
@@ -68,6 +70,7 @@ class Trace:
     sizes: tuple[HeldSize, ...]
     norms: str
     statistics: tuple[ChannelStatistics, ...]
+    believed: tuple[tuple[np.ndarray, str], ...]
     costs: tuple[OperatorCost, ...]
     allocations: tuple[Allocation, ...]
 
@@ -138,6 +141,7 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
         tuple(tracker.sizes.values()),
         norms,
         tuple(tracker.statistics.values()),
+        tuple(tracker.believed),
         costs,
         allocations,
     )

@@ -105,7 +105,9 @@ def _another_way(
 
 
 def doubted_cuts(trace: Trace, partition: LabelPartition, count: CountKept, message: str) -> Finding | None:
-    """Pins of all channels that an operator divides, for a network that runs but differs from the masked original.
+    """Pins for a network that runs but differs from the masked original: what is least certain is kept.
+
+    Those are the channels of operators without a rule; where none of them can be removed, all that an operator divides.
 
     Args:
         trace: The trace of the original.
@@ -117,6 +119,14 @@ def doubted_cuts(trace: Trace, partition: LabelPartition, count: CountKept, mess
         Pins of channels that could be removed so far; ``None`` if there are none.
     """
     pins = [
+        Pin(
+            labels,
+            f"it feeds {place}, which has no rule, and without some channels {message}",
+            f"{place} has no rule, and without some channels {message}: they keep their width",
+        )
+        for labels, place in trace.believed
+        if count(labels) < len(labels) and not partition.all_pinned(labels)
+    ] or [
         Pin(
             cut.channels,
             f"{place_of(cut)} divides its channels, and without some of them {message}",

@@ -40,6 +40,7 @@ __all__ = [
     "not_persistent_buffers",
     "operator_arguments",
     "operator_name",
+    "operator_returns",
     "own_buffers",
     "own_modules",
     "own_parameters",
@@ -49,6 +50,7 @@ __all__ = [
     "tree_leaves",
     "tree_map",
     "without_dispatch_modes",
+    "without_function_modes",
 ]
 
 
@@ -91,6 +93,17 @@ def without_dispatch_modes() -> Iterator[None]:
     finally:
         for mode in reversed(modes):
             _python_dispatch._push_mode(mode)
+
+
+def without_function_modes() -> contextlib.AbstractContextManager[None]:
+    """Switches all ``TorchFunctionMode`` off, and the ``__torch_function__`` of tensors.
+
+    Public torch can switch off a mode only by leaving it.
+
+    Returns:
+        A context manager.
+    """
+    return torch._C.DisableTorchFunction()
 
 
 def _as_mapping(registered: Any) -> Any:
@@ -208,6 +221,15 @@ def operator_arguments(operator: Any) -> list[Any]:
     """
     arguments: list[Any] = operator._schema.arguments
     return arguments
+
+
+def operator_returns(operator: Any) -> int:
+    """How many values a torch operator returns, by its schema, which has no public accessor.
+
+    Args:
+        operator: A ``torch._ops.OpOverload``, as a dispatch mode receives it.
+    """
+    return len(operator._schema.returns)
 
 
 def version_of(tensor: Tensor) -> int:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ...utils.compat import tree_map, without_dispatch_modes
+from ..cuts import place_of
 from ..label_tracker import LabelTracker
-from ..labels import FIXED, FREE
+from ..labels import FIXED, FREE, LabelMap
 from ..operator_call import OperatorCall
 from .registry import operator
 
@@ -136,3 +137,19 @@ def _computed(call: OperatorCall, are_zero: Sequence[bool]) -> bool:
 def like(tracker: LabelTracker, call: OperatorCall) -> None:
     """New values in a tensor whose extent follows another's."""
     tracker.set_label_map(call.result, tracker.labels_of(call.args[0]), call.name in ("zeros_like", "zero_"))
+
+
+@operator("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided")
+def of_given_size(tracker: LabelTracker, call: OperatorCall) -> None:
+    """Makes a tensor of given sizes: one that lies where the channels do, and equals their number, may follow it.
+
+    Whether it does is seen in the trial run, where the result meets the channels.
+    """
+    source, result = call.args[0], call.result
+    label_map, shape = tracker.labels_of(source), tuple(result.shape)
+    dim = None if label_map.dim is None else label_map.dim - source.dim() + len(shape)
+    if dim is None or dim < 0 or shape[dim] != len(label_map.labels):
+        tracker.set_label_map(result, LabelMap.constant(FREE if result.numel() == 1 else FIXED, shape), False)
+        return
+    tracker.set_label_map(result, LabelMap(shape, dim, label_map.labels), call.name == "new_zeros")
+    tracker.believed.append((label_map.labels, place_of(call)))

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from ...utils.compat import operator_name
-from ..label_tracker import LabelTracker
 from ..operator_call import OperatorCall
 from . import contractions, cuts, elementwise, norms, recurrent, reductions, spatial, views  # noqa: F401 (they register their rules)
+from .by_trial import act_as_tried
 from .registry import RULES, DataDependentError, MacsFunction, OperatorRule, ShapeFunction
 
 _COUNTED_BY_TORCH = ("mm", "conv", "attention")  # parts of names
@@ -32,14 +32,9 @@ def rule_of(func: Any) -> OperatorRule:
     rule = RULES.get(overload) or RULES.get(name)
     has_own_arguments = overload in RULES  # the default overload, whose name has no suffix, or one that is registered
     if rule is None:
-        rule = OperatorRule(elementwise.pointwise if torch.Tag.pointwise in func.tags else _no_rule)
+        rule = OperatorRule(elementwise.pointwise if torch.Tag.pointwise in func.tags else act_as_tried)
     shape, macs = (rule.shape, rule.macs) if has_own_arguments else (None, None)
     return OperatorRule(rule.labels, shape or _refusal(func), macs or _torch_counter(func))
-
-
-def _no_rule(tracker: LabelTracker, call: OperatorCall) -> None:
-    """Pins everything the operator touches."""
-    tracker.pin_call(call, "has no rule")
 
 
 def _refusal(func: Any) -> ShapeFunction | None:

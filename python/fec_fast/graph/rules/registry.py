@@ -1,10 +1,13 @@
 """The registry of operator rules: what one ATen operator does to labels and shapes, and what it costs.
 
 An operator is supported by one entry, in the module of its family (``elementwise``, ``views``, ``reductions``,
-``spatial``, ``norms``, ``contractions``, ``recurrent``). An operator without an entry is never guessed: the channels it
-reads keep their width and the report says so; it is called as it is in shape-only runs; torch's own counter gives its
-multiply-accumulates. Those that torch tags as pointwise have the rule of element-wise operators without an entry.
-Operators on parameters alone, which compute weights, come before all others: see ``weights``.
+``spatial``, ``norms``, ``contractions``, ``recurrent``). An operator without an entry is never guessed. It is tried out
+on drawn numbers (:mod:`fec_fast.graph.operator_trial`): if it is shown to act within each channel, its channels can be
+removed, otherwise they keep their width; the notes say which. It is called as it is in shape-only runs; torch's own
+counter gives its multiply-accumulates. Those that torch tags as pointwise have the rule of element-wise operators
+without an entry. An entry saves the time of the trial, and is needed where weights are read, sizes are arguments, or
+channels meet in other ways. Operators on parameters alone, which compute weights, come before all others: see
+``weights``.
 
 To add an operator:
 
