@@ -6,8 +6,9 @@ from collections import Counter
 from typing import Any
 
 from benchmarks.common.pages import heading, page_of, paragraph, written_by
-from benchmarks.common.results import measured_on
+from benchmarks.common.results import measured_on, read_result
 from benchmarks.common.tables import markdown_table
+from benchmarks.coverage.packages_page import PACKAGES_RESULT, packages_part
 
 ENOUGH = 0.6  # the share of prunable output channels below which a network is counted apart
 UNEXPLAINED = 0.9  # the share below which the table gives the reasons
@@ -79,6 +80,7 @@ def page(result: dict[str, Any]) -> str:
             [_summary(family, list(members.values())) for family, members in families.items()],
         ),
         *(block for family, members in families.items() for block in _family(family, members)),
+        *packages_part(read_result(PACKAGES_RESULT), REASONS),
     )
 
 

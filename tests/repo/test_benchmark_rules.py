@@ -18,6 +18,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FILES = sorted(BENCHMARKS.rglob("*.py"))
 COMMANDS = {  # and the optional packages that its modules import
     "coverage": ("torchvision",),
+    "coverage.packages_run": ("torchvision",),
     "detection": ("torchvision", "PIL"),
     "detection.pictures": ("torchvision", "PIL"),
     "gpu": (),
