@@ -79,6 +79,7 @@ def test_compositions_are_equal_or_kept(names: list[str], seed: int) -> None:
     except RuntimeError:
         assume(False)
     image = torch.rand(2, 3, SIDE, SIDE)
+    assume(bool(model(image).isfinite().all()))  # a deviation of one number is none
     result = fec_fast.prune(model, image, ratio=0.5, criterion="random", verify=False)
     fec_fast.verify_equivalence(model, result.model, result.plan, image)
     if all(name in WITHIN for name in names):
