@@ -44,10 +44,11 @@ def packages_part(result: dict[str, Any], reasons: dict[str, str]) -> list[str]:
         paragraph(
             "Every model, with random weights, is pruned at ratio 0.5 in a process of its own, which may take 60",
             'seconds of processor time. "Pass": the proof of `fec_fast.prune` has passed, the pruned model trains',
-            'where the original does, and it is the same after saving and loading. "Wrong": one of these does not hold.',
-            '"Crash": an exception that is not of the package. "Prunable" is the share of the output channels of the',
-            "convolutions that the inputs reach and that can be removed, without those that make the model's outputs;",
-            'of a model without such convolutions, that of its linear layers. "With linear layers" counts both.',
+            'where the original does, and it is the same after saving and loading. "Wrong": one of these does not',
+            'hold. "Crash": an exception that is not of the package. "Prunable" is the share of the output channels of',
+            "the convolutions that the inputs reach and that can be removed, without those that make the model's",
+            "outputs; of a model without such convolutions, that of its linear layers.",
+            '"With linear layers" counts both.',
         ),
         paragraph(
             f"{len(passed):,} of {len(rows):,} models of {len(by_package)} packages pass, {wide:,} with",
