@@ -60,6 +60,17 @@ class ChannelsLastWeight(nn.Module):
         return F.conv2d(x, self.w.permute(3, 2, 0, 1), padding=1)
 
 
+class TwoKernels(nn.Conv2d):
+    """A small kernel is added to a larger one, mirrored."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.small = nn.Parameter(torch.randn(self.out_channels, self.in_channels, 1, 1))
+
+    def forward(self, x):
+        return self._conv_forward(x, self.weight.flip(2, 3) + F.pad(self.small, [1, 1, 1, 1]), self.bias)
+
+
 class EqualisedRate(nn.Module):
     """A weight that is scaled at run time (Karras et al., 2018)."""
 
@@ -85,6 +96,18 @@ class Product(nn.Module):
 class LinearAsConvolution(nn.Linear):
     def forward(self, x):
         return F.conv2d(x, self.weight[:, :, None, None], self.bias)
+
+
+class Halves(nn.Module):
+    """A weight of two parameters, each with half of the filters."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(outputs // 2, inputs, 3, 3) / 5)
+        self.second = nn.Parameter(torch.randn(outputs // 2, inputs, 3, 3) / 5)
+
+    def forward(self, x):
+        return F.conv2d(x, torch.cat([self.first, self.second]), padding=1)
 
 
 class Autocast(nn.Module):
@@ -125,6 +148,8 @@ BOTH_AXES = {
     "own parameters": OwnParameters,
     "channels-last weight": ChannelsLastWeight,
     "equalised rate": EqualisedRate,
+    "two kernels": lambda i, o: TwoKernels(i, o, 3, padding=1),
+    "two weights": lambda i, o: Halves(i, o),
     "autocast": Autocast,
     "linear as convolution": LinearAsConvolution,
     "einsum": _product(lambda x, w: torch.einsum("bchw,oc->bohw", x, w)),

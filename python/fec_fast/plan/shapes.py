@@ -28,6 +28,20 @@ def weight_name(layer: str, names: Container[str]) -> str | None:
     return next((prefix + own for own in _WEIGHTS if prefix + own in names), None)
 
 
+def reading_name(layer: str, names: Container[str]) -> str | None:
+    """The weight by which a recurrent layer, or a recurrent cell, reads its inputs.
+
+    Args:
+        layer: The name of the layer.
+        names: The names of some tensors.
+
+    Returns:
+        The name of the weight, ``[gates, inputs]``; ``None`` if it is none of the names.
+    """
+    prefix = f"{layer}." if layer else ""
+    return next((prefix + own for own in ("weight_ih_l0", "weight_ih") if prefix + own in names), None)
+
+
 def fingerprint(index: ModelIndex) -> str:
     """Hashes the names and shapes of a model's parameters and persistent buffers.
 

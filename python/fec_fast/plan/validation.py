@@ -13,10 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..utils.errors import PlanError
-from .shapes import pruned_shapes, weight_name
+from .shapes import pruned_shapes, reading_name, weight_name
 
 ATTRIBUTES = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "input_size")
-_RECURRENT = "weight_ih_l0"  # of an LSTM, GRU or RNN: what its first layer reads
 _NORM_ENTRIES = {"operator", "number", "dim", "kept", "exact"}
 _SET_ENTRIES = {"name", "round", "layers", "units", "removed", "scores", "filters"}
 
@@ -118,8 +117,8 @@ def _check_attributes(plan: Mapping[str, Any]) -> None:
     """Checks that the attributes of each module match the shape that its weight has after pruning."""
     new_shapes = pruned_shapes(plan["shapes"], plan["keep"])
     for module, values in plan["attributes"].items():
-        weight = weight_name(module, new_shapes) or (f"{module}.{_RECURRENT}" if module else _RECURRENT)
-        weight_shape = new_shapes.get(weight)
+        weight = weight_name(module, new_shapes) or reading_name(module, new_shapes)
+        weight_shape = None if weight is None else new_shapes[weight]
         for attribute, value in values.items():
             if attribute not in ATTRIBUTES or type(value) is not int or value < 1:
                 raise PlanError(f"{module}: {attribute}={value!r} is not an attribute a plan may set")

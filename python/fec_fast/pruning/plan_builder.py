@@ -15,7 +15,7 @@ from ..graph.held_sizes import HeldSize
 from ..graph.trace import Trace
 from ..graph.weight_labels import WeightUse
 from ..plan.plan import Plan
-from ..plan.shapes import persistent_shapes, pruned_shapes, shapes_fingerprint, weight_name
+from ..plan.shapes import persistent_shapes, pruned_shapes, reading_name, shapes_fingerprint, weight_name
 from ..scoring.formula import Formula
 from ..utils.compat import ConvolutionBase, NormBase
 from ..utils.errors import list_some
@@ -210,9 +210,9 @@ def _new_attributes(
     attributes: dict[str, dict[str, int]] = {}
     for name, module in index.modules.items():
         weight = weight_name(name, keep)
-        first_inputs = f"{name}.weight_ih_l0" if name else "weight_ih_l0"
-        if isinstance(module, nn.RNNBase) and "1" in keep.get(first_inputs, {}):
-            attributes[name] = {"input_size": len(keep[first_inputs]["1"])}
+        reading = reading_name(name, keep)
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase) and reading is not None and "1" in keep[reading]:
+            attributes[name] = {"input_size": len(keep[reading]["1"])}
         if weight is None:
             continue
         use = trace.weight_uses.get(index.first_names[id(index.tensors[weight])])

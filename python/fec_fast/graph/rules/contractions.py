@@ -91,7 +91,9 @@ def convolution(tracker: LabelTracker, call: OperatorCall) -> WeightUse | None:
     return use
 
 
-_NOT_PLAIN = "has a weight that is not a parameter of the model"
+_NOT_PLAIN = (
+    "has a weight that is not a parameter of the model (one that its code computes: store it in an ordinary layer)"
+)
 
 
 def _refuse(tracker: LabelTracker, call: OperatorCall, why: str = _NOT_PLAIN) -> None:

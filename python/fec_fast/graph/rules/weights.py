@@ -150,6 +150,16 @@ def _expand(tracker: LabelTracker, call: OperatorCall) -> None:
     tracker.set_weight_labels(call.result, WeightLabels(tuple(axes), (False,) * more + labels.zeros, labels.source))
 
 
+def _pad(tracker: LabelTracker, call: OperatorCall) -> None:
+    """Pads some of the last dimensions, such as a kernel that is added to a larger one; they are no longer narrowed."""
+    labels, result = _labels_of(tracker, call.operands[0]), call.result
+    padded = set(range(result.dim() - len(call.args[1]) // 2, result.dim()))
+    tracker.pin_weight(labels, padded)
+    axes = tuple(None if dim in padded else vector for dim, vector in enumerate(labels.axes))
+    zeros = tuple(zero and not (len(call.args) > 2 and call.args[2]) for zero in labels.zeros)
+    tracker.set_weight_labels(result, WeightLabels(axes, zeros, labels.source))
+
+
 def _flip(tracker: LabelTracker, call: OperatorCall) -> None:
     labels, flipped = _labels_of(tracker, call.operands[0]), {dim % call.result.dim() for dim in call.args[1]}
     axes = [
@@ -273,4 +283,5 @@ _RULES: dict[str, Callable[[LabelTracker, OperatorCall], None]] = {
     "cat": _join,
     "expand": _expand,
     "flip": _flip,
+    "constant_pad_nd": _pad,
 }

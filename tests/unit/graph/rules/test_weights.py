@@ -161,6 +161,25 @@ def test_inputs_of_recurrent_layers_go(kind, options):
     result.model.train()(x).sum().backward()
 
 
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell])
+def test_inputs_of_recurrent_cells_go(kind):
+    class Steps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.cell, self.b = nn.Conv1d(3, 16, 1), kind(16, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            state = None
+            for step in torch.relu(self.a(x)).unbind(2):
+                state = self.cell(step, state)
+            return self.b(state[0] if isinstance(state, tuple) else state)
+
+    torch.manual_seed(0)
+    result = fec_fast.prune(Steps().eval(), torch.randn(2, 3, 4), ratio=0.5)
+    assert result.proof.difference < 1e-9
+    assert result.model.a.out_channels == result.model.cell.input_size == 8
+
+
 def test_deformable_convolution():
     ops = pytest.importorskip("torchvision.ops")
 
