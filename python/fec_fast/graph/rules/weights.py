@@ -33,13 +33,13 @@ def label_weights(tracker: LabelTracker, call: OperatorCall) -> bool:
     Returns:
         Whether it was one that has a rule here; otherwise nothing was done.
     """
-    known = [tracker.is_from_parameters(operand) for operand in call.operands]
-    if not any(known):
-        return False
-    for operand, is_known in zip(call.operands, known, strict=True):
-        if not is_known and (operand.numel() > 1 or tracker.known_label_maps([operand])):
+    any_known = False
+    for operand in call.operands:  # of most operators the first is an activation
+        if tracker.is_from_parameters(operand):
+            any_known = True
+        elif operand.numel() > 1 or tracker.known_label_maps([operand]):
             return False
-    rule = _rule(tracker, call)
+    rule = _rule(tracker, call) if any_known else None
     if rule is None:
         return False
     rule(tracker, call)
