@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from ..utils.compat import ConvolutionBase, storage_id
 from ..utils.computed_weights import computed_attributes, weight_parts
 from ..utils.errors import InputError
-from ..utils.forward import call_model, copied_inputs, plain_operators, restored_parameters, undisturbed
+from ..utils.forward import (
+    call_model,
+    copied_inputs,
+    plain_operators,
+    restored_attributes,
+    restored_buffers,
+    restored_parameters,
+)
 from ..utils.model_index import ModelIndex
 from ..utils.outputs import named_tensors_in
 from .activation_memory import Allocation
@@ -226,6 +233,11 @@ def _trace_training(index: ModelIndex, example_inputs: Any, mode: TracingMode) -
 
 
 def _run(index: ModelIndex, example_inputs: Any, mode: TracingMode, *, training: bool) -> None:
+    with restored_attributes(index):  # outside: what the code leaves on its modules is an output, and is looked for
+        _watch(index, example_inputs, mode, training)
+
+
+def _watch(index: ModelIndex, example_inputs: Any, mode: TracingMode, training: bool) -> None:
     tracker = mode.tracker
 
     def pin_read(tensor: Tensor, method: str) -> None:
@@ -233,7 +245,7 @@ def _run(index: ModelIndex, example_inputs: Any, mode: TracingMode, *, training:
         tracker.pin(tensor, f"its values leave the model by {method}")
 
     with (
-        undisturbed(index, training=training),
+        restored_buffers(index, training=training),
         plain_operators(index),
         warnings.catch_warnings(),
         restored_parameters(index) as replaced,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
+import operator
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -16,6 +19,9 @@ from .computed_weights import computed_attributes
 from .errors import InputError
 from .model_index import ModelIndex
 from .modules import modules_of
+from .outputs import OF_EVERY_MODULE
+
+_CONTAINERS = (list, dict, set, deque)
 
 
 def call_model(model: nn.Module, example_inputs: Any) -> Any:
@@ -121,13 +127,67 @@ def _restored_modes(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def undisturbed(model: nn.Module | ModelIndex, *, training: bool = False) -> Iterator[None]:
-    """Runs a model and leaves it unchanged: modes, buffers and torch's random state are restored; no gradients.
+    """Runs a model and leaves it unchanged: modes, buffers, attributes, torch's random state; no gradients.
 
     So are the weights that hooks of torch (weight norm, masks) leave in attributes.
 
     Args:
         model: The model, or its index if there is one. Inside the context it is in the mode that ``training`` says.
         training: Whether it is in training mode inside the context. Default: evaluation mode.
+
+    Yields:
+        Nothing.
+    """
+    with restored_attributes(model), restored_buffers(model, training=training):
+        yield
+
+
+@contextlib.contextmanager
+def restored_attributes(model: nn.Module | ModelIndex) -> Iterator[None]:
+    """Restores the attributes of modules that a model's code sets in a run, such as counters and caches.
+
+    A counter that goes on from run to run would choose other values in a copy that was run more often. Lists,
+    dictionaries and sets get their elements back; what other objects hold is not looked at.
+
+    Args:
+        model: The model, or its index if there is one.
+
+    Yields:
+        Nothing.
+    """
+    modules = model.modules if isinstance(model, ModelIndex) else modules_of(model)
+    before = [(vars(module), dict(vars(module))) for module in modules.values()]
+    contents = [
+        (value, copy.copy(value))
+        for _, attributes in before
+        for name, value in attributes.items()
+        if type(value) in _CONTAINERS and name not in OF_EVERY_MODULE
+    ]
+    try:
+        yield
+    finally:
+        for own, attributes in before:
+            for name in own.keys() - attributes.keys():
+                del own[name]
+            own.update(attributes)
+        for value, elements in contents:
+            if len(value) != len(elements) or any(map(operator.is_not, _elements(value), _elements(elements))):
+                value.clear()
+                (value.extend if isinstance(value, list | deque) else value.update)(elements)
+
+
+def _elements(container: Any) -> Iterator[Any]:
+    """The elements of a list or set in order, keys and values of a dictionary."""
+    return itertools.chain(container, container.values()) if isinstance(container, dict) else iter(container)
+
+
+@contextlib.contextmanager
+def restored_buffers(model: nn.Module | ModelIndex, *, training: bool = False) -> Iterator[None]:
+    """Does what :func:`undisturbed` does, but for attributes: what a run leaves behind can be looked at afterwards.
+
+    Args:
+        model: See :func:`undisturbed`.
+        training: See :func:`undisturbed`.
 
     Yields:
         Nothing.

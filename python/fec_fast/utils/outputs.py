@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .computed_weights import computed_attributes
 
 # Attributes that every module has; what a model's own code leaves on a module has another name.
-_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 _WITHOUT_CONTENT = (nn.Module, str, bytes, type, types.ModuleType, *_FUNCTIONS)
 
@@ -46,7 +46,7 @@ def tensors_on_modules(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, 
         for attribute, value in list(vars(module).items()):
             if attribute in computed:
                 continue
-            if attribute not in _OF_EVERY_MODULE and not isinstance(value, int | float | str | None):
+            if attribute not in OF_EVERY_MODULE and not isinstance(value, int | float | str | None):
                 name = f"{module_name}.{attribute}" if module_name else attribute
                 found = _walk(value, name, set(), of_objects=False)
                 yield from ((each, tensor) for each, tensor in found if not isinstance(tensor, nn.Parameter))

@@ -184,6 +184,30 @@ def test_modes_gradients_and_random_state_are_left_alone():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+class DrawnBefore(nn.Module):
+    """Takes noise from a buffer and counts how much it has taken, as recurrent networks take dropout masks."""
+
+    def __init__(self):
+        super().__init__()
+        self.make, self.read, self.taken = nn.Linear(6, 8), nn.Linear(8, 3), 0
+        self.register_buffer("noise", torch.rand(100, 1))
+
+    def forward(self, x):
+        made = self.make(x).relu()
+        if self.training:
+            made = made * self.noise[self.taken : self.taken + len(x)]
+            self.taken += len(x)
+        return self.read(made)
+
+
+def test_a_counter_of_the_models_code_is_left_alone_and_starts_equal_in_both_networks():
+    model = DrawnBefore()
+    model.taken = 8
+    result = fec_fast.prune(model, torch.randn(4, 6), ratio=0.5)
+    assert "drawn weights in training mode" in result.proof.runs and result.model.make.out_features == 4
+    assert model.taken == result.model.taken == 8
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     widths=st.lists(st.integers(1, 24), min_size=2, max_size=4),

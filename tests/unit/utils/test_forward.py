@@ -38,6 +38,33 @@ def test_evaluating() -> None:
     assert modes(model) == before and torch.is_grad_enabled()
 
 
+class Remembering(nn.Module):
+    """Counts its calls and keeps what it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.seen, self.first, self.sizes = 0, [1], None, {"a": 1}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.seen.append(self.calls)
+        self.sizes["a"], self.sizes["b"] = 2, 3
+        self.first, self.last = x, x
+        return x
+
+
+def test_undisturbed_restores_attributes() -> None:
+    model = nn.Sequential(Remembering(), Remembering())
+    seen = model[0].seen
+    with pytest.raises(RuntimeError, match="stop"), undisturbed(model):
+        model(torch.ones(2))
+        raise RuntimeError("stop")
+    for part in model:
+        assert (part.calls, part.seen, part.first, part.sizes) == (0, [1], None, {"a": 1})
+        assert not hasattr(part, "last")
+    assert model[0].seen is seen
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_undisturbed_restores_modes_buffers_and_random_state(training: bool) -> None:
     model = mixed()
