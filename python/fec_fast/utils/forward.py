@@ -6,7 +6,7 @@ import contextlib
 import copy
 import itertools
 import operator
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -21,7 +21,7 @@ from .model_index import ModelIndex
 from .modules import modules_of
 from .outputs import OF_EVERY_MODULE
 
-_CONTAINERS = (list, dict, set, deque)
+_CONTAINERS = (list, dict, OrderedDict, set, deque)
 
 
 def call_model(model: nn.Module, example_inputs: Any) -> Any:
@@ -147,7 +147,8 @@ def restored_attributes(model: nn.Module | ModelIndex) -> Iterator[None]:
     """Restores the attributes of modules that a model's code sets in a run, such as counters and caches.
 
     A counter that goes on from run to run would choose other values in a copy that was run more often. Lists,
-    dictionaries and sets get their elements back; what other objects hold is not looked at.
+    dictionaries and sets get their elements back; what other objects hold is not looked at. Hooks, submodules and
+    tensors that the code has added are taken away again, as the attribute that says so is.
 
     Args:
         model: The model, or its index if there is one.
@@ -158,10 +159,10 @@ def restored_attributes(model: nn.Module | ModelIndex) -> Iterator[None]:
     modules = model.modules if isinstance(model, ModelIndex) else modules_of(model)
     before = [(vars(module), dict(vars(module))) for module in modules.values()]
     contents = [
-        (value, copy.copy(value))
+        (value, copy.copy(value), name in OF_EVERY_MODULE)
         for _, attributes in before
         for name, value in attributes.items()
-        if type(value) in _CONTAINERS and name not in OF_EVERY_MODULE
+        if type(value) in _CONTAINERS
     ]
     try:
         yield
@@ -170,8 +171,11 @@ def restored_attributes(model: nn.Module | ModelIndex) -> Iterator[None]:
             for name in own.keys() - attributes.keys():
                 del own[name]
             own.update(attributes)
-        for value, elements in contents:
-            if len(value) != len(elements) or any(map(operator.is_not, _elements(value), _elements(elements))):
+        for value, elements, of_torch in contents:
+            if of_torch:  # what it held before is restored where it is known what it is
+                for added in [element for element in value if element not in elements]:
+                    value.pop(added) if isinstance(value, dict) else value.remove(added)
+            elif len(value) != len(elements) or any(map(operator.is_not, _elements(value), _elements(elements))):
                 value.clear()
                 (value.extend if isinstance(value, list | deque) else value.update)(elements)
 
