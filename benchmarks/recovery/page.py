@@ -122,7 +122,7 @@ def _method(document: dict[str, Any]) -> list[str]:
         paragraph(
             "**Methods.** All remove the same channels (`fec_l1`, ratios `entropy`), except those whose name says",
             "otherwise, and except Model Folding, which merges channels into as many.",
-            f"`{DEFAULT}` is what `prune(..., recover=images)` does, and",
+            f"`{DEFAULT}` is what `prune(..., budget=..., recover=images)` does, and",
             '`data-free, chosen by reconstruction` is `prune(..., recover="data-free")`. Neuron Merging (Kim et al.,',
             "NeurIPS 2020), Model Folding with REPAIR (Wang et al., ICLR 2025) and GRAIL (Tang et al., CPAL 2026) are",
             "written from the papers and the authors' code in",

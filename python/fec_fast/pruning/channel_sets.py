@@ -128,10 +128,18 @@ def couplings(model: nn.Module, example_inputs: Any, *, ignore: Sequence[str] = 
     coupling = couple_channels(trace, ignore)
     if coupling.sets:
         # Some widths are written into the model's code: a trial shows them. Which half it removes does not matter.
-        scores = [torch.zeros(len(coupled.units), dtype=torch.float64) for coupled in coupling.sets]
         context = PruningContext(
-            *(index, example_inputs, trace, coupling, scores, "l1", "l1", Formula(), "both", tuple(ignore)),
-            resolve("cpu"),
+            index,
+            example_inputs,
+            trace,
+            coupling,
+            scores=[torch.zeros(len(coupled.units), dtype=torch.float64) for coupled in coupling.sets],
+            criterion="l1",
+            criterion_name="l1",
+            formula=Formula(),
+            sides="both",
+            ignore=tuple(ignore),
+            backend=resolve("cpu"),
         )
         context = find_plan(context, AllocationRequest(ratio=0.5), verify=False).context
         trace, coupling = context.trace, context.coupling
