@@ -112,7 +112,9 @@ def measured(dense: nn.Module, images: Tensor) -> dict[str, Any]:
 
     def compensate() -> None:
         model = copy.deepcopy(result.model)
-        fec_fast.compensate(dense, model, result.plan, batches, images=len(images), progress=False)
+        done = fec_fast.compensate(dense, model, result.plan, batches, images=len(images), progress=False)
+        if done.images < len(images):  # the passes over all would make it look cheaper than it is
+            raise RuntimeError(f"{done.images} of {len(images)} images were used: memory is too little")
 
     forward(dense, batches[:1])
     split: dict[str, float] = {}

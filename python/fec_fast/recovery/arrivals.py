@@ -111,4 +111,6 @@ def addend_rows(call: LayerCall, target: CallTarget, made: Mapping[int, Tensor])
     made_at, (items, *places) = target.reader.addend_made_at, target.positions.shape
     tensor = None if made_at is None else made.get(made_at)
     shape = (items, *places, call.out_channels) if call.is_linear else (items, call.out_channels, *places)
-    return None if tensor is None or tensor.shape != shape else output_rows(call, tensor, target.positions)
+    if tensor is None or tensor.shape != shape:
+        return None
+    return output_rows(tensor, target.positions, is_linear=call.is_linear)

@@ -41,12 +41,14 @@ class Compensation:
     Attributes:
         method: ``"least squares"`` or ``"data-free"``, which is least squares on noise.
         images: How many calibration images were used.
+        images_read: How many were read; more than were used if ``memory`` was too little for all.
         layers: The changed layers, in the order of the run.
         left: For each layer that was left as it was although its inputs had changed, the reason.
     """
 
     method: str
     images: int
+    images_read: int
     layers: tuple[LayerRecovery, ...]
     left: Mapping[str, str] = field(default_factory=dict)
 
@@ -54,7 +56,8 @@ class Compensation:
     def note(self) -> str:
         """One sentence on the method, for a plan's notes."""
         on_noise = self.method == DATA_FREE
-        how = f"{self.method}, on noise" if on_noise else f"by {self.method} on {self.images} images without labels"
+        images = f"{self.images} of {self.images_read}" if self.images < self.images_read else str(self.images)
+        how = f"{self.method}, on noise" if on_noise else f"by {self.method} on {images} images without labels"
         left = f"; {len(self.left)} left as they were" if self.left else ""
         return f"recovered {how}: {len(self.layers)} layers changed{left}"
 
@@ -119,7 +122,7 @@ def compensate(
         rows: How many output positions each layer is fitted on at most, as many from every image.
         images: How many images are read at most; without effect if none are given.
         memory: About how much memory is used beside the models and the images, in GiB. Fewer rows and images are used
-            where this is not enough for all.
+            where this is not enough for all; a warning says so if images are left out.
         progress: Whether to show a progress bar on the standard error.
 
     Returns:
@@ -156,7 +159,7 @@ def compensate(
                 f"nothing was recovered: {len(fits.left)} layers were left as they were, such as {layer!r}: {reason}",
                 stacklevel=2,
             )
-        return Compensation(DATA_FREE, 0, tuple(fits.records), dict(fits.left))
+        return Compensation(DATA_FREE, 0, 0, tuple(fits.records), dict(fits.left))
     batches = calibration_batches(calibration, images)
     number = sum(map(count_images, batches))
     if number < FEWEST_IMAGES:
@@ -170,7 +173,14 @@ def compensate(
     with progress_bar("layers", fits.layers, shown=progress) as done:
         fits.fit(batches, done)
     write_tensors(after, {name: small.tensors[name] for name in fits.changed})
-    return Compensation("least squares", sum(map(count_images, batches)), tuple(fits.records), dict(fits.left))
+    used = sum(map(count_images, batches))
+    if used < number:
+        warnings.warn(
+            f"{used} of {number} calibration images were used: memory={memory:g} GiB is not enough for what the model "
+            "computes on more of them at a time; give more memory",
+            stacklevel=2,
+        )
+    return Compensation("least squares", used, number, tuple(fits.records), dict(fits.left))
 
 
 def _is_positive(number: object) -> bool:

@@ -121,23 +121,23 @@ def input_rows(call: LayerCall, positions: Positions) -> Tensor:
     return grouped.reshape(call.groups, len(rows), -1)
 
 
-def output_rows(call: LayerCall, output: Tensor, positions: Positions, channels: Tensor | None = None) -> Tensor:
+def output_rows(output: Tensor, positions: Positions, channels: Tensor | None = None, *, is_linear: bool) -> Tensor:
     """A layer's output at some positions.
 
     Args:
-        call: The call.
-        output: What it returned.
+        output: What the layer returned.
         positions: The positions.
         channels: Int64: which output channels; ``None`` for all.
+        is_linear: Whether the layer is a linear operation, whose channels are the last dimension.
 
     Returns:
         ``[rows, channels]``.
     """
     item, place = positions.item.to(output.device), positions.place.to(output.device)
-    if call.is_linear:
+    if is_linear:
         rows = output.reshape(positions.shape[0], -1, output.shape[-1])[item, place]
     else:
-        dense = output if output.dim() == call.weight.dim() else output.unsqueeze(0)
+        dense = output if output.dim() == len(positions.shape) + 1 else output.unsqueeze(0)
         rows = dense.movedim(1, -1)[(item, *_unravel(place, positions.shape[1:]))]
     return rows if channels is None else rows[:, channels.to(output.device)]
 

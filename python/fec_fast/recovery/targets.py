@@ -6,10 +6,11 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..plan.plan import Plan
@@ -190,15 +191,10 @@ class TargetMode(LayerCallMode):
         dims = output_dims(call, output)
         most = int(self._most_bytes * self._share / (4 * weight_matrices(call, call.weight)[0].shape[0] * call.groups))
         positions = spread_positions(dims, max(1, min(self._most, most)), self._seeds_of(dims[0]))
-        outputs = target.outputs
-
-        def sample(tensor: Tensor) -> Tensor | None:
-            same = tensor.shape == output_shape
-            return output_rows(call, tensor, positions, outputs) if same else None
-
-        output_shape, reader = output.shape, Reader(sample)
+        sample = partial(_rows_of, output.shape, positions, target.outputs, call.is_linear)
+        reader = Reader(sample)
         self.readers.follow(output, call.name, reader)
-        rows = output_rows(call, output, positions, outputs)
+        rows = output_rows(output, positions, target.outputs, is_linear=call.is_linear)
         target.calls[self._batch].append(CallTarget(positions, input_dims(call), rows, reader))
 
     def before_other(self, function: Callable[..., Any], arguments: Mapping[int | str, Any]) -> None:
@@ -237,6 +233,13 @@ class TargetMode(LayerCallMode):
         if items == images or not images or items % images:
             return self._seeds if items == images else torch.arange(items)
         return self._seeds.repeat_interleave(items // images) + torch.arange(items // images).repeat(images)
+
+
+def _rows_of(
+    shape: Size, positions: Positions, channels: Tensor | None, is_linear: bool, tensor: Tensor
+) -> Tensor | None:
+    """The rows of a tensor like a layer's output. It holds no call: that would keep the layer's input in memory."""
+    return output_rows(tensor, positions, channels, is_linear=is_linear) if tensor.shape == shape else None
 
 
 def kept_outputs(call: LayerCall, keep: Mapping[str, list[int]]) -> list[int] | None:

@@ -68,9 +68,9 @@ def test_rows_times_the_weight_are_the_outputs(name: str, most: int) -> None:
     products = (input_rows(call, positions) @ matrices).permute(1, 0, 2).reshape(len(positions), -1)
     if call.bias is not None:
         products = products + call.bias
-    torch.testing.assert_close(products, output_rows(call, seen.output, positions))
+    torch.testing.assert_close(products, output_rows(seen.output, positions, is_linear=call.is_linear))
     some = torch.tensor([2, 0])
-    torch.testing.assert_close(products[:, some], output_rows(call, seen.output, positions, some))
+    torch.testing.assert_close(products[:, some], output_rows(seen.output, positions, some, is_linear=call.is_linear))
 
 
 def test_the_positions_of_an_image_depend_on_its_seed_alone() -> None:
