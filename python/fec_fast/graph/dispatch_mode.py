@@ -53,7 +53,7 @@ class TracedOperator:
     inputs: tuple[LabelMap, ...]
 
 
-class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class TracingMode(TorchDispatchMode):
     """Applies the rule of every operator of a run.
 
     Attributes:

@@ -28,7 +28,7 @@ from .trace import Trace
 _REACH = 64
 
 
-class _Trial(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Trial(TorchDispatchMode):
     """Calls every operator, and records the names of those that were passed.
 
     Attributes:

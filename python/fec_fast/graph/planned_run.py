@@ -161,7 +161,7 @@ def _only_lays_out(operator: Any) -> bool:
     return operator.is_view or operator.overloadpacket.__name__ in ("clone", "_unsafe_view", "_to_copy", "contiguous")
 
 
-class _CutsAsPlanned(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _CutsAsPlanned(TorchDispatchMode):
     """Makes every cut as planned, and notes what the code asks for.
 
     Attributes:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ..utils.compat import ConvolutionBase, storage_id
@@ -114,9 +115,17 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
         try:
             _run(index, example_inputs, mode, training=False)
             break
-        except InputError:  # its code depends on values, or it cannot be run at all
+        except InputError as error:  # its code depends on values, or it cannot be run at all
             if evaluate is call_with_values:
-                raise
+                scripted = [
+                    name for name, module in index.modules.items() if isinstance(module, torch.jit.ScriptModule)
+                ]
+                if not scripted:
+                    raise
+                raise InputError(
+                    f"{error}\nIts module {scripted[0]!r} is TorchScript; if it cannot be traced, give the module that "
+                    "torch.jit.script or trace was called on, and script the result"
+                ) from error
     assert mode.allocations is not None
     operators, costs, allocations = tuple(mode.operators), tuple(mode.costs), mode.allocations.finish()
     mode.allocations = None

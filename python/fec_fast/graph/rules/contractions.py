@@ -28,6 +28,7 @@ def _convolution_shape(
     transposed: bool,
     output_padding: list[int],
     groups: int,
+    *_: Any,
 ) -> Tensor:
     """Zeros of the shape that the documentation of ``torch.nn.ConvNd`` and ``ConvTransposeNd`` gives."""
     channels, filters = weight.shape[0], weight.shape[1] * groups
@@ -75,7 +76,7 @@ def _convolution_macs(call: OperatorCall) -> int:
     return int(weight.numel() * call.result.shape[0] * math.prod(positions))
 
 
-@operator("convolution", shape=_convolution_shape, macs=_convolution_macs)
+@operator("convolution", "_convolution", shape=_convolution_shape, macs=_convolution_macs)
 def convolution(tracker: LabelTracker, call: OperatorCall) -> WeightUse | None:
     """Unites the input channels with the weight's channel axis; the output has the labels of the filters."""
     weight, bias, transposed = WeightOperand.of(tracker, call.args[1]), call.args[2], call.args[6]
@@ -121,7 +122,7 @@ def _convolution_use(tracker: LabelTracker, call: OperatorCall, weight: WeightOp
     Returns:
         The use of the weight; ``None``, with nothing changed, where the operator is not understood.
     """
-    source, _, _, _, _, _, transposed, _, groups = call.args
+    source, _, _, _, _, _, transposed, _, groups = call.args[:9]
     label_map = tracker.labels_of(source)
     channel_dim = source.dim() - weight.tensor.dim() + 1
     if label_map.dim not in (None, channel_dim):
