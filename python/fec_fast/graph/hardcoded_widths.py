@@ -25,7 +25,7 @@ from .trace import Trace
 
 # How many operators before the one that stopped the run are searched for removable channels. Attention has some twenty
 # from its input to its output, a lambda layer more than forty.
-_REACH = 64
+REACH = 64
 
 
 class _Trial(TorchDispatchMode):
@@ -148,7 +148,7 @@ def removable_before(
 
     The operator that was not passed is examined first, then those before it, until one has removable channels. A check
     in the model's own code may have decided, or attention, whose operators keep their width, reshaped to the width of
-    its input. Further back than ``_REACH``, the choice would be a guess.
+    its input. Further back than ``REACH``, the choice would be a guess.
 
     Args:
         operators: The operators of the trace.
@@ -158,7 +158,7 @@ def removable_before(
     Returns:
         The operator, and the labels of its operands; ``None`` if none of them can be removed.
     """
-    for traced in reversed(operators[max(0, position - _REACH) : position + 1]):
+    for traced in reversed(operators[max(0, position - REACH) : position + 1]):
         labels = np.concatenate([of_input.labels for of_input in traced.inputs] or [np.zeros(0, dtype=np.int64)])
         if not partition.all_pinned(labels):
             return traced.operator, labels
