@@ -132,8 +132,8 @@ def _convolution_use(tracker: LabelTracker, call: OperatorCall, weight: WeightOp
     inputs_per_group, outputs_per_group = len(inputs) // groups, call.result.shape[channel_dim] // groups
     layer = weight.layer
     whole_groups = groups > 1 and groups >= max(inputs_per_group, outputs_per_group)
-    if whole_groups and getattr(tracker.modules[layer], "groups", None) != groups:
-        return None  # the number of groups is not an attribute that could be changed
+    if whole_groups and getattr(tracker.modules[layer], "groups", groups) != groups:
+        return None  # the attribute that would be changed is another number
     reason = f"it feeds {layer} together with channels of fixed width"
     if groups > 1 and (inputs_per_group > 1 or not whole_groups):
         # Whole groups: each input is united with the first of its group. Otherwise: with the one at its position in the
