@@ -102,6 +102,7 @@ class TracingMode(TorchDispatchMode):
         rule, weight_use = rule_of(func), None
         if call.operands and not same_elements:  # an operator without operands makes a new tensor, without labels
             weight_use = None if label_weights(self.tracker, call) else rule.labels(self.tracker, call)
+        self.tracker.note_lines()
         for tensor in written:
             self.tracker.note_write(tensor)
         if not written:

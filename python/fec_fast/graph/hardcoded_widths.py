@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..utils.code_lines import line_that_raised
 from ..utils.compat import TorchDispatchMode
 from ..utils.errors import InputError
 from ..utils.forward import call_model, copied_inputs, plain_operators, restored_parameters, undisturbed
@@ -129,9 +130,11 @@ def find_hardcoded_width(
         found = removable_before(operators, reached, partition) if same else None
         if found is not None:
             operator, labels = found
+            line = line_that_raised(cause)
+            where = "" if line is None else f" ({line})"
             return Pin(
                 labels,
-                f"the model's code wants its width at {operator} ({message})",
+                f"the model's code wants its width at {operator} ({message}){where}",
                 f"{operator}: the model's code wants the width that it was written for ({message})",
             )
         raise InputError(

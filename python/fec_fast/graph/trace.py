@@ -56,6 +56,7 @@ class Trace:
         training_operators: Those of the run in training mode; ``None`` if there was none.
         cuts: The operators in evaluation mode that divide channels, or shape a tensor with channels.
         training_cuts: The same of the run in training mode.
+        lines: The lines of the model's code that cuts are in, as far as they are known.
         sizes: Attributes of modules that are known to hold numbers of channels; they change with the widths.
         norms: What happens to channels that statistics are taken over, as given.
         statistics: Statistics over channels that may go.
@@ -75,6 +76,7 @@ class Trace:
     training_operators: tuple[TracedOperator, ...] | None
     cuts: tuple[Cut, ...]
     training_cuts: tuple[Cut, ...]
+    lines: Mapping[Cut, str]
     sizes: tuple[HeldSize, ...]
     norms: str
     statistics: tuple[ChannelStatistics, ...]
@@ -154,6 +156,7 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
         training_operators,
         cuts,
         training_cuts,
+        MappingProxyType(tracker.lines),
         tuple(tracker.sizes.values()),
         norms,
         tuple(tracker.statistics.values()),

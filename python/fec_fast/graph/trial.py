@@ -82,7 +82,7 @@ def try_out(
         return Finding(sizes=tuple(sizes)) if sizes else _another_way(position, operators, partition)
     sizes = _Search(pruned, run, whole, count, report).sizes(known)
     solved = {size.module for size in sizes}
-    pins = _pins((run.cuts[position] for position in sorted(report.deviating)), partition, solved)
+    pins = _pins((run.cuts[position] for position in sorted(report.deviating)), partition, trace, solved)
     if not pins and not sizes:
         sizes = find_compared_sizes(pruned, run, whole, report, operators, count, known)
     if not pins and not sizes:
@@ -91,7 +91,7 @@ def try_out(
         except InputError:
             # A cut that was not compared may be the cause.
             unseen = (cut for position, cut in enumerate(run.cuts) if position not in report.requested)
-            pins = _pins((cut for cut in unseen if cut.divides), partition)
+            pins = _pins((cut for cut in unseen if cut.divides), partition, trace)
             if not pins:
                 raise
     return Finding(tuple(pins), tuple(sizes))
@@ -224,15 +224,17 @@ def doubted_cuts(trace: Trace, partition: LabelPartition, count: CountKept, mess
     return Finding(tuple(pins)) if pins else None
 
 
-def _pins(cuts: Iterable[Cut], partition: LabelPartition, solved: Collection[str] = ()) -> list[Pin]:
+def _pins(cuts: Iterable[Cut], partition: LabelPartition, trace: Trace, solved: Collection[str] = ()) -> list[Pin]:
     """Pins of the channels that are cut, except in the modules that are solved; what is kept anyway is left out."""
     pins = []
     for cut in cuts:
         if cut.layer not in solved and not partition.all_pinned(cut.channels):
             numbers = [number for number, _ in cut.sequence()]
+            line = trace.lines.get(cut)
+            where = "" if line is None else f" ({line})"
             pin = Pin(
                 cut.channels,
-                f"{place_of(cut)} cuts its channels at fixed positions of the model's code, {numbers}",
+                f"{place_of(cut)} cuts its channels at fixed positions of the model's code, {numbers}{where}",
                 f"{place_of(cut)}: the model's code asks for {numbers} at any width, so the channels keep theirs; "
                 "sizes computed from the width, or held by an attribute that is used for nothing else, would follow",
             )

@@ -25,6 +25,9 @@ class Between(nn.Module):
         self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 8, 1)
         self.scale, self.shift = nn.Parameter(torch.rand(16) + 0.5), nn.Parameter(torch.randn(16))
         self.mixed = nn.Parameter(torch.randn(16, 16))
+        self.channels = 16
+        self.register_buffer("blur", torch.rand(16, 1, 3, 3))
+        self.register_buffer("grouped", torch.rand(16, 4, 3, 3))
         self.head = nn.Linear(8, 4)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,6 +88,11 @@ FUNCTIONS: dict[str, tuple[Callable[[Any, Tensor], Tensor], int, int]] = {
         16,
         16,
     ),
+    "fixed filters, groups by the shape": (lambda m, x: F.conv2d(x, m.blur, padding=1, groups=x.shape[1]), 8, 8),
+    "fixed filters, groups by an attribute": (lambda m, x: F.conv2d(x, m.blur, padding=1, groups=m.channels), 8, 8),
+    "fixed filters, groups by a number": (lambda m, x: F.conv2d(x, m.blur, padding=1, groups=16), 16, 16),
+    "four groups by the shape": (lambda m, x: F.conv2d(x, m.grouped, padding=1, groups=x.shape[1] // 4), 8, 8),
+    "four groups by a number": (lambda m, x: F.conv2d(x, m.grouped, padding=1, groups=4), 16, 16),
     "a number": (lambda m, x: x / 16, 8, 8),
     "mean by a number": (lambda m, x: x - x.sum(1, keepdim=True) / 16, 8, 8),
     "condition": (lambda m, x: x * 2 if x.shape[1] == 16 else x, 16, 16),
@@ -109,7 +117,7 @@ def test_it_is_kept_or_equals_the_masked_original(name: str, norms: str) -> None
     masked, pruned = copy.deepcopy(model).double(), copy.deepcopy(result.model).double()
     with torch.no_grad():
         for tensor_name, axes in result.plan.keep.items():
-            tensor = masked.get_parameter(tensor_name)
+            tensor = masked.state_dict(keep_vars=True)[tensor_name]
             for axis, kept in axes.items():
                 removed = sorted({*range(tensor.shape[int(axis)])} - {*kept})
                 tensor.index_fill_(int(axis), torch.tensor(removed), 0)

@@ -134,7 +134,7 @@ def _convolution_use(tracker: LabelTracker, call: OperatorCall, weight: WeightOp
     whole_groups = groups > 1 and groups >= max(inputs_per_group, outputs_per_group)
     if whole_groups and getattr(tracker.modules[layer], "groups", groups) != groups:
         return None  # the attribute that would be changed is another number
-    reason = f"it feeds {layer} together with channels of fixed width"
+    reason = f"it feeds {layer or 'a weight of the model itself'} together with channels of fixed width"
     if groups > 1 and (inputs_per_group > 1 or not whole_groups):
         # Whole groups: each input is united with the first of its group. Otherwise: with the one at its position in the
         # first group.
