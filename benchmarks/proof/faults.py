@@ -129,6 +129,8 @@ def _one_value(index: ModelIndex, result: fec_fast.PruneResult, draw: random.Ran
 def _one_attribute(index: ModelIndex, result: fec_fast.PruneResult, draw: random.Random) -> _Planted:
     pruned = copy.deepcopy(result.model)
     modules = [(name, module) for name, module in pruned.named_modules() if type(module) in ATTRIBUTES]
+    if not modules:
+        return None
     name, module = draw.choice(modules)
     attribute, more = draw.choice(ATTRIBUTES[type(module)])
     value = getattr(module, attribute)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import time
 import warnings
@@ -26,10 +25,12 @@ from ..training.accelerator import training_device
 from ..training.finetuning import finetune
 from ..training.history import FinetuneResult
 from ..training.tasks.detection import Detection
+from ..utils.copying import copied_model
 from ..utils.distributed import launched_processes
 from ..utils.errors import CheckpointError, InputError
 from ..utils.files import write_text
 from ..utils.machine import describe_machine
+from ..utils.model_index import ModelIndex
 from ..utils.random_state import restored_randomness
 from ..vision import data, zoo
 from ..vision.weights import load_weights
@@ -138,10 +139,10 @@ def run_recipe(
             measure(stage, network)
             return tuned
 
-        teacher = copy.deepcopy(model) if recipe.content.get("teacher", False) else None
+        teacher = copied_model(ModelIndex.of(model)) if recipe.content.get("teacher", False) else None
         trainings = {}
         if recipe.content.get("dense", False):
-            trainings["dense_tuned"] = tune(copy.deepcopy(model), "dense_tuned", teacher)
+            trainings["dense_tuned"] = tune(copied_model(ModelIndex.of(model)), "dense_tuned", teacher)
         trainings["pruned_tuned"] = tune(result.model, "pruned_tuned", teacher)
     results = {
         "format": "fec_fast run",

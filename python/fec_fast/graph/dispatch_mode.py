@@ -47,13 +47,15 @@ class TracedOperator:
     Attributes:
         operator: The ATen operator.
         inputs: The labels of its operands, of those that an operator of the run made.
+        layer: The module in whose code it ran.
     """
 
     operator: Any
     inputs: tuple[LabelMap, ...]
+    layer: str
 
 
-class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class TracingMode(TorchDispatchMode):
     """Applies the rule of every operator of a run.
 
     Attributes:
@@ -96,10 +98,11 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **kwargs) if is_weight else self.evaluate(func, args, kwargs)
         layer, repetition = self.running.name, self.running.count(func)
         call = OperatorCall(func, args, kwargs, result, len(self.operators), layer, repetition)
-        self.operators.append(TracedOperator(func, self.tracker.known_label_maps(call.operands)))
+        self.operators.append(TracedOperator(func, self.tracker.known_label_maps(call.operands), layer))
         rule, weight_use = rule_of(func), None
         if call.operands and not same_elements:  # an operator without operands makes a new tensor, without labels
             weight_use = None if label_weights(self.tracker, call) else rule.labels(self.tracker, call)
+        self.tracker.note_lines()
         for tensor in written:
             self.tracker.note_write(tensor)
         if not written:

@@ -14,6 +14,7 @@ from .channel_statistics import REMEDY
 from .cuts import CountKept
 from .label_sets import LabelPartition, Pin
 from .labels import FIXED
+from .remedies import with_remedy
 from .trace import Trace
 from .weight_labels import WeightUse
 
@@ -254,9 +255,9 @@ def _pinned_layers(trace: Trace, partition: LabelPartition) -> tuple[dict[str, s
         if len(kept):
             reason = partition.reason(int(use.outputs[kept[0]]))
             assert reason is not None
-            (whole if len(kept) == len(use.outputs) else partly)[use.layer] = reason
+            (whole if len(kept) == len(use.outputs) else partly)[use.layer] = with_remedy(reason)
     for layer in trace.unreached:
-        whole[layer] = "the example inputs do not reach it"
+        whole[layer] = with_remedy("the example inputs do not reach it")
     return whole, partly
 
 

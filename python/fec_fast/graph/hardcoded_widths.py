@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..utils.code_lines import line_that_raised
 from ..utils.compat import TorchDispatchMode
 from ..utils.errors import InputError
 from ..utils.forward import call_model, copied_inputs, plain_operators, restored_parameters, undisturbed
@@ -25,10 +26,10 @@ from .trace import Trace
 
 # How many operators before the one that stopped the run are searched for removable channels. Attention has some twenty
 # from its input to its output, a lambda layer more than forty.
-_REACH = 64
+REACH = 64
 
 
-class _Trial(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Trial(TorchDispatchMode):
     """Calls every operator, and records the names of those that were passed.
 
     Attributes:
@@ -129,9 +130,11 @@ def find_hardcoded_width(
         found = removable_before(operators, reached, partition) if same else None
         if found is not None:
             operator, labels = found
+            line = line_that_raised(cause)
+            where = "" if line is None else f" ({line})"
             return Pin(
                 labels,
-                f"the model's code wants its width at {operator} ({message})",
+                f"the model's code wants its width at {operator} ({message}){where}",
                 f"{operator}: the model's code wants the width that it was written for ({message})",
             )
         raise InputError(
@@ -148,7 +151,7 @@ def removable_before(
 
     The operator that was not passed is examined first, then those before it, until one has removable channels. A check
     in the model's own code may have decided, or attention, whose operators keep their width, reshaped to the width of
-    its input. Further back than ``_REACH``, the choice would be a guess.
+    its input. Further back than ``REACH``, the choice would be a guess.
 
     Args:
         operators: The operators of the trace.
@@ -158,7 +161,7 @@ def removable_before(
     Returns:
         The operator, and the labels of its operands; ``None`` if none of them can be removed.
     """
-    for traced in reversed(operators[max(0, position - _REACH) : position + 1]):
+    for traced in reversed(operators[max(0, position - REACH) : position + 1]):
         labels = np.concatenate([of_input.labels for of_input in traced.inputs] or [np.zeros(0, dtype=np.int64)])
         if not partition.all_pinned(labels):
             return traced.operator, labels

@@ -89,14 +89,32 @@ def sizes_held_for(cut: Cut, module: nn.Module) -> list[HeldSize]:
             channels.setdefault(len(labels), labels)
     found = []
     for attribute, value in _attributes(module).items():
-        counted: tuple[np.ndarray | None, ...]
-        if isinstance(value, int):
-            counted = (channels.get(value),)
-        else:
-            counted = _counted_in_order(value, cut) or tuple(map(channels.get, value))
+        in_order = None if isinstance(value, int) else _counted_in_order(value, cut)
+        counted = in_order or _counted(value, channels)
         if any(labels is not None for labels in counted):
             found.append(HeldSize(cut.layer, attribute, value, counted))
     return found
+
+
+def widths_held_by(name: str, module: nn.Module, channels: Mapping[int, np.ndarray]) -> list[HeldSize]:
+    """The attributes of a module that may hold numbers of channels.
+
+    Args:
+        name: The name of the module.
+        module: The module, with the values from before pruning.
+        channels: Labels of channels by their number.
+
+    Returns:
+        One entry for each attribute whose value is one of these numbers, or lists some.
+    """
+    sizes = [
+        HeldSize(name, attribute, value, _counted(value, channels)) for attribute, value in _attributes(module).items()
+    ]
+    return [size for size in sizes if any(labels is not None for labels in size.counted)]
+
+
+def _counted(value: int | list[int], channels: Mapping[int, np.ndarray]) -> tuple[np.ndarray | None, ...]:
+    return tuple(map(channels.get, [value] if isinstance(value, int) else value))
 
 
 def _counted_in_order(value: list[int], cut: Cut) -> tuple[np.ndarray | None, ...] | None:

@@ -38,6 +38,7 @@ class LabelTracker:
         notes: What was not understood, for the user; a dictionary for its order, without values.
         modules: The modules of the model by name.
         cuts: The operators that divide channels, or shape a tensor with channels, in order; rules add to them.
+        lines: Where in the model's code the cuts are, as far as it is known.
         sizes: Attributes that are known to hold numbers of channels, by module and name; rules add to them.
         statistics: Statistics over channels that may go, by their places in the model's code.
         weights: The tensors that are computed from parameters alone.
@@ -62,6 +63,7 @@ class LabelTracker:
         self.modules = index.modules
         self.weights = ComputedWeights()
         self.cuts: list[Cut] = []
+        self.lines: dict[Cut, str] = {}
         self.sizes: dict[tuple[str, str], HeldSize] = {}
         self.statistics: dict[tuple[str, str, int], ChannelStatistics] = {}
         self._renormalises = norms == "renormalise"
@@ -295,6 +297,12 @@ class LabelTracker:
         """
         labels = free_as_fixed(labels)
         self.sets.unite(self._held.setdefault(size, labels), labels, reason)
+
+    def note_lines(self) -> None:
+        """Notes the line that is being run for the last cuts, as many as have none."""
+        place = _place() if self.cuts and self.cuts[-1] not in self.lines else None
+        if place is not None:
+            self.lines[self.cuts[-1]] = place
 
     def hold(self, size: HeldSize) -> None:
         """Notes that an attribute holds a number of channels, unless it was noted before."""

@@ -16,6 +16,7 @@ from ..utils.errors import InputError
 from ..utils.forward import call_model, copied_inputs
 from ..utils.model_index import ModelIndex
 from ..utils.number_attributes import in_type_of
+from ..utils.running_module import modules_that_raised
 from .cuts import CountKept, Cut
 from .dispatch_mode import Evaluate, TracedOperator
 from .hardcoded_widths import unchanged
@@ -41,6 +42,8 @@ class RunReport:
         requested: The numbers that the code asked for, by the position of the cut in the trace.
         deviating: The cuts whose numbers are not the planned ones, by position.
         failed: Whether the run stopped before its end.
+        failed_in: The modules in whose code it stopped, the innermost first.
+        with_values: Whether the operators were called as they are.
         is_comparable: Whether its operators are those of the trace.
         operators: Its operators.
         calls: If asked for, every operator with its plain arguments and the shapes of its tensors; of a cut, the
@@ -51,6 +54,8 @@ class RunReport:
     requested: dict[int, tuple[Any, ...]] = field(default_factory=dict)
     deviating: set[int] = field(default_factory=set)
     failed: bool = False
+    failed_in: list[str] = field(default_factory=list)
+    with_values: bool = False
     is_comparable: bool = True
     operators: list[Any] = field(default_factory=list)
     calls: list[Any] | None = None
@@ -61,6 +66,7 @@ class PlannedRun:
 
     Attributes:
         cuts: The cuts of the trace.
+        inputs: What the network is run on.
     """
 
     def __init__(
@@ -77,7 +83,7 @@ class PlannedRun:
         """
         self.cuts = trace.training_cuts if training else trace.cuts
         self._operators = (trace.training_operators or ()) if training else trace.operators
-        self._network, self._inputs, self._count, self._training = network, example_inputs, count, training
+        self._network, self.inputs, self._count, self._training = network, example_inputs, count, training
 
     def run(
         self, attributes: Sequence[tuple[HeldSize, int | list[int]]] = (), *, with_calls: bool = False
@@ -132,16 +138,17 @@ class PlannedRun:
         return expected[len(made)] if len(made) < len(expected) else len(self._operators) - 1
 
     def _run(self, evaluate: Evaluate, with_calls: bool, *, with_functions: bool) -> RunReport:
-        report = RunReport(calls=[] if with_calls else None)
+        report = RunReport(calls=[] if with_calls else None, with_values=evaluate is call_with_values)
         mode = _CutsAsPlanned(ParameterGuard(self._network), self._operators, self.cuts, self._count, evaluate, report)
         values = block_value_access() if evaluate is call_shape_only else contextlib.nullcontext()
         functions = _Functions(mode) if with_functions else contextlib.nullcontext()
-        given, network = copied_inputs(self._inputs), self._network
+        given, network = copied_inputs(self.inputs), self._network
         try:
             with unchanged(network, mode, mode.guard, self._training), functions, values:
                 call_model(network.model, given)
-        except InputError:
+        except InputError as error:
             report.failed = True
+            report.failed_in = modules_that_raised(error.__cause__ or error, network.modules)
         return report
 
     @contextlib.contextmanager
@@ -157,11 +164,17 @@ class PlannedRun:
                 setattr(module, attribute, value)
 
 
+def goes_same_way(left: RunReport, right: RunReport) -> bool:
+    """Whether two runs called the same operators, but for those that move no channel."""
+    ways = [[operator for operator in report.operators if not _only_lays_out(operator)] for report in (left, right)]
+    return ways[0] == ways[1]
+
+
 def _only_lays_out(operator: Any) -> bool:
     return operator.is_view or operator.overloadpacket.__name__ in ("clone", "_unsafe_view", "_to_copy", "contiguous")
 
 
-class _CutsAsPlanned(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _CutsAsPlanned(TorchDispatchMode):
     """Makes every cut as planned, and notes what the code asks for.
 
     Attributes:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ..utils.compat import ConvolutionBase, storage_id
@@ -55,6 +56,7 @@ class Trace:
         training_operators: Those of the run in training mode; ``None`` if there was none.
         cuts: The operators in evaluation mode that divide channels, or shape a tensor with channels.
         training_cuts: The same of the run in training mode.
+        lines: The lines of the model's code that cuts are in, as far as they are known.
         sizes: Attributes of modules that are known to hold numbers of channels; they change with the widths.
         norms: What happens to channels that statistics are taken over, as given.
         statistics: Statistics over channels that may go.
@@ -74,6 +76,7 @@ class Trace:
     training_operators: tuple[TracedOperator, ...] | None
     cuts: tuple[Cut, ...]
     training_cuts: tuple[Cut, ...]
+    lines: Mapping[Cut, str]
     sizes: tuple[HeldSize, ...]
     norms: str
     statistics: tuple[ChannelStatistics, ...]
@@ -114,9 +117,17 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
         try:
             _run(index, example_inputs, mode, training=False)
             break
-        except InputError:  # its code depends on values, or it cannot be run at all
+        except InputError as error:  # its code depends on values, or it cannot be run at all
             if evaluate is call_with_values:
-                raise
+                scripted = [
+                    name for name, module in index.modules.items() if isinstance(module, torch.jit.ScriptModule)
+                ]
+                if not scripted:
+                    raise
+                raise InputError(
+                    f"{error}\nIts module {scripted[0]!r} is TorchScript; if it cannot be traced, give the module that "
+                    "torch.jit.script or trace was called on, and script the result"
+                ) from error
     assert mode.allocations is not None
     operators, costs, allocations = tuple(mode.operators), tuple(mode.costs), mode.allocations.finish()
     mode.allocations = None
@@ -145,6 +156,7 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
         training_operators,
         cuts,
         training_cuts,
+        MappingProxyType(tracker.lines),
         tuple(tracker.sizes.values()),
         norms,
         tuple(tracker.statistics.values()),

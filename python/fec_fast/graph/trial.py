@@ -12,13 +12,18 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from ..utils.copying import copied_model
 from ..utils.errors import InputError
 from ..utils.model_index import ModelIndex
+from .compared_sizes import find_compared_sizes, first_other_number
 from .cuts import CountKept, Cut, place_of
+from .dispatch_mode import TracedOperator
 from .hardcoded_widths import find_hardcoded_width, removable_before
 from .held_sizes import HeldSize, sizes_held_for
 from .label_sets import LabelPartition, Pin
-from .planned_run import PlannedRun, RunReport
+from .planned_run import PlannedRun, RunReport, goes_same_way
 from .trace import Trace
 
 
@@ -68,31 +73,65 @@ def try_out(
     run = PlannedRun(pruned, example_inputs, trace, count, training=training)
     report = run.run()
     whole = PlannedRun(original, example_inputs, trace, len, training=training)
+    operators = (trace.training_operators or ()) if training else trace.operators
     if not report.failed and not report.deviating:
-        return _another_way(run, whole, report, trace, partition, training)
+        position = _turning_point(original, run, whole, report, trace, count, training)
+        if position is None:
+            return None
+        sizes = find_compared_sizes(pruned, run, whole, report, operators, count, known)
+        return Finding(sizes=tuple(sizes)) if sizes else _another_way(position, operators, partition)
     sizes = _Search(pruned, run, whole, count, report).sizes(known)
     solved = {size.module for size in sizes}
-    pins = _pins((run.cuts[position] for position in sorted(report.deviating)), partition, solved)
+    pins = _pins((run.cuts[position] for position in sorted(report.deviating)), partition, trace, solved)
+    if not pins and not sizes:
+        sizes = find_compared_sizes(pruned, run, whole, report, operators, count, known)
     if not pins and not sizes:
         try:
             pins = [find_hardcoded_width(pruned, example_inputs, trace, partition, training=training)]
         except InputError:
             # A cut that was not compared may be the cause.
             unseen = (cut for position, cut in enumerate(run.cuts) if position not in report.requested)
-            pins = _pins((cut for cut in unseen if cut.divides), partition)
+            pins = _pins((cut for cut in unseen if cut.divides), partition, trace)
             if not pins:
                 raise
     return Finding(tuple(pins), tuple(sizes))
 
 
-def _another_way(
-    run: PlannedRun, whole: PlannedRun, report: RunReport, trace: Trace, partition: LabelPartition, training: bool
-) -> Finding | None:
-    """Pins of the channels whose number decides which way the model's code goes, where it decides."""
+def _turning_point(
+    original: ModelIndex,
+    run: PlannedRun,
+    whole: PlannedRun,
+    report: RunReport,
+    trace: Trace,
+    count: CountKept,
+    training: bool,
+) -> int | None:
+    """The first operator of the trace that a run of the pruned network left out, because it has fewer channels.
+
+    Code that reads values may go another way for other values: so does the original then, once it is masked.
+    """
     position = run.first_other(report)
     if position is None or whole.first_other(whole.run()) is not None:  # or it does not go the same way twice
         return None
-    operators = (trace.training_operators or ()) if training else trace.operators
+    if report.with_values:
+        masked = PlannedRun(_masked(original, trace, count), run.inputs, trace, len, training=training).run()
+        if not masked.failed and goes_same_way(masked, report):
+            return None
+    return position
+
+
+def _masked(original: ModelIndex, trace: Trace, count: CountKept) -> ModelIndex:
+    """A copy of the original in which removed channels have weights of zero."""
+    masked = ModelIndex.of(copied_model(original))
+    with torch.no_grad():
+        for (name, axis), labels in trace.axes.items():
+            removed = [position for position in range(len(labels)) if count(labels[position : position + 1]) == 0]
+            masked.tensors[name].index_fill_(axis, torch.tensor(removed, dtype=torch.int64), 0)
+    return masked
+
+
+def _another_way(position: int, operators: Sequence[TracedOperator], partition: LabelPartition) -> Finding:
+    """Pins of the channels whose number decides which way the model's code goes."""
     found = removable_before(operators, position, partition)
     if found is None:
         raise InputError(
@@ -102,6 +141,53 @@ def _another_way(
     operator, labels = found
     why = f"the model's code goes another way with fewer channels at {operator}"
     return Finding((Pin(labels, why, f"{why}: they keep their width"),))
+
+
+def doubted_numbers(
+    original: ModelIndex,
+    pruned: ModelIndex,
+    example_inputs: Any,
+    trace: Trace,
+    partition: LabelPartition,
+    count: CountKept,
+    message: str,
+) -> Finding | None:
+    """Pins for a network that runs but differs from the masked original: a number in its code follows the width.
+
+    Args:
+        original: The index of the original.
+        pruned: The index of the pruned network.
+        example_inputs: What the trace was made with.
+        trace: The trace of the original.
+        partition: What is known so far of the labels that must be kept.
+        count: How many of some labels are kept.
+        message: What differs.
+
+    Returns:
+        Pins of the channels that were read just before; ``None`` where the numbers are the same, or there are none.
+    """
+    for training in (False, True) if trace.training_operators is not None else (False,):
+        runs = [
+            PlannedRun(network, example_inputs, trace, kept, training=training).run(with_calls=True)
+            for network, kept in ((original, len), (pruned, count))
+        ]
+        operators = (trace.training_operators or ()) if training else trace.operators
+        position = first_other_number(*runs)
+        found = None if position is None else removable_before(operators, position, partition)
+        if found is not None and position is not None:
+            operator = operators[position].operator
+            return Finding(
+                (
+                    Pin(
+                        found[1],
+                        f"the model's code computes a number from its width for {operator}, and without some channels "
+                        f"{message}; a number that is stored before pruning would stay",
+                        f"the model's code computes a number from the width for {operator}: the channels keep theirs; "
+                        "a number that is stored before pruning would stay",
+                    ),
+                )
+            )
+    return None
 
 
 def doubted_cuts(trace: Trace, partition: LabelPartition, count: CountKept, message: str) -> Finding | None:
@@ -138,15 +224,17 @@ def doubted_cuts(trace: Trace, partition: LabelPartition, count: CountKept, mess
     return Finding(tuple(pins)) if pins else None
 
 
-def _pins(cuts: Iterable[Cut], partition: LabelPartition, solved: Collection[str] = ()) -> list[Pin]:
+def _pins(cuts: Iterable[Cut], partition: LabelPartition, trace: Trace, solved: Collection[str] = ()) -> list[Pin]:
     """Pins of the channels that are cut, except in the modules that are solved; what is kept anyway is left out."""
     pins = []
     for cut in cuts:
         if cut.layer not in solved and not partition.all_pinned(cut.channels):
             numbers = [number for number, _ in cut.sequence()]
+            line = trace.lines.get(cut)
+            where = "" if line is None else f" ({line})"
             pin = Pin(
                 cut.channels,
-                f"{place_of(cut)} cuts its channels at fixed positions of the model's code, {numbers}",
+                f"{place_of(cut)} cuts its channels at fixed positions of the model's code, {numbers}{where}",
                 f"{place_of(cut)}: the model's code asks for {numbers} at any width, so the channels keep theirs; "
                 "sizes computed from the width, or held by an attribute that is used for nothing else, would follow",
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ from ..scoring.backends.layout import filter_count
 from ..scoring.backends.registry import resolve
 from ..scoring.formula import Formula
 from ..utils.compat import BatchNormBase
+from ..utils.copying import copied_model
 from ..utils.errors import ArgumentError, PlanError, missing_extra, nearest
 from ..utils.forward import call_model
 from ..utils.model_index import ModelIndex
@@ -252,7 +252,8 @@ def _removed_units(partition: LabelPartition, where: str, labels: Sequence[int],
 
 def _compare_with_replay(model: nn.Module, plan: Plan, steps: Sequence[_HistoryStep], example_inputs: Any) -> None:
     """Raises unless Torch-Pruning, replaying the history, leaves the same indices of every tensor as the plan."""
-    theirs, ours = copy.deepcopy(model), copy.deepcopy(model)
+    index = ModelIndex.of(model)
+    theirs, ours = copied_model(index), copied_model(index)
     try:
         with torch.enable_grad():  # Torch-Pruning finds dependencies by the graph of autograd
             graph = tp.DependencyGraph().build_dependency(theirs, example_inputs, forward_fn=call_model, verbose=False)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..utils.compat import ConvolutionBase, NormBase, TorchDispatchMode, without_dispatch_modes
+from ..utils.compat import ConvolutionBase, NormBase, TorchDispatchMode, is_transformed, without_dispatch_modes
 from ..utils.forward import (
     call_model,
     copied_inputs,
@@ -129,7 +129,7 @@ def kept_filters(modules: Mapping[str, nn.Module], plan: Plan) -> dict[str, list
 
 def _recorder(name: str, kept: list[int] | None, run: Run) -> Callable[[nn.Module, Any, Any], None]:
     def record(module: nn.Module, given: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
+        if isinstance(output, Tensor) and not is_transformed(output):
             with without_dispatch_modes():
                 keep(module, given, output)
 
@@ -175,7 +175,7 @@ def _reseed(operands: Any) -> None:
         torch.cuda.manual_seed_all(0)
 
 
-class _WithoutChance(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _WithoutChance(TorchDispatchMode):
     """Computes in float64 where the code asks for float32, and replaces random numbers by constants.
 
     ``model.double()`` converts parameters and buffers only. A ``torch.zeros(...)`` or ``x.to(torch.float32)`` in the

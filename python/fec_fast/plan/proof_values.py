@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.compat import ConvolutionBase, NormBase
-from ..utils.computed_weights import memo_of_computed
+from ..utils.copying import copied_model
 from ..utils.errors import EquivalenceError
 from ..utils.forward import map_tensors
 from ..utils.model_index import ModelIndex
@@ -83,8 +82,7 @@ class NetworkPair:
                 ``"matrices"``, with several; never those of convolutions, linear layers, batch and instance norms. A
                 model that divides by them is compared with the values that they have.
         """
-        with torch.no_grad():  # or the parameters of a scripted module would be results of a copy
-            copies = [copy.deepcopy(each.model, memo_of_computed(each)) for each in (index, pruned)]
+        copies = [copied_model(each) for each in (index, pruned)]
         self.full, self.small = (ModelIndex.of(copied.double() if double else copied) for copied in copies)
         self._plan, self._left = plan, left
         self._index = index

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..utils.computed_weights import computed_attributes, memo_of_computed, recompute
+from ..utils.computed_weights import computed_attributes, recompute
+from ..utils.copying import copied_model
 from ..utils.model_index import ModelIndex
 from ..utils.modules import named_tensors, unwrap_for_surgery
 from ..utils.number_attributes import in_type_of
 from .plan import Plan, check_plan
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def apply_plan(model: nn.Module, plan: Plan) -> None:
@@ -46,6 +47,11 @@ def prune_in_place(index: ModelIndex, plan: Plan) -> None:
         index: The index of the model before pruning. Its tensors stay the same objects; their shapes change.
         plan: A plan that :func:`fec_fast.plan.plan.check_plan` has accepted for this model.
     """
+    with torch.inference_mode(False):  # or the new tensors could not be trained
+        _prune_in_place(index, plan)
+
+
+def _prune_in_place(index: ModelIndex, plan: Plan) -> None:
     # All new tensors are made before the first change: running out of memory here leaves the model unchanged.
     pruned: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}
     for name, axes in plan.keep.items():
@@ -90,6 +96,11 @@ def pruned_copy(index: ModelIndex, plan: Plan) -> nn.Module:
     Returns:
         The smaller copy: equal to what :func:`apply_plan` makes of a deep copy, but the full-size copy never exists.
     """
+    with torch.inference_mode(False):  # or the copy could not be trained
+        return _pruned_copy(index, plan)
+
+
+def _pruned_copy(index: ModelIndex, plan: Plan) -> nn.Module:
     # The memo of deepcopy maps the identity of an object to its copy. Filled with the pruned tensors beforehand, it
     # makes deepcopy put them wherever the model refers to the originals.
     memo: dict[int, Any] = {}
@@ -109,9 +120,7 @@ def pruned_copy(index: ModelIndex, plan: Plan) -> nn.Module:
             memo[id(tensor)] = select_kept(tensor, axes, indices_as_tensors)
         else:  # a subclass, or a tensor with attributes: deepcopy knows how to copy it, and the copy is pruned
             special[name] = axes
-    with torch.no_grad():  # or the parameters of a scripted module would be results of a copy
-        memo.update(memo_of_computed(index))
-        copied = _deepcopy_model(index, memo)
+    copied = copied_model(index, memo)
     if special:
         tensors = named_tensors(copied)
         for name, axes in special.items():
@@ -143,9 +152,9 @@ def select_kept(
     Returns:
         A new dense tensor in memory of its own, channels-last if the given one is.
     """
-    memory_format = torch.contiguous_format
-    if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
-        memory_format = torch.channels_last
+    memory_format, channels_last = torch.contiguous_format, _CHANNELS_LAST.get(tensor.dim())
+    if channels_last and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=channels_last):
+        memory_format = channels_last
     for axis, indices in axes.items():
         key = id(indices), tensor.device
         selection = None if indices_as_tensors is None else indices_as_tensors.get(key)
@@ -193,53 +202,3 @@ def _reset_gradient_accumulator(tensor: Tensor, data: Tensor) -> None:
         tensor.data = torch.empty(0, dtype=other_dtype, device=tensor.device)
         tensor.data = data
         tensor.grad = grad
-
-
-def _deepcopy_model(index: ModelIndex, memo: dict[int, Any]) -> nn.Module:
-    """Returns what ``copy.deepcopy(index.model, memo)`` returns, in less time.
-
-    ``deepcopy`` is slow at what most of a module's attributes are: numbers and empty dictionaries. Modules that do not
-    customise how they are copied are therefore filled in here, and ``deepcopy`` finds them in its memo.
-    """
-    copied_by_default = {kind: _uses_default_copy(kind) for kind in {type(module) for module in index.modules.values()}}
-    modules = [module for module in index.modules.values() if copied_by_default[type(module)]]
-    # All copies are made, empty, before any is filled: wherever an attribute refers to a module, the copy is found.
-    for module in modules:
-        memo[id(module)] = object.__new__(type(module))
-    # Children first: a class that deepcopy copies by itself may use them in its __setstate__.
-    for module in reversed(modules):
-        state = module.__getstate__()  # type: ignore[no-untyped-call]
-        memo[id(module)].__setstate__({name: _deepcopy_value(value, memo) for name, value in state.items()})
-    return copy.deepcopy(index.model, memo)
-
-
-def _deepcopy_value(value: Any, memo: dict[int, Any]) -> Any:
-    """Returns what ``copy.deepcopy(value, memo)`` returns, with shortcuts for the usual attributes of modules."""
-    kind = type(value)
-    if kind in _IMMUTABLE or (kind is tuple and all(type(item) in _IMMUTABLE for item in value)):
-        return value
-    copied = memo.get(id(value))
-    if copied is not None:
-        return copied
-    if kind not in (dict, OrderedDict) or not all(type(key) is str for key in value):
-        return copy.deepcopy(value, memo)
-    # Into the memo before it is filled: a dictionary that two modules share is shared by their copies too.
-    copied = memo[id(value)] = kind()
-    for key, item in value.items():
-        copied[key] = _deepcopy_value(item, memo)
-    return copied
-
-
-_IMMUTABLE = {int, float, bool, str, type(None)}
-
-
-def _uses_default_copy(kind: type[nn.Module]) -> bool:
-    """Whether ``deepcopy`` would make an empty object of this class and fill in its attributes, and do nothing else."""
-    return (
-        not hasattr(kind, "__deepcopy__")
-        and kind.__reduce_ex__ is object.__reduce_ex__
-        and kind.__reduce__ is object.__reduce__
-        and kind.__new__ is object.__new__
-        and kind.__getstate__ is nn.Module.__getstate__
-        and not any("__slots__" in vars(parent) for parent in kind.__mro__)
-    )

@@ -15,7 +15,7 @@ from ..graph.groups import Coupling, count_kept, couple_channels, removed_labels
 from ..graph.held_sizes import HeldSize
 from ..graph.label_sets import Pin
 from ..graph.trace import Trace, trace_model
-from ..graph.trial import Finding, doubted_cuts, try_out
+from ..graph.trial import Finding, doubted_cuts, doubted_numbers, try_out
 from ..plan.plan import Plan
 from ..plan.surgery import pruned_copy
 from ..scoring.backends.registry import ResolvedBackend
@@ -151,17 +151,21 @@ class PruningContext:
             training=training,
         )
 
-    def doubts(self, counts: Sequence[int], message: str) -> Finding | None:
-        """Pins of all channels that an operator divides, for a network that differs from the masked original.
+    def doubts(self, pruned: ModelIndex, counts: Sequence[int], message: str) -> Finding | None:
+        """Pins of what is least certain, for a network that differs from the masked original.
 
         Args:
+            pruned: The index of :meth:`pruned_copy`.
             counts: For each set the number of units that were removed.
             message: What differs.
 
         Returns:
             Pins of channels that could be removed so far; ``None`` if there are none.
         """
-        return doubted_cuts(self.trace, self.coupling.partition, self._count_kept(counts), message)
+        kept, partition = self._count_kept(counts), self.coupling.partition
+        return doubted_numbers(
+            self.index, pruned, self.example_inputs, self.trace, partition, kept, message
+        ) or doubted_cuts(self.trace, partition, kept, message)
 
     def settled(self) -> PruningContext:
         """The context after trial runs with half of all units removed, for measurements of pruned networks.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,19 +22,24 @@ from ..utils.compat import ConvolutionBase, NormBase
 from ..utils.errors import list_some
 from ..utils.model_index import ModelIndex
 
+# Lists of numbers, and the module that an operator runs in or that a channel feeds.
+_VARYING = re.compile(r"\[[\d, ]+\]|(?<= in )[\w.]+(?= (?:cuts|divides|takes|runs))|(?<=it feeds )[\w.]+(?= together)")
+
 
 def layers_by_reason(reasons: Mapping[str, str]) -> dict[str, str]:
-    """Groups layers by the reason given for them.
+    """Groups layers by the reason given for them; reasons that differ in numbers and modules alone are one.
 
     Args:
         reasons: For each layer the reason.
 
     Returns:
-        For each reason its layers, separated by commas.
+        For each reason (of its first layer) its layers, separated by commas.
     """
     layers: dict[str, list[str]] = {}
+    first: dict[str, str] = {}
     for layer, reason in reasons.items():
-        layers.setdefault(reason, []).append(layer)
+        kind = _VARYING.sub("", reason)
+        layers.setdefault(first.setdefault(kind, reason), []).append(layer)
     return {reason: ", ".join(names) for reason, names in layers.items()}
 
 

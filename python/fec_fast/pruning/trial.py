@@ -77,7 +77,7 @@ def find_plan(context: PruningContext, request: AllocationRequest, *, verify: bo
                     return Trial(context, counts, plan, pruned, proof)
                 except EquivalenceError as error:
                     if is_traced:
-                        finding = context.doubts(counts, str(error).partition(";")[0])
+                        finding = context.doubts(pruned, counts, str(error).partition(";")[0])
                         if finding is None:
                             raise
             if finding is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from torch import nn
 from ..plan.plan import Plan, check_plan
 from ..plan.shapes import fingerprint
 from ..utils.compat import storage_id
-from ..utils.computed_weights import memo_of_computed
+from ..utils.copying import copied_model
 from ..utils.errors import ArgumentError, InputError, PlanError, WeightError
 from ..utils.forward import tensors_in
 from ..utils.model_index import ModelIndex
@@ -166,7 +165,7 @@ def compensate(
         raise InputError(
             f"{number} calibration image(s) are too few: give at least {FEWEST_IMAGES}, better some hundreds"
         )
-    small = ModelIndex.of(copy.deepcopy(after.model, memo_of_computed(after)))
+    small = ModelIndex.of(copied_model(after))
     fits = LayerFits(before, small, plan, ridge, rows, int(memory * 2**30))
     with progress_bar("original", len(batches), shown=progress) as done:
         batches = list(fits.gather_targets(batches, done))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from torch.nn import functional
 from ..plan.plan import Plan
 from ..plan.surgery import select_kept
 from ..utils.compat import BatchNormBase, storage_id
-from ..utils.computed_weights import memo_of_computed
+from ..utils.copying import copied_model
 from ..utils.errors import WeightError
 from ..utils.forward import call_model, map_tensors, tensors_in, undisturbed
 from ..utils.model_index import ModelIndex
@@ -60,7 +59,7 @@ def fit_on_noise(
             was.
     """
     dense = copy_on_noise(original, example_inputs)
-    small = ModelIndex.of(copy.deepcopy(pruned.model, memo_of_computed(pruned)))
+    small = ModelIndex.of(copied_model(pruned))
     with torch.no_grad():
         for name in _statistics_of(dense.index):
             small.tensors[name].copy_(select_kept(dense.index.tensors[name], plan.keep.get(name, {})))
@@ -115,7 +114,7 @@ def copy_on_noise(index: ModelIndex, example_inputs: Any) -> CopyOnNoise:
     front = _FrontMode(index)
     with undisturbed(index), front:
         call_model(index.model, map_tensors(lambda tensor: tensor.to(device_of(index.model)), example_inputs))
-    copied, batches = ModelIndex.of(copy.deepcopy(index.model, memo_of_computed(index))), noise_batches(example_inputs)
+    copied, batches = ModelIndex.of(copied_model(index)), noise_batches(example_inputs)
     if _statistics_of(copied):
         recalibrate(copied.model, [(batch,) for batch in batches])
     return CopyOnNoise(copied, batches, front.layers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections import defaultdict
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from ..plan.plan import Plan
 from ..utils.compat import version_of
-from ..utils.computed_weights import computation_of, memo_of_computed, weight_parts
+from ..utils.computed_weights import computation_of, weight_parts
+from ..utils.copying import copied_model
 from ..utils.errors import InputError
 from ..utils.forward import call_model, evaluation_mode, map_tensors, tensors_in, undisturbed
 from ..utils.model_index import ModelIndex
@@ -193,7 +193,7 @@ class LayerFits:
             def run(pause: Pause) -> None:
                 # A copy for each run, with the same tensors: a model may keep activations in attributes.
                 shared = {id(tensor): tensor for tensor in self.pruned.tensors.values()}
-                model = copy.deepcopy(self.pruned.model, shared | memo_of_computed(self.pruned))
+                model = copied_model(self.pruned, shared)
                 made_at = self._addends_made_at(batch)
                 given = _on(batches[batch], device, copied=self._writes_inputs)
                 with torch.no_grad(), ArrivalMode(self.pruned, made_at, partial(self._arrive, batch), pause):

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
+from ..utils.copying import copied_model
+from ..utils.model_index import ModelIndex
+
 
 class ModelEma:
     """Keeps an exponential moving average of a model's weights.
@@ -28,7 +31,8 @@ class ModelEma:
                 accept both in one list.
         """
         self.source, self.decay, self.per_tensor = source, decay, per_tensor
-        self.averaged = AveragedModel(source, use_buffers=True)
+        self.averaged = AveragedModel(nn.Identity(), use_buffers=True)  # it would make a deep copy, which may fail
+        self.averaged.module = copied_model(ModelIndex.of(source))
         self.model: nn.Module = self.averaged.module
 
     def update(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -83,7 +84,7 @@ def finetune(
         InputError: Before anything changes: a loader is empty, a label is outside the model's classes (in the first
             batch, or anywhere if the data set lists its labels; later batches are checked when they come), the model
             does not return logits or has no trainable parameter, or a number is out of its range.
-        ArgumentError: A setting is unknown, or an argument has the wrong type.
+        ArgumentError: A setting is unknown, an argument has the wrong type, or the call is in inference mode.
         LayerError: A module of ``feature_layers`` does not exist.
         BackendError: The device does not support the precision, or the kind of distributed training is not supported.
         CheckpointError: The folder holds something else, or its state belongs to another training or model.
@@ -94,6 +95,8 @@ def finetune(
         MissingExtraError: accelerate or torchmetrics is not installed, or tensorboard where it is requested.
     """
     check_accelerate()
+    if torch.is_inference_mode_enabled():
+        raise ArgumentError("nothing can be trained inside torch.inference_mode(): call finetune outside of it")
     chosen = TrainingSettings.merge(settings, overrides)
     task = task or Classification()
     batches = batch_count(train_loader, "train_loader")

@@ -7,14 +7,15 @@ caller has at the end.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from ..utils.copying import copied_model
 from ..utils.errors import BackendError
+from ..utils.model_index import ModelIndex
 from ..utils.modules import is_sharded
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def copy_for_sharding(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for tensor in model.state_dict().values():
             tensor.copy_(broadcast(tensor.clone()))
-    return copy.deepcopy(model)
+    return copied_model(ModelIndex.of(model))
 
 
 def shard(

@@ -25,8 +25,26 @@ def line_of_model_code(runner: CodeType) -> str | None:
     found = None
     frame = inspect.currentframe()
     while frame is not None and frame.f_code is not runner:
-        file = frame.f_code.co_filename
-        if found is None and not file.startswith((_OWN, _TORCH, "<")):
-            found = f"{'/'.join(Path(file).parts[-2:])}:{frame.f_lineno}"
+        found = found or _shown(frame.f_code.co_filename, frame.f_lineno)
         frame = frame.f_back
     return None if frame is None else found
+
+
+def line_that_raised(error: BaseException) -> str | None:
+    """The line of a model's own code that an exception came from.
+
+    Args:
+        error: The exception that running the model has raised.
+
+    Returns:
+        The innermost line outside torch and this library, as :func:`line_of_model_code` gives it.
+    """
+    found, traceback = None, error.__traceback__
+    while traceback is not None:
+        found = _shown(traceback.tb_frame.f_code.co_filename, traceback.tb_lineno) or found
+        traceback = traceback.tb_next
+    return found
+
+
+def _shown(file: str, line: int) -> str | None:
+    return None if file.startswith((_OWN, _TORCH, "<")) else f"{'/'.join(Path(file).parts[-2:])}:{line}"

@@ -7,6 +7,7 @@ Checked with torch 2.6 to 2.14 and accelerate 1.0 to 1.15.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
@@ -37,6 +38,7 @@ __all__ = [
     "compiled_module",
     "forward_pre_hooks",
     "is_traceable_wrapper_subclass",
+    "is_transformed",
     "not_persistent_buffers",
     "operator_arguments",
     "operator_name",
@@ -60,9 +62,17 @@ class TorchDispatchMode(_python_dispatch.TorchDispatchMode):  # type: ignore[no-
     What ``__torch_dispatch__`` does must not be compiled where code of ``torch.compile`` calls an operator. Torch sees
     to it by importing ``torch._dynamo`` at the first operator that a mode meets, which takes seconds. Here that is put
     off until somebody else has imported it: nothing is compiled before.
+
+    Inside ``torch.inference_mode()`` a mode is given what torch composes of other operators (``conv2d``, ``reshape``)
+    in one piece. A subclass is given its parts here, as it is elsewhere.
     """
 
     _is_marked = False
+
+    def __init_subclass__(cls) -> None:
+        """Gives a subclass the parts of composed operators."""
+        if "__torch_dispatch__" in vars(cls):
+            cls.__torch_dispatch__ = _given_parts(cls.__torch_dispatch__)  # type: ignore[method-assign]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -76,6 +86,31 @@ class TorchDispatchMode(_python_dispatch.TorchDispatchMode):  # type: ignore[no-
             uncompiled: Any = torch.compiler.disable(cls.__torch_dispatch__)  # type: ignore[no-untyped-call]
             cls.__torch_dispatch__ = uncompiled  # type: ignore[method-assign]
         return super().__enter__()  # type: ignore[no-untyped-call]
+
+
+def _given_parts(dispatch: Any) -> Any:
+    @functools.wraps(dispatch)
+    def of_parts(mode: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if _is_composed(func):
+            with mode:
+                return func.decompose(*args, **(kwargs or {}))
+        return dispatch(mode, func, types, args, kwargs)
+
+    return of_parts
+
+
+@functools.cache
+def _is_composed(func: Any) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+
+
+def is_transformed(tensor: Tensor) -> bool:
+    """Whether a tensor stands for others inside ``torch.vmap`` or ``torch.func.grad``; public torch does not say.
+
+    Args:
+        tensor: Any tensor.
+    """
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,9 @@ from .errors import InputError
 from .model_index import ModelIndex
 from .modules import modules_of
 from .outputs import OF_EVERY_MODULE
+from .random_state import restorer_of
 
+_PLAIN = {bool, int, float, str, dict, OrderedDict, set, list, tuple, type(None)}
 _CONTAINERS = (list, dict, OrderedDict, set, deque)
 
 
@@ -147,7 +149,8 @@ def restored_attributes(model: nn.Module | ModelIndex) -> Iterator[None]:
     """Restores the attributes of modules that a model's code sets in a run, such as counters and caches.
 
     A counter that goes on from run to run would choose other values in a copy that was run more often. Lists,
-    dictionaries and sets get their elements back; what other objects hold is not looked at. Hooks, submodules and
+    dictionaries and sets get their elements back, and random generators their state; what other objects hold is not
+    looked at. Hooks, submodules and
     tensors that the code has added are taken away again, as the attribute that says so is.
 
     Args:
@@ -164,9 +167,17 @@ def restored_attributes(model: nn.Module | ModelIndex) -> Iterator[None]:
         for name, value in attributes.items()
         if type(value) in _CONTAINERS
     ]
+    generators = [
+        restore
+        for _, attributes in before
+        for value in attributes.values()
+        if type(value) not in _PLAIN and (restore := restorer_of(value)) is not None
+    ]
     try:
         yield
     finally:
+        for restore in generators:
+            restore()
         for own, attributes in before:
             for name in own.keys() - attributes.keys():
                 del own[name]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from .compat import not_persistent_buffers
-from .modules import modules_of, tensors_of, unwrap
+from .modules import check_can_be_changed, check_not_made_for_inference, modules_of, tensors_of, unwrap
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,14 @@ class ModelIndex:
             The index of the model inside the wrappers.
 
         Raises:
-            ArgumentError: The argument is not a module.
+            ArgumentError: The argument is not a module, or a module in it is one that cannot be changed.
+            WeightError: A parameter or buffer was made in inference mode, which is not active.
         """
         model = unwrap(model)
         by_every_name = modules_of(model, every_name=True)
+        check_can_be_changed(by_every_name)
+        if not torch.is_inference_mode_enabled():
+            check_not_made_for_inference(by_every_name)
         by_identity: dict[int, str] = {}
         for name, module in by_every_name.items():
             by_identity.setdefault(id(module), name)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from .compat import compiled_module, is_traceable_wrapper_subclass, own_buffers, own_modules, own_parameters
 from .errors import ArgumentError, WeightError
@@ -121,7 +122,7 @@ def unwrap_for_surgery(model: nn.Module) -> nn.Module:
 
     Raises:
         ArgumentError: The argument is not a module, or there is a ``DistributedDataParallel`` in it.
-        WeightError: The parameters are sharded.
+        WeightError: The parameters are sharded, or were made in inference mode.
     """
     inner = unwrap(model)
     for name, module in model.named_modules():
@@ -131,8 +132,53 @@ def unwrap_for_surgery(model: nn.Module) -> nn.Module:
                 f"{where} wrapped by DistributedDataParallel, whose buckets keep the shapes from before and could not "
                 "be trained afterwards: change the module inside (ddp.module) and wrap it again"
             )
-    check_not_sharded(modules_of(inner))
+    modules = modules_of(inner)
+    check_not_sharded(modules)
+    check_not_made_for_inference(modules)
     return inner
+
+
+def check_can_be_changed(modules: Mapping[str, nn.Module]) -> None:
+    """Checks that a model has no parts whose weights or mode cannot be changed.
+
+    Args:
+        modules: The modules of the model, out of its wrappers, by name.
+
+    Raises:
+        ArgumentError: A module was exported by torch.export, or frozen by TorchScript.
+    """
+    for name, module in modules.items():
+        where = f"layer {name!r}" if name else "the model"
+        if "train" in vars(module):  # exported modules have one that raises; their class is not public
+            raise ArgumentError(
+                f"model: {where}, a {type(module).__name__}, has replaced train(), as modules exported by torch.export "
+                "have: their graph cannot be run in another mode; prune the module that was exported, and export it "
+                "again"
+            )
+        if not hasattr(module, "training"):
+            raise ArgumentError(
+                f"model: {where} is a frozen {type(module).__name__}, whose weights are constants; prune the module "
+                "that torch.jit.freeze was called on, and freeze the result"
+            )
+
+
+def check_not_made_for_inference(modules: Mapping[str, nn.Module]) -> None:
+    """Checks that no parameter or buffer was made in torch's inference mode.
+
+    Args:
+        modules: The modules of the model by name.
+
+    Raises:
+        WeightError: One was; the layer is named.
+    """
+    for name, module in modules.items():
+        for own, tensor in [*own_parameters(module).items(), *own_buffers(module).items()]:
+            if tensor is not None and not is_lazy(tensor) and tensor.is_inference():
+                raise WeightError(
+                    f"layer {name!r}: its {own} was made inside torch.inference_mode(), so that it cannot be changed "
+                    "outside; give copy.deepcopy(model), made outside of it",
+                    layer=name,
+                )
 
 
 def is_sharded(tensor: Any) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,28 @@ def restored_randomness() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+
+
+def restorer_of(generator: Any) -> Callable[[], None] | None:
+    """Remembers the state of a random generator that somebody owns.
+
+    Args:
+        generator: One of torch, NumPy or Python, or any other value.
+
+    Returns:
+        Sets the state back; ``None`` for another value.
+    """
+    if isinstance(generator, torch.Generator):
+        return functools.partial(_set_state, generator, generator.get_state())
+    if isinstance(generator, np.random.Generator):
+        return functools.partial(setattr, generator.bit_generator, "state", generator.bit_generator.state)
+    if isinstance(generator, random.Random):
+        return functools.partial(generator.setstate, generator.getstate())
+    return None
+
+
+def _set_state(generator: torch.Generator, state: torch.Tensor) -> None:
+    generator.set_state(state)
 
 
 def seed_all(seed: int) -> None:

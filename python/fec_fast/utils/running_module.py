@@ -11,6 +11,27 @@ from torch import nn
 from torch.nn.modules import module as hooks
 
 
+def modules_that_raised(error: BaseException, modules: Mapping[str, nn.Module]) -> list[str]:
+    """The modules in whose methods an exception was raised.
+
+    Args:
+        error: The exception.
+        modules: The modules of the model by name.
+
+    Returns:
+        Their names, the innermost first.
+    """
+    names, found = {id(module): name for name, module in modules.items()}, dict[str, None]()
+    traceback = error.__traceback__
+    while traceback is not None:
+        name = names.get(id(traceback.tb_frame.f_locals.get("self")))
+        if name is not None:
+            found.pop(name, None)
+            found[name] = None
+        traceback = traceback.tb_next
+    return [*reversed(found)]
+
+
 class RunningModule:
     """Follows the calls of modules on one thread.
 

@@ -202,3 +202,45 @@ def test_a_copy_that_one_channel_makes_needless_is_no_other_way() -> None:
             return self.head(self.conv(x).flatten(2).transpose(1, 2).contiguous())
 
     assert fec_fast.prune(Transposed().eval(), IMAGE, ratio=0.5).model.conv.out_channels == 1
+
+
+class Deciding(nn.Module):
+    """Reads a value that removed channels decide, and goes another way for another value."""
+
+    def __init__(self, width: int | None = None) -> None:
+        super().__init__()
+        self.conv, self.head, self.width = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), width
+        with torch.no_grad():
+            self.conv.weight[:4] *= 0.01  # removed by their L1 norm
+            self.conv.bias[:4] = 1.0
+            self.conv.bias[4:] = 0.5
+            self.head.weight[:, :4], self.head.weight[:, 4:] = -9.0, 0.1
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.conv(x)
+        x = self.head(features)
+        if float(x.mean()) < 0:
+            return x
+        if features.shape[1] != self.width:
+            return x - x.amax(1, keepdim=True)
+        return x.sigmoid()
+
+
+def test_code_that_reads_values_may_go_another_way() -> None:
+    torch.manual_seed(0)
+    model = Deciding().eval()
+    result = fec_fast.prune(model, IMAGE, ratio=0.5, criterion="l1", sides="producer")
+    assert result.difference is not None and result.difference < 1e-9
+    assert result.model.conv.out_channels == 4
+    with torch.no_grad():
+        assert float(model(IMAGE).mean()) < 0 and float(result.model(IMAGE).amax()) == 0
+
+
+def test_a_width_that_decides_behind_a_value_keeps_the_channels_or_is_refused() -> None:
+    torch.manual_seed(0)
+    model = Deciding(width=4).eval()  # at this width it does what the masked original does not do
+    try:
+        result = fec_fast.prune(model, IMAGE, ratio=0.5, criterion="l1", sides="producer")
+    except fec_fast.EquivalenceError:
+        return
+    assert result.model.conv.out_channels == 8

@@ -31,7 +31,7 @@ def test_reasons_and_notes_name_the_line() -> None:
     listed = fec_fast.couplings(Summed().eval(), torch.randn(1, 3, 2, 2))
     reasons = {one.layer: one.reason for one in listed.pinned}
     assert reasons["a"].endswith(f"(utils/test_code_lines.py:{line('line a')})")
-    assert reasons["b"].endswith(f"(utils/test_code_lines.py:{line('line b')})")
+    assert f"(utils/test_code_lines.py:{line('line b')}): a constant of a size taken from x.shape" in reasons["b"]
     assert any(f"(utils/test_code_lines.py:{line('line a')}): the channels" in note for note in listed.notes)
     assert ".py" not in reasons["c"]  # an output: no line decides
 
@@ -40,3 +40,25 @@ def test_a_model_of_layers_of_torch_alone_has_no_line() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Softmax(1), nn.Conv2d(4, 2, 1)).eval()
     listed = fec_fast.couplings(model, torch.randn(1, 3, 2, 2))
     assert listed.notes and not any(".py" in text for text in (*listed.notes, *(one.reason for one in listed.pinned)))
+
+
+class Refusing(nn.Module):
+    """Cuts at a number, and wants a width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        x = self.b(torch.cat([x[:, 4:], x[:, :4]], 1))  # line c
+        if x.shape[1] != 6:
+            raise ValueError("six channels")  # line d
+        return self.c(x)
+
+
+def test_reasons_of_trial_runs_name_the_line() -> None:
+    listed = fec_fast.couplings(Refusing().eval(), torch.randn(1, 3, 2, 2))
+    reasons = {one.layer: one.reason for one in listed.pinned}
+    assert f"(utils/test_code_lines.py:{line('line c')}): sizes computed from x.shape" in reasons["a"]
+    assert f"(ValueError: six channels) (utils/test_code_lines.py:{line('line d')}): a number" in reasons["b"]

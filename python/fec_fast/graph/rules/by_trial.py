@@ -72,7 +72,9 @@ def _may_follow(call: OperatorCall, constant: Tensor, axis: Axis) -> bool:
         return False
     if any(constant is result for result in call.results):
         return True  # it was written to, and its values from before are not known
-    return constant.stride(dim) == 0 or bool((constant == constant.narrow(dim, 0, 1)).all())
+    if constant.stride(dim) == 0 or constant.is_meta:
+        return constant.stride(dim) == 0
+    return bool((constant == constant.narrow(dim, 0, 1)).all())
 
 
 def _tried(tracker: LabelTracker, call: OperatorCall, axes: Sequence[Axis | None]) -> WithinChannels | str:

@@ -28,6 +28,7 @@ def _convolution_shape(
     transposed: bool,
     output_padding: list[int],
     groups: int,
+    *_: Any,
 ) -> Tensor:
     """Zeros of the shape that the documentation of ``torch.nn.ConvNd`` and ``ConvTransposeNd`` gives."""
     channels, filters = weight.shape[0], weight.shape[1] * groups
@@ -75,7 +76,7 @@ def _convolution_macs(call: OperatorCall) -> int:
     return int(weight.numel() * call.result.shape[0] * math.prod(positions))
 
 
-@operator("convolution", shape=_convolution_shape, macs=_convolution_macs)
+@operator("convolution", "_convolution", shape=_convolution_shape, macs=_convolution_macs)
 def convolution(tracker: LabelTracker, call: OperatorCall) -> WeightUse | None:
     """Unites the input channels with the weight's channel axis; the output has the labels of the filters."""
     weight, bias, transposed = WeightOperand.of(tracker, call.args[1]), call.args[2], call.args[6]
@@ -121,7 +122,7 @@ def _convolution_use(tracker: LabelTracker, call: OperatorCall, weight: WeightOp
     Returns:
         The use of the weight; ``None``, with nothing changed, where the operator is not understood.
     """
-    source, _, _, _, _, _, transposed, _, groups = call.args
+    source, _, _, _, _, _, transposed, _, groups = call.args[:9]
     label_map = tracker.labels_of(source)
     channel_dim = source.dim() - weight.tensor.dim() + 1
     if label_map.dim not in (None, channel_dim):
@@ -131,9 +132,9 @@ def _convolution_use(tracker: LabelTracker, call: OperatorCall, weight: WeightOp
     inputs_per_group, outputs_per_group = len(inputs) // groups, call.result.shape[channel_dim] // groups
     layer = weight.layer
     whole_groups = groups > 1 and groups >= max(inputs_per_group, outputs_per_group)
-    if whole_groups and getattr(tracker.modules[layer], "groups", None) != groups:
-        return None  # the number of groups is not an attribute that could be changed
-    reason = f"it feeds {layer} together with channels of fixed width"
+    if whole_groups and getattr(tracker.modules[layer], "groups", groups) != groups:
+        return None  # the attribute that would be changed is another number
+    reason = f"it feeds {layer or 'a weight of the model itself'} together with channels of fixed width"
     if groups > 1 and (inputs_per_group > 1 or not whole_groups):
         # Whole groups: each input is united with the first of its group. Otherwise: with the one at its position in the
         # first group.

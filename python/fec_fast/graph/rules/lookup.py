@@ -38,9 +38,12 @@ def rule_of(func: Any) -> OperatorRule:
 
 
 def _refusal(func: Any) -> ShapeFunction | None:
-    """For an operator that depends on values, a shape function that raises; operators of others may do anything."""
+    """For an operator that depends on values, a shape function that raises; operators of others may do anything.
+
+    Operators of the backward pass read what the forward pass has kept for them, and do not check that it is there.
+    """
     depends = torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
-    if not depends and func.namespace == "aten":
+    if not depends and func.namespace == "aten" and "backward" not in func.name():
         return None
 
     def refuse(*args: Any, **kwargs: Any) -> Any:
