@@ -208,9 +208,11 @@ class ShapeCut(Cut):
         return tuple(shape[self.first : self.end])
 
     def make(self, args: Sequence[Any], planned: Numbers) -> Any:
-        """Reshapes; the sizes of the other dimensions are those that the code asks for."""
+        """Reshapes; the sizes of the other dimensions are those that the code asks for, if they fit."""
         shape = list(args[1])
         shape[self.first : self.end] = planned
+        if -1 not in shape and np.prod(shape) != args[0].numel():  # one that the code left open was made to fit
+            return self.replacement(args[0], planned)
         return torch.reshape(args[0], shape)
 
     def replacement(self, tensor: Tensor, planned: Numbers) -> Tensor:

@@ -18,13 +18,14 @@ from ..utils.model_index import ModelIndex
 from ..utils.number_attributes import in_type_of
 from .cuts import CountKept, Cut
 from .dispatch_mode import Evaluate, TracedOperator
-from .hardcoded_widths import unchanged
+from .hardcoded_widths import only_lays_out, unchanged
 from .held_sizes import HeldSize
 from .parameter_guard import ParameterGuard
+from .plain_numbers import numbers_in
 from .shape_only import block_value_access, call_shape_only, call_with_values
 from .trace import Trace
 
-_SLICE = torch.ops.aten.slice.Tensor
+_SLICE, _CLONE = torch.ops.aten.slice.Tensor, torch.ops.aten.clone.default
 # Functions that refuse numbers that do not fit, before they reach an operator.
 _CHECKED_FIRST = {
     *(Tensor.reshape, torch.reshape, Tensor.unflatten, torch.unflatten),
@@ -40,6 +41,8 @@ class RunReport:
         passed: How many operators of the trace were passed.
         requested: The numbers that the code asked for, by the position of the cut in the trace.
         deviating: The cuts whose numbers are not the planned ones, by position.
+        other_numbers: The first operator that computes with other plain numbers than that of the trace, by position.
+            Runs with values leave it out: numbers may be read from them.
         failed: Whether the run stopped before its end.
         is_comparable: Whether its operators are those of the trace.
         operators: Its operators.
@@ -50,6 +53,7 @@ class RunReport:
     passed: int = 0
     requested: dict[int, tuple[Any, ...]] = field(default_factory=dict)
     deviating: set[int] = field(default_factory=set)
+    other_numbers: int | None = None
     failed: bool = False
     is_comparable: bool = True
     operators: list[Any] = field(default_factory=list)
@@ -122,8 +126,8 @@ class PlannedRun:
         """
         if report.is_comparable and len(report.operators) == len(self._operators):
             return None
-        expected = [number for number, traced in enumerate(self._operators) if not _only_lays_out(traced.operator)]
-        made = [operator for operator in report.operators if not _only_lays_out(operator)]
+        expected = [number for number, traced in enumerate(self._operators) if not only_lays_out(traced.operator)]
+        made = [operator for operator in report.operators if not only_lays_out(operator)]
         for number, operator in zip(expected, made, strict=False):
             if self._operators[number].operator is not operator:
                 return number
@@ -157,8 +161,9 @@ class PlannedRun:
                 setattr(module, attribute, value)
 
 
-def _only_lays_out(operator: Any) -> bool:
-    return operator.is_view or operator.overloadpacket.__name__ in ("clone", "_unsafe_view", "_to_copy", "contiguous")
+def _reshapes(operator: Any) -> bool:
+    """Whether it is what a reshape becomes. Whether that copies depends on strides, which may be others when pruned."""
+    return operator.overloadpacket.__name__ in ("view", "_unsafe_view")
 
 
 class _CutsAsPlanned(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -186,6 +191,10 @@ class _CutsAsPlanned(TorchDispatchMode):  # type: ignore[no-untyped-call]
         report, kwargs = self._report, kwargs or {}
         self.guard.before(func, args, kwargs)
         report.operators.append(func)
+        if report.is_comparable and func is _CLONE and not self._is_next(func):
+            return self._evaluate(func, args, kwargs)  # that of a reshape, which copies where it must
+        if report.is_comparable and _reshapes(func) and self._is_next(_CLONE):
+            report.passed += 1
         while report.is_comparable and not self._is_next(func):
             position, cut = self._cuts.get(report.passed, (0, None))
             report.is_comparable = cut is not None and cut.operator is _SLICE
@@ -195,6 +204,9 @@ class _CutsAsPlanned(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 report.passed += 1
         if report.calls is not None:
             report.calls.append((func, _plain(args), _plain([*kwargs.items()])))
+        if report.is_comparable and report.other_numbers is None and self._evaluate is call_shape_only:
+            is_same = numbers_in(func, args, kwargs) == self._operators[report.passed].numbers
+            report.other_numbers = None if is_same else report.passed
         entry = self._cuts.get(report.passed) if report.is_comparable else None
         result = self._evaluate(func, args, kwargs) if entry is None else self._cut(*entry, args, kwargs)
         report.passed += 1
@@ -202,7 +214,10 @@ class _CutsAsPlanned(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _is_next(self, func: Any) -> bool:
         number = self._report.passed
-        return number < len(self._operators) and self._operators[number].operator is func
+        if number >= len(self._operators):
+            return False
+        expected = self._operators[number].operator
+        return expected is func or (_reshapes(expected) and _reshapes(func))
 
     def _cut(self, position: int, cut: Cut, args: Any, kwargs: Any) -> Any:
         report = self._report
@@ -225,8 +240,9 @@ class _CutsAsPlanned(TorchDispatchMode):  # type: ignore[no-untyped-call]
         Returns:
             The result; ``None`` where no cut comes next.
         """
-        position, cut = self._cuts.get(self._report.passed, (0, None))
-        if cut is None or not self._report.is_comparable:
+        is_copied = self._is_next(_CLONE)  # by a reshape
+        position, cut = self._cuts.get(self._report.passed + is_copied, (0, None))
+        if cut is None or not self._report.is_comparable or (is_copied and not _reshapes(cut.operator)):
             return None
         result = cut.replacement(tensor, cut.planned(self._count))
         if result is not None:

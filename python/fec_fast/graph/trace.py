@@ -33,6 +33,7 @@ from .dispatch_mode import OperatorCost, TracedOperator, TracingMode
 from .held_sizes import HeldSize
 from .label_sets import LabelPartition, Pin
 from .label_tracker import LabelTracker
+from .scale_probe import computed_scales
 from .shape_only import ValueAccess, block_value_access, call_shape_only, call_with_values
 from .weight_labels import WeightUse
 
@@ -109,14 +110,13 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
     Raises:
         InputError: The model cannot be run on these inputs.
     """
-    for evaluate in (call_shape_only, call_with_values):
-        mode = TracingMode(index, evaluate, norms)
-        try:
-            _run(index, example_inputs, mode, training=False)
-            break
-        except InputError:  # its code depends on values, or it cannot be run at all
-            if evaluate is call_with_values:
-                raise
+    mode = _trace_evaluation(index, example_inputs, norms, {})
+    if mode.tracker.heads.has_products:
+        tracker, scales = mode.tracker, mode.tracker.heads.scales()
+        computed = computed_scales(index, example_inputs, scales) if scales else set[str]()
+        whole_heads = tracker.heads.better(tracker.sets.partition(), index.modules, computed)
+        if whole_heads:
+            mode = _trace_evaluation(index, example_inputs, norms, whole_heads)
     assert mode.allocations is not None
     operators, costs, allocations = tuple(mode.operators), tuple(mode.costs), mode.allocations.finish()
     mode.allocations = None
@@ -152,6 +152,17 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
         costs,
         allocations,
     )
+
+
+def _trace_evaluation(index: ModelIndex, example_inputs: Any, norms: str, heads: Mapping[str, int]) -> TracingMode:
+    """Runs the model in evaluation mode, for its shapes alone where that is possible."""
+    mode = TracingMode(index, call_shape_only, norms, heads)
+    try:
+        _run(index, example_inputs, mode, training=False)
+    except InputError:  # its code depends on values, or it cannot be run at all
+        mode = TracingMode(index, call_with_values, norms, heads)
+        _run(index, example_inputs, mode, training=False)
+    return mode
 
 
 def _pins_for_heads(index: ModelIndex, tracker: LabelTracker, unreached: Sequence[str]) -> list[Pin]:

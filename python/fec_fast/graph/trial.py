@@ -15,6 +15,7 @@ from typing import Any
 from ..utils.errors import InputError
 from ..utils.model_index import ModelIndex
 from .cuts import CountKept, Cut, place_of
+from .dispatch_mode import TracedOperator
 from .hardcoded_widths import find_hardcoded_width, removable_before
 from .held_sizes import HeldSize, sizes_held_for
 from .label_sets import LabelPartition, Pin
@@ -69,7 +70,10 @@ def try_out(
     report = run.run()
     whole = PlannedRun(original, example_inputs, trace, len, training=training)
     if not report.failed and not report.deviating:
-        return _another_way(run, whole, report, trace, partition, training)
+        operators = (trace.training_operators or ()) if training else trace.operators
+        return _another_way(run, whole, report, operators, partition) or _other_numbers(
+            whole, report, operators, partition
+        )
     sizes = _Search(pruned, run, whole, count, report).sizes(known)
     solved = {size.module for size in sizes}
     pins = _pins((run.cuts[position] for position in sorted(report.deviating)), partition, solved)
@@ -86,13 +90,16 @@ def try_out(
 
 
 def _another_way(
-    run: PlannedRun, whole: PlannedRun, report: RunReport, trace: Trace, partition: LabelPartition, training: bool
+    run: PlannedRun,
+    whole: PlannedRun,
+    report: RunReport,
+    operators: Sequence[TracedOperator],
+    partition: LabelPartition,
 ) -> Finding | None:
     """Pins of the channels whose number decides which way the model's code goes, where it decides."""
     position = run.first_other(report)
     if position is None or whole.first_other(whole.run()) is not None:  # or it does not go the same way twice
         return None
-    operators = (trace.training_operators or ()) if training else trace.operators
     found = removable_before(operators, position, partition)
     if found is None:
         raise InputError(
@@ -102,6 +109,22 @@ def _another_way(
     operator, labels = found
     why = f"the model's code goes another way with fewer channels at {operator}"
     return Finding((Pin(labels, why, f"{why}: they keep their width"),))
+
+
+def _other_numbers(
+    whole: PlannedRun, report: RunReport, operators: Sequence[TracedOperator], partition: LabelPartition
+) -> Finding | None:
+    """Pins of the channels whose number the model's code computes with, such as a scale of attention scores."""
+    position = report.other_numbers
+    if position is None or whole.run().other_numbers is not None:  # or the code computes with others in each run
+        return None
+    found = removable_before(operators, position, partition)
+    if found is None:
+        return None
+    numbers = list(operators[position].numbers)
+    why = f"the model's code computes {numbers} from its width at {operators[position].operator}"
+    remedy = "a number that is computed once, and held by an attribute, would stay"
+    return Finding((Pin(found[1], why, f"{why}: the channels keep it; {remedy}"),))
 
 
 def doubted_cuts(trace: Trace, partition: LabelPartition, count: CountKept, message: str) -> Finding | None:

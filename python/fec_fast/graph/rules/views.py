@@ -12,7 +12,7 @@ from ..label_tracker import LabelTracker
 from ..labels import LabelMap, free_as_fixed
 from ..operator_call import OperatorCall
 from ..weight_labels import ParameterView
-from .cuts import dims_of_channels, spread
+from .cuts import dims_of_channels, spread, spread_and_join
 from .registry import operator
 
 
@@ -85,12 +85,17 @@ def _reshape(tracker: LabelTracker, call: OperatorCall, label_map: LabelMap, zer
     elif dim is not None:
         moved = LabelMap.varying(label_map.labels, dim, shape)
     elif dims is not None:
-        moved = spread(tracker, call, label_map, dims)
+        open_dims = [dim for dim, size in enumerate(call.args[1]) if size == -1]
+        moved = spread(tracker, call, label_map, dims, shape, open_dims)
     else:  # a flatten, for instance
         moved = label_map.moved_by(torch.reshape, shape)
         if isinstance(moved, list):
-            tracker.pin_call(call, f"mixes channels with other dimensions: {list(label_map.shape)} to {list(shape)}")
-            return
+            joined = spread_and_join(tracker, call, label_map)
+            if joined is None:
+                reason = f"mixes channels with other dimensions: {list(label_map.shape)} to {list(shape)}"
+                tracker.pin_call(call, reason)
+                return
+            moved, dims = joined
     tracker.set_label_map(call.result, moved, zero)
     if moved.dim is not None and label_map.dim is not None:
         first, end = dims or (moved.dim, moved.dim + 1)

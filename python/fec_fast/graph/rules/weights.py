@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from ..label_tracker import LabelTracker
 from ..labels import FIXED, FREE, LabelMap
 from ..operator_call import OperatorCall
 from ..weight_labels import WeightLabels
+from .cuts import blocks_of
 from .elementwise import pointwise, zero_at_zeros
 from .registry import RULES
 from .views import permutation, rearrange
@@ -97,7 +97,7 @@ def _reshape(tracker: LabelTracker, call: OperatorCall) -> None:
     labels = _labels_of(tracker, source)
     axes: list[np.ndarray | None] = [None] * result.dim()
     zeros = [False] * result.dim()
-    for before, after in _blocks(tuple(source.shape), tuple(result.shape)):
+    for before, after in blocks_of(tuple(source.shape), tuple(result.shape)):
         for old, new in _moved(tracker, labels, source, before, [result.shape[dim] for dim in after]):
             axes[after[new.dim or 0]], zeros[after[new.dim or 0]] = new.labels, labels.zeros[old]
     tracker.set_weight_labels(result, WeightLabels(tuple(axes), tuple(zeros), labels.source))
@@ -121,24 +121,6 @@ def _moved(
             return [(carriers[0], moved)]
     tracker.pin_weight(labels, carriers)
     return []
-
-
-def _blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """The dimensions of two shapes in blocks of equal extent, each as small as possible."""
-    if math.prod(before) != math.prod(after) or not math.prod(before):
-        return [([*range(len(before))], [*range(len(after))])]
-    blocks, old, new = [], 0, 0
-    while old < len(before) or new < len(after):
-        first, second = [old], [new]
-        while (left := math.prod(before[first[0] : old])) != (right := math.prod(after[second[0] : new])) or (
-            old == first[0] and new == second[0]
-        ):
-            if (left <= right and old < len(before)) or new == len(after):
-                old += 1
-            else:
-                new += 1
-        blocks.append(([*range(first[0], old)], [*range(second[0], new)]))
-    return blocks
 
 
 def _expand(tracker: LabelTracker, call: OperatorCall) -> None:
