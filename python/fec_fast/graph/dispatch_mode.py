@@ -104,8 +104,8 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # A weight is computed also where results are not, as its values are scored.
         is_weight = rule_of(func).shape is not None and self._computes_weight(args)
         result = func(*args, **kwargs) if is_weight else self.evaluate(func, args, kwargs)
-        layer, repetition = self.running.name, self.running.count(func)
-        call = OperatorCall(func, args, kwargs, result, len(self.operators), layer, repetition)
+        layer, place = self.running.name, (self.running.count(func), self.running.inputs)
+        call = OperatorCall(func, args, kwargs, result, len(self.operators), layer, *place)
         inputs = self.tracker.known_label_maps(call.operands)
         self.operators.append(TracedOperator(func, inputs, numbers_in(func, args, kwargs)))
         rule, use = rule_of(func), None

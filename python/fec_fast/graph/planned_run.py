@@ -246,7 +246,7 @@ class _CutsAsPlanned(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return None
         result = cut.replacement(tensor, cut.planned(self._count))
         if result is not None:
-            self._report.requested[position] = tuple(numbers)
+            self._report.requested[position] = cut.refused(tensor, numbers)
             self._report.deviating.add(position)
         return result
 

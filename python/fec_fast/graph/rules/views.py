@@ -99,7 +99,10 @@ def _reshape(tracker: LabelTracker, call: OperatorCall, label_map: LabelMap, zer
     tracker.set_label_map(call.result, moved, zero)
     if moved.dim is not None and label_map.dim is not None:
         first, end = dims or (moved.dim, moved.dim + 1)
-        tracker.cuts.append(ShapeCut(call.number, call.layer, call.operator, label_map, moved, first, end))
+        of_inputs = tracker.known_label_maps([given for given in call.module_inputs if isinstance(given, torch.Tensor)])
+        inputs = tuple(each.labels for each in of_inputs if each.dim is not None)
+        cut = ShapeCut(call.number, call.layer, call.operator, label_map, moved, first, end, inputs)
+        tracker.cuts.append(cut)
 
 
 def _unchanged_dim(label_map: LabelMap, shape: tuple[int, ...]) -> int | None:
