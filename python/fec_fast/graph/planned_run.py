@@ -162,7 +162,7 @@ class PlannedRun:
 
 
 def _reshapes(operator: Any) -> bool:
-    """Whether it is what a reshape becomes. Whether that copies depends on strides, which may be others when pruned."""
+    """Whether it is what a reshape becomes, which depends on the strides."""
     return operator.overloadpacket.__name__ in ("view", "_unsafe_view")
 
 
@@ -191,10 +191,10 @@ class _CutsAsPlanned(TorchDispatchMode):  # type: ignore[no-untyped-call]
         report, kwargs = self._report, kwargs or {}
         self.guard.before(func, args, kwargs)
         report.operators.append(func)
-        if report.is_comparable and func is _CLONE and not self._is_next(func):
-            return self._evaluate(func, args, kwargs)  # that of a reshape, which copies where it must
-        if report.is_comparable and _reshapes(func) and self._is_next(_CLONE):
-            report.passed += 1
+        if report.is_comparable and not self._is_next(func):  # whether a reshape copies depends on the strides
+            if func is _CLONE:
+                return self._evaluate(func, args, kwargs)
+            report.passed += self._is_next(_CLONE)
         while report.is_comparable and not self._is_next(func):
             position, cut = self._cuts.get(report.passed, (0, None))
             report.is_comparable = cut is not None and cut.operator is _SLICE

@@ -70,5 +70,5 @@ def trace_with_ties(
 
 
 def _removed(units: int, number: int) -> int:
-    """How many units a set loses: neighbouring sets lose different shares."""
-    return units * (2 + number % 5) // 10
+    """How many units a set loses, if it has two: neighbouring sets lose different shares."""
+    return max(min(1, units - 1), units * (2 + number % 5) // 10)
