@@ -231,8 +231,8 @@ class ShapeCut(Cut):
         return tensor.reshape(*self.result.shape[: self.first], *planned, *self.result.shape[self.end :])
 
     def widths(self) -> list[np.ndarray]:
-        """The size of the dimension that the labels vary along, and the whole width."""
-        return [self.result.labels, self.channels]
+        """The size of the dimension that the labels vary along, the whole width, and the size for one image of many."""
+        return [self.result.labels, self.channels, np.unique(self.result.labels)]
 
     def sequence(self) -> list[tuple[int, np.ndarray | None]]:
         """The shape of the result."""

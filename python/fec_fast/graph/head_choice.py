@@ -34,15 +34,15 @@ class HeadChoice:
     """
 
     heads: Mapping[str, int] = field(default_factory=dict)
-    # By module: views that divide channels, what its products sum over, and the numbers that it multiplies with.
+    # By module: views that divide channels, over how much its products sum, and the numbers that it multiplies with.
     _views: dict[str, list[tuple[tuple[int, ...], int, np.ndarray]]] = field(default_factory=lambda: defaultdict(list))
-    _sums: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
+    _widths: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     _factors: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     @property
     def has_products(self) -> bool:
-        """Whether a product of activations sums over channels."""
-        return bool(self._sums)
+        """Whether the model multiplies activations with activations."""
+        return bool(self._widths)
 
     def dim(self, layer: str, sizes: Sequence[int], usual: int) -> int:
         """The dimension that shrinks.
@@ -55,8 +55,9 @@ class HeadChoice:
         Returns:
             The dimension of heads where the module loses whole heads, or ``usual``.
         """
-        heads = [dim for dim, size in enumerate(sizes) if dim != usual and size == self.heads.get(layer)]
-        return heads[-1] if heads else usual
+        heads = [dim for dim, size in enumerate(sizes) if size == self.heads.get(layer)]
+        # Queries, keys and values come before the heads, and these before their width.
+        return usual if not heads else heads[0] if usual in heads else heads[-1]
 
     def note_view(self, layer: str, sizes: Sequence[int], dim: int, labels: np.ndarray) -> None:
         """Notes a view that divides channels over dimensions.
@@ -69,9 +70,9 @@ class HeadChoice:
         """
         self._views[layer].append((tuple(sizes), dim, labels))
 
-    def note_sum(self, layer: str, labels: np.ndarray) -> None:
-        """Notes the channels that a product of activations sums over."""
-        self._sums[layer].append(labels)
+    def note_product(self, layer: str, width: int) -> None:
+        """Notes over how many channels, or positions, a product of activations sums."""
+        self._widths[layer].append(width)
 
     def note_factor(self, layer: str, factor: float) -> None:
         """Notes a number that an activation is multiplied with, or divided by."""
@@ -80,8 +81,8 @@ class HeadChoice:
     def scales(self) -> dict[str, list[float]]:
         """The numbers that are a power of a width that a module's products sum over, by module."""
         found = {}
-        for layer, sums in self._sums.items():
-            powers = [width**power for width in map(len, sums) if width > 1 for power in _POWERS]
+        for layer, widths in self._widths.items():
+            powers = [width**power for width in widths if width > 1 for power in _POWERS]
             factors = [
                 factor
                 for factor in self._factors[layer]
@@ -91,28 +92,45 @@ class HeadChoice:
                 found[layer] = factors
         return found
 
-    def better(
-        self, partition: LabelPartition, modules: Mapping[str, nn.Module], computed: Collection[str]
-    ) -> dict[str, int]:
-        """The modules that lose whole heads, once it is known what cannot shrink.
+    def whole(self, modules: Mapping[str, nn.Module], computed: Collection[str]) -> dict[str, int]:
+        """The modules that lose whole heads because they compute their scale from the width.
 
         Args:
-            partition: Which labels must be kept.
             modules: The modules of the model by name.
             computed: Modules whose code computes a number of :meth:`scales` from the width.
 
         Returns:
-            :attr:`heads`, with modules that should lose whole heads as well.
+            For each of them how many heads it has.
         """
-        found = dict(self.heads)
-        for layer, sums in self._sums.items():
-            for sizes, dim, labels in self._views.get(layer, []):
-                others = [size for other, size in enumerate(sizes) if other != dim and size > 1]
-                summed = [each for each in sums if np.isin(each, labels).any()] if others else []
-                if summed and (layer in computed or any(partition.all_pinned(each) for each in summed)):
-                    held = held_numbers(modules[layer])
-                    found.setdefault(layer, max(others, key=lambda size: (size in held, size)))
-        return found
+        return {layer: heads for layer in computed if (heads := self._number(layer, modules[layer], None))}
+
+    def pinned(self, modules: Mapping[str, nn.Module], partition: LabelPartition) -> dict[str, int]:
+        """The modules that may lose whole heads, because something keeps channels that a view divides.
+
+        Args:
+            modules: The modules of the model by name.
+            partition: Which labels must be kept.
+
+        Returns:
+            For each of them how many heads it has.
+        """
+        others = self._widths.keys() - self.heads.keys()
+        return {layer: heads for layer in others if (heads := self._number(layer, modules[layer], partition))}
+
+    def _number(self, layer: str, module: nn.Module, partition: LabelPartition | None) -> int:
+        """The number of heads that views of a module, those whose labels are all pinned, divide by; 0 if none does.
+
+        It is a number that the module holds, if there is one, and the greatest of several: queries, keys and values
+        are three.
+        """
+        held = held_numbers(module)
+        found = [
+            size
+            for sizes, dim, labels in self._views.get(layer, [])
+            for other, size in enumerate(sizes)
+            if other != dim and size > 1 and (partition is None or partition.all_pinned(labels))
+        ]
+        return max(found, key=lambda size: (size in held, size), default=0)
 
 
 def factor_of(name: str, args: Sequence[Any]) -> float | None:

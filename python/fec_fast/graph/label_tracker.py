@@ -192,7 +192,8 @@ class LabelTracker:
             long_dims = [dim for dim, size in enumerate(tensor.shape) if size > 1]
             dim = long_dims[0] if len(long_dims) == 1 else self._map_dim(tensor)
             if dim is not None:
-                is_masked = isinstance(self.modules[owner_of(view.name)], ConvolutionBase | nn.Linear | NormBase)
+                owner = self.modules[owner_of(view.name)]
+                is_masked = isinstance(owner, ConvolutionBase | nn.Linear | NormBase | nn.MultiheadAttention)
                 return LabelMap.varying(self.axis_labels(view, view.axes[dim]), dim, tensor.shape), is_masked
             reason = "its weight is used by an operator other than a convolution or linear one"
             for axis in range(view.tensor.dim()):

@@ -26,6 +26,8 @@ def numbers_in(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tup
     Returns:
         The numbers among the arguments, in order; those of operators that move elements, or take a size, are left out.
     """
+    if func is torch.ops.aten.lift_fresh.default and args[0].numel() == 1:  # torch.tensor(number)
+        return (args[0].item(),)
     if not _computes_with_numbers(func):
         return ()
     return tuple(value for value in (*args, *kwargs.values()) if type(value) in (int, float))

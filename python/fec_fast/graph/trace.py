@@ -110,13 +110,7 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
     Raises:
         InputError: The model cannot be run on these inputs.
     """
-    mode = _trace_evaluation(index, example_inputs, norms, {})
-    if mode.tracker.heads.has_products:
-        tracker, scales = mode.tracker, mode.tracker.heads.scales()
-        computed = computed_scales(index, example_inputs, scales) if scales else set[str]()
-        whole_heads = tracker.heads.better(tracker.sets.partition(), index.modules, computed)
-        if whole_heads:
-            mode = _trace_evaluation(index, example_inputs, norms, whole_heads)
+    mode = _choose_heads(index, example_inputs, _trace_evaluation(index, example_inputs, norms, {}), norms)
     assert mode.allocations is not None
     operators, costs, allocations = tuple(mode.operators), tuple(mode.costs), mode.allocations.finish()
     mode.allocations = None
@@ -152,6 +146,29 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
         costs,
         allocations,
     )
+
+
+def _choose_heads(index: ModelIndex, example_inputs: Any, mode: TracingMode, norms: str) -> TracingMode:
+    """Traces a model again, if it multiplies activations, and can lose more channels as whole heads."""
+    heads = mode.tracker.heads
+    if not heads.has_products:
+        return mode
+    scales = heads.scales()
+    computed = computed_scales(index, example_inputs, scales) if scales else set[str]()
+    whole = heads.whole(index.modules, computed)
+    if whole:
+        mode = _trace_evaluation(index, example_inputs, norms, whole)
+    more = mode.tracker.heads.pinned(index.modules, mode.tracker.sets.partition())
+    if more:
+        other = _trace_evaluation(index, example_inputs, norms, {**whole, **more})
+        mode = other if _removable(other.tracker) > _removable(mode.tracker) else mode
+    return mode
+
+
+def _removable(tracker: LabelTracker) -> int:
+    """How many filters may be removed."""
+    pinned = tracker.sets.partition().pinned
+    return sum(int(np.count_nonzero(~pinned[use.outputs])) for use in tracker.weight_uses.values())
 
 
 def _trace_evaluation(index: ModelIndex, example_inputs: Any, norms: str, heads: Mapping[str, int]) -> TracingMode:

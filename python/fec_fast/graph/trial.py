@@ -234,6 +234,7 @@ class _Search:
         values = [size.before for size in group]
         alike = [size for size in group if values.count(size.before) > 1]
         choices = [[size for size in group if size is not other] for other in alike]
+        choices += [[size for size in group if size is other or size not in alike] for other in alike]
         if alike:
             choices.insert(0, [size for size in group if self._used_for_cuts_alone([size])])
         for choice in choices:

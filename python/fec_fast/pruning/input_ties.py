@@ -70,5 +70,8 @@ def trace_with_ties(
 
 
 def _removed(units: int, number: int) -> int:
-    """How many units a set loses, if it has two: neighbouring sets lose different shares."""
-    return max(min(1, units - 1), units * (2 + number % 5) // 10)
+    """How many units a set loses, if it has two: neighbouring sets lose different shares.
+
+    They are quarters, because code may want widths that its number of heads divides.
+    """
+    return max(min(1, units - 1), units * (1 + number % 3) // 4)

@@ -42,13 +42,12 @@ def multiply_activations(
         on_left, on_right = (constant, on_right) if kept is left else (on_left, constant)
     dim = carried[-1][0].dim if carried else None
     widths: list[np.ndarray] = []
+    pair = _along(on_left, rank - 1), _along(on_right, rank - 2)
+    tracker.heads.note_product(call.layer, len(pair[0]))
     if on_left.dim == rank - 1 or on_right.dim == rank - 2:
-        pair = free_as_fixed(on_left.along(rank - 1)), free_as_fixed(on_right.along(rank - 2))
         tracker.sets.unite(pair[0], pair[1], f"it is multiplied with a tensor of fixed width in {call.operator}")
         if not (left_zero or right_zero):
             tracker.pin((left, right), f"{call.operator} sums over products that are not zero without it")
-        for labels in pair:
-            tracker.heads.note_sum(call.layer, labels)
         widths.append(pair[0])
     if dim is None:
         result, zero = LabelMap.constant(FIXED, call.result.shape), False
@@ -72,13 +71,18 @@ def _factor(tracker: LabelTracker, call: OperatorCall, tensor: Tensor) -> tuple[
     return label_map, zero
 
 
+def _along(label_map: LabelMap, dim: int) -> np.ndarray:
+    """The labels along a dimension; one without channels has a fixed width."""
+    return free_as_fixed(label_map.labels) if dim == label_map.dim else np.full(label_map.shape[dim], FIXED)
+
+
 def _on_result(
     tracker: LabelTracker, call: OperatorCall, left: tuple[LabelMap, bool], right: tuple[LabelMap, bool], dim: int
 ) -> tuple[np.ndarray, bool]:
     """The labels of the result along a dimension, and whether it is zero when masked."""
     rank = call.result.dim()
     factors = [left] if dim == rank - 2 else [right] if dim == rank - 1 else [left, right]
-    labels = [free_as_fixed(label_map.along(dim)) for label_map, _ in factors]
+    labels = [_along(label_map, dim) for label_map, _ in factors]
     if len(factors) == 2:
         tracker.sets.unite(labels[0], labels[1], f"it is multiplied with a tensor of fixed width in {call.operator}")
     return labels[0], any(zero and label_map.dim == dim for label_map, zero in factors)
@@ -93,4 +97,4 @@ def _meet_bias(tracker: LabelTracker, call: OperatorCall, bias: Tensor, result: 
         tracker.sets.pin(label_map.labels, reason)
         tracker.sets.pin(result.labels, reason)
     elif own_dim is not None and own_dim >= 0 and bias.shape[own_dim] > 1:
-        tracker.sets.unite(result.labels, free_as_fixed(label_map.along(own_dim)), reason)
+        tracker.sets.unite(result.labels, _along(label_map, own_dim), reason)
