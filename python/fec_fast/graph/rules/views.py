@@ -105,26 +105,31 @@ def _reshape(tracker: LabelTracker, call: OperatorCall, label_map: LabelMap, zer
         inputs = tuple(each.labels for each in of_inputs if each.dim is not None)
         cut = ShapeCut(call.number, call.layer, call.operator, label_map, moved, first, end, inputs)
         tracker.cuts.append(cut)
-        _tie_to_queries(tracker, call.layer, inputs, free_as_fixed(moved.labels))
+        _tie_to_queries(tracker, call.layer, inputs, moved)
 
 
-def _tie_to_queries(tracker: LabelTracker, layer: str, inputs: tuple[np.ndarray, ...], labels: np.ndarray) -> None:
-    """Ties what torch's attention shapes to the width of its queries, which it compares with an attribute.
+def _tie_to_queries(tracker: LabelTracker, layer: str, inputs: tuple[np.ndarray, ...], moved: LabelMap) -> None:
+    """Ties what torch's attention shapes to the width of its queries, and notes the attributes that it checks.
 
     Args:
         tracker: The labels.
         layer: The module in whose code a reshape ran.
         inputs: The channels of what it was called with.
-        labels: The channels of the result.
+        moved: The labels of the result.
     """
     module = tracker.modules[layer]
-    if isinstance(module, nn.MultiheadAttention) and inputs and len(inputs[0]) == len(labels) == module.embed_dim:
+    if not isinstance(module, nn.MultiheadAttention) or not inputs or len(inputs[0]) != module.embed_dim:
+        return
+    labels, heads = free_as_fixed(moved.labels), np.unique(moved.labels)
+    if len(labels) == module.embed_dim:
         reason = (
             f"nn.MultiheadAttention {layer} is as wide as its queries, which keep their width; attention that is "
             "written with layers of its own can be narrower"
         )
         tracker.sets.unite(free_as_fixed(inputs[0]), labels, reason)
         tracker.hold(HeldSize(layer, "embed_dim", module.embed_dim, (inputs[0],)))
+    elif moved.dim == len(moved.shape) - 2 and len(heads) == module.num_heads:  # [positions, images * heads, width]
+        tracker.hold(HeldSize(layer, "num_heads", module.num_heads, (heads,)))
 
 
 def _unchanged_dim(label_map: LabelMap, shape: tuple[int, ...]) -> int | None:
