@@ -46,6 +46,11 @@ class Heads(nn.Module):
         self.sizes = {"width": width}  # not looked into: like a number in the code
         self.q, self.k = nn.Linear(CHANNELS, heads * width), nn.Linear(CHANNELS, heads * width)
         self.v, self.proj = nn.Linear(CHANNELS, heads * values), nn.Linear(heads * values, CHANNELS)
+        if how.startswith("table"):
+            shape = (heads, 15) if how.endswith("first") else (15, heads)
+            self.table = nn.Parameter(torch.rand(shape))
+            position = torch.arange(64) % 8  # of 64 pixels
+            self.register_buffer("index", position[:, None] - position[None, :] + 7)
         self.norm = nn.LayerNorm(width) if how == "norm" else nn.Identity()
 
     def split(self, x: Tensor, width: int) -> Tensor:
@@ -57,7 +62,15 @@ class Heads(nn.Module):
         first, second = x.chunk(2, -1)
         return x * angles.cos() + torch.cat([-second, first], -1) * angles.sin()
 
+    def bias(self, positions: int) -> Tensor:
+        """A learned number for each head and distance of positions, as in Swin, or in LeViT (heads first)."""
+        if self.how.endswith("first"):
+            return self.table[:, self.index]
+        return self.table[self.index.view(-1)].view(positions, positions, -1).permute(2, 0, 1).contiguous().unsqueeze(0)
+
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        if self.how.startswith("table"):
+            return q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5 + self.bias(q.shape[2])
         if self.how == "shape":
             return q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
         if self.how == "tensor":
@@ -291,6 +304,8 @@ BLOCKS: dict[str, Any] = {
     "scale from the shape": lambda: Heads("shape"),
     "norm of heads": lambda: Heads("norm"),
     "rotation of heads": lambda: Heads("rotation"),
+    "table of positions": lambda: Heads("table"),
+    "table of positions, heads first": lambda: Heads("table, heads first"),
     "fused, five dimensions": lambda: Fused("five dimensions"),
     "fused, chunk": lambda: Fused("chunk"),
     "YOLO11": PositionSensitive,

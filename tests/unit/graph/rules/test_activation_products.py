@@ -35,6 +35,8 @@ SIZES: dict[str, dict[str, tuple[int, int]]] = {
     "softmax over channels": {"num_heads": (4, 2)},
     "norm of heads": {"num_heads": (4, 2)},
     "rotation of heads": {"num_heads": (4, 2)},
+    "table of positions": {"num_heads": (4, 2)},
+    "table of positions, heads first": {"num_heads": (4, 2)},
     "fused, five dimensions": {"head_dim": (6, 3), "attn_dim": (12, 6)},
     "fused, chunk": {"head_dim": (6, 3), "attn_dim": (12, 6)},
     "YOLO11": {"head_dim": (8, 4), "key_dim": (4, 2)},
