@@ -97,6 +97,15 @@ class Cut(ABC):
             The result; ``None`` if it is not this cut that a function may have refused.
         """
 
+    def refused(self, tensor: Tensor, numbers: Sequence[Any]) -> tuple[Any, ...]:
+        """The numbers that a function has refused, which differ where the model's code asks for others.
+
+        Args:
+            tensor: What is cut.
+            numbers: The further arguments of the function.
+        """
+        return tuple(numbers)
+
     @abstractmethod
     def widths(self) -> list[np.ndarray]:
         """The channels whose number the code may hold, each as a vector of labels; the likelier ones come first."""
@@ -177,11 +186,13 @@ class ShapeCut(Cut):
         result: The labels of the result; they vary along a dimension.
         first: The first dimension of the result that the channels are spread over.
         end: The dimension behind the last.
+        inputs: The channels of what the module was called with, whose number its code may take.
     """
 
     result: LabelMap
     first: int
     end: int
+    inputs: tuple[np.ndarray, ...] = ()
 
     @property
     def divides(self) -> bool:
@@ -208,9 +219,11 @@ class ShapeCut(Cut):
         return tuple(shape[self.first : self.end])
 
     def make(self, args: Sequence[Any], planned: Numbers) -> Any:
-        """Reshapes; the sizes of the other dimensions are those that the code asks for."""
+        """Reshapes; the sizes of the other dimensions are those that the code asks for, if they fit."""
         shape = list(args[1])
         shape[self.first : self.end] = planned
+        if -1 not in shape and np.prod(shape) != args[0].numel():  # one that the code left open was made to fit
+            return self.replacement(args[0], planned)
         return torch.reshape(args[0], shape)
 
     def replacement(self, tensor: Tensor, planned: Numbers) -> Tensor:
@@ -218,12 +231,42 @@ class ShapeCut(Cut):
         return tensor.reshape(*self.result.shape[: self.first], *planned, *self.result.shape[self.end :])
 
     def widths(self) -> list[np.ndarray]:
-        """The size of the dimension that the labels vary along, and the whole width."""
-        return [self.result.labels, self.channels]
+        """The size of the dimension that the labels vary along, the whole width, and the size for one image of many."""
+        return [self.result.labels, self.channels, np.unique(self.result.labels)]
 
     def sequence(self) -> list[tuple[int, np.ndarray | None]]:
         """The shape of the result."""
         return [(size, self.result.labels if dim == self._dim else None) for dim, size in enumerate(self.result.shape)]
+
+    def refused(self, tensor: Tensor, numbers: Sequence[Any]) -> tuple[Any, ...]:
+        """See :meth:`Cut.refused`; of a reshape those of :meth:`requested`."""
+        shape = numbers[0] if len(numbers) == 1 and isinstance(numbers[0], list | tuple) else numbers
+        if len(shape) != len(self.result.shape) or not all(isinstance(size, int) for size in shape):
+            return tuple(numbers)
+        return self.requested((tensor, shape))
+
+    def tie(self, requested: Numbers, count: CountKept) -> tuple[np.ndarray, np.ndarray] | None:
+        """The channels of an input of the module that the channels here must go with, if the code takes their number.
+
+        Args:
+            requested: The numbers that the code asks for in a network where both have lost other numbers of channels.
+            count: How many of some channels are kept there.
+
+        Returns:
+            Two vectors of labels, to be united index by index; ``None`` if the code does not follow an input.
+        """
+        at, own = self._dim - self.first, self.result.labels
+        for given in self.inputs:
+            parts, rest = divmod(len(given), len(own))
+            # The code asks for all of the input's channels, or for an equal part of them.
+            if (
+                rest == 0
+                and len(requested) > at
+                and requested[at] == count(given) // parts
+                and count(own) != requested[at] != len(own)
+            ):
+                return np.tile(own, parts), given
+        return None
 
     @property
     def _dim(self) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,8 +19,10 @@ from .label_tracker import LabelTracker
 from .labels import LabelMap
 from .operator_call import OperatorCall
 from .parameter_guard import ParameterGuard
+from .plain_numbers import numbers_in
 from .rules.lookup import rule_of
 from .rules.weights import label_weights
+from .weight_labels import ProductWidths, WeightUse
 
 Evaluate = Callable[[Any, Any, Any], Any]
 
@@ -32,12 +35,14 @@ class OperatorCost:
         layer: The module in whose code it ran.
         macs: How many.
         weight: The name of the weight in :attr:`Trace.weight_uses` whose widths it grows with; ``None`` for another
-            operator, whose widths are pinned.
+            operator.
+        channels: The channels that another operator grows with, at most two vectors of labels; the others are pinned.
     """
 
     layer: str
     macs: int
     weight: str | None
+    channels: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,11 +53,13 @@ class TracedOperator:
         operator: The ATen operator.
         inputs: The labels of its operands, of those that an operator of the run made.
         layer: The module in whose code it ran.
+        numbers: The plain numbers that it computes with.
     """
 
     operator: Any
     inputs: tuple[LabelMap, ...]
     layer: str
+    numbers: tuple[float, ...]
 
 
 class TracingMode(TorchDispatchMode):
@@ -69,7 +76,9 @@ class TracingMode(TorchDispatchMode):
         values_read: Whether the code reads values of a tensor out of torch.
     """
 
-    def __init__(self, index: ModelIndex, evaluate: Evaluate, norms: str = "exact") -> None:
+    def __init__(
+        self, index: ModelIndex, evaluate: Evaluate, norms: str = "exact", heads: Mapping[str, int] | None = None
+    ) -> None:
         """Starts with nothing recorded.
 
         Args:
@@ -77,10 +86,11 @@ class TracingMode(TorchDispatchMode):
             evaluate: Calls an operator with positional and keyword arguments.
             norms: What happens to channels that statistics are taken over: one of
                 :data:`fec_fast.graph.channel_statistics.NORMS`.
+            heads: See :class:`fec_fast.graph.head_choice.HeadChoice`.
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self.evaluate = evaluate
-        self.tracker = LabelTracker(index, norms)
+        self.tracker = LabelTracker(index, norms, heads)
         self.operators: list[TracedOperator] = []
         self.costs: list[OperatorCost] = []
         self.allocations: AllocationTracker | None = AllocationTracker(index.tensors.values())
@@ -96,12 +106,13 @@ class TracingMode(TorchDispatchMode):
         # A weight is computed also where results are not, as its values are scored.
         is_weight = rule_of(func).shape is not None and self._computes_weight(args)
         result = func(*args, **kwargs) if is_weight else self.evaluate(func, args, kwargs)
-        layer, repetition = self.running.name, self.running.count(func)
-        call = OperatorCall(func, args, kwargs, result, len(self.operators), layer, repetition)
-        self.operators.append(TracedOperator(func, self.tracker.known_label_maps(call.operands), layer))
-        rule, weight_use = rule_of(func), None
+        layer, place = self.running.name, (self.running.count(func), self.running.inputs)
+        call = OperatorCall(func, args, kwargs, result, len(self.operators), layer, *place)
+        inputs = self.tracker.known_label_maps(call.operands)
+        self.operators.append(TracedOperator(func, inputs, layer, numbers_in(func, args, kwargs)))
+        rule, use = rule_of(func), None
         if call.operands and not same_elements:  # an operator without operands makes a new tensor, without labels
-            weight_use = None if label_weights(self.tracker, call) else rule.labels(self.tracker, call)
+            use = None if label_weights(self.tracker, call) else rule.labels(self.tracker, call)
         self.tracker.note_lines()
         for tensor in written:
             self.tracker.note_write(tensor)
@@ -109,8 +120,9 @@ class TracingMode(TorchDispatchMode):
             self.tracker.note_new_memory(call)
         self.values_read |= call.name == "_local_scalar_dense"
         if rule.macs is not None:
-            weight = None if weight_use is None else weight_use.weight
-            self.costs.append(OperatorCost(layer, rule.macs(call), weight))
+            weight = use.weight if isinstance(use, WeightUse) else None
+            channels = use.channels if isinstance(use, ProductWidths) else ()
+            self.costs.append(OperatorCost(layer, rule.macs(call), weight, channels))
         if self.allocations is not None:
             self.allocations.record(call.results, call.operands, self.tracker.extent_of)
         return call.result

@@ -167,7 +167,7 @@ def couple_channels(trace: Trace, ignore: Sequence[str] = (), pins: Sequence[Pin
     )
     whole, partly = _pinned_layers(trace, partition)
     axis_lengths = {key: len(labels) for key, labels in trace.axes.items()}
-    notes = (*trace.notes, *(pin.note for pin in pins if pin.note))
+    notes = tuple(dict.fromkeys((*trace.notes, *(pin.note for pin in pins if pin.note))))
     return Coupling(sets, whole, partly, axis_lengths, partition, notes)
 
 

@@ -30,23 +30,23 @@ REACH = 64
 
 
 class _Trial(TorchDispatchMode):
-    """Calls every operator, and records the names of those that were passed.
+    """Calls every operator, and records those that were passed.
 
     Attributes:
         guard: Keeps the parameters that the model's code writes to.
-        names: The names.
+        passed: The operators.
     """
 
     def __init__(self, network: ModelIndex, evaluate: Evaluate) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.guard, self.names = ParameterGuard(network), list[str]()
+        self.guard, self.passed = ParameterGuard(network), list[Any]()
         self._evaluate = evaluate
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         self.guard.before(func, args, kwargs)
         result = self._evaluate(func, args, kwargs)
-        self.names.append(str(func))
+        self.passed.append(func)
         return result
 
 
@@ -124,10 +124,9 @@ def find_hardcoded_width(
         if cause is None:  # of the model's code itself, see _unchanged
             raise
         message = f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0][:160]}"
-        reached = len(watcher.names)
         operators = (trace.training_operators or ()) if training else trace.operators
-        same = [str(traced.operator) for traced in operators[:reached]] == watcher.names
-        found = removable_before(operators, reached, partition) if same else None
+        reached = _position_behind(watcher.passed, operators)
+        found = None if reached is None else removable_before(operators, reached, partition)
         if found is not None:
             operator, labels = found
             line = line_that_raised(cause)
@@ -142,6 +141,22 @@ def find_hardcoded_width(
             "pruned; name the layer that makes it in ignore="
         ) from error
     raise InputError(f"the pruned {type(pruned.model).__name__} runs on these inputs at one time and not at another")
+
+
+def only_lays_out(operator: Any) -> bool:
+    """Whether an operator moves no element from one index to another: a view, or a copy; sizes decide which it is."""
+    return operator.is_view or operator.overloadpacket.__name__ in ("clone", "_unsafe_view", "_to_copy", "contiguous")
+
+
+def _position_behind(passed: Sequence[Any], operators: Sequence[TracedOperator]) -> int | None:
+    """The position in a trace behind operators that a run has passed; ``None`` if the run passed others."""
+    if [traced.operator for traced in operators[: len(passed)]] == passed:
+        return len(passed)
+    made = [operator for operator in passed if not only_lays_out(operator)]
+    expected = [number for number, traced in enumerate(operators) if not only_lays_out(traced.operator)]
+    if len(made) > len(expected) or made != [operators[number].operator for number in expected[: len(made)]]:
+        return None
+    return expected[len(made)] if len(made) < len(expected) else len(operators)
 
 
 def removable_before(

@@ -91,6 +91,25 @@ class LabelPartition:
         numbers.flags.writeable = False
         return LabelPartition(self.roots, numbers, tuple(reasons))
 
+    def with_unions(self, pairs: Iterable[tuple[np.ndarray, np.ndarray]], reason: str) -> LabelPartition:
+        """The same labels, of which more are removed together.
+
+        Args:
+            pairs: Vectors of labels that are united index by index.
+            reason: Why a label is kept that meets a fixed width.
+
+        Returns:
+            A new partition.
+        """
+        sets = LabelSets()
+        every = sets.new_labels(len(self.roots) - 1)
+        sets.unite(every, self.roots[1:], "")
+        for number, why in enumerate(self.reasons):
+            sets.pin(every[self.reason_numbers[1:] == number], why)
+        for left, right in pairs:
+            sets.unite(np.maximum(left, FIXED), np.maximum(right, FIXED), reason)
+        return sets.partition()
+
 
 class LabelSets:
     """The sets of labels while a run is traced: a union-find structure on arrays.

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from ..utils.code_lines import line_of_model_code
-from ..utils.compat import storage_id
-from ..utils.computed_weights import computation_of
+from ..utils.compat import ConvolutionBase, NormBase, storage_id
+from ..utils.computed_weights import computation_of, owner_of
 from ..utils.forward import call_model, tensors_in
 from ..utils.model_index import ModelIndex
 from .channel_statistics import ChannelStatistics
 from .cuts import Cut
+from .head_choice import HeadChoice
 from .held_sizes import HeldSize
 from .label_sets import LabelSets
 from .labels import FIXED, FREE, LabelMap, free_as_fixed
@@ -42,6 +43,7 @@ class LabelTracker:
         sizes: Attributes that are known to hold numbers of channels, by module and name; rules add to them.
         statistics: Statistics over channels that may go, by their places in the model's code.
         weights: The tensors that are computed from parameters alone.
+        heads: Which modules lose whole heads, and what the run shows of it.
         zero_probes: For calls of element-wise operators, whether they keep zeros; kept for the rule in
             :mod:`fec_fast.graph.rules.elementwise`.
         operator_trials: For calls of operators without a rule, what a trial showed; kept for
@@ -49,12 +51,13 @@ class LabelTracker:
         believed: The channels of such calls, where the operator acts within each, with the operator and the layer.
     """
 
-    def __init__(self, index: ModelIndex, norms: str = "exact") -> None:
+    def __init__(self, index: ModelIndex, norms: str = "exact", heads: Mapping[str, int] | None = None) -> None:
         """Starts without labels.
 
         Args:
             index: The index of the model that will be run.
             norms: See :data:`fec_fast.graph.channel_statistics.NORMS`.
+            heads: See :class:`fec_fast.graph.head_choice.HeadChoice`.
         """
         self.sets = LabelSets(_place)
         self.axes: dict[tuple[str, int], np.ndarray] = {}
@@ -62,6 +65,7 @@ class LabelTracker:
         self.notes: dict[str, None] = {}
         self.modules = index.modules
         self.weights = ComputedWeights()
+        self.heads = HeadChoice(heads or {})
         self.cuts: list[Cut] = []
         self.lines: dict[Cut, str] = {}
         self.sizes: dict[tuple[str, str], HeldSize] = {}
@@ -190,7 +194,9 @@ class LabelTracker:
             long_dims = [dim for dim, size in enumerate(tensor.shape) if size > 1]
             dim = long_dims[0] if len(long_dims) == 1 else self._map_dim(tensor)
             if dim is not None:
-                return LabelMap.varying(self.axis_labels(view, view.axes[dim]), dim, tensor.shape), False
+                owner = self.modules[owner_of(view.name)]
+                is_masked = isinstance(owner, ConvolutionBase | nn.Linear | NormBase | nn.MultiheadAttention)
+                return LabelMap.varying(self.axis_labels(view, view.axes[dim]), dim, tensor.shape), is_masked
             reason = "its weight is used by an operator other than a convolution or linear one"
             for axis in range(view.tensor.dim()):
                 self.pin_axis(view, axis, reason)

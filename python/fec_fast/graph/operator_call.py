@@ -23,9 +23,21 @@ class OperatorCall:
         number: Its position among the operators of the run.
         layer: The module in whose code it ran.
         repetition: How often that module has called the operator before, in the same call of its ``forward``.
+        module_inputs: The positional arguments that the module was called with.
     """
 
-    __slots__ = ("args", "kwargs", "layer", "number", "operands", "operator", "repetition", "result", "results")
+    __slots__ = (
+        "args",
+        "kwargs",
+        "layer",
+        "module_inputs",
+        "number",
+        "operands",
+        "operator",
+        "repetition",
+        "result",
+        "results",
+    )
 
     def __init__(
         self,
@@ -36,6 +48,7 @@ class OperatorCall:
         number: int = 0,
         layer: str = "",
         repetition: int = 0,
+        module_inputs: tuple[Any, ...] = (),
     ) -> None:
         """Finds the tensors.
 
@@ -47,9 +60,10 @@ class OperatorCall:
             number: Its position among the operators of the run.
             layer: The module in whose code it ran; the model itself is ``""``.
             repetition: How often that module has called it before.
+            module_inputs: What the module was called with.
         """
         self.operator, self.args, self.kwargs, self.result = operator, args, kwargs, result
-        self.number, self.layer, self.repetition = number, layer, repetition
+        self.number, self.layer, self.repetition, self.module_inputs = number, layer, repetition, module_inputs
         self.operands = _tensors([*args, *kwargs.values()] if kwargs else args)
         self.results = _tensors(result if isinstance(result, tuple) else (result,))
 

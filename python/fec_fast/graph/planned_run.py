@@ -19,13 +19,14 @@ from ..utils.number_attributes import in_type_of
 from ..utils.running_module import modules_that_raised
 from .cuts import CountKept, Cut
 from .dispatch_mode import Evaluate, TracedOperator
-from .hardcoded_widths import unchanged
+from .hardcoded_widths import only_lays_out, unchanged
 from .held_sizes import HeldSize
 from .parameter_guard import ParameterGuard
+from .plain_numbers import numbers_in
 from .shape_only import block_value_access, call_shape_only, call_with_values
 from .trace import Trace
 
-_SLICE = torch.ops.aten.slice.Tensor
+_SLICE, _CLONE = torch.ops.aten.slice.Tensor, torch.ops.aten.clone.default
 # Functions that refuse numbers that do not fit, before they reach an operator.
 _CHECKED_FIRST = {
     *(Tensor.reshape, torch.reshape, Tensor.unflatten, torch.unflatten),
@@ -41,6 +42,8 @@ class RunReport:
         passed: How many operators of the trace were passed.
         requested: The numbers that the code asked for, by the position of the cut in the trace.
         deviating: The cuts whose numbers are not the planned ones, by position.
+        other_numbers: The first operator that computes with other plain numbers than that of the trace, by position.
+            Runs with values leave it out: numbers may be read from them.
         failed: Whether the run stopped before its end.
         failed_in: The modules in whose code it stopped, the innermost first.
         with_values: Whether the operators were called as they are.
@@ -53,6 +56,7 @@ class RunReport:
     passed: int = 0
     requested: dict[int, tuple[Any, ...]] = field(default_factory=dict)
     deviating: set[int] = field(default_factory=set)
+    other_numbers: int | None = None
     failed: bool = False
     failed_in: list[str] = field(default_factory=list)
     with_values: bool = False
@@ -128,8 +132,8 @@ class PlannedRun:
         """
         if report.is_comparable and len(report.operators) == len(self._operators):
             return None
-        expected = [number for number, traced in enumerate(self._operators) if not _only_lays_out(traced.operator)]
-        made = [operator for operator in report.operators if not _only_lays_out(operator)]
+        expected = [number for number, traced in enumerate(self._operators) if not only_lays_out(traced.operator)]
+        made = [operator for operator in report.operators if not only_lays_out(operator)]
         for number, operator in zip(expected, made, strict=False):
             if self._operators[number].operator is not operator:
                 return number
@@ -166,12 +170,13 @@ class PlannedRun:
 
 def goes_same_way(left: RunReport, right: RunReport) -> bool:
     """Whether two runs called the same operators, but for those that move no channel."""
-    ways = [[operator for operator in report.operators if not _only_lays_out(operator)] for report in (left, right)]
+    ways = [[operator for operator in report.operators if not only_lays_out(operator)] for report in (left, right)]
     return ways[0] == ways[1]
 
 
-def _only_lays_out(operator: Any) -> bool:
-    return operator.is_view or operator.overloadpacket.__name__ in ("clone", "_unsafe_view", "_to_copy", "contiguous")
+def _reshapes(operator: Any) -> bool:
+    """Whether it is what a reshape becomes, which depends on the strides."""
+    return operator.overloadpacket.__name__ in ("view", "_unsafe_view")
 
 
 class _CutsAsPlanned(TorchDispatchMode):
@@ -199,6 +204,10 @@ class _CutsAsPlanned(TorchDispatchMode):
         report, kwargs = self._report, kwargs or {}
         self.guard.before(func, args, kwargs)
         report.operators.append(func)
+        if report.is_comparable and not self._is_next(func):  # whether a reshape copies depends on the strides
+            if func is _CLONE:
+                return self._evaluate(func, args, kwargs)
+            report.passed += self._is_next(_CLONE)
         while report.is_comparable and not self._is_next(func):
             position, cut = self._cuts.get(report.passed, (0, None))
             report.is_comparable = cut is not None and cut.operator is _SLICE
@@ -208,6 +217,9 @@ class _CutsAsPlanned(TorchDispatchMode):
                 report.passed += 1
         if report.calls is not None:
             report.calls.append((func, _plain(args), _plain([*kwargs.items()])))
+        if report.is_comparable and report.other_numbers is None and self._evaluate is call_shape_only:
+            is_same = numbers_in(func, args, kwargs) == self._operators[report.passed].numbers
+            report.other_numbers = None if is_same else report.passed
         entry = self._cuts.get(report.passed) if report.is_comparable else None
         result = self._evaluate(func, args, kwargs) if entry is None else self._cut(*entry, args, kwargs)
         report.passed += 1
@@ -215,7 +227,10 @@ class _CutsAsPlanned(TorchDispatchMode):
 
     def _is_next(self, func: Any) -> bool:
         number = self._report.passed
-        return number < len(self._operators) and self._operators[number].operator is func
+        if number >= len(self._operators):
+            return False
+        expected = self._operators[number].operator
+        return expected is func or (_reshapes(expected) and _reshapes(func))
 
     def _cut(self, position: int, cut: Cut, args: Any, kwargs: Any) -> Any:
         report = self._report
@@ -238,12 +253,13 @@ class _CutsAsPlanned(TorchDispatchMode):
         Returns:
             The result; ``None`` where no cut comes next.
         """
-        position, cut = self._cuts.get(self._report.passed, (0, None))
-        if cut is None or not self._report.is_comparable:
+        is_copied = self._is_next(_CLONE)  # by a reshape
+        position, cut = self._cuts.get(self._report.passed + is_copied, (0, None))
+        if cut is None or not self._report.is_comparable or (is_copied and not _reshapes(cut.operator)):
             return None
         result = cut.replacement(tensor, cut.planned(self._count))
         if result is not None:
-            self._report.requested[position] = tuple(numbers)
+            self._report.requested[position] = cut.refused(tensor, numbers)
             self._report.deviating.add(position)
         return result
 

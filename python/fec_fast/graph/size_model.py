@@ -80,13 +80,14 @@ class SizeModel:
         self._element_sizes = np.array(element_sizes, dtype=np.float64)
 
     def _add_costs(self, trace: Trace) -> None:
-        """The costs of a convolution or linear layer grow with its widths; those of other operators are constant."""
+        """The costs of layers grow with their widths, those of products with their channels; others are constant."""
         self.channel_rows = {
             name: (self._row(use.inputs), self._row(use.outputs)) for name, use in trace.weight_uses.items()
         }
         rows = []
         for cost in trace.costs:
-            inputs, outputs = (0, 0) if cost.weight is None else self.channel_rows[cost.weight]
+            of_product = [*map(self._row, cost.channels), 0, 0]
+            inputs, outputs = of_product[:2] if cost.weight is None else self.channel_rows[cost.weight]
             if cost.weight is not None and trace.weight_uses[cost.weight].whole_groups:
                 inputs = 0  # each output channel reads one group, which keeps its size: its cost is constant
             rows.append((inputs, outputs))

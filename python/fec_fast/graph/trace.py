@@ -34,6 +34,7 @@ from .dispatch_mode import OperatorCost, TracedOperator, TracingMode
 from .held_sizes import HeldSize
 from .label_sets import LabelPartition, Pin
 from .label_tracker import LabelTracker
+from .scale_probe import computed_scales
 from .shape_only import ValueAccess, block_value_access, call_shape_only, call_with_values
 from .weight_labels import WeightUse
 
@@ -112,22 +113,7 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
     Raises:
         InputError: The model cannot be run on these inputs.
     """
-    for evaluate in (call_shape_only, call_with_values):
-        mode = TracingMode(index, evaluate, norms)
-        try:
-            _run(index, example_inputs, mode, training=False)
-            break
-        except InputError as error:  # its code depends on values, or it cannot be run at all
-            if evaluate is call_with_values:
-                scripted = [
-                    name for name, module in index.modules.items() if isinstance(module, torch.jit.ScriptModule)
-                ]
-                if not scripted:
-                    raise
-                raise InputError(
-                    f"{error}\nIts module {scripted[0]!r} is TorchScript; if it cannot be traced, give the module that "
-                    "torch.jit.script or trace was called on, and script the result"
-                ) from error
+    mode = _choose_heads(index, example_inputs, _trace_evaluation(index, example_inputs, norms, {}), norms)
     assert mode.allocations is not None
     operators, costs, allocations = tuple(mode.operators), tuple(mode.costs), mode.allocations.finish()
     mode.allocations = None
@@ -164,6 +150,50 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
         costs,
         allocations,
     )
+
+
+def _choose_heads(index: ModelIndex, example_inputs: Any, mode: TracingMode, norms: str) -> TracingMode:
+    """Traces a model again, if it multiplies activations, and can lose more channels as whole heads."""
+    heads = mode.tracker.heads
+    if not heads.has_products:
+        return mode
+    scales = heads.scales()
+    computed = computed_scales(index, example_inputs, scales) if scales else set[str]()
+    whole = heads.whole(index.modules, computed)
+    if whole:
+        mode = _trace_evaluation(index, example_inputs, norms, whole)
+    more = mode.tracker.heads.pinned(index.modules, mode.tracker.sets.partition())
+    if more:
+        other = _trace_evaluation(index, example_inputs, norms, {**whole, **more})
+        mode = other if _removable(other.tracker) > _removable(mode.tracker) else mode
+    return mode
+
+
+def _removable(tracker: LabelTracker) -> int:
+    """How many filters may be removed."""
+    pinned = tracker.sets.partition().pinned
+    return sum(int(np.count_nonzero(~pinned[use.outputs])) for use in tracker.weight_uses.values())
+
+
+def _trace_evaluation(index: ModelIndex, example_inputs: Any, norms: str, heads: Mapping[str, int]) -> TracingMode:
+    """Runs the model in evaluation mode, for its shapes alone where that is possible."""
+    mode = TracingMode(index, call_shape_only, norms, heads)
+    try:
+        _run(index, example_inputs, mode, training=False)
+        return mode
+    except InputError:  # its code depends on values, or it cannot be run at all
+        mode = TracingMode(index, call_with_values, norms, heads)
+    try:
+        _run(index, example_inputs, mode, training=False)
+        return mode
+    except InputError as error:
+        scripted = [name for name, module in index.modules.items() if isinstance(module, torch.jit.ScriptModule)]
+        if not scripted:
+            raise
+        raise InputError(
+            f"{error}\nIts module {scripted[0]!r} is TorchScript; if it cannot be traced, give the module that "
+            "torch.jit.script or trace was called on, and script the result"
+        ) from error
 
 
 def _pins_for_heads(index: ModelIndex, tracker: LabelTracker, unreached: Sequence[str]) -> list[Pin]:

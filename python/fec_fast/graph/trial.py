@@ -77,7 +77,7 @@ def try_out(
     if not report.failed and not report.deviating:
         position = _turning_point(original, run, whole, report, trace, count, training)
         if position is None:
-            return None
+            return _other_numbers(whole, report, operators, partition)
         sizes = find_compared_sizes(pruned, run, whole, report, operators, count, known)
         return Finding(sizes=tuple(sizes)) if sizes else _another_way(position, operators, partition)
     sizes = _Search(pruned, run, whole, count, report).sizes(known)
@@ -141,6 +141,22 @@ def _another_way(position: int, operators: Sequence[TracedOperator], partition: 
     operator, labels = found
     why = f"the model's code goes another way with fewer channels at {operator}"
     return Finding((Pin(labels, why, f"{why}: they keep their width"),))
+
+
+def _other_numbers(
+    whole: PlannedRun, report: RunReport, operators: Sequence[TracedOperator], partition: LabelPartition
+) -> Finding | None:
+    """Pins of the channels whose number the model's code computes with, such as a scale of attention scores."""
+    position = report.other_numbers
+    if position is None or whole.run().other_numbers is not None:  # or the code computes with others in each run
+        return None
+    found = removable_before(operators, position, partition)
+    if found is None:
+        return None
+    numbers = list(operators[position].numbers)
+    why = f"the model's code computes {numbers} from its width at {operators[position].operator}"
+    remedy = "a number that is computed once, and held by an attribute, would stay"
+    return Finding((Pin(found[1], why, f"{why}: the channels keep it; {remedy}"),))
 
 
 def doubted_numbers(
@@ -243,6 +259,14 @@ def _pins(cuts: Iterable[Cut], partition: LabelPartition, trace: Trace, solved: 
     return pins
 
 
+def _by_module(sizes: Iterable[HeldSize]) -> list[list[HeldSize]]:
+    """Attributes by module, the modules in order of their names."""
+    groups: dict[str, list[HeldSize]] = {}
+    for size in sizes:
+        groups.setdefault(size.module, []).append(size)
+    return [groups[module] for module in sorted(groups)]
+
+
 @dataclass(frozen=True)
 class _Search:
     """The search for attributes that make the cuts of a pruned network follow the plan.
@@ -275,6 +299,34 @@ class _Search:
                     of_module = candidates.setdefault(cut.layer, {})
                     of_module[size.attribute] = of_module.get(size.attribute, size).with_others(size)
         sizes = self._influential(candidates)
+        found = self._following(sizes)
+        solved = {size.module for size in found}
+        for group in _by_module(size for size in sizes if size.module not in solved):
+            found = self._with_fewer(group, found)
+        if found and not self._used_for_cuts_alone(found):
+            found = [size for group in _by_module(found) if self._used_for_cuts_alone(group) for size in group]
+        return found
+
+    def _with_fewer(self, group: Sequence[HeldSize], found: list[HeldSize]) -> list[HeldSize]:
+        """Adds some attributes of a module to those that were found, if all of them together do not follow.
+
+        Of attributes with the same value, one may hold something else: the number of heads, not their width.
+        """
+        values = [size.before for size in group]
+        alike = [size for size in group if values.count(size.before) > 1]
+        choices = [[size for size in group if size is not other] for other in alike]
+        choices += [[size for size in group if size is other or size not in alike] for other in alike]
+        if alike:
+            choices.insert(0, [size for size in group if self._used_for_cuts_alone([size])])
+        for choice in choices:
+            following = self._following([*found, *choice])
+            if len(following) == len(found) + len(choice) > len(found):
+                return following
+        return found
+
+    def _following(self, sizes: Sequence[HeldSize]) -> list[HeldSize]:
+        """Those attributes with which all cuts of their modules are as planned, if all of them change."""
+        sizes = list(sizes)
         while sizes:
             report = self.run.run(self._new_values(sizes))
             if report.failed and (not self.before.failed or report.passed < self.before.passed):
@@ -284,10 +336,6 @@ class _Search:
             if len(remaining) == len(sizes):
                 break
             sizes = remaining
-        if sizes and not self._used_for_cuts_alone(sizes):
-            modules = {size.module for size in sizes}
-            groups = ([size for size in sizes if size.module == module] for module in sorted(modules))
-            sizes = [size for group in groups if self._used_for_cuts_alone(group) for size in group]
         return sizes
 
     def _influential(self, candidates: Mapping[str, Mapping[str, HeldSize]]) -> list[HeldSize]:
@@ -298,14 +346,24 @@ class _Search:
         found = []
         for turn in range(turns):  # one attribute of each module at a time
             tried = [[*sizes.values()][turn] for sizes in candidates.values() if turn < len(sizes)]
-            requested = self.run.run(self._new_values(tried)).requested
-            changed = {
-                self.run.cuts[position].layer
-                for position in self.before.deviating & requested.keys()
-                if requested[position] != self.before.requested[position]
-            }
-            found += [size for size in tried if size.module in changed]
+            report = self.run.run(self._new_values(tried))
+            if report.failed and len(tried) > 1:  # one of them keeps the run from reaching the others
+                found += [
+                    size for size in tried if size.module in self._changed(self.run.run(self._new_values([size])))
+                ]
+            else:
+                changed = self._changed(report)
+                found += [size for size in tried if size.module in changed]
         return found
+
+    def _changed(self, report: RunReport) -> set[str]:
+        """The modules some of whose cuts were asked for at other numbers than before."""
+        requested, before = report.requested, self.before
+        return {
+            self.run.cuts[position].layer
+            for position in before.deviating & requested.keys()
+            if requested[position] != before.requested.get(position)
+        }
 
     def _used_for_cuts_alone(self, sizes: Sequence[HeldSize]) -> bool:
         """Whether the original does the same with the new values, when its cuts are made as they were."""

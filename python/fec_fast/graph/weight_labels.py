@@ -70,6 +70,17 @@ class WeightUse:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ProductWidths:
+    """What the cost of a product of activations with activations grows with.
+
+    Attributes:
+        channels: The labels of the channels on at most two of its dimensions, each as a vector.
+    """
+
+    channels: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class WeightLabels:
     """The labels of a tensor that is computed from parameters alone.
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..graph.groups import CoupledChannels, Coupling, couple_channels
-from ..graph.trace import Trace, trace_model
+from ..graph.trace import Trace
 from ..scoring.backends.registry import resolve
 from ..scoring.formula import Formula
 from ..utils.errors import ArgumentError
@@ -19,6 +19,7 @@ from ..utils.text import text_table
 from .allocation.allocate import AllocationRequest
 from .arguments import check_norms
 from .context import PruningContext
+from .input_ties import trace_with_ties
 from .trial import find_plan
 
 
@@ -124,7 +125,7 @@ def couplings(model: nn.Module, example_inputs: Any, *, ignore: Sequence[str] = 
         raise ArgumentError(f"ignore={ignore!r}: give a sequence of names, such as ({ignore!r},)")
     check_norms(norms)
     index = ModelIndex.of(model)
-    trace = trace_model(index, example_inputs, norms=norms)
+    trace = trace_with_ties(index, example_inputs, ignore, norms)
     coupling = couple_channels(trace, ignore)
     if coupling.sets:
         # Some widths are written into the model's code: a trial shows them. Which half it removes does not matter.

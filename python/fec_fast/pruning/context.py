@@ -14,7 +14,7 @@ from ..graph.cuts import CountKept
 from ..graph.groups import Coupling, count_kept, couple_channels, removed_labels
 from ..graph.held_sizes import HeldSize
 from ..graph.label_sets import Pin
-from ..graph.trace import Trace, trace_model
+from ..graph.trace import Trace
 from ..graph.trial import Finding, doubted_cuts, doubted_numbers, try_out
 from ..plan.plan import Plan
 from ..plan.surgery import pruned_copy
@@ -27,6 +27,7 @@ from ..utils.weights import check_weights
 from .arguments import check_norms, check_scoring_arguments
 from .criteria import ENTROPY_CRITERIA, GRADIENT_CRITERIA, RECONSTRUCTION, Criterion
 from .gradient_scores import score_by_gradients
+from .input_ties import trace_with_ties
 from .plan_builder import lowest_units, make_plan, unit_labels
 from .reconstruction import removal_errors
 from .unit_scores import score_units, scoring_backend
@@ -202,7 +203,7 @@ class PruningContext:
 
     def with_training_traced(self) -> PruningContext:
         """The context of the same model whose trace has a run in training mode too, with the same pins."""
-        trace = trace_model(self.index, self.example_inputs, training=True, norms=self.trace.norms)
+        trace = trace_with_ties(self.index, self.example_inputs, self.ignore, self.trace.norms, training=True)
         coupling = couple_channels(trace, self.ignore, self.pins)
         return self._with_coupling(coupling, trace=trace)
 
@@ -258,7 +259,7 @@ def build_context(
     index = ModelIndex.of(model)
     check_not_sharded(index.modules)
     check_weights(index)
-    trace = trace_model(index, example_inputs, norms=norms)
+    trace = trace_with_ties(index, example_inputs, ignore, norms)
     coupling = couple_channels(trace, ignore)
     if not coupling.sets:
         raise LayerError(f"{type(index.model).__name__} has nothing to prune: {_reasons(coupling)}")

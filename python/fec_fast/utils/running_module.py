@@ -37,6 +37,7 @@ class RunningModule:
 
     Attributes:
         name: The innermost module whose ``forward`` is being run; the model itself is ``""``.
+        inputs: The positional arguments that it was called with.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
@@ -46,9 +47,10 @@ class RunningModule:
             modules: The modules of the model by name.
         """
         self._names = {id(module): name for name, module in modules.items()}
-        self.name = ""
+        self.name, self.inputs = "", tuple[Any, ...]()
         self._calls: dict[Any, int] = {}  # how often it has called each operator
-        self._stack: list[tuple[str, dict[Any, int]]] = []  # the same of the modules outside, the innermost last
+        # The same three of the modules outside, the innermost last.
+        self._stack: list[tuple[str, tuple[Any, ...], dict[Any, int]]] = []
 
     def count(self, operator: Any) -> int:
         """Counts a call of an operator.
@@ -68,14 +70,14 @@ class RunningModule:
         """Watches the calls on this thread."""
         thread = threading.get_ident()
 
-        def enter(module: nn.Module, _: object) -> None:
+        def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             if threading.get_ident() == thread:
-                self._stack.append((self.name, self._calls))
-                self.name, self._calls = self._names.get(id(module), self.name), {}
+                self._stack.append((self.name, self.inputs, self._calls))
+                self.name, self.inputs, self._calls = self._names.get(id(module), self.name), inputs, {}
 
         def leave(module: nn.Module, _inputs: object, _outputs: object) -> None:
             if threading.get_ident() == thread:
-                self.name, self._calls = self._stack.pop()
+                self.name, self.inputs, self._calls = self._stack.pop()
 
         handles = [
             hooks.register_module_forward_pre_hook(enter),
@@ -86,4 +88,4 @@ class RunningModule:
         finally:
             for handle in handles:
                 handle.remove()
-            self.name, self._calls, self._stack = "", {}, []
+            self.name, self.inputs, self._calls, self._stack = "", (), {}, []

@@ -11,6 +11,7 @@ from fec_fast.graph.counts import count, counts_of
 from fec_fast.graph.size_model import SizeModel
 from fec_fast.pruning.context import PruningContext, build_context
 from fec_fast.utils.model_index import ModelIndex
+from helpers.attention import attention_network
 from helpers.divided import BLOCKS, divided_network
 
 IMAGE = torch.randn(2, 3, 8, 8)
@@ -72,11 +73,23 @@ def test_macs_are_exact_for_large_numbers() -> None:
     assert list(sizes.macs_by_layer([first, second]).values()) == expected
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+ATTENTION = (
+    "other width of values",
+    "SDPA",
+    "fused, chunk",
+    "YOLO12, four areas",
+    "BoTNet",
+    "non-local",
+    "EfficientViT",
+)
+
+
+@pytest.mark.parametrize("name", [*BLOCKS, *ATTENTION])
 def test_sizes_of_networks_that_divide_channels_are_those_of_running_them(name: str) -> None:
     torch.manual_seed(0)
     image = torch.randn(2, 3, 12, 12)
-    context = build_context(divided_network(name), image, "l1", None, "both", ()).settled()
+    model = attention_network(name) if name in ATTENTION else divided_network(name)
+    context = build_context(model, image, "l1", None, "both", ()).settled()
     sizes = SizeModel(context.index, context.trace, context.coupling)
     counts = [len(coupled.units) // 2 for coupled in context.coupling.sets]
     pruned = context.pruned_copy(counts)

@@ -13,7 +13,8 @@ from ...utils.computed_weights import computation_of, computation_of_layer
 from ..label_tracker import LabelTracker
 from ..labels import LabelMap, free_as_fixed
 from ..operator_call import OperatorCall
-from ..weight_labels import WeightUse, reason_of
+from ..weight_labels import ProductWidths, WeightUse, reason_of
+from .activation_products import multiply_activations
 from .operands import WeightOperand, is_bias_zero, label_bias
 from .registry import DataDependentError, MacsFunction, operator
 
@@ -181,19 +182,18 @@ def _product_macs(left: int) -> MacsFunction:
 @operator("addmm", shape=_biased_product_shape, macs=_product_macs(1))
 @operator("bmm", shape=_product_shape, macs=_product_macs(0))
 @operator("baddbmm", shape=_biased_product_shape, macs=_product_macs(1))
-def product(tracker: LabelTracker, call: OperatorCall) -> WeightUse | None:
-    """Does for ``source @ weight + bias``, and for ``weight @ source``, what :func:`convolution` does.
-
-    Features times features (attention): which channels could be removed together is not worked out.
-    """
+def product(tracker: LabelTracker, call: OperatorCall) -> WeightUse | ProductWidths | None:
+    """Does for ``source @ weight + bias``, and for ``weight @ source``, what :func:`convolution` does."""
     bias, left, right = call.args if len(call.args) == 3 else (None, *call.args)
     on_right, on_left = (WeightOperand.of(tracker, tensor) for tensor in (right, left))
+    if on_right is None and on_left is None and not any(map(tracker.is_from_parameters, (left, right))):
+        return multiply_activations(tracker, call, bias, left, right)
     weight, last = on_right or on_left, call.result.dim() - 1
     in_dim, out_dim, channel_dim = (last - 1, last, last) if on_right else (last, last - 1, last - 1)
     source = left if on_right else right
     use = None if weight is None else _product_use(tracker, call, weight, source, in_dim, out_dim)
     if weight is None or use is None or not _is_bias(tracker, bias, is_right=on_right is not None):
-        _refuse(tracker, call, "multiplies features with features" if weight is None and last == 2 else _NOT_PLAIN)
+        _refuse(tracker, call)
         return None
     _finish(tracker, use, bias)
     _check_inputs(tracker, use, weight, source, in_dim)

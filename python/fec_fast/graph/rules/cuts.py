@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ...utils.compat import without_dispatch_modes
@@ -107,33 +109,133 @@ def shuffle_channels(tracker: LabelTracker, call: OperatorCall) -> None:
     tracker.label_results(call, labels, dim, zero)
 
 
-def spread(tracker: LabelTracker, call: OperatorCall, label_map: LabelMap, dims: tuple[int, int]) -> LabelMap:
+def spread(
+    tracker: LabelTracker,
+    call: OperatorCall,
+    label_map: LabelMap,
+    dims: tuple[int, int],
+    shape: Sequence[int],
+    open_dims: Sequence[int],
+) -> LabelMap:
     """Divides the channels in a reshape over several dimensions: one of them shrinks, the others keep their size.
 
     It is the dimension along which the channels repeat in all others (images that were counted among the channels),
     or the one whose size the code leaves open (-1), or else the longest: the numbers of groups, heads, halves and
     pixels are smaller than those of channels. Channels at the same position of that dimension are removed together.
+    In a module that loses whole heads (:mod:`fec_fast.graph.head_choice`) it is the dimension of heads.
 
     Args:
         tracker: The labels.
         call: The call of a reshape.
         label_map: The labels of its source, which vary along a dimension.
         dims: What :func:`dims_of_channels` returns.
+        shape: The shape of the result; where it joins dimensions, the shape before they are joined.
+        open_dims: Its dimensions whose size the code leaves open.
 
     Returns:
-        The labels of the result.
+        The labels of a tensor of that shape.
     """
-    shape, (first, end) = tuple(call.result.shape), dims
-    open_dims = [dim for dim, size in enumerate(call.args[1]) if size == -1 and first <= dim < end]
-    longest = max(range(first, end), key=lambda dim: shape[dim])  # the first of equals
-    grid = free_as_fixed(label_map.labels).reshape(shape[first:end])
-    repeated = [dim for dim in range(first, end) if _repeats_beside(grid, dim - first)]
-    dim = (repeated or open_dims or [longest])[0]
+    first, end = dims
+    sizes = tuple(shape[first:end])
+    longest = max(range(len(sizes)), key=lambda dim: sizes[dim])  # the first of equals
+    usual = next((dim - first for dim in open_dims if first <= dim < end), longest)
+    grid = free_as_fixed(label_map.labels).reshape(sizes)
+    repeated = [dim for dim in range(len(sizes)) if _repeats_beside(grid, dim)]
+    dim = repeated[0] if repeated else tracker.heads.dim(call.layer, sizes, usual)
     # A row for each position of the dimension: the channels that lie there.
-    rows = np.moveaxis(grid, dim - first, 0).reshape(shape[dim], -1)
+    rows = np.moveaxis(grid, dim, 0).reshape(sizes[dim], -1)
     reason = f"it is divided together with channels of fixed width by {call.operator}"
     tracker.sets.unite(np.repeat(rows[:, 0], rows.shape[1]), rows.reshape(-1), reason)
-    return LabelMap.varying(rows[:, 0], dim, shape)
+    tracker.heads.note_view(call.layer, sizes, dim, rows[:, 0])
+    return LabelMap.varying(rows[:, 0], first + dim, shape)
+
+
+def spread_and_join(
+    tracker: LabelTracker, call: OperatorCall, label_map: LabelMap
+) -> tuple[LabelMap, tuple[int, int]] | None:
+    """Divides the channels in a reshape that also joins some of their parts with other dimensions.
+
+    An example is ``[batch, heads * width, positions]`` to ``[batch * heads, width, positions]``.
+
+    Args:
+        tracker: The labels.
+        call: The call of a reshape.
+        label_map: The labels of its source, which vary along a dimension.
+
+    Returns:
+        The labels of the result, with the first dimension that the channels are part of and the one behind the last;
+        ``None``, with nothing changed, where the sizes have no common factors.
+    """
+    shape, channel_dim = tuple(call.result.shape), label_map.dim
+    for before, after in blocks_of(label_map.shape, shape):
+        if channel_dim not in before:
+            continue
+        factors = _common_factors([label_map.shape[dim] for dim in before], [shape[dim] for dim in after])
+        if factors is None:
+            return None
+        of_source, of_result, sizes = factors
+        assert channel_dim is not None
+        own = of_source[before.index(channel_dim)]
+        between = (*label_map.shape[: before[0]], *sizes, *label_map.shape[before[-1] + 1 :])
+        first = before[0]
+        open_dims = [
+            first + factor
+            for dim, given in zip(after, [call.args[1][dim] for dim in after], strict=True)
+            for factor in of_result[after.index(dim)]
+            if given == -1 and factor in own
+        ]
+        dims = first + own[0], first + own[-1] + 1
+        moved = spread(tracker, call, label_map, dims, between, open_dims).moved_by(torch.reshape, shape)
+        assert isinstance(moved, LabelMap)  # the labels vary along one factor, which is part of one dimension
+        return moved, (after[0], after[-1] + 1)
+    return None
+
+
+def blocks_of(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """The dimensions of two shapes in blocks of equal extent, each as small as possible.
+
+    Args:
+        before: A shape.
+        after: Another shape of as many elements.
+
+    Returns:
+        For each block its dimensions in the one shape and in the other.
+    """
+    if math.prod(before) != math.prod(after) or not math.prod(before):
+        return [([*range(len(before))], [*range(len(after))])]
+    blocks, old, new = [], 0, 0
+    while old < len(before) or new < len(after):
+        first, second = [old], [new]
+        while (left := math.prod(before[first[0] : old])) != (right := math.prod(after[second[0] : new])) or (
+            old == first[0] and new == second[0]
+        ):
+            if (left <= right and old < len(before)) or new == len(after):
+                old += 1
+            else:
+                new += 1
+        blocks.append(([*range(first[0], old)], [*range(second[0], new)]))
+    return blocks
+
+
+def _common_factors(
+    before: Sequence[int], after: Sequence[int]
+) -> tuple[list[list[int]], list[list[int]], list[int]] | None:
+    """The dimensions between two shapes of equal extent: each dimension of both is a product of some of them.
+
+    Returns:
+        For each dimension of the first shape its factors, for each of the second, and the sizes of the factors;
+        ``None`` where there are no such factors.
+    """
+    ends = [np.cumprod(sizes).tolist() for sizes in (before, after)]
+    bounds = sorted({1, *ends[0], *ends[1]})
+    if any(larger % smaller for smaller, larger in pairwise(bounds)):
+        return None
+    sizes = [larger // smaller for smaller, larger in pairwise(bounds)]
+    runs = [
+        [[at for at, (low, high) in enumerate(pairwise(bounds)) if start <= low and high <= end] for start, end in each]
+        for each in (pairwise([1, *ends[0]]), pairwise([1, *ends[1]]))
+    ]
+    return runs[0], runs[1], sizes
 
 
 def _repeats_beside(grid: np.ndarray, axis: int) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...utils.compat import tree_map, without_dispatch_modes
 from ..cuts import place_of
+from ..head_choice import factor_of
 from ..label_tracker import LabelTracker
 from ..labels import FIXED, FREE, LabelMap
 from ..operator_call import OperatorCall
@@ -33,6 +34,8 @@ def pointwise(tracker: LabelTracker, call: OperatorCall) -> None:
     """Unites the channels that meet; a map of one channel that scales many (a gate) is pinned itself."""
     if not call.results or not call.operands:
         return
+    if (factor := factor_of(call.name, call.args)) is not None:
+        tracker.heads.note_factor(call.layer, factor)
     shape = tuple(call.results[0].shape)
     rank = len(shape)
     _label_learned_maps(tracker, call, rank)

@@ -41,7 +41,7 @@ def reduce(tracker: LabelTracker, call: OperatorCall) -> None:
     tracker.label_results(call, labels, dim, zero and name in ("mean", "sum", "amax", "amin", "linalg_vector_norm"))
 
 
-@operator("_softmax", "_log_softmax", "cumsum", "sort")
+@operator("_softmax", "_safe_softmax", "_log_softmax", "cumsum", "sort")
 def relate(tracker: LabelTracker, call: OperatorCall) -> None:
     """Relates the elements along one dimension to one another; channels may not be among them."""
     label_map = tracker.labels_of(call.args[0])

@@ -37,9 +37,9 @@ from typing import Any, TypeVar
 
 from ..label_tracker import LabelTracker
 from ..operator_call import OperatorCall
-from ..weight_labels import WeightUse
+from ..weight_labels import ProductWidths, WeightUse
 
-LabelRule = Callable[[LabelTracker, OperatorCall], WeightUse | None]
+LabelRule = Callable[[LabelTracker, OperatorCall], WeightUse | ProductWidths | None]
 ShapeFunction = Callable[..., Any]
 MacsFunction = Callable[[OperatorCall], int]
 _Rule = TypeVar("_Rule", bound=LabelRule)
@@ -55,7 +55,7 @@ class OperatorRule:
 
     Attributes:
         labels: Sets the labels of the results. Returns the use of a weight where the operator is a convolution or
-            linear operation with a weight of the model, otherwise ``None``.
+            linear operation with a weight of the model, the widths of a product of activations, otherwise ``None``.
         shape: Called with the operator's arguments in shape-only runs, in its place; ``None`` to call the operator.
         macs: Returns the multiply-accumulates of a call; ``None`` for an operator that is not counted.
     """

@@ -6,13 +6,15 @@ import math
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..cuts import ShapeCut
+from ..held_sizes import HeldSize
 from ..label_tracker import LabelTracker
 from ..labels import LabelMap, free_as_fixed
 from ..operator_call import OperatorCall
 from ..weight_labels import ParameterView
-from .cuts import dims_of_channels, spread
+from .cuts import dims_of_channels, spread, spread_and_join
 from .registry import operator
 
 
@@ -85,16 +87,49 @@ def _reshape(tracker: LabelTracker, call: OperatorCall, label_map: LabelMap, zer
     elif dim is not None:
         moved = LabelMap.varying(label_map.labels, dim, shape)
     elif dims is not None:
-        moved = spread(tracker, call, label_map, dims)
+        open_dims = [dim for dim, size in enumerate(call.args[1]) if size == -1]
+        moved = spread(tracker, call, label_map, dims, shape, open_dims)
     else:  # a flatten, for instance
         moved = label_map.moved_by(torch.reshape, shape)
         if isinstance(moved, list):
-            tracker.pin_call(call, f"mixes channels with other dimensions: {list(label_map.shape)} to {list(shape)}")
-            return
+            joined = spread_and_join(tracker, call, label_map)
+            if joined is None:
+                reason = f"mixes channels with other dimensions: {list(label_map.shape)} to {list(shape)}"
+                tracker.pin_call(call, reason)
+                return
+            moved, dims = joined
     tracker.set_label_map(call.result, moved, zero)
     if moved.dim is not None and label_map.dim is not None:
         first, end = dims or (moved.dim, moved.dim + 1)
-        tracker.cuts.append(ShapeCut(call.number, call.layer, call.operator, label_map, moved, first, end))
+        of_inputs = tracker.known_label_maps([given for given in call.module_inputs if isinstance(given, torch.Tensor)])
+        inputs = tuple(each.labels for each in of_inputs if each.dim is not None)
+        cut = ShapeCut(call.number, call.layer, call.operator, label_map, moved, first, end, inputs)
+        tracker.cuts.append(cut)
+        _tie_to_queries(tracker, call.layer, inputs, moved)
+
+
+def _tie_to_queries(tracker: LabelTracker, layer: str, inputs: tuple[np.ndarray, ...], moved: LabelMap) -> None:
+    """Ties what torch's attention shapes to the width of its queries, and notes the attributes that it checks.
+
+    Args:
+        tracker: The labels.
+        layer: The module in whose code a reshape ran.
+        inputs: The channels of what it was called with.
+        moved: The labels of the result.
+    """
+    module = tracker.modules[layer]
+    if not isinstance(module, nn.MultiheadAttention) or not inputs or len(inputs[0]) != module.embed_dim:
+        return
+    labels, heads = free_as_fixed(moved.labels), np.unique(moved.labels)
+    if len(labels) == module.embed_dim:
+        reason = (
+            f"nn.MultiheadAttention {layer} is as wide as its queries, which keep their width; attention that is "
+            "written with layers of its own can be narrower"
+        )
+        tracker.sets.unite(free_as_fixed(inputs[0]), labels, reason)
+        tracker.hold(HeldSize(layer, "embed_dim", module.embed_dim, (inputs[0],)))
+    elif moved.dim == len(moved.shape) - 2 and len(heads) == module.num_heads:  # [positions, images * heads, width]
+        tracker.hold(HeldSize(layer, "num_heads", module.num_heads, (heads,)))
 
 
 def _unchanged_dim(label_map: LabelMap, shape: tuple[int, ...]) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from ..label_tracker import LabelTracker
 from ..labels import FIXED, FREE, LabelMap
 from ..operator_call import OperatorCall
 from ..weight_labels import WeightLabels
+from .cuts import blocks_of
 from .elementwise import pointwise, zero_at_zeros
 from .registry import RULES
 from .views import permutation, rearrange
@@ -57,6 +57,8 @@ def _rule(tracker: LabelTracker, call: OperatorCall) -> Callable[[LabelTracker, 
         return _as_channels if sum(size > 1 for size in source.shape) < 2 else _reshape
     if name == "native_batch_norm":
         return _normalise if call.args[5] and call.args[3] is None else None
+    if name == "index" and any(operand.dtype in (torch.bool, torch.uint8) for operand in call.operands[1:]):
+        return None
     rule = RULES.get(name)
     if name in _RULES:
         return _RULES[name]
@@ -97,7 +99,7 @@ def _reshape(tracker: LabelTracker, call: OperatorCall) -> None:
     labels = _labels_of(tracker, source)
     axes: list[np.ndarray | None] = [None] * result.dim()
     zeros = [False] * result.dim()
-    for before, after in _blocks(tuple(source.shape), tuple(result.shape)):
+    for before, after in blocks_of(tuple(source.shape), tuple(result.shape)):
         for old, new in _moved(tracker, labels, source, before, [result.shape[dim] for dim in after]):
             axes[after[new.dim or 0]], zeros[after[new.dim or 0]] = new.labels, labels.zeros[old]
     tracker.set_weight_labels(result, WeightLabels(tuple(axes), tuple(zeros), labels.source))
@@ -123,24 +125,6 @@ def _moved(
     return []
 
 
-def _blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """The dimensions of two shapes in blocks of equal extent, each as small as possible."""
-    if math.prod(before) != math.prod(after) or not math.prod(before):
-        return [([*range(len(before))], [*range(len(after))])]
-    blocks, old, new = [], 0, 0
-    while old < len(before) or new < len(after):
-        first, second = [old], [new]
-        while (left := math.prod(before[first[0] : old])) != (right := math.prod(after[second[0] : new])) or (
-            old == first[0] and new == second[0]
-        ):
-            if (left <= right and old < len(before)) or new == len(after):
-                old += 1
-            else:
-                new += 1
-        blocks.append(([*range(first[0], old)], [*range(second[0], new)]))
-    return blocks
-
-
 def _expand(tracker: LabelTracker, call: OperatorCall) -> None:
     source, shape = call.operands[0], tuple(call.result.shape)
     labels, more = _labels_of(tracker, source), call.result.dim() - source.dim()
@@ -158,6 +142,21 @@ def _pad(tracker: LabelTracker, call: OperatorCall) -> None:
     axes = tuple(None if dim in padded else vector for dim, vector in enumerate(labels.axes))
     zeros = tuple(zero and not (len(call.args) > 2 and call.args[2]) for zero in labels.zeros)
     tracker.set_weight_labels(result, WeightLabels(axes, zeros, labels.source))
+
+
+def _index(tracker: LabelTracker, call: OperatorCall) -> None:
+    """Picks by whole numbers along some dimensions, as from a table of relative positions; the others stay."""
+    labels, indices = _labels_of(tracker, call.operands[0]), call.args[1]
+    picked = [dim for dim, index in enumerate(indices) if index is not None]
+    tracker.pin_weight(labels, picked)
+    kept = [dim for dim in range(len(labels.axes)) if dim not in picked]
+    more = call.result.dim() - len(kept)
+    # The dimensions of the indices stand where the picked ones did, or first, where those are not neighbours.
+    first = picked[0] if picked == list(range(picked[0], picked[-1] + 1)) else 0
+    order = [dim for dim in kept if dim < first] + [None] * more + [dim for dim in kept if dim >= first]
+    axes = tuple(None if dim is None else labels.axes[dim] for dim in order)
+    zeros = tuple(dim is not None and labels.zeros[dim] for dim in order)
+    tracker.set_weight_labels(call.result, WeightLabels(axes, zeros, labels.source))
 
 
 def _flip(tracker: LabelTracker, call: OperatorCall) -> None:
@@ -281,6 +280,7 @@ _RULES: dict[str, Callable[[LabelTracker, OperatorCall], None]] = {
     **dict.fromkeys(("mv", "dot", "vdot"), _contract),
     "_weight_norm_interface": _weight_norm,
     "cat": _join,
+    "index": _index,
     "expand": _expand,
     "flip": _flip,
     "constant_pad_nd": _pad,

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fec_fast
-from fec_fast.graph.rules.weights import _blocks
+from fec_fast.graph.rules.cuts import blocks_of
 from fec_fast.graph.trace import trace_model
 from fec_fast.utils.model_index import ModelIndex
 from tests.helpers.computed import BOTH_AXES, FILTERS, NEITHER, Around, Recurrent
@@ -221,4 +221,4 @@ def test_computed_weights_are_counted_and_traced_without_touching_buffers():
     ],
 )
 def test_dimensions_of_a_reshape_in_blocks(before, after, expected):
-    assert _blocks(before, after) == expected
+    assert blocks_of(before, after) == expected
