@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..cuts import ShapeCut
 from ..label_tracker import LabelTracker
 from ..labels import FIXED, FREE, LabelMap
 from ..operator_call import OperatorCall
@@ -101,7 +102,12 @@ def _reshape(tracker: LabelTracker, call: OperatorCall) -> None:
     zeros = [False] * result.dim()
     for before, after in blocks_of(tuple(source.shape), tuple(result.shape)):
         for old, new in _moved(tracker, labels, source, before, [result.shape[dim] for dim in after]):
-            axes[after[new.dim or 0]], zeros[after[new.dim or 0]] = new.labels, labels.zeros[old]
+            dim = after[new.dim or 0]
+            axes[dim], zeros[dim] = new.labels, labels.zeros[old]
+            if len(labels.labelled) == 1 and call.name in ("view", "_unsafe_view", "reshape"):
+                moved = LabelMap.varying(new.labels, dim, result.shape)
+                own = LabelMap.varying(labels.axes[old], old, source.shape)  # type: ignore[arg-type]
+                tracker.cuts.append(ShapeCut(call.number, call.layer, call.operator, own, moved, dim, dim + 1))
     tracker.set_weight_labels(result, WeightLabels(tuple(axes), tuple(zeros), labels.source))
 
 
