@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import TensorWeakRef
 
 from ..utils.errors import InputError
 from ..utils.model_index import ModelIndex
@@ -58,24 +59,29 @@ class ArrivalMode(LayerCallMode):
         super().__init__(index)
         self._wanted, self._arrive, self._pause = wanted, arrive, pause
         self._calls: dict[str, int] = defaultdict(int)
-        self._made: dict[int, Tensor] = {}
+        # Weak: what is still to be added, the model's code holds; the rest would fill the memory.
+        self._made: dict[int, TensorWeakRef] = {}
 
     def before_layer(self, call: LayerCall) -> None:
         """Waits until the layer was fitted on the inputs of all batches."""
         number = self._calls[call.name]
         self._calls[call.name] += 1
-        if self._arrive(call, number, self._made):
+        made = {path: tensor for path, reference in self._made.items() if (tensor := reference()) is not None}
+        self._made = {path: self._made[path] for path in made}
+        waits = self._arrive(call, number, made)
+        del made  # their memory, as far as the model's code does not hold it
+        if waits:
             self._pause(call.name)
 
     def after_layer(self, call: LayerCall, output: Tensor) -> None:
-        """Keeps the output if it is added to another layer's."""
+        """Notes the output if it is added to another layer's."""
         if self.path in self._wanted:
-            self._made[self.path] = output
+            self._made[self.path] = TensorWeakRef(output)
 
     def after_other(self, function: Callable[..., Any], arguments: Mapping[int | str, Any], result: Any) -> None:
-        """Keeps a result that is added to a layer's output."""
+        """Notes a result that is added to a layer's output."""
         if self.path in self._wanted and isinstance(result, Tensor):
-            self._made[self.path] = result
+            self._made[self.path] = TensorWeakRef(result)
 
 
 def check_rows(inputs: Tensor, layer: str) -> None:

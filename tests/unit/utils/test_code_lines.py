@@ -31,7 +31,7 @@ def test_reasons_and_notes_name_the_line() -> None:
     listed = fec_fast.couplings(Summed().eval(), torch.randn(1, 3, 2, 2))
     reasons = {one.layer: one.reason for one in listed.pinned}
     assert reasons["a"].endswith(f"(utils/test_code_lines.py:{line('line a')})")
-    assert f"(utils/test_code_lines.py:{line('line b')}): a constant of a size taken from x.shape" in reasons["b"]
+    assert f"(utils/test_code_lines.py:{line('line b')}): a constant that is made from x.shape" in reasons["b"]
     assert any(f"(utils/test_code_lines.py:{line('line a')}): the channels" in note for note in listed.notes)
     assert ".py" not in reasons["c"]  # an output: no line decides
 
