@@ -138,7 +138,8 @@ def test_a_model_that_reads_values_is_traced_with_values(read) -> None:
     torch.manual_seed(0)
     found = fec_fast.couplings(ReadsValues(read).eval(), torch.randn(2, 3, 4, 4))
     assert [one.name for one in found.sets] == ["first", "usual"]
-    assert [(kept.layer, kept.reason) for kept in found.pinned][-1] == ("rare", "the example inputs do not reach it")
+    reason = "the example inputs do not reach it: give example inputs that do"
+    assert [(kept.layer, kept.reason) for kept in found.pinned][-1] == ("rare", reason)
 
 
 @pytest.mark.parametrize("read", READING)

@@ -68,7 +68,7 @@ def test_coupling_and_trial_runs_leave_the_trace_as_it_was() -> None:
     assert not can_run(pruned, IMAGE)
     pin = find_hardcoded_width(pruned, IMAGE, trace, ignored.partition)
     pinned = couple_channels(trace, ["first"], [pin])
-    assert not pinned.sets and pinned.pinned["second"] == pin.reason and pinned.notes[-1] == pin.note
+    assert not pinned.sets and pinned.pinned["second"].startswith(pin.reason) and pinned.notes[-1] == pin.note
     # Neither the trace nor the couplings made before know of the pin.
     assert as_data(trace) == before == as_data(traced(model))
     assert [coupled.name for coupled in couple_channels(trace).sets] == ["first", "second"]
