@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import fec_fast
+from fec_fast.graph.cuts import Cut
 from fec_fast.graph.groups import couple_channels
 from fec_fast.graph.hardcoded_widths import can_run, find_hardcoded_width
 from fec_fast.graph.trace import Trace, trace_model
@@ -46,7 +47,8 @@ def as_data(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [as_data(item) for item in value]
     if hasattr(value, "items"):
-        return {key: as_data(item) for key, item in value.items()}
+        items = value.items()
+        return {key.number if isinstance(key, Cut) else key: as_data(item) for key, item in items}
     return value if isinstance(value, int | str | None) else str(value)
 
 
