@@ -19,7 +19,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
         pytest.param(
             "couplings",
             ("torchvision", "torch_pruning", "onnxscript", "onnxruntime"),
-            14,
+            15,
             marks=pytest.mark.slow,
         ),
         pytest.param("budgets", ("torchvision",), 7, marks=pytest.mark.slow),
