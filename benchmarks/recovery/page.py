@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Collection
 from typing import Any
 
 from benchmarks.common.figures import pyplot, write_figure
@@ -103,13 +104,20 @@ def write(document: dict[str, Any]) -> None:
     write_figure("recovery.svg", figure_of(Accuracies(document)))
 
 
+def _range(numbers: Collection[int]) -> str:
+    """The least and the greatest of some numbers; one number if they are equal."""
+    least, greatest = min(numbers), max(numbers)
+    return str(least) if least == greatest else f"{least} to {greatest}"
+
+
 def _method(document: dict[str, Any]) -> list[str]:
     most = max(row["images"] for row in document["dense"].values())
     dense = "; ".join(f"{NAMES[name]} {row['accuracy']:.1f}" for name, row in document["dense"].items())
-    seeds: dict[str, set[int]] = defaultdict(set)
-    for network, *_, seed, _ in of_table(document, "accuracy"):
-        seeds[network].add(seed)
-    draws = ", ".join(f"{NAMES[network]} {len(of_network)}" for network, of_network in seeds.items())
+    rows: dict[str, Counter[str]] = defaultdict(Counter)
+    for network, *method, _, images in of_table(document, "accuracy"):
+        if images == IMAGES:
+            rows[network][str(method)] += 1
+    draws = ", ".join(f"{NAMES[network]} {_range(of_network.values())}" for network, of_network in rows.items())
     return [
         written_by("python -m benchmarks.recovery --page-only", "recovery.json"),
         paragraph("The rows were measured by"),
