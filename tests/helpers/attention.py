@@ -12,20 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .divided import Network
+from .networks import draw_norms
+
 CHANNELS = 16
-
-
-class Network(nn.Module):
-    """A stem of 16 channels, a block, and a head of 3 outputs."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, CHANNELS, 3, padding=1)
-        self.block = block
-        self.head = nn.Conv2d(CHANNELS, 3, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.block(F.silu(self.stem(x))))
 
 
 class ConvNorm(nn.Sequential):
@@ -329,12 +319,6 @@ BLOCKS: dict[str, Any] = {
 
 def attention_network(name: str) -> Network:
     """The network of :data:`BLOCKS` with that block; its weights are random, and no batch norm is the identity."""
-    network = Network(BLOCKS[name]())
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.normal_(0, 0.2)
-                module.running_mean.normal_(0, 0.1)
-                module.running_var.uniform_(0.5, 1.5)
+    network = Network(BLOCKS[name](), CHANNELS)
+    draw_norms(network)
     return network.eval()

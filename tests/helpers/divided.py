@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .networks import draw_norms
+
 
 class Network(nn.Module):
     """A stem of 16 channels, a block, and a head of 3 outputs; the head reads as many channels as the block has."""
@@ -368,11 +370,5 @@ def divided_network(name: str) -> Network:
     """The network of :data:`BLOCKS` with that block; its weights are random, and no batch norm is the identity."""
     make, channels = BLOCKS[name]
     network = Network(make(), channels)
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.normal_(0, 0.2)
-                module.running_mean.normal_(0, 0.1)
-                module.running_var.uniform_(0.5, 1.5)
+    draw_norms(network)
     return network.eval()

@@ -1,4 +1,4 @@
-"""Toy networks that several test modules prune, each with many kinds of coupled channels at once."""
+"""Toy networks that several test modules prune, with many kinds of coupled channels at once; their norms and widths."""
 
 from __future__ import annotations
 
@@ -83,3 +83,20 @@ def chain(*layers: nn.Module) -> Callable[[], nn.Module]:
         return network
 
     return build
+
+
+def draw_norms(network: nn.Module) -> None:
+    """Gives batch norms values as if they were trained: none is the identity."""
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.2)
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+
+
+def widths(model: nn.Module) -> dict[str, int]:
+    """The filters of every layer but the head."""
+    layers = (nn.Conv2d, nn.Linear)
+    return {n: len(m.weight) for n, m in model.named_modules() if isinstance(m, layers) and n != "head"}

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .divided import BLOCKS, ConvNorm, divided_network
+from .networks import draw_norms
 from .stand_in_backbones import (
     Attention,
     BiT,
@@ -72,13 +73,7 @@ class StandIn:
         """The network with weights as if it were trained, in evaluation mode, and its inputs."""
         torch.manual_seed(0)
         model = self.make()
-        with torch.no_grad():
-            for module in model.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.weight.uniform_(0.5, 1.5)
-                    module.bias.normal_(0, 0.2)
-                    module.running_mean.normal_(0, 0.1)
-                    module.running_var.uniform_(0.5, 1.5)
+        draw_norms(model)
         return model.eval(), tuple(torch.randn(shape) for shape in self.shapes)
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
-import torch
 
 from ..utils.model_index import ModelIndex
 from .cuts import CountKept
@@ -25,7 +23,6 @@ from .planned_run import PlannedRun, RunReport
 def find_compared_sizes(
     pruned: ModelIndex,
     run: PlannedRun,
-    whole: PlannedRun,
     report: RunReport,
     operators: Sequence[TracedOperator],
     count: CountKept,
@@ -36,7 +33,6 @@ def find_compared_sizes(
     Args:
         pruned: The index of the pruned network.
         run: Runs it.
-        whole: Runs the original.
         report: Of a run in which no cut deviates, and that stops or goes another way.
         operators: The operators of the trace.
         count: How many of some labels are kept.
@@ -57,34 +53,7 @@ def find_compared_sizes(
                 break
         else:
             break
-    return sizes if sizes and not _computes_otherwise(run, whole, sizes, count) else []
-
-
-def first_other_number(left: RunReport, right: RunReport) -> int | None:
-    """Where two runs compute element by element with different numbers from the model's code.
-
-    Args:
-        left: A run with calls.
-        right: Another, of a network with the same code.
-
-    Returns:
-        The position of the operator; ``None`` if there is none before the runs go different ways.
-    """
-    for position, (one, other) in enumerate(zip(left.calls or (), right.calls or (), strict=False)):
-        if one[0] is not other[0]:
-            return None
-        if torch.Tag.pointwise in one[0].tags and _numbers(one[1:]) != _numbers(other[1:]):
-            return position
-    return None
-
-
-def _computes_otherwise(run: PlannedRun, whole: PlannedRun, sizes: Sequence[HeldSize], count: CountKept) -> bool:
-    reports = run.run(_new_values(sizes, count), with_calls=True), whole.run(with_calls=True)
-    return first_other_number(*reports) is not None
-
-
-def _numbers(arguments: Any) -> list[Any]:
-    return [each for part in arguments for each in part if isinstance(each, bool | int | float | complex)]
+    return sizes if report.other_numbers is None else []
 
 
 def _reached(run: PlannedRun, report: RunReport) -> float:

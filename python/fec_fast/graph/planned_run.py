@@ -43,7 +43,7 @@ class RunReport:
         requested: The numbers that the code asked for, by the position of the cut in the trace.
         deviating: The cuts whose numbers are not the planned ones, by position.
         other_numbers: The first operator that computes with other plain numbers than that of the trace, by position.
-            Runs with values leave it out: numbers may be read from them.
+            In runs with values, they may have been read from these.
         failed: Whether the run stopped before its end.
         failed_in: The modules in whose code it stopped, the innermost first.
         with_values: Whether the operators were called as they are.
@@ -217,7 +217,7 @@ class _CutsAsPlanned(TorchDispatchMode):
                 report.passed += 1
         if report.calls is not None:
             report.calls.append((func, _plain(args), _plain([*kwargs.items()])))
-        if report.is_comparable and report.other_numbers is None and self._evaluate is call_shape_only:
+        if report.is_comparable and report.other_numbers is None:
             is_same = numbers_in(func, args, kwargs) == self._operators[report.passed].numbers
             report.other_numbers = None if is_same else report.passed
         entry = self._cuts.get(report.passed) if report.is_comparable else None

@@ -17,7 +17,7 @@ import torch
 from ..utils.copying import copied_model
 from ..utils.errors import InputError
 from ..utils.model_index import ModelIndex
-from .compared_sizes import find_compared_sizes, first_other_number
+from .compared_sizes import find_compared_sizes
 from .cuts import CountKept, Cut, place_of
 from .dispatch_mode import TracedOperator
 from .hardcoded_widths import find_hardcoded_width, removable_before
@@ -78,13 +78,13 @@ def try_out(
         position = _turning_point(original, run, whole, report, trace, count, training)
         if position is None:
             return _other_numbers(whole, report, operators, partition)
-        sizes = find_compared_sizes(pruned, run, whole, report, operators, count, known)
+        sizes = find_compared_sizes(pruned, run, report, operators, count, known)
         return Finding(sizes=tuple(sizes)) if sizes else _another_way(position, operators, partition)
     sizes = _Search(pruned, run, whole, count, report).sizes(known)
     solved = {size.module for size in sizes}
     pins = _pins((run.cuts[position] for position in sorted(report.deviating)), partition, trace, solved)
     if not pins and not sizes:
-        sizes = find_compared_sizes(pruned, run, whole, report, operators, count, known)
+        sizes = find_compared_sizes(pruned, run, report, operators, count, known)
     if not pins and not sizes:
         try:
             pins = [find_hardcoded_width(pruned, example_inputs, trace, partition, training=training)]
@@ -147,31 +147,18 @@ def _other_numbers(
     whole: PlannedRun, report: RunReport, operators: Sequence[TracedOperator], partition: LabelPartition
 ) -> Finding | None:
     """Pins of the channels whose number the model's code computes with, such as a scale of attention scores."""
-    position = report.other_numbers
-    if position is None or whole.run().other_numbers is not None:  # or the code computes with others in each run
+    # Numbers that are read from values differ by themselves, and code may compute with others in each run.
+    if report.with_values or report.other_numbers is None or whole.run().other_numbers is not None:
         return None
-    found = removable_before(operators, position, partition)
-    if found is None:
-        return None
-    numbers = list(operators[position].numbers)
-    why = f"the model's code computes {numbers} from its width at {operators[position].operator}"
-    remedy = "a number that is computed once, and held by an attribute, would stay"
-    return Finding((Pin(found[1], why, f"{why}: the channels keep it; {remedy}"),))
+    return _keep_before(report.other_numbers, operators, partition, "")
 
 
 def doubted_numbers(
-    original: ModelIndex,
-    pruned: ModelIndex,
-    example_inputs: Any,
-    trace: Trace,
-    partition: LabelPartition,
-    count: CountKept,
-    message: str,
+    pruned: ModelIndex, example_inputs: Any, trace: Trace, partition: LabelPartition, count: CountKept, message: str
 ) -> Finding | None:
-    """Pins for a network that runs but differs from the masked original: a number in its code follows the width.
+    """Pins for a network that differs from the masked original: a number that is read from values may be the cause.
 
     Args:
-        original: The index of the original.
         pruned: The index of the pruned network.
         example_inputs: What the trace was made with.
         trace: The trace of the original.
@@ -183,27 +170,25 @@ def doubted_numbers(
         Pins of the channels that were read just before; ``None`` where the numbers are the same, or there are none.
     """
     for training in (False, True) if trace.training_operators is not None else (False,):
-        runs = [
-            PlannedRun(network, example_inputs, trace, kept, training=training).run(with_calls=True)
-            for network, kept in ((original, len), (pruned, count))
-        ]
+        position = PlannedRun(pruned, example_inputs, trace, count, training=training).run().other_numbers
         operators = (trace.training_operators or ()) if training else trace.operators
-        position = first_other_number(*runs)
-        found = None if position is None else removable_before(operators, position, partition)
-        if found is not None and position is not None:
-            operator = operators[position].operator
-            return Finding(
-                (
-                    Pin(
-                        found[1],
-                        f"the model's code computes a number from its width for {operator}, and without some channels "
-                        f"{message}; a number that is stored before pruning would stay",
-                        f"the model's code computes a number from the width for {operator}: the channels keep theirs; "
-                        "a number that is stored before pruning would stay",
-                    ),
-                )
-            )
+        found = None if position is None else _keep_before(position, operators, partition, f", and so {message}")
+        if found is not None:
+            return found
     return None
+
+
+def _keep_before(
+    position: int, operators: Sequence[TracedOperator], partition: LabelPartition, consequence: str
+) -> Finding | None:
+    """Pins of the channels that are read just before an operator, which computes with a number that follows a width."""
+    found = removable_before(operators, position, partition)
+    if found is None:
+        return None
+    numbers, operator = list(operators[position].numbers), operators[position].operator
+    why = f"the model's code computes {numbers} from its width at {operator}{consequence}"
+    remedy = "a number that is computed once, and held by an attribute, would stay"
+    return Finding((Pin(found[1], why, f"{why}: the channels keep it; {remedy}"),))
 
 
 def doubted_cuts(trace: Trace, partition: LabelPartition, count: CountKept, message: str) -> Finding | None:

@@ -164,9 +164,9 @@ class PruningContext:
             Pins of channels that could be removed so far; ``None`` if there are none.
         """
         kept, partition = self._count_kept(counts), self.coupling.partition
-        return doubted_numbers(
-            self.index, pruned, self.example_inputs, self.trace, partition, kept, message
-        ) or doubted_cuts(self.trace, partition, kept, message)
+        return doubted_numbers(pruned, self.example_inputs, self.trace, partition, kept, message) or doubted_cuts(
+            self.trace, partition, kept, message
+        )
 
     def settled(self) -> PruningContext:
         """The context after trial runs with half of all units removed, for measurements of pruned networks.

@@ -151,7 +151,8 @@ class _Copier:
             copied.__setstate__(state)
             return
         attributes, slots = state if isinstance(state, tuple) else (state, None)
-        vars(copied).update(attributes or {}) if hasattr(copied, "__dict__") else None
+        if attributes:
+            vars(copied).update(attributes)
         for name, held in (slots or {}).items():
             setattr(copied, name, held)
 

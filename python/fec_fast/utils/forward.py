@@ -150,8 +150,8 @@ def restored_attributes(model: nn.Module | ModelIndex) -> Iterator[None]:
 
     A counter that goes on from run to run would choose other values in a copy that was run more often. Lists,
     dictionaries and sets get their elements back, and random generators their state; what other objects hold is not
-    looked at. Hooks, submodules and
-    tensors that the code has added are taken away again, as the attribute that says so is.
+    looked at. Hooks, submodules and tensors that the code has added are taken away again, as the attribute that says
+    so is.
 
     Args:
         model: The model, or its index if there is one.

@@ -117,6 +117,7 @@ def test_a_number_of_the_code_keeps_the_channels() -> None:
         lambda x: 1 / x.shape[1],
         lambda x: 2.0 if x.shape[1] == 16 else 3.0,
         lambda x: x.numel() / x.shape[0],
+        lambda x: x.shape[1] ** -0.5 if x.sum() > -1e9 else 1.0,  # a run with values
     ],
 )
 def test_a_number_that_follows_the_width_keeps_the_channels(number: Callable[[Tensor], float]) -> None:

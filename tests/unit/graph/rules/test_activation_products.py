@@ -13,15 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fec_fast
-from helpers.attention import Bottleneck, Convolutional, Fused, Heads, Network, attention_network
+from helpers.attention import CHANNELS, Bottleneck, Convolutional, Fused, Heads, attention_network
+from helpers.divided import Network
+from helpers.networks import widths
 
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-def widths(model: nn.Module) -> dict[str, int]:
-    """The filters of every layer but the head."""
-    layers = (nn.Conv2d, nn.Linear)
-    return {n: len(m.weight) for n, m in model.named_modules() if isinstance(m, layers) and n != "head"}
 
 
 # For each block the attributes that change: before and after.
@@ -128,7 +124,7 @@ def test_a_number_that_is_computed_from_a_width_keeps_it() -> None:
 
 
 def randomised(block: nn.Module) -> Network:
-    model = Network(block).eval()
+    model = Network(block, CHANNELS).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.5)
@@ -182,7 +178,7 @@ def test_modules_with_norms_over_their_stream_lose_heads_with_it() -> None:
             return x + self.attention(tokens, tokens, tokens)[0].mT.unflatten(-1, x.shape[2:])
 
     torch.manual_seed(0)
-    model = Network(Encoder()).eval()
+    model = Network(Encoder(), CHANNELS).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         result = fec_fast.prune(model, IMAGE, ratio=0.5, norms="renormalise")

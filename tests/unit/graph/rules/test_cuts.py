@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import fec_fast
 from helpers.divided import BLOCKS, divided_network
+from helpers.networks import widths
 
 IMAGE = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
@@ -23,12 +24,6 @@ def quiet_prune(model: nn.Module, image: Tensor, ratio: float) -> fec_fast.Prune
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "nothing was pruned")
         return fec_fast.prune(model, image, ratio=ratio)
-
-
-def widths(model: nn.Module) -> dict[str, int]:
-    """The filters of every layer but the head."""
-    layers = (nn.Conv2d, nn.Linear)
-    return {n: len(m.weight) for n, m in model.named_modules() if isinstance(m, layers) and n != "head"}
 
 
 @pytest.mark.parametrize("name", BLOCKS)
