@@ -305,7 +305,7 @@ class LabelTracker:
         self.sets.unite(self._held.setdefault(size, labels), labels, reason)
 
     def note_lines(self) -> None:
-        """Notes the line that is being run for the last cuts, as many as have none."""
+        """Notes the line that is being run for the last cut, unless it has one."""
         place = _place() if self.cuts and self.cuts[-1] not in self.lines else None
         if place is not None:
             self.lines[self.cuts[-1]] = place
