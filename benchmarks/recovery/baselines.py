@@ -68,7 +68,7 @@ def merged_neurons(
             name: tensors[f"{norms[0]}.{name}"].double() for name in ("weight", "bias", "running_mean", "running_var")
         }
         scale = norm["weight"] / (norm["running_var"] + model.get_submodule(norms[0]).eps).sqrt()
-        bias = tensors.get(f"{channels.name}.bias", torch.zeros(len(weight))).double()
+        bias = tensors.get(f"{channels.name}.bias", torch.zeros(len(weight), device=weight.device)).double()
         shift = norm["bias"] + scale * (bias - norm["running_mean"])
         length = weight.norm(dim=1).clamp_min(1e-12)
         cosine = (weight / length[:, None])[removed] @ (weight / length[:, None])[kept].T
@@ -112,7 +112,9 @@ def folded(dense: nn.Module, example: Any, plan: Plan, seed: int) -> nn.Module:
         kept = kept_units(channels, plan)
         if len(kept) == channels.units:
             continue
-        units = {key: torch.tensor(indices) for key, indices in channels.members.items()}  # [units, per unit]
+        device = next(iter(tensors.values())).device
+        # [units, per unit]
+        units = {key: torch.tensor(indices, device=device) for key, indices in channels.members.items()}
         described = torch.cat(
             [
                 before[tensor].movedim(axis, 0)[indices].flatten(1)
@@ -123,8 +125,9 @@ def folded(dense: nn.Module, example: Any, plan: Plan, seed: int) -> nn.Module:
         ).double()
         # The distances are those of the rows of V S, which are never longer than the number of channels.
         left, singular, _ = torch.linalg.svd(described - described.mean(0), full_matrices=False)
-        clusters = KMeans(len(kept), n_init=3, random_state=seed).fit_predict((left * singular).numpy())
-        member = torch.nn.functional.one_hot(torch.tensor(clusters, dtype=torch.int64), len(kept)).T.double()
+        clusters = KMeans(len(kept), n_init=3, random_state=seed).fit_predict((left * singular).cpu().numpy())
+        labels = torch.tensor(clusters, dtype=torch.int64, device=device)
+        member = torch.nn.functional.one_hot(labels, len(kept)).T.double()
         average = member / member.sum(1, keepdim=True).clamp_min(1)
         for (tensor, axis), indices in units.items():
             values = tensors[tensor].movedim(axis, 0)[indices].double()  # its other axis may be merged already
@@ -161,7 +164,7 @@ def grail(dense: nn.Module, pruned: nn.Module, plan: Plan, batches: Iterable[Ten
 
             def add(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
                 rows = inputs[0].movedim(1, -1).flatten(0, -2)
-                grams[name] = grams.get(name, torch.zeros(())) + (rows.T @ rows).double()
+                grams[name] = grams.get(name, rows.new_zeros(())) + (rows.T @ rows).double()
 
             hooks.append(module.register_forward_pre_hook(add))
     for batch in batches:
@@ -170,11 +173,11 @@ def grail(dense: nn.Module, pruned: nn.Module, plan: Plan, batches: Iterable[Ten
         hook.remove()
     for name, gram in grams.items():
         axes = plan.keep[f"{name}.weight"]
-        kept = torch.tensor(axes["1"])
+        kept = torch.tensor(axes["1"], device=gram.device)
         full = dense.get_parameter(f"{name}.weight").double()
         full = full[axes["0"]] if "0" in axes else full
         square = gram[kept][:, kept]
-        system = square + ridge * square.diagonal().mean() * torch.eye(len(kept), dtype=torch.float64)
+        system = square + ridge * square.diagonal().mean() * torch.eye(len(kept)).to(square)
         back = torch.linalg.solve(system, gram[kept])  # [kept, all], the transpose of B
         weight = torch.einsum("oc...,kc->ok...", full, back)
         pruned.get_parameter(f"{name}.weight").copy_(weight)

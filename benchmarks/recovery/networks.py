@@ -32,18 +32,20 @@ class Bench:
     Attributes:
         folder: The folder of images and weights.
         most: The number of test images at most.
+        device: Where networks and images are given.
     """
 
-    def __init__(self, folder: Path, work: Path, most: int) -> None:
+    def __init__(self, folder: Path, work: Path, most: int, device: str = "cpu") -> None:
         """Reads the images.
 
         Args:
             folder: The folder of images and weights.
             work: A folder for decoded images.
             most: The number of test images at most.
+            device: Where to run: ``"cpu"`` or ``"cuda"``.
         """
         work.mkdir(parents=True, exist_ok=True)
-        self.folder, self.most = folder, most
+        self.folder, self.most, self.device = folder, most, device
         self.cifar = data.cifar(folder / "cifar10-jpeg.zip", work)
         self.digits = data.handwritten()
 
@@ -64,18 +66,27 @@ class Bench:
             load_weights(model, self.folder / weights)
         else:
             raise SystemExit(f"{file} is missing: python -m benchmarks.recovery.train_mobilenet writes it")
-        return model.eval()
+        return model.eval().to(self.device)
 
     def test(self, name: str) -> data.Pairs:
         """The test images, in batches; nothing was chosen on them."""
         images, normalise = self.source(name)
         pixels, labels = images.test
         first = FIRST_TESTED if len(labels) > FIRST_TESTED else 0
-        return data.tested((pixels[first:], labels[first:]), normalise, self.most)
+        return self.placed(data.tested((pixels[first:], labels[first:]), normalise, self.most))
+
+    def choice(self, name: str) -> data.Pairs:
+        """Test images that settings may be chosen on, in batches."""
+        images, normalise = self.source(name)
+        return self.placed(data.tested(images.choice, normalise, self.most))
+
+    def placed(self, pairs: data.Pairs) -> data.Pairs:
+        """Images and labels on the device."""
+        return [(x.to(self.device), y.to(self.device)) for x, y in pairs]
 
     def calibration(self, name: str, count: int, seed: int) -> list[Tensor]:
         """Training images without labels, in batches, drawn by the seed."""
-        return [x for x, _ in data.calibration(*self.source(name), count, seed)]
+        return [x.to(self.device) for x, _ in data.calibration(*self.source(name), count, seed)]
 
 
 def right(model: nn.Module, test: data.Pairs) -> list[bool]:

@@ -126,6 +126,7 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, help="the folder of images and weights")
     parser.add_argument("--output", default=RESULT, type=Path)
     parser.add_argument("--work", default=ROOT / "runs" / "study", type=Path, help="a folder for decoded images")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where networks run")
     parser.add_argument("--page-only", action="store_true", help="measure nothing, write the page from the results")
     return parser
 
@@ -140,6 +141,7 @@ def started(parser: argparse.ArgumentParser) -> argparse.Namespace:
         parser.error("--data is needed, except with --page-only")
     warnings.filterwarnings("ignore", category=UserWarning)
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False  # accuracies are those in float32
     return arguments
 
 
@@ -151,7 +153,8 @@ def main(planned: Iterable[Job] | None = None) -> None:
     parser.add_argument("--networks", nargs="+", choices=NAMES, default=list(NAMES))
     arguments = started(parser)
     measurement = Measurement(
-        Bench(arguments.data, arguments.work, arguments.test_images), Rows(arguments.output, "accuracy")
+        Bench(arguments.data, arguments.work, arguments.test_images, arguments.device),
+        Rows(arguments.output, "accuracy"),
     )
     for job in planned or jobs(arguments.seeds):
         if job.network in arguments.networks:

@@ -80,13 +80,14 @@ class Trainings:
         """Trains and tests a start."""
         network, share, seed, steps, rate, start = key
         images, normalise = self.bench.source(network)
-        test, choice = self.bench.test(network), data.tested(images.choice, normalise, self.bench.most)
         model, before = copy.deepcopy(self.start(network, share, seed, start))
         model.to(memory_format=torch.channels_last)
         loader = data.loader(images, normalise, steps, seed)
         fec_fast.finetune(model, loader, epochs=1, lr=rate, seed=seed, progress=False)
-        chosen = accuracy(right(model, choice))["accuracy"]
-        self.rows.add(key, {"before": before, "on_choice": chosen, **accuracy(right(model, test))})
+        model.to(self.bench.device)
+        chosen = accuracy(right(model, self.bench.choice(network)))["accuracy"]
+        tested = accuracy(right(model, self.bench.test(network)))
+        self.rows.add(key, {"before": before, "on_choice": chosen, **tested})
 
 
 def main() -> None:
@@ -95,7 +96,8 @@ def main() -> None:
     parser.add_argument("--test-images", default=2000, type=int, help="at most 4,000")
     parser.add_argument("--seeds", default=3, type=int, help="draws of the calibration images, and orders of training")
     arguments = started(parser)
-    bench, rows = Bench(arguments.data, arguments.work, arguments.test_images), Rows(arguments.output, "training")
+    bench = Bench(arguments.data, arguments.work, arguments.test_images, arguments.device)
+    rows = Rows(arguments.output, "training")
     bench.cifar.batch = BATCH
     trainings = Trainings(bench, rows)
     for key in keys(arguments.seeds):

@@ -19,6 +19,7 @@ from ..utils.errors import ArgumentError, InputError, PlanError, WeightError
 from ..utils.forward import tensors_in
 from ..utils.model_index import ModelIndex
 from ..utils.modules import unwrap_for_surgery
+from ..utils.precision import full_float32
 from ..utils.progress import progress_bar
 from ..utils.text import text_table
 from .calibration import DATA_FREE, calibration_batches, count_images
@@ -100,7 +101,8 @@ def compensate(
     networks", 2017, fit the layer behind each removed channel; here every layer behind is fitted.) Where an activation
     with constant parts (ReLU) follows, the fit need not follow the original there. The bias is written to the layer's
     own bias, else to the running mean of the batch norm behind it; no parameter is added. Both models run in evaluation
-    mode, on the device they are on. The original is not changed. Do not re-estimate batch norms afterwards.
+    mode, on the device they are on, with float32 products in float32 (not TF32). The original is not changed. Do not
+    re-estimate batch norms afterwards.
 
     Without images, the same is done on noise (:func:`fec_fast.recovery.data_free.fit_on_noise`), for the layers behind
     a batch norm; the others are left as they are. A warning says so if these are all.
@@ -151,7 +153,8 @@ def compensate(
         def make_fits(original: ModelIndex, pruned: ModelIndex) -> LayerFits:
             return LayerFits(original, pruned, plan, ridge or NOISE_RIDGE, rows, int(memory * 2**30))
 
-        fits = fit_on_noise(before, after, plan, example_inputs, make_fits, progress)
+        with full_float32():
+            fits = fit_on_noise(before, after, plan, example_inputs, make_fits, progress)
         if fits.left and not fits.records:
             layer, reason = next(iter(fits.left.items()))
             warnings.warn(
@@ -167,10 +170,11 @@ def compensate(
         )
     small = ModelIndex.of(copied_model(after))
     fits = LayerFits(before, small, plan, ridge, rows, int(memory * 2**30))
-    with progress_bar("original", len(batches), shown=progress) as done:
-        batches = list(fits.gather_targets(batches, done))
-    with progress_bar("layers", fits.layers, shown=progress) as done:
-        fits.fit(batches, done)
+    with full_float32():
+        with progress_bar("original", len(batches), shown=progress) as done:
+            batches = list(fits.gather_targets(batches, done))
+        with progress_bar("layers", fits.layers, shown=progress) as done:
+            fits.fit(batches, done)
     write_tensors(after, {name: small.tensors[name] for name in fits.changed})
     used = sum(map(count_images, batches))
     if used < number:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..utils.forward import call_model, map_tensors, undisturbed
 from ..utils.model_index import ModelIndex
+from ..utils.precision import full_float32
 from .calibration import count_images, image_seeds
 from .layer_calls import LayerCall, LayerCallMode
 from .rows import input_rows, output_dims, spread_positions, weight_matrices
@@ -69,7 +70,7 @@ def gather_input_covariances(
     images = sum(map(count_images, batches))
     device = next(iter(index.tensors.values())).device
     mode = _CovarianceMode(index, slots, images)
-    with undisturbed(index):
+    with undisturbed(index), full_float32():
         for batch in batches:
             mode.seeds = image_seeds(batch)
             inputs = map_tensors(lambda leaf: leaf.to(device), batch)

@@ -1,0 +1,63 @@
+"""Precision of float32 products: torch may compute them in TF32 or bfloat16 where a user allows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+FULL = "ieee"  # torch's name for float32 arithmetic in its newer settings
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Computes float32 products and convolutions in float32 while the block runs, and then as before.
+
+    TF32, which torch uses for convolutions on GPUs unless told otherwise, keeps 10 bits of a factor: too few where a
+    linear system is made of the products. torch has two sets of settings for this, and complains if they contradict
+    each other. Both are changed and put back; the older one is left alone if the user has made it unreadable.
+    """
+    older, newer = _older_settings(), _newer_settings()
+    try:
+        if older is not None:
+            _set_older("highest", False)
+        for owner, value in newer:
+            if value != FULL and owner.fp32_precision != FULL:
+                owner.fp32_precision = FULL
+        yield
+    finally:
+        if older is not None:
+            _set_older(*older)
+        for owner, value in newer:
+            if owner.fp32_precision != value:
+                owner.fp32_precision = value
+
+
+def _older_settings() -> tuple[str, bool] | None:
+    """The settings that every torch has; ``None`` where the newer ones were set to something that they cannot say."""
+    try:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        return None
+
+
+def _set_older(products: str, convolutions: bool) -> None:
+    torch.set_float32_matmul_precision(products)
+    torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def _newer_settings() -> list[tuple[Any, str]]:
+    """The owners of the settings of torch 2.9 and newer, each with its value; none in older versions."""
+    backends: Any = torch.backends
+    owners: list[Any] = [
+        getattr(backend, name, None)
+        for backend, names in (
+            (backends.cuda, ("matmul",)),
+            (backends.cudnn, ("conv", "rnn")),
+            (backends.mkldnn, ("matmul", "conv", "rnn")),
+        )
+        for name in names
+    ]
+    return [(owner, owner.fp32_precision) for owner in owners if hasattr(owner, "fp32_precision")]
