@@ -148,7 +148,7 @@ def started(parser: argparse.ArgumentParser) -> argparse.Namespace:
 def main(planned: Iterable[Job] | None = None) -> None:
     """The command line."""
     parser = parser_of(__doc__)
-    parser.add_argument("--test-images", default=2000, type=int, help="at most 4,000")
+    parser.add_argument("--test-images", default=4000, type=int, help="at most 4,000")
     parser.add_argument("--seeds", default=3, type=int, help="draws of the calibration images")
     parser.add_argument("--networks", nargs="+", choices=NAMES, default=list(NAMES))
     arguments = started(parser)

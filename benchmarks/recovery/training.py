@@ -93,7 +93,7 @@ class Trainings:
 def main() -> None:
     """The command line."""
     parser = parser_of(__doc__)
-    parser.add_argument("--test-images", default=2000, type=int, help="at most 4,000")
+    parser.add_argument("--test-images", default=4000, type=int, help="at most 4,000")
     parser.add_argument("--seeds", default=3, type=int, help="draws of the calibration images, and orders of training")
     arguments = started(parser)
     bench = Bench(arguments.data, arguments.work, arguments.test_images, arguments.device)
