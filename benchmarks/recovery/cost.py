@@ -28,7 +28,7 @@ import fec_fast
 from benchmarks.common.environment import ROOT
 from benchmarks.common.measuring import cpu_seconds, peak_extra_mib
 from benchmarks.recovery.networks import Bench
-from benchmarks.recovery.run import Rows, parser_of, started
+from benchmarks.recovery.rows import Rows, parser_of, started
 from fec_fast import Budget
 
 NETWORKS = ("resnet50", "vgg16_bn", "vgg16", "resnet56", "mobilenetv2")

@@ -24,7 +24,7 @@ from benchmarks.common.environment import ROOT
 from benchmarks.common.results import read_result
 from benchmarks.detection.run import IMAGE, TRAINING, example
 from benchmarks.recovery.page import write
-from benchmarks.recovery.run import Rows, parser_of, started
+from benchmarks.recovery.rows import Rows, parser_of, started
 from benchmarks.study.run import DENSE, halved
 from fec_fast import Budget, PruneResult
 from fec_fast.training.tasks.detection import Detection, evaluate_detector

@@ -91,7 +91,7 @@ def page(document: dict[str, Any]) -> str:
             "ratios `entropy`): what differs is the recovery.",
         ),
         *(
-            [table_of_training(document, network) for network in COUNTED_NETWORKS]
+            [table_of_training(document, network, "re-estimated") for network in COUNTED_NETWORKS]
             if of_table(document, "training")
             else [NOT_YET]
         ),
@@ -120,8 +120,10 @@ def _method(document: dict[str, Any]) -> list[str]:
     draws = ", ".join(f"{NAMES[network]} {_range(of_network.values())}" for network, of_network in rows.items())
     return [
         written_by("python -m benchmarks.recovery --page-only", "recovery.json"),
-        paragraph("The rows were measured by"),
+        paragraph("All tables are measured by"),
         code("python -m benchmarks.recovery --data FOLDER"),
+        paragraph("and those of accuracy alone by"),
+        code("python -m benchmarks.recovery.accuracy --data FOLDER"),
         paragraph(
             f"**Images.** CIFAR-10 as JPEG: {most:,} test images that neither settings were chosen on nor the",
             "[study](study.md) tested; scikit-learn's digits: 450 test images. Calibration images are training images,",

@@ -169,14 +169,23 @@ def table_of_detector(document: dict[str, Any]) -> str:
     return markdown_table(["method", "COCO mAP, %", "VOC mAP, %", "dense detectors"], lines)
 
 
-def table_of_training(document: dict[str, Any], network: str) -> str:
-    """Accuracy after training, by start; each start with the rate that is best on the images for choices."""
+def table_of_training(document: dict[str, Any], network: str, baseline: str) -> str:
+    """Accuracy after training, by start; each start with the rate that is best on the images for choices.
+
+    Args:
+        document: The content of the result file.
+        network: The name of the network.
+        baseline: The start that the others are compared with, on the same images and seeds.
+    """
     rows: dict[tuple[float, int, str], dict[int, dict[float, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for (of_network, share, seed, steps, rate, start), row in of_table(document, "training").items():
         if of_network == network:
             rows[share, steps, start][seed][rate] = row
     lines = []
-    for (share, steps, start), by_seed in sorted(rows.items(), key=lambda item: (item[0][0], item[0][1])):
+    to_compare: dict[tuple[float, int], Correct] = {}
+    for (share, steps, start), by_seed in sorted(
+        rows.items(), key=lambda item: (item[0][0], item[0][1], item[0][2] != baseline)
+    ):
         rates = {
             rate: fmean(by_rate[rate]["on_choice"] for by_rate in by_seed.values())
             for rate in set.intersection(*(set(by_rate) for by_rate in by_seed.values()))
@@ -186,5 +195,11 @@ def table_of_training(document: dict[str, Any], network: str) -> str:
             correct = {seed: unpacked(by[best]["right"], by[best]["images"]) for seed, by in by_seed.items()}
             before = fmean(by[best]["before"] for by in by_seed.values())
             cells = [written(("params", share)), str(steps), start, f"{before:.1f}", estimate(correct).text()]
+            if start == baseline:
+                to_compare[share, steps] = correct
+            theirs = to_compare.get((share, steps), {})
+            ahead = start != baseline and correct.keys() & theirs.keys()
+            cells.append(difference(correct, theirs).text("+") if ahead else "")
             lines.append([*cells, f"{best:g}", str(len(by_seed))])
-    return markdown_table([NAMES[network], "steps", "start", "before", "after", "rate", "seeds"], lines)
+    header = [NAMES[network], "steps", "start", "before", "after", f"to {baseline}", "rate", "seeds"]
+    return markdown_table(header, lines)

@@ -22,7 +22,7 @@ from benchmarks.common.results import read_result
 from benchmarks.recovery.methods import BY_DEFAULT, IMAGES, Cut, re_estimated
 from benchmarks.recovery.networks import Bench, right
 from benchmarks.recovery.page import write
-from benchmarks.recovery.run import Rows, accuracy, parser_of, started
+from benchmarks.recovery.rows import Rows, accuracy, parser_of, started
 from benchmarks.study import data
 from fec_fast import Budget
 
@@ -92,7 +92,7 @@ class Trainings:
 
 def main() -> None:
     """The command line."""
-    parser = parser_of(__doc__)
+    parser = parser_of(__doc__, devices=True)
     parser.add_argument("--test-images", default=4000, type=int, help="at most 4,000")
     parser.add_argument("--seeds", default=3, type=int, help="draws of the calibration images, and orders of training")
     arguments = started(parser)

@@ -28,6 +28,7 @@ COMMANDS = {  # and the optional packages that its modules import
     "proof": (),
     "recipes": (),
     "recovery": ("PIL",),
+    "recovery.accuracy": ("PIL",),
     "recovery.cost": ("PIL",),
     "recovery.detector": ("torchvision", "PIL"),
     "recovery.train_mobilenet": ("PIL",),
