@@ -203,7 +203,7 @@ def prune(
     request = AllocationRequest(ratio, ratios, budget, calibration, min_channels, round_to)
     images = recover
     if not (recover is None or isinstance(recover, str)):
-        images = [(batch,) for batch in calibration_batches(recover, IMAGES)]  # a loader is read once
+        images = [(batch,) for batch in calibration_batches(recover, IMAGES, model)]  # a loader is read once
     if calibration is None and images_suffice(criterion, request.policy):
         calibration = images
         request = replace(request, calibration=calibration)

@@ -98,7 +98,7 @@ def removal_errors(
         known = {name: slots[name] for name, use in uses.items() if use.layer not in copied.unknown}
         seen = gather_input_covariances(copied.index, copied.batches, known)
     else:
-        seen = gather_input_covariances(index, calibration_batches(calibration, MOST_IMAGES), slots)
+        seen = gather_input_covariances(index, calibration_batches(calibration, MOST_IMAGES, index), slots)
     readers = {}
     for name, use in uses.items():
         if name in seen:

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..utils.compat import tree_leaves
 from ..utils.errors import ArgumentError, InputError
-from ..utils.forward import describe_tensors, map_tensors
+from ..utils.forward import call_model, describe_tensors, map_tensors, undisturbed
+from ..utils.model_index import ModelIndex
+from ..utils.modules import device_of
 
 # Runs in lock step cost a thread each, and small batches are slow: batches are joined until there are at most this
 # many, of at least this many images.
@@ -21,12 +23,42 @@ FEWEST_IMAGES = 32
 DATA_FREE = "data-free"
 
 
-def inputs_of(batch: Any) -> Any:
+def takes_image_lists(model: nn.Module | ModelIndex, batch: Any) -> bool:
+    """Whether a batch that is a list of tensors of three axes is a list of images; only a run of the model tells.
+
+    A detector takes images ``[C, H, W]`` in a list. For a network of sequences a loader yields a list that begins with
+    its inputs ``[B, C, L]``; labels of three axes may follow.
+
+    Args:
+        model: The model, or its index; it is left as it was.
+        batch: A batch of the loader.
+
+    Returns:
+        ``False`` if the batch is such a list, and the model can be run on its first tensor but not on the list.
+    """
+    if not _is_image_list(batch):
+        return True
+    network = model.model if isinstance(model, ModelIndex) else model
+    images = [image.to(device_of(network)) for image in batch]
+    with undisturbed(model):
+        try:
+            call_model(network, images)
+        except InputError:
+            try:
+                call_model(network, images[0])
+            except InputError:
+                return True
+            return False
+    return True
+
+
+def inputs_of(batch: Any, *, image_lists: bool = True) -> Any:
     """The model's inputs in a batch of a loader; labels are left out.
 
     Args:
         batch: A tensor ``[B, ...]``, a list of images ``[C, H, W]`` (detectors), a dictionary (keyword arguments), or a
             tuple or list that begins with one of these. A tuple as first element holds the positional arguments.
+        image_lists: Whether a list of tensors of three axes is a list of images (:func:`takes_image_lists`).
 
     Returns:
         The inputs as :func:`fec_fast.utils.forward.call_model` takes them.
@@ -35,7 +67,7 @@ def inputs_of(batch: Any) -> Any:
         InputError: There are no images in the batch.
     """
     inputs = batch
-    if isinstance(batch, list | tuple) and batch and not _is_image_list(batch):
+    if isinstance(batch, list | tuple) and batch and not (image_lists and _is_image_list(batch)):
         inputs = batch[0]
     if isinstance(inputs, Tensor):
         valid = inputs.ndim >= 2 and len(inputs) > 0
@@ -65,12 +97,13 @@ def count_images(inputs: Any) -> int:
     return next((len(leaf) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim), 1)
 
 
-def calibration_batches(calibration: Any, images: int) -> list[Any]:
+def calibration_batches(calibration: Any, images: int, model: nn.Module | ModelIndex) -> list[Any]:
     """Reads calibration images and joins them to batches of a useful size.
 
     Args:
         calibration: A tensor of images, or an iterable of batches, see :func:`inputs_of`.
         images: How many images are read at most.
+        model: The model that takes them, or its index; it is left as it was.
 
     Returns:
         Inputs of the model. Tensors that can be joined are joined; others stay as the loader yielded them.
@@ -88,8 +121,11 @@ def calibration_batches(calibration: Any, images: int) -> list[Any]:
         )
     batches: list[Any] = []
     number = 0
+    image_lists: bool | None = None
     for batch in calibration:
-        inputs = inputs_of(batch)
+        if image_lists is None:
+            image_lists = takes_image_lists(model, batch)
+        inputs = inputs_of(batch, image_lists=image_lists)
         size = count_images(inputs)
         if number + size > images:
             inputs, size = _first_images(inputs, size, images - number), images - number

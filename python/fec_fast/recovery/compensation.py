@@ -162,7 +162,7 @@ def compensate(
                 stacklevel=2,
             )
         return Compensation(DATA_FREE, 0, 0, tuple(fits.records), dict(fits.left))
-    batches = calibration_batches(calibration, images)
+    batches = calibration_batches(calibration, images, before)
     number = sum(map(count_images, batches))
     if number < FEWEST_IMAGES:
         raise InputError(
