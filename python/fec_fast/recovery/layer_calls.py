@@ -3,7 +3,7 @@
 They are seen as functions (``torch.conv2d``, ``torch.nn.functional.linear``), not as modules: a layer that pads by
 itself, or a model that calls the function on its own parameter, is seen like any other. What is hidden is a weight that
 the model computes before it is used (weight normalisation, a merged weight), and a layer inside a compiled or scripted
-part, or inside one function of torch (``multi_head_attention_forward``).
+part, inside one function of torch (``multi_head_attention_forward``), or inside ``torch.func`` (``vmap``, ``jvp``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from ..utils.compat import is_transformed, tree_leaves
 from ..utils.model_index import ModelIndex
 
 
@@ -122,6 +123,8 @@ class LayerCallMode(TorchFunctionMode):
     ) -> Any:
         """Runs one function of torch and reports it."""
         kwargs = dict(kwargs or {})
+        if any(isinstance(leaf, Tensor) and is_transformed(leaf) for leaf in tree_leaves((args, kwargs))):
+            return function(*args, **kwargs)  # such tensors have no memory of their own
         self.path = hash((self.path, getattr(function, "__qualname__", "")))  # wrappers of properties are new each time
         call = self._layer_call(function, args, kwargs)
         if call is not None:

@@ -560,3 +560,27 @@ def test_random_chains_come_nearer_to_the_original(data: st.DataObject) -> None:
     done = fec_fast.compensate(model, result.model, result.plan, images, progress=False)
     assert error(model, result.model, images) <= as_pruned + 1e-9
     assert all(layer.error <= layer.error_before * (1 + 1e-6) for layer in done.layers)
+
+
+class Mapped(nn.Module):
+    """A convolution inside ``torch.vmap``, one inside ``torch.func.jvp``, and two as usual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.conv3, self.conv4 = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.vmap(lambda image: torch.cat([self.conv1(image[None])[0]]))(x).relu()
+        x = self.conv2(x).relu()
+        y, slope = torch.func.jvp(self.conv3, (x,), (torch.ones_like(x),))
+        return self.conv4((y + slope).relu())
+
+
+def test_layers_inside_transformations_of_torch_are_left_as_they_were() -> None:
+    torch.manual_seed(0)
+    model, images = Mapped().eval(), torch.rand(16, 3, 10, 10)
+    result = fec_fast.prune(model, images[:1], ratio=0.5)
+    done = fec_fast.compensate(model, result.model, result.plan, images, progress=False)
+    assert {"conv2", "conv4"} >= {layer.layer for layer in done.layers} > set()
+    assert "conv1" in done.left
