@@ -9,6 +9,7 @@ from benchmarks.common.pages import bullets, page_of, paragraph, written_by
 from benchmarks.common.results import measured_on
 from benchmarks.common.tables import markdown_table
 
+SIDES = {"l1": "the L1 criterion", "default": "the default"}  # of fec_fast: keys of a row, and their names
 LARGE = 32  # MiB of a model from which on its memory is compared with its own size
 
 
@@ -20,40 +21,56 @@ def page(result: dict[str, Any]) -> str:
     """
     networks = result["networks"]
     pruned_by_both = {name: row for name, row in networks.items() if isinstance(row["torch-pruning"], float)}
-    times = {name: row["torch-pruning"] / row["fec_fast"] for name, row in pruned_by_both.items()}
+    ratios = {side: {name: row["torch-pruning"] / row[side] for name, row in pruned_by_both.items()} for side in SIDES}
     rows = []
     for name, row in networks.items():
         other = row["torch-pruning"]
-        cells = (f"{other:.3f}", f"{times[name]:.1f}") if name in times else (other.partition(":")[0], "-")
-        rows.append((name, row["image"], f"{row['fec_fast']:.3f}", *cells, f"{row['memory']:.2f}"))
+        cells = [f"{row[side]:.3f}" for side in SIDES]
+        if name in pruned_by_both:
+            cells += [f"{other:.3f}", *(f"{ratios[side][name]:.1f}" for side in SIDES)]
+        else:
+            cells += [other.partition(":")[0], "-", "-"]
+        rows.append((name, row["image"], *cells, f"{row['memory']:.2f}"))
     return page_of(
         "Cost of tracing and surgery, compared with Torch-Pruning",
         written_by("python -m benchmarks.surgery --page-only", "surgery.json"),
         paragraph(
             "`pip install '.[bench]' && python -m benchmarks.surgery` measures it (`--help` says what is timed): CPU",
-            "seconds on one thread, `prune` with the L1 criterion and one step of Torch-Pruning's magnitude pruner,",
-            "ratio 0.5, one image, random weights.",
+            "seconds on one thread, `prune` with the L1 criterion, with the default one (`fec_l1`), and one step of",
+            "Torch-Pruning's magnitude pruner (L1), ratio 0.5, one image, random weights. The ratios are",
+            "Torch-Pruning's time divided by ours.",
         ),
         measured_on(result, networks.values()),
-        *([] if "torch-pruning" not in result else [paragraph(f"Torch-Pruning {result['torch-pruning']}.")]),
-        bullets(_summary(networks, times)),
+        bullets(_summary(networks, ratios)),
         markdown_table(
-            ("network", "image", "fec_fast, s", "Torch-Pruning, s", "ratio of the times", "extra memory / model"), rows
+            ("network", "image", "L1, s", "default, s", "Torch-Pruning, s", "ratio, L1", "ratio, default", "memory"),
+            rows,
         ),
+        paragraph("Memory: extra memory with the L1 criterion, the pruned copy included, divided by the model's size."),
     )
 
 
-def _summary(networks: dict[str, dict[str, Any]], times: dict[str, float]) -> list[str]:
-    fastest, slowest = max(times, key=times.__getitem__), min(times, key=times.__getitem__)
-    longest = max(networks, key=lambda name: networks[name]["fec_fast"])
+def _summary(networks: dict[str, dict[str, Any]], ratios: dict[str, dict[str, float]]) -> list[str]:
+    number = len(ratios["l1"])
+    lines = [f"Torch-Pruning prunes {number} of these {len(networks)} networks."]
+    for side, name in SIDES.items():
+        times = ratios[side]
+        fastest, slowest = max(times, key=times.__getitem__), min(times, key=times.__getitem__)
+        lines.append(
+            f"There, its time divided by that of `prune` with {name} is {statistics.median(times.values()):.1f} in the"
+            f" median, {times[slowest]:.1f} ({slowest}) to {times[fastest]:.1f} ({fastest}); `prune` is faster on"
+            f" {sum(ratio > 1 for ratio in times.values())}."
+        )
+    to_l1 = {name: row["default"] / row["l1"] for name, row in networks.items()}
+    longest = max(networks, key=lambda name: networks[name]["default"])
     large = {name: row["memory"] for name, row in networks.items() if row["model MiB"] >= LARGE}
     small = [row["memory"] * row["model MiB"] for row in networks.values() if row["model MiB"] < LARGE]
-    most = max(large, key=lambda name: large[name])
+    most, dearest = max(large, key=lambda name: large[name]), max(to_l1, key=to_l1.__getitem__)
     return [
-        f"Torch-Pruning prunes {len(times)} of these {len(networks)} networks. There, its time divided by that of"
-        f" `prune` is {statistics.median(times.values()):.1f} in the median, {times[slowest]:.1f} ({slowest}) to"
-        f" {times[fastest]:.1f} ({fastest}); `prune` is faster on {sum(ratio > 1 for ratio in times.values())}.",
-        f"The longest time of `prune` is {networks[longest]['fec_fast']:.2f} s ({longest}).",
+        *lines,
+        f"The default takes {statistics.median(to_l1.values()):.1f} times the L1 criterion's time in the median, at"
+        f" most {to_l1[dearest]:.1f} times ({dearest}); the longest time is {networks[longest]['default']:.2f} s"
+        f" ({longest}).",
         f"Extra memory, the pruned copy included: at most {large[most]:.2f} times the model ({most}) for models of"
         f" {LARGE} MiB and more, at most {max(small):.0f} MiB for smaller ones.",
     ]
