@@ -162,7 +162,7 @@ def restored_attributes(model: nn.Module | ModelIndex) -> Iterator[None]:
     modules = model.modules if isinstance(model, ModelIndex) else modules_of(model)
     before = [(vars(module), dict(vars(module))) for module in modules.values()]
     contents = [
-        (value, copy.copy(value), name in OF_EVERY_MODULE)
+        (value, dict(value) if isinstance(value, dict) else list(value), name in OF_EVERY_MODULE)
         for _, attributes in before
         for name, value in attributes.items()
         if type(value) in _CONTAINERS
@@ -183,7 +183,10 @@ def restored_attributes(model: nn.Module | ModelIndex) -> Iterator[None]:
                 del own[name]
             own.update(attributes)
         for value, elements, of_torch in contents:
-            if of_torch:  # what it held before is restored where it is known what it is
+            if not elements:  # most containers of a module are empty
+                if value:
+                    value.clear()
+            elif of_torch:  # what it held before is restored where it is known what it is
                 for added in [element for element in value if element not in elements]:
                     value.pop(added) if isinstance(value, dict) else value.remove(added)
             elif len(value) != len(elements) or any(map(operator.is_not, _elements(value), _elements(elements))):
