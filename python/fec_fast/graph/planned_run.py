@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ..utils.code_lines import line_of_model_code
 from ..utils.compat import TorchDispatchMode
 from ..utils.errors import InputError
 from ..utils.forward import call_model, copied_inputs
@@ -51,6 +52,7 @@ class RunReport:
         operators: Its operators.
         calls: If asked for, every operator with its plain arguments and the shapes of its tensors; of a cut, the
             planned numbers.
+        line: If asked for, the line of the model's code that called an operator of the trace.
     """
 
     passed: int = 0
@@ -63,6 +65,7 @@ class RunReport:
     is_comparable: bool = True
     operators: list[Any] = field(default_factory=list)
     calls: list[Any] | None = None
+    line: str | None = None
 
 
 class PlannedRun:
@@ -117,6 +120,21 @@ class PlannedRun:
             }
         return report
 
+    def line_of(self, position: int) -> str | None:
+        """The line of the model's code that calls an operator of the trace, such as ``"models/resnet.py:92"``.
+
+        Args:
+            position: The position of the operator in the trace.
+
+        Returns:
+            ``None`` where a run of the network does not show it.
+        """
+        for evaluate in (call_shape_only, call_with_values):
+            report = self._run(evaluate, False, with_functions=False, line_of=position)
+            if report.line is not None or not report.failed:
+                return report.line
+        return None
+
     def first_other(self, report: RunReport) -> int | None:
         """Where a run went another way through the model's code than the trace.
 
@@ -141,9 +159,12 @@ class PlannedRun:
             return None
         return expected[len(made)] if len(made) < len(expected) else len(self._operators) - 1
 
-    def _run(self, evaluate: Evaluate, with_calls: bool, *, with_functions: bool) -> RunReport:
+    def _run(
+        self, evaluate: Evaluate, with_calls: bool, *, with_functions: bool, line_of: int | None = None
+    ) -> RunReport:
         report = RunReport(calls=[] if with_calls else None, with_values=evaluate is call_with_values)
-        mode = _CutsAsPlanned(ParameterGuard(self._network), self._operators, self.cuts, self._count, evaluate, report)
+        guard = ParameterGuard(self._network)
+        mode = _CutsAsPlanned(guard, self._operators, self.cuts, self._count, evaluate, report, line_of)
         values = block_value_access() if evaluate is call_shape_only else contextlib.nullcontext()
         functions = _Functions(mode) if with_functions else contextlib.nullcontext()
         given, network = copied_inputs(self.inputs), self._network
@@ -194,10 +215,11 @@ class _CutsAsPlanned(TorchDispatchMode):
         count: CountKept,
         evaluate: Evaluate,
         report: RunReport,
+        line_of: int | None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.guard, self._operators, self._count, self._evaluate = guard, operators, count, evaluate
-        self._report = report
+        self._report, self._line_of = report, line_of
         self._cuts = {cut.number: (position, cut) for position, cut in enumerate(cuts)}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -215,6 +237,8 @@ class _CutsAsPlanned(TorchDispatchMode):
                 report.requested[position] = ()
                 report.deviating.add(position)
                 report.passed += 1
+        if report.is_comparable and report.passed == self._line_of:
+            report.line = line_of_model_code(call_model.__code__)
         if report.calls is not None:
             report.calls.append((func, _plain(args), _plain([*kwargs.items()])))
         if report.is_comparable and report.other_numbers is None:

@@ -79,7 +79,7 @@ def try_out(
         if position is None:
             return _other_numbers(whole, report, operators, partition)
         sizes = find_compared_sizes(pruned, run, report, operators, count, known)
-        return Finding(sizes=tuple(sizes)) if sizes else _another_way(position, operators, partition)
+        return Finding(sizes=tuple(sizes)) if sizes else _another_way(position, operators, partition, whole)
     sizes = _Search(pruned, run, whole, count, report).sizes(known)
     solved = {size.module for size in sizes}
     pins = _pins((run.cuts[position] for position in sorted(report.deviating)), partition, trace, solved)
@@ -130,16 +130,19 @@ def _masked(original: ModelIndex, trace: Trace, count: CountKept) -> ModelIndex:
     return masked
 
 
-def _another_way(position: int, operators: Sequence[TracedOperator], partition: LabelPartition) -> Finding:
+def _another_way(
+    position: int, operators: Sequence[TracedOperator], partition: LabelPartition, whole: PlannedRun
+) -> Finding:
     """Pins of the channels whose number decides which way the model's code goes."""
     found = removable_before(operators, position, partition)
+    where = _where(whole.line_of(position))
     if found is None:
         raise InputError(
-            f"the pruned network goes another way through the model's code, from {operators[position].operator} on: "
-            "the code asks for a width that was pruned; name the layer that makes it in ignore="
+            f"the pruned network goes another way through the model's code, from {operators[position].operator} on"
+            f"{where}: the code asks for a width that was pruned; name the layer that makes it in ignore="
         )
     operator, labels = found
-    why = f"the model's code goes another way with fewer channels at {operator}"
+    why = f"the model's code goes another way with fewer channels at {operator}{where}"
     return Finding((Pin(labels, why, f"{why}: they keep their width"),))
 
 
@@ -150,7 +153,7 @@ def _other_numbers(
     # Numbers that are read from values differ by themselves, and code may compute with others in each run.
     if report.with_values or report.other_numbers is None or whole.run().other_numbers is not None:
         return None
-    return _keep_before(report.other_numbers, operators, partition, "")
+    return _keep_before(report.other_numbers, operators, partition, whole)
 
 
 def doubted_numbers(
@@ -170,25 +173,35 @@ def doubted_numbers(
         Pins of the channels that were read just before; ``None`` where the numbers are the same, or there are none.
     """
     for training in (False, True) if trace.training_operators is not None else (False,):
-        position = PlannedRun(pruned, example_inputs, trace, count, training=training).run().other_numbers
+        run = PlannedRun(pruned, example_inputs, trace, count, training=training)
+        position = run.run().other_numbers
         operators = (trace.training_operators or ()) if training else trace.operators
-        found = None if position is None else _keep_before(position, operators, partition, f", and so {message}")
+        found = None if position is None else _keep_before(position, operators, partition, run, f", and so {message}")
         if found is not None:
             return found
     return None
 
 
 def _keep_before(
-    position: int, operators: Sequence[TracedOperator], partition: LabelPartition, consequence: str
+    position: int,
+    operators: Sequence[TracedOperator],
+    partition: LabelPartition,
+    run: PlannedRun,
+    consequence: str = "",
 ) -> Finding | None:
     """Pins of the channels that are read just before an operator, which computes with a number that follows a width."""
     found = removable_before(operators, position, partition)
     if found is None:
         return None
     numbers, operator = list(operators[position].numbers), operators[position].operator
-    why = f"the model's code computes {numbers} from its width at {operator}{consequence}"
+    where = _where(run.line_of(position))
+    why = f"the model's code computes {numbers} from its width at {operator}{where}{consequence}"
     remedy = "a number that is computed once, and held by an attribute, would stay"
     return Finding((Pin(found[1], why, f"{why}: the channels keep it; {remedy}"),))
+
+
+def _where(line: str | None) -> str:
+    return "" if line is None else f" ({line})"
 
 
 def doubted_cuts(trace: Trace, partition: LabelPartition, count: CountKept, message: str) -> Finding | None:
@@ -216,8 +229,9 @@ def doubted_cuts(trace: Trace, partition: LabelPartition, count: CountKept, mess
     ] or [
         Pin(
             cut.channels,
-            f"{place_of(cut)} divides its channels, and without some of them {message}",
-            f"{place_of(cut)} divides channels, and without some of them {message}: they keep their width",
+            f"{place_of(cut)} divides its channels{_where(trace.lines.get(cut))}, and without some of them {message}",
+            f"{place_of(cut)} divides channels{_where(trace.lines.get(cut))}, and without some of them {message}: they "
+            "keep their width",
         )
         for cut in (*trace.cuts, *trace.training_cuts)
         if cut.divides and cut.planned(count) != cut.planned(len) and not partition.all_pinned(cut.channels)
@@ -231,8 +245,7 @@ def _pins(cuts: Iterable[Cut], partition: LabelPartition, trace: Trace, solved: 
     for cut in cuts:
         if cut.layer not in solved and not partition.all_pinned(cut.channels):
             numbers = [number for number, _ in cut.sequence()]
-            line = trace.lines.get(cut)
-            where = "" if line is None else f" ({line})"
+            where = _where(trace.lines.get(cut))
             pin = Pin(
                 cut.channels,
                 f"{place_of(cut)} cuts its channels at fixed positions of the model's code, {numbers}{where}",
