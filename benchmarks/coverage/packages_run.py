@@ -43,7 +43,9 @@ from benchmarks.coverage.packages import Model, Package, installed_version, pack
 from benchmarks.coverage.packages_page import PACKAGES_RESULT
 from benchmarks.coverage.page import page
 from benchmarks.coverage.run import RESULT, backward, equal, general
+from fec_fast.utils.copying import copied_model
 from fec_fast.utils.forward import call_model, tensors_in
+from fec_fast.utils.model_index import ModelIndex
 
 CPU_LIMIT, WALL_LIMIT = 60, 300  # seconds for one model: of the processor, and in all where the machine is busy
 CONVOLUTIONS = nn.modules.conv._ConvNd
@@ -59,7 +61,7 @@ def examine(model: Model, names: dict[str, Any]) -> dict[str, Any]:
         inputs = model.made_inputs(names)
         original = seeded(partial(model.built, names))
         with torch.no_grad():
-            call_model(copy.deepcopy(original), copy.deepcopy(inputs))
+            call_model(copied(original), copy.deepcopy(inputs))
     except Exception as error:
         return {"outcome": NOT_BUILT, "reason": described(error)}
     row: dict[str, Any] = {"parameters": sum(p.numel() for p in original.parameters())}
@@ -90,10 +92,10 @@ def verdict(
         return call_model(network, copy.deepcopy(inputs))
 
     try:
-        seeded(lambda: backward(copy.deepcopy(result.model).train(), call))
+        seeded(lambda: backward(copied(result.model).train(), call))
     except Exception as error:
         with contextlib.suppress(Exception):
-            seeded(lambda: backward(copy.deepcopy(original).train(), call))
+            seeded(lambda: backward(copied(original).train(), call))
             return {"outcome": "wrong", "reason": f"only the original can be trained: {described(error)}"}
     with tempfile.TemporaryDirectory() as folder:
         fec_fast.save(result, Path(folder) / "pruned")
@@ -132,6 +134,11 @@ def shares(model: nn.Module, couplings: fec_fast.Couplings) -> dict[str, Any]:
         "layers": round(removable / every, 4) if every else None,
         "kept for": dict(sorted(reasons.items(), key=lambda item: -item[1])[:3]),
     }
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy, also where ``copy.deepcopy`` refuses: weight norm of the old kind leaves results in attributes."""
+    return copied_model(ModelIndex.of(model))
 
 
 def seeded(function: Callable[[], Any], seed: int = 0) -> Any:
