@@ -73,7 +73,8 @@ def examine(model: Model, names: dict[str, Any]) -> dict[str, Any]:
         row["proof"] = {"runs": list(result.proof.runs), "notes": [note[:300] for note in result.proof.notes]}
         return row | verdict(model, names, original, result, inputs)
     except fec_fast.EquivalenceError as error:
-        return row | {"outcome": "wrong", "reason": described(error)}
+        unproven = "cannot be compared" in str(error)  # NaN in the proof's run of the original, say
+        return row | {"outcome": "refused" if unproven else "wrong", "reason": described(error)}
     except fec_fast.LayerError as error:
         nothing = str(error).partition("nothing to prune: ")[2]
         return row | {"outcome": "nothing to prune" if nothing else "refused", "reason": (nothing or str(error))[:500]}
