@@ -142,7 +142,10 @@ def without_function_modes() -> contextlib.AbstractContextManager[None]:
 
 
 def _as_mapping(registered: Any) -> Any:
-    """What a module registers, as a mapping: a scripted module has an object of another kind."""
+    """What a module registers, as a mapping: a scripted module has an object of another kind.
+
+    Callers return a plain dict at once, because a walk over a model asks for thousands.
+    """
     return registered if isinstance(registered, dict) else dict(registered.items())
 
 
@@ -157,8 +160,8 @@ def own_modules(module: nn.Module) -> Mapping[str, nn.Module | None]:
     Returns:
         Its own mapping, not a copy, except of a scripted module; ``None`` for a child that was registered as absent.
     """
-    registered: Mapping[str, nn.Module | None] = _as_mapping(module._modules)
-    return registered
+    registered: Any = module._modules
+    return registered if type(registered) is dict else _as_mapping(registered)
 
 
 def own_parameters(module: nn.Module) -> MutableMapping[str, nn.Parameter | None]:
@@ -172,8 +175,8 @@ def own_parameters(module: nn.Module) -> MutableMapping[str, nn.Parameter | None
     Returns:
         Its own mapping, not a copy, except of a scripted module; ``None`` for one that was registered as absent.
     """
-    registered: MutableMapping[str, nn.Parameter | None] = _as_mapping(module._parameters)
-    return registered
+    registered: Any = module._parameters
+    return registered if type(registered) is dict else _as_mapping(registered)
 
 
 def own_buffers(module: nn.Module) -> MutableMapping[str, Tensor | None]:
@@ -185,8 +188,8 @@ def own_buffers(module: nn.Module) -> MutableMapping[str, Tensor | None]:
     Returns:
         Its own mapping, not a copy, except of a scripted module; ``None`` for one that was registered as absent.
     """
-    registered: MutableMapping[str, Tensor | None] = _as_mapping(module._buffers)
-    return registered
+    registered: Any = module._buffers
+    return registered if type(registered) is dict else _as_mapping(registered)
 
 
 def not_persistent_buffers(module: nn.Module) -> set[str]:

@@ -17,6 +17,9 @@ from torch.nn.parameter import is_lazy
 from .compat import compiled_module, is_traceable_wrapper_subclass, own_buffers, own_modules, own_parameters
 from .errors import ArgumentError, WeightError
 
+# Classes of tensors that are never lazy.
+_ORDINARY_TENSORS = {nn.Parameter, Tensor}
+
 
 def modules_of(model: nn.Module, *, every_name: bool = False) -> dict[str, nn.Module]:
     """The modules of a model by name, in the order of ``named_modules``.
@@ -39,9 +42,12 @@ def modules_of(model: nn.Module, *, every_name: bool = False) -> dict[str, nn.Mo
                 continue
             seen.add(id(module))
         by_name[name] = module
+        children = own_modules(module)
+        if not children:
+            continue
         prefix = f"{name}." if name else ""
-        children = [(prefix + own, child) for own, child in own_modules(module).items() if child is not None]
-        waiting += reversed(children)  # reversed, because the last one is taken first
+        # Reversed, because the last one is taken first.
+        waiting += [(prefix + own, child) for own, child in children.items() if child is not None][::-1]
     return by_name
 
 
@@ -148,8 +154,10 @@ def check_can_be_changed(modules: Mapping[str, nn.Module]) -> None:
         ArgumentError: A module was exported by torch.export, or frozen by TorchScript.
     """
     for name, module in modules.items():
+        if "train" not in (own := vars(module)) and "training" in own:
+            continue
         where = f"layer {name!r}" if name else "the model"
-        if "train" in vars(module):  # exported modules have one that raises; their class is not public
+        if "train" in own:  # exported modules have one that raises; their class is not public
             raise ArgumentError(
                 f"model: {where}, a {type(module).__name__}, has replaced train(), as modules exported by torch.export "
                 "have: their graph cannot be run in another mode; prune the module that was exported, and export it "
@@ -171,6 +179,16 @@ def check_not_made_for_inference(modules: Mapping[str, nn.Module]) -> None:
     Raises:
         WeightError: One was; the layer is named.
     """
+    # First all together, without a look at their names: of a call that scores a model this check is a good part.
+    tensors = [
+        tensor
+        for module in modules.values()
+        for own_tensors in (own_parameters(module), own_buffers(module))
+        for tensor in own_tensors.values()
+        if tensor is not None
+    ]
+    if set(map(type, tensors)) <= _ORDINARY_TENSORS and not any(map(Tensor.is_inference, tensors)):
+        return
     for name, module in modules.items():
         for own, tensor in [*own_parameters(module).items(), *own_buffers(module).items()]:
             if tensor is not None and not is_lazy(tensor) and tensor.is_inference():
