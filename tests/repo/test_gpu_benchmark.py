@@ -165,6 +165,7 @@ def test_the_command_writes_its_results(
     assert result["compute-sanitizer"]["racecheck"] == "RACECHECK SUMMARY: 0 errors"
     assert set(result["throughput"]) == {"resnet50", "resnet152", "wide_resnet101_2"}
     wanted = ("memory floor", "sorted, rms", "CUDA graph", "brute force", "between filters", "cdist", "torch.compile")
+    wanted += ("between filters, as a CUDA graph", "float16", "bfloat16", "score_model, rms, end to end")
     for row in wanted:
         assert any(row in side for side in result["throughput"]["resnet50"]), row
     lines = table_of_throughput(result).splitlines()[:-1]

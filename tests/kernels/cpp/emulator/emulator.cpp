@@ -83,6 +83,8 @@ struct Fiber {
   bool done = false;
   unsigned meetings = 0;  // of its warp's or block's that it has been to
   unsigned block_meetings = 0;
+  std::vector<Copy> copies;  // not yet arrived, oldest first
+  std::vector<size_t> groups;  // the sizes of their groups; copies behind the last group are in none yet
 };
 
 // A meeting of a warp's lanes: `values` of the current one and of the previous one, which may still be read.
@@ -138,6 +140,7 @@ void begin() {
   __tsan_acquire(&self->sync);
   __tsan_acquire(&launch_start);
   (*block.thread)();
+  if (!self->copies.empty()) fault("a thread ends before its copies to shared memory have arrived");
   __tsan_release(&launch_end);
   __tsan_release(&self->sync);
   current->done = true;
@@ -172,6 +175,8 @@ void prepare(Fiber& fiber) {
   fiber.pointer = words;
   fiber.done = false;
   fiber.meetings = fiber.block_meetings = 0;
+  fiber.copies.clear();
+  fiber.groups.clear();
 }
 
 void stuck(const char* kernel) {
@@ -217,6 +222,33 @@ unsigned char* shared_memory(size_t least) {
     fault("a kernel wants %zu bytes of shared memory; the launch gave it %zu", least, block.shared_bytes);
   }
   return block.aligned;
+}
+
+void start_copy(const Copy& copy) {
+  if (reinterpret_cast<uintptr_t>(copy.to) % 16 != 0 || reinterpret_cast<uintptr_t>(copy.from) % 16 != 0) {
+    fault("a copy to shared memory is not aligned to 16 bytes");
+  }
+  current->copies.push_back(copy);
+}
+
+void commit_copies() {
+  size_t grouped = 0;
+  for (const size_t size : current->groups) grouped += size;
+  current->groups.push_back(current->copies.size() - grouped);
+}
+
+bool next_finished(int pending, Copy& copy) {
+  auto& groups = current->groups;
+  while (groups.size() > static_cast<size_t>(pending)) {
+    if (groups.front() > 0) {
+      --groups.front();
+      copy = current->copies.front();
+      current->copies.erase(current->copies.begin());
+      return true;
+    }
+    groups.erase(groups.begin());
+  }
+  return false;
 }
 
 const uint64_t* meet(unsigned mask, Meeting kind, uint64_t brought) {
