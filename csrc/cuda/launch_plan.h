@@ -147,7 +147,7 @@ class Plan {
     switch (way) {
       case Way::Narrow:
       case Way::Wide:
-        main = a_warp_each(c) ? blocks(n, kNarrow) : n;
+        main = a_warp_each(c, size == 8, formula.entropy) ? blocks(n, kNarrow) : n;
         points = measured ? n * padded_channels(c) : 0;
         entry.denominator = static_cast<double>(n);  // each sum is a mean already
         entry.scale = 0.5;

@@ -258,8 +258,7 @@ static __global__ void __launch_bounds__(kSquareThreads, 2) product_tiles(const 
     if (split) multiply_slice<true>(shared, slice % kStages, top, left, sums);
     else multiply_slice<false>(shared, slice % kStages, top, left, sums);
   }
-  wait_copies<0>();
-  __syncthreads();
+  __syncthreads();  // the slices are no longer read, and none is on its way
   const Tile tile{&layer, tile_row * kSquare, tile_column * kSquare,
                   reinterpret_cast<float*>(at_byte(layer, scratch.kept)) +
                       static_cast<int64_t>(place.unit) * kSquare * kSquare,
