@@ -24,13 +24,21 @@ constexpr int64_t kMostScratch = int64_t(512) << 20;
 
 inline int64_t run_of_type(DType dtype) { return dtype == DType::F64 ? kRun<double> : kRun<float>; }
 
+// The coordinates of a filter that is compared with others.
+inline int64_t coordinates_of(const Layer& layer, const Formula& formula) {
+  return formula.compress == Compress::None ? layer.channels * layer.taps : layer.channels;
+}
+
+inline Scratch scratch_of(const Layer& layer, const Formula& formula) {
+  const bool split = formula.compress != Compress::None || layer.dtype == DType::F32;
+  return Scratch(layer.filters(), coordinates_of(layer, formula), split);
+}
+
 // The bytes of scratch with which the filters of a layer are compared by products; 0 if they are not.
 inline int64_t scratch_bytes(const Layer& layer, const Formula& formula) {
   if (layer.algorithm != Algorithm::Pairwise || formula.axis != Axis::Filters || layer.dtype == DType::F64) return 0;
-  const bool compressed = formula.compress != Compress::None;
-  const int64_t coordinates = compressed ? layer.channels : layer.channels * layer.taps;
-  if (coordinates < kProducts || layer.filters() == 0) return 0;
-  return Scratch(layer.filters(), coordinates, compressed || layer.dtype == DType::F32).bytes;
+  if (layer.filters() == 0 || coordinates_of(layer, formula) < kProducts) return 0;
+  return scratch_of(layer, formula).bytes;
 }
 
 inline Way way_of(const Layer& layer, const Formula& formula, int64_t most_scratch) {
@@ -82,10 +90,15 @@ class Plan {
       const int way = static_cast<int>(way_of(layer, formula, most_scratch));
       order.emplace_back(way * 2 + (layer.dtype == DType::F64 ? 1 : 0), &layer);
     }
-    // Layers with long filters first: their blocks take longest, and would else be alone at the end of a launch.
-    std::stable_sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
-      const int64_t long_a = a.second->channels * a.second->taps, long_b = b.second->channels * b.second->taps;
-      return a.first != b.first ? a.first < b.first : long_a > long_b;
+    // Layers with long filters first: their blocks take longest, and would else be alone at the end of a launch. Blocks
+    // that share a tile have parts of a filter.
+    const auto length = [&](const auto& kind_and_layer) {
+      const Layer& layer = *kind_and_layer.second;
+      const bool shared = kind_and_layer.first / 2 == static_cast<int>(Way::Products);
+      return layer.channels * layer.taps / (shared ? scratch_of(layer, formula).splits : 1);
+    };
+    std::stable_sort(order.begin(), order.end(), [&](const auto& a, const auto& b) {
+      return a.first != b.first ? a.first < b.first : length(a) > length(b);
     });
     table = static_cast<Entry*>(take(static_cast<int64_t>(order.size() * sizeof(Entry))));
     states = static_cast<State*>(take(static_cast<int64_t>(order.size() * sizeof(State))));
@@ -172,7 +185,8 @@ class Plan {
       case Way::Filters:
       case Way::Products: {
         const int64_t strips = blocks(n, way == Way::Products ? int64_t(kSquare) : tile);
-        main = sums = strips * (strips + 1) / 2;
+        sums = strips * (strips + 1) / 2;
+        main = sums * (way == Way::Products ? scratch_of(layer, formula).splits : 1);
         parts = strips * n * 2;
         entry.parts_a_filter = small(strips);
         points = formula.compress == Compress::None ? 0 : n * c;

@@ -20,6 +20,7 @@ struct ProductShared {
     float lengths[2][kSquare];
     float strips[2][kSlice][kSquare + 4];  // of a tile that is computed by differences
     double sums[kSquareThreads / 32];
+    uint32_t done;  // blocks of the tile that were done before this one
   };
 };
 
@@ -214,16 +215,51 @@ FEC_DEVICE double keep_distances(ProductShared* shared, const Tile& tile, int to
   return static_cast<double>(sum);
 }
 
+// Adds up the products of the blocks that share a tile, in the order of their coordinates. Returns false in all blocks but
+// the last one to get here, which goes on with the sums.
+FEC_DEVICE bool add_splits(ProductShared* shared, const Entry& layer, const Scratch& scratch, int64_t tile,
+                           int64_t split, float (&sums)[4][4][4]) {
+  const int t = static_cast<int>(threadIdx.x);
+  float* partial = reinterpret_cast<float*>(at_byte(layer, scratch.partial)) +
+                   tile * scratch.splits * (kSquare * kSquare) + t;
+#pragma unroll
+  for (int i = 0; i < 64; ++i) {
+    partial[split * (kSquare * kSquare) + i * kSquareThreads] = sums[i / 16][i / 4 % 4][i % 4];
+  }
+  __threadfence();
+  __syncthreads();
+  if (t == 0) shared->done = atomicAdd(reinterpret_cast<uint32_t*>(at_byte(layer, scratch.done)) + tile, 1u);
+  __syncthreads();
+  const bool last = shared->done == static_cast<uint32_t>(scratch.splits) - 1;
+  __syncthreads();  // `done` is read: its memory is used for other things
+  if (!last) return false;
+  __threadfence();
+#pragma unroll
+  for (int i = 0; i < 64; ++i) sums[i / 16][i / 4 % 4][i % 4] = 0;
+#pragma unroll 1
+  for (int64_t s = 0; s < scratch.splits; ++s) {
+#pragma unroll
+    for (int i = 0; i < 64; ++i) {
+      sums[i / 16][i / 4 % 4][i % 4] += partial[s * (kSquare * kSquare) + i * kSquareThreads];
+    }
+  }
+  return true;
+}
+
 static __global__ void __launch_bounds__(kSquareThreads, 2) product_tiles(const Range range, const bool compressed) {
   DYN_SHARED(ProductShared, shared);
   const Place place = find_place(range, kMain);
   const Entry& layer = *place.entry;
   const int t = static_cast<int>(threadIdx.x), strips = (layer.filters + kSquare - 1) / kSquare;
-  int tile_row, tile_column;
-  tile_of(place.unit, strips, tile_row, tile_column);
   const Scratch scratch = scratch_of(layer, compressed);
+  const uint32_t unit = place.unit / static_cast<uint32_t>(scratch.splits);
+  const int share = static_cast<int>(place.unit % static_cast<uint32_t>(scratch.splits));
+  int tile_row, tile_column;
+  tile_of(unit, strips, tile_row, tile_column);
   const bool split = scratch.parts == 2;
-  const int slices = static_cast<int>(scratch.pitch / kSlice);
+  // The slices of this block: all of them, or its share.
+  const int all = static_cast<int>(scratch.pitch / kSlice), most = (all - 1) / static_cast<int>(scratch.splits) + 1;
+  const int begin = share * most, slices = smaller_int(most, all - begin);
   // A thread copies one half of the slices of one point per strip and part.
   const int point = t / 2, half = t % 2;
   const int64_t part_bytes = layer.filters * scratch.pitch * 2;
@@ -231,7 +267,7 @@ static __global__ void __launch_bounds__(kSquareThreads, 2) product_tiles(const 
 #pragma unroll
   for (int strip = 0; strip < 2; ++strip) {
     const int32_t own = smaller_int((strip == 0 ? tile_row : tile_column) * kSquare + point, layer.filters - 1);
-    from[strip] = at_byte(layer, scratch.halves) + (own * scratch.pitch + 8 * half) * 2;
+    from[strip] = at_byte(layer, scratch.halves) + (own * scratch.pitch + begin * kSlice + 8 * half) * 2;
   }
   const auto start = [&](int slice) {
     if (slice < slices) {
@@ -259,14 +295,15 @@ static __global__ void __launch_bounds__(kSquareThreads, 2) product_tiles(const 
     else multiply_slice<false>(shared, slice % kStages, top, left, sums);
   }
   __syncthreads();  // the slices are no longer read, and none is on its way
+  if (scratch.splits > 1 && !add_splits(shared, layer, scratch, unit, share, sums)) return;
   const Tile tile{&layer, tile_row * kSquare, tile_column * kSquare,
                   reinterpret_cast<float*>(at_byte(layer, scratch.kept)) +
-                      static_cast<int64_t>(place.unit) * kSquare * kSquare,
+                      static_cast<int64_t>(unit) * kSquare * kSquare,
                   compressed, compressed ? 1 : scale_of<float>(*place.state)};
   double sum = keep_distances(shared, tile, top, left, sums);
   __syncthreads();
   sum = block_sum(sum, shared->sums);
-  if (t == 0) layer.sums[place.unit] = tile_row == tile_column ? sum : 2 * sum;
+  if (t == 0) layer.sums[unit] = tile_row == tile_column ? sum : 2 * sum;
 }
 
 }  // namespace fec::cuda

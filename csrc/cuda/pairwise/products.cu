@@ -10,14 +10,14 @@ void keep_pairs(const Call& call) {
   if (group.count == 0) return;
   const Range range = call.plan.range(group);
   const bool compressed = call.choice.compress != Compress::None;
-  LAUNCH((largest_weights<float>), group.blocks[kFilters], 128, 4 * sizeof(unsigned long long), call.stream, range);
+  LAUNCH((largest_weights<float>), group.blocks[kFilters], 32, sizeof(unsigned long long), call.stream, range);
   check_launch("largest_weights");
   if (compressed) {
     LAUNCH((compress<float>), group.blocks[kFilters], 128, 4 * sizeof(SmallReader<float>), call.stream, range,
            call.choice.compress);
     check_launch("compress");
   }
-  LAUNCH(split_points, group.blocks[kFilters], 128, 4 * sizeof(double), call.stream, range, compressed);
+  LAUNCH(split_points, group.blocks[kFilters], 32, 0, call.stream, range, compressed);
   check_launch("split_points");
   LAUNCH(product_tiles, group.blocks[kMain], kSquareThreads, sizeof(ProductShared), call.stream, range, compressed);
   check_launch("product_tiles");

@@ -65,6 +65,7 @@ int run_all() {
   run_one({1, 40, 30, 1}, DType::F64, filters, Algorithm::Pairwise, Layout::Rows);
   run_one({1, 40, 20, 1}, DType::F32, filters, Algorithm::Pairwise, Layout::Rows);  // few coordinates
   run_one({1, 140, 100, 1}, DType::F32, filters, Algorithm::Pairwise, Layout::Rows);  // distances kept
+  run_one({1, 34, 1600, 1}, DType::F32, filters, Algorithm::Pairwise, Layout::Rows);  // two blocks share a tile
   run_one({1, 140, 40, 1}, DType::F32, filters, Algorithm::Pairwise, Layout::Rows, 9);  // all pairs near
   run_one({1, 40, 300, 4}, DType::F32, compressed, Algorithm::Pairwise, Layout::Rows);
   run_one({1, 1, 4100, 1}, DType::F64, sorted, Algorithm::Sorted, Layout::Rows);

@@ -33,6 +33,13 @@ void edges(bool small, std::mt19937& random) {
       compare_one(weight({1, n, k, 1}, Layout::Rows, fec::DType::F32, kBetween, random), kBetween);
     }
   }
+  // Tiles that several blocks share: two with equal and unequal parts, three.
+  for (const auto& [n, k] : {std::pair<int64_t, int64_t>{34, 1537}, {130, 1600}, {20, 3100}}) {
+    if (small && n != 34) continue;
+    for (const fec::DType dtype : {fec::DType::F32, fec::DType::F16}) {
+      compare_one(weight({1, n, k, 1}, Layout::Rows, dtype, kBetween, random), kBetween);
+    }
+  }
   require(all_near_warps == 0 && all_near_tiles == 0, "random weights are all compared by products");
 }
 

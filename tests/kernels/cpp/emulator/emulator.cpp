@@ -326,7 +326,8 @@ void launch(const char* name, unsigned grid, unsigned threads, size_t shared, cu
     block.thread = &thread;
     for (unsigned t = 0; t < threads; ++t) {
       Fiber& fiber = block.fibers[t];
-      fiber.coordinates = {{t, 0, 0}, {b, 0, 0}, {threads, 1, 1}, {grid, 1, 1}};
+      // Threads of one number in different blocks are different fibers, or a race between them would not be seen.
+      fiber.coordinates = {{(t + b) % threads, 0, 0}, {b, 0, 0}, {threads, 1, 1}, {grid, 1, 1}};
       prepare(fiber);
 #ifdef FEC_TSAN
       if (fiber.sanitizer == nullptr) fiber.sanitizer = __tsan_create_fiber(0);  // kept: making one is slow

@@ -216,6 +216,8 @@ inline unsigned long long atomicMax(unsigned long long* at, unsigned long long v
   }
   return before;
 }
+inline uint32_t atomicAdd(uint32_t* at, uint32_t value) { return __atomic_fetch_add(at, value, __ATOMIC_ACQ_REL); }
+inline void __threadfence() {}
 inline float __uint_as_float(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, 4);
