@@ -2,6 +2,8 @@
 // which compiles the same sources with g++.
 #pragma once
 
+#include <cstdint>
+
 #ifdef FEC_EMULATOR
 #include "emulator.h"
 #else

@@ -39,7 +39,13 @@ def select(
     """
     if layers is not None and (isinstance(layers, str) or not isinstance(layers, Sequence)):
         raise ArgumentError(f"layers={layers!r}: give a list of layer names and module classes")
-    scorable = {name: module for name, module in modules.items() if _has_filters(module)}
+    # Classes are asked, and modules only where it depends on them: a model has few classes and many modules.
+    kinds = {kind: _is_class_with_filters(kind) for kind in set(map(type, modules.values()))}
+    scorable = {
+        name: module
+        for name, module in modules.items()
+        if (has_filters := kinds[type(module)]) or (has_filters is None and hasattr(module, "weight"))
+    }
     wanted: set[str] = set()
     if layers is None:
         wanted = {name for name, module in scorable.items() if not _is_linear(_class(module))}
@@ -87,15 +93,12 @@ def _class(module: nn.Module) -> Any:
     return type(module)
 
 
-def _has_filters(module: nn.Module) -> bool:
-    """Tells whether a layer has filters. A quantised one counts, so that it is refused and not silently left out."""
-    has_filters = _is_class_with_filters(_class(module))
-    return hasattr(module, "weight") if has_filters is None else has_filters
-
-
 @functools.lru_cache(maxsize=1024)
 def _is_class_with_filters(kind: Any) -> bool | None:
-    """Tells whether the modules of a class have filters; ``None`` if it depends on whether they have a weight."""
+    """Tells whether the modules of a class have filters; ``None`` if it depends on whether they have a weight.
+
+    Quantised layers count, so that they are refused and not silently left out.
+    """
     if is_quantised_class(kind):
         return None if any(word in kind.__name__ for word in ("Conv", "Linear")) else False
     return issubclass(kind, _LAYERS_WITH_FILTERS)
@@ -114,7 +117,23 @@ def read_weight(name: str, module: nn.Module) -> Tensor:
         module: The layer.
 
     Returns:
-        The weight, detached: dense, with values, of a floating-point dtype, on its own device.
+        The weight as :func:`attached_weight` reads it, detached.
+
+    Raises:
+        WeightError: The weight is unfit.
+    """
+    return attached_weight(name, module).detach()
+
+
+def attached_weight(name: str, module: nn.Module) -> Tensor:
+    """Reads the weight of a layer, for kernels, which know no gradients.
+
+    Args:
+        name: The name of the layer, for messages.
+        module: The layer.
+
+    Returns:
+        The weight: dense, with values, of a floating-point dtype, on its own device.
 
     Raises:
         WeightError: The weight is unfit (:func:`fec_fast.utils.weights.weight_trouble`); the message names the layer
@@ -128,7 +147,7 @@ def read_weight(name: str, module: nn.Module) -> Tensor:
     trouble = weight_trouble(weight)
     if trouble is not None:
         raise _refusal(name, module, trouble)
-    return weight.detach()
+    return weight
 
 
 @functools.lru_cache(maxsize=1024)

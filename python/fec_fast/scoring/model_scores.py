@@ -17,7 +17,7 @@ from ..utils.text import text_table
 from . import ops
 from .backends.registry import resolve
 from .formula import Formula
-from .layers import TRANSPOSED, read_weight, select
+from .layers import TRANSPOSED, attached_weight, select
 
 _FORMAT = "fec_fast.scores"
 _VERSION = 1
@@ -251,7 +251,7 @@ def score_model(
     weights: list[Tensor] = []
     infos: dict[str, LayerInfo] = {}
     for name, module in chosen.items():
-        weight = read_weight(name, module)
+        weight = attached_weight(name, module)
         kind, shape = type(module), weight.shape
         axis = 1 if issubclass(kind, TRANSPOSED) else 0
         groups = getattr(module, "groups", 1)

@@ -98,8 +98,7 @@ def entropies(
     if not weights:  # an operator without a tensor has no device to be dispatched by
         return []
     used = resolve(backend, weights[0].device.type)
-    detached = [weight.detach() for weight in weights]
-    return entropies_of_checked(detached, formula, axes, groups, names, algorithm, used)
+    return entropies_of_checked(list(weights), formula, axes, groups, names, algorithm, used)
 
 
 def entropies_of_checked(
@@ -111,7 +110,7 @@ def entropies_of_checked(
     algorithm: str,
     backend: ResolvedBackend,
 ) -> list[Tensor]:
-    """Does what :func:`entropies` does, for weights that are detached and known to be readable; at least one."""
+    """Does what :func:`entropies` does, for weights that are known to be readable; at least one."""
     call = _Arguments(
         weights,
         list(axes),
@@ -152,7 +151,7 @@ def _on_cpu(weights: list[Tensor], requested: str) -> list[Tensor]:
         + (reasons if requested == "auto" else ", as backend='cpu' asks"),
         stacklevel=4,
     )
-    return [weight.cpu() for weight in weights]
+    return [weight.detach().cpu() for weight in weights]
 
 
 def _check_devices(weights: list[Tensor], backend: str) -> None:
@@ -195,7 +194,7 @@ def _not_finite(weights: Sequence[Tensor], position: int, names: Sequence[str] |
     """The error for a weight that has a NaN or an infinity."""
     index = first_not_finite(weights[position])
     assert index is not None
-    element = f"{_label(names, position)} has {float(weights[position][index])} at {list(index)}"
+    element = f"{_label(names, position)} has {float(weights[position].detach()[index])} at {list(index)}"
     return NonFiniteWeightError(
         f"{element}; scores need finite weights: load a sound checkpoint",
         layer=None if names is None else names[position],
@@ -323,7 +322,7 @@ def _on_device(call: _Arguments) -> tuple[Tensor, list[int]]:
         if call.backend == "cuda":
             results, sizes = cuda.queue(call.weights, part, **call.layout)
         else:
-            by_weight = triton.entropies(call.weights, part, **call.layout)
+            by_weight = triton.entropies([weight.detach() for weight in call.weights], part, **call.layout)
             results, sizes = torch.cat(by_weight), [len(values) for values in by_weight]
         of_parts.append(results)
     return functools.reduce(torch.add, of_parts), sizes

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ __all__ = [
     "own_buffers",
     "own_modules",
     "own_parameters",
+    "own_tensors",
     "pruned_attribute",
     "reset_accelerator_state",
     "storage_id",
@@ -190,6 +191,24 @@ def own_buffers(module: nn.Module) -> MutableMapping[str, Tensor | None]:
     """
     registered: Any = module._buffers
     return registered if type(registered) is dict else _as_mapping(registered)
+
+
+def own_tensors(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """The parameters and buffers that some modules hold themselves, without their names.
+
+    Args:
+        modules: The modules.
+
+    Returns:
+        The tensors, those of one module after another; a tensor of several modules is there several times.
+    """
+    tensors: list[Tensor | None] = []
+    for module in modules:
+        if parameters := module._parameters:
+            tensors.extend(parameters.values())
+        if buffers := module._buffers:
+            tensors.extend(buffers.values())
+    return [tensor for tensor in tensors if tensor is not None]
 
 
 def not_persistent_buffers(module: nn.Module) -> set[str]:

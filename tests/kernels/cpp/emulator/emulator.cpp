@@ -92,15 +92,16 @@ struct Warp {
   unsigned arrived = 0, mask = 0, done = 0;
   Meeting kind = Meeting::Sync;
   uint64_t values[2][32] = {};
-  char sync[2] = {};
+  char* sync = nullptr;  // two
 };
 
 struct Block {
-  std::vector<Fiber> fibers;  // as many as the largest block had
+  std::vector<Fiber> fibers;  // twice as many as the largest block had
+  size_t first = 0;  // of those that are this block's
   unsigned threads = 0;
   std::vector<Warp> warps;
   unsigned arrived = 0, votes = 0, last_votes = 0, done = 0, left = 0;
-  char sync[2] = {};
+  char* sync = nullptr;  // two; of each block its own, or the barriers of one would order the threads of others
   unsigned char* aligned = nullptr;
   size_t shared_bytes = 0;
   const std::function<void()>* thread = nullptr;
@@ -181,7 +182,7 @@ void prepare(Fiber& fiber) {
 
 void stuck(const char* kernel) {
   int waiting = 0;
-  for (unsigned t = 0; t < block.threads; ++t) waiting += !block.fibers[t].done;
+  for (unsigned t = 0; t < block.threads; ++t) waiting += !block.fibers[block.first + t].done;
   fault("%s, block %u: %d of %u threads wait for others that have gone another way", kernel, here.block.x, waiting,
         block.threads);
 }
@@ -309,13 +310,19 @@ void launch(const char* name, unsigned grid, unsigned threads, size_t shared, cu
   std::mt19937 random(settings.seed + static_cast<unsigned>(number));
   std::vector<size_t> order(threads);
   std::vector<unsigned char*> all_shared;  // kept to the end: memory used twice would order the blocks
+  std::vector<std::vector<char>> all_syncs;
 #ifdef FEC_TSAN
   scheduler_fiber = __tsan_get_current_fiber();
 #endif
   for (unsigned b = 0; b < grid && seen.fault[0] == 0; ++b) {
-    if (block.fibers.size() < threads) block.fibers.resize(threads);
+    // Neighbouring blocks have fibers of their own, or races between them would not be seen.
+    if (block.fibers.size() < 2 * threads) block.fibers.resize(2 * threads);
+    block.first = b % 2 * threads;
     block.threads = threads;
     block.warps.assign((threads + 31) / 32, Warp{});
+    all_syncs.emplace_back(2 * (block.warps.size() + 1));
+    block.sync = all_syncs.back().data();
+    for (size_t w = 0; w < block.warps.size(); ++w) block.warps[w].sync = block.sync + 2 * (w + 1);
     block.arrived = block.votes = block.done = block.left = 0;
     // Exactly the size requested, so that the address sanitizer sees the first byte past it; filled with NaN.
     auto* bytes = static_cast<unsigned char*>(std::malloc(shared == 0 ? 1 : shared));
@@ -325,9 +332,8 @@ void launch(const char* name, unsigned grid, unsigned threads, size_t shared, cu
     block.shared_bytes = shared;
     block.thread = &thread;
     for (unsigned t = 0; t < threads; ++t) {
-      Fiber& fiber = block.fibers[t];
-      // Threads of one number in different blocks are different fibers, or a race between them would not be seen.
-      fiber.coordinates = {{(t + b) % threads, 0, 0}, {b, 0, 0}, {threads, 1, 1}, {grid, 1, 1}};
+      Fiber& fiber = block.fibers[block.first + t];
+      fiber.coordinates = {{t, 0, 0}, {b, 0, 0}, {threads, 1, 1}, {grid, 1, 1}};
       prepare(fiber);
 #ifdef FEC_TSAN
       if (fiber.sanitizer == nullptr) fiber.sanitizer = __tsan_create_fiber(0);  // kept: making one is slow
@@ -340,7 +346,8 @@ void launch(const char* name, unsigned grid, unsigned threads, size_t shared, cu
       std::shuffle(order.begin(), order.end(), random);
       block.moved = false;
       for (const size_t t : order) {
-        if (!block.fibers[t].done && seen.fault[0] == 0) to_fiber(block.fibers[t]);
+        Fiber& fiber = block.fibers[block.first + t];
+        if (!fiber.done && seen.fault[0] == 0) to_fiber(fiber);
       }
       if (!block.moved && block.left < threads) stuck(name);
     }
