@@ -2,7 +2,7 @@
 # says why. The extension module repeats that at run time, so it must hold no quotes and no semicolons.
 include(CheckLanguage)
 
-set(cuda_sources csrc/cuda/driver.cu)
+set(cuda_sources csrc/cuda/driver.cu csrc/cuda/pairwise/products.cu)
 foreach(type f32 f64)
   list(APPEND cuda_sources csrc/cuda/sorted/sorted_${type}.cu csrc/cuda/pairwise/pairwise_${type}.cu)
 endforeach()

@@ -24,19 +24,20 @@ E chosen(const std::string& word, std::initializer_list<std::pair<const char*, E
   throw std::invalid_argument("unknown name: " + word);
 }
 
-// data, dtype, sorted (or pairwise), outer, inner, channels, taps, the four strides in elements, out
+// data, dtype, sorted (or pairwise), outer, inner, channels, taps, the four strides in elements
 using Row = std::tuple<uintptr_t, std::string, bool, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
-                       int64_t, uintptr_t>;
+                       int64_t>;
+using Addresses = std::vector<uintptr_t>;
 
 fec::Layer layer_of(const Row& row) {
-  const auto& [data, dtype, sorted, outer, inner, channels, taps, s_outer, s_inner, s_channel, s_tap, out] = row;
+  const auto& [data, dtype, sorted, outer, inner, channels, taps, s_outer, s_inner, s_channel, s_tap] = row;
   return {reinterpret_cast<const void*>(data),
           chosen<fec::DType>(dtype, {{"float32", fec::DType::F32},
                                      {"float64", fec::DType::F64},
                                      {"float16", fec::DType::F16},
                                      {"bfloat16", fec::DType::BF16}}),
           sorted ? fec::Algorithm::Sorted : fec::Algorithm::Pairwise,
-          outer, inner, channels, taps, s_outer, s_inner, s_channel, s_tap, reinterpret_cast<double*>(out)};
+          outer, inner, channels, taps, s_outer, s_inner, s_channel, s_tap, nullptr};
 }
 
 std::vector<fec::Layer> layers_of(const std::vector<Row>& rows) {
@@ -44,6 +45,12 @@ std::vector<fec::Layer> layers_of(const std::vector<Row>& rows) {
   layers.reserve(rows.size());
   for (const Row& row : rows) layers.push_back(layer_of(row));
   return layers;
+}
+
+// Where the entropies of each layer are written to.
+void set_results(std::vector<fec::Layer>& layers, const Addresses& results) {
+  if (results.size() != layers.size()) throw std::invalid_argument("as many results as layers are needed");
+  for (size_t i = 0; i < layers.size(); ++i) layers[i].out = reinterpret_cast<double*>(results[i]);
 }
 
 fec::Formula formula_of(const std::string& compress, const std::string& entropy, const std::string& axis, double tau,
@@ -59,10 +66,11 @@ fec::Formula formula_of(const std::string& compress, const std::string& entropy,
           tau_scale};
 }
 
-int64_t entropies(const std::vector<Row>& rows, const std::string& compress, const std::string& entropy,
-                  const std::string& axis, double tau, double tau_scale, int threads,
+int64_t entropies(const std::vector<Row>& rows, const Addresses& results, const std::string& compress,
+                  const std::string& entropy, const std::string& axis, double tau, double tau_scale, int threads,
                   const std::string& instruction_set) {
-  const std::vector<fec::Layer> layers = layers_of(rows);
+  std::vector<fec::Layer> layers = layers_of(rows);
+  set_results(layers, results);
   const fec::Formula formula = formula_of(compress, entropy, axis, tau, tau_scale);
   const fec::Options options{threads, instruction_set.c_str()};
   py::gil_scoped_release release;
@@ -78,7 +86,8 @@ std::vector<std::pair<std::string, bool>> instruction_sets() {
 }
 
 #ifdef FEC_WITH_CUDA
-// A planned call: reports the workspace it needs, then launches.
+// A prepared call: reports the workspace it needs, and launches any number of times, with results and workspace of its
+// own each time. It is never changed, so several threads may launch it.
 class CudaCall {
  public:
   CudaCall(const std::vector<Row>& rows, const std::string& compress, const std::string& entropy,
@@ -87,9 +96,11 @@ class CudaCall {
 
   int64_t workspace_bytes() const { return fec::cuda::workspace_bytes(layers_.data(), count(), formula_); }
 
-  void launch(uintptr_t workspace, int64_t bytes, int device, uintptr_t stream) const {
+  void launch(const Addresses& results, uintptr_t workspace, int64_t bytes, int device, uintptr_t stream) const {
     py::gil_scoped_release release;
-    fec::cuda::entropies(layers_.data(), count(), formula_, reinterpret_cast<void*>(workspace), bytes, device,
+    std::vector<fec::Layer> layers = layers_;
+    set_results(layers, results);
+    fec::cuda::entropies(layers.data(), count(), formula_, reinterpret_cast<void*>(workspace), bytes, device,
                          reinterpret_cast<void*>(stream));
   }
 
@@ -109,7 +120,8 @@ void add_cuda(py::module_& m) {
            py::arg("layers"), py::kw_only(), py::arg("compress"), py::arg("entropy"), py::arg("axis"), py::arg("tau"),
            py::arg("tau_scale"))
       .def("workspace_bytes", &CudaCall::workspace_bytes)
-      .def("launch", &CudaCall::launch, py::arg("workspace"), py::arg("bytes"), py::arg("device"), py::arg("stream"));
+      .def("launch", &CudaCall::launch, py::arg("results"), py::arg("workspace"), py::arg("bytes"),
+           py::arg("device"), py::arg("stream"));
   cuda.def("device_count", &fec::cuda::device_count);
   cuda.def("has_code_for", &fec::cuda::has_code_for, py::arg("device"));
 }
@@ -119,10 +131,10 @@ void add_cuda(py::module_& m) {
 
 PYBIND11_MODULE(_native, m) {
   m.doc() = "The compiled kernels of fec_fast. Called by fec_fast.scoring.backends, which checks the arguments.";
-  m.def("entropies", &entropies, py::arg("layers"), py::kw_only(), py::arg("compress"), py::arg("entropy"),
-        py::arg("axis"), py::arg("tau"), py::arg("tau_scale"), py::arg("threads"),
+  m.def("entropies", &entropies, py::arg("layers"), py::arg("results"), py::kw_only(), py::arg("compress"),
+        py::arg("entropy"), py::arg("axis"), py::arg("tau"), py::arg("tau_scale"), py::arg("threads"),
         py::arg("instruction_set") = "",
-        "Writes the entropies of all layers; returns -1 or the index of the first layer with a non-finite weight.");
+        "Writes the entropies of all layers, float64, to one address each; returns -1 or the index of the first layer with a non-finite weight.");
   m.def("instruction_sets", &instruction_sets, "The instruction sets built, with whether this processor has them.");
 #ifdef _OPENMP
   m.attr("threads") = "OpenMP threads";

@@ -20,7 +20,7 @@ from benchmarks.gpu.nvcc import CUDA, ROOT, compile_all, main, tool
 PAGE = "gpu_cost.md"
 Functions = dict[str, list[tuple[int, str, str]]]  # address, opcode and operands of every instruction, by function
 READ_SHARE = 0.8  # of the bandwidth of the data sheet
-TILE = 64  # filters per side of the tile of pairs of a block (csrc/cuda/pairwise/points.cuh)
+TILE = 128  # filters per side of the tile of pairs of a block (csrc/cuda/pairwise/scratch.cuh)
 # Tensor cores: 1024 float16 multiply-adds per clock, 64 per instruction and thread. Those of the H100 compute twice as
 # many, but not by `mma.sync`, which the kernels use: the rate of the A100 is taken.
 PIPES = ("fma", "alu", "xu", "lsu", "fp64", "tensor", "issue")
@@ -52,13 +52,13 @@ GPUS = {
 }
 ON_FMA = ("FFMA", "FMUL", "FADD", "IMAD", "HFMA2", "FFMA32I", "FMUL32I", "FADD32I")
 ON_XU = ("MUFU", "F2F", "I2F", "F2I", "FRND", "POPC", "I2FP")
-ON_LSU = ("SHFL", "LD", "ST", "LDS", "STS", "LDG", "STG", "LDL", "STL", "LDSM", "ATOMG", "RED", "ATOM")
+ON_LSU = ("SHFL", "LD", "ST", "LDS", "STS", "LDG", "STG", "LDL", "STL", "LDSM", "LDGSTS", "ATOMG", "RED", "ATOM")
 ON_FP64 = ("DFMA", "DADD", "DMUL", "DSETP", "DMNMX")
 ON_TENSOR = ("HMMA",)
 ELSEWHERE = (
     *("BRA", "EXIT", "NOP", "BSSY", "BSYNC", "BAR", "CALL", "RET", "WARPSYNC", "LDC", "ULDC", "LDCU", "S2R", "S2UR"),
     *("DEPBAR", "UMOV", "USEL", "UISETP", "ULOP3", "UIADD3", "ULEA", "USHF", "UIMAD", "CS2R", "R2UR", "VOTE", "VOTEU"),
-    *("MEMBAR", "ERRBAR", "YIELD"),
+    *("MEMBAR", "ERRBAR", "YIELD", "LDGDEPBAR"),
 )
 
 
@@ -146,7 +146,7 @@ def resnet50() -> Counter[tuple[int, int, int]]:
 def channels_per_thread(channels: int) -> tuple[int, int]:
     """Channels per thread and warps per filter (csrc/cuda/sorted/block_kernels.cuh)."""
     padded = max(32, 1 << (channels - 1).bit_length())
-    return (padded // 32, 1) if channels <= 512 else (padded // 128, 4)
+    return (padded // 32, 1) if channels <= 1024 else (padded // 128, 4)
 
 
 def probe(probes: Functions, name: str) -> list[tuple[int, str, str]]:
@@ -164,43 +164,52 @@ def compiled(folder: Path, gpu: Gpu) -> tuple[Functions, Functions]:
 
 
 def between_filters(probes: Functions, gpu: Gpu) -> list[tuple[str, str]]:
-    """Rows for the products between filters: on tensor cores, and as float32 multiply-adds with the same loads."""
-    tiles = sum(
-        layers * (-(-n // TILE)) * (-(-n // TILE) + 1) // 2 * c * taps for (n, c, taps), layers in resnet50().items()
-    )
-    work = 2 * tiles * TILE * TILE  # twice: for tau, and for the exponentials
+    """Rows for the distances between filters: products on tensor cores, float32 multiply-adds instead, and memory."""
+    shapes = resnet50().items()
+    tiles = [(layers * strips(n) * (strips(n) + 1) // 2, c * taps) for (n, c, taps), layers in shapes]
+    work = sum(count * coordinates for count, coordinates in tiles) * TILE * TILE
     rows = []
-    for what, product, loads in (
-        ("float32, tensor cores", "probe_tensorILb1E", "probe_halvesIfLb1E"),
-        ("float16 and bfloat16, tensor cores", "probe_tensorILb0E", "probe_halvesIN3fec"),
-        ("float32 multiply-adds instead", "probe_fma", "probe_halvesIN3fec"),
+    for what, name in (
+        ("float32, tensor cores", "probe_sliceILb1E"),
+        ("float16 and bfloat16, tensor cores", "probe_sliceILb0E"),
+        ("float32 multiply-adds instead, without loads", "probe_fma"),
     ):
-        body = next(b for name, b in probes.items() if product in name)
-        if "fma" in product:
+        body = next(b for mangled, b in probes.items() if name in mangled)
+        if "fma" in name:
             loop, marks = inner_loop(body, "FFMA")
-            products = divided(loop, marks)
+            whole = divided(loop, marks)
         else:  # 16 coordinates of the 64 pairs of a thread, without the sums that the probe reads and writes
-            counts = count([i for i in straight(body) if not i[1].startswith(("LDG", "STG"))])
-            products = divided(counts, 64 * 16)
-        body = next(b for name, b in probes.items() if loads in name)
-        turn, _ = inner_loop(body, "STS")
-        whole = products + divided(turn, 8 * 32)  # 8 coordinates per turn, each for 32 products of a thread
+            whole = divided(count([i for i in straight(body) if not i[1].startswith(("LDG.", "STG"))]), 64 * 16)
         time, slowest = clocks(whole, gpu)
         rate = gpu.processors * gpu.clock / time / 1e3
         rows.append(
             (
                 f"between filters, {what}",
-                f"{whole['issue']:.2f} instructions per pair and coordinate ({products['issue']:.2f} to multiply),"
-                f" bound by {slowest}: {rate:.0f} T per second, {work / rate / 1e9:.2f} ms",
+                f"{whole['issue']:.2f} instructions per pair and coordinate, bound by {slowest}: {rate:.0f} T per"
+                f" second, {work / rate / 1e9:.2f} ms",
             )
         )
+    weights = 4 * sum(layers * n * c * taps for (n, c, taps), layers in shapes)
+    distances = 4 * TILE * TILE * sum(count for count, _ in tiles)
+    moved = 4 * weights + 2 * distances  # read for the largest, read, split, and the halves read; distances twice
+    rows.append(
+        (
+            "between filters, float32: weights read twice, written and read as halves; distances written and read",
+            f"{moved / 1e6:.0f} MB, {moved / (READ_SHARE * gpu.memory * 1e9):.2f} ms if all of it misses the caches",
+        )
+    )
     return rows
+
+
+def strips(filters: int) -> int:
+    """How many strips of TILE filters a layer has."""
+    return -(-filters // TILE)
 
 
 def kernel_steps(probes: Functions) -> dict[tuple[int, int], dict[str, Counter[str]]]:
     """Instructions per channel of the steps of `sorted`, by (channels per thread, warps per filter)."""
     steps = {}
-    for e, warps in ((1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (8, 4), (16, 4)):
+    for e, warps in ((1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (32, 1), (16, 4)):
         sort = f"probe_sort_warpILi{e}E" if warps == 1 else f"probe_sort_blockILi{e}ELi128E"
         steps[e, warps] = {
             "sort": divided(count(probe(probes, sort)), e),
@@ -303,8 +312,8 @@ def page(folder: Path, version: str) -> str:
             "loops (the kernels keep some loops, which adds a few instructions), with the overhead of the threads,",
             "loads and stores; then the clocks that the slowest pipe of a multiprocessor needs for one channel. A",
             "lower bound: no latency, no partly filled last wave, every pipe at the rate of the CUDA programming",
-            "guide. Between filters (axis=filters, none): loads, conversions and products, without the final step of",
-            "each pair; twice, because tau is measured.",
+            "guide. Between filters (axis=filters, none): copies to shared memory and products, without the final step",
+            "of each pair.",
         ),
         *blocks,
     )

@@ -1,6 +1,6 @@
 // Probes: pieces of the kernels, each compiled without loops (FEC_COUNTED), for cost.py to count. Never run.
 #include "cuda/sorted/long_kernels.cuh"
-#include "cuda/pairwise/tile_kernels.cuh"
+#include "cuda/pairwise/product_tiles.cuh"
 
 using namespace fec::cuda;
 
@@ -60,15 +60,24 @@ __global__ void __launch_bounds__(128, 5) probe_read(const float* data, float* o
   for (int i = 0; i < 8; ++i) out[i * 32 + lane()] = bad ? 0 : reader->numbers[i * 32 + lane()];
 }
 
-// The products of a warp for a chunk of 16 coordinates: on tensor cores, and as float32 multiply-adds.
+// A slice of 16 coordinates in a block of 128 x 128 pairs: copied, waited for and multiplied. And float32 multiply-adds
+// instead, without the loads.
 template <bool split>
-__global__ void __launch_bounds__(64) probe_tensor(float* data) {
-  DYN_SHARED(TileShared<float>, shared);
-  float sums[2][8][4];
-  for (int i = 0; i < 64; ++i) sums[i / 32][i / 4 % 8][i % 4] = data[64 * i + threadIdx.x];
+__global__ void __launch_bounds__(kSquareThreads, 2) probe_slice(const char* halves, float* data) {
+  DYN_SHARED(ProductShared, shared);
+  const int t = static_cast<int>(threadIdx.x);
+  float sums[4][4][4];
+  for (int i = 0; i < 64; ++i) sums[i / 16][i / 4 % 4][i % 4] = data[256 * i + t];
+  for (int strip = 0; strip < 2; ++strip) {
+    for (int part = 0; part < (split ? 2 : 1); ++part) {
+      copy_async(slice_half(shared, 0, strip, part, t / 2, t % 2), halves + 16 * t + 4096 * (2 * strip + part));
+    }
+  }
+  commit_copies();
+  wait_copies<0>();
   __syncthreads();
-  add_products<split>(shared, 32 * warp(), 0, sums);
-  for (int i = 0; i < 64; ++i) data[64 * i + threadIdx.x] = sums[i / 32][i / 4 % 8][i % 4];
+  multiply_slice<split>(shared, 0, warp() % 2 * kWarpRows, warp() / 2 * kWarpColumns, sums);
+  for (int i = 0; i < 64; ++i) data[256 * i + t] = sums[i / 16][i / 4 % 4][i % 4];
 }
 __global__ void __launch_bounds__(64) probe_fma(float* data, int chunks) {
   DYN_SHARED(TileShared<float>, shared);
@@ -80,36 +89,28 @@ __global__ void __launch_bounds__(64) probe_fma(float* data, int chunks) {
   }
   for (int i = 0; i < 64; ++i) data[64 * i + t] = d[i / 8][i % 8];
 }
-// Their coordinates from memory to halves: 16 of float32, 16 of float16 per thread.
-template <class S, bool split>
-__global__ void __launch_bounds__(64) probe_halves(const S* data) {
-  DYN_SHARED(TileShared<float>, shared);
-  load_pairs<false>(shared, data, 0, split);
-}
-
-template __global__ void probe_tensor<true>(float*);
-template __global__ void probe_tensor<false>(float*);
-template __global__ void probe_halves<float, true>(const float*);
-template __global__ void probe_halves<F16, false>(const F16*);
+template __global__ void probe_slice<true>(const char*, float*);
+template __global__ void probe_slice<false>(const char*, float*);
 template __global__ void probe_sort_warp<1>(float*);
 template __global__ void probe_sort_warp<2>(float*);
 template __global__ void probe_sort_warp<4>(float*);
 template __global__ void probe_sort_warp<8>(float*);
 template __global__ void probe_sort_warp<16>(float*);
-template __global__ void probe_sort_block<8, 128>(float*);
+template __global__ void probe_sort_warp<32>(float*);
 template __global__ void probe_sort_block<16, 128>(float*);
 template __global__ void probe_scan<1, 1>(const Place, const float*);
 template __global__ void probe_scan<2, 1>(const Place, const float*);
 template __global__ void probe_scan<4, 1>(const Place, const float*);
 template __global__ void probe_scan<8, 1>(const Place, const float*);
 template __global__ void probe_scan<16, 1>(const Place, const float*);
-template __global__ void probe_scan<8, 4>(const Place, const float*);
+template __global__ void probe_scan<32, 1>(const Place, const float*);
 template __global__ void probe_scan<16, 4>(const Place, const float*);
 template __global__ void probe_mean<1>(const float*, double*, int);
 template __global__ void probe_mean<2>(const float*, double*, int);
 template __global__ void probe_mean<4>(const float*, double*, int);
 template __global__ void probe_mean<8>(const float*, double*, int);
 template __global__ void probe_mean<16>(const float*, double*, int);
+template __global__ void probe_mean<32>(const float*, double*, int);
 template __global__ void probe_read<1>(const float*, float*);
 template __global__ void probe_read<9>(const float*, float*);
 template __global__ void probe_read<49>(const float*, float*);

@@ -18,7 +18,14 @@ from benchmarks.common.environment import ROOT
 from benchmarks.common.pages import DOCS, write_page
 
 CUDA = ROOT / "csrc" / "cuda"
-FILES = ("driver", "sorted/sorted_f32", "sorted/sorted_f64", "pairwise/pairwise_f32", "pairwise/pairwise_f64")
+FILES = (
+    "driver",
+    "sorted/sorted_f32",
+    "sorted/sorted_f64",
+    "pairwise/pairwise_f32",
+    "pairwise/pairwise_f64",
+    "pairwise/products",
+)
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 
 

@@ -33,7 +33,7 @@ Resources = dict[tuple[str, str, str], dict[int, tuple[int, int, float]]]
 # Threads per block, and bytes of dynamic shared memory by type, as the launches set them
 # (sorted_launches.h, pairwise_launches.h).
 LAUNCHES = {
-    "narrow_filters": (128, {"float": 13160, "double": 17096}),
+    "narrow_filters": (128, {"float": 21352, "double": 17096}),
     "wide_filters": (512, {"float": 33288, "double": 33672}),
     "long_sort": (512, {"float": 33288, "double": 33672}),
     "long_scans": (512, {"float": 33288, "double": 33672}),
@@ -42,6 +42,9 @@ LAUNCHES = {
     "line_pairs": (128, {"float": 1056, "double": 2080}),
     "channel_pairs": (64, {"float": 24560, "double": 12400}),
     "filter_pairs": (64, {"float": 24560, "double": 12400}),
+    "split_points": (32, {}),
+    "product_tiles": (256, {"": 49152}),
+    "kept_pairs": (256, {"": 8192}),
     "squared_lengths": (128, {"float": 32, "double": 32}),
     "compress": (128, {"float": 12800, "double": 16416}),
     "largest_weights": (128, {"float": 32, "double": 32}),
@@ -51,6 +54,9 @@ LAUNCHES = {
     "upload": (32, {}),
 }
 HOT = ("narrow_filters", "wide_filters", "line_pairs", "channel_pairs", "filter_pairs", "compress")
+HOT += ("split_points", "kept_pairs")
+# The bytes that kernels may have on their stack: the arguments of functions that are called for near pairs only.
+STACK = {"product_tiles": 40}
 TASKS, TERMS = ("sort", "scan", "both"), ("distances", "similarity", "softmax", "distance")
 INSIDE = ("filters", "channels")
 
@@ -126,7 +132,7 @@ def page(folder: Path, version: str) -> str:
         f"{' '.join(name)} on sm_{a}: {by_architecture[a][1]} bytes"
         for name, by_architecture in rows.items()
         for a in by_architecture
-        if name[0] in HOT and by_architecture[a][1] > 0
+        if name[0] in (*HOT, *STACK) and by_architecture[a][1] > STACK.get(name[0], 0)
     ]
     if spilling:
         sys.exit("spills in kernels that must not spill: " + "; ".join(spilling))

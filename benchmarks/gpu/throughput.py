@@ -14,6 +14,7 @@ from benchmarks.gpu import parity
 from fec_fast.scoring.backends import cuda, triton
 from fec_fast.scoring.backends.registry import backends
 from fec_fast.scoring.formula import Formula
+from fec_fast.scoring.model_scores import score_model
 
 NETWORKS = ("resnet50", "resnet152", "wide_resnet101_2")
 FLOOR = "memory floor: all weights in one tensor, read once (sum)"
@@ -42,21 +43,26 @@ def throughput(name: str, runs: int) -> dict[str, float]:
     """
     from torchvision.models import get_model
 
-    model = get_model(name, weights=None)
-    weights = [m.weight.detach().to(parity.DEVICE) for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    model = get_model(name, weights=None).to(parity.DEVICE)
+    weights = [m.weight.detach() for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
     zeros, ones = [0] * len(weights), [1] * len(weights)
     call: Any = {"axes": zeros, "groups": ones}
     rms, filters = Formula("rms", axis="channels"), Formula()
     points = [w.flatten(2).square().mean(-1).sqrt() for w in weights]
     flat = torch.cat([w.flatten() for w in weights])
 
-    def captured() -> Callable[[], object]:
-        cuda.entropies(weights, rms, **call)  # loads the kernels: not every driver does during a capture
+    def captured(formula: Formula, dtype: torch.dtype = torch.float32) -> Callable[[], object]:
+        queue = partial(cuda.entropies, [w.to(dtype) for w in weights], formula, **call)
+        queue()  # loads the kernels: not every driver does during a capture
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            cuda.entropies(weights, rms, **call)
-        return graph.replay
+            results = queue()
+
+        def replay(kept: object = (queue, results)) -> None:  # the graph holds addresses alone
+            graph.replay()
+
+        return replay
 
     @torch.compile(dynamic=True)
     def pairwise(v: Any, tau: Any) -> Any:
@@ -71,9 +77,16 @@ def throughput(name: str, runs: int) -> dict[str, float]:
     sides: dict[str, Callable[[], object]] = {
         FLOOR: flat.sum,
         "sorted, rms": partial(cuda.entropies, weights, rms, **call),
-        "sorted, rms, as a CUDA graph": captured(),
+        "sorted, rms, as a CUDA graph": captured(rms),
+        "sorted, rms, float16, as a CUDA graph": captured(rms, torch.float16),
+        "sorted, rms, bfloat16, as a CUDA graph": captured(rms, torch.bfloat16),
         "brute force: pairwise, rms": partial(cuda.entropies, weights, rms, algorithm="pairwise", **call),
         "between filters": partial(cuda.entropies, weights, filters, **call),
+        "between filters, as a CUDA graph": captured(filters),
+        "between filters, float16, as a CUDA graph": captured(filters, torch.float16),
+        "between filters, bfloat16, as a CUDA graph": captured(filters, torch.bfloat16),
+        "score_model, rms, end to end": partial(score_model, model, formula=rms, backend="cuda"),
+        "score_model, between filters, end to end": partial(score_model, model, formula=filters, backend="cuda"),
         "torch.cdist between filters, distances alone": lambda: [
             torch.cdist(w.flatten(1), w.flatten(1)) for w in weights
         ],

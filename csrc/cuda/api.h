@@ -15,14 +15,15 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Bytes of device memory that `entropies` needs besides the weights, aligned to 64 bytes.
-int64_t workspace_bytes(const Layer* layers, int64_t count, const Formula& formula);
+// Bytes of device memory that `entropies` needs besides the weights, aligned to 64 bytes. `most_scratch`: see
+// kMostScratch (launch_plan.h), which is the default; tests set it.
+int64_t workspace_bytes(const Layer* layers, int64_t count, const Formula& formula, int64_t most_scratch = 0);
 
 // Launches the kernels for all layers on a stream (a cudaStream_t) of a device. A layer with a weight that is not
 // finite gets entropies that are NaN; other layers are not affected. Throws std::invalid_argument for a `Sorted` layer
 // that is not sortable and for sizes that are out of range, Error for an error of the runtime.
 void entropies(const Layer* layers, int64_t count, const Formula& formula, void* workspace, int64_t bytes, int device,
-               void* stream);
+               void* stream, int64_t most_scratch = 0);
 
 // The number of devices. Throws Error if there is no driver, or one older than the build.
 int device_count();

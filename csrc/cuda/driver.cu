@@ -37,33 +37,54 @@ void upload_table(const Call& call) {
   }
 }
 
-}  // namespace
-
-int64_t workspace_bytes(const Layer* layers, int64_t count, const Formula& formula) {
-  return Plan(layers, count, formula, nullptr).bytes();
-}
-
-void entropies(const Layer* layers, int64_t count, const Formula& formula, void* workspace, int64_t bytes, int device,
-               void* stream) {
-  const Plan plan(layers, count, formula, static_cast<char*>(workspace));
-  if (plan.entries.empty()) return;
-  if (plan.bytes() > bytes) throw std::invalid_argument("the workspace is too small");
-  if (reinterpret_cast<uintptr_t>(workspace) % 64 != 0) throw std::invalid_argument("the workspace is not aligned");
-  const DeviceGuard guard(device);
-  const Call call{plan, {formula.compress, formula.entropy, formula.tau, formula.tau_scale},
-                  static_cast<cudaStream_t>(stream)};
+void launch_all(const Call& call) {
   upload_table(call);
   sort_layers<float>(call);
   sort_layers<double>(call);
   measure_pairs<float>(call);
   measure_pairs<double>(call);
-  LAUNCH(set_tau, static_cast<unsigned>(plan.entries.size()), 256, 8 * sizeof(double), call.stream, plan.all(),
-         call.choice);
+  keep_pairs(call);
+  LAUNCH(set_tau, static_cast<unsigned>(call.plan.entries.size()), 256, 8 * sizeof(double), call.stream,
+         call.plan.all(), call.choice);
   check_launch("set_tau");
   finish_sorted<float>(call);
   finish_sorted<double>(call);
   finish_pairs<float>(call);
   finish_pairs<double>(call);
+  finish_kept(call);
+}
+
+}  // namespace
+
+int64_t workspace_bytes(const Layer* layers, int64_t count, const Formula& formula, int64_t most_scratch) {
+  if (most_scratch == 0) most_scratch = kMostScratch;
+  int64_t bytes = 0;
+  for (int64_t first = 0; first < count;) {
+    const int64_t batch = together(layers + first, count - first, formula, most_scratch);
+    bytes = std::max(bytes, Plan(layers + first, batch, formula, nullptr, most_scratch).bytes());
+    first += batch;
+  }
+  return bytes;
+}
+
+void entropies(const Layer* layers, int64_t count, const Formula& formula, void* workspace, int64_t bytes, int device,
+               void* stream, int64_t most_scratch) {
+  if (most_scratch == 0) most_scratch = kMostScratch;
+  if (reinterpret_cast<uintptr_t>(workspace) % 64 != 0) throw std::invalid_argument("the workspace is not aligned");
+  if (workspace_bytes(layers, count, formula, most_scratch) > bytes) {
+    throw std::invalid_argument("the workspace is too small");
+  }
+  if (bytes == 0) return;
+  const DeviceGuard guard(device);
+  for (int64_t first = 0; first < count;) {
+    const int64_t batch = together(layers + first, count - first, formula, most_scratch);
+    const Plan plan(layers + first, batch, formula, static_cast<char*>(workspace), most_scratch);
+    if (!plan.entries.empty()) {
+      launch_all({plan, {formula.compress, formula.entropy, formula.tau, formula.tau_scale},
+                  static_cast<cudaStream_t>(stream)});
+    }
+    first += batch;
+  }
 }
 
 int device_count() {

@@ -8,19 +8,45 @@
 #include <vector>
 
 #include "cuda/sorted/long_kernels.cuh"
+#include "cuda/pairwise/scratch.cuh"
 #include "cuda/pairwise/tile_kernels.cuh"
 
 namespace fec::cuda {
 
-// The kernels for a layer. The first three are `sorted`.
-enum class Way { Narrow, Wide, Long, Line, Channels, Filters };
-constexpr int kWays = 6;
+// The kernels for a layer. The first three are `sorted`; the last two are between filters, with distances that are
+// computed for every use, or once and kept.
+enum class Way { Narrow, Wide, Long, Line, Channels, Filters, Products };
+constexpr int kWays = 7;
+
+// Bytes of memory for points that are split and distances that are kept: of more layers than fit into it, some are
+// processed after the others in the same memory. A layer that does not fit alone keeps nothing.
+constexpr int64_t kMostScratch = int64_t(512) << 20;
 
 inline int64_t run_of_type(DType dtype) { return dtype == DType::F64 ? kRun<double> : kRun<float>; }
 
-inline Way way_of(const Layer& layer, const Formula& formula) {
+// The coordinates of a filter that is compared with others.
+inline int64_t coordinates_of(const Layer& layer, const Formula& formula) {
+  return formula.compress == Compress::None ? layer.channels * layer.taps : layer.channels;
+}
+
+inline Scratch scratch_of(const Layer& layer, const Formula& formula) {
+  const bool split = formula.compress != Compress::None || layer.dtype == DType::F32;
+  return Scratch(layer.filters(), coordinates_of(layer, formula), split);
+}
+
+// The bytes of scratch with which the filters of a layer are compared by products; 0 if they are not.
+inline int64_t scratch_bytes(const Layer& layer, const Formula& formula) {
+  if (layer.algorithm != Algorithm::Pairwise || formula.axis != Axis::Filters || layer.dtype == DType::F64) return 0;
+  if (layer.filters() == 0 || coordinates_of(layer, formula) < kProducts) return 0;
+  return scratch_of(layer, formula).bytes;
+}
+
+inline Way way_of(const Layer& layer, const Formula& formula, int64_t most_scratch) {
   if (layer.algorithm == Algorithm::Pairwise) {
-    if (formula.axis == Axis::Filters) return Way::Filters;
+    if (formula.axis == Axis::Filters) {
+      const int64_t bytes = scratch_bytes(layer, formula);
+      return bytes > 0 && bytes <= most_scratch ? Way::Products : Way::Filters;
+    }
     return formula.compress != Compress::None || layer.taps == 1 ? Way::Line : Way::Channels;
   }
   if (!sortable(layer, formula) || formula.entropy == Entropy::Distance) {
@@ -39,19 +65,41 @@ struct Group {
   int64_t most_channels = 0;
 };
 
+// How many of some layers are processed together: as many as have room for their scratch, at least one.
+inline int64_t together(const Layer* layers, int64_t count, const Formula& formula, int64_t most_scratch) {
+  int64_t taken = 0, bytes = 0;
+  for (; taken < count; ++taken) {
+    const int64_t more = scratch_bytes(layers[taken], formula);
+    if (more > most_scratch) continue;  // it keeps nothing
+    if (bytes + more > most_scratch) break;
+    bytes += more;
+  }
+  return taken;
+}
+
 class Plan {
  public:
-  Plan(const Layer* layers, int64_t count, const Formula& formula, char* workspace)
+  Plan(const Layer* layers, int64_t count, const Formula& formula, char* workspace, int64_t most_scratch)
       : measured(!(formula.tau > 0) || formula.entropy == Entropy::Distance), workspace_(workspace) {
     if (count >= int64_t(1) << 20) throw std::invalid_argument("too many layers for one call");
     std::vector<std::pair<int, const Layer*>> order;
+    order.reserve(static_cast<size_t>(count));
     for (int64_t i = 0; i < count; ++i) {
       const Layer& layer = layers[i];
       if (layer.filters() == 0 || layer.channels == 0 || layer.taps == 0) continue;
-      const int way = static_cast<int>(way_of(layer, formula));
+      const int way = static_cast<int>(way_of(layer, formula, most_scratch));
       order.emplace_back(way * 2 + (layer.dtype == DType::F64 ? 1 : 0), &layer);
     }
-    std::stable_sort(order.begin(), order.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    // Layers with long filters first: their blocks take longest, and would else be alone at the end of a launch. Blocks
+    // that share a tile have parts of a filter.
+    const auto length = [&](const auto& kind_and_layer) {
+      const Layer& layer = *kind_and_layer.second;
+      const bool shared = kind_and_layer.first / 2 == static_cast<int>(Way::Products);
+      return layer.channels * layer.taps / (shared ? scratch_of(layer, formula).splits : 1);
+    };
+    std::stable_sort(order.begin(), order.end(), [&](const auto& a, const auto& b) {
+      return a.first != b.first ? a.first < b.first : length(a) > length(b);
+    });
     table = static_cast<Entry*>(take(static_cast<int64_t>(order.size() * sizeof(Entry))));
     states = static_cast<State*>(take(static_cast<int64_t>(order.size() * sizeof(State))));
     for (const auto& [kind, layer] : order) {
@@ -112,7 +160,7 @@ class Plan {
     switch (way) {
       case Way::Narrow:
       case Way::Wide:
-        main = a_warp_each(c) ? blocks(n, kNarrow) : n;
+        main = a_warp_each(c, size == 8, formula.entropy) ? blocks(n, kNarrow) : n;
         points = measured ? n * padded_channels(c) : 0;
         entry.denominator = static_cast<double>(n);  // each sum is a mean already
         entry.scale = 0.5;
@@ -135,12 +183,17 @@ class Plan {
         if (way == Way::Channels && layer.taps >= kProducts) entry.spare = take(n * c * size);
         break;
       case Way::Filters:
-        main = sums = blocks(n, tile) * (blocks(n, tile) + 1) / 2;
-        parts = blocks(n, tile) * n * 2;
+      case Way::Products: {
+        const int64_t strips = blocks(n, way == Way::Products ? int64_t(kSquare) : tile);
+        sums = strips * (strips + 1) / 2;
+        main = sums * (way == Way::Products ? scratch_of(layer, formula).splits : 1);
+        parts = strips * n * 2;
+        entry.parts_a_filter = small(strips);
         points = formula.compress == Compress::None ? 0 : n * c;
         entry.denominator = static_cast<double>(n) * static_cast<double>(n);
-        entry.spare = take(n * size);
+        entry.spare = take(way == Way::Products ? scratch_bytes(layer, formula) : n * size);
         break;
+      }
     }
     entry.points = take(points * size);
     entry.sums = static_cast<double*>(take(sums * 8));

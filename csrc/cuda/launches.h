@@ -29,5 +29,7 @@ template <class T>
 void measure_pairs(const Call& call);
 template <class T>
 void finish_pairs(const Call& call);
+void keep_pairs(const Call& call);  // the layers whose distances are kept: first these, then what is made of them
+void finish_kept(const Call& call);
 
 }  // namespace fec::cuda

@@ -5,6 +5,42 @@
 
 namespace fec::cuda {
 
+// Sixteen bytes of weights.
+template <class S>
+struct alignas(16) Pack {
+  S x[16 / sizeof(S)];
+};
+constexpr int kPacksAtOnce = 4;  // of a thread, in flight at a time
+
+// The largest magnitude of `count` neighbouring weights; each thread of a block looks at some.
+template <class T, class S>
+FEC_DEVICE T largest_of_neighbours(const S* data, int64_t count) {
+  constexpr int size = 16 / sizeof(S);
+  T most = 0;
+  bool bad = false;  // a comparison with NaN is false
+  const auto see = [&](S weight) {
+    const T x = magnitude(static_cast<T>(value_of(weight)));
+    bad |= !(x <= Limits<T>::most);
+    most = larger(most, x);
+  };
+  const int64_t step = blockDim.x;
+  int64_t packs = reinterpret_cast<uintptr_t>(data) % 16 == 0 ? count / size : 0;
+  for (int64_t first = threadIdx.x; first < packs; first += step * kPacksAtOnce) {
+    Pack<S> held[kPacksAtOnce];
+#pragma unroll
+    for (int i = 0; i < kPacksAtOnce; ++i) {
+      held[i] = reinterpret_cast<const Pack<S>*>(data)[first + i * step < packs ? first + i * step : first];
+    }
+#pragma unroll
+    for (int i = 0; i < kPacksAtOnce; ++i) {
+#pragma unroll
+      for (int e = 0; e < size; ++e) see(held[i].x[e]);
+    }
+  }
+  for (int64_t i = packs * size + threadIdx.x; i < count; i += step) see(data[i]);
+  return bad ? static_cast<T>(NAN) : most;
+}
+
 // The largest magnitude of each layer; one block per filter. A maximum does not depend on the order.
 template <class T>
 __global__ void __launch_bounds__(128) largest_weights(const Range range) {
@@ -20,6 +56,11 @@ __global__ void __launch_bounds__(128) largest_weights(const Range range) {
   unsigned long long most = 0;
   with_storage<T>(layer, filter_offset(layer, filter), [&](const auto* data) {
     const int64_t count = static_cast<int64_t>(layer.channels) * layer.taps;
+    if (inner_stride == 1 && inner == outer_stride) {
+      const T size = largest_of_neighbours<T>(data, count);
+      most = static_cast<unsigned long long>(__double_as_longlong(static_cast<double>(size)));
+      return;
+    }
     if (inner * inner_stride == outer_stride) {
       for (int64_t i = threadIdx.x; i < count; i += blockDim.x) {
         const T size = magnitude(static_cast<T>(value_of(data[i * inner_stride])));

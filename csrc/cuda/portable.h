@@ -2,6 +2,8 @@
 // which compiles the same sources with g++.
 #pragma once
 
+#include <cstdint>
+
 #ifdef FEC_EMULATOR
 #include "emulator.h"
 #else
@@ -11,6 +13,7 @@
 #define DYN_SHARED(T, name)                                    \
   extern __shared__ __align__(16) unsigned char fec_shared[]; \
   T* const name = reinterpret_cast<T*>(fec_shared)
+#define FEC_SEEN(what)  // counted by the emulator
 // A function that is compiled once and called, not inlined.
 #define FEC_CALLED static __device__ __noinline__
 #endif
@@ -62,6 +65,42 @@ FEC_DEVICE float root(float x) { return sqrtf(x); }
 FEC_DEVICE double root(double x) { return sqrt(x); }
 FEC_DEVICE float logarithm(float x) { return logf(x); }
 FEC_DEVICE double logarithm(double x) { return log(x); }
+
+#ifndef FEC_EMULATOR
+FEC_DEVICE uint32_t shared_address(const void* at) { return static_cast<uint32_t>(__cvta_generic_to_shared(at)); }
+
+// Copies 16 bytes from global to shared memory, both aligned to 16, without waiting for them: before sm_80, at once.
+FEC_DEVICE void copy_async(void* to, const void* from) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
+#else
+  *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);
+#endif
+}
+
+// Makes this thread's copies since the last call a group.
+FEC_DEVICE void commit_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// Waits until at most the last `pending` groups of this thread's copies are on their way.
+template <int pending>
+FEC_DEVICE void wait_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+#endif
+}
+
+// `ldmatrix` of the PTX ISA: four matrices of 8 rows of 16 bytes. Lane 8 i + r gives the address of row r of matrix i;
+// lane l gets word l % 4 of row l / 4 of every matrix.
+FEC_DEVICE void load_matrices(uint32_t (&words)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(shared_address(row)));
+}
+#endif
 
 // Sum over a warp, the same bits in every lane.
 FEC_DEVICE double warp_sum(double x) {

@@ -26,7 +26,14 @@ from fec_fast.scoring.backends import cuda
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".pytest_cache" / "emulator"
 EMULATOR = ROOT / "tests" / "kernels" / "cpp" / "emulator"
-CUDA = ["driver", "sorted/sorted_f32", "sorted/sorted_f64", "pairwise/pairwise_f32", "pairwise/pairwise_f64"]
+CUDA = [
+    "driver",
+    "sorted/sorted_f32",
+    "sorted/sorted_f64",
+    "pairwise/pairwise_f32",
+    "pairwise/pairwise_f64",
+    "pairwise/products",
+]
 
 
 def digest(files: list[Path], *more: str) -> str:

@@ -40,7 +40,7 @@ def test_the_sources_contain_no_call_that_waits_or_allocates() -> None:
 
 def test_nan_for_a_finite_weight_is_reported_as_a_bug() -> None:
     with pytest.raises(BackendError, match="please report"):
-        ops._fetched([weight(2, 2)], [torch.full((2,), math.nan)], "cuda")
+        ops._fetched([weight(2, 2)], torch.full((2,), math.nan), [2], "cuda")
 
 
 class Elsewhere(Tensor):

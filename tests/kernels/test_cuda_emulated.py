@@ -94,7 +94,73 @@ def test_a_call_allocates_through_torch_and_waits_for_nothing(formula: Formula) 
     with Operators() as operators:
         cuda.entropies(weights, formula, axes=[0, 1], groups=[1, 1])
     assert "aten.empty.memory_format" in operators.seen
-    assert operators.seen <= {"aten.empty.memory_format", "aten.detach.default"}, operators.seen
+    assert operators.seen <= {"aten.empty.memory_format", "aten.split_with_sizes.default"}, operators.seen
+
+
+def fresh(weights: list[Tensor], formula: Formula, **layout: Any) -> list[Tensor]:
+    """The entropies of copies of the weights, whose call has not been prepared before."""
+    return cuda.entropies([w.clone(memory_format=torch.preserve_format) for w in weights], formula, **layout)
+
+
+def test_a_prepared_call_gives_the_same_bits_on_whatever_lies_there() -> None:
+    weights, layout = (
+        [weight(6, 20, 3, 3), weight(40, 30, 1, 1, dtype=torch.float16)],
+        {"axes": [0, 1], "groups": [1, 2]},
+    )
+    for formula in (RMS, Formula(), Formula("none", "softmax", "channels", 0.3)):
+        cuda._prepared.cache_clear()
+        first = cuda.entropies(weights, formula, **layout)
+        again = cuda.entropies(weights, formula, **layout)
+        assert cuda._prepared.cache_info().hits == 1
+        assert all(map(torch.equal, first, again)) and first[0].data_ptr() != again[0].data_ptr()
+        for w in weights:
+            w.normal_()
+        changed = cuda.entropies(weights, formula, **layout)
+        assert cuda._prepared.cache_info().hits == 2 and not torch.equal(changed[0], first[0])
+        assert all(map(torch.equal, changed, fresh(weights, formula, **layout)))
+
+
+def test_memory_that_is_used_again_is_read_as_what_it_now_is() -> None:
+    """Weights at one address that differ in shape, dtype, strides, axis, groups or formula are different calls."""
+    memory = weight(2304)
+    cases: list[tuple[Tensor, int, int, Formula]] = [
+        (memory.view(16, 16, 3, 3), 0, 1, RMS),
+        (memory.view(16, 16, 3, 3), 0, 1, Formula("absmean", axis="channels")),
+        (memory.view(16, 16, 3, 3), 0, 1, Formula()),
+        (memory.view(16, 16, 3, 3), 1, 1, RMS),
+        (memory.view(16, 16, 3, 3), 1, 4, RMS),
+        (memory.view(16, 3, 3, 16).permute(0, 3, 1, 2), 0, 1, RMS),
+        (memory.view(48, 48), 0, 1, RMS),
+        (memory[:48].view(3, 16), 0, 1, RMS),
+        (memory.view(torch.float64)[:1024].view(32, 32), 0, 1, RMS),
+        (memory.view(torch.bfloat16)[1:4608:2].view(48, 48), 0, 1, RMS),
+    ]
+    sound = [case for case in cases if bool(torch.isfinite(case[0]).all())]
+    assert len(sound) == len(cases) and len({case[0].data_ptr() for case in cases}) == 2
+    for _ in range(2):  # with room for all, and with some already gone
+        for w, axis, groups, formula in cases:
+            layout = {"axes": [axis], "groups": [groups]}
+            (got,) = cuda.entropies([w], formula, **layout)
+            want = reference.entropy(w, formula, axis=axis, groups=groups)
+            assert float((got - want).abs().max()) <= tolerance(w, formula, axis, groups), (w.shape, w.dtype, axis)
+            assert torch.equal(got, fresh([w], formula, **layout)[0])
+    assert cuda._prepared.cache_info().currsize <= 8
+
+
+def test_weights_that_are_copied_are_not_kept() -> None:
+    cut = torch.nn.functional.pad(weight(6, 20, 3, 3), (1, 1))[..., 1:-1]
+    for _ in range(3):
+        (got,) = cuda.entropies([cut], RMS, axes=[0], groups=[1])
+        assert torch.equal(got, fresh([cut.contiguous()], RMS, axes=[0], groups=[1])[0])
+        cut.normal_()
+
+
+def test_an_error_is_raised_at_every_call() -> None:
+    for _ in range(2):
+        with pytest.raises(FormulaError, match="distance"):
+            cuda.entropies(
+                [weight(4, 4)], Formula("rms", "distance", "channels"), axes=[0], groups=[1], algorithm="sorted"
+            )
 
 
 def test_nothing_and_empty() -> None:
@@ -112,7 +178,7 @@ def test_not_finite() -> None:
             results = cuda.entropies([weight(2, 2), bad], formula, axes=[0, 0], groups=[1, 1])
             assert not bool(results[0].isnan().any()) and bool(results[1].isnan().any())
             with pytest.raises(ops.NonFiniteWeightError, match=r"weight 1 has .* at \[2, 1, 0, 2\]"):
-                ops._fetched([weight(2, 2), bad], results, "cuda")
+                ops._fetched([weight(2, 2), bad], torch.cat(results), [2, 5], "cuda")
 
 
 def test_sorted_cannot_do_everything() -> None:

@@ -34,6 +34,7 @@ COMMANDS = {  # and the optional packages that its modules import
     "recovery.train_mobilenet": ("PIL",),
     "recovery.training": ("PIL",),
     "scoring": ("torchvision",),
+    "scoring.host": ("torchvision",),
     "study": ("PIL",),
     "study.entropy_parts": (),
     "study.formula_choice": ("PIL",),

@@ -64,7 +64,7 @@ void finish_pairs(const Call& call) {
     const Group& group = call.plan.groups[int(way)][sizeof(T) == 8];
     if (group.count == 0) continue;
     if (way == Way::Filters) {
-      LAUNCH((finish_rows<T>), group.blocks[kRows], 128, 0, call.stream, call.plan.range(group), call.choice.entropy);
+      LAUNCH(finish_rows, group.blocks[kRows], 128, 0, call.stream, call.plan.range(group), call.choice.entropy);
       check_launch("finish_rows");
     } else {
       LAUNCH(finish_parts, group.blocks[kRows], 128, 0, call.stream, call.plan.range(group));

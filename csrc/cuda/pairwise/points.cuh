@@ -45,6 +45,14 @@ FEC_DEVICE void set_coordinates(Points& points, int64_t channels, int64_t stride
   if (points.stride_run == points.run * points.stride_step) points.run = points.coordinates;
 }
 
+// The row and column of a tile among those on the diagonal or right of it, counted row by row.
+FEC_DEVICE void tile_of(uint32_t unit, int strips, int& row, int& column) {
+  row = 0;
+  uint32_t left = unit;
+  while (left >= static_cast<uint32_t>(strips - row)) left -= static_cast<uint32_t>(strips - row++);
+  column = row + static_cast<int>(left);
+}
+
 // The filters of a layer as points, compressed or not.
 template <class T>
 FEC_DEVICE Points filters_of(const Entry& layer, bool compressed) {

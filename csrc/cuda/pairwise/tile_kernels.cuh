@@ -87,14 +87,6 @@ __global__ void __launch_bounds__(kTileThreads) channel_pairs(const PairWork wor
   if (t == 0) (work.terms == Terms::Distances ? layer.sums : layer.parts)[place.unit] = total;
 }
 
-// The row and column of a tile among those on the diagonal or right of it, counted row by row.
-FEC_DEVICE void tile_of(uint32_t unit, int strips, int& row, int& column) {
-  row = 0;
-  uint32_t left = unit;
-  while (left >= static_cast<uint32_t>(strips - row)) left -= static_cast<uint32_t>(strips - row++);
-  column = row + static_cast<int>(left);
-}
-
 // The filters of a layer: one tile per block, each pair of filters once. A tile writes the sums of its rows and columns
 // to its own place, parts[strip][filter]. They are added up in the order of the strips, so the bits are always the
 // same.
@@ -154,8 +146,7 @@ __global__ void __launch_bounds__(kTileThreads, 6) filter_pairs(const PairWork w
 }
 
 // The entropies of filters from the sums of their rows; one thread per filter.
-template <class T>
-__global__ void __launch_bounds__(128) finish_rows(const Range range, Entropy entropy) {
+static __global__ void __launch_bounds__(128) finish_rows(const Range range, Entropy entropy) {
   const Place place = find_place(range, kRows);
   const Entry& layer = *place.entry;
   const int32_t own = static_cast<int32_t>(place.unit * blockDim.x + threadIdx.x);
@@ -167,7 +158,7 @@ __global__ void __launch_bounds__(128) finish_rows(const Range range, Entropy en
   }
   const RowSums* parts = reinterpret_cast<const RowSums*>(layer.parts);
   RowSums sum{0, 0};
-  for (int s = 0; s < (layer.filters + kTile<T> - 1) / kTile<T>; ++s) {
+  for (int s = 0; s < layer.parts_a_filter; ++s) {
     sum.first += parts[static_cast<int64_t>(s) * layer.filters + own].first;
     sum.second += parts[static_cast<int64_t>(s) * layer.filters + own].second;
   }

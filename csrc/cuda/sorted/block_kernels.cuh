@@ -3,7 +3,8 @@
 //
 //   channels     threads per filter        numbers per thread
 //   1 to 512     32, 4 filters per block   1, 2, 4, 8, 16
-//   to 2048      128                       8, 16
+//   to 1024      32, 4 filters per block   32, of float and for the similarity entropy; else 128 threads with 8
+//   to 2048      128                       16
 //   to 8192      512                       8, 16 (double: 8, to 4096)
 //   more         512 per run of 8192 (double: 4096), which long_kernels.cuh merges
 #pragma once
@@ -25,12 +26,17 @@ FEC_BOTH constexpr int64_t padded_channels(int64_t channels) {
   while (size < channels) size *= 2;
   return size;
 }
-FEC_BOTH constexpr bool a_warp_each(int64_t channels) { return channels <= 512; }
+// Whether one warp sorts a filter. With 32 numbers per thread it takes half the instructions of four warps with 8; the
+// moments of softmax, and numbers of double, would need more registers than there are.
+FEC_BOTH constexpr bool a_warp_each(int64_t channels, bool of_double, Entropy entropy) {
+  return channels <= (!of_double && entropy == Entropy::Similarity ? 1024 : 512);
+}
 FEC_BOTH constexpr bool is_wide(int64_t channels) { return channels > 2048; }
 
 // Blocks of 16 warps have no shared memory left for stages.
 template <class T, int warps>
-using SortReader = std::conditional_t<warps == kWide, Reader<T, kRun<T> / (32 * kWide), false>, SmallReader<T>>;
+using SortReader = std::conditional_t<warps == kWide, Reader<T, kRun<T> / (32 * kWide), false>,
+                                      Reader<T, sizeof(T) == 8 ? 16 : 32, sizeof(T) == 4>>;
 
 template <class T, int warps>
 struct SortShared {
@@ -79,9 +85,9 @@ FEC_DEVICE void entropy_of_sorted(const Place& place, const Choice& choice, int3
     return;
   }
   const T next = next_first<warps>(x[0], reach);
-  if (choice.entropy == Entropy::Similarity) {
+  if (E > 16 || choice.entropy == Entropy::Similarity) {
     finish_filter<E, warps, false>(place, filter, x, next, reach, sums);
-  } else {
+  } else if constexpr (E <= 16) {
     finish_filter<E, warps, true>(place, filter, x, next, reach, sums);
   }
 }
@@ -163,7 +169,7 @@ __global__ void __launch_bounds__(32 * kNarrow, sizeof(T) == 8 ? 3 : 5) narrow_f
   const Place place = find_place(work.range, kMain);
   const Entry& layer = *place.entry;
   const int channels = layer.channels, padded = static_cast<int>(padded_channels(channels));
-  const bool together = !a_warp_each(channels);
+  const bool together = !a_warp_each(channels, sizeof(T) == 8, work.choice.entropy);
   const int32_t filter = static_cast<int32_t>(place.unit) * (together ? 1 : kNarrow) + (together ? 0 : warp());
   if (filter >= layer.filters) return;
   bool bad = false;
@@ -177,7 +183,11 @@ __global__ void __launch_bounds__(32 * kNarrow, sizeof(T) == 8 ? 3 : 5) narrow_f
     case 128: return do_filter<4, 1, task>(place, work, filter, bad, shared);
     case 256: return do_filter<8, 1, task>(place, work, filter, bad, shared);
     case 512: return do_filter<16, 1, task>(place, work, filter, bad, shared);
-    case 1024: return do_filter<8, kNarrow, task>(place, work, filter, bad, shared);
+    case 1024:
+      if constexpr (sizeof(T) == 4) {
+        if (!together) return do_filter<32, 1, task>(place, work, filter, bad, shared);
+      }
+      return do_filter<8, kNarrow, task>(place, work, filter, bad, shared);
     default: return do_filter<16, kNarrow, task>(place, work, filter, bad, shared);
   }
 }

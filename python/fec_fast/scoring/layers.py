@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ..utils.compat import own_parameters
 from ..utils.errors import ArgumentError, LayerError, WeightError, nearest
 from ..utils.forward import undisturbed
-from ..utils.model_index import ModelIndex
 from ..utils.modules import modules_of
-from ..utils.weights import QUANTISED_LAYER, Trouble, is_quantised_layer, weight_trouble
+from ..utils.weights import QUANTISED_LAYER, Trouble, is_quantised_class, is_quantised_layer, weight_trouble
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -19,12 +21,13 @@ _LAYERS_WITH_FILTERS = (*_CONVS, *TRANSPOSED, nn.Linear)
 
 
 def select(
-    index: ModelIndex, layers: Sequence[str | type[nn.Module]] | None
+    model: nn.Module, modules: Mapping[str, nn.Module], layers: Sequence[str | type[nn.Module]] | None
 ) -> tuple[dict[str, nn.Module], dict[str, str]]:
     """Splits the layers with filters into those to be scored and the others.
 
     Args:
-        index: The index of the model.
+        model: The model, out of its wrappers.
+        modules: Its modules by first name.
         layers: ``None`` for all convolutions, or names of layers and classes of modules.
 
     Returns:
@@ -36,13 +39,19 @@ def select(
     """
     if layers is not None and (isinstance(layers, str) or not isinstance(layers, Sequence)):
         raise ArgumentError(f"layers={layers!r}: give a list of layer names and module classes")
-    scorable = {name: module for name, module in index.modules.items() if _has_filters(module)}
+    # Classes are asked, and modules only where it depends on them: a model has few classes and many modules.
+    kinds = {kind: _is_class_with_filters(kind) for kind in set(map(type, modules.values()))}
+    scorable = {
+        name: module
+        for name, module in modules.items()
+        if (has_filters := kinds[type(module)]) or (has_filters is None and hasattr(module, "weight"))
+    }
     wanted: set[str] = set()
     if layers is None:
-        wanted = {name for name, module in scorable.items() if not _is_linear(module)}
+        wanted = {name for name, module in scorable.items() if not _is_linear(_class(module))}
     else:
         for layer in layers:
-            wanted |= _named_by(layer, index, scorable)
+            wanted |= _named_by(layer, model, modules, scorable)
     chosen, unscored = {}, {}
     for name, module in scorable.items():
         if name in wanted:
@@ -54,15 +63,20 @@ def select(
     return chosen, unscored
 
 
-def _named_by(layer: str | type[nn.Module], index: ModelIndex, scorable: dict[str, nn.Module]) -> set[str]:
+def _named_by(
+    layer: str | type[nn.Module],
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    scorable: dict[str, nn.Module],
+) -> set[str]:
     """Finds the names of the layers that one item of ``layers`` selects."""
     if isinstance(layer, str):
         if layer in scorable:
             return {layer}
-        module = modules_of(index.model, every_name=True).get(layer)
+        module = modules_of(model, every_name=True).get(layer)
         if module is None:
-            raise LayerError(f"no layer {layer!r} in the {type(index.model).__name__}; {nearest(layer, scorable)}")
-        first = next(name for name, other in index.modules.items() if other is module)
+            raise LayerError(f"no layer {layer!r} in the {type(model).__name__}; {nearest(layer, scorable)}")
+        first = next(name for name, other in modules.items() if other is module)
         if first in scorable:
             raise LayerError(f"layer {layer!r} is the same module as {first!r}; give that name")
         raise LayerError(f"layer {layer!r} is a {type(module).__name__} and has no filters; {nearest(layer, scorable)}")
@@ -74,15 +88,25 @@ def _named_by(layer: str | type[nn.Module], index: ModelIndex, scorable: dict[st
     raise ArgumentError(f"layers contains {layer!r}: give layer names and module classes")
 
 
-def _has_filters(module: nn.Module) -> bool:
-    """Tells whether a layer has filters. A quantised one counts, so that it is refused and not silently left out."""
-    if is_quantised_layer(module):
-        return hasattr(module, "weight") and any(kind in type(module).__name__ for kind in ("Conv", "Linear"))
-    return isinstance(module, _LAYERS_WITH_FILTERS)
+def _class(module: nn.Module) -> Any:
+    """The class of a module, as a key: a model has few classes, so what follows from one is kept."""
+    return type(module)
 
 
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or (is_quantised_layer(module) and "Linear" in type(module).__name__)
+@functools.lru_cache(maxsize=1024)
+def _is_class_with_filters(kind: Any) -> bool | None:
+    """Tells whether the modules of a class have filters; ``None`` if it depends on whether they have a weight.
+
+    Quantised layers count, so that they are refused and not silently left out.
+    """
+    if is_quantised_class(kind):
+        return None if any(word in kind.__name__ for word in ("Conv", "Linear")) else False
+    return issubclass(kind, _LAYERS_WITH_FILTERS)
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_linear(kind: Any) -> bool:
+    return issubclass(kind, nn.Linear) or (is_quantised_class(kind) and "Linear" in kind.__name__)
 
 
 def read_weight(name: str, module: nn.Module) -> Tensor:
@@ -93,28 +117,60 @@ def read_weight(name: str, module: nn.Module) -> Tensor:
         module: The layer.
 
     Returns:
-        The weight, detached: dense, with values, of a floating-point dtype, on its own device.
+        The weight as :func:`attached_weight` reads it, detached.
+
+    Raises:
+        WeightError: The weight is unfit.
+    """
+    return attached_weight(name, module).detach()
+
+
+def attached_weight(name: str, module: nn.Module) -> Tensor:
+    """Reads the weight of a layer, for kernels, which know no gradients.
+
+    Args:
+        name: The name of the layer, for messages.
+        module: The layer.
+
+    Returns:
+        The weight: dense, with values, of a floating-point dtype, on its own device.
 
     Raises:
         WeightError: The weight is unfit (:func:`fec_fast.utils.weights.weight_trouble`); the message names the layer
             and the remedy.
     """
+    weight: Any = own_parameters(module).get("weight") if _reads_its_parameter(_class(module)) else None
+    if weight is None:
+        weight = _computed_weight(name, module)
+    if not isinstance(weight, Tensor):
+        raise _refusal(name, module, Trouble(f"is a {type(weight).__name__}", "a tensor is needed"))
+    trouble = weight_trouble(weight)
+    if trouble is not None:
+        raise _refusal(name, module, trouble)
+    return weight
 
-    def refuse(trouble: Trouble) -> WeightError:
-        message = f"layer {name!r} ({type(module).__name__}): its weight {trouble.what}; {trouble.remedy}"
-        return WeightError(message, layer=name)
 
+@functools.lru_cache(maxsize=1024)
+def _reads_its_parameter(kind: Any) -> bool:
+    """Tells whether ``module.weight`` is the parameter of this name, if a module of this class has one.
+
+    It is not where the class computes it: a property, as torch's parametrisations make one, or another look-up.
+    """
+    return not (hasattr(kind, "weight") or kind.__getattr__ is not nn.Module.__getattr__ or is_quantised_class(kind))
+
+
+def _computed_weight(name: str, module: nn.Module) -> Any:
+    """The weight of a layer as its attribute, whatever stands behind it."""
     if is_quantised_layer(module):
-        raise refuse(QUANTISED_LAYER)
+        raise _refusal(name, module, QUANTISED_LAYER)
     if parametrize.is_parametrized(module, "weight"):
         # Reading a parametrised weight runs code that may change a buffer, such as a spectral norm's power iteration.
         with undisturbed(module.parametrizations.weight):  # type: ignore[union-attr,arg-type]
-            weight = module.weight
-    else:
-        weight = module.weight
-    if not isinstance(weight, Tensor):
-        raise refuse(Trouble(f"is a {type(weight).__name__}", "a tensor is needed"))
-    trouble = weight_trouble(weight)
-    if trouble is not None:
-        raise refuse(trouble)
-    return weight.detach()
+            return module.weight
+    return module.weight
+
+
+def _refusal(name: str, module: nn.Module, trouble: Trouble) -> WeightError:
+    """The error for a layer whose weight is unfit."""
+    message = f"layer {name!r} ({type(module).__name__}): its weight {trouble.what}; {trouble.remedy}"
+    return WeightError(message, layer=name)

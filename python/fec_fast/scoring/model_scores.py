@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.errors import ArgumentError, FecError, InputError, LayerError, WeightError, nearest
-from ..utils.model_index import ModelIndex
+from ..utils.model_index import checked_modules
 from ..utils.text import text_table
 from . import ops
 from .backends.registry import resolve
 from .formula import Formula
-from .layers import TRANSPOSED, read_weight, select
+from .layers import TRANSPOSED, attached_weight, select
 
 _FORMAT = "fec_fast.scores"
 _VERSION = 1
@@ -242,18 +243,21 @@ def score_model(
         formula = Formula()
     elif not isinstance(formula, Formula):
         raise ArgumentError(f"formula={formula!r}: give a fec_fast.Formula")
-    index = ModelIndex.of(model)
+    model, _, modules = checked_modules(model)
     # "auto" depends on the device of the weights; a backend that is asked for by name is checked before any work.
     used = None if backend == "auto" else resolve(backend)
-    chosen, unscored = select(index, layers)
+    chosen, unscored = select(model, modules, layers)
 
-    weights: dict[str, Tensor] = {}
+    weights: list[Tensor] = []
     infos: dict[str, LayerInfo] = {}
     for name, module in chosen.items():
-        weight = read_weight(name, module)
-        axis = 1 if isinstance(module, TRANSPOSED) else 0
+        weight = attached_weight(name, module)
+        kind, shape = type(module), weight.shape
+        axis = 1 if issubclass(kind, TRANSPOSED) else 0
         groups = getattr(module, "groups", 1)
-        filters, channels = weight.shape[axis], weight.shape[1 - axis]
+        if groups != 1:
+            ops.check_groups(weight, groups, f"layer {name!r}: its weight", name)
+        filters, channels = shape[axis], shape[1 - axis]
         if axis == 1:
             filters, channels = filters * groups, channels // groups
         if formula.axis == "channels" and channels == 1:
@@ -261,26 +265,25 @@ def score_model(
         elif filters == 1 and (formula.axis == "filters" or (formula.axis == "both" and channels == 1)):
             unscored[name] = "a single filter: there is no other to compare it with"
         else:
-            weights[name] = weight
-            infos[name] = LayerInfo(type(module).__name__, tuple(weight.shape), axis, groups)
+            weights.append(weight)
+            infos[name] = _layer_info(kind.__name__, shape, axis, groups)
     if not weights:
-        raise LayerError(_nothing_to_score(index.model, unscored))
+        raise LayerError(_nothing_to_score(model, unscored))
 
-    names = list(weights)
-    used = used or resolve("auto", next(iter(weights.values())).device.type)
+    names = list(infos)
+    used = used or resolve("auto", weights[0].device.type)
+    axes, groups_of = [info.axis for info in infos.values()], [info.groups for info in infos.values()]
     try:
-        entropies = ops.entropies(
-            list(weights.values()),
-            formula,
-            axes=[infos[name].axis for name in names],
-            groups=[infos[name].groups for name in names],
-            names=names,
-            backend=used,
-        )
+        entropies = ops.entropies_of_checked(weights, formula, axes, groups_of, names, "auto", used)
     except ops.NonFiniteWeightError as error:
         message = f"{error}, or leave the layer out with layers=[...]"
         raise WeightError(message, layer=error.layer, index=error.index) from error
     return ModelScores(dict(zip(names, entropies, strict=True)), infos, unscored, formula, used.name)
+
+
+@functools.lru_cache(maxsize=4096)  # they cannot be changed, so layers that are alike share one
+def _layer_info(kind: str, shape: tuple[int, ...], axis: int, groups: int) -> LayerInfo:
+    return LayerInfo(kind, tuple(shape), axis, groups)
 
 
 def _nothing_to_score(model: nn.Module, unscored: dict[str, str]) -> str:

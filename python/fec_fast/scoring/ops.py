@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, get_type_hints
 
 import torch
@@ -96,29 +98,43 @@ def entropies(
     if not weights:  # an operator without a tensor has no device to be dispatched by
         return []
     used = resolve(backend, weights[0].device.type)
-    detached = [weight.detach() for weight in weights]
-    if used.name == "cpu":
-        detached = _on_cpu(detached, used.requested)
-    else:
-        _check_devices(detached, used.name)
+    return entropies_of_checked(list(weights), formula, axes, groups, names, algorithm, used)
+
+
+def entropies_of_checked(
+    weights: list[Tensor],
+    formula: Formula,
+    axes: Sequence[int],
+    groups: Sequence[int],
+    names: Sequence[str] | None,
+    algorithm: str,
+    backend: ResolvedBackend,
+) -> list[Tensor]:
+    """Does what :func:`entropies` does, for weights that are known to be readable; at least one."""
+    call = _Arguments(
+        weights,
+        list(axes),
+        list(groups),
+        formula.compress,
+        formula.entropy,
+        formula.axis,
+        formula.tau,
+        formula.tau_scale,
+        algorithm,
+        backend.name,
+    )
     try:
-        results: list[Tensor] = torch.ops.fec_fast.entropy(
-            detached,
-            list(axes),
-            list(groups),
-            formula.compress,
-            formula.entropy,
-            formula.axis,
-            formula.tau,
-            formula.tau_scale,
-            algorithm,
-            used.name,
-        )
-        return results if used.name == "cpu" else _fetched(detached, results, used.name)
+        # Not through the dispatcher: it would hand over the results weight by weight, and they are looked at together.
+        if backend.name == "cpu":
+            if not all(weight.is_cpu for weight in weights):
+                call = replace(call, weights=_on_cpu(weights, backend.requested))
+            return _on_processor(call, apart=False)
+        _check_devices(call.weights, backend.name)
+        return _fetched(call.weights, *_on_device(call), backend.name)
     except NonFiniteWeightError as error:
         if names is None:
             raise
-        raise _not_finite(detached, error.position, names) from error
+        raise _not_finite(call.weights, error.position, names) from error
 
 
 def _label(names: Sequence[str] | None, position: int) -> str:
@@ -127,56 +143,58 @@ def _label(names: Sequence[str] | None, position: int) -> str:
 
 
 def _on_cpu(weights: list[Tensor], requested: str) -> list[Tensor]:
-    """Copies weights to the CPU, with a warning if they are on another device."""
+    """Copies weights that are not all on the CPU to it, with a warning."""
     away = sorted({str(weight.device) for weight in weights if weight.device.type != "cpu"})
-    if away:
-        reasons = "".join(f"; {name}: {info.reason}" for name, info in backends().items() if name != "cpu")
-        warnings.warn(
-            f"weights on {', '.join(away)} are copied to the CPU and scored there"
-            + (reasons if requested == "auto" else ", as backend='cpu' asks"),
-            stacklevel=3,
-        )
-    return [weight.cpu() for weight in weights]
+    reasons = "".join(f"; {name}: {info.reason}" for name, info in backends().items() if name != "cpu")
+    warnings.warn(
+        f"weights on {', '.join(away)} are copied to the CPU and scored there"
+        + (reasons if requested == "auto" else ", as backend='cpu' asks"),
+        stacklevel=4,
+    )
+    return [weight.detach().cpu() for weight in weights]
 
 
 def _check_devices(weights: list[Tensor], backend: str) -> None:
     """Checks that a GPU's backend can read all weights in one call: they are on one CUDA device."""
-    devices = [str(weight.device) for weight in weights]
-    first = weights[0].device
-    for i, weight in enumerate(weights):
-        if weight.device.type != "cuda":
+    devices = [weight.device for weight in weights]
+    first = devices[0]
+    if first.type == "cuda" and devices.count(first) == len(devices):
+        return
+    for i, device in enumerate(devices):
+        if device.type != "cuda":
             raise BackendError(
-                f"weight {i} is on {weight.device}, where the backend {backend!r} does not run; move the model to a "
-                f"CUDA device, or use backend='cpu'"
+                f"weight {i} is on {device}, where the backend {backend!r} does not run; move the model to a CUDA "
+                f"device, or use backend='cpu'"
             )
-        if weight.device != first:
+        if device != first:
             raise BackendError(
-                f"weight {i} is on {weight.device}, weight 0 on {first}: the backend {backend!r} scores weights of one "
-                f"device at a time ({', '.join(sorted(set(devices)))}); move the model to one, or use backend='cpu'"
+                f"weight {i} is on {device}, weight 0 on {first}: the backend {backend!r} scores weights of one "
+                f"device at a time ({', '.join(sorted({str(d) for d in devices}))}); move the model to one, or use "
+                f"backend='cpu'"
             )
 
 
-def _fetched(weights: list[Tensor], results: list[Tensor], backend: str) -> list[Tensor]:
-    """Copies the results to the CPU, in one piece.
+def _fetched(weights: Sequence[Tensor], results: Tensor, sizes: Sequence[int], backend: str) -> list[Tensor]:
+    """Copies the results of all weights, one after another, to the CPU, and splits them.
 
     This is the only place that waits for the device, and so the only one that can look at the results: a GPU's kernels
     report a weight that is not finite as NaN in its entropies.
     """
-    host = list(torch.split(torch.cat(results).cpu(), [len(result) for result in results]))
-    for i, values in enumerate(host):
-        if not bool(values.isnan().any()):
-            continue
-        if first_not_finite(weights[i]) is None:
-            raise BackendError(f"the backend {backend!r} gave NaN for weight {i}, which is finite: please report it")
-        raise _not_finite(weights, i)
-    return host
+    host = results.cpu()
+    by_weight = list(host.split_with_sizes(list(sizes)))
+    if not math.isnan(float(host.sum())):  # entropies are finite, so their sum is
+        return by_weight
+    i = next(i for i, values in enumerate(by_weight) if bool(values.isnan().any()))
+    if first_not_finite(weights[i]) is None:
+        raise BackendError(f"the backend {backend!r} gave NaN for weight {i}, which is finite: please report it")
+    raise _not_finite(weights, i)
 
 
-def _not_finite(weights: list[Tensor], position: int, names: Sequence[str] | None = None) -> NonFiniteWeightError:
+def _not_finite(weights: Sequence[Tensor], position: int, names: Sequence[str] | None = None) -> NonFiniteWeightError:
     """The error for a weight that has a NaN or an infinity."""
     index = first_not_finite(weights[position])
     assert index is not None
-    element = f"{_label(names, position)} has {float(weights[position][index])} at {list(index)}"
+    element = f"{_label(names, position)} has {float(weights[position].detach()[index])} at {list(index)}"
     return NonFiniteWeightError(
         f"{element}; scores need finite weights: load a sound checkpoint",
         layer=None if names is None else names[position],
@@ -228,6 +246,11 @@ def _check(weight: Tensor, axis: int, groups: int, label: str, layer: str | None
         raise WeightError(f"{label} {trouble.what}; {trouble.remedy}", layer=layer)
     if axis not in (0, 1):
         raise ArgumentError(f"{label} has axis {axis}; give 0 or 1")
+    check_groups(weight, groups, label, layer)
+
+
+def check_groups(weight: Tensor, groups: int, label: str, layer: str | None) -> None:
+    """Checks that the groups of a layer divide its weight; ``label`` is the subject of the message."""
     if groups < 1 or weight.shape[0] % groups:
         raise WeightError(f"{label} has shape {list(weight.shape)}, which {groups} groups do not divide", layer=layer)
 
@@ -277,6 +300,34 @@ def _schema() -> str:
     return f"({', '.join(arguments)}) -> Tensor[]"
 
 
+def _on_processor(call: _Arguments, *, apart: bool) -> list[Tensor]:
+    """The entropies of CPU tensors: the sum of the formula's parts; see :func:`cpu.entropies` for ``apart``."""
+    of_parts = []
+    for part in call.formula.parts():
+        results, first_bad = cpu.entropies(call.weights, part, **call.layout, apart=apart)
+        if first_bad >= 0:
+            raise _not_finite(call.weights, first_bad)
+        of_parts.append(results)
+    return _sum_of_parts(of_parts)
+
+
+def _on_device(call: _Arguments) -> tuple[Tensor, list[int]]:
+    """The entropies of tensors on a GPU, weight after weight on the device, and the number of filters of each weight.
+
+    ``call.backend`` is ``"cuda"`` or ``"triton"``.
+    """
+    of_parts = []
+    sizes: list[int] = []
+    for part in call.formula.parts():
+        if call.backend == "cuda":
+            results, sizes = cuda.queue(call.weights, part, **call.layout)
+        else:
+            by_weight = triton.entropies([weight.detach() for weight in call.weights], part, **call.layout)
+            results, sizes = torch.cat(by_weight), [len(values) for values in by_weight]
+        of_parts.append(results)
+    return functools.reduce(torch.add, of_parts), sizes
+
+
 def _sum_of_parts(of_parts: list[list[Tensor]]) -> list[Tensor]:
     """Adds the entropies of the formula's parts, weight by weight."""
     return of_parts[0] if len(of_parts) == 1 else [a + b for a, b in zip(*of_parts, strict=True)]
@@ -288,31 +339,25 @@ torch.library.define("fec_fast::entropy", _schema(), tags=torch.Tag.pt2_complian
 
 @torch.library.impl("fec_fast::entropy", "cpu")
 def _(*arguments: Any) -> list[Tensor]:
-    """The operator ``torch.ops.fec_fast.entropy`` behind :func:`entropies`; its arguments are those of ``_Arguments``.
+    """The operator ``torch.ops.fec_fast.entropy``; its arguments are those of ``_Arguments``.
 
     On the CPU a weight that is not finite is an error. On a CUDA device its entropies are NaN instead: an error would
     have to wait for the device, and then the operator could not be captured in a CUDA graph. Callers of the operator
     look for NaN themselves, as :func:`entropies` does.
+
+    The results of an operator may not share memory: torch.compile relies on it.
     """
-    call = _Arguments(*arguments)
-    of_parts = []
-    for part in call.formula.parts():
-        results, first_bad = cpu.entropies(call.weights, part, **call.layout)
-        if first_bad >= 0:
-            raise _not_finite(call.weights, first_bad)
-        of_parts.append(results)
-    return _sum_of_parts(of_parts)
+    return _on_processor(_Arguments(*arguments), apart=True)
 
 
 @torch.library.impl("fec_fast::entropy", "cuda")
 def _(*arguments: Any) -> list[Tensor]:
     call = _Arguments(*arguments)
-    # entropies() gives the name of a backend that it has resolved; direct callers of the operator may leave "auto".
     used = resolve("auto", "cuda").name if call.backend == "auto" else call.backend
-    kernels = {"cuda": cuda.entropies, "triton": triton.entropies}.get(used)
-    if kernels is None:
+    if used not in ("cuda", "triton"):
         reasons = "; ".join(f"{name}: {info.reason}" for name, info in backends().items() if name != "cpu")
         raise BackendError(f"nothing can score weights on a CUDA device here ({reasons}); move them to the CPU")
+    kernels = functools.partial(cuda.entropies, apart=True) if used == "cuda" else triton.entropies
     return _sum_of_parts([kernels(call.weights, part, **call.layout) for part in call.formula.parts()])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ __all__ = [
     "own_buffers",
     "own_modules",
     "own_parameters",
+    "own_tensors",
     "pruned_attribute",
     "reset_accelerator_state",
     "storage_id",
@@ -142,7 +143,10 @@ def without_function_modes() -> contextlib.AbstractContextManager[None]:
 
 
 def _as_mapping(registered: Any) -> Any:
-    """What a module registers, as a mapping: a scripted module has an object of another kind."""
+    """What a module registers, as a mapping: a scripted module has an object of another kind.
+
+    Callers return a plain dict at once, because a walk over a model asks for thousands.
+    """
     return registered if isinstance(registered, dict) else dict(registered.items())
 
 
@@ -157,8 +161,8 @@ def own_modules(module: nn.Module) -> Mapping[str, nn.Module | None]:
     Returns:
         Its own mapping, not a copy, except of a scripted module; ``None`` for a child that was registered as absent.
     """
-    registered: Mapping[str, nn.Module | None] = _as_mapping(module._modules)
-    return registered
+    registered: Any = module._modules
+    return registered if type(registered) is dict else _as_mapping(registered)
 
 
 def own_parameters(module: nn.Module) -> MutableMapping[str, nn.Parameter | None]:
@@ -172,8 +176,8 @@ def own_parameters(module: nn.Module) -> MutableMapping[str, nn.Parameter | None
     Returns:
         Its own mapping, not a copy, except of a scripted module; ``None`` for one that was registered as absent.
     """
-    registered: MutableMapping[str, nn.Parameter | None] = _as_mapping(module._parameters)
-    return registered
+    registered: Any = module._parameters
+    return registered if type(registered) is dict else _as_mapping(registered)
 
 
 def own_buffers(module: nn.Module) -> MutableMapping[str, Tensor | None]:
@@ -185,8 +189,26 @@ def own_buffers(module: nn.Module) -> MutableMapping[str, Tensor | None]:
     Returns:
         Its own mapping, not a copy, except of a scripted module; ``None`` for one that was registered as absent.
     """
-    registered: MutableMapping[str, Tensor | None] = _as_mapping(module._buffers)
-    return registered
+    registered: Any = module._buffers
+    return registered if type(registered) is dict else _as_mapping(registered)
+
+
+def own_tensors(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """The parameters and buffers that some modules hold themselves, without their names.
+
+    Args:
+        modules: The modules.
+
+    Returns:
+        The tensors, those of one module after another; a tensor of several modules is there several times.
+    """
+    tensors: list[Tensor | None] = []
+    for module in modules:
+        if parameters := module._parameters:
+            tensors.extend(parameters.values())
+        if buffers := module._buffers:
+            tensors.extend(buffers.values())
+    return [tensor for tensor in tensors if tensor is not None]
 
 
 def not_persistent_buffers(module: nn.Module) -> set[str]:

@@ -47,15 +47,7 @@ class ModelIndex:
             ArgumentError: The argument is not a module, or a module in it is one that cannot be changed.
             WeightError: A parameter or buffer was made in inference mode, which is not active.
         """
-        model = unwrap(model)
-        by_every_name = modules_of(model, every_name=True)
-        check_can_be_changed(by_every_name)
-        if not torch.is_inference_mode_enabled():
-            check_not_made_for_inference(by_every_name)
-        by_identity: dict[int, str] = {}
-        for name, module in by_every_name.items():
-            by_identity.setdefault(id(module), name)
-        modules = {name: by_every_name[name] for name in by_identity.values()}
+        model, by_every_name, modules = checked_modules(model)
         tensors = tensors_of(by_every_name)
         first_names: dict[int, str] = {}
         for name, tensor in tensors.items():
@@ -66,3 +58,30 @@ class ModelIndex:
             for own in not_persistent_buffers(module)
         }
         return cls(model, modules, tensors, first_names, frozenset(not_persistent))
+
+
+def checked_modules(model: nn.Module) -> tuple[nn.Module, dict[str, nn.Module], dict[str, nn.Module]]:
+    """The modules of a model that can be scored and changed: the index for callers that need no tensors by name.
+
+    Args:
+        model: A module, possibly inside wrappers; see :meth:`ModelIndex.of`.
+
+    Returns:
+        The model inside the wrappers; its modules by every name they have; and by first name, in the order of
+        ``named_modules``.
+
+    Raises:
+        ArgumentError: The argument is not a module, or a module in it is one that cannot be changed.
+        WeightError: A parameter or buffer was made in inference mode, which is not active.
+    """
+    model = unwrap(model)
+    by_every_name = modules_of(model, every_name=True)
+    check_can_be_changed(by_every_name)
+    if not torch.is_inference_mode_enabled():
+        check_not_made_for_inference(by_every_name)
+    # A dictionary keeps the first place of a key and its last value: so the names are taken from the last to the first.
+    first_names = {id(module): name for name, module in reversed(by_every_name.items())}
+    if len(first_names) == len(by_every_name):
+        return model, by_every_name, by_every_name
+    modules = {name: module for name, module in by_every_name.items() if first_names[id(module)] == name}
+    return model, by_every_name, modules

@@ -14,8 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .compat import compiled_module, is_traceable_wrapper_subclass, own_buffers, own_modules, own_parameters
+from .compat import (
+    compiled_module,
+    is_traceable_wrapper_subclass,
+    own_buffers,
+    own_modules,
+    own_parameters,
+    own_tensors,
+)
 from .errors import ArgumentError, WeightError
+
+# Classes of tensors that are never lazy.
+_ORDINARY_TENSORS = {nn.Parameter, Tensor}
 
 
 def modules_of(model: nn.Module, *, every_name: bool = False) -> dict[str, nn.Module]:
@@ -29,20 +39,30 @@ def modules_of(model: nn.Module, *, every_name: bool = False) -> dict[str, nn.Mo
     Returns:
         Names to modules; the model itself is ``""``.
     """
-    by_name: dict[str, nn.Module] = {}
-    seen: set[int] = set()
-    waiting = [("", model)]
+    by_name: dict[str, nn.Module] = {"": model}
+    if every_name:
+        _add_children(model, "", by_name)
+        return by_name
+    seen = {id(model)}
+    waiting = [(own, child) for own, child in own_modules(model).items()][::-1]
     while waiting:
         name, module = waiting.pop()
-        if not every_name:
-            if id(module) in seen:
-                continue
-            seen.add(id(module))
+        if module is None or id(module) in seen:
+            continue
+        seen.add(id(module))
         by_name[name] = module
-        prefix = f"{name}." if name else ""
-        children = [(prefix + own, child) for own, child in own_modules(module).items() if child is not None]
-        waiting += reversed(children)  # reversed, because the last one is taken first
+        waiting += [(f"{name}.{own}", child) for own, child in own_modules(module).items()][::-1]
     return by_name
+
+
+def _add_children(module: nn.Module, prefix: str, by_name: dict[str, nn.Module]) -> None:
+    """Adds the modules inside a module by every name they have, in the order of ``named_modules``."""
+    for own, child in own_modules(module).items():
+        if child is not None:
+            name = prefix + own
+            by_name[name] = child
+            if own_modules(child):  # most have none
+                _add_children(child, name + ".", by_name)
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -148,8 +168,10 @@ def check_can_be_changed(modules: Mapping[str, nn.Module]) -> None:
         ArgumentError: A module was exported by torch.export, or frozen by TorchScript.
     """
     for name, module in modules.items():
+        if "train" not in (own := vars(module)) and "training" in own:
+            continue
         where = f"layer {name!r}" if name else "the model"
-        if "train" in vars(module):  # exported modules have one that raises; their class is not public
+        if "train" in own:  # exported modules have one that raises; their class is not public
             raise ArgumentError(
                 f"model: {where}, a {type(module).__name__}, has replaced train(), as modules exported by torch.export "
                 "have: their graph cannot be run in another mode; prune the module that was exported, and export it "
@@ -171,6 +193,10 @@ def check_not_made_for_inference(modules: Mapping[str, nn.Module]) -> None:
     Raises:
         WeightError: One was; the layer is named.
     """
+    # First all together, without a look at their names: of a call that scores a model this check is a good part.
+    tensors = own_tensors(modules.values())
+    if set(map(type, tensors)) <= _ORDINARY_TENSORS and not any(map(Tensor.is_inference, tensors)):
+        return
     for name, module in modules.items():
         for own, tensor in [*own_parameters(module).items(), *own_buffers(module).items()]:
             if tensor is not None and not is_lazy(tensor) and tensor.is_inference():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from .model_index import ModelIndex
 
 # The dtypes that every backend reads.
 SCORABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_ORDINARY = (nn.Parameter, Tensor)
 
 
 class Trouble(NamedTuple):
@@ -45,7 +47,9 @@ def weight_trouble(weight: Tensor, *, holds_filters: bool = True, may_be_empty: 
     Returns:
         The trouble and its remedy; ``None`` if the tensor is fit.
     """
-    if is_lazy(weight):  # first: a lazy tensor has no other property that could be asked for
+    if type(weight) in _ORDINARY and _is_ordinary(weight) and (may_be_empty or weight.numel()):
+        return None  # nearly every weight; the questions below take five times as long
+    if is_lazy(weight):  # first of all: a lazy tensor has no other property that could be asked for
         return Trouble("is not initialised", "run the model once on an input")
     if weight.is_quantized:
         return Trouble(f"is quantised ({weight.dtype})", QUANTISED_LAYER.remedy)
@@ -69,6 +73,12 @@ def weight_trouble(weight: Tensor, *, holds_filters: bool = True, may_be_empty: 
     return None
 
 
+def _is_ordinary(weight: Tensor) -> bool:
+    """Tells whether a tensor of torch's own classes has nothing that a weight must not have, apart from no elements."""
+    dense = weight.layout is torch.strided and not weight.is_meta
+    return dense and weight.dtype in SCORABLE_DTYPES and weight.dim() > 1
+
+
 def is_quantised_layer(module: nn.Module) -> bool:
     """Tells whether a module is one of torch's quantised layers.
 
@@ -80,7 +90,13 @@ def is_quantised_layer(module: nn.Module) -> bool:
         which keep a packed weight behind a method. False for ``FloatFunctional``, which stands there too but belongs to
         float models, and for the layers of quantisation-aware training, which have float weights.
     """
-    kind = type(module)
+    kind: Any = type(module)
+    return is_quantised_class(kind)
+
+
+@functools.lru_cache(maxsize=1024)
+def is_quantised_class(kind: Any) -> bool:
+    """Tells whether modules of a class are quantised layers; see :func:`is_quantised_layer`."""
     path = kind.__module__.split(".")
     return path[0] == "torch" and "quantized" in path and kind.__name__ not in ("FloatFunctional", "FXFloatFunctional")
 

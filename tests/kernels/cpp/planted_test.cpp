@@ -32,10 +32,12 @@ void require(bool holds, const char* what) {
 int run_all() {
   std::mt19937 random(3);
   int wrong = 0;
-  const auto run_one = [&](Shape s, fec::DType dtype, fec::Formula f, fec::Algorithm algorithm, Layout layout) {
+  const auto run_one = [&](Shape s, fec::DType dtype, fec::Formula f, fec::Algorithm algorithm, Layout layout,
+                           double common = 0) {
     if (wrong > 0 || emulator::seen.races > 0 || emulator::seen.fault[0] != 0) return;  // seen already
     fec::Layer layer = strided(s, layout);
     std::vector<double> w = random_weights(static_cast<size_t>(s.outer * s.inner * s.channels * s.taps), random);
+    for (double& x : w) x += common;
     const std::vector<char> bytes = stored(w, dtype);
     std::vector<double> out(static_cast<size_t>(layer.filters()));
     layer.data = bytes.data();
@@ -60,7 +62,11 @@ int run_all() {
   run_one({1, 2, 600, 1}, DType::F32, sorted, Algorithm::Sorted, Layout::Rows);
   run_one({1, 2, 300, 9}, DType::F32, sorted, Algorithm::Pairwise, Layout::Rows);
   run_one({1, 2, 70, 9}, DType::F32, none, Algorithm::Pairwise, Layout::Rows);
-  run_one({1, 70, 30, 1}, DType::F32, filters, Algorithm::Pairwise, Layout::Rows);
+  run_one({1, 40, 30, 1}, DType::F64, filters, Algorithm::Pairwise, Layout::Rows);
+  run_one({1, 40, 20, 1}, DType::F32, filters, Algorithm::Pairwise, Layout::Rows);  // few coordinates
+  run_one({1, 140, 100, 1}, DType::F32, filters, Algorithm::Pairwise, Layout::Rows);  // distances kept
+  run_one({1, 34, 1600, 1}, DType::F32, filters, Algorithm::Pairwise, Layout::Rows);  // two blocks share a tile
+  run_one({1, 140, 40, 1}, DType::F32, filters, Algorithm::Pairwise, Layout::Rows, 9);  // all pairs near
   run_one({1, 40, 300, 4}, DType::F32, compressed, Algorithm::Pairwise, Layout::Rows);
   run_one({1, 1, 4100, 1}, DType::F64, sorted, Algorithm::Sorted, Layout::Rows);
   return wrong;

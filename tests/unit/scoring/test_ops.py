@@ -68,6 +68,26 @@ def test_in_a_data_loader_worker() -> None:
     assert found == [wanted, wanted]
 
 
+def test_memory_that_is_used_again_is_read_as_what_it_now_is() -> None:
+    memory = weight(2304)
+    for _ in range(2):
+        for w, axis, groups in (
+            (memory.view(16, 16, 3, 3), 0, 1),
+            (memory.view(16, 16, 3, 3), 1, 4),
+            (memory.view(16, 3, 3, 16).permute(0, 3, 1, 2), 0, 1),
+            (memory.view(48, 48), 0, 1),
+            (memory.view(torch.float64)[:1024].view(32, 32), 0, 1),
+        ):
+            for formula in (RMS, Formula()):
+                (got,) = ops.entropies([w], formula, axes=[axis], groups=[groups])
+                (copied,) = ops.entropies([w.clone()], formula, axes=[axis], groups=[groups])
+                want = reference.entropy(w, formula, axis=axis, groups=groups)
+                points = w.shape[1 - axis] if formula is RMS else got.numel()
+                assert torch.equal(got, copied)
+                assert float((got - want).abs().max()) <= reference.tolerance(w.dtype, points)
+        memory.normal_()
+
+
 def test_fake_shapes() -> None:
     arguments = ([0, 1], [1, 2], "rms", "similarity", "channels", None, 1.0, "auto")
     real = [weight(4, 6, 3, 3), weight(6, 5)]

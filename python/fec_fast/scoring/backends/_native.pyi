@@ -4,7 +4,8 @@ threads: str
 cuda_left_out: str
 
 def entropies(
-    layers: Sequence[tuple[int, str, bool, int, int, int, int, int, int, int, int, int]],
+    layers: Sequence[tuple[int, str, bool, int, int, int, int, int, int, int, int]],
+    results: Sequence[int],
     *,
     compress: str,
     entropy: str,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..formula import Formula
 from . import _native
-from .layout import algorithm_for, rows_of
+from .layout import Arrangement, Placement, algorithm_for, arranged, evenly_strided, placements_of
 
 
 def instruction_sets() -> dict[str, bool]:
@@ -36,6 +38,7 @@ def entropies(
     groups: Sequence[int],
     algorithm: str = "auto",
     instruction_set: str = "",
+    apart: bool = False,
 ) -> tuple[list[Tensor], int]:
     """Computes the entropies of all weights in one call of the extension.
 
@@ -48,6 +51,9 @@ def entropies(
         instruction_set: One of :func:`instruction_sets`. Default: the one that the environment forces, else the widest
             that this processor supports.
 
+        apart: Whether each result has memory of its own, as torch wants it of an operator. By default they are views of
+            one tensor.
+
     Returns:
         For each weight a float64 tensor ``[filters]`` in nats, and the position of the first weight with a value that
         is not finite, or -1. With such a weight the results are not valid.
@@ -56,13 +62,21 @@ def entropies(
         FormulaError: ``"sorted"`` is asked for and not possible.
         ValueError: The instruction set is not usable here.
     """
-    algorithms = [
-        algorithm_for(algorithm, formula, weight, axis, group, index=i)
-        for i, (weight, axis, group) in enumerate(zip(weights, axes, groups, strict=True))
-    ]
-    rows, results, kept = rows_of(weights, axes, groups, algorithms)
+    kept = weights
+    choice = (tuple(axes), tuple(groups), formula, algorithm)
+    arrangement = _arranged(placements_of(kept), *choice)
+    if arrangement is None:
+        kept = [evenly_strided(weight.detach()) for weight in weights]
+        arrangement = _arranged(placements_of(kept), *choice)
+        assert arrangement is not None
+    sizes = arrangement.sizes
+    if apart:
+        results = [torch.empty(size, dtype=torch.float64) for size in sizes]
+    else:
+        results = list(torch.empty(sum(sizes), dtype=torch.float64).split_with_sizes(sizes))
     first_bad = _native.entropies(
-        rows,
+        arrangement.rows,
+        [values.data_ptr() for values in results],
         compress=formula.compress,
         entropy=formula.entropy,
         axis=formula.axis,
@@ -73,3 +87,17 @@ def entropies(
     )
     del kept  # the rows hold bare pointers into these tensors, so they live until the kernels have returned
     return results, first_bad
+
+
+# Kept for the last few calls: it follows from these arguments alone, whatever the memory at the addresses is used for.
+@functools.lru_cache(maxsize=8)
+def _arranged(
+    placements: tuple[Any, ...], axes: tuple[int, ...], groups: tuple[int, ...], formula: Formula, algorithm: str
+) -> Arrangement | None:
+    """Arranges a call for weights at these places; see :func:`fec_fast.scoring.backends.layout.arranged`."""
+    weights = [Placement(*placement) for placement in placements]
+    algorithms = [
+        algorithm_for(algorithm, formula, weight, axis, group, index=i)
+        for i, (weight, axis, group) in enumerate(zip(weights, axes, groups, strict=True))
+    ]
+    return arranged(weights, axes, groups, algorithms)

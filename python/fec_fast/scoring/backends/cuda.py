@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from ...utils.errors import BackendError, FormulaError
 from ..formula import Formula
 from . import _native
-from .layout import algorithm_for, check_one_device, rows_of
+from .layout import Arrangement, Placement, algorithm_for, arranged, check_one_device, evenly_strided, placements_of
 
 
 def compiled() -> Any:
@@ -51,6 +52,20 @@ def stream_of(device: torch.device) -> tuple[int, int]:
     return stream.device_index, stream.cuda_stream
 
 
+class _Prepared(NamedTuple):
+    """A call whose table of layers is built.
+
+    Attributes:
+        call: The compiled module's ``Call``; it is not changed by a launch.
+        workspace_bytes: The size of its workspace; 0 if there is nothing to compute.
+        arrangement: The places of its results.
+    """
+
+    call: Any
+    workspace_bytes: int
+    arrangement: Arrangement
+
+
 def entropies(
     weights: Sequence[Tensor],
     formula: Formula,
@@ -58,11 +73,46 @@ def entropies(
     axes: Sequence[int],
     groups: Sequence[int],
     algorithm: str = "auto",
+    apart: bool = False,
 ) -> list[Tensor]:
+    """Queues the kernels, as :func:`queue` does.
+
+    Args:
+        weights: See :func:`queue`.
+        formula: See :func:`queue`.
+        axes: See :func:`queue`.
+        groups: See :func:`queue`.
+        algorithm: See :func:`queue`.
+        apart: Whether each result has memory of its own, as torch wants it of an operator. By default they are views of
+            one tensor, which is one allocation instead of one per weight.
+
+    Returns:
+        For each weight a float64 tensor ``[filters]`` in nats, on the weights' device.
+    """
+    if not apart:
+        results, sizes = queue(weights, formula, axes=axes, groups=groups, algorithm=algorithm)
+        return list(results.split_with_sizes(sizes))
+    prepared, kept = _prepared_for(weights, formula, axes, groups, algorithm)
+    by_weight = [torch.empty(n, dtype=torch.float64, device=kept[0].device) for n in prepared.arrangement.sizes]
+    for i in prepared.arrangement.without_elements:
+        by_weight[i].zero_()
+    _launch(prepared, kept, [result.data_ptr() for result in by_weight])
+    return by_weight
+
+
+def queue(
+    weights: Sequence[Tensor],
+    formula: Formula,
+    *,
+    axes: Sequence[int],
+    groups: Sequence[int],
+    algorithm: str = "auto",
+) -> tuple[Tensor, list[int]]:
     """Queues the kernels for all weights on torch's current stream.
 
     The call waits for nothing, and takes memory from torch's allocator only. So it can be captured in a CUDA graph,
-    whose memory pool then owns the workspace.
+    whose memory pool then owns the workspace. The table of layers is kept for the last few calls with other weights or
+    formulas: a call on the same memory builds it no second time.
 
     Args:
         weights: CUDA tensors ``[N, C/groups, *kernel]`` of a supported dtype, all on one device. They are read in
@@ -73,37 +123,30 @@ def entropies(
         algorithm: ``"auto"``, ``"sorted"`` or ``"pairwise"``.
 
     Returns:
-        For each weight a float64 tensor ``[filters]`` in nats, on the weights' device. A weight with a value that is
-        not finite has NaN in its entropies, and no other weight has: so the kernels report it without a wait.
+        The entropies of all filters, float64 in nats, on the weights' device, weight after weight; and the number of
+        filters of each weight. A weight with a value that is not finite has NaN in its entropies, and no other weight
+        has: so the kernels report it without a wait.
 
     Raises:
         FormulaError: ``"sorted"`` is asked for and not possible.
         BackendError: The weights are on different devices, there is no memory for the workspace, or a launch failed.
     """
-    module = compiled()
-    check_one_device(weights)
-    algorithms = [
-        algorithm_for(algorithm, formula, weight, axis, group, index=i, distance=False)
-        for i, (weight, axis, group) in enumerate(zip(weights, axes, groups, strict=True))
-    ]
-    rows, results, kept = rows_of(weights, axes, groups, algorithms)
-    for result, weight in zip(results, kept, strict=True):
-        if weight.numel() == 0:
-            result.zero_()  # without channels the entropy is 0; the kernels skip such a layer
-    try:
-        call = module.Call(
-            rows,
-            compress=formula.compress,
-            entropy=formula.entropy,
-            axis=formula.axis,
-            tau=formula.tau or 0.0,
-            tau_scale=formula.tau_scale,
-        )
-        size = call.workspace_bytes()
-    except ValueError as error:
-        raise FormulaError(f"the CUDA kernels cannot do this: {error}") from error
-    if not weights or size == 0:
-        return results
+    prepared, kept = _prepared_for(weights, formula, axes, groups, algorithm)
+    _, sizes, offsets, without_elements = prepared.arrangement
+    device = kept[0].device if kept else None
+    results = torch.empty(sum(sizes), dtype=torch.float64, device=device)
+    for i in without_elements:
+        results[offsets[i] // 8 : offsets[i] // 8 + sizes[i]].zero_()
+    start = results.data_ptr()
+    _launch(prepared, kept, [start + offset for offset in offsets])
+    return results, sizes
+
+
+def _launch(prepared: _Prepared, weights: Sequence[Tensor], results: list[int]) -> None:
+    """Launches a prepared call, with the addresses of its results, on the weights it was prepared for."""
+    size = prepared.workspace_bytes
+    if size == 0:
+        return
     device = weights[0].device
     try:
         workspace = torch.empty(size, dtype=torch.uint8, device=device)
@@ -114,7 +157,54 @@ def entropies(
         ) from error
     number, stream = stream_of(device)
     try:
-        call.launch(workspace.data_ptr(), size, number, stream)
-    except module.Error as error:
+        prepared.call.launch(results, workspace.data_ptr(), size, number, stream)
+    except compiled().Error as error:
         raise BackendError(f"the CUDA kernels could not be launched on {device}: {error}") from error
-    return results
+
+
+def _prepared_for(
+    weights: Sequence[Tensor], formula: Formula, axes: Sequence[int], groups: Sequence[int], algorithm: str
+) -> tuple[_Prepared, Sequence[Tensor]]:
+    """Prepares a call; returns it with the tensors that it points into, which have to live until it is launched."""
+    check_one_device(weights)
+    choice = (tuple(axes), tuple(groups), formula, algorithm)
+    prepared = _prepared(compiled(), placements_of(weights), *choice)
+    if prepared is None:
+        weights = [evenly_strided(weight.detach()) for weight in weights]
+        prepared = _prepared(compiled(), placements_of(weights), *choice)
+        assert prepared is not None
+    return prepared, weights
+
+
+# Everything that a prepared call holds follows from these arguments: addresses, not tensors. So memory that was freed
+# and is used again, for weights of any shape and dtype, cannot be taken for what it was before.
+@functools.lru_cache(maxsize=8)
+def _prepared(
+    module: Any,
+    placements: tuple[Any, ...],
+    axes: tuple[int, ...],
+    groups: tuple[int, ...],
+    formula: Formula,
+    algorithm: str,
+) -> _Prepared | None:
+    """Prepares a call for weights at these places; ``None`` if the taps of a weight have no common stride."""
+    weights = [Placement(*placement) for placement in placements]
+    algorithms = [
+        algorithm_for(algorithm, formula, weight, axis, group, index=i, distance=False)
+        for i, (weight, axis, group) in enumerate(zip(weights, axes, groups, strict=True))
+    ]
+    arrangement = arranged(weights, axes, groups, algorithms)
+    if arrangement is None:
+        return None
+    try:
+        call = module.Call(
+            arrangement.rows,
+            compress=formula.compress,
+            entropy=formula.entropy,
+            axis=formula.axis,
+            tau=formula.tau or 0.0,
+            tau_scale=formula.tau_scale,
+        )
+        return _Prepared(call, call.workspace_bytes(), arrangement)
+    except ValueError as error:
+        raise FormulaError(f"the CUDA kernels cannot do this: {error}") from error

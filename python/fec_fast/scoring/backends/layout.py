@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,9 +20,53 @@ DTYPES = {dtype: str(dtype).removeprefix("torch.") for dtype in SCORABLE_DTYPES}
 
 # What the kernels know of one weight. The filters lie on two nested axes (outer, inner), because with groups the
 # filters of axis 1 have no single stride; see filter_layout. The fields: pointer to the weight; name of the dtype;
-# whether the sorted algorithm is used; sizes of outer, inner, channels and taps; their four strides in elements;
-# pointer to the float64 results.
-Row = tuple[int, str, bool, int, int, int, int, int, int, int, int, int]
+# whether the sorted algorithm is used; sizes of outer, inner, channels and taps; their four strides in elements.
+Row = tuple[int, str, bool, int, int, int, int, int, int, int, int]
+
+
+class Placement(NamedTuple):
+    """What the kernels need of a weight, without the tensor: it can be hashed, and keeps no memory alive.
+
+    Attributes:
+        pointer: The address of the first element.
+        dtype: A supported dtype.
+        shape: ``[N, C/groups, *kernel]``.
+        strides: In elements, one per dimension.
+    """
+
+    pointer: int
+    dtype: torch.dtype
+    shape: torch.Size
+    strides: tuple[int, ...]
+
+    def stride(self) -> tuple[int, ...]:
+        """The strides in elements, as a tensor gives them."""
+        return self.strides
+
+
+def placements_of(weights: Sequence[Tensor]) -> tuple[tuple[int, torch.dtype, torch.Size, tuple[int, ...]], ...]:
+    """Describes where weights lie; bare tuples with the fields of :class:`Placement`, which take a third of the time.
+
+    Args:
+        weights: Dense tensors.
+    """
+    return tuple([(weight.data_ptr(), weight.dtype, weight.shape, weight.stride()) for weight in weights])
+
+
+class Arrangement(NamedTuple):
+    """The arguments of one call of the kernels. They follow from placements alone, and so may be kept and used again.
+
+    Attributes:
+        rows: One per weight.
+        sizes: The number of filters of each weight.
+        offsets: The bytes from the first to those of each weight if the float64 results lie one after another.
+        without_elements: The positions of the weights without elements: the entropies of their filters are 0.
+    """
+
+    rows: list[Row]
+    sizes: list[int]
+    offsets: list[int]
+    without_elements: list[int]
 
 
 def check_one_device(weights: Sequence[Tensor]) -> None:
@@ -33,15 +78,16 @@ def check_one_device(weights: Sequence[Tensor]) -> None:
     Raises:
         BackendError: They are on several devices.
     """
-    devices = sorted({str(weight.device) for weight in weights})
+    devices = {weight.device for weight in weights}
     if len(devices) > 1:
-        raise BackendError(f"weights on {' and '.join(devices)} in one call of the kernels; move them to one device")
+        names = " and ".join(sorted(map(str, devices)))
+        raise BackendError(f"weights on {names} in one call of the kernels; move them to one device")
 
 
 def algorithm_for(
     requested: str,
     formula: Formula,
-    weight: Tensor,
+    weight: Tensor | Placement,
     axis: int,
     groups: int,
     *,
@@ -57,7 +103,7 @@ def algorithm_for(
     Args:
         requested: ``"auto"`` (sorted where possible), ``"sorted"`` or ``"pairwise"``.
         formula: The formula of the entropy.
-        weight: ``[N, C/groups, *kernel]``.
+        weight: ``[N, C/groups, *kernel]``, or its placement.
         axis: The axis of the weight on which its filters lie, 0 or 1.
         groups: The groups of the weight's layer.
         index: The weight's position in the list of weights, for the error.
@@ -87,50 +133,48 @@ def algorithm_for(
     return "sorted" if sortable and requested != "pairwise" else "pairwise"
 
 
-def rows_of(
-    weights: Sequence[Tensor], axes: Sequence[int], groups: Sequence[int], algorithms: Sequence[Algorithm]
-) -> tuple[list[Row], list[Tensor], list[Tensor]]:
+def arranged(
+    placements: Sequence[Placement],
+    axes: Sequence[int],
+    groups: Sequence[int],
+    algorithms: Sequence[Algorithm],
+) -> Arrangement | None:
     """Prepares the arguments of one call of the kernels.
 
     Args:
-        weights: ``[N, C/groups, *kernel]`` of a supported dtype, all on one device.
+        placements: Of the weights, all on one device.
         axes: The axis of each weight on which its filters lie, 0 or 1.
         groups: The groups of each weight's layer.
         algorithms: The algorithm for each weight.
 
     Returns:
-        One row per weight; the tensors that the kernels write to, float64 ``[filters]`` on the weights' device; and the
-        tensors that the rows point into. The caller keeps these alive until the kernels are queued.
+        The arguments; ``None`` if the taps of a weight have no common stride. Then the call is arranged again for
+        weights that :func:`evenly_strided` returns.
     """
-    kept = [evenly_strided(weight.detach()) for weight in weights]
-    results = [
-        torch.empty(filter_count(weight, axis, group), dtype=torch.float64, device=weight.device)
-        for weight, axis, group in zip(kept, axes, groups, strict=True)
-    ]
-    rows: list[Row] = [
-        (
-            weight.data_ptr(),
-            DTYPES[weight.dtype],
-            algorithm == "sorted",
-            *filter_layout(weight, axis, group),
-            result.data_ptr(),
-        )
-        for weight, axis, group, algorithm, result in zip(kept, axes, groups, algorithms, results, strict=True)
-    ]
-    return rows, results, kept
+    rows: list[Row] = []
+    for weight, axis, group, algorithm in zip(placements, axes, groups, algorithms, strict=True):
+        tap = _tap_stride(weight)
+        if tap is None:
+            return None
+        layout = _filter_layout(weight, axis, group, tap)
+        rows.append((weight.pointer, DTYPES[weight.dtype], algorithm == "sorted", *layout))
+    sizes = [filter_count(*of_weight) for of_weight in zip(placements, axes, groups, strict=True)]
+    offsets = [8 * before for before in itertools.accumulate([0, *sizes[:-1]])]
+    without_elements = [i for i, weight in enumerate(placements) if weight.shape.numel() == 0]
+    return Arrangement(rows, sizes, offsets, without_elements)
 
 
-def filter_count(weight: Tensor, axis: int, groups: int) -> int:
+def filter_count(weight: Tensor | Placement, axis: int, groups: int) -> int:
     """Counts the filters of a weight; they lie on ``axis``."""
     return weight.shape[0] if axis == 0 else groups * weight.shape[1]
 
 
-def channels_of(weight: Tensor, axis: int, groups: int) -> int:
+def channels_of(weight: Tensor | Placement, axis: int, groups: int) -> int:
     """Counts the channels of each filter of a weight; the filters lie on ``axis``."""
     return weight.shape[1] if axis == 0 else weight.shape[0] // groups
 
 
-def _tap_stride(weight: Tensor) -> int | None:
+def _tap_stride(weight: Tensor | Placement) -> int | None:
     """The one stride between the taps of a kernel if there is one (contiguous, channels last), else ``None``."""
     sizes = [(size, stride) for size, stride in zip(weight.shape[2:], weight.stride()[2:], strict=True) if size != 1]
     if not sizes:
@@ -162,10 +206,17 @@ def filter_layout(weight: Tensor, axis: int, groups: int) -> tuple[int, int, int
     Returns:
         The sizes of outer, inner, channels and taps, then their strides in elements, in the same order.
     """
-    n, c = weight.shape[:2]
-    taps = weight.shape[2:].numel()
     tap = _tap_stride(weight)
     assert tap is not None
+    return _filter_layout(weight, axis, groups, tap)
+
+
+def _filter_layout(
+    weight: Tensor | Placement, axis: int, groups: int, tap: int
+) -> tuple[int, int, int, int, int, int, int, int]:
+    """The same, with the stride between taps."""
+    n, c = weight.shape[:2]
+    taps = weight.shape[2:].numel()
     s0, s1 = weight.stride()[:2]
     if axis == 0:
         return 1, n, c, taps, 0, s0, s1, tap

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import torch
 
 from ...utils.errors import BackendError, nearest
 from . import cpu, cuda, triton
@@ -71,6 +74,10 @@ _BACKENDS: dict[str, Callable[[], BackendInfo]] = {
 }
 # What "auto" tries for weights on a device of this type, best first, before the CPU.
 _PREFERRED = {"cuda": ("cuda", "triton")}
+# The findings that a GPU's backend is usable: what described it, the process (CUDA does not survive a fork) and the
+# current device, the one that was looked at. That it is not usable is never kept: a package may be installed, or a
+# driver come up.
+_found_usable: set[tuple[Callable[[], BackendInfo], int, int]] = set()
 
 
 def backends() -> dict[str, BackendInfo]:
@@ -80,6 +87,19 @@ def backends() -> dict[str, BackendInfo]:
         Names to facts.
     """
     return {name: describe() for name, describe in _BACKENDS.items()}
+
+
+def _trouble(name: str) -> str | None:
+    """Says why a backend is not usable; ``None`` if it is. A GPU that was found usable is not looked at again."""
+    describe = _BACKENDS[name]
+    started = name != "cpu" and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    finding = (describe, os.getpid(), torch.cuda.current_device()) if started else None
+    if finding in _found_usable:
+        return None
+    info = describe()
+    if finding is not None and info.usable:
+        _found_usable.add(finding)
+    return None if info.usable else info.reason
 
 
 def resolve(backend: str | ResolvedBackend, device: str = "cpu") -> ResolvedBackend:
@@ -102,13 +122,12 @@ def resolve(backend: str | ResolvedBackend, device: str = "cpu") -> ResolvedBack
     requested, name = backend, backend
     if requested == "auto":
         # The search ends at the first usable backend: to look at Triton means to read its package's metadata.
-        preferred = (name for name in _PREFERRED.get(device, ()) if _BACKENDS[name]().usable)
-        name = next(preferred, "cpu")
+        name = next((name for name in _PREFERRED.get(device, ()) if _trouble(name) is None), "cpu")
         if name != "cpu":
             return ResolvedBackend(name, requested)
     if name not in _BACKENDS:
         raise BackendError(f"no backend is called {name!r}; {nearest(name, ['auto', *_BACKENDS])}")
-    info = _BACKENDS[name]()
-    if not info.usable:
-        raise BackendError(f"the backend {name!r} cannot run: {info.reason}")
+    trouble = _trouble(name)
+    if trouble is not None:
+        raise BackendError(f"the backend {name!r} cannot run: {trouble}")
     return ResolvedBackend(name, requested)

@@ -1,6 +1,7 @@
 # The CUDA sources compiled with g++ against the emulator (README.md here).
 set(emulated_sources)
-foreach(name driver sorted/sorted_f32 sorted/sorted_f64 pairwise/pairwise_f32 pairwise/pairwise_f64)
+foreach(name driver sorted/sorted_f32 sorted/sorted_f64 pairwise/pairwise_f32 pairwise/pairwise_f64
+    pairwise/products)
   list(APPEND emulated_sources csrc/cuda/${name}.cu)
 endforeach()
 set_source_files_properties(${emulated_sources} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
@@ -20,7 +21,7 @@ foreach(target emulator emulated)
   endif()
 endforeach()
 
-foreach(name cuda_test planted_test)
+foreach(name cuda_test products_test planted_test)
   add_executable(${name} tests/kernels/cpp/${name}.cpp)
   target_link_libraries(${name} PRIVATE emulated)
   target_compile_options(${name} PRIVATE -Wno-unknown-pragmas)

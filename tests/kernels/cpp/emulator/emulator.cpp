@@ -83,6 +83,8 @@ struct Fiber {
   bool done = false;
   unsigned meetings = 0;  // of its warp's or block's that it has been to
   unsigned block_meetings = 0;
+  std::vector<Copy> copies;  // not yet arrived, oldest first
+  std::vector<size_t> groups;  // the sizes of their groups; copies behind the last group are in none yet
 };
 
 // A meeting of a warp's lanes: `values` of the current one and of the previous one, which may still be read.
@@ -90,15 +92,16 @@ struct Warp {
   unsigned arrived = 0, mask = 0, done = 0;
   Meeting kind = Meeting::Sync;
   uint64_t values[2][32] = {};
-  char sync[2] = {};
+  char* sync = nullptr;  // two
 };
 
 struct Block {
-  std::vector<Fiber> fibers;  // as many as the largest block had
+  std::vector<Fiber> fibers;  // twice as many as the largest block had
+  size_t first = 0;  // of those that are this block's
   unsigned threads = 0;
   std::vector<Warp> warps;
   unsigned arrived = 0, votes = 0, last_votes = 0, done = 0, left = 0;
-  char sync[2] = {};
+  char* sync = nullptr;  // two; of each block its own, or the barriers of one would order the threads of others
   unsigned char* aligned = nullptr;
   size_t shared_bytes = 0;
   const std::function<void()>* thread = nullptr;
@@ -138,6 +141,7 @@ void begin() {
   __tsan_acquire(&self->sync);
   __tsan_acquire(&launch_start);
   (*block.thread)();
+  if (!self->copies.empty()) fault("a thread ends before its copies to shared memory have arrived");
   __tsan_release(&launch_end);
   __tsan_release(&self->sync);
   current->done = true;
@@ -172,11 +176,13 @@ void prepare(Fiber& fiber) {
   fiber.pointer = words;
   fiber.done = false;
   fiber.meetings = fiber.block_meetings = 0;
+  fiber.copies.clear();
+  fiber.groups.clear();
 }
 
 void stuck(const char* kernel) {
   int waiting = 0;
-  for (unsigned t = 0; t < block.threads; ++t) waiting += !block.fibers[t].done;
+  for (unsigned t = 0; t < block.threads; ++t) waiting += !block.fibers[block.first + t].done;
   fault("%s, block %u: %d of %u threads wait for others that have gone another way", kernel, here.block.x, waiting,
         block.threads);
 }
@@ -217,6 +223,33 @@ unsigned char* shared_memory(size_t least) {
     fault("a kernel wants %zu bytes of shared memory; the launch gave it %zu", least, block.shared_bytes);
   }
   return block.aligned;
+}
+
+void start_copy(const Copy& copy) {
+  if (reinterpret_cast<uintptr_t>(copy.to) % 16 != 0 || reinterpret_cast<uintptr_t>(copy.from) % 16 != 0) {
+    fault("a copy to shared memory is not aligned to 16 bytes");
+  }
+  current->copies.push_back(copy);
+}
+
+void commit_copies() {
+  size_t grouped = 0;
+  for (const size_t size : current->groups) grouped += size;
+  current->groups.push_back(current->copies.size() - grouped);
+}
+
+bool next_finished(int pending, Copy& copy) {
+  auto& groups = current->groups;
+  while (groups.size() > static_cast<size_t>(pending)) {
+    if (groups.front() > 0) {
+      --groups.front();
+      copy = current->copies.front();
+      current->copies.erase(current->copies.begin());
+      return true;
+    }
+    groups.erase(groups.begin());
+  }
+  return false;
 }
 
 const uint64_t* meet(unsigned mask, Meeting kind, uint64_t brought) {
@@ -277,13 +310,19 @@ void launch(const char* name, unsigned grid, unsigned threads, size_t shared, cu
   std::mt19937 random(settings.seed + static_cast<unsigned>(number));
   std::vector<size_t> order(threads);
   std::vector<unsigned char*> all_shared;  // kept to the end: memory used twice would order the blocks
+  std::vector<std::vector<char>> all_syncs;
 #ifdef FEC_TSAN
   scheduler_fiber = __tsan_get_current_fiber();
 #endif
   for (unsigned b = 0; b < grid && seen.fault[0] == 0; ++b) {
-    if (block.fibers.size() < threads) block.fibers.resize(threads);
+    // Neighbouring blocks have fibers of their own, or races between them would not be seen.
+    if (block.fibers.size() < 2 * threads) block.fibers.resize(2 * threads);
+    block.first = b % 2 * threads;
     block.threads = threads;
     block.warps.assign((threads + 31) / 32, Warp{});
+    all_syncs.emplace_back(2 * (block.warps.size() + 1));
+    block.sync = all_syncs.back().data();
+    for (size_t w = 0; w < block.warps.size(); ++w) block.warps[w].sync = block.sync + 2 * (w + 1);
     block.arrived = block.votes = block.done = block.left = 0;
     // Exactly the size requested, so that the address sanitizer sees the first byte past it; filled with NaN.
     auto* bytes = static_cast<unsigned char*>(std::malloc(shared == 0 ? 1 : shared));
@@ -293,7 +332,7 @@ void launch(const char* name, unsigned grid, unsigned threads, size_t shared, cu
     block.shared_bytes = shared;
     block.thread = &thread;
     for (unsigned t = 0; t < threads; ++t) {
-      Fiber& fiber = block.fibers[t];
+      Fiber& fiber = block.fibers[block.first + t];
       fiber.coordinates = {{t, 0, 0}, {b, 0, 0}, {threads, 1, 1}, {grid, 1, 1}};
       prepare(fiber);
 #ifdef FEC_TSAN
@@ -307,7 +346,8 @@ void launch(const char* name, unsigned grid, unsigned threads, size_t shared, cu
       std::shuffle(order.begin(), order.end(), random);
       block.moved = false;
       for (const size_t t : order) {
-        if (!block.fibers[t].done && seen.fault[0] == 0) to_fiber(block.fibers[t]);
+        Fiber& fiber = block.fibers[block.first + t];
+        if (!fiber.done && seen.fault[0] == 0) to_fiber(fiber);
       }
       if (!block.moved && block.left < threads) stuck(name);
     }

@@ -23,6 +23,7 @@
   ::emulator::launch(#kernel, (grid), (block), (shared), (stream), [&](auto... arguments) { \
     return [=] { kernel(arguments...); };                                    \
   }(__VA_ARGS__))
+#define FEC_SEEN(what) __atomic_fetch_add(&::emulator::seen.what, threadIdx.x % 32 == 0, __ATOMIC_RELAXED)
 #define DYN_SHARED(T, name) T* const name = reinterpret_cast<T*>(::emulator::shared_memory(sizeof(T)))
 
 struct dim3 {
@@ -77,6 +78,7 @@ struct Seen {
   int device = 0;  // the current one
   int launches = 0;
   unsigned long long threads = 0;
+  int near_warps = 0, near_tiles = 0;  // that computed some pairs, or all, by differences (product_tiles.cuh)
   int races = 0;  // that the thread sanitizer has reported
   bool other_stream = false, other_device = false;  // a launch on another stream or device than `expect`ed
   char fault[512] = "";  // the first wrong use of CUDA by a kernel
@@ -108,7 +110,7 @@ void fault(const char* format, ...) __attribute__((format(printf, 1, 2)));
 void launch(const char* name, unsigned grid, unsigned block, size_t shared, cudaStream_t stream,
             const std::function<void()>& thread);
 
-enum class Meeting { Shuffle, Sync, Ballot, Mma };
+enum class Meeting { Shuffle, Sync, Ballot, Mma, Matrices };
 // Waits for all lanes of the mask; returns their values, by lane.
 const uint64_t* meet(unsigned mask, Meeting kind, uint64_t brought);
 int meet_block(int vote);  // __syncthreads; how many threads voted
@@ -128,6 +130,15 @@ T shuffle(unsigned mask, T value, int source) {
   return value;
 }
 
+// Copies to shared memory that a thread has started; `finished` takes those out that a wait is for.
+struct Copy {
+  void* to;
+  const void* from;
+};
+void start_copy(const Copy& copy);
+void commit_copies();
+bool next_finished(int pending, Copy& copy);
+
 inline int own_lane() { return static_cast<int>(here.thread.x & 31); }
 
 }  // namespace emulator
@@ -144,6 +155,34 @@ inline int __syncthreads_or(int vote) { return ::emulator::meet_block(vote != 0)
 inline void __syncwarp(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   if (::emulator::has_barrier(file, line)) ::emulator::meet(0xffffffffu, ::emulator::Meeting::Sync, 0);
 }
+
+namespace fec::cuda {
+
+// Asynchronous copies (portable.h) arrive as late as they may: at the wait. Until then their place holds NaN.
+static inline void copy_async(void* to, const void* from) {
+  std::memset(to, 0xff, 16);
+  ::emulator::start_copy({to, from});
+}
+static inline void commit_copies() { ::emulator::commit_copies(); }
+template <int pending>
+static inline void wait_copies(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  if (!::emulator::has_barrier(file, line)) return;
+  ::emulator::Copy copy;
+  while (::emulator::next_finished(pending, copy)) std::memcpy(copy.to, copy.from, 16);
+}
+static inline void load_matrices(uint32_t (&words)[4], const void* row) {
+  const uint64_t* rows = ::emulator::meet(0xffffffffu, ::emulator::Meeting::Matrices, reinterpret_cast<uint64_t>(row));
+  if (::emulator::seen.fault[0] != 0) return;  // the lanes have not met
+  const int own = ::emulator::own_lane();
+  for (int i = 0; i < 4; ++i) {
+    const auto* from = reinterpret_cast<const unsigned char*>(rows[8 * i + own / 4]);
+    if (reinterpret_cast<uint64_t>(from) % 16 != 0) ::emulator::fault("a row of a matrix is not aligned to 16 bytes");
+    std::memcpy(&words[i], from + own % 4 * 4, 4);
+  }
+}
+
+}  // namespace fec::cuda
+
 template <class T>
 T __shfl_sync(unsigned mask, T value, int lane) {
   return ::emulator::shuffle(mask, value, lane & 31);
@@ -167,6 +206,8 @@ inline unsigned __ballot_sync(unsigned mask, int vote) {
   return bits;
 }
 inline bool __any_sync(unsigned mask, int vote) { return __ballot_sync(mask, vote) != 0; }
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+inline int __ffsll(long long bits) { return __builtin_ffsll(bits); }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline unsigned long long atomicMax(unsigned long long* at, unsigned long long value) {
   unsigned long long before = __atomic_load_n(at, __ATOMIC_RELAXED);
@@ -175,6 +216,8 @@ inline unsigned long long atomicMax(unsigned long long* at, unsigned long long v
   }
   return before;
 }
+inline uint32_t atomicAdd(uint32_t* at, uint32_t value) { return __atomic_fetch_add(at, value, __ATOMIC_ACQ_REL); }
+inline void __threadfence() {}
 inline float __uint_as_float(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, 4);

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fec_fast import Formula
-from fec_fast.scoring.backends.layout import algorithm_for, rows_of
+from fec_fast.scoring.backends.layout import Placement, algorithm_for, arranged, placements_of
 from fec_fast.utils.errors import FormulaError
 
 ONE_TAP, NINE_TAPS = (5, 7), (5, 7, 3, 3)
@@ -57,5 +57,20 @@ def test_a_backend_that_sorts_short_filters_only() -> None:
 
 def test_the_kernels_are_told_per_weight() -> None:
     weights = [torch.ones(2, 3), torch.ones(2, 3)]
-    rows, _, _ = rows_of(weights, [0, 0], [1, 1], ["sorted", "pairwise"])
-    assert [row[2] for row in rows] == [True, False]
+    placements = [Placement(*placement) for placement in placements_of(weights)]
+    arrangement = arranged(placements, [0, 0], [1, 1], ["sorted", "pairwise"])
+    assert arrangement is not None and [row[2] for row in arrangement.rows] == [True, False]
+    assert [row[0] for row in arrangement.rows] == [weight.data_ptr() for weight in weights]
+
+
+def test_results_lie_one_after_another() -> None:
+    weights = [torch.ones(2, 3), torch.ones(0, 3), torch.ones(4, 0), torch.ones(6, 5)]
+    placements = [Placement(*placement) for placement in placements_of(weights)]
+    arrangement = arranged(placements, [0, 0, 0, 1], [1, 1, 1, 2], ["sorted"] * 4)
+    assert arrangement is not None and arrangement.sizes == [2, 0, 4, 10]
+    assert arrangement.offsets == [0, 16, 16, 48] and arrangement.without_elements == [1, 2]
+
+
+def test_taps_without_a_common_stride_are_not_arranged() -> None:
+    cut = torch.ones(3, 4, 3, 5)[..., 1:4]
+    assert arranged([Placement(*placements_of([cut])[0])], [0], [1], ["sorted"]) is None

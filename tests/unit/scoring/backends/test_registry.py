@@ -69,6 +69,47 @@ def test_the_search_ends_at_the_first_usable_backend(looked_up: Counter[str], mo
     assert looked_up == {"cuda": 1}
 
 
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """A CUDA that is initialised, with its current device and the process."""
+    now = {"device": 0, "process": 100}
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: now["device"])
+    monkeypatch.setattr(registry.os, "getpid", lambda: now["process"])
+    monkeypatch.setattr(registry, "_found_usable", set())
+    return now
+
+
+def test_a_usable_gpu_is_looked_at_once(
+    looked_up: Counter[str], device: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "trouble", lambda: "")
+    monkeypatch.setattr(cuda, "describe", lambda: "")
+    for _ in range(3):
+        assert resolve("auto", "cuda").name == "cuda" and resolve("cuda").name == "cuda"
+    assert looked_up == {"cuda": 1}
+    device["device"] = 1
+    assert resolve("cuda").name == "cuda" and looked_up == {"cuda": 2}  # the build may have no code for that one
+    device["process"] = 101
+    assert resolve("cuda").name == "cuda" and looked_up == {"cuda": 3}  # CUDA does not survive a fork
+    device.update(device=0, process=100)
+    assert resolve("cuda").name == "cuda" and looked_up == {"cuda": 3}
+    assert fec_fast.backends()["cuda"].usable and looked_up["cuda"] == 4  # a list of the backends is always fresh
+
+
+def test_a_gpu_that_is_not_usable_is_looked_at_again(
+    looked_up: Counter[str], device: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "trouble", lambda: "the driver is asleep")
+    for times in (1, 2):
+        with pytest.raises(BackendError, match="asleep"):
+            resolve("cuda")
+        assert looked_up == {"cuda": times}
+    monkeypatch.setattr(cuda, "trouble", lambda: "")
+    monkeypatch.setattr(cuda, "describe", lambda: "")
+    assert resolve("cuda").name == "cuda"
+
+
 def test_triton_metadata_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[str] = []
 
