@@ -17,7 +17,8 @@ from torch import Tensor
 from ...utils.errors import BackendError
 from ..formula import Formula
 from .layout import check_one_device, evenly_strided, filter_count
-from .triton_launches import Group, groups_of
+from .triton_group import Group
+from .triton_launches import groups_of
 from .triton_table import layers_of
 
 OLDEST = (3, 4)
@@ -64,18 +65,17 @@ class _Plan:
 
     Attributes:
         groups: The groups of layers, with their tables on the device.
-        sizes: The lengths of the results in the order of the groups, weights without numbers last.
-        order: For each weight the position of its result in that order.
-        filters: The filters of the groups' layers.
-        empty: The filters of the weights without numbers.
+        starts: For each group the position of its first result, and then that of weights without numbers. All are even,
+            so that kernels find results at multiples of 16 bytes.
+        sizes: The lengths of the parts of all results: those of weights, and fillings.
+        order: For each weight the position of its results among the parts.
         copies: Positions of the weights whose taps have no single stride, and the copies that the table points to.
     """
 
     groups: list[Group]
+    starts: list[int]
     sizes: list[int]
     order: list[int]
-    filters: int
-    empty: int
     copies: list[tuple[int, Tensor]]
 
 
@@ -138,8 +138,8 @@ def entropies(
             return _launched(plan, weights, device)
     except torch.OutOfMemoryError as error:
         raise BackendError(
-            f"no room on {device} for what the kernels work in: free some, score fewer layers at a time (layers=[...]), "
-            f"or use backend='cpu'"
+            f"no room on {device} for what the kernels work in: free some, score fewer layers at a time "
+            f"(layers=[...]), or use backend='cpu'"
         ) from error
     except _failures() as error:
         raise BackendError(f"the Triton kernels could not be run on {device}: {error}") from error
@@ -158,21 +158,24 @@ def _made(
     layers = layers_of(even, formula, axes, groups, algorithm)
     device = weights[0].device
     if device.type == "cuda":
-        stream = torch.cuda.Stream(device)
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream):
             made = groups_of(layers, formula)
         stream.synchronize()
     else:
         made = groups_of(layers, formula)
-    positions = [layer.position for group in made for layer in group.layers]
-    positions += [i for i, weight in enumerate(weights) if not weight.numel()]
-    order = [0] * len(weights)
-    for place, position in enumerate(positions):
-        order[position] = place
     counts = [filter_count(weight, axis, group) for weight, axis, group in zip(weights, axes, groups, strict=True)]
-    sizes = [counts[position] for position in positions]
-    filled = sum(layer.filters for group in made for layer in group.layers)
-    return _Plan(made, sizes, order, filled, sum(sizes) - filled, copies)
+    starts, sizes, order, filled = list[int](), list[int](), [0] * len(weights), 0
+    empty = [i for i, weight in enumerate(weights) if not weight.numel()]
+    for positions in [*[[layer.position for layer in group.layers] for group in made], empty]:
+        starts.append(filled)
+        for position in positions:
+            order[position] = len(sizes)
+            sizes.append(counts[position])
+            filled += counts[position]
+        sizes.append(filled % 2)
+        filled += filled % 2
+    return _Plan(made, starts, sizes, order, copies)
 
 
 def _same(weight: Tensor, copy: Tensor) -> bool:
@@ -184,14 +187,12 @@ def _launched(plan: _Plan, weights: Sequence[Tensor], device: torch.device) -> l
     """Queues the kernels of a plan and returns the results of the weights."""
     for position, copy in plan.copies:
         copy.copy_(weights[position])
-    flat = torch.empty(plan.filters + plan.empty, dtype=torch.float64, device=device)
-    if plan.empty:
-        flat[plan.filters :].zero_()  # without channels the entropy is 0; the kernels skip such a weight
-    first = 0
-    for group in plan.groups:
-        group.launch(flat if len(plan.groups) == 1 else flat[first:])
-        first += sum(layer.filters for layer in group.layers)
-    parts = flat.split(plan.sizes)
+    flat = torch.empty(sum(plan.sizes), dtype=torch.float64, device=device)
+    for group, start in zip(plan.groups, plan.starts, strict=False):
+        group.launch(flat[start:] if start else flat)
+    if plan.starts[-1] < len(flat):
+        flat[plan.starts[-1] :].zero_()  # without channels the entropy is 0; the kernels skip such weights
+    parts = torch.split(flat, plan.sizes)
     return [parts[place] for place in plan.order]
 
 

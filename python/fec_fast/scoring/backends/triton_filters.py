@@ -1,11 +1,12 @@
 """Triton kernels between filters, for weights that are computed in float32: products on tensor cores.
 
-``split_filters`` writes every filter as two float16 numbers per coordinate, ``hi + lo``, scaled by a power of two of its
-own, exact to 2^-24; half precision needs ``hi`` alone. ``multiply_tiles`` makes the distances of a tile of filters from
-|a|^2 + |b|^2 - 2ab with ab = lo hi + hi lo + hi hi, for the upper triangle of tiles. Tensor cores round towards zero, so
-a float32 sum takes over every 64 coordinates. The subtraction enlarges errors where points are near one another:
-``near_tiles`` makes pairs with a squared distance below 1/32 of |a|^2 + |b|^2 again, by differences. ``sum_tiles``
-reduces distances to sums of their terms, by rows and by columns; ``finish_filters`` adds the sums of a filter's tiles.
+``split_filters`` writes every filter as two float16 numbers per coordinate, ``hi + lo``, scaled by a power of two of
+its own, exact to 2^-24; half precision needs ``hi`` alone. ``multiply_tiles`` makes the distances of a tile of filters
+from |a|^2 + |b|^2 - 2ab with ab = lo hi + hi lo + hi hi, for the upper triangle of tiles. Tensor cores round towards
+zero, so a float32 sum takes over every 64 coordinates. The subtraction enlarges errors where points are near one
+another: ``near_tiles`` makes pairs with a squared distance below 1/32 of |a|^2 + |b|^2 again, by differences.
+``sum_tiles`` reduces distances to sums of their terms, by rows and by columns; ``finish_filters`` adds the sums of a
+filter's tiles.
 
 A tile has TILE x TILE distances, in bands of 32 rows, and its place in the buffers of a batch of tiles. Its ``notes``
 are, for each band, whether it has near pairs, and then the exponent of the unit of its distances.
@@ -116,7 +117,7 @@ def split_filters(
     tl.store(exponents + out, exponent, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first"])
 def multiply_tiles(
     table,
     tiles,
@@ -164,15 +165,15 @@ def multiply_tiles(
         products += part
     i = ti * TILE + r
     j = tj * TILE + r
-    near_filters = squares + first_filter_of(entry)
-    near_exponents = exponents + first_filter_of(entry)
-    e_i = tl.load(near_exponents + ti * TILE + ri)
-    e_j = tl.load(near_exponents + tj * TILE + rj)
+    own_squares = squares + first_filter_of(entry)
+    own_exponents = exponents + first_filter_of(entry)
+    e_i = tl.load(own_exponents + ti * TILE + ri)
+    e_j = tl.load(own_exponents + tj * TILE + rj)
     unit = tl.maximum(tl.max(e_i, 0), tl.max(e_j, 0))
     f_i = power(e_i - unit, tl.float32)
     f_j = power(e_j - unit, tl.float32)
-    s_i = tl.load(near_filters + ti * TILE + ri) * f_i * f_i
-    s_j = tl.load(near_filters + tj * TILE + rj) * f_j * f_j
+    s_i = tl.load(own_squares + ti * TILE + ri) * f_i * f_i
+    s_j = tl.load(own_squares + tj * TILE + rj) * f_j * f_j
     both = s_i[:, None] + s_j[None, :]
     distinct = i[:, None] != j[None, :]
     square = tl.where(distinct, both - 2.0 * products * f_i[:, None] * f_j[None, :], 0.0)
@@ -190,7 +191,7 @@ def multiply_tiles(
     tl.store(sums + tl.load(description + 3) * BANDS + band, total * twice)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first"])
 def near_tiles(
     table,
     tiles,
@@ -268,7 +269,7 @@ def near_tiles(
     tl.store(sums + tl.load(description + 3) * BANDS + band, tl.sum(total, 0) * twice)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first"])
 def sum_tiles(
     table,
     tiles,

@@ -1,20 +1,16 @@
-"""Launches of the Triton kernels for a group of layers of one dtype: which, in which order, in which buffers.
-
-A group is made once for a list of weights, with its table and its lists of blocks on the device. Its ``launch`` queues
-the kernels on torch's current stream, waits for nothing, and takes its buffers from torch's allocator.
-"""
+"""Launches of the Triton kernels for groups of layers: which kernels, in which order, in which buffers."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..formula import Formula
+from .triton_group import Group, Launcher, language, real_of
 from .triton_table import WORKSPACE, Layer, bits_of, blocks_of, in_groups, needs_mean, table_of
 
 # Filters and coordinates, or channels, of a program of split_filters and gather_points.
@@ -24,30 +20,13 @@ _GATHER_ROWS, _GATHER_BLOCK = 4, 128
 _PAIR_ROWS, _PAIR_COLUMNS = 32, 32
 
 
-class Group(Protocol):
-    """Layers whose kernels are launched together.
-
-    Attributes:
-        layers: In the order of their results.
-    """
-
-    layers: Sequence[Layer]
-
-    def launch(self, results: Tensor) -> None:
-        """Queues the kernels.
-
-        Args:
-            results: float64, one number per filter of the group; written to.
-        """
-
-
 @dataclass(frozen=True)
 class Tiling:
     """How ``multiply_tiles`` is compiled.
 
     Attributes:
         tile: Filters on each side of a tile.
-        step: Coordinates that are loaded at a time, 32 or 64.
+        step: Coordinates that are loaded at a time, 32 or 64: also those whose products tensor cores add up.
         warps: The warps of a program.
         stages: Steps that are in flight.
     """
@@ -61,7 +40,7 @@ class Tiling:
 # By compute capability. Tiles of 128 read half as much of the second-level cache as those of 64, and need 64 KiB of
 # shared memory or more; consumer devices and AMD's have less.
 _TILINGS = {(8, 0): Tiling(128, 32, 8, 3), (9, 0): Tiling(128, 64, 8, 3), (10, 0): Tiling(128, 64, 8, 2)}
-_SMALL = Tiling(64, 64, 4, 2)
+_SMALL = Tiling(64, 32, 4, 3)
 
 
 @functools.cache
@@ -87,24 +66,30 @@ def groups_of(layers: Sequence[Layer], formula: Formula) -> list[Group]:
         alike.setdefault((layer.way, layer.weight.dtype), []).append(layer)
     groups: list[Group] = []
     for (way, dtype), members in alike.items():
-        bytes_each = real_of(dtype).itemsize
-        if way == "products":
-            tiling = tiling_of(members[0].weight.device)
-            split = is_split(dtype, formula)
-            parts = in_groups(members, lambda one: Products.bytes_of(one, tiling, split))
-            groups += [Products(part, formula, tiling) for part in parts]
-        elif way == "sorted":
-            parts = in_groups(members, lambda one: one.filters * block_of(one.channels) * bytes_each)
-            groups += [Sorted(part, formula) for part in parts]
-        else:
-            parts = in_groups(members, lambda one: one.filters * one.coordinates * bytes_each)
-            groups += [Pairs(part, formula) for part in parts]
+        tiling, split = tiling_of(members[0].weight.device), is_split(dtype, formula)
+        sizes = [_bytes_of(layer, tiling, split) for layer in members]
+        for part in in_groups(members, sizes):
+            if way == "products":
+                groups.append(Products(part, formula, tiling))
+            else:
+                groups.append(Sorted(part, formula) if way == "sorted" else Pairs(part, formula))
     return groups
 
 
-def real_of(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of the arithmetic: half precision needs the range and the digits of float32 for its sums."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+def _bytes_of(layer: Layer, tiling: Tiling, split: bool) -> int:
+    """The bytes that the kernels of a layer work in, as far as they grow with the weight."""
+    each = real_of(layer.weight.dtype).itemsize
+    if layer.way == "sorted":
+        return layer.filters * block_of(layer.channels) * each
+    if layer.way == "pairs":
+        return layer.filters * layer.coordinates * each
+    strips = -(-layer.filters // tiling.tile)
+    return layer.filters * width_of(layer) * (4 if split else 2) + strips * (strips + 1) // 2 * tiling.tile**2 * 4
+
+
+def width_of(layer: Layer) -> int:
+    """The coordinates of a filter with those that fill up its last step of products."""
+    return -(-layer.coordinates // 64) * 64
 
 
 def is_split(dtype: torch.dtype, formula: Formula) -> bool:
@@ -117,31 +102,7 @@ def block_of(channels: int) -> int:
     return int(1 << max(channels - 1, 63).bit_length())
 
 
-def _language(dtype: torch.dtype) -> Any:
-    """Triton's name of a dtype."""
-    import triton.language as tl
-
-    return getattr(tl, str(dtype).removeprefix("torch."))
-
-
-class _Base:
-    """What all groups have."""
-
-    def __init__(self, layers: Sequence[Layer], formula: Formula) -> None:
-        self.layers, self.formula = layers, formula
-        self.dtype, self.device = layers[0].weight.dtype, layers[0].weight.device
-        self.real = real_of(self.dtype)
-        self.filters = sum(layer.filters for layer in layers)
-        self.kind = formula.compress
-
-    def empty(self, size: int, dtype: torch.dtype) -> Tensor:
-        return torch.empty(size, dtype=dtype, device=self.device)
-
-    def numbered(self) -> list[tuple[int, int]]:
-        return [(position, layer.filters) for position, layer in enumerate(self.layers)]
-
-
-class Products(_Base):
+class Products(Group):
     """Between filters, by products on tensor cores: five kernels, and ``set_units``.
 
     The distances of all tiles are kept from the sums that tau needs to the terms. Where they need more than the
@@ -149,11 +110,18 @@ class Products(_Base):
     """
 
     def __init__(self, layers: Sequence[Layer], formula: Formula, tiling: Tiling) -> None:
+        """Makes the table and the lists of blocks on the device.
+
+        Args:
+            layers: Layers of one dtype on one device.
+            formula: The formula of the entropy, of one axis.
+            tiling: How tiles are computed.
+        """
         super().__init__(layers, formula)
         self.tiling, self.split = tiling, is_split(self.dtype, formula)
         own, numbers, tiles, pairs = [], 0, 0, []
         for position, layer in enumerate(layers):
-            strips, width = -(-layer.filters // tiling.tile), self.width_of(layer)
+            strips, width = -(-layer.filters // tiling.tile), width_of(layer)
             i, j = torch.triu_indices(strips, strips).to(torch.int32)
             number = torch.arange(tiles, tiles + len(i), dtype=torch.int32)
             pairs.append((width, torch.stack([torch.full_like(i, position), i, j, number], 1)))
@@ -178,58 +146,50 @@ class Products(_Base):
         self.table = table_of(layers, formula, own).to(self.device)
         self.order = torch.cat(order).to(self.device)
         self.blocks = blocks_of(self.numbered(), _SPLIT_ROWS).to(self.device)
-        strips = [(position, -(-filters // tiling.tile)) for position, filters in self.numbered()]
-        self.strips = blocks_of(strips, 1).to(self.device)
+        counts = [(position, -(-filters // tiling.tile)) for position, filters in self.numbered()]
+        self.strips = blocks_of(counts, 1).to(self.device)
+        self.launchers = self._launchers()
 
-    @staticmethod
-    def width_of(layer: Layer) -> int:
-        return -(-layer.coordinates // 64) * 64
+    def _launchers(self) -> dict[str, Launcher]:
+        from . import triton_filters as kernels
 
-    @classmethod
-    def bytes_of(cls, layer: Layer, tiling: Tiling, split: bool) -> int:
-        strips = -(-layer.filters // tiling.tile)
-        halves = layer.filters * cls.width_of(layer) * (4 if split else 2)
-        return halves + strips * (strips + 1) // 2 * tiling.tile**2 * 4
+        tile, terms, layout = self.tiling.tile, self.formula.entropy, {"DTYPE": language(self.dtype)}
+        compressed = layout | {"KIND": self.kind, "SPLIT": self.split}
+        stepped = {"SPLIT": self.split, "TILE": tile, "STEP": self.tiling.step}
+        options = {"num_warps": self.tiling.warps, "num_stages": self.tiling.stages}
+        summed = {"TERMS": terms, "TILE": tile}
+        blocked = compressed | {"ROWS": _SPLIT_ROWS, "BLOCK": _SPLIT_BLOCK}
+        return {
+            "split": Launcher(kernels.split_filters, len(self.blocks), blocked),
+            "multiply": Launcher(kernels.multiply_tiles, self.batch, stepped, **options),
+            "near": Launcher(kernels.near_tiles, self.batch * (tile // 32), compressed | {"TILE": tile}),
+            "units": self.units_launcher(),
+            "sum": Launcher(kernels.sum_tiles, self.batch, summed),
+            "finish": Launcher(kernels.finish_filters, len(self.strips), summed),
+        }
 
     def launch(self, results: Tensor) -> None:
-        from . import triton_filters as kernels
-        from .triton_parts import set_units
+        """Queues the kernels, see :meth:`Group.launch`.
 
-        tile, dtype, terms = self.tiling.tile, _language(self.dtype), self.formula.entropy
+        Args:
+            results: float64, one number per filter; written to.
+        """
+        tile, launch = self.tiling.tile, self.launchers
         halves = self.empty(self.numbers, torch.float16)
         squares = self.empty(self.filters, torch.float32)
         exponents = self.empty(self.filters, torch.int32)
-        kernels.split_filters[(len(self.blocks),)](
-            self.table,
-            self.blocks,
-            halves,
-            squares,
-            exponents,
-            DTYPE=dtype,
-            KIND=self.kind,
-            SPLIT=self.split,
-            ROWS=_SPLIT_ROWS,
-            BLOCK=_SPLIT_BLOCK,
-        )
+        launch["split"](self.table, self.blocks, halves, squares, exponents)
         distances = self.empty(self.batch * tile * tile, torch.float32)
         notes = self.empty(self.batch * (tile // 32 + 1), torch.int32)
         sums = self.empty(self.tiles * (tile // 32), torch.float64)
         units = self.empty(len(self.layers), torch.float64)
-        partials = self.empty(self.tiles * 2 * tile * (1 if terms == "similarity" else 2), torch.float32)
+        sides = 2 if self.formula.entropy == "similarity" else 4
+        partials = self.empty(self.tiles * sides * tile, torch.float32)
 
         def measure(first: int, count: int) -> None:
             given = (self.table, self.order, halves, squares, exponents, distances, sums, notes, first)
-            kernels.multiply_tiles[(count,)](
-                *given,
-                SPLIT=self.split,
-                TILE=tile,
-                STEP=self.tiling.step,
-                num_warps=self.tiling.warps,
-                num_stages=self.tiling.stages,
-            )
-            kernels.near_tiles[(count * (tile // 32),)](
-                *given, DTYPE=dtype, KIND=self.kind, SPLIT=self.split, TILE=tile
-            )
+            launch["multiply"](*given, programs=count)
+            launch["near"](*given, programs=count * (tile // 32))
 
         batches = [(first, min(self.batch, self.tiles - first)) for first in range(0, self.tiles, self.batch)]
         kept = False
@@ -237,27 +197,29 @@ class Products(_Base):
             for first, count in batches:
                 measure(first, count)
             kept = len(batches) == 1
-        set_units[(len(self.layers),)](self.table, exponents, sums, units, MEASURED=needs_mean(self.formula), BLOCK=1024)
+        launch["units"](self.table, exponents, sums, units)
         for first, count in batches:
             if not kept:
                 measure(first, count)
-            kernels.sum_tiles[(count,)](
-                self.table, self.order, distances, notes, units, partials, first, TERMS=terms, TILE=tile
-            )
-        kernels.finish_filters[(len(self.strips),)](
-            self.table, self.strips, units, partials, results, TERMS=terms, TILE=tile
-        )
+            launch["sum"](self.table, self.order, distances, notes, units, partials, first, programs=count)
+        launch["finish"](self.table, self.strips, units, partials, results)
 
 
-class Sorted(_Base):
+class Sorted(Group):
     """One number per channel: two kernels for each size that filters are padded to, and ``set_units``."""
 
     def __init__(self, layers: Sequence[Layer], formula: Formula) -> None:
+        """Makes the table and the lists of blocks on the device.
+
+        Args:
+            layers: Layers of one dtype on one device.
+            formula: The formula of the entropy, of one axis.
+        """
         super().__init__(layers, formula)
         self.kind = "mean" if formula.compress == "none" else formula.compress  # of one tap
         sizes: dict[int, list[tuple[int, int]]] = {}
         own, numbers, sums = [], 0, 0
-        self.blocks: list[tuple[int, int, Tensor]] = []
+        self.sizes: list[tuple[Tensor, Launcher, Launcher]] = []
         starts: dict[int, int] = {}
         for position, layer in enumerate(layers):
             block = block_of(layer.channels)
@@ -279,61 +241,54 @@ class Sorted(_Base):
             found = blocks_of(members, self.rows_of(block))
             start = torch.tensor([starts[int(position)] for position in found[:, 0]], dtype=torch.int32)
             number = start + found[:, 1] // self.rows_of(block)
-            self.blocks.append((block, len(found), torch.cat([found, number[:, None]], 1).contiguous().to(self.device)))
+            blocks = torch.cat([found, number[:, None]], 1).to(self.device)
+            self.sizes.append((blocks, *self._launchers(block, len(found))))
+        self.units = self.units_launcher()
         self.numbers, self.sums = numbers, sums
         self.table = table_of(layers, formula, own).to(self.device)
 
     def rows_of(self, block: int) -> int:
-        """The filters of a program: as many as give each lane 32 float32 numbers, or half as many float64."""
-        return int(max(1, 4096 // self.real.itemsize // block))
+        """The filters of a program: as many as give each lane 16 float32 numbers, or half as many float64."""
+        return int(max(1, 2048 // self.real.itemsize // block))
 
-    def options_of(self, block: int) -> dict[str, Any]:
-        # Up to 64 registers per lane for the numbers.
-        return {
-            "REAL": _language(self.real),
-            "ROWS": self.rows_of(block),
-            "BLOCK": block,
-            "num_warps": max(1, block * self.real.itemsize // 8192),
-        }
-
-    def launch(self, results: Tensor) -> None:
-        from .triton_parts import set_units
+    def _launchers(self, block: int, programs: int) -> tuple[Launcher, Launcher]:
         from .triton_sorted import scan_rows, sort_rows
 
+        real, shape = language(self.real), {"ROWS": self.rows_of(block), "BLOCK": block}
+        read = {"DTYPE": language(self.dtype), "REAL": real, "KIND": self.kind}
+        warps = max(1, block * self.real.itemsize // 8192)  # up to 64 registers per lane for the numbers
+        return (
+            Launcher(sort_rows, programs, read | shape | {"BITS": block.bit_length() - 1}, num_warps=warps),
+            Launcher(scan_rows, programs, {"REAL": real, "TERMS": self.formula.entropy} | shape, num_warps=warps),
+        )
+
+    def launch(self, results: Tensor) -> None:
+        """Queues the kernels, see :meth:`Group.launch`.
+
+        Args:
+            results: float64, one number per filter; written to.
+        """
         kept = self.empty(self.numbers, self.real)
         exponents = self.empty(self.filters, torch.int32)
         sums = self.empty(self.sums, torch.float64)
         units = self.empty(len(self.layers), torch.float64)
-        for block, programs, blocks in self.blocks:
-            sort_rows[(programs,)](
-                self.table,
-                blocks,
-                kept,
-                exponents,
-                sums,
-                DTYPE=_language(self.dtype),
-                KIND=self.kind,
-                BITS=block.bit_length() - 1,
-                **self.options_of(block),
-            )
-        set_units[(len(self.layers),)](self.table, exponents, sums, units, MEASURED=needs_mean(self.formula), BLOCK=1024)
-        for block, programs, blocks in self.blocks:
-            scan_rows[(programs,)](
-                self.table,
-                blocks,
-                kept,
-                exponents,
-                units,
-                results,
-                TERMS=self.formula.entropy,
-                **self.options_of(block),
-            )
+        for blocks, sort, _ in self.sizes:
+            sort(self.table, blocks, kept, exponents, sums)
+        self.units(self.table, exponents, sums, units)
+        for blocks, _, scan in self.sizes:
+            scan(self.table, blocks, kept, exponents, units, results)
 
 
-class Pairs(_Base):
+class Pairs(Group):
     """All pairs by differences: two to four kernels, and ``set_units``."""
 
     def __init__(self, layers: Sequence[Layer], formula: Formula) -> None:
+        """Makes the table and the lists of blocks on the device.
+
+        Args:
+            layers: Layers of one dtype on one device.
+            formula: The formula of the entropy, of one axis.
+        """
         super().__init__(layers, formula)
         self.inside = formula.axis == "channels"
         own, numbers, sums, parts = [], 0, 0, []
@@ -341,9 +296,7 @@ class Pairs(_Base):
             matrices, count = (layer.filters, layer.channels) if self.inside else (1, layer.filters)
             matrix, row = (
                 part.flatten().to(torch.int32)
-                for part in torch.meshgrid(
-                    torch.arange(matrices), torch.arange(0, count, _PAIR_ROWS), indexing="ij"
-                )
+                for part in torch.meshgrid(torch.arange(matrices), torch.arange(0, count, _PAIR_ROWS), indexing="ij")
             )
             parts.append(torch.stack([torch.full_like(matrix, position), matrix, row], 1))
             own.append(
@@ -362,49 +315,43 @@ class Pairs(_Base):
         self.blocks = blocks_of(self.numbered(), _GATHER_ROWS).to(self.device)
         self.averages = blocks_of(self.numbered(), 64).to(self.device)
 
-    def launch(self, results: Tensor) -> None:
-        from .triton_pairs import average_rows, compare_pairs, gather_points
-        from .triton_parts import set_units
+        self.launchers = self._launchers()
 
-        real = _language(self.real)
+    def _launchers(self) -> dict[str, Launcher]:
+        from .triton_pairs import average_rows, compare_pairs, gather_points
+
+        real = language(self.real)
+        read = {"DTYPE": language(self.dtype), "REAL": real, "KIND": self.kind, "INSIDE": self.inside}
+
+        def compare(terms: str) -> Launcher:
+            shape = {"ROWS": _PAIR_ROWS, "COLUMNS": _PAIR_COLUMNS, "LARGEST": 1024}
+            return Launcher(compare_pairs, self.sums, {"REAL": real, "TERMS": terms, "INSIDE": self.inside} | shape)
+
+        shape = {"ROWS": _GATHER_ROWS, "BLOCK": _GATHER_BLOCK}
+        return {
+            "gather": Launcher(gather_points, len(self.blocks), read | shape),
+            "measure": compare("distances"),
+            "units": self.units_launcher(),
+            "compare": compare(self.formula.entropy),
+            "average": Launcher(average_rows, len(self.averages), {"FILTERS": 64, "ROWS": _PAIR_ROWS}),
+        }
+
+    def launch(self, results: Tensor) -> None:
+        """Queues the kernels, see :meth:`Group.launch`.
+
+        Args:
+            results: float64, one number per filter; written to.
+        """
+        launch = self.launchers
         points = self.empty(self.numbers, self.real)
         exponents = self.empty(self.filters, torch.int32)
         sums = self.empty(self.sums, torch.float64)
         units = self.empty(len(self.layers), torch.float64)
-        gather_points[(len(self.blocks),)](
-            self.table,
-            self.blocks,
-            points,
-            exponents,
-            DTYPE=_language(self.dtype),
-            REAL=real,
-            KIND=self.kind,
-            INSIDE=self.inside,
-            ROWS=_GATHER_ROWS,
-            BLOCK=_GATHER_BLOCK,
-        )
-
-        def compare(terms: str, to: Tensor) -> None:
-            compare_pairs[(self.sums,)](
-                self.table,
-                self.pairs,
-                points,
-                exponents,
-                units,
-                to,
-                REAL=real,
-                TERMS=terms,
-                INSIDE=self.inside,
-                ROWS=_PAIR_ROWS,
-                COLUMNS=_PAIR_COLUMNS,
-                LARGEST=1024,
-            )
-
+        launch["gather"](self.table, self.blocks, points, exponents)
         if needs_mean(self.formula):
-            compare("distances", sums)
-        set_units[(len(self.layers),)](self.table, exponents, sums, units, MEASURED=needs_mean(self.formula), BLOCK=1024)
-        compare(self.formula.entropy, sums if self.inside else results)
+            launch["measure"](self.table, self.pairs, points, exponents, units, sums)
+        launch["units"](self.table, exponents, sums, units)
+        to = sums if self.inside else results
+        launch["compare"](self.table, self.pairs, points, exponents, units, to)
         if self.inside:
-            average_rows[(len(self.averages),)](
-                self.table, self.averages, units, sums, results, FILTERS=64, ROWS=_PAIR_ROWS
-            )
+            launch["average"](self.table, self.averages, units, sums, results)

@@ -1,9 +1,9 @@
 """Triton kernels that compare all pairs by differences: what neither sorting nor products on tensor cores can do.
 
 These are channels with several taps or more channels than a warp sorts, the distance entropy inside filters,
-``algorithm="pairwise"``, and float64 between filters. ``gather_points`` writes the points of every matrix of distances,
-one coordinate after the other, so that consecutive lanes read consecutive points. Inside filters a filter is a matrix and
-its channels are the points; between filters a layer is a matrix.
+``algorithm="pairwise"``, and float64 between filters. ``gather_points`` writes the points of every matrix of
+distances, one coordinate after the other, so that consecutive lanes read consecutive points. Inside filters a filter is
+a matrix and its channels are the points; between filters a layer is a matrix.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def gather_points(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    # One program: ROWS filters, scaled by powers of two of their own. Inside filters, coordinate t of channel c of filter
-    # f is number (f T + t) C + c of the layer. Between filters, coordinate k of filter f is number k N + f.
+    # One program: ROWS filters, scaled by powers of two of their own. Inside filters, coordinate t of channel c of
+    # filter f is number (f T + t) C + c of the layer. Between filters, coordinate k of filter f is number k N + f.
     b = tl.program_id(0)
     entry = entry_of(table, tl.load(blocks + 2 * b))
     f = tl.load(blocks + 2 * b + 1) + tl.arange(0, ROWS)

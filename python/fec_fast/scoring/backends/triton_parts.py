@@ -1,4 +1,4 @@
-"""What the Triton kernels share: fields of the table of layers, places of weights, powers of two, the unit of distances.
+"""What the Triton kernels share: fields of the table of layers, places of weights, powers of two, units of distances.
 
 To import this module imports Triton, so it is imported when a kernel is launched. The table is int64
 ``[layers, len(triton_table.FIELDS)]``; its functions here stand in the order of ``FIELDS``, and a test compares them.
@@ -16,27 +16,27 @@ import triton.language as tl
 
 
 @triton.jit
-def entry_of(table, layer):  # noqa: D103
+def entry_of(table, layer):
     return table + layer * 24
 
 
 @triton.jit
-def data_of(entry, DTYPE: tl.constexpr):  # noqa: D103
+def data_of(entry, DTYPE: tl.constexpr):
     return tl.load(entry).to(tl.pointer_type(DTYPE))
 
 
 @triton.jit
-def filters_of(entry):  # noqa: D103
+def filters_of(entry):
     return tl.load(entry + 1).to(tl.int32)
 
 
 @triton.jit
-def channels_of(entry):  # noqa: D103
+def channels_of(entry):
     return tl.load(entry + 2).to(tl.int32)
 
 
 @triton.jit
-def taps_of(entry):  # noqa: D103
+def taps_of(entry):
     return tl.load(entry + 3).to(tl.int32)
 
 
@@ -57,12 +57,12 @@ def flat_places(entry, f, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def channel_stride_of(entry):  # noqa: D103
+def channel_stride_of(entry):
     return tl.load(entry + 7)
 
 
 @triton.jit
-def tap_stride_of(entry):  # noqa: D103
+def tap_stride_of(entry):
     return tl.load(entry + 8)
 
 
@@ -105,13 +105,19 @@ def first_number_of(entry):
 
 
 @triton.jit
+def first_sorted_of(entry):
+    # The same without the hint, for sorted numbers: see triton_sorted.
+    return tl.load(entry + 15)
+
+
+@triton.jit
 def width_of(entry):
     # The numbers of one filter in that buffer, padding included.
     return tl.multiple_of(tl.load(entry + 16).to(tl.int32), 64)
 
 
 @triton.jit
-def first_tile_of(entry):  # noqa: D103
+def first_tile_of(entry):
     return tl.load(entry + 17).to(tl.int32)
 
 
@@ -123,12 +129,12 @@ def tile_of(entry, i, j):
 
 
 @triton.jit
-def first_sum_of(entry):  # noqa: D103
+def first_sum_of(entry):
     return tl.load(entry + 19)
 
 
 @triton.jit
-def sums_of(entry):  # noqa: D103
+def sums_of(entry):
     return tl.load(entry + 20).to(tl.int32)
 
 

@@ -1,8 +1,12 @@
 """Triton kernels for one number per channel: each filter's numbers are sorted, and scanned for the sums of their terms.
 
 One warp has ROWS filters of up to BLOCK channels, BLOCK / 32 numbers per lane: channel ``32 e + l`` is number ``e`` of
-lane ``l``. In the sorted order the numbers of a lane are neighbours, so most steps of the sorting network compare numbers
-of one lane, by a minimum and a maximum. The order is that of the pair (l, e); kept numbers lie in memory at ``32 e + l``.
+lane ``l``. In the sorted order the numbers of a lane are neighbours, so most steps of the sorting network compare
+numbers of one lane, by a minimum and a maximum. The order is that of the pair (l, e); kept numbers lie in memory at
+``32 e + l``.
+
+The compiler divides tensors among lanes by what it knows of the addresses. Here it knows that those of 32 lanes are
+consecutive, and no alignment: else it would give neighbours in memory to one lane, for wider loads, and then move them.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from .triton_parts import (
     filter_places,
     filters_of,
     first_filter_of,
-    first_number_of,
+    first_sorted_of,
     largest_weights,
     magnitude,
     power,
@@ -81,14 +85,6 @@ def sorted_numbers(x, ROWS: tl.constexpr, BLOCK: tl.constexpr, BITS: tl.constexp
 
 
 @triton.jit
-def _places(entry, BLOCK: tl.constexpr):
-    # The places of kept numbers, [1, BLOCK / 32, 32]. The width is BLOCK, so their distance is 1. The compiler does not
-    # know it: or it would give neighbours in memory to one lane, and then move them all between lanes.
-    one = width_of(entry) // BLOCK
-    return (tl.arange(0, BLOCK // 32)[None, :, None] * 32 + tl.arange(0, 32)[None, None, :]) * one
-
-
-@triton.jit
 def sort_rows(
     table,
     blocks,
@@ -117,7 +113,9 @@ def sort_rows(
     lane = tl.arange(0, 32)[None, None, :]
     c = number * 32 + lane
     there = mask[:, None, None] & (c < channels)
-    at = data + rows[:, None, None] + c.to(tl.int64) * channel_stride_of(entry)
+    # The hint puts consecutive channels into consecutive lanes, whatever their stride is.
+    places = tl.max_contiguous(c.to(tl.int64) * channel_stride_of(entry), [1, 1, 32])
+    at = data + rows[:, None, None] + places
     one = tl.full((ROWS, 1, 1), 1.0, REAL)
     total = compressed_sum(at, there, one, taps, tap_stride, KIND, REAL)
     BIAS: tl.constexpr = 1023 if REAL == tl.float64 else 127
@@ -140,7 +138,7 @@ def sort_rows(
     tl.store(sums + tl.load(blocks + 3 * b + 2), tl.sum(tl.where(mask, mean, 0.0), 0))
     tl.store(exponents + first_filter_of(entry) + f, exponent, mask=mask)
     x = tl.permute(tl.reshape(x, (ROWS, 32, EACH)), (0, 2, 1))
-    to = kept + first_number_of(entry) + f.to(tl.int64)[:, None, None] * width_of(entry) + _places(entry, BLOCK)
+    to = kept + first_sorted_of(entry) + f.to(tl.int64)[:, None, None] * width_of(entry) + c
     tl.store(to, x, mask=mask[:, None, None])
 
 
@@ -247,7 +245,7 @@ def scan_rows(
     BLOCK: tl.constexpr,
 ):
     # One program: the entropies of ROWS filters, from their sorted numbers. The row of a number sums 2^-distance over
-    # all numbers: those of its own lane by a scan in either direction, those of other lanes by a carry from either side.
+    # all numbers: those of its own lane by a scan in either direction, those of other lanes by a carry from each side.
     b = tl.program_id(0)
     layer = tl.load(blocks + 3 * b)
     entry = entry_of(table, layer)
@@ -255,8 +253,8 @@ def scan_rows(
     mask = f < filters_of(entry)
     channels = channels_of(entry)
     EACH: tl.constexpr = BLOCK // 32
-    c = _places(entry, BLOCK)
-    row = kept + first_number_of(entry) + f.to(tl.int64) * width_of(entry)
+    c = tl.arange(0, EACH)[None, :, None] * 32 + tl.arange(0, 32)[None, None, :]
+    row = kept + first_sorted_of(entry) + f.to(tl.int64) * width_of(entry)
     x = tl.load(row[:, None, None] + c, mask=mask[:, None, None], other=0.0)
     x = tl.permute(x, (0, 2, 1))
     last_at = (channels - 1) % EACH * 32 + (channels - 1) // EACH
@@ -270,8 +268,8 @@ def scan_rows(
     unit = tl.minimum(shared * power(exponent - BIAS, tl.float64), MOST).to(REAL)[:, None, None]
     k = tl.arange(0, EACH)[None, None, :]
     valid = mask[:, None, None] & (tl.arange(0, 32)[None, :, None] * EACH + k < channels)
-    # From the first number, because small differences of large numbers would be lost in the product. The padding is put
-    # far beyond the last number, where a term is 0, so that it adds nothing to any sum.
+    # From the first number, because small differences of large numbers would be lost in the product. The padding is
+    # put far beyond the last number, where a term is 0, so that it adds nothing to any sum.
     position = tl.minimum((tl.where(valid, x, highest) - lowest) * unit, 1e30)  # infinity minus itself would be NaN
     position = tl.where(valid, position, 2.0 * position + 4096.0)
     ones = tl.full((ROWS, 32, EACH), 1.0, REAL)

@@ -1,4 +1,4 @@
-"""Table of layers for the Triton kernels: where weights lie, which programs process what, and which kernels a layer takes.
+"""Table of layers for the Triton kernels: where weights lie, and which kernels a layer takes.
 
 Everything here is plain Python and torch on the CPU. It is made once for a list of weights, see ``triton.entropies``.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -199,22 +199,22 @@ def blocks_of(layers: Iterable[tuple[int, int]], rows: int) -> Tensor:
     return torch.cat(parts)
 
 
-def in_groups(layers: Sequence[Layer], size: Callable[[Layer], int]) -> list[list[Layer]]:
+def in_groups(layers: Sequence[Layer], sizes: Sequence[int]) -> list[list[Layer]]:
     """Divides layers into groups whose kernels work in at most ``WORKSPACE`` bytes, or which have one layer.
 
     Args:
         layers: Layers of one way and dtype.
-        size: The bytes that the kernels of a layer work in.
+        sizes: For each the bytes that its kernels work in.
 
     Returns:
         The groups, in order.
     """
     groups: list[list[Layer]] = []
     room = -1
-    for layer in layers:
-        room -= size(layer)
+    for layer, size in zip(layers, sizes, strict=True):
+        room -= size
         if room < 0:
             groups.append([])
-            room = WORKSPACE - size(layer)
+            room = WORKSPACE - size
         groups[-1].append(layer)
     return groups
