@@ -7,11 +7,11 @@ Needs Triton and no GPU.
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.common.pages import page_of, paragraph, write_page
@@ -96,6 +96,18 @@ def resources(build: Build, target: tuple[str, int | str, int]) -> dict[str, int
     Returns:
         ``shared`` in bytes; of NVIDIA's machine code also ``registers`` and ``stack``, in which spills are.
     """
+    kernel = compiled(build, target)
+    cubin = kernel.asm.get("cubin")
+    return {"shared": kernel.metadata.shared} | (_of_machine_code(cubin) if cubin else {})
+
+
+def compiled(build: Build, target: tuple[str, int | str, int]) -> Any:
+    """Triton's compiled kernel.
+
+    Args:
+        build: The kernel and its constants.
+        target: Backend, architecture, lanes of a warp.
+    """
     import importlib
 
     import triton
@@ -107,9 +119,7 @@ def resources(build: Build, target: tuple[str, int | str, int]) -> dict[str, int
 
     kernel = getattr(importlib.import_module(f"fec_fast.scoring.backends.{build.module}"), build.kernel)
     real = tl.float64 if build.real == "fp64" else tl.float32
-    tiling = triton_launches._SMALL
-    if target[0] == "cuda":
-        tiling = triton_launches._TILINGS.get(divmod(int(target[1]), 10), tiling)
+    tiling = triton_launches.tiling_for(divmod(int(target[1]), 10) if target[0] == "cuda" else None)
     own = f"*{build.real}"
     types = {"table": _I64, "halves": _F16, "squares": _F32, "distances": _F32, "partials": _F32, "kept": own}
     types |= {"points": own, "sums": _F64, "units": _F64, "results": _F64, "first": "i32"}
@@ -117,10 +127,10 @@ def resources(build: Build, target: tuple[str, int | str, int]) -> dict[str, int
     given = {"DTYPE": real, "REAL": real, "KIND": "rms" if build.module == "triton_sorted" else "none"}
     given |= {"SPLIT": True, "TILE": tiling.tile, "STEP": tiling.step, "MEASURED": True, "LARGEST": 1024}
     shapes = {
-        "split_filters": {"ROWS": triton_launches._SPLIT_ROWS, "BLOCK": triton_launches._SPLIT_BLOCK},
-        "gather_points": {"ROWS": triton_launches._GATHER_ROWS, "BLOCK": triton_launches._GATHER_BLOCK},
-        "compare_pairs": {"ROWS": triton_launches._PAIR_ROWS, "COLUMNS": triton_launches._PAIR_COLUMNS},
-        "average_rows": {"ROWS": triton_launches._PAIR_ROWS, "FILTERS": 64},
+        "split_filters": {"ROWS": triton_launches.SPLIT_ROWS, "BLOCK": triton_launches.SPLIT_BLOCK},
+        "gather_points": {"ROWS": triton_launches.GATHER_ROWS, "BLOCK": triton_launches.GATHER_BLOCK},
+        "compare_pairs": {"ROWS": triton_launches.PAIR_ROWS, "COLUMNS": triton_launches.PAIR_COLUMNS},
+        "average_rows": {"ROWS": triton_launches.PAIR_ROWS, "FILTERS": 64},
         "set_units": {"BLOCK": 1024},
     }
     given |= shapes.get(build.kernel, {}) | dict(build.constants)
@@ -131,9 +141,7 @@ def resources(build: Build, target: tuple[str, int | str, int]) -> dict[str, int
     if build.kernel == "multiply_tiles":
         options = {"num_warps": tiling.warps, "num_stages": tiling.stages}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
-    compiled = triton.compile(source, target=GPUTarget(*target), options=options)
-    cubin = compiled.asm.get("cubin")
-    return {"shared": compiled.metadata.shared} | (_of_machine_code(cubin) if cubin else {})
+    return triton.compile(source, target=GPUTarget(*target), options=options)
 
 
 def _of_machine_code(cubin: bytes) -> dict[str, int]:
@@ -164,7 +172,9 @@ def table(builds: Sequence[Build]) -> str:
 
 
 def main() -> None:
-    """Writes the page."""
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     import triton
 
     write_page(

@@ -50,8 +50,9 @@ def test_products_and_launches_in_the_interpreter() -> None:
 @pytest.mark.parametrize("architecture", ["80", "90", "120"])
 def test_compiled_ahead_of_time(architecture: str) -> None:
     report = json.loads(run("triton_compiled.py", "cuda", architecture, "32"))
-    assert len(report) == len(triton_resources.FREQUENT)
-    for what, takes in report.items():
+    assert report["float32 sums"] == [1, 1]  # the compiler could give all sums to the tensor cores, which truncate
+    assert len(report["resources"]) == len(triton_resources.FREQUENT)
+    for what, takes in report["resources"].items():
         assert takes["shared"] <= triton_resources.SHARED[int(architecture)], (what, takes)
         assert takes["stack"] <= 16, (what, takes)  # the kernels that run most do not spill, but for a register or two
 
@@ -60,8 +61,8 @@ def test_compiled_ahead_of_time(architecture: str) -> None:
 @needs_triton
 def test_compiled_for_an_amd_gpu() -> None:
     report = json.loads(run("triton_compiled.py", "hip", "gfx942", "64"))
-    assert len(report) == len(triton_resources.FREQUENT)
-    assert all(takes["shared"] <= 64 << 10 for takes in report.values())
+    assert report["float32 sums"] == [1, 1] and len(report["resources"]) == len(triton_resources.FREQUENT)
+    assert all(takes["shared"] <= 64 << 10 for takes in report["resources"].values())
 
 
 def test_the_kernels_read_the_columns_that_the_table_has() -> None:

@@ -151,6 +151,9 @@ def multiply_tiles(
     a = (start + tl.multiple_of((ti * TILE).to(tl.int64) * row, 64)) + (ri[:, None] * row + k[None, :])
     b = (start + tl.multiple_of((tj * TILE).to(tl.int64) * row, 64)) + (rj[None, :] * row + k[:, None])
     products = tl.zeros((TILE, TILE), tl.float32)
+    # Zeros that the compiler does not know: with known ones it would turn the sum of products into one long product,
+    # all of it rounded by tensor cores.
+    nothing = tl.full((TILE, TILE), 0.0, tl.float32) + tl.where(filters > 0, 0.0, 1.0)
     for x in range(0, width, STEP):
         a_hi = tl.load(a + x)
         b_hi = tl.load(b + x)
@@ -161,7 +164,7 @@ def multiply_tiles(
             part = tl.dot(a_hi, b_lo, part)
             part = tl.dot(a_hi, b_hi, part)
         else:
-            part = tl.dot(a_hi, b_hi)
+            part = tl.dot(a_hi, b_hi, nothing)
         products += part
     i = ti * TILE + r
     j = tj * TILE + r

@@ -14,10 +14,10 @@ from .triton_group import Group, Launcher, language, real_of
 from .triton_table import WORKSPACE, Layer, bits_of, blocks_of, in_groups, needs_mean, table_of
 
 # Filters and coordinates, or channels, of a program of split_filters and gather_points.
-_SPLIT_ROWS, _SPLIT_BLOCK = 8, 256
-_GATHER_ROWS, _GATHER_BLOCK = 4, 128
+SPLIT_ROWS, SPLIT_BLOCK = 8, 256
+GATHER_ROWS, GATHER_BLOCK = 4, 128
 # Rows and columns of a program of compare_pairs.
-_PAIR_ROWS, _PAIR_COLUMNS = 32, 32
+PAIR_ROWS, PAIR_COLUMNS = 32, 32
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,26 @@ class Tiling:
     stages: int
 
 
-# By compute capability. Tiles of 128 read half as much of the second-level cache as those of 64, and need 64 KiB of
-# shared memory or more; consumer devices and AMD's have less.
+# Tiles of 128 read half as much of the second-level cache as those of 64, but need 64 KiB of shared memory or more,
+# which consumer devices and AMD's do not have for two programs.
 _TILINGS = {(8, 0): Tiling(128, 32, 8, 3), (9, 0): Tiling(128, 64, 8, 3), (10, 0): Tiling(128, 64, 8, 2)}
 _SMALL = Tiling(64, 32, 4, 3)
+
+
+def tiling_for(capability: tuple[int, int] | None) -> Tiling:
+    """Chooses how tiles are computed.
+
+    Args:
+        capability: The compute capability of an NVIDIA device; ``None`` for other devices.
+    """
+    return _SMALL if capability is None else _TILINGS.get(capability, _SMALL)
 
 
 @functools.cache
 def tiling_of(device: torch.device) -> Tiling:
     """Chooses how tiles are computed on a device."""
-    if device.type != "cuda" or torch.version.hip is not None:
-        return _SMALL
-    return _TILINGS.get(torch.cuda.get_device_capability(device), _SMALL)
+    nvidia = device.type == "cuda" and torch.version.hip is None
+    return tiling_for(torch.cuda.get_device_capability(device) if nvidia else None)
 
 
 def groups_of(layers: Sequence[Layer], formula: Formula) -> list[Group]:
@@ -145,7 +153,7 @@ class Products(Group):
         self.batch = min(tiles, max(1, room // (4 * tiling.tile**2)))
         self.table = table_of(layers, formula, own).to(self.device)
         self.order = torch.cat(order).to(self.device)
-        self.blocks = blocks_of(self.numbered(), _SPLIT_ROWS).to(self.device)
+        self.blocks = blocks_of(self.numbered(), SPLIT_ROWS).to(self.device)
         counts = [(position, -(-filters // tiling.tile)) for position, filters in self.numbered()]
         self.strips = blocks_of(counts, 1).to(self.device)
         self.launchers = self._launchers()
@@ -158,7 +166,7 @@ class Products(Group):
         stepped = {"SPLIT": self.split, "TILE": tile, "STEP": self.tiling.step}
         options = {"num_warps": self.tiling.warps, "num_stages": self.tiling.stages}
         summed = {"TERMS": terms, "TILE": tile}
-        blocked = compressed | {"ROWS": _SPLIT_ROWS, "BLOCK": _SPLIT_BLOCK}
+        blocked = compressed | {"ROWS": SPLIT_ROWS, "BLOCK": SPLIT_BLOCK}
         return {
             "split": Launcher(kernels.split_filters, len(self.blocks), blocked),
             "multiply": Launcher(kernels.multiply_tiles, self.batch, stepped, **options),
@@ -296,7 +304,7 @@ class Pairs(Group):
             matrices, count = (layer.filters, layer.channels) if self.inside else (1, layer.filters)
             matrix, row = (
                 part.flatten().to(torch.int32)
-                for part in torch.meshgrid(torch.arange(matrices), torch.arange(0, count, _PAIR_ROWS), indexing="ij")
+                for part in torch.meshgrid(torch.arange(matrices), torch.arange(0, count, PAIR_ROWS), indexing="ij")
             )
             parts.append(torch.stack([torch.full_like(matrix, position), matrix, row], 1))
             own.append(
@@ -312,7 +320,7 @@ class Pairs(Group):
         self.numbers, self.sums = numbers, sums
         self.table = table_of(layers, formula, own).to(self.device)
         self.pairs = torch.cat(parts).to(self.device)
-        self.blocks = blocks_of(self.numbered(), _GATHER_ROWS).to(self.device)
+        self.blocks = blocks_of(self.numbered(), GATHER_ROWS).to(self.device)
         self.averages = blocks_of(self.numbered(), 64).to(self.device)
 
         self.launchers = self._launchers()
@@ -324,16 +332,16 @@ class Pairs(Group):
         read = {"DTYPE": language(self.dtype), "REAL": real, "KIND": self.kind, "INSIDE": self.inside}
 
         def compare(terms: str) -> Launcher:
-            shape = {"ROWS": _PAIR_ROWS, "COLUMNS": _PAIR_COLUMNS, "LARGEST": 1024}
+            shape = {"ROWS": PAIR_ROWS, "COLUMNS": PAIR_COLUMNS, "LARGEST": 1024}
             return Launcher(compare_pairs, self.sums, {"REAL": real, "TERMS": terms, "INSIDE": self.inside} | shape)
 
-        shape = {"ROWS": _GATHER_ROWS, "BLOCK": _GATHER_BLOCK}
+        shape = {"ROWS": GATHER_ROWS, "BLOCK": GATHER_BLOCK}
         return {
             "gather": Launcher(gather_points, len(self.blocks), read | shape),
             "measure": compare("distances"),
             "units": self.units_launcher(),
             "compare": compare(self.formula.entropy),
-            "average": Launcher(average_rows, len(self.averages), {"FILTERS": 64, "ROWS": _PAIR_ROWS}),
+            "average": Launcher(average_rows, len(self.averages), {"FILTERS": 64, "ROWS": PAIR_ROWS}),
         }
 
     def launch(self, results: Tensor) -> None:
