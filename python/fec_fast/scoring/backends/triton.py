@@ -19,7 +19,7 @@ from ..formula import Formula
 from .layout import check_one_device, evenly_strided, filter_count
 from .triton_group import Group
 from .triton_launches import groups_of
-from .triton_table import layers_of
+from .triton_table import Layer, layers_of
 
 OLDEST = (3, 4)
 # The lists of weights whose tables are kept.
@@ -120,19 +120,22 @@ def entropies(
     device = weights[0].device
     key = (formula, algorithm, *axes, *groups, *[(w.data_ptr(), w.shape, w.stride(), w.dtype) for w in weights])
     capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    plan = _plans.get(key)
+    if plan is not None:
+        _plans.move_to_end(key)
+    else:
+        check_one_device(weights)
+        if capturing:
+            raise BackendError(
+                "a CUDA graph captures Triton's kernels for weights that they were not called for before: call once "
+                "with the same weights and formula, then capture"
+            )
     try:
         with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-            plan = _plans.get(key)
             if plan is None:
-                check_one_device(weights)
-                if capturing:
-                    raise BackendError(
-                        "a CUDA graph captures Triton's kernels for weights that they were not called for before: call "
-                        "once with the same weights and formula, then capture"
-                    )
-                plan = _plans[key] = _made(weights, formula, axes, groups, algorithm)
-                if len(_plans) > _KEPT_PLANS:
-                    _plans.popitem(last=False)
+                even = [evenly_strided(weight.detach()) for weight in weights]
+                plan = _made(layers_of(even, formula, axes, groups, algorithm), formula, weights, axes, groups)
+                _keep(key, plan)
             if capturing:
                 _captured[id(plan)] = plan
             return _launched(plan, weights, device)
@@ -145,17 +148,24 @@ def entropies(
         raise BackendError(f"the Triton kernels could not be run on {device}: {error}") from error
 
 
+def _keep(key: Any, plan: _Plan) -> None:
+    """Keeps a plan for later calls, and drops the oldest one if there are too many."""
+    _plans[key] = plan
+    if len(_plans) > _KEPT_PLANS:
+        dropped = _plans.popitem(last=False)[1]
+        for tensor in (tensor for group in dropped.groups for tensor in group.tensors()):
+            if tensor.is_cuda:  # its kernels may still run
+                tensor.record_stream(torch.cuda.current_stream())
+
+
 def _made(
-    weights: Sequence[Tensor], formula: Formula, axes: Sequence[int], groups: Sequence[int], algorithm: str
+    layers: Sequence[Layer], formula: Formula, weights: Sequence[Tensor], axes: Sequence[int], groups: Sequence[int]
 ) -> _Plan:
     """Makes the tables for a list of weights.
 
     They are copied on a stream of their own, and the copies waited for: so every stream can use them at once, and work
     that was queued before is not waited for.
     """
-    even = [evenly_strided(weight.detach()) for weight in weights]
-    copies = [(i, copy) for i, (weight, copy) in enumerate(zip(weights, even, strict=True)) if not _same(weight, copy)]
-    layers = layers_of(even, formula, axes, groups, algorithm)
     device = weights[0].device
     if device.type == "cuda":
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -164,6 +174,7 @@ def _made(
         stream.synchronize()
     else:
         made = groups_of(layers, formula)
+    copies = [(layer.position, layer.weight) for layer in layers if not _same(weights[layer.position], layer.weight)]
     counts = [filter_count(weight, axis, group) for weight, axis, group in zip(weights, axes, groups, strict=True)]
     starts, sizes, order, filled = list[int](), list[int](), [0] * len(weights), 0
     empty = [i for i, weight in enumerate(weights) if not weight.numel()]
@@ -185,8 +196,10 @@ def _same(weight: Tensor, copy: Tensor) -> bool:
 
 def _launched(plan: _Plan, weights: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """Queues the kernels of a plan and returns the results of the weights."""
-    for position, copy in plan.copies:
-        copy.copy_(weights[position])
+    if plan.copies:
+        with torch.inference_mode():  # the first call may have been in that mode, and made such tensors
+            for position, copy in plan.copies:
+                copy.copy_(weights[position])
     flat = torch.empty(sum(plan.sizes), dtype=torch.float64, device=device)
     for group, start in zip(plan.groups, plan.starts, strict=False):
         group.launch(flat[start:] if start else flat)

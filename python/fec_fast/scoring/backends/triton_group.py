@@ -102,6 +102,11 @@ class Group:
         """
         return torch.empty(size, dtype=dtype, device=self.device)
 
+    def tensors(self) -> list[Tensor]:
+        """The table and the lists of blocks."""
+        values = [vars(self)[name] for name in sorted(vars(self))]
+        return [value for value in values if isinstance(value, Tensor)]
+
     def units_launcher(self) -> Launcher:
         """The launcher of ``set_units``, which all groups need once."""
         from .triton_parts import set_units

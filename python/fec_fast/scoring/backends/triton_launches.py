@@ -255,6 +255,10 @@ class Sorted(Group):
         self.numbers, self.sums = numbers, sums
         self.table = table_of(layers, formula, own).to(self.device)
 
+    def tensors(self) -> list[Tensor]:
+        """The table and the lists of blocks."""
+        return [self.table, *(blocks for blocks, _, _ in self.sizes)]
+
     def rows_of(self, block: int) -> int:
         """The filters of a program: as many as give each lane 16 float32 numbers, or half as many float64."""
         return int(max(1, 2048 // self.real.itemsize // block))
