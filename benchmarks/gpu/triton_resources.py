@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from benchmarks.common.pages import page_of, paragraph, write_page
 from benchmarks.common.tables import markdown_table
 from benchmarks.gpu.nvcc import tool
+from fec_fast.scoring.backends.triton_launches import warps_of
 
 PAGE = "triton_resources.md"
 # Backend, architecture, lanes of a warp.
@@ -57,7 +58,7 @@ def _sorted(kernel: str, block: int, real: str = "fp32", terms: str = "similarit
     size = 4 if real == "fp32" else 8
     shape = (("ROWS", max(1, 2048 // size // block)), ("BLOCK", block), ("BITS", block.bit_length() - 1))
     constants = shape if kernel == "sort_rows" else (("TERMS", terms), *shape[:2])
-    return Build("triton_sorted", kernel, real, constants, max(1, block * size // 8192))
+    return Build("triton_sorted", kernel, real, constants, warps_of(block * size))
 
 
 # What runs most: between filters and sorted, float32.

@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from benchmarks.gpu import triton_resources
 from fec_fast.scoring import ops
 from fec_fast.scoring.backends import triton
 from fec_fast.scoring.backends.registry import backends
+from fec_fast.scoring.backends.triton_group import Launcher
 from fec_fast.scoring.backends.triton_table import FIELDS
 from fec_fast.scoring.formula import Formula
 from fec_fast.utils.errors import BackendError
@@ -91,6 +93,33 @@ def test_the_kernels_read_the_columns_that_the_table_has() -> None:
     }.items():
         body = source.split(f"def {read}(entry):")[1].split("@triton.jit")[0]
         assert f"tl.load(entry + {FIELDS.index(name)})" in body, name
+
+
+def test_a_compiled_kernel_is_launched_without_a_lookup() -> None:
+    """As Triton's tutorials do it: ``kernel[grid](*arguments, *constants)``, with what the first launch returned."""
+    calls: list[Any] = []
+
+    class Compiled:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            return lambda *arguments: calls.append(("compiled", grid, arguments))
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            def launch(*arguments: Any, **options: Any) -> Compiled:
+                calls.append(("looked up", grid, arguments, options))
+                return Compiled()
+
+            return launch
+
+    launch = Launcher(Kernel(), 7, {"TILE": 64, "STEP": 32}, num_warps=8)
+    launch("table", "halves")
+    launch("table", "others")
+    launch("table", "others", programs=3)
+    assert calls == [
+        ("looked up", (7,), ("table", "halves"), {"TILE": 64, "STEP": 32, "num_warps": 8}),
+        ("compiled", (7, 1, 1), ("table", "others", 64, 32)),
+        ("compiled", (3, 1, 1), ("table", "others", 64, 32)),
+    ]
 
 
 @needs_triton

@@ -57,6 +57,8 @@ def watched(run: Callable[[str], bool] = lambda name: True) -> Iterator[list[tup
 
     def launch(self: Any, *arguments: Any, **options: Any) -> None:
         name = self.kernel.__name__
+        # A compiled kernel takes the constants by position, behind the arguments.
+        assert list(self.constants) == list(self.kernel.arg_names)[len(arguments) :], name
         launches.append((name, tuple(a.clone() if isinstance(a, Tensor) else a for a in arguments)))
         if run(name):
             call(self, *arguments, **options)

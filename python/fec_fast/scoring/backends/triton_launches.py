@@ -110,6 +110,11 @@ def block_of(channels: int) -> int:
     return int(1 << max(channels - 1, 63).bit_length())
 
 
+def warps_of(size: int) -> int:
+    """The warps that sort filters of some bytes: one as long as a lane has at most 64 registers of them, then more."""
+    return 1 if size <= 8192 else size // 4096
+
+
 class Products(Group):
     """Between filters, by products on tensor cores: five kernels, and ``set_units``.
 
@@ -268,7 +273,7 @@ class Sorted(Group):
 
         real, shape = language(self.real), {"ROWS": self.rows_of(block), "BLOCK": block}
         read = {"DTYPE": language(self.dtype), "REAL": real, "KIND": self.kind}
-        warps = max(1, block * self.real.itemsize // 8192)  # up to 64 registers per lane for the numbers
+        warps = warps_of(block * self.real.itemsize)
         return (
             Launcher(sort_rows, programs, read | shape | {"BITS": block.bit_length() - 1}, num_warps=warps),
             Launcher(scan_rows, programs, {"REAL": real, "TERMS": self.formula.entropy} | shape, num_warps=warps),
