@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -79,7 +78,7 @@ class _Plan:
     copies: list[tuple[int, Tensor]]
 
 
-_plans: OrderedDict[Any, _Plan] = OrderedDict()
+_plans: dict[Any, _Plan] = {}
 # Plans that a captured CUDA graph reads: it may be replayed for as long as the process lives.
 _captured: dict[int, _Plan] = {}
 
@@ -121,9 +120,7 @@ def entropies(
     key = (formula, algorithm, *axes, *groups, *[(w.data_ptr(), w.shape, w.stride(), w.dtype) for w in weights])
     capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     plan = _plans.get(key)
-    if plan is not None:
-        _plans.move_to_end(key)
-    else:
+    if plan is None:
         check_one_device(weights)
         if capturing:
             raise BackendError(
@@ -152,7 +149,7 @@ def _keep(key: Any, plan: _Plan) -> None:
     """Keeps a plan for later calls, and drops the oldest one if there are too many."""
     _plans[key] = plan
     if len(_plans) > _KEPT_PLANS:
-        dropped = _plans.popitem(last=False)[1]
+        dropped = _plans.pop(next(iter(_plans)))
         for tensor in (tensor for group in dropped.groups for tensor in group.tensors()):
             if tensor.is_cuda:  # its kernels may still run
                 tensor.record_stream(torch.cuda.current_stream())
