@@ -24,6 +24,8 @@ COMMANDS = {  # and the optional packages that its modules import
     "gpu": (),
     "gpu.cost": (),
     "gpu.resources": (),
+    "gpu.triton_resources": (),
+    "gpu.triton_throughput": (),
     "imports": (),
     "proof": (),
     "recipes": (),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -14,15 +15,14 @@ from torch import Tensor
 
 from ...utils.errors import BackendError
 from ..formula import Formula
-from .layout import Algorithm, algorithm_for, check_one_device, evenly_strided, filter_count, filter_layout
+from .layout import check_one_device, evenly_strided, filter_count
+from .triton_group import Group
+from .triton_launches import groups_of
+from .triton_table import Layer, layers_of
 
 OLDEST = (3, 4)
-# The most channels that one program sorts in its registers; for longer filters all pairs are compared.
-SORTED = 4096
-# The block of a program: channels to compress, and rows and columns of a matrix of distances.
-_CHANNELS, _ROWS, _COLUMNS = 128, 32, 32
-
-_LOG2E = math.log2(math.e)  # exp(-d / tau) = 2^(-d * _LOG2E / tau), and powers of 2 are what the hardware has
+# The lists of weights whose tables are kept.
+_KEPT_PLANS = 16
 
 
 @functools.cache  # it reads the package's metadata from the disk
@@ -58,6 +58,31 @@ def describe() -> str:
     return f"Triton {installed_version()} on {torch.cuda.get_device_name(torch.cuda.current_device())}"
 
 
+@dataclass
+class _Plan:
+    """What the kernels need for a list of weights.
+
+    Attributes:
+        groups: The groups of layers, with their tables on the device.
+        starts: For each group the position of its first result, and then that of weights without numbers. All are even,
+            so that kernels find results at multiples of 16 bytes.
+        sizes: The lengths of the parts of all results: those of weights, and fillings.
+        order: For each weight the position of its results among the parts.
+        copies: Positions of the weights whose taps have no single stride, and the copies that the table points to.
+    """
+
+    groups: list[Group]
+    starts: list[int]
+    sizes: list[int]
+    order: list[int]
+    copies: list[tuple[int, Tensor]]
+
+
+_plans: dict[Any, _Plan] = {}
+# Plans that a captured CUDA graph reads: it may be replayed for as long as the process lives.
+_captured: dict[int, _Plan] = {}
+
+
 def entropies(
     weights: Sequence[Tensor],
     formula: Formula,
@@ -66,41 +91,119 @@ def entropies(
     groups: Sequence[int],
     algorithm: str = "auto",
 ) -> list[Tensor]:
-    """Queues the kernels for all weights on torch's current stream, a few launches per weight.
+    """Queues the kernels for all weights on torch's current stream, a few launches for all of them.
+
+    The first call for a list of weights makes a table of them on the device and, with a new formula or dtype, compiles
+    kernels. Further calls with the same weights, whatever their values are, use no other torch operator than ``empty``
+    and views, wait for nothing, and can be captured in a CUDA graph.
 
     Args:
         weights: Tensors ``[N, C/groups, *kernel]`` of a supported dtype, all on one device. They are read in place, not
-            copied.
+            copied, unless their taps have several strides.
         formula: The formula of the entropy, of one axis.
         axes: The axis of each weight on which its filters lie, 0 or 1.
         groups: The groups of each weight's layer.
         algorithm: ``"auto"``, ``"sorted"`` or ``"pairwise"``.
 
     Returns:
-        For each weight a float64 tensor ``[filters]`` in nats, on the weights' device. All are NaN for a weight with a
-        value that is not finite.
+        For each weight a float64 tensor ``[filters]`` in nats, on the weights' device: views of one tensor. All are NaN
+        for a weight with a value that is not finite, and for no other weight.
 
     Raises:
         FormulaError: ``"sorted"`` is asked for and not possible.
-        BackendError: The weights are on different devices, there is no memory, or a kernel cannot be compiled or
-            launched.
+        BackendError: The weights are on different devices, there is no memory, a kernel cannot be compiled or launched,
+            or a CUDA graph captures a call that was not made before.
     """
-    check_one_device(weights)
-    results = []
-    for i, (weight, axis, group) in enumerate(zip(weights, axes, groups, strict=True)):
-        chosen = algorithm_for(algorithm, formula, weight, axis, group, index=i, distance=False, most_channels=SORTED)
-        try:
-            results.append(_Layer(evenly_strided(weight.detach()), axis, group, formula).entropies(chosen))
-        except torch.OutOfMemoryError as error:
+    if not weights:
+        return []
+    device = weights[0].device
+    key = (formula, algorithm, *axes, *groups, *[(w.data_ptr(), w.shape, w.stride(), w.dtype) for w in weights])
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    plan = _plans.get(key)
+    if plan is None:
+        check_one_device(weights)
+        if capturing:
             raise BackendError(
-                f"no room on {weight.device} for what the kernels need for weight {i}, {list(weight.shape)}: free "
-                f"some, or use backend='cpu'"
-            ) from error
-        except _failures() as error:
-            raise BackendError(
-                f"the Triton kernels could not be run for weight {i} on {weight.device}: {error}"
-            ) from error
-    return results
+                "a CUDA graph captures Triton's kernels for weights that they were not called for before: call once "
+                "with the same weights and formula, then capture"
+            )
+    try:
+        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+            if plan is None:
+                even = [evenly_strided(weight.detach()) for weight in weights]
+                plan = _made(layers_of(even, formula, axes, groups, algorithm), formula, weights, axes, groups)
+                _keep(key, plan)
+            if capturing:
+                _captured[id(plan)] = plan
+            return _launched(plan, weights, device)
+    except torch.OutOfMemoryError as error:
+        raise BackendError(
+            f"no room on {device} for what the kernels work in: free some, score fewer layers at a time "
+            f"(layers=[...]), or use backend='cpu'"
+        ) from error
+    except _failures() as error:
+        raise BackendError(f"the Triton kernels could not be run on {device}: {error}") from error
+
+
+def _keep(key: Any, plan: _Plan) -> None:
+    """Keeps a plan for later calls, and drops the oldest one if there are too many."""
+    _plans[key] = plan
+    if len(_plans) > _KEPT_PLANS:
+        dropped = _plans.pop(next(iter(_plans)))
+        for tensor in (tensor for group in dropped.groups for tensor in group.tensors()):
+            if tensor.is_cuda:  # its kernels may still run
+                tensor.record_stream(torch.cuda.current_stream())
+
+
+def _made(
+    layers: Sequence[Layer], formula: Formula, weights: Sequence[Tensor], axes: Sequence[int], groups: Sequence[int]
+) -> _Plan:
+    """Makes the tables for a list of weights.
+
+    They are copied on a stream of their own, and the copies waited for: so every stream can use them at once, and work
+    that was queued before is not waited for.
+    """
+    device = weights[0].device
+    if device.type == "cuda":
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            made = groups_of(layers, formula)
+        stream.synchronize()
+    else:
+        made = groups_of(layers, formula)
+    copies = [(layer.position, layer.weight) for layer in layers if not _same(weights[layer.position], layer.weight)]
+    counts = [filter_count(weight, axis, group) for weight, axis, group in zip(weights, axes, groups, strict=True)]
+    starts, sizes, order, filled = list[int](), list[int](), [0] * len(weights), 0
+    empty = [i for i, weight in enumerate(weights) if not weight.numel()]
+    for positions in [*[[layer.position for layer in group.layers] for group in made], empty]:
+        starts.append(filled)
+        for position in positions:
+            order[position] = len(sizes)
+            sizes.append(counts[position])
+            filled += counts[position]
+        sizes.append(filled % 2)
+        filled += filled % 2
+    return _Plan(made, starts, sizes, order, copies)
+
+
+def _same(weight: Tensor, copy: Tensor) -> bool:
+    """Tells whether a copy is the weight itself."""
+    return weight.data_ptr() == copy.data_ptr() and weight.stride() == copy.stride()
+
+
+def _launched(plan: _Plan, weights: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Queues the kernels of a plan and returns the results of the weights."""
+    if plan.copies:
+        with torch.inference_mode():  # the first call may have been in that mode, and made such tensors
+            for position, copy in plan.copies:
+                copy.copy_(weights[position])
+    flat = torch.empty(sum(plan.sizes), dtype=torch.float64, device=device)
+    for group, start in zip(plan.groups, plan.starts, strict=False):
+        group.launch(flat[start:] if start else flat)
+    if plan.starts[-1] < len(flat):
+        flat[plan.starts[-1] :].zero_()  # without channels the entropy is 0; the kernels skip such weights
+    parts = torch.split(flat, plan.sizes)
+    return [parts[place] for place in plan.order]
 
 
 def _failures() -> tuple[type[Exception], ...]:
@@ -108,142 +211,3 @@ def _failures() -> tuple[type[Exception], ...]:
     from triton.errors import TritonError
 
     return RuntimeError, TritonError
-
-
-class _Layer:
-    """One weight on its way through the kernels. All its intermediate results stay on the device."""
-
-    def __init__(self, weight: Tensor, axis: int, groups: int, formula: Formula) -> None:
-        self.weight, self.formula = weight, formula
-        self.filters = filter_count(weight, axis, groups)
-        outer, inner, self.channels, self.taps, *strides = filter_layout(weight, axis, groups)
-        self.inner, self.strides = inner, strides
-        # Half precision is computed in float32: the sums of a large layer need its range and its digits.
-        self.type = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        if not weight.numel():
-            return
-        # All weights are multiplied by the power of two that brings the largest one to [1, 2). This is exact, and the
-        # squares of large weights cannot overflow, nor those of small models vanish. tau is scaled alike, so the
-        # entropy does not change. The power is limited to those that are normal numbers. amax propagates NaN and
-        # infinity, so `largest` reports them below.
-        self.largest = weight.abs().amax().to(self.type)
-        limit = 1022 if self.type == torch.float64 else 126
-        exponent = (torch.frexp(self.largest).exponent - 1).clamp(-limit, limit)
-        exponent = torch.where(self.largest > 0, exponent, 0)
-        self.scale = torch.ldexp(torch.ones_like(self.largest), -exponent)
-
-    def entropies(self, algorithm: Algorithm) -> Tensor:
-        """Queues the kernels and returns the entropies ``[filters]``, float64, on the weight's device."""
-        formula = self.formula
-        inside = formula.axis == "channels"
-        one_number = formula.compress != "none" or self.taps == 1
-        if not self.weight.numel():
-            return torch.zeros(self.filters, dtype=torch.float64, device=self.weight.device)
-        if algorithm == "sorted":
-            values, tau = self._sorted()
-        else:
-            # With one number per channel a compressed copy is read, converted and scaled once and not for every pair.
-            # Between filters with compress="none" all taps are coordinates, and the weight is read in place.
-            compressed = one_number and (inside or formula.compress != "none")
-            values, tau = self._pairwise(self._points() if compressed else None)
-        points = self.channels if inside else self.filters
-        # Rounding may pass the bounds of an entropy. tau = 0 means that all points are equal.
-        values = torch.where(tau > 0, values.clamp(0, math.log(points)), 0.0)
-        return torch.where(torch.isfinite(self.largest), values, torch.nan)
-
-    def _points(self) -> Tensor:
-        """The compressed channels, scaled: ``[filters, channels]``."""
-        from .triton_kernels import compress
-
-        points = torch.empty(self.filters, self.channels, dtype=self.type, device=self.weight.device)
-        grid = (self.filters, -(-self.channels // _CHANNELS))
-        kind = self.formula.compress if self.formula.compress != "none" else "mean"
-        sizes = (self.inner, self.channels, self.taps)
-        compress[grid](self.weight, points, self.scale, *sizes, *self.strides, KIND=kind, BLOCK=_CHANNELS)
-        return points
-
-    def _tau(self, mean: Tensor) -> Tensor:
-        """The unit of distances in scaled weights, from the mean distance; for the distance entropy the mean itself."""
-        if self.formula.entropy == "distance":
-            return mean
-        given = self.formula.tau
-        tau = mean if given is None else given * self.scale.to(torch.float64)
-        return tau * self.formula.tau_scale
-
-    def _sorted(self) -> tuple[Tensor, Tensor]:
-        """The entropies and tau by sorting: O(C log C) per filter. One program has one filter in its registers."""
-        from .triton_kernels import scan_rows, sort_rows
-
-        points = self._points()
-        means, values = (torch.empty(self.filters, dtype=torch.float64, device=points.device) for _ in range(2))
-        # The block is a power of two of at least 16; there are 8 numbers per thread, up to 8 warps.
-        block = 1 << max(self.channels - 1, 15).bit_length()
-        warps = min(8, max(1, block // 256))
-        sort_rows[(self.filters,)](points, means, self.channels, BLOCK=block, num_warps=warps)
-        tau = self._tau(means.mean())
-        softmax = self.formula.entropy == "softmax"
-        # Not infinite where tau is 0 or tiny: infinity times a distance of 0 would be NaN.
-        factor = (_LOG2E / tau).clamp(max=1e30)
-        scan_rows[(self.filters,)](points, values, factor, self.channels, SOFTMAX=softmax, BLOCK=block, num_warps=warps)
-        return values, tau
-
-    def _pairwise(self, points: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The entropies and tau by comparing all pairs, of compressed channels (``points``) or of the weights in place.
-
-        One kernel serves both axes. It is given matrices of points: on the channel axis one matrix per filter, whose
-        points are its channels; on the filter axis one matrix, whose points are the filters. A point has coordinates in
-        ``runs`` of ``steps``: on the filter axis the channels and their taps, on the channel axis the taps alone.
-        """
-        inside = self.formula.axis == "channels"
-        n, c = self.filters, self.channels
-        outer, inner, channel, tap = self.strides if points is None else (0, c, 1, 1)
-        width, taps = (self.inner, self.taps) if points is None else (n, 1)
-        # geometry: where the matrices are (inner size, outer and inner stride), where the points of one are (the same
-        # three), and where the coordinates are (runs, their stride, steps, their stride).
-        if inside:
-            matrices, count = n, c
-            geometry: tuple[int, ...] = (width, outer, inner, c, 0, channel, 1, 0, taps, tap)
-        else:
-            matrices, count = 1, n
-            geometry = (1, 0, 0, width, outer, inner, c, channel, taps, tap)
-        data = self.weight if points is None else points
-        scale = self.scale if points is None else torch.ones_like(self.scale)
-        one_coordinate = geometry[6] * geometry[8] == 1
-        mean = torch.zeros((), dtype=torch.float64, device=data.device)
-        if self.formula.tau is None or self.formula.entropy == "distance":
-            mean = self._rows(data, scale, mean, "distances", matrices, count, geometry, one_coordinate).mean() / count
-        tau = self._tau(mean)
-        factor = ((1.0 if self.formula.entropy == "distance" else _LOG2E) / tau).clamp(max=1e30)
-        rows = self._rows(data, scale, factor, self.formula.entropy, matrices, count, geometry, one_coordinate)
-        return (rows.mean(-1) if inside else rows[0]), tau
-
-    @staticmethod
-    def _rows(
-        data: Tensor,
-        scale: Tensor,
-        factor: Tensor,
-        terms: str,
-        matrices: int,
-        count: int,
-        geometry: tuple[int, ...],
-        one_coordinate: bool,
-    ) -> Tensor:
-        """Reduces every row of every matrix of distances to one number, ``[matrices, count]``, float64."""
-        from .triton_kernels import pairs
-
-        rows = torch.empty(matrices, count, dtype=torch.float64, device=data.device)
-        grid: Any = (-(-count // _ROWS), matrices)
-        pairs[grid](
-            data,
-            rows,
-            scale,
-            factor,
-            count,
-            *geometry,
-            TERMS=terms,
-            ONE_COORDINATE=one_coordinate,
-            ROWS=_ROWS,
-            COLUMNS=_COLUMNS,
-            num_warps=4,
-        )
-        return rows
