@@ -54,6 +54,7 @@ def test_compiled_ahead_of_time(architecture: str) -> None:
     report = json.loads(run("triton_compiled.py", "cuda", architecture, "32"))
     assert report["float32 sums"] == [1, 1]  # the compiler could give all sums to the tensor cores, which truncate
     assert len(report["resources"]) == len(triton_resources.FREQUENT)
+    assert report["vector accesses"] == []
     for what, takes in report["resources"].items():
         assert takes["shared"] <= triton_resources.SHARED[int(architecture)], (what, takes)
         assert takes["stack"] <= 16, (what, takes)  # the kernels that run most do not spill, but for a register or two

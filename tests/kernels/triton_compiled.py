@@ -24,7 +24,19 @@ def float32_sums(split: bool) -> int:
     return len(re.findall(r"arith\.addf .*tensor<(\d+)x\1xf32", loop))
 
 
+def vector_accesses() -> list[str]:
+    """Loads and stores of several numbers in the sorting kernels. Their hint promises consecutive channels, which holds
+    for one stride only: such an access would read wrong numbers.
+    """
+    found = []
+    for build in FREQUENT:
+        if build.module == "triton_sorted":
+            found += re.findall(r"(?:ld|st)\.global\S*\.v\d\S*", compiled(build, target).asm.get("ptx", ""))
+    return found
+
+
 name, architecture, lanes = sys.argv[1:4]
 target = (name, int(architecture) if architecture.isdigit() else architecture, int(lanes))
 report = {str(build): resources(build, target) for build in FREQUENT}
-print(json.dumps({"resources": report, "float32 sums": [float32_sums(split) for split in (True, False)]}))
+sums = [float32_sums(split) for split in (True, False)]
+print(json.dumps({"resources": report, "float32 sums": sums, "vector accesses": vector_accesses()}))
