@@ -19,6 +19,7 @@ from .backends import cpu, cuda, triton
 from .backends.layout import algorithm_for, filter_count
 from .backends.registry import ResolvedBackend, backends, resolve
 from .formula import Formula
+from .gpu_check import cross_check
 
 ALGORITHMS = ("auto", "sorted", "pairwise")
 
@@ -80,7 +81,7 @@ def entropies(
             dimensions, or not divisible into its groups. ``layer`` is its name, if names were given.
         FormulaError: An unknown algorithm, or ``"sorted"`` for a formula or a weight that it does not support.
         BackendError: An unknown backend, one that cannot run here, or weights that are not where it runs: on the CPU,
-            or on several devices.
+            or on several devices. Or a GPU's kernels that are wrong (:mod:`fec_fast.scoring.gpu_check`).
         ArgumentError: Lists of different lengths, or something that is not a tensor.
     """
     if backend != "auto":  # an unknown or unusable backend is reported before anything about the weights
@@ -130,11 +131,19 @@ def entropies_of_checked(
                 call = replace(call, weights=_on_cpu(weights, backend.requested))
             return _on_processor(call, apart=False)
         _check_devices(call.weights, backend.name)
-        return _fetched(call.weights, *_on_device(call), backend.name)
+        results = _fetched(call.weights, *_on_device(call), backend.name)
+        on_cpu = functools.partial(_one_on_cpu, call)
+        cross_check(weights, results, formula, axes, groups, algorithm, backend.name, on_cpu)
+        return results
     except NonFiniteWeightError as error:
         if names is None:
             raise
         raise _not_finite(call.weights, error.position, names) from error
+
+
+def _one_on_cpu(call: _Arguments, weight: Tensor, axis: int, group: int) -> Tensor:
+    """The entropies of one weight on the CPU, for the same formula."""
+    return _on_processor(replace(call, weights=[weight], axes=[axis], groups=[group]), apart=False)[0]
 
 
 def _label(names: Sequence[str] | None, position: int) -> str:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fec_fast.scoring import ops, reference
+from fec_fast.scoring import gpu_check, ops, reference
 from fec_fast.scoring.backends import cpu
 from fec_fast.scoring.backends.registry import ResolvedBackend, backends, resolve
 from fec_fast.scoring.formula import Formula
@@ -261,3 +261,19 @@ def test_a_warning_reports_that_weights_on_a_gpu_are_scored_on_the_cpu() -> None
         got = ops.entropies([w.cuda(), w.cuda()], RMS, axes=[0, 0], groups=[1, 1], backend="cpu")
     assert len(caught) == 1
     assert torch.equal(got[0], ops.entropies([w], RMS, axes=[0], groups=[1])[0])
+
+
+def test_results_of_a_gpu_are_compared_with_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = [torch.randn(6, 3, 3, 3), torch.randn(4, 6, 1, 1)]
+    call: Any = {"axes": [0, 0], "groups": [1, 1]}
+    right = torch.cat(ops.entropies(weights, Formula(), **call))
+    given = right.clone()
+    monkeypatch.setattr(gpu_check, "_checked", set())
+    monkeypatch.setattr(ops, "_check_devices", lambda weights, backend: None)
+    monkeypatch.setattr(ops, "_on_device", lambda call: (given, [6, 4]))
+    on_gpu = ResolvedBackend("triton", "triton")
+    given[5] += 0.01
+    with pytest.raises(BackendError, match="'triton' are wrong on cpu"):
+        ops.entropies(weights, Formula(), **call, backend=on_gpu)
+    given.copy_(right)
+    assert torch.equal(torch.cat(ops.entropies(weights, Formula(), **call, backend=on_gpu)), right)
