@@ -89,11 +89,12 @@ def test_without_a_device_the_reason_is_given() -> None:
 def test_auto_prefers_the_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     package = sys.modules[resolve.__module__]
 
-    def usable(name: str) -> Any:
-        return lambda: package.BackendInfo(name, True, True, "")
+    def described(name: str, usable: bool) -> Any:
+        return lambda: package.BackendInfo(name, True, usable, "")
 
     assert resolve("auto", "cpu").name == "cpu"
-    monkeypatch.setitem(package._BACKENDS, "triton", usable("triton"))
+    monkeypatch.setitem(package._BACKENDS, "cuda", described("cuda", False))
+    monkeypatch.setitem(package._BACKENDS, "triton", described("triton", True))
     assert resolve("auto", "cuda").name == "triton"
-    monkeypatch.setitem(package._BACKENDS, "cuda", usable("cuda"))
+    monkeypatch.setitem(package._BACKENDS, "cuda", described("cuda", True))
     assert resolve("auto", "cuda").name == "cuda" and resolve("auto", "cpu").name == "cpu"
