@@ -161,7 +161,8 @@ def test_any_number_of_heads_of_any_width(
     assert result.difference is not None and result.difference < 1e-9
     after = widths(result.model)
     if how in ("attribute", "einsum", "SDPA, scale") and width > heads:
-        assert after["block.q"] == after["block.k"] and after["block.q"] % heads == 0
+        left = result.plan.sizes.get("block", {}).get("num_heads", {}).get("after", heads)  # a whole head may go
+        assert after["block.q"] == after["block.k"] and after["block.q"] % left == 0
         assert after["block.q"] < heads * width or width * ratio < 1.01
 
 
