@@ -28,7 +28,8 @@ def packages_part(result: dict[str, Any], reasons: dict[str, str]) -> list[str]:
     by_package: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_package.setdefault(row["package"], []).append(row)
-    passed = [row for row in rows if row["outcome"] == "pass"]
+    built = [row for row in rows if row["outcome"] != "cannot be built"]
+    passed = [row for row in built if row["outcome"] == "pass"]
     wide = sum(_share(row) >= ENOUGH for row in passed)
     header = ("package", "models", f"pass, prunable {ENOUGH:.0%} or more", "pass, less", *OUTCOMES[1:])
     summaries = [_summary(name, members) for name, members in by_package.items()]
@@ -51,7 +52,8 @@ def packages_part(result: dict[str, Any], reasons: dict[str, str]) -> list[str]:
             '"With linear layers" counts both.',
         ),
         paragraph(
-            f"{len(passed):,} of {len(rows):,} models of {len(by_package)} packages pass, {wide:,} with",
+            f"{len(built):,} of {len(rows):,} models can be built, of {len({row['package'] for row in built})} packages.",
+            f"{len(passed):,} of them pass ({len(passed) / len(built):.1%}), {wide:,} ({wide / len(built):.1%}) with",
             f"{ENOUGH:.0%} or more of the channels prunable.",
         ),
         markdown_table(header, [*summaries, total]),
