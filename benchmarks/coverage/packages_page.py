@@ -52,7 +52,8 @@ def packages_part(result: dict[str, Any], reasons: dict[str, str]) -> list[str]:
             '"With linear layers" counts both.',
         ),
         paragraph(
-            f"{len(built):,} of {len(rows):,} models can be built, of {len({row['package'] for row in built})} packages.",
+            f"{len(built):,} of {len(rows):,} models can be built,",
+            f"of {len({row['package'] for row in built})} packages.",
             f"{len(passed):,} of them pass ({len(passed) / len(built):.1%}), {wide:,} ({wide / len(built):.1%}) with",
             f"{ENOUGH:.0%} or more of the channels prunable.",
         ),
