@@ -13,7 +13,7 @@ from ..utils.compat import BatchNormBase
 from ..utils.errors import InputError
 from ..utils.forward import call_model, map_tensors, restored_modes
 from ..utils.modules import device_of, unwrap
-from .calibration import count_images, inputs_of, takes_image_lists
+from .calibration import count_images, inputs_from
 
 
 def recalibrate(model: nn.Module, loader: Iterable[Any]) -> None:
@@ -65,12 +65,8 @@ def recalibrate(model: nn.Module, loader: Iterable[Any]) -> None:
 def _average_statistics(model: nn.Module, norms: list[BatchNormBase], loader: Iterable[Any]) -> None:
     """Runs all batches through the model and checks that the statistics are finite."""
     device, images_so_far = device_of(model), 0
-    image_lists: bool | None = None
     with torch.no_grad():
-        for batch in loader:
-            if image_lists is None:
-                image_lists = takes_image_lists(model, batch)
-            images = inputs_of(batch, image_lists=image_lists)
+        for images in inputs_from(loader, model):
             number = count_images(images)
             images_so_far += number
             # Batch norm computes new = (1 - momentum) * old + momentum * batch. This momentum decreases from batch to

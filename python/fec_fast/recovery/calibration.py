@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -23,19 +23,32 @@ FEWEST_IMAGES = 32
 DATA_FREE = "data-free"
 
 
-def takes_image_lists(model: nn.Module | ModelIndex, batch: Any) -> bool:
-    """Whether a batch that is a list of tensors of three axes is a list of images; only a run of the model tells.
+def inputs_from(loader: Iterable[Any], model: nn.Module | ModelIndex) -> Iterator[Any]:
+    """Reads batches, see :func:`inputs_of`.
 
-    A detector takes images ``[C, H, W]`` in a list. For a network of sequences a loader yields a list that begins with
+    A batch that is a list of tensors of three axes is what the model takes; a run of it on the first one tells. A
+    detector takes images ``[C, H, W]`` in a list. For a network of sequences a loader yields a list that begins with
     its inputs ``[B, C, L]``; labels of three axes may follow.
 
     Args:
-        model: The model, or its index; it is left as it was.
-        batch: A batch of the loader.
+        loader: The batches.
+        model: The model that takes them, or its index; it is left as it was.
 
-    Returns:
-        ``False`` if the batch is such a list, and the model can be run on its first tensor but not on the list.
+    Yields:
+        The model's inputs.
+
+    Raises:
+        InputError: There are no images in a batch.
     """
+    image_lists: bool | None = None
+    for batch in loader:
+        if image_lists is None:
+            image_lists = _takes_image_lists(model, batch)
+        yield inputs_of(batch, image_lists=image_lists)
+
+
+def _takes_image_lists(model: nn.Module | ModelIndex, batch: Any) -> bool:
+    """``False`` if a batch is a list of tensors of three axes, and the model can be run on the first one alone."""
     if not _is_image_list(batch):
         return True
     network = model.model if isinstance(model, ModelIndex) else model
@@ -58,7 +71,7 @@ def inputs_of(batch: Any, *, image_lists: bool = True) -> Any:
     Args:
         batch: A tensor ``[B, ...]``, a list of images ``[C, H, W]`` (detectors), a dictionary (keyword arguments), or a
             tuple or list that begins with one of these. A tuple as first element holds the positional arguments.
-        image_lists: Whether a list of tensors of three axes is a list of images (:func:`takes_image_lists`).
+        image_lists: Whether a list of tensors of three axes is a list of images, see :func:`inputs_from`.
 
     Returns:
         The inputs as :func:`fec_fast.utils.forward.call_model` takes them.
@@ -121,11 +134,7 @@ def calibration_batches(calibration: Any, images: int, model: nn.Module | ModelI
         )
     batches: list[Any] = []
     number = 0
-    image_lists: bool | None = None
-    for batch in calibration:
-        if image_lists is None:
-            image_lists = takes_image_lists(model, batch)
-        inputs = inputs_of(batch, image_lists=image_lists)
+    for inputs in inputs_from(calibration, model):
         size = count_images(inputs)
         if number + size > images:
             inputs, size = _first_images(inputs, size, images - number), images - number
