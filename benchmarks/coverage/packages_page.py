@@ -28,7 +28,7 @@ def packages_part(result: dict[str, Any], reasons: dict[str, str]) -> list[str]:
     by_package: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_package.setdefault(row["package"], []).append(row)
-    built = [row for row in rows if row["outcome"] != "cannot be built"]
+    built = [row for row in rows if row["outcome"] != OUTCOMES[-1]]
     passed = [row for row in built if row["outcome"] == "pass"]
     wide = sum(_share(row) >= ENOUGH for row in passed)
     header = ("package", "models", f"pass, prunable {ENOUGH:.0%} or more", "pass, less", *OUTCOMES[1:])

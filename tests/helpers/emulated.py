@@ -21,19 +21,12 @@ from types import ModuleType
 
 import pytest
 
+from benchmarks.gpu.nvcc import FILES
 from fec_fast.scoring.backends import cuda
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".pytest_cache" / "emulator"
 EMULATOR = ROOT / "tests" / "kernels" / "cpp" / "emulator"
-CUDA = [
-    "driver",
-    "sorted/sorted_f32",
-    "sorted/sorted_f64",
-    "pairwise/pairwise_f32",
-    "pairwise/pairwise_f64",
-    "pairwise/products",
-]
 
 
 def digest(files: list[Path], *more: str) -> str:
@@ -75,7 +68,7 @@ def module() -> ModuleType:
     includes = [csrc, EMULATOR, pybind11.get_include(), sysconfig.get_path("include")]
     flags = ["-std=gnu++17", "-O1", "-w", "-fPIC", "-fvisibility=hidden", "-DFEC_EMULATOR", "-DFEC_WITH_CUDA"]
     flags += [f"-I{path}" for path in includes]
-    sources = [csrc / "cuda" / f"{name}.cu" for name in CUDA]
+    sources = [csrc / "cuda" / f"{name}.cu" for name in FILES]
     sources += [csrc / "bindings.cpp"]
     sources += [EMULATOR / f"{name}.cpp" for name in ("emulator", "tensor_cores", "no_cpu_kernels")]
     read = sorted(path for folder in (csrc, EMULATOR) for path in folder.rglob("*") if path.is_file())

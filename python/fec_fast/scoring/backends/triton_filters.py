@@ -25,6 +25,7 @@ from .triton_parts import (
     coordinate_places,
     coordinates_of,
     data_of,
+    entropies_of,
     entry_of,
     exponents_of,
     filter_places,
@@ -325,9 +326,7 @@ def sum_tiles(
 
 @triton.jit
 def finish_filters(table, strips, units, partials, results, TERMS: tl.constexpr, TILE: tl.constexpr):
-    # One program: the entropies of a strip of filters, from the sums of all tiles that they are in. With z = 2^-y,
-    # S = sum z and T = sum y z: similarity -ln(S / n), softmax ln S + T / S ln 2. For the distance entropy, with
-    # S = sum y and T = sum y log2 y: ln S - T / S ln 2.
+    # One program: the entropies of a strip of filters, from the sums of all tiles that they are in.
     p = tl.program_id(0)
     layer = tl.load(strips + 2 * p)
     strip = tl.load(strips + 2 * p + 1)
@@ -344,13 +343,7 @@ def finish_filters(table, strips, units, partials, results, TERMS: tl.constexpr,
         first += tl.load(at).to(tl.float64)
         if COUNT == 2:
             second += tl.load(at + TILE).to(tl.float64)
-    safe = tl.where(first > 0, first, 1.0)
-    if TERMS == "similarity":
-        values = tl.log(filters.to(tl.float64)) - tl.log(safe)
-    elif TERMS == "softmax":
-        values = tl.log(safe) + second / safe * 0.6931471805599453
-    else:
-        values = tl.where(first > 0, tl.log(safe) - second / safe * 0.6931471805599453, 0.0)
+    values = entropies_of(first, second, filters, TERMS)
     f = strip * TILE + r
     values = bounded(values, tl.load(units + layer), filters)
     tl.store(results + first_filter_of(entry) + f, values, mask=f < filters)

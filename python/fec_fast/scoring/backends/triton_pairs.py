@@ -20,6 +20,7 @@ from .triton_parts import (
     coordinate_places,
     coordinates_of,
     data_of,
+    entropies_of,
     entry_of,
     exponents_of,
     filter_places,
@@ -170,14 +171,7 @@ def compare_pairs(
     if TERMS == "distances":
         tl.store(sums + b, tl.sum(tl.where(row < count, first, 0.0), 0) * own)
     else:
-        # As in triton_filters.finish_filters.
-        safe = tl.where(first > 0, first, 1.0)
-        if TERMS == "similarity":
-            values = tl.log(tl.full((ROWS,), count, tl.float64)) - tl.log(safe)
-        elif TERMS == "softmax":
-            values = tl.log(safe) + second / safe * 0.6931471805599453
-        else:
-            values = tl.where(first > 0, tl.log(safe) - second / safe * 0.6931471805599453, 0.0)
+        values = entropies_of(first, second, count, TERMS)
         if INSIDE:
             tl.store(sums + b, tl.sum(tl.where(row < count, values, 0.0), 0))
         else:

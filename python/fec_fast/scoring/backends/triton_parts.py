@@ -49,7 +49,8 @@ def filter_places(entry, f):
 
 @triton.jit
 def flat_places(entry, f, DTYPE: tl.constexpr):
-    # Where filters of a flat layer start, with the hint that each is at a multiple of 16 bytes.
+    # The same for a flat layer, as pointers, with the hint that each is at a multiple of 16 bytes; first_number_of says
+    # why the places are computed again.
     inner = tl.load(entry + 4).to(tl.int32)
     places = (f // inner).to(tl.int64) * tl.load(entry + 5) + (f % inner).to(tl.int64) * tl.load(entry + 6)
     data = tl.multiple_of(tl.load(entry).to(tl.pointer_type(DTYPE)), 16)
@@ -258,6 +259,20 @@ def set_units(table, exponents, sums, units, MEASURED: tl.constexpr, BLOCK: tl.c
         largest = tl.maximum(largest, tl.load(exponents + first_filter_of(entry) + at, mask=at < filters, other=0))
     unit = unit_of(entry, tl.sum(part, 0))
     tl.store(units + layer, tl.where(tl.max(largest, 0) < (1 << 20), unit, float("nan")))
+
+
+@triton.jit
+def entropies_of(first, second, points, TERMS: tl.constexpr):
+    # From sums over the points. With z = 2^-y, S = sum z and T = sum y z: similarity -ln(S / n), softmax ln S + T / S
+    # ln 2. For the distance entropy, with S = sum y and T = sum y log2 y: ln S - T / S ln 2.
+    safe = tl.where(first > 0, first, 1.0)
+    if TERMS == "similarity":
+        values = tl.log(points.to(tl.float64)) - tl.log(safe)
+    elif TERMS == "softmax":
+        values = tl.log(safe) + second / safe * 0.6931471805599453
+    else:
+        values = tl.where(first > 0, tl.log(safe) - second / safe * 0.6931471805599453, 0.0)
+    return values
 
 
 @triton.jit
