@@ -73,18 +73,19 @@ def held_numbers(module: nn.Module) -> set[int]:
     return {number for value in values for number in ([value] if isinstance(value, int) else value)}
 
 
-def sizes_held_for(cut: Cut, module: nn.Module) -> list[HeldSize]:
+def sizes_held_for(cut: Cut, module: nn.Module, likely: int | None = None) -> list[HeldSize]:
     """The attributes that may hold the numbers of a cut.
 
     Args:
         cut: The cut.
         module: The module in whose code it ran, with the values from before pruning.
+        likely: How many of :meth:`fec_fast.graph.cuts.Cut.widths` are looked at; ``None``: all.
 
     Returns:
         One entry for each attribute whose value agrees with the numbers.
     """
     channels: dict[int, np.ndarray] = {}
-    for labels in cut.widths():
+    for labels in cut.widths()[:likely]:
         if len(labels) > 1:  # a single channel is never removed
             channels.setdefault(len(labels), labels)
     found = []

@@ -291,8 +291,10 @@ class _Search:
         """
         changed = {(size.module, size.attribute) for size in known}
         candidates: dict[str, dict[str, HeldSize]] = {}
-        for cut in (self.run.cuts[position] for position in sorted(self.before.deviating)):
-            for size in sizes_held_for(cut, self.pruned.modules[cut.layer]):
+        cuts = [self.run.cuts[position] for position in sorted(self.before.deviating)]
+        # A number may be the width of a part in one cut and a whole width in another: the part is likelier.
+        for cut, likely in [*((cut, 1) for cut in cuts), *((cut, None) for cut in cuts)]:
+            for size in sizes_held_for(cut, self.pruned.modules[cut.layer], likely):
                 if (size.module, size.attribute) not in changed:
                     of_module = candidates.setdefault(cut.layer, {})
                     of_module[size.attribute] = of_module.get(size.attribute, size).with_others(size)
