@@ -8,10 +8,12 @@ knows which channels went into that operator.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from ..utils.code_lines import line_that_raised
 from ..utils.compat import TorchDispatchMode
@@ -126,7 +128,7 @@ def find_hardcoded_width(
         message = f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0][:160]}"
         operators = (trace.training_operators or ()) if training else trace.operators
         reached = _position_behind(watcher.passed, operators)
-        found = None if reached is None else removable_before(operators, reached, partition)
+        found = None if reached is None else removable_before(operators, reached, partition, pruned)
         if found is not None:
             operator, labels = found
             line = line_that_raised(cause)
@@ -160,7 +162,7 @@ def _position_behind(passed: Sequence[Any], operators: Sequence[TracedOperator])
 
 
 def removable_before(
-    operators: Sequence[TracedOperator], position: int, partition: LabelPartition
+    operators: Sequence[TracedOperator], position: int, partition: LabelPartition, network: ModelIndex
 ) -> tuple[Any, np.ndarray] | None:
     """The channels that a run most likely stops at, or turns another way for.
 
@@ -168,16 +170,61 @@ def removable_before(
     in the model's own code may have decided, or attention, whose operators keep their width, reshaped to the width of
     its input. Further back than ``REACH``, the choice would be a guess.
 
+    A network of equal blocks stops in each of them. So the channels at the same place of other modules of the same
+    class and settings belong to the result, where the operator has the same numbers and shapes there: one run finds all
+    of them.
+
     Args:
         operators: The operators of the trace.
         position: The first that was not passed.
         partition: What is known so far of the labels that must be kept.
+        network: The index of the network, or of a pruned copy.
 
     Returns:
         The operator, and the labels of its operands; ``None`` if none of them can be removed.
     """
-    for traced in reversed(operators[max(0, position - REACH) : position + 1]):
-        labels = np.concatenate([of_input.labels for of_input in traced.inputs] or [np.zeros(0, dtype=np.int64)])
-        if not partition.all_pinned(labels):
-            return traced.operator, labels
+    for at in range(position, max(0, position - REACH) - 1, -1):
+        if at < len(operators) and not partition.all_pinned(_labels_of(operators[at])):
+            alike = _at_same_place(operators, at, network)
+            return operators[at].operator, np.concatenate([_labels_of(operators[other]) for other in alike])
     return None
+
+
+def _labels_of(traced: TracedOperator) -> np.ndarray:
+    return np.concatenate([of_input.labels for of_input in traced.inputs] or [np.zeros(0, dtype=np.int64)])
+
+
+def _at_same_place(operators: Sequence[TracedOperator], position: int, network: ModelIndex) -> list[int]:
+    """The positions of an operator and of its like in other modules of the same kind, the given one first."""
+    made: Counter[str] = Counter()
+    places = []
+    for traced in operators:
+        shapes = tuple(of_input.shape for of_input in traced.inputs)
+        places.append((made[traced.layer], traced.operator, traced.numbers, shapes))
+        made[traced.layer] += 1
+    layer = operators[position].layer
+    others = (at for at, place in enumerate(places) if place == places[position] and at != position)
+    return [position, *(at for at in others if _is_alike(network, layer, operators[at].layer))]
+
+
+def _is_alike(network: ModelIndex, name: str, other: str) -> bool:
+    """Whether two modules lie at the same place of blocks of one kind, such as ``blocks.3.norm`` and ``blocks.5.norm``.
+
+    The blocks, and everything between them and the modules, have the same classes and settings.
+    """
+    parts, others = name.split("."), other.split(".")
+    first = next((level for level, pair in enumerate(zip(parts, others, strict=False)) if pair[0] != pair[1]), None)
+    if first is None or parts[first + 1 :] != others[first + 1 :]:
+        return False
+    if first == len(parts) - 1 and next(network.modules[name].children(), None) is None:
+        return False  # two layers of one block: its code may treat them differently
+    return all(
+        _kind(network.modules[".".join(parts[:end])]) == _kind(network.modules[".".join(others[:end])])
+        for end in range(first + 1, len(parts) + 1)
+    )
+
+
+def _kind(module: nn.Module) -> tuple[type, dict[str, Any]]:
+    """The class of a module, and those of its attributes that may decide which code runs."""
+    plain = {key: value for key, value in vars(module).items() if isinstance(value, int | float | str | None)}
+    return type(module), plain

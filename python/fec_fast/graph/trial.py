@@ -77,9 +77,9 @@ def try_out(
     if not report.failed and not report.deviating:
         position = _turning_point(original, run, whole, report, trace, count, training)
         if position is None:
-            return _other_numbers(whole, report, operators, partition)
+            return _other_numbers(original, whole, report, operators, partition)
         sizes = find_compared_sizes(pruned, run, report, operators, count, known)
-        return Finding(sizes=tuple(sizes)) if sizes else _another_way(position, operators, partition, whole)
+        return Finding(sizes=tuple(sizes)) if sizes else _another_way(original, position, operators, partition, whole)
     sizes = _Search(pruned, run, whole, count, report).sizes(known)
     solved = {size.module for size in sizes}
     pins = _pins((run.cuts[position] for position in sorted(report.deviating)), partition, trace, solved)
@@ -131,10 +131,14 @@ def _masked(original: ModelIndex, trace: Trace, count: CountKept) -> ModelIndex:
 
 
 def _another_way(
-    position: int, operators: Sequence[TracedOperator], partition: LabelPartition, whole: PlannedRun
+    original: ModelIndex,
+    position: int,
+    operators: Sequence[TracedOperator],
+    partition: LabelPartition,
+    whole: PlannedRun,
 ) -> Finding:
     """Pins of the channels whose number decides which way the model's code goes."""
-    found = removable_before(operators, position, partition)
+    found = removable_before(operators, position, partition, original)
     where = _where(whole.line_of(position))
     if found is None:
         raise InputError(
@@ -147,13 +151,17 @@ def _another_way(
 
 
 def _other_numbers(
-    whole: PlannedRun, report: RunReport, operators: Sequence[TracedOperator], partition: LabelPartition
+    original: ModelIndex,
+    whole: PlannedRun,
+    report: RunReport,
+    operators: Sequence[TracedOperator],
+    partition: LabelPartition,
 ) -> Finding | None:
     """Pins of the channels whose number the model's code computes with, such as a scale of attention scores."""
     # Numbers that are read from values differ by themselves, and code may compute with others in each run.
     if report.with_values or report.other_numbers is None or whole.run().other_numbers is not None:
         return None
-    return _keep_before(report.other_numbers, operators, partition, whole)
+    return _keep_before(original, report.other_numbers, operators, partition, whole)
 
 
 def doubted_numbers(
@@ -176,13 +184,14 @@ def doubted_numbers(
         run = PlannedRun(pruned, example_inputs, trace, count, training=training)
         position = run.run().other_numbers
         operators = (trace.training_operators or ()) if training else trace.operators
-        found = None if position is None else _keep_before(position, operators, partition, run, f", and so {message}")
-        if found is not None:
+        consequence = f", and so {message}"
+        if position is not None and (found := _keep_before(pruned, position, operators, partition, run, consequence)):
             return found
     return None
 
 
 def _keep_before(
+    network: ModelIndex,
     position: int,
     operators: Sequence[TracedOperator],
     partition: LabelPartition,
@@ -190,7 +199,7 @@ def _keep_before(
     consequence: str = "",
 ) -> Finding | None:
     """Pins of the channels that are read just before an operator, which computes with a number that follows a width."""
-    found = removable_before(operators, position, partition)
+    found = removable_before(operators, position, partition, network)
     if found is None:
         return None
     numbers, operator = list(operators[position].numbers), operators[position].operator

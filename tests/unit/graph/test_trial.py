@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import fec_fast
 from fec_fast.graph import trial
+from fec_fast.pruning.context import PruningContext
 from helpers.divided import divided_network
 
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -245,3 +246,32 @@ def test_a_width_that_decides_behind_a_value_keeps_the_channels_or_is_refused() 
     except fec_fast.EquivalenceError:
         return
     assert result.model.conv.out_channels == 8
+
+
+class Checked(nn.Module):
+    """A block that may ask for the width that it was written for."""
+
+    def __init__(self, checks: bool) -> None:
+        super().__init__()
+        self.checks = checks
+        self.wide, self.narrow = nn.Conv2d(4, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.wide(x).relu()
+        if self.checks:
+            assert y.flatten(2).shape[1] == 8
+        return x + self.narrow(y)
+
+
+def test_alike_blocks_are_kept_in_one_turn_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = []
+    with_finding = PruningContext.with_finding
+    monkeypatch.setattr(
+        PruningContext, "with_finding", lambda self, found: turns.append(found) or with_finding(self, found)
+    )
+    checks = [True, False, True, True, False, True]
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), *map(Checked, checks), nn.Conv2d(4, 2, 1)).eval()
+    result = fec_fast.prune(model, IMAGE, ratio=0.5, criterion="l1")
+    assert [result.model[1 + block].wide.out_channels for block in range(6)] == [8 if check else 4 for check in checks]
+    assert len(turns) == 1 and result.difference is not None and result.difference < 1e-6
+    assert sum("asks for" in note or "wants the width" in note for note in result.plan.notes) == 1
