@@ -121,9 +121,10 @@ def spread(
 
     It is the dimension along which the channels repeat in all others (images that were counted among the channels),
     or the one whose size the code leaves open (-1), or else the longest: the numbers of groups, heads, halves and
-    pixels are smaller than those of channels. Of two that are equally long it is the last: groups and heads come before
-    what they consist of. Channels at the same position of that dimension are removed together. In a module that loses
-    whole heads (:mod:`fec_fast.graph.head_choice`) it is the dimension of heads.
+    pixels are smaller than those of channels. Of equally long ones it is the last, because groups and heads come before
+    what they consist of; where a vector becomes a map, it is the first, because channels come before pixels. Channels
+    at the same position of that dimension are removed together. In a module that loses whole heads
+    (:mod:`fec_fast.graph.head_choice`) it is the dimension of heads.
 
     Args:
         tracker: The labels.
@@ -139,7 +140,8 @@ def spread(
     first, end = dims
     sizes = tuple(shape[first:end])
     longest = [dim for dim, size in enumerate(sizes) if size == max(sizes)]
-    usual = next((dim - first for dim in open_dims if first <= dim < end), longest[-1 if len(longest) == 2 else 0])
+    is_vector = len(label_map.shape) == 2
+    usual = next((dim - first for dim in open_dims if first <= dim < end), longest[0 if is_vector else -1])
     grid = free_as_fixed(label_map.labels).reshape(sizes)
     repeated = [dim for dim in range(len(sizes)) if _repeats_beside(grid, dim)]
     dim = repeated[0] if repeated else tracker.heads.dim(call.layer, sizes, usual)

@@ -215,3 +215,15 @@ def test_channels_that_are_all_tied_are_kept_and_the_plan_says_so() -> None:
     result = fec_fast.prune(Stage().eval(), IMAGE, ratio=0.5)
     assert result.model.stem.out_channels == 3 and result.model.first.out_channels == 6
     assert "tied to one another" in result.plan.pinned["first"]
+
+
+@pytest.mark.parametrize("pixels", [(4,), (8,), (4, 4), (8, 8)])
+def test_a_vector_becomes_a_map_of_any_size(pixels: tuple[int, ...]) -> None:
+    """The channels come first, also where there are as many pixels along a side."""
+    torch.manual_seed(0)
+    convolution = (nn.Conv1d, nn.Conv2d)[len(pixels) - 1](8, 4, 1)
+    linear = nn.Linear(5, 8 * math.prod(pixels))
+    model = nn.Sequential(linear, nn.Unflatten(1, (8, *pixels)), convolution).eval()
+    result = fec_fast.prune(model, torch.randn(2, 5), ratio=0.5)
+    assert result.model[0].out_features == linear.out_features // 2 and result.model[2].in_channels == 4
+    assert result.difference is not None and result.difference < 1e-6
