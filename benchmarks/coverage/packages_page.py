@@ -12,6 +12,7 @@ from benchmarks.common.tables import markdown_table
 
 PACKAGES_RESULT = RESULTS / "coverage_packages.json"
 ENOUGH = 0.6  # the share of prunable channels below which a model is counted apart, and the reasons are given
+RENORMALISED = 'norms="renormalise"'  # of a row: what was measured with it
 OUTCOMES = ("pass", "nothing to prune", "refused", "wrong", "crash", "time limit", "cannot be built")
 
 
@@ -30,8 +31,11 @@ def packages_part(result: dict[str, Any], reasons: dict[str, str]) -> list[str]:
         by_package.setdefault(row["package"], []).append(row)
     built = [row for row in rows if row["outcome"] != OUTCOMES[-1]]
     passed = [row for row in built if row["outcome"] == "pass"]
-    wide = sum(_share(row) >= ENOUGH for row in passed)
-    header = ("package", "models", f"pass, prunable {ENOUGH:.0%} or more", "pass, less", *OUTCOMES[1:])
+    wide, either = sum(map(is_wide, built)), sum(map(is_wide_with_either, built))
+    header = (
+        *("package", "models", f"pass, prunable {ENOUGH:.0%} or more", "pass, less", *OUTCOMES[1:]),
+        f"{ENOUGH:.0%} or more with either choice of norms",
+    )
     summaries = [_summary(name, members) for name, members in by_package.items()]
     total = _summary("all", rows)
     return [
@@ -49,17 +53,33 @@ def packages_part(result: dict[str, Any], reasons: dict[str, str]) -> list[str]:
             'hold. "Crash": an exception that is not of the package. "Prunable" is the share of the output channels of',
             "the convolutions that the inputs reach and that can be removed, without those that make the model's",
             "outputs; of a model without such convolutions, that of its linear layers.",
-            '"With linear layers" counts both.',
+            '"With linear layers" counts both. Where less than 60% can go, the model is pruned again with',
+            '`norms="renormalise"`, which lets channels go that layer norms, weight norms and the like take together.',
         ),
         paragraph(
             f"{len(built):,} of {len(rows):,} models can be built,",
             f"of {len({row['package'] for row in built})} packages.",
             f"{len(passed):,} of them pass ({len(passed) / len(built):.1%}), {wide:,} ({wide / len(built):.1%}) with",
-            f"{ENOUGH:.0%} or more of the channels prunable.",
+            f"{ENOUGH:.0%} or more of the channels prunable; {either:,} ({either / len(built):.1%}) with that or with",
+            '`norms="renormalise"`.',
         ),
         markdown_table(header, [*summaries, total]),
         *(block for name, members in by_package.items() for block in _package(name, members, result, reasons)),
     ]
+
+
+def is_wide(row: dict[str, Any]) -> bool:
+    """Whether a model passes and many of its channels can go.
+
+    Args:
+        row: A row of the result file, or what it has of ``norms="renormalise"``.
+    """
+    return row["outcome"] == "pass" and _share(row) >= ENOUGH
+
+
+def is_wide_with_either(row: dict[str, Any]) -> bool:
+    """Whether it is :func:`is_wide` with one of the choices for norms."""
+    return is_wide(row) or (RENORMALISED in row and is_wide(row[RENORMALISED]))
 
 
 def _share(row: dict[str, Any]) -> float:
@@ -70,8 +90,8 @@ def _share(row: dict[str, Any]) -> float:
 
 def _summary(name: str, rows: Sequence[dict[str, Any]]) -> tuple[str | int, ...]:
     counts = Counter(row["outcome"] for row in rows)
-    wide = sum(row["outcome"] == "pass" and _share(row) >= ENOUGH for row in rows)
-    return name, len(rows), wide, counts["pass"] - wide, *(counts[outcome] for outcome in OUTCOMES[1:])
+    wide, either = sum(map(is_wide, rows)), sum(map(is_wide_with_either, rows))
+    return name, len(rows), wide, counts["pass"] - wide, *(counts[outcome] for outcome in OUTCOMES[1:]), either
 
 
 def _package(
@@ -80,7 +100,10 @@ def _package(
     about = result["packages"][name]
     versions = ", ".join(f"{package} {version}" for package, version in about["versions"].items())
     licence = f" Licence: {about['licence']}." if about["licence"] else ""
-    header = ("model", "parameters", "change", "prunable", "with linear layers", "seconds", "outcome, or what is kept")
+    header = (
+        *("model", "parameters", "change", "prunable", "with linear layers", "seconds"),
+        *("prunable, renormalised", "outcome, or what is kept"),
+    )
     return (
         heading(name, 3),
         paragraph(f"{about['domain']}. {versions}.{licence}"),
@@ -89,10 +112,14 @@ def _package(
 
 
 def _cells(row: dict[str, Any], reasons: dict[str, str]) -> tuple[str, ...]:
+    renormalised = row.get(RENORMALISED)
+    again = ""
+    if renormalised is not None:
+        again = f"{_share(renormalised):.0%}" if renormalised["outcome"] == "pass" else renormalised["outcome"]
     if row["outcome"] != "pass":
         outcome = f"**{row['outcome']}**" if row["outcome"] in ("wrong", "crash") else row["outcome"]
         parameters = f"{row['parameters'] / 1e6:,.1f} M" if "parameters" in row else ""
-        return row["model"], parameters, "", "", "", "", _plain(f"{outcome}: {row['reason'][:200]}")
+        return row["model"], parameters, "", "", "", "", again, _plain(f"{outcome}: {row['reason'][:200]}")
     kept: Counter[str] = Counter()
     for reason, count in row["kept for"].items():
         kept[next((words for part, words in reasons.items() if part in reason), reason[:120])] += count
@@ -105,6 +132,7 @@ def _cells(row: dict[str, Any], reasons: dict[str, str]) -> tuple[str, ...]:
         convolutions,
         layers,
         f"{row['seconds']:.1f}",
+        again,
         _plain(why) if _share(row) < ENOUGH else "",
     )
 

@@ -1,7 +1,8 @@
 """Coverage of other packages: prunes their models, each in a process of its own with a time limit.
 
 Each model, with random weights, is pruned at ratio 0.5 and proven by fec_fast; the copy is run forward and backward in
-training mode, saved, loaded into a new instance and compared bit for bit. A result that exists is not measured again,
+training mode, saved, loaded into a new instance and compared bit for bit. Where less than 60% of the channels can go,
+this is done again with ``norms="renormalise"``. A result that exists is not measured again,
 unless it says that the model cannot be built.
 
 The packages are in a side folder, never in the working environment. Nothing is installed without --install; the pip
@@ -24,9 +25,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -40,7 +42,7 @@ from benchmarks.common.measuring import timed
 from benchmarks.common.pages import write_page
 from benchmarks.common.results import read_result, run_number, write_result
 from benchmarks.coverage.packages import Model, Package, installed_version, packages, pip_command, shown
-from benchmarks.coverage.packages_page import PACKAGES_RESULT
+from benchmarks.coverage.packages_page import PACKAGES_RESULT, RENORMALISED, is_wide
 from benchmarks.coverage.page import page
 from benchmarks.coverage.run import RESULT, backward, equal, general
 from fec_fast.utils.copying import copied_model
@@ -55,21 +57,36 @@ NOT_BUILT = "cannot be built"  # tried again in the next run
 FORK = multiprocessing.get_context("fork")  # a model's process has imported torch and its package already
 
 
-def examine(model: Model, names: dict[str, Any]) -> dict[str, Any]:
-    """Prunes a model and checks the result; returns its row."""
+def examine(model: Model, names: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Prunes a model and checks the result; gives its row, and again with ``norms="renormalise"`` where few can go."""
     try:
         inputs = model.made_inputs(names)
         original = seeded(partial(model.built, names))
         with torch.no_grad():
             call_model(copied(original), copy.deepcopy(inputs))
     except Exception as error:
-        return {"outcome": NOT_BUILT, "reason": described(error)}
+        yield {"outcome": NOT_BUILT, "reason": described(error)}
+        return
     row: dict[str, Any] = {"parameters": sum(p.numel() for p in original.parameters())}
+    row |= measured(model, names, original, inputs, "exact")
+    yield row
+    if asks_for_more(row):
+        yield row | {RENORMALISED: measured(model, names, original, inputs, "renormalise")}
+
+
+def asks_for_more(row: dict[str, Any]) -> bool:
+    """Whether a model that can be run is pruned with ``norms="renormalise"`` too."""
+    return row["outcome"] not in (NOT_BUILT, "time limit") and not is_wide(row)
+
+
+def measured(model: Model, names: dict[str, Any], original: nn.Module, inputs: Any, norms: str) -> dict[str, Any]:
+    """Prunes a model and checks the result: what a row says of it."""
+    row: dict[str, Any] = {}
     try:
-        result, seconds = timed(partial(fec_fast.prune, original, inputs, ratio=0.5))
+        result, seconds = timed(partial(fec_fast.prune, original, inputs, ratio=0.5, norms=norms))
         row["seconds"] = round(seconds, 2)
         row["after"] = sum(p.numel() for p in result.model.parameters())
-        row |= shares(original, fec_fast.couplings(original, inputs))
+        row |= shares(original, fec_fast.couplings(original, inputs, norms=norms))
         row["proof"] = {"runs": list(result.proof.runs), "notes": [note[:300] for note in result.proof.notes]}
         return row | verdict(model, names, original, result, inputs)
     except fec_fast.EquivalenceError as error:
@@ -160,7 +177,22 @@ def try_model(model: Model, names: dict[str, Any], connection: Connection) -> No
     os.dup2(silent, 1)
     os.dup2(silent, 2)
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT, resource.RLIM_INFINITY))
-    connection.send(examine(model, names))
+    for row in examine(model, names):
+        connection.send(row)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + CPU_LIMIT, resource.RLIM_INFINITY))
+
+
+def received(connection: Connection, process: multiprocessing.process.BaseProcess) -> dict[str, Any]:
+    """The next row of a model's process, or what it ended with."""
+    try:
+        if connection.poll(WALL_LIMIT):
+            row: dict[str, Any] = connection.recv()
+            return row
+    except EOFError:
+        process.join()
+        if process.exitcode != -signal.SIGXCPU:
+            return {"outcome": "crash", "reason": f"the process ended with {process.exitcode}"}
+    return {"outcome": "time limit", "reason": f"longer than {CPU_LIMIT} s of processor time"}
 
 
 def try_package(package: Package, models: Sequence[Model], connection: Connection) -> None:
@@ -176,14 +208,10 @@ def try_package(package: Package, models: Sequence[Model], connection: Connectio
         process = FORK.Process(target=try_model, args=(model, names, there))
         process.start()
         there.close()
-        row: dict[str, Any] = {"outcome": "time limit", "reason": f"longer than {CPU_LIMIT} s of processor time"}
-        try:
-            if here.poll(WALL_LIMIT):
-                row = here.recv()
-        except EOFError:
-            process.join()
-            if process.exitcode != -signal.SIGXCPU:
-                row = {"outcome": "crash", "reason": f"the process ended with {process.exitcode}"}
+        row = received(here, process)
+        if asks_for_more(row):
+            again = received(here, process)
+            row = row | {RENORMALISED: again.get(RENORMALISED, again)}
         process.kill()
         process.join()
         connection.send(row)
@@ -206,7 +234,14 @@ def measure(package: Package, models: Sequence[Model]) -> None:
         row = {"package": package.name, "model": model.name} | row | {"run": run_number(result)}
         result["rows"] = [other for other in result["rows"] if key_of(other) != key_of(row)] + [row]
         write_result(PACKAGES_RESULT, result)
-        print(*key_of(row), row["outcome"], row.get("convolutions", ""), row.get("reason", ""), flush=True)
+        print(
+            *key_of(row),
+            row["outcome"],
+            row.get("convolutions", ""),
+            row.get(RENORMALISED, {}).get("convolutions", ""),
+            row.get("reason", ""),
+            flush=True,
+        )
     process.join()
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from torch import Tensor
 
 from .cuts import CountKept, Cut, Numbers
+from .label_sets import LabelSets
+from .operator_call import OperatorCall
 
 NORMS = ("exact", "renormalise")
 REMEDY = 'norms="renormalise" lets them go'
@@ -39,6 +41,44 @@ class ChannelStatistics:
     dim: int
     labels: np.ndarray
     exact: bool
+
+
+class StatisticsOfRun:
+    """The statistics over channels that a run takes.
+
+    Attributes:
+        renormalises: Whether they may run over the kept channels alone.
+        places: Those over channels that may go, by module, operator and number of the call.
+    """
+
+    def __init__(self, norms: str) -> None:
+        """Starts without any.
+
+        Args:
+            norms: See :data:`NORMS`.
+        """
+        self.renormalises = norms == "renormalise"
+        self.places: dict[tuple[str, str, int], ChannelStatistics] = {}
+
+    def note(self, sets: LabelSets, call: OperatorCall, dim: int, labels: np.ndarray, *, exact: bool) -> None:
+        """Notes statistics; those that the same code takes over other channels lose the same positions.
+
+        Args:
+            sets: The sets of labels.
+            call: The call that takes them.
+            dim: The dimension of the channels.
+            labels: Their labels, int64, without ``FREE``.
+            exact: See :class:`ChannelStatistics`.
+        """
+        own_dim = dim - call.args[0].dim()
+        found = ChannelStatistics(call.layer, str(call.operator), call.repetition, own_dim, labels, exact)
+        known = self.places.setdefault((found.layer, found.operator, found.number), found)
+        reason = f"{call.layer or 'the model'} normalises different channels with the same code"
+        if known.dim == found.dim and len(known.labels) == len(labels):
+            sets.unite(known.labels, labels, reason)
+        else:
+            for each in (known, found):
+                sets.pin(each.labels, reason)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

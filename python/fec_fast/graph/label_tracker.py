@@ -14,7 +14,7 @@ from ..utils.compat import ConvolutionBase, NormBase, storage_id
 from ..utils.computed_weights import computation_of, owner_of
 from ..utils.forward import call_model, tensors_in
 from ..utils.model_index import ModelIndex
-from .channel_statistics import ChannelStatistics
+from .channel_statistics import StatisticsOfRun
 from .cuts import Cut
 from .head_choice import HeadChoice
 from .held_sizes import HeldSize
@@ -69,8 +69,8 @@ class LabelTracker:
         self.cuts: list[Cut] = []
         self.lines: dict[Cut, str] = {}
         self.sizes: dict[tuple[str, str], HeldSize] = {}
-        self.statistics: dict[tuple[str, str, int], ChannelStatistics] = {}
-        self._renormalises = norms == "renormalise"
+        self.statistics = StatisticsOfRun(norms)
+        self._pinned_when_read: dict[int, tuple[weakref.ref[Tensor], np.ndarray, str]] = {}
         self._held: dict[tuple[str, int], np.ndarray] = {}
         self.zero_probes: dict[Any, bool] = {}
         self.operator_trials: dict[Any, WithinChannels | str] = {}
@@ -169,11 +169,17 @@ class LabelTracker:
         """Whether a name is that of a parameter, and not of a buffer."""
         return name in self._trained
 
-    def pin_weight(self, labels: WeightLabels, dims: Iterable[int]) -> None:
-        """Forbids the narrowing of a weight along dimensions that an operator takes together."""
+    def pin_weight(self, labels: WeightLabels, dims: Iterable[int], remedy: str = "") -> None:
+        """Forbids the narrowing of a weight along dimensions that an operator takes together.
+
+        Args:
+            labels: The labels of the weight.
+            dims: The dimensions.
+            remedy: What would let the channels go, beside what makes the weight a plain one.
+        """
         vectors = [vector for dim in dims if (vector := labels.axes[dim]) is not None]
         if vectors:
-            reason = reason_of(computation_of(self.modules, labels.source))
+            reason = reason_of(computation_of(self.modules, labels.source)) + (f", or {remedy}" if remedy else "")
             for vector in vectors:
                 self.sets.pin(vector, reason)
 
@@ -186,6 +192,10 @@ class LabelTracker:
         weight in an operator that has no rule for weights, whose axes are pinned. A tensor that no operator of the run
         made (an input, a constant) has a fixed width.
         """
+        if self._pinned_when_read:
+            awaited = self._pinned_when_read.get(id(tensor))
+            if awaited is not None and awaited[0]() is tensor:
+                self.sets.pin(*awaited[1:])
         entry = self._label_maps.get(id(tensor))
         if entry is not None and entry[0]() is tensor:
             return entry[1], entry[2] and not (self._written and storage_id(tensor) in self._written)
@@ -250,7 +260,7 @@ class LabelTracker:
         weight = self.weights.get(tensor)
         if weight is not None and len(weight.labelled) > 1:
             return LabelMap.constant(FIXED, tensor.shape)
-        return self.labels_of(tensor)
+        return next(iter(self.known_label_maps([tensor])), None) or self.labels_of(tensor)
 
     def known_label_maps(self, tensors: Sequence[Tensor]) -> tuple[LabelMap, ...]:
         """The labels of those tensors that an operator of the run made; nothing is pinned."""
@@ -262,6 +272,10 @@ class LabelTracker:
         if isinstance(tensor, Tensor):
             self.weights.forget(tensor)
             self._label_maps[id(tensor)] = weakref.ref(tensor), label_map, zero_when_masked
+
+    def pin_when_read(self, tensor: Tensor, labels: np.ndarray, reason: str) -> None:
+        """Forbids the removal of channels as soon as anything reads a tensor, whose labels are set already."""
+        self._pinned_when_read[id(tensor)] = weakref.ref(tensor), labels, reason
 
     def note_write(self, tensor: Tensor) -> None:
         """Notes that an operator wrote to a tensor in place: its views are zero when masked only if it still is.
@@ -325,9 +339,9 @@ class LabelTracker:
         Returns:
             Whether they may go; if not, nothing has changed.
         """
-        if self._renormalises:
+        if self.statistics.renormalises:
             self.note_statistics(call, dim, labels, exact=False)
-        return self._renormalises
+        return self.statistics.renormalises
 
     def note_statistics(self, call: OperatorCall, dim: int, labels: np.ndarray, *, exact: bool) -> None:
         """Notes statistics over channels that may go.
@@ -338,16 +352,7 @@ class LabelTracker:
             labels: Their labels, int64, without ``FREE``.
             exact: See :class:`fec_fast.graph.channel_statistics.ChannelStatistics`.
         """
-        own_dim = dim - call.args[0].dim()
-        found = ChannelStatistics(call.layer, str(call.operator), call.repetition, own_dim, labels, exact)
-        key = found.layer, found.operator, found.number
-        known = self.statistics.setdefault(key, found)
-        reason = f"{call.layer or 'the model'} normalises different channels with the same code"
-        if known.dim == found.dim and len(known.labels) == len(labels):
-            self.sets.unite(known.labels, labels, reason)
-        else:
-            for each in (known, found):
-                self.sets.pin(each.labels, reason)
+        self.statistics.note(self.sets, call, dim, labels, exact=exact)
 
     # Pins -----------------------------------------------------------------------------------------------------------
     def pin(self, tensors: Any, reason: str, note: str | None = None) -> None:

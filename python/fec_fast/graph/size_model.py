@@ -170,13 +170,14 @@ class SizeModel:
     def results(self, counts: np.ndarray) -> np.ndarray:
         """Bytes of each operator's result that takes memory of its own, ``[..., results]``."""
         after = self.lengths(counts)[..., self._result_rows]
-        return np.asarray(self._result_bytes * after / self._lengths[self._result_rows])
+        return np.asarray(self._result_bytes * after / np.maximum(self._lengths[self._result_rows], 1))
 
     def _operator_macs(self, counts: np.ndarray) -> np.ndarray:
         """Multiply-accumulates of each operator, ``[..., operators]``."""
         before, after = self._lengths[self._cost_rows], self.lengths(counts)[..., self._cost_rows]
         # The true value is whole; rint undoes the rounding of the quotient, as long as the value is below 2**50.
-        return np.asarray(np.rint(self._macs * after.prod(-1) / before.prod(-1)))
+        # Some layers have no filters at all: they cost nothing.
+        return np.asarray(np.rint(self._macs * after.prod(-1) / np.maximum(before.prod(-1), 1)))
 
     def _elements(self, counts: np.ndarray) -> np.ndarray:
         """Elements of each parameter and buffer, ``[..., tensors]``."""

@@ -85,6 +85,11 @@ class Trace:
     costs: tuple[OperatorCost, ...]
     allocations: tuple[Allocation, ...]
 
+    @property
+    def scored_uses(self) -> list[WeightUse]:
+        """The operations whose weights have elements; some layers have no inputs, or no filters."""
+        return [use for use in self.weight_uses.values() if len(use.inputs) and len(use.outputs)]
+
     def macs_by_layer(self) -> dict[str, int]:
         """Adds up the multiply-accumulates of the run by layer.
 
@@ -145,7 +150,7 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
         MappingProxyType(tracker.lines),
         tuple(tracker.sizes.values()),
         norms,
-        tuple(tracker.statistics.values()),
+        tuple(tracker.statistics.places.values()),
         tuple(tracker.believed),
         costs,
         allocations,

@@ -312,7 +312,7 @@ class _Search:
         solved = {size.module for size in found}
         for group in _by_module(size for size in sizes if size.module not in solved):
             found = self._with_fewer(group, found)
-        if found and not self._used_for_cuts_alone(found):
+        if found and not (self._used_for_cuts_alone(found) or self._restores_numbers(found)):
             found = [size for group in _by_module(found) if self._used_for_cuts_alone(group) for size in group]
         return found
 
@@ -378,6 +378,15 @@ class _Search:
         """Whether the original does the same with the new values, when its cuts are made as they were."""
         reports = [self.whole.run(values, with_calls=True) for values in ((), self._new_values(sizes))]
         return reports[0].calls == reports[1].calls and not any(report.failed for report in reports)
+
+    def _restores_numbers(self, sizes: Sequence[HeldSize]) -> bool:
+        """Whether the pruned network computes with other plain numbers than the original, but not with the new values.
+
+        The code may divide a width by an attribute: both change, and the number is as before.
+        """
+        report = self.run.run(self._new_values(sizes)) if self.before.other_numbers is not None else self.before
+        same_numbers = report.other_numbers is None and not report.with_values
+        return same_numbers and not report.failed and not report.deviating and self.run.first_other(report) is None
 
     def _new_values(self, sizes: Sequence[HeldSize]) -> list[tuple[HeldSize, int | list[int]]]:
         return [(size, size.after(self.count)) for size in sizes]

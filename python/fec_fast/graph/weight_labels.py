@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from ..utils.computed_weights import Computation
+from .labels import FREE
 
 
 @dataclass(slots=True)
@@ -101,8 +102,8 @@ class WeightLabels:
 
     @property
     def labelled(self) -> list[int]:
-        """The dimensions along which indices may be removed."""
-        return [dim for dim, labels in enumerate(self.axes) if labels is not None]
+        """The dimensions along which indices may be removed, without those that follow what they are combined with."""
+        return [dim for dim, labels in enumerate(self.axes) if labels is not None and bool((labels != FREE).any())]
 
 
 @dataclass(slots=True, eq=False)

@@ -8,7 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..utils.compat import WEIGHT_NORM
 from ..utils.running_module import RunningModule
+
+# Norms of each filter of a weight, whose results have its inputs.
+_OF_WEIGHTS = (WEIGHT_NORM, torch.ops.aten.native_batch_norm.default)
 
 
 class KeptStatistics:
@@ -64,6 +68,8 @@ class KeptStatistics:
             groups = {index // size for index in place[1]}  # an earlier round may have removed whole groups
             others[3], others[5] = len(kept), len(groups)
             results = func(source.index_select(dim, kept), *scales, *others[2:], **kwargs)
+        elif func in _OF_WEIGHTS:
+            results = func(source.index_select(dim, kept), *others, **kwargs)
         else:  # a mean or variance, whose result has no channels
             return func(source.index_select(dim, kept), *others, **kwargs)
         return _with_zeros(source, results[0], dim, kept), *results[1:]

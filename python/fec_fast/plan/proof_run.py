@@ -148,7 +148,8 @@ def _recorder(name: str, kept: list[int] | None, run: Run) -> Callable[[nn.Modul
 def _channels_first(module: nn.Module, tensor: Tensor) -> Tensor:
     """The input or output of a layer as ``[C, rest]``; an input without a batch has its channels first."""
     if isinstance(module, nn.Linear):
-        return tensor.movedim(-1, 0).reshape(tensor.shape[-1], -1)
+        width = tensor.shape[-1]
+        return tensor.movedim(-1, 0).reshape(width, tensor.numel() // max(1, width))  # some layers have no filters
     if isinstance(module, ConvolutionBase):
         spatial_dims = len(module.kernel_size)
     else:

@@ -158,31 +158,33 @@ class NetworkPair:
         axes = self._plan.keep.get(name, {})
         with torch.no_grad():
             self.small.tensors[name].copy_(select_kept(value, axes) if axes else value)
-            is_left = not axes or self._is_left(name, value)
-            self.full.tensors[name].copy_(value if is_left else masked(name, value, axes))
+            to_mask = self._masked_axes(name, value)
+            self.full.tensors[name].copy_(masked(name, value, to_mask) if to_mask else value)
 
-    def _is_left(self, name: str, value: Tensor) -> bool:
-        """Whether a tensor keeps its values at removed channels."""
-        if self._is_direction(name, value):
-            return True
+    def _masked_axes(self, name: str, value: Tensor) -> Mapping[str, list[int]]:
+        """What the plan keeps of a tensor, along the axes on which its removed channels are masked."""
+        axes = self._plan.keep.get(name, {})
         known = isinstance(self._owner(name)[0], ConvolutionBase | nn.Linear | NormBase)
         kind = "scales" if sum(size > 1 for size in value.shape) < 2 else "matrices"
-        return kind == self._left and not known
+        if kind == self._left and not known:
+            return {}
+        return {axis: kept for axis, kept in axes.items() if not self._is_scaled(name, value, axis)}
 
-    def _is_direction(self, name: str, value: Tensor) -> bool:
-        """Whether a tensor is scaled by another one for each filter, which is masked (weight norm).
+    def _is_scaled(self, name: str, value: Tensor, axis: str) -> bool:
+        """Whether another tensor scales this one for each index of an axis, and is masked there (weight norm).
 
-        Such a tensor is divided by its norm, which would be zero for a masked filter.
+        The filters of such a tensor are divided by their norm, which would be zero for a masked one.
         """
-        axes = self._plan.keep.get(name, {})
-        if value.dim() < 2 or len(axes) != 1:
-            return False
-        (axis,) = axes
+        kept = self._plan.keep[name][axis]
         scale = [size if dim == int(axis) else 1 for dim, size in enumerate(value.shape)]
         prefix = name.rpartition(".")[0]
-        return scale != list(value.shape) and any(
-            self._plan.shapes[other] == scale and self._plan.keep[other] == axes
-            for other in self._narrowed_in.get(prefix, ())
+        return (
+            value.dim() > 1
+            and scale != list(value.shape)
+            and any(
+                self._plan.shapes[other] == scale and self._plan.keep[other] == {axis: kept}
+                for other in self._narrowed_in.get(prefix, ())
+            )
         )
 
 

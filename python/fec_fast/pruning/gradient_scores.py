@@ -72,7 +72,7 @@ def score_by_gradients(
         )
     roots = torch.from_numpy(trace.partition.roots.copy())
     consumer_flags = (False, True) if sides == "both" else (False,)
-    layer_sides = [LayerSide(use, flag) for use in trace.weight_uses.values() for flag in consumer_flags]
+    layer_sides = [LayerSide(use, flag) for use in trace.scored_uses for flag in consumer_flags]
     units_of_sides = [roots[torch.from_numpy(side.labels.copy())] for side in layer_sides]
     parts = [_part_of(index, trace, side) for side in layer_sides]
     names = dict.fromkeys(name for name, _ in filter(None, parts))

@@ -110,7 +110,7 @@ def _relative_values(
             yield side, units.units[known][removable], relative[removable]
         return
     function = criterion if callable(criterion) else CLASSICAL_CRITERIA[criterion]
-    for use in trace.weight_uses.values():
+    for use in trace.scored_uses:
         sides_of_layer = [LayerSide(use, is_consumer) for is_consumer in consumer_flags]
         for side, values in zip(
             sides_of_layer, _apply_criterion(function, sides_of_layer, use.weight_in(tensors)), strict=True
@@ -206,7 +206,7 @@ def side_entropies(
         wanted[list(coupled.units)] = True
     layer_sides = [
         side
-        for use in trace.weight_uses.values()
+        for use in trace.scored_uses
         for side in (LayerSide(use, is_consumer) for is_consumer in consumer_flags)
         if wanted[trace.partition.roots[side.labels]].any()
     ]

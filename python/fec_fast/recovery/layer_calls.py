@@ -146,7 +146,7 @@ class LayerCallMode(TorchFunctionMode):
             return None
         given = {**dict(zip(parameters, args, strict=False)), **kwargs}
         weight, name = given["weight"], self.names.get(id(given["weight"]))
-        if name is None or not isinstance(weight, Tensor):
+        if name is None or not isinstance(weight, Tensor) or not weight.numel():
             return None
         dims = weight.dim() - 2
         dilation = _per_dimension(given.get("dilation", 1), dims)

@@ -30,6 +30,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = [
+    "WEIGHT_NORM",
     "BatchNormBase",
     "ConvolutionBase",
     "NormBase",
@@ -55,6 +56,9 @@ __all__ = [
     "without_dispatch_modes",
     "without_function_modes",
 ]
+
+# What weight norm calls, by hook and by parametrization (torch.nn.utils.weight_norm).
+WEIGHT_NORM = torch.ops.aten._weight_norm_interface.default
 
 
 class TorchDispatchMode(_python_dispatch.TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -275,3 +275,40 @@ def test_alike_blocks_are_kept_in_one_turn_and_others_are_not(monkeypatch: pytes
     assert [result.model[1 + block].wide.out_channels for block in range(6)] == [8 if check else 4 for check in checks]
     assert len(turns) == 1 and result.difference is not None and result.difference < 1e-6
     assert sum("asks for" in note or "wants the width" in note for note in result.plan.notes) == 1
+
+
+class Windowed(nn.Module):
+    """Attention that divides the width by the number of heads, as torchvision's Swin does."""
+
+    def __init__(self, heads: int = 4, extra: bool = False) -> None:
+        super().__init__()
+        self.heads, self.extra = heads, extra
+        self.norm, self.qkv, self.proj = nn.LayerNorm(32), nn.Linear(32, 96), nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = x.shape[-1]
+        q, k, v = (
+            self.qkv(self.norm(x)).reshape(*x.shape[:2], 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        )
+        q = q * (width // self.heads) ** -0.5
+        if self.extra:
+            v = v * self.heads
+        return x + self.proj((q @ k.mT).softmax(-1).matmul(v).transpose(1, 2).reshape(*x.shape[:2], width))
+
+
+@pytest.mark.parametrize("extra", [False, True])
+def test_a_number_that_a_held_size_restores(extra: bool) -> None:
+    """The scale stays where heads and width shrink together; a factor that follows the heads alone keeps them."""
+    torch.manual_seed(0)
+    blocks = nn.Sequential(nn.Conv2d(3, 32, 4, 4), nn.Flatten(2), Transposed(), Windowed(extra=extra), Windowed())
+    model = nn.Sequential(*blocks, nn.LayerNorm(32), nn.Linear(32, 5)).eval()
+    result = fec_fast.prune(model, torch.randn(2, 3, 16, 16), ratio=0.5, norms="renormalise")
+    assert result.difference is not None and result.difference < 1e-9
+    heads = [block.heads for block in result.model if isinstance(block, Windowed)]
+    assert heads == ([4, 4] if extra else [2, 2])
+    assert result.model[0].out_channels == (32 if extra else 16)
+
+
+class Transposed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)

@@ -232,8 +232,14 @@ def _check_inputs(tracker: LabelTracker, use: WeightUse, weight: WeightOperand, 
 
 
 def _finish(tracker: LabelTracker, use: WeightUse, bias: Tensor | None) -> None:
-    """Labels the bias like the filters, and keeps the use, unless the weight was used before."""
+    """Labels the bias like the filters, and keeps the use, unless the weight was used before.
+
+    A layer without inputs or without filters has no weights that could be scored: it stays as it is.
+    """
     tracker.weight_uses.setdefault(use.weight, use)
+    if not (len(use.inputs) and len(use.outputs)):
+        for labels in (use.inputs, use.outputs):
+            tracker.sets.pin(labels, f"the weight of {use.layer} has no elements")
     if bias is not None:
         label_bias(tracker, use, bias)
 

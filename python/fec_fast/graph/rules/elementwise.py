@@ -38,7 +38,7 @@ def pointwise(tracker: LabelTracker, call: OperatorCall) -> None:
         tracker.heads.note_factor(call.layer, factor)
     shape = tuple(call.results[0].shape)
     rank = len(shape)
-    _label_learned_maps(tracker, call, rank)
+    label_learned_maps(tracker, call.operands, rank)
     inputs = [tracker.label_map(operand) for operand in call.operands]
     zero = zero_at_zeros(tracker, call, [flag for _, flag in inputs])
     label_maps = [label_map for label_map, _ in inputs]
@@ -73,12 +73,18 @@ def pointwise(tracker: LabelTracker, call: OperatorCall) -> None:
     tracker.label_results(call, merged, dim, zero)
 
 
-def _label_learned_maps(tracker: LabelTracker, call: OperatorCall, rank: int) -> None:
-    """Labels parameters that are maps, such as position embeddings, along the channels of what they meet."""
-    maps = [operand for operand in call.operands if tracker.is_learned_map(operand)]
+def label_learned_maps(tracker: LabelTracker, operands: Sequence[Tensor], rank: int) -> None:
+    """Labels parameters that are maps, such as position embeddings, along the channels of what they meet.
+
+    Args:
+        tracker: The labels.
+        operands: What an operator combines; dimensions are counted from the last.
+        rank: The number of dimensions of its result.
+    """
+    maps = [operand for operand in operands if tracker.is_learned_map(operand)]
     if not maps:
         return
-    others = [tracker.labels_of(operand) for operand in call.operands if not tracker.is_learned_map(operand)]
+    others = [tracker.labels_of(operand) for operand in operands if not tracker.is_learned_map(operand)]
     dims = {label_map.dim + rank - len(label_map.shape) for label_map in others if label_map.dim is not None}
     if len(dims) == 1:
         (dim,) = dims

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..held_sizes import HeldSize
 from ..label_tracker import LabelTracker
-from ..labels import FIXED, FREE, LabelMap
+from ..labels import FIXED, FREE, LabelMap, free_as_fixed
 from ..operator_call import OperatorCall
 from .registry import DataDependentError, operator
 
@@ -79,6 +80,11 @@ def _index_shape(source: Tensor, indices: list[Tensor | None]) -> Tensor:
 def index(tracker: LabelTracker, call: OperatorCall) -> None:
     """Picks positions by tensors of indices; channels picked by number must all be kept."""
     source, indices = call.args
+    if tracker.is_learned_map(source):  # a table: its rows are picked, its channels stay
+        picked_dims = {at for at, given in enumerate(indices) if given is not None}
+        left = [at for at, size in enumerate(source.shape) if size > 1 and at not in picked_dims]
+        if len(left) == 1:
+            tracker.set_map_dim(source, left[0])
     label_map, zero = tracker.label_map(source)
     labels, dim = label_map.labels, label_map.dim
     next_dim = 0  # the dimension of the source that the next index is for; a mask is for as many as it has
@@ -107,6 +113,26 @@ def index(tracker: LabelTracker, call: OperatorCall) -> None:
     moved = label_map.moved_by(call.operator, indices)
     assert isinstance(moved, LabelMap)  # the labels still vary along one dimension at most
     tracker.set_label_map(call.result, moved, zero)
+
+
+@operator("embedding")
+def embedding(tracker: LabelTracker, call: OperatorCall) -> None:
+    """Picks rows of a table by their numbers: the channels of the table are those of the result."""
+    table, numbers = call.args[:2]
+    if tracker.is_learned_map(table):
+        tracker.set_map_dim(table, 1)
+    tracker.pin(numbers, f"it holds the indices of {call.operator}")
+    label_map, zero = tracker.label_map(table)
+    if label_map.dim == 0:
+        tracker.pin_call(call, "picks channels by their numbers")
+        return
+    if label_map.dim is None:
+        tracker.label_results(call, label_map.labels, None, zero)
+        return
+    labels, module = free_as_fixed(label_map.labels), tracker.modules[call.layer]
+    if isinstance(module, nn.Embedding) and module.embedding_dim == len(labels):
+        tracker.hold(HeldSize(call.layer, "embedding_dim", module.embedding_dim, (labels,)))
+    tracker.label_results(call, labels, call.result.dim() - 1, zero)
 
 
 @operator("constant_pad_nd")

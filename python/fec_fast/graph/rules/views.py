@@ -15,6 +15,7 @@ from ..labels import LabelMap, free_as_fixed
 from ..operator_call import OperatorCall
 from ..weight_labels import ParameterView
 from .cuts import dims_of_channels, spread, spread_and_join
+from .elementwise import label_learned_maps
 from .registry import operator
 
 
@@ -170,6 +171,8 @@ def join(tracker: LabelTracker, call: OperatorCall) -> None:
     """Concatenates labels; a tensor without channels of its own becomes fixed along the joined dimension."""
     sources = [tensor for tensor in call.args[0] if tensor.numel() > 0]
     joined_dim = (call.argument("dim") or 0) % call.result.dim()
+    if call.name == "cat":
+        label_learned_maps(tracker, sources, call.result.dim())
     inputs = [tracker.label_map(source) for source in sources]
     zero = all(flag for _, flag in inputs)
     label_maps = [_unsqueezed(each, joined_dim) if call.name == "stack" else each for each, _ in inputs]

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..channel_statistics import REMEDY
 from ..cuts import ShapeCut
 from ..label_tracker import LabelTracker
-from ..labels import FIXED, FREE, LabelMap
+from ..labels import FIXED, FREE, LabelMap, free_as_fixed
 from ..operator_call import OperatorCall
 from ..weight_labels import WeightLabels
 from .cuts import blocks_of
@@ -165,6 +166,26 @@ def _index(tracker: LabelTracker, call: OperatorCall) -> None:
     tracker.set_weight_labels(call.result, WeightLabels(axes, zeros, labels.source))
 
 
+def _slice(tracker: LabelTracker, call: OperatorCall) -> None:
+    """Takes some indices of a dimension, by numbers of the code: they stay. A slice of all of them changes nothing.
+
+    What is left is not the weight of a layer, whose attributes tell the sizes of the whole.
+    """
+    source = call.operands[0]
+    labels, dim = _labels_of(tracker, source), (call.argument("dim") or 0) % source.dim()
+    if call.result.shape == source.shape:
+        tracker.set_weight_labels(call.result, labels)
+        return
+    tracker.pin_weight(labels, [dim])
+    axes = list(labels.axes)
+    if call.name == "select":
+        zeros = tuple(zero for other, zero in enumerate(labels.zeros) if other != dim)
+        del axes[dim]
+    else:
+        zeros, axes[dim] = labels.zeros, None
+    tracker.set_weight_labels(call.result, WeightLabels(tuple(axes), zeros))
+
+
 def _flip(tracker: LabelTracker, call: OperatorCall) -> None:
     labels, flipped = _labels_of(tracker, call.operands[0]), {dim % call.result.dim() for dim in call.args[1]}
     axes = [
@@ -220,12 +241,42 @@ def _reduce(tracker: LabelTracker, call: OperatorCall) -> None:
     labels, given = _labels_of(tracker, source), call.argument("dim")
     given = [given] if isinstance(given, int) else given
     reduced = {dim % source.dim() for dim in given} if given else set(range(source.dim()))
-    tracker.pin_weight(labels, reduced)
+    _take_together(tracker, call, labels, reduced)
     kept = [dim for dim in range(source.dim()) if dim not in reduced or call.argument("keepdim")]
     axes = tuple(None if dim in reduced else labels.axes[dim] for dim in kept)
     zeros = tuple(labels.zeros[dim] and call.name in _ZERO_OVER_ZEROS for dim in kept)
     for result in call.results:
         tracker.set_weight_labels(result, WeightLabels(axes, zeros, labels.source))
+
+
+def _take_together(
+    tracker: LabelTracker, call: OperatorCall, labels: WeightLabels, dims: Iterable[int], *, kernel_from: int = 2
+) -> int | None:
+    """Statistics of a weight over some of its dimensions: over one of channels they may run over the kept ones alone.
+
+    Args:
+        tracker: The labels.
+        call: The call that takes the statistics.
+        labels: Those of its first operand.
+        dims: The dimensions.
+        kernel_from: The first dimension of the kernel, which keeps its size.
+
+    Returns:
+        The dimension whose indices may go, where norms may run over the others, or are all kept; ``None`` where
+        several dimensions are taken together.
+    """
+    labelled = [dim for dim in dims if labels.axes[dim] is not None]
+    taps = [dim for dim in labelled if dim >= kernel_from]
+    channels = [dim for dim in labelled if dim not in taps]
+    tracker.pin_weight(labels, taps)
+    if len(channels) != 1:
+        tracker.pin_weight(labels, channels)
+        return None
+    vector = labels.axes[channels[0]]
+    assert vector is not None
+    if not tracker.run_over_kept(call, channels[0], free_as_fixed(vector)):
+        tracker.pin_weight(labels, channels, REMEDY)
+    return channels[0]
 
 
 def _contract(tracker: LabelTracker, call: OperatorCall) -> None:
@@ -242,23 +293,26 @@ def _weight_norm(tracker: LabelTracker, call: OperatorCall) -> None:
     """Divides each slice of a direction by its norm, and multiplies it by a scale (Salimans & Kingma, 2016)."""
     direction, scale = (_labels_of(tracker, operand) for operand in call.args[:2])
     dim = (call.args[2] if len(call.args) > 2 else 0) % len(direction.axes)
-    tracker.pin_weight(direction, [other for other in range(len(direction.axes)) if other != dim])
-    vector = _united(tracker, call, [direction.axes[dim], scale.axes[dim]])
-    for result in call.results:
-        axes = tuple(vector if other == dim else None for other in range(result.dim()))
-        zeros = tuple(other == dim for other in range(result.dim()))
+    channels = _take_together(tracker, call, direction, [other for other in range(len(direction.axes)) if other != dim])
+    own = {dim: _united(tracker, call, [direction.axes[dim], scale.axes[dim]])}
+    of_weight = own if channels is None else own | {channels: direction.axes[channels]}
+    for result, vectors in zip(call.results, (of_weight, own), strict=True):  # the weight, and the norms
+        axes = tuple(vectors.get(other) for other in range(result.dim()))
+        zeros = tuple(other in vectors for other in range(result.dim()))
         tracker.set_weight_labels(result, WeightLabels(axes, zeros, direction.source))
 
 
 def _normalise(tracker: LabelTracker, call: OperatorCall) -> None:
     """Batch norm as weight standardisation uses it: each filter is a channel, its weights the positions."""
     labels = _labels_of(tracker, call.operands[0])
-    tracker.pin_weight(labels, [dim for dim in range(len(labels.axes)) if dim != 1])
+    channels = _take_together(tracker, call, labels, [0, 2], kernel_from=3)
     per_channel = [_labels_of(tracker, tensor) for tensor in call.args[1:3] if tensor is not None]
     vector = _united(tracker, call, [labels.axes[1], *(each.axes[0] for each in per_channel)])
     result = call.result[0]
-    axes = tuple(vector if dim == 1 else None for dim in range(result.dim()))
-    zeros = tuple(axis is not None and labels.zeros[1] and all(each.zeros[0] for each in per_channel) for axis in axes)
+    axes = tuple(vector if dim == 1 else labels.axes[dim] if dim == channels else None for dim in range(result.dim()))
+    zero_filter = vector is not None and labels.zeros[1] and all(each.zeros[0] for each in per_channel)
+    # Along the dimension of the statistics, the original's norm leaves zeros where it runs over the kept channels.
+    zeros = tuple(zero_filter if dim == 1 else dim == channels for dim in range(result.dim()))
     tracker.set_weight_labels(result, WeightLabels(axes, zeros, labels.source))
 
 
@@ -280,7 +334,20 @@ def _join(tracker: LabelTracker, call: OperatorCall) -> None:
     tracker.set_weight_labels(call.result, WeightLabels(tuple(axes), zeros, source))
 
 
-_REDUCTIONS = ("mean", "sum", "amax", "amin", "linalg_vector_norm", "std", "var", "var_mean", "max", "min", "norm")
+_REDUCTIONS = (
+    "mean",
+    "sum",
+    "amax",
+    "amin",
+    "linalg_vector_norm",
+    "std",
+    "var",
+    "var_mean",
+    "std_mean",
+    "max",
+    "min",
+    "norm",
+)
 _RULES: dict[str, Callable[[LabelTracker, OperatorCall], None]] = {
     **dict.fromkeys(_REDUCTIONS, _reduce),
     **dict.fromkeys(("mv", "dot", "vdot"), _contract),
@@ -289,5 +356,6 @@ _RULES: dict[str, Callable[[LabelTracker, OperatorCall], None]] = {
     "index": _index,
     "expand": _expand,
     "flip": _flip,
+    **dict.fromkeys(("slice", "select"), _slice),
     "constant_pad_nd": _pad,
 }

@@ -273,3 +273,51 @@ def test_exact_norms_keep_the_channels_and_name_the_remedy(name: str) -> None:
     model = randomised(Normed(LAYER_NORMS[name][0]()))
     with pytest.raises(fec_fast.LayerError, match='norms="renormalise" lets them go'):
         fec_fast.prune(model, torch.randn(2, 3, 5, 5))
+
+
+class SpatialAttention(nn.Module):
+    """Scales positions by what is computed from the mean and the maximum of all channels (Woo et al., 2018)."""
+
+    def __init__(self, use: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.a, self.gate, self.b = nn.Conv2d(3, 12, 3), nn.Conv2d(2, 1, 3, padding=1), nn.Conv2d(12, 4, 1)
+        self.use = use
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.a(x)
+        largest, position = x.max(1, keepdim=True)
+        gate = self.gate(torch.cat([largest, x.mean(1, keepdim=True)], 1)).sigmoid()
+        return self.use(self.b(x * gate), position)
+
+
+def test_maxima_over_the_kept_channels_alone() -> None:
+    torch.manual_seed(0)
+    model, images = SpatialAttention(lambda y, _: y).eval(), torch.randn(2, 3, 6, 6)
+    with pytest.raises(fec_fast.LayerError, match=r'aten.max.dim runs over .*\(norms="renormalise" lets them go\)'):
+        fec_fast.prune(model, images)
+    result = fec_fast.prune(model, images, ratio=0.5, norms="renormalise")
+    kept = result.plan.keep["a.weight"]["0"]
+    assert len(kept) == 6 and result.plan.changed_norms == ["the model itself"]
+    with torch.no_grad():
+        x = model.a(images)[:, kept]
+        gate = model.gate(torch.cat([x.amax(1, True), x.mean(1, True)], 1)).sigmoid()
+        expected = nn.functional.conv2d(x * gate, model.b.weight[:, kept], model.b.bias)
+        torch.testing.assert_close(result.model(images), expected)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda y, position: (y, position),
+        lambda y, position: y + position,
+        lambda y, _: y.max(1),  # the class is an output
+    ],
+)
+def test_what_reads_the_position_of_a_maximum_keeps_the_channels(use: Callable[[Tensor, Tensor], Any]) -> None:
+    torch.manual_seed(0)
+    model, images = SpatialAttention(use).eval(), torch.randn(2, 3, 6, 6)
+    try:
+        pinned = fec_fast.prune(model, images, ratio=0.5, norms="renormalise").plan.pinned
+    except fec_fast.LayerError as error:
+        pinned = {"a": str(error)}
+    assert any("gives the positions of channels" in reason for reason in pinned.values())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -39,6 +41,31 @@ def test_filters_go_and_input_channels_are_kept_with_a_remedy(name):
     assert "before pruning" in result.plan.pinned["a"]
     notes = [note for note in result.plan.notes if "body" in note and "before pruning" in note]
     assert len(notes) == 1
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_input_channels_go_where_norms_run_over_the_kept_ones(name):
+    torch.manual_seed(0)
+    model = Around(FILTERS[name]).eval()
+    result = fec_fast.prune(model, X, ratio=0.5, norms="renormalise")
+    assert result.proof.difference < 1e-9 and not result.proof.not_read
+    assert set(result.proof.runs) >= {"own weights", "drawn weights"}
+    assert result.model.a.out_channels == 8 and result.model.b.in_channels == 8
+    assert all(16 not in tensor.shape for tensor in result.model.state_dict().values())
+    assert all(module.startswith("body") for module in result.plan.changed_norms)
+    if "standardisation" in name:  # a norm is the same over zeros, a mean is not
+        as_before = replace(result.plan, norms={})
+        with pytest.raises(fec_fast.EquivalenceError, match="differs from the masked original"):
+            fec_fast.verify_equivalence(model, result.model, as_before, X)
+    again = fec_fast.prune(result.model, X, ratio=0.5, norms="renormalise")
+    both = fec_fast.compose(result.plan, again.plan)
+    assert fec_fast.verify_equivalence(model, again.model, both, X) < 1e-9
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_exact_norms_name_what_lets_the_input_channels_go(name):
+    _, result = pruned(FILTERS[name])
+    assert 'or norms="renormalise" lets them go' in result.plan.pinned["a"]
 
 
 @pytest.mark.parametrize("name", NEITHER)
