@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.common.pages import heading, page_of, paragraph, written_by
 from benchmarks.common.results import measured_on, read_result
 from benchmarks.common.tables import markdown_table
-from benchmarks.coverage.packages_page import PACKAGES_RESULT, packages_part
+from benchmarks.coverage.packages_page import PACKAGES_RESULT, RENORMALISED, packages_part
 
 ENOUGH = 0.6  # the share of prunable output channels below which a network is counted apart
 UNEXPLAINED = 0.9  # the share below which the table gives the reasons
@@ -68,6 +68,8 @@ def page(result: dict[str, Any]) -> str:
             '"Prunable" is the share of the output channels of all convolutions that can be removed; below',
             f"{UNEXPLAINED:.0%} the table gives the two most frequent reasons, with the number of channels. The plan",
             "of a pruned network lists what is kept, and why: `result.plan.pinned` and `result.plan.notes`.",
+            f'Where less than {ENOUGH:.0%} can go, the network is pruned again with `norms="renormalise"`, which lets',
+            "lets channels go that layer norms, weight standardisation and the like take together.",
         ),
         markdown_table(
             (
@@ -78,6 +80,7 @@ def page(result: dict[str, Any]) -> str:
                 f"prunable less than {ENOUGH:.0%}",
                 "nothing to prune",
                 "fail",
+                f"{ENOUGH:.0%} or more with either choice of norms",
                 "outputs do not depend on the inputs",
             ),
             [_summary(family, list(members.values())) for family, members in families.items()],
@@ -96,13 +99,14 @@ def _summary(family: str, rows: list[dict[str, Any]]) -> tuple[str | int, ...]:
     passed = [row for row in rows if "prunable" in row]
     unprunable = sum("nothing" in row for row in rows)
     wide = sum(row["prunable"] >= ENOUGH for row in passed)
+    either = wide + sum(row.get(RENORMALISED, {}).get("prunable", 0) >= ENOUGH for row in rows)
     failed = len(rows) - len(passed) - unprunable
     insensitive = sum(row["sensitive"] is False for row in passed)
-    return family, len(rows), len(passed), wide, len(passed) - wide, unprunable, failed, insensitive
+    return family, len(rows), len(passed), wide, len(passed) - wide, unprunable, failed, either, insensitive
 
 
 def _family(family: str, members: dict[str, dict[str, Any]]) -> list[str]:
-    header = ("network", "parameters", "after", "change", "prunable", "channels kept, by reason")
+    header = ("network", "parameters", "after", "change", "prunable", "renormalised", "channels kept, by reason")
     return [
         heading(f"{family[0].upper()}{family[1:]}"),
         markdown_table(header, [_cells(name, row) for name, row in members.items()]),
@@ -111,9 +115,11 @@ def _family(family: str, members: dict[str, dict[str, Any]]) -> list[str]:
 
 def _cells(name: str, row: dict[str, Any]) -> tuple[str, ...]:
     if "error" in row:
-        return name, "", "", "", "", f"**fails**: {row['error'].replace('|', '/')[:200]}"
+        return name, "", "", "", "", "", f"**fails**: {row['error'].replace('|', '/')[:200]}"
+    again = row.get(RENORMALISED)
+    renormalised = "" if again is None else "**fails**" if "error" in again else f"{again.get('prunable', 0):.0%}"
     if "nothing" in row:
-        return name, "", "", "", "0%", row["nothing"].replace("|", "/")
+        return name, "", "", "", "0%", renormalised, row["nothing"].replace("|", "/")
     reasons: Counter[str] = Counter()
     for reason, count in row["kept for"].items():
         reasons[explained(reason)] += count
@@ -124,5 +130,6 @@ def _cells(name: str, row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['after'] / 1e6:,.1f} M",
         f"{row['after'] / row['parameters'] - 1:+.0%}",
         f"{row['prunable']:.0%}",
+        renormalised,
         kept if row["prunable"] < UNEXPLAINED else "",
     )
