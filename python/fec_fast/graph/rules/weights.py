@@ -166,24 +166,25 @@ def _index(tracker: LabelTracker, call: OperatorCall) -> None:
     tracker.set_weight_labels(call.result, WeightLabels(axes, zeros, labels.source))
 
 
-def _slice(tracker: LabelTracker, call: OperatorCall) -> None:
+def _pick(tracker: LabelTracker, call: OperatorCall) -> None:
     """Takes some indices of a dimension, by numbers of the code: they stay. A slice of all of them changes nothing.
 
     What is left is not the weight of a layer, whose attributes tell the sizes of the whole.
     """
     source = call.operands[0]
     labels, dim = _labels_of(tracker, source), (call.argument("dim") or 0) % source.dim()
-    if call.result.shape == source.shape:
+    if call.name == "slice" and call.result.shape == source.shape:
         tracker.set_weight_labels(call.result, labels)
         return
     tracker.pin_weight(labels, [dim])
     axes = list(labels.axes)
-    if call.name == "select":
+    if call.name == "slice":
+        zeros, axes[dim] = labels.zeros, None
+    else:
         zeros = tuple(zero for other, zero in enumerate(labels.zeros) if other != dim)
         del axes[dim]
-    else:
-        zeros, axes[dim] = labels.zeros, None
-    tracker.set_weight_labels(call.result, WeightLabels(tuple(axes), zeros))
+    for result in call.results:
+        tracker.set_weight_labels(result, WeightLabels(tuple(axes), zeros))
 
 
 def _flip(tracker: LabelTracker, call: OperatorCall) -> None:
@@ -356,6 +357,6 @@ _RULES: dict[str, Callable[[LabelTracker, OperatorCall], None]] = {
     "index": _index,
     "expand": _expand,
     "flip": _flip,
-    **dict.fromkeys(("slice", "select"), _slice),
+    **dict.fromkeys(("slice", "select", "unbind"), _pick),
     "constant_pad_nd": _pad,
 }

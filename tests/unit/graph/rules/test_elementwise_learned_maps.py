@@ -21,7 +21,7 @@ class Tokens(nn.Module):
         self.patches, self.head = nn.Conv2d(3, 16, 4, stride=4), nn.Linear(16, 5)
         self.token, self.tokens = nn.Parameter(torch.randn(1, 1, 16)), nn.Parameter(torch.randn(1, 3, 16))
         self.positions = nn.Parameter(torch.randn(1, 9, 16))
-        self.numbered = nn.Embedding(6, 16)
+        self.pairs, self.numbered = nn.Parameter(torch.randn(2, 3, 16)), nn.Embedding(6, 16)
         self.use = use
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,6 +38,10 @@ LEARNED: dict[str, tuple[Callable[[Tokens, Tensor], Tensor], str]] = {
     "tokens, joined for each image": (
         lambda net, x: torch.stack([torch.cat([each, net.tokens[0]], 0) for each in x]),
         "tokens",
+    ),
+    "tokens, unbound, repeated and joined": (
+        lambda net, x: torch.cat([each.expand(len(x), -1, -1) for each in net.pairs] + [x], 1),
+        "pairs",
     ),
     "some positions": (lambda net, x: x + net.positions[:, : x.shape[1]], "positions"),
     "all positions": (lambda net, x: torch.cat([x, x, x[:, :1]], 1) + net.positions[:, :9], "positions"),
