@@ -2,9 +2,9 @@
 
     pip install '.[bench]' && python -m benchmarks.proof --faults 10000
 
-The networks are those of :mod:`benchmarks.proof.networks`, in which faults hide, and the stand-ins for known networks of
-``tests/helpers/stand_ins.py``. Every fault is proven with the plan; the result file has, by network and kind of fault,
-how many were planted and which were not found.
+The networks are those of :mod:`benchmarks.proof.networks`, in which faults hide, and the stand-ins for known networks
+of ``tests/helpers/stand_ins.py``. Every fault is proven with the plan; the result file has, by network and kind of
+fault, how many were planted and which were not found.
 """
 
 from __future__ import annotations
