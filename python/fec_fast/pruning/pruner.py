@@ -14,11 +14,14 @@ from ..graph.size_model import SizeModel
 from ..plan.alignment import alignment_notes
 from ..plan.equivalence import Proof
 from ..plan.plan import Plan, check_plan
+from ..plan.widths import layer_widths
 from ..recovery.calibration import DATA_FREE, calibration_batches
 from ..recovery.compensation import IMAGES, Compensation, compensate
 from ..scoring.formula import Formula
 from ..utils.errors import ArgumentError
+from ..utils.html import html_panel, share_bar
 from ..utils.model_index import ModelIndex
+from ..utils.text import change, short_number
 from ..utils.timing import Latency, compare_latency
 from .allocation.allocate import AllocationRequest, Ratios
 from .allocation.budget import Budget
@@ -50,6 +53,32 @@ class PruneResult:
     after: Counts
     proof: Proof | None
     recovery: Compensation | None = None
+
+    def __repr__(self) -> str:
+        """One line; :meth:`summary` gives the table."""
+        proof = "not proven" if self.proof is None else f"proven to {self.proof.difference:.1g}"
+        recovered = "" if self.recovery is None else ", recovered"
+        return f"<PruneResult: {self._sizes()}, {proof}{recovered}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: sizes before and after, and the widths of the layers."""
+        rows = []
+        for layer in layer_widths(self.plan, self.before.by_layer):
+            kept = "all"
+            if layer.width is not None and layer.kept is not None:
+                kept = share_bar(layer.kept / layer.width, f"{layer.kept} of {layer.width}")
+            rows.append((layer.name, kept, layer.reason or ""))
+        facts = [] if self.proof is None else [str(self.proof).partition("\n")[0]]
+        facts += [] if self.recovery is None else [self.recovery.note]
+        return html_panel(self._sizes(), facts, ("layer", "filters kept", "why none is removed"), rows, "lll")
+
+    def _sizes(self) -> str:
+        before, after = self.before, self.after
+        parameters = f"{short_number(before.parameters)} to {short_number(after.parameters)} parameters"
+        macs = f"{short_number(before.macs)} to {short_number(after.macs)} MACs"
+        return (
+            f"{parameters} ({change(before.parameters, after.parameters)}), {macs} ({change(before.macs, after.macs)})"
+        )
 
     @property
     def difference(self) -> float | None:
