@@ -1,4 +1,4 @@
-"""Command line: ``fec-fast score | prune | explain | finetune | run | demo | info``."""
+"""Command line: ``fec-fast score | prune | explain | report | finetune | run | demo | info``."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from ..vision.weights import load_weights
 from .demo import run_demo
 from .recipe import read_recipe
 from .recipe_run import run_recipe
+from .report import ReportRequest, write_report_of_folder
 
 
 class _OneLineErrors(TyperGroup):
@@ -209,6 +210,39 @@ def explain_command(
         raise LayerError(f"--filter {index}: {layer} has {count} filters in the plan, counted from 0")
     rows = [row for row in explanation.filters if index in (None, row.index) and (row.removed or not removed)]
     typer.echo("\n".join([explanation.heading(), *map(str, rows)]))
+
+
+@app.command("report")
+def report_command(
+    result: Annotated[Path, typer.Argument(metavar="RESULT", help="Folder that prune, finetune or run wrote.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file.")] = Path("report.html"),
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Model before pruning; adds sizes, and which layers read which channels."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights before pruning, for --model; adds pictures of filters.")
+    ] = None,
+    input_shape: Annotated[
+        str | None, typer.Option(metavar="N,C,H,W", help="Shape of the example input, as for prune.")
+    ] = None,
+    sensitivity: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Measures, on the held-out part of this data, what each set costs alone."),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="For detectors: shows what is found in held-out images of this data."),
+    ] = None,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", metavar="LAYER:NUMBER", help="Heat map of this filter. May be repeated."),
+    ] = None,
+) -> None:
+    """Write a page with charts on a pruned model: sizes, every layer with the reasons, scores, coupled layers."""
+    request = ReportRequest(result, out, model, weights, sensitivity, images, tuple(filters or ()))
+    shape = None if model is None else _shape(model, input_shape)
+    typer.echo(f"report written to {write_report_of_folder(request, shape)}")
 
 
 @app.command("finetune")
