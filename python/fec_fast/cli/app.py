@@ -310,9 +310,10 @@ def run_command(
 @app.command("demo")
 def demo_command(
     json: Annotated[Path, typer.Option("--json", help="File for the figures.")] = Path("fec-fast-demo.json"),
+    report: Annotated[Path, typer.Option("--report", help="File for the report.")] = Path("fec-fast-demo.html"),
 ) -> None:
-    """Train, prune, fine-tune, save, load and evaluate two small networks on real digits, in minutes on a CPU."""
-    run_demo(json)
+    """Show accuracy against size: a small network on real digits, pruned in three ways, in less than a minute."""
+    run_demo(json, report)
 
 
 @app.command("info")

@@ -44,6 +44,18 @@ _STYLE: dict[str, Any] = {
 _STEPS = 64
 
 
+def check_plotting() -> None:
+    """Checks that figures can be drawn, so that an error comes before a long computation.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise missing_extra("matplotlib", "report", "a report") from error
+
+
 @contextlib.contextmanager
 def drawing(width: float, height: float) -> Iterator[Any]:
     """Makes an empty figure in the style of the report.
@@ -58,11 +70,10 @@ def drawing(width: float, height: float) -> Iterator[Any]:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise missing_extra("matplotlib", "report", "a report") from error
+    check_plotting()
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # whatever styles the user has set
         matplotlib.rcParams.update(_STYLE)  # type: ignore[arg-type]  # its keys are literals
