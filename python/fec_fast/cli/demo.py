@@ -165,7 +165,7 @@ class _Demo:
             "version": 2,
             "machine": describe_machine(),
             "data": {"name": "sklearn:digits", "held_out_images": images},
-            "settings": asdict(self.settings),
+            "settings": {**asdict(self.settings), "budgets": list(self.settings.budgets)},
             "network": self.network,
             "dense": dense,
             "budgets": [

@@ -62,7 +62,8 @@ class Proof:
     def __str__(self) -> str:
         """One line per kind of statement."""
         lines = [
-            f"proof: {len(self.outputs)} outputs and {self.layers} layers differ by at most {self.difference:.1g} "
+            f"proof: {counted(len(self.outputs), 'output')} and {counted(self.layers, 'layer')} differ by at most "
+            f"{self.difference:.1g} "
             f"(relative; {self.tolerance:g} allowed) with {', '.join(self.runs)}"
         ]
         if self.not_reached:

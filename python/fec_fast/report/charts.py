@@ -53,6 +53,18 @@ def curve_chart(curves: Sequence[Curve], name: str, x_label: str, y_label: str, 
         return to_svg(figure, name, description)
 
 
+def is_logarithmic(scores: np.ndarray) -> bool:
+    """Whether scores are drawn on a logarithmic scale.
+
+    Args:
+        scores: The scores of a set.
+
+    Returns:
+        True if all are positive and spread over more than two powers of ten, most of which one linear bin would hold.
+    """
+    return bool(scores.min() > 0 and scores.max() / scores.min() > 100)
+
+
 def distribution(kept: np.ndarray, removed: np.ndarray, name: str, description: str) -> Html:
     """Draws how the scores of one coupled set are distributed, with the cut between removed and kept units.
 
@@ -67,16 +79,27 @@ def distribution(kept: np.ndarray, removed: np.ndarray, name: str, description: 
     """
     scores = np.concatenate([kept, removed])
     low, high = float(scores.min()), float(scores.max())
-    bins = np.linspace(low, high, min(24, 4 + len(scores) // 4)) if high > low else np.array([low - 0.5, low + 0.5])
+    edges = min(24, 4 + len(scores) // 4)
+    logarithmic = is_logarithmic(scores)
+    if logarithmic:
+        bins = np.geomspace(low, high, edges)
+        bins[[0, -1]] = low, high  # not missed by rounding
+    else:
+        bins = np.linspace(low, high, edges) if high > low else np.array([low - 0.5, low + 0.5])
     with drawing(250, 120) as figure:
         axes = figure.add_subplot()
+        if logarithmic:
+            axes.set_xscale("log")
         # Stacked: a bin through which the cut goes shows both parts.
         counts = [np.histogram(values, bins)[0] for values in (removed, kept)]
         axes.stairs(counts[0], bins, fill=True, facecolor="none", edgecolor=REMOVED, hatch="//////", linewidth=0.8)
         axes.stairs(counts[0] + counts[1], bins, baseline=counts[0], fill=True, color=KEPT)
         if len(removed) and len(kept):
-            axes.axvline((float(removed.max()) + float(kept.min())) / 2, color=INK, linewidth=1.2, linestyle="--")
-        axes.locator_params(axis="x", nbins=4)
+            between = np.array([removed.max(), kept.min()])
+            cut = np.sqrt(between.prod()) if logarithmic else between.mean()
+            axes.axvline(float(cut), color=INK, linewidth=1.2, linestyle="--")
+        if not logarithmic:
+            axes.locator_params(axis="x", nbins=4)
         axes.locator_params(axis="y", nbins=3, integer=True)
         axes.tick_params(labelsize=9)
         axes.margins(x=0.02)

@@ -95,14 +95,12 @@ def _reasons(
     if width.name in sizes and len(sizes) > 2:
         smaller = sum(size < sizes[width.name] for size in sizes.values()) / (len(sizes) - 1)
         if smaller >= 0.75:
-            reasons.append(
-                f"One filter holds {sizes[width.name]:,.0f} parameters, more than in {smaller:.0%} of the layers: "
-                "removing it saves much."
-            )
+            fewer = "any other layer" if smaller == 1 else f"{smaller:.0%} of the layers"
+            reasons.append(f"One filter holds {sizes[width.name]:,.0f} parameters, more than in {fewer}.")
     for record in records:
         others = [layer for layer in record["layers"] if layer != width.name]
         if others:
-            reasons.append(f"Loses the same channels as {list_some(others)}: one decision for all of them.")
+            reasons.append(f"Its channels are tied to those of {list_some(others)}: one decision for all.")
     return reasons
 
 

@@ -11,7 +11,7 @@ from ..plan.plan import Plan
 from ..plan.widths import LayerWidth
 from ..utils.html import Html, escape
 from ..utils.text import change, counted, short_number
-from .charts import coupling_graph, curve_chart, distribution, sensitivity_chart
+from .charts import coupling_graph, curve_chart, distribution, is_logarithmic, sensitivity_chart
 from .content import CurveChart, MeasuredSensitivity, ReportContent
 from .detections import drawn_detections
 from .layer_facts import LayerFacts
@@ -128,6 +128,7 @@ def score_section(plan: Plan) -> Section:
         gone[record["removed"]] = True
         name = record["name"] + (f", round {record['round']}" if record["round"] > 1 else "")
         text = f"{name}: {int((~gone).sum())} of {len(gone)} units kept"
+        text += ", logarithmic scale" if is_logarithmic(scores) else ""
         if number < _MOST_CHARTS:
             description = f"Distribution of the scores of {text}; scores from {scores.min():.4g} to {scores.max():.4g}"
             figures.append(figure(distribution(scores[~gone], scores[gone], f"scores{number}", description), text))

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fec_fast.report.charts import Curve, Link, coupling_graph, curve_chart, distribution, lanes_of, sensitivity_chart
+from fec_fast.report.charts import (
+    Curve,
+    Link,
+    coupling_graph,
+    curve_chart,
+    distribution,
+    is_logarithmic,
+    lanes_of,
+    sensitivity_chart,
+)
 
 pytest.importorskip("matplotlib")
 
@@ -49,6 +58,13 @@ def test_any_scores_are_drawn(kept: np.ndarray, removed: np.ndarray) -> None:
     drawn = distribution(kept, removed, "scores0", "scores")
     assert drawn.startswith("<svg") and drawn.endswith("</svg>")
     assert ("stroke-dasharray" in drawn) == bool(len(kept) and len(removed)), "the cut lies between removed and kept"
+
+
+def test_scores_over_several_powers_of_ten_are_drawn_on_a_logarithmic_scale() -> None:
+    removed, kept = np.geomspace(1e-6, 1e-3, 50), np.geomspace(2e-3, 1.0, 50)
+    assert is_logarithmic(np.concatenate([kept, removed])) and not is_logarithmic(kept + 1)
+    assert not is_logarithmic(np.array([0.0, 1.0])) and not is_logarithmic(np.array([-5.0, 1000.0]))
+    assert distribution(kept, removed, "scores0", "scores").count("stroke-dasharray") == 1
 
 
 def test_names_of_curves_are_in_the_chart() -> None:
