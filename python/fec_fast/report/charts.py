@@ -98,7 +98,11 @@ def distribution(kept: np.ndarray, removed: np.ndarray, name: str, description: 
             between = np.array([removed.max(), kept.min()])
             cut = np.sqrt(between.prod()) if logarithmic else between.mean()
             axes.axvline(float(cut), color=INK, linewidth=1.2, linestyle="--")
-        if not logarithmic:
+        if logarithmic:
+            axes.locator_params(axis="x", numticks=4)
+            axes.minorticks_off()
+            axes.xaxis.set_major_formatter(lambda score, _: f"{score:g}")
+        else:
             axes.locator_params(axis="x", nbins=4)
         axes.locator_params(axis="y", nbins=3, integer=True)
         axes.tick_params(labelsize=9)

@@ -131,8 +131,8 @@ def to_image(values: np.ndarray, description: str, *, scale: int = 1) -> Html:
     """Turns a picture into an ``<img>`` with its data.
 
     Args:
-        values: uint8 ``[height, width, 3]``, a colour picture; or float ``[height, width]`` in [0, 1], whose values
-            become colours from dark to bright.
+        values: uint8 ``[height, width, 3]``, a colour picture, or ``[height, width, 4]``, one with clear parts; or
+            float ``[height, width]`` in [0, 1], whose values become colours from dark to bright.
         description: What it shows, for those who cannot see it.
         scale: Pixels of the page per pixel of the picture.
 
@@ -154,7 +154,9 @@ def to_image(values: np.ndarray, description: str, *, scale: int = 1) -> Html:
         options: dict[str, Any] = {"format": "PNG", "optimize": True, "bits": 6}
     else:
         picture, options = Image.fromarray(values), {"format": "PNG", "optimize": True}
-        if picture.width * picture.height > 128 * 128:  # a photograph, not the weights of a filter
+        if (
+            values.shape[2] == 3 and picture.width * picture.height > 128 * 128
+        ):  # a photograph, not the weights of a filter
             options = {"format": "JPEG", "quality": 80}
     buffer = io.BytesIO()
     picture.save(buffer, **options)

@@ -180,13 +180,14 @@ def _averaged(matrix: np.ndarray) -> np.ndarray:
 
 
 def _mosaic(filters: Tensor, limit: float) -> np.ndarray:
-    """Filters ``[N, 1 or 3, h, w]`` side by side with gaps of one pixel, as uint8 ``[height, width, 3]``."""
+    """Filters ``[N, 1 or 3, h, w]`` side by side with gaps that are clear, as uint8 ``[height, width, 4]``."""
     count, _, height, width = filters.shape
-    columns = min(count, 16)
+    columns = min(count, 8)
     rows = -(-count // columns)
-    picture = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, 3), 255, dtype=np.uint8)
+    picture = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1, 4), dtype=np.uint8)
     pixels = (127.5 + 127.5 * filters.expand(-1, 3, -1, -1) / limit).round().clamp(0, 255).to(torch.uint8)
     for number, pixel in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
         top, left = (number // columns) * (height + 1), (number % columns) * (width + 1)
-        picture[top : top + height, left : left + width] = pixel
+        picture[top : top + height, left : left + width, :3] = pixel
+        picture[top : top + height, left : left + width, 3] = 255
     return picture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -64,7 +66,10 @@ def test_scores_over_several_powers_of_ten_are_drawn_on_a_logarithmic_scale() ->
     removed, kept = np.geomspace(1e-6, 1e-3, 50), np.geomspace(2e-3, 1.0, 50)
     assert is_logarithmic(np.concatenate([kept, removed])) and not is_logarithmic(kept + 1)
     assert not is_logarithmic(np.array([0.0, 1.0])) and not is_logarithmic(np.array([-5.0, 1000.0]))
-    assert distribution(kept, removed, "scores0", "scores").count("stroke-dasharray") == 1
+    drawn = distribution(kept, removed, "scores0", "scores")
+    assert drawn.count("stroke-dasharray") == 1 and "$" not in drawn
+    labels = [float(text) for text in re.findall(r">([\d.e-]+)</text>", drawn) if "." in text or "e" in text]
+    assert 2 <= len(labels) <= 5
 
 
 def test_names_of_curves_are_in_the_chart() -> None:
