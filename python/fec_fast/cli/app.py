@@ -214,7 +214,9 @@ def explain_command(
 
 @app.command("report")
 def report_command(
-    result: Annotated[Path, typer.Argument(metavar="RESULT", help="Folder that prune, finetune or run wrote.")],
+    result: Annotated[
+        Path, typer.Argument(metavar="RESULT", help="Folder of prune or finetune; of run: OUT/checkpoint.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file.")] = Path("report.html"),
     model: Annotated[
         str | None,

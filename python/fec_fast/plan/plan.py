@@ -73,11 +73,13 @@ class Plan:
     def __repr__(self) -> str:
         """One line; :meth:`to_json` gives the whole plan."""
         counts = self._units_removed()
-        removed, units = sum(row[0] for row in counts), sum(row[1] for row in counts)
-        return (
-            f"<Plan: {removed:,} of {counted(units, 'unit')} removed, {counted(len(self.sets), 'coupled set')}, "
-            f"criterion {self.criterion}>"
-        )
+        removed, units = sum(row[0] for row in counts), counted(sum(row[1] for row in counts), "unit")
+        rounds = max((int(record["round"]) for record in self.sets), default=1)
+        # A unit that is kept in one round is decided on again in the next.
+        how_many = f"{removed:,} of {units}" if rounds == 1 else counted(removed, "unit")
+        sets = counted(len({record["name"] for record in self.sets}), "coupled set")
+        in_rounds = f" in {rounds} rounds" if rounds > 1 else ""
+        return f"<Plan: {how_many} removed, {sets}{in_rounds}, criterion {self.criterion}>"
 
     def _repr_html_(self) -> str:
         """For notebooks: the sets, and how many units each keeps."""

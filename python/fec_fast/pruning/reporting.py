@@ -104,14 +104,17 @@ def _links(plan: Plan, original: nn.Module | None, example_inputs: Any) -> list[
         for coupled in couplings(original, example_inputs, norms=norms).sets:
             holders = dict.fromkeys(tensor.rpartition(".")[0] for tensor, _ in coupled.members)
             readers[coupled.layers] = tuple(name for name in holders if name not in coupled.channels)
+    rounds: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for record in sorted(plan.sets, key=lambda record: int(record["round"])):
+        rounds.setdefault(tuple(record["layers"]), []).append(record)
     return [
         Link(
-            record["name"],
-            tuple(record["layers"]),
-            readers.get(tuple(record["layers"]), ()),
-            1 - len(record["removed"]) / len(record["scores"]),
+            records[0]["name"],
+            layers,
+            readers.get(layers, ()),
+            (len(records[-1]["scores"]) - len(records[-1]["removed"])) / len(records[0]["scores"]),
         )
-        for record in plan.sets
+        for layers, records in rounds.items()
     ]
 
 

@@ -16,8 +16,9 @@ from ..utils.modules import device_of
 from ..utils.text import counted
 from .figures import to_image
 
-# Boxes with a lower score are not drawn, as detectors return hundreds of them.
-_LOWEST_SCORE = 0.5
+# Boxes with a lower score are not drawn, as detectors return hundreds of them; nor more than these.
+LOWEST_SCORE = 0.3
+MOST_OBJECTS = 20
 _LONGEST_SIDE = 320
 # A light line inside a dark one is seen on any picture.
 _DARK, _LIGHT = (0, 0, 0), (255, 220, 0)
@@ -44,14 +45,17 @@ def drawn_detections(original: nn.Module, pruned: nn.Module, images: Sequence[Te
     pictures = []
     for number, image in enumerate(images):
         for state, model in (("before", original), ("after", pruned)):
-            boxes = _boxes(model, image)
+            boxes, scores = _found(model, image)
             caption = f"image {number + 1}, {state}: {counted(len(boxes), 'object')}"
-            pictures.append((caption, to_image(_drawn(image, boxes), f"{caption}, each in a frame")))
+            caption += ", scores " + ", ".join(f"{score:.2f}" for score in scores) if len(scores) else ""
+            drawn = _drawn(image, boxes)
+            scale = max(1, _LONGEST_SIDE // max(drawn.shape))
+            pictures.append((caption, to_image(drawn, f"{caption}; each object has a frame", scale=scale)))
     return pictures
 
 
-def _boxes(model: nn.Module, image: Tensor) -> np.ndarray:
-    """The boxes ``[boxes, 4]`` (left, top, right, bottom, in pixels) that a detector is sure of."""
+def _found(model: nn.Module, image: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The boxes ``[boxes, 4]`` (left, top, right, bottom, in pixels) that a detector is surest of, and their scores."""
     with undisturbed(model):
         found: Any = call_model(model, [image.to(device_of(model))])
     if not (isinstance(found, list) and len(found) == 1 and isinstance(found[0], dict)):
@@ -61,8 +65,10 @@ def _boxes(model: nn.Module, image: Tensor) -> np.ndarray:
             f"images: the {type(model).__name__} returns no boxes and scores as torchvision's detectors do; images are "
             "shown for detectors alone"
         )
-    sure = found[0]["scores"] >= _LOWEST_SCORE
-    return np.asarray(found[0]["boxes"][sure].cpu().numpy())
+    boxes, scores = (found[0][key].cpu().double().numpy() for key in ("boxes", "scores"))
+    surest = np.argsort(-scores, kind="stable")[:MOST_OBJECTS]
+    surest = surest[scores[surest] >= LOWEST_SCORE]
+    return boxes[surest], scores[surest]
 
 
 def _drawn(image: Tensor, boxes: np.ndarray) -> np.ndarray:

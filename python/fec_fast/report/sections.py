@@ -13,7 +13,7 @@ from ..utils.html import Html, escape
 from ..utils.text import change, counted, short_number
 from .charts import coupling_graph, curve_chart, distribution, is_logarithmic, sensitivity_chart
 from .content import CurveChart, MeasuredSensitivity, ReportContent
-from .detections import drawn_detections
+from .detections import LOWEST_SCORE, MOST_OBJECTS, drawn_detections
 from .layer_facts import LayerFacts
 from .page import Section, figure, folded, paragraph, table
 from .weights import first_layer, heat_maps
@@ -274,7 +274,10 @@ def image_section(content: ReportContent) -> Section:
     assert content.original is not None and content.pruned is not None
     pictures = drawn_detections(content.original, content.pruned, content.images)
     figures = "".join(figure(picture, caption) for caption, picture in pictures)
-    lead = paragraph("Objects that the network before and after pruning finds with a score of at least 0.5.")
+    lead = paragraph(
+        f"Objects that the network before and after pruning finds with a score of at least {LOWEST_SCORE}, up to "
+        f"{MOST_OBJECTS} per image."
+    )
     return Section("images", "Example images", f'{lead}<div class="wide">{figures}</div>')
 
 

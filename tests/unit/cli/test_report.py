@@ -102,3 +102,44 @@ def test_wrong_filters_are_named(folder: Path, tmp_path: Path, name: str) -> Non
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     code, output = call(tmp_path, "-o", tmp_path / "report.html")
     assert code == 2 and "is not a checkpoint" in output
+
+
+DETECTOR = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+
+    def forward(self, images):
+        found = []
+        for image in images:
+            box = self.head(self.stem(image[None]).relu()).mean((2, 3)).sigmoid()
+            found.append({"boxes": box + torch.tensor([[0.0, 0, 9, 9]]).to(box), "scores": torch.ones(1).to(box)})
+        return found
+
+def net():
+    return Net()
+
+def data(batch_size=2):
+    torch.manual_seed(0)
+    batches = [([torch.rand(3, 12, 12) for _ in range(batch_size)], [])]
+    return batches, batches
+"""
+
+
+def test_images_show_what_detectors_find(tmp_path: Path) -> None:
+    code = tmp_path / "mine.py"
+    code.write_text(DETECTOR)
+    model = zoo.build(f"{code}:net").eval()
+    save_file(model.state_dict(), tmp_path / "dense.safetensors")
+    fec_fast.save(fec_fast.prune(model, torch.rand(1, 3, 12, 12), ratio=0.5), tmp_path / "pruned")
+    file = tmp_path / "report.html"
+    options = ["--model", f"{code}:net", "--weights", tmp_path / "dense.safetensors", "--input-shape", "1,3,12,12"]
+    status, output = call(tmp_path / "pruned", "-o", file, *options, "--images", f"{code}:data")
+    assert status == 0, output
+    text = file.read_text(encoding="utf-8")
+    captions = [f"image {number}, {state}: 1 object, scores 1.00" for number in (1, 4) for state in ("before", "after")]
+    assert all(f"<figcaption>{caption}</figcaption>" in text for caption in captions) and "image 5," not in text

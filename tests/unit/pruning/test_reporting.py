@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,22 @@ def test_links_name_those_that_read_the_channels(pruned: Any) -> None:
     assert 0 < links["inner"].share < 1
     without = report_content(result.plan, "t", original=model).links
     assert [link.readers for link in without] == [()] * len(without)
+
+
+def test_rounds_are_joined(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, image = SharedWeight().eval(), torch.randn(1, 3, 8, 8)
+    first = fec_fast.prune(model, image, ratio=0.5)
+    second = fec_fast.prune(first.model, image, ratio=0.5)
+    plan = fec_fast.compose(first.plan, second.plan)
+    links = report_content(plan, "t").links
+    assert len(links) == len(first.plan.sets)
+    stem = next(link for link in links if "stem" in link.makers)
+    assert stem.share == second.model.stem.out_channels / model.stem.out_channels
+    removed = sum(len(record["removed"]) for record in plan.sets)
+    assert repr(plan).startswith(f"<Plan: {removed} units removed, ") and " in 2 rounds, " in repr(plan)
+    result = dataclasses.replace(second, plan=plan, before=first.before)
+    assert ", round 2" in result.report(tmp_path / "report.html", model, image).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

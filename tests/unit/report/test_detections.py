@@ -41,7 +41,7 @@ def test_sure_boxes_are_framed() -> None:
     after = Fixed([], [])
     image = torch.full((3, 80, 100), 0.5)
     (first, one), (second, two) = drawn_detections(before, after, [image])
-    assert first == "image 1, before: 1 object" and second == "image 1, after: 0 objects"
+    assert first == "image 1, before: 1 object, scores 0.90" and second == "image 1, after: 0 objects"
     assert (pixels(two) == 128).all()
     framed = pixels(one) != 128
     rows, columns = np.nonzero(framed.any(-1))
@@ -57,7 +57,13 @@ def test_large_images_are_made_smaller_and_boxes_with_them() -> None:
 def test_boxes_outside_and_of_no_size_do_no_harm() -> None:
     boxes = [[-50.0, -50.0, 500.0, 500.0], [10, 10, 10, 10], [60, 60, 20, 20]]
     (caption, _), _ = drawn_detections(Fixed(boxes, [1.0] * 3), Fixed([], []), [torch.rand(3, 40, 40)])
-    assert caption == "image 1, before: 3 objects"
+    assert caption.startswith("image 1, before: 3 objects")
+
+
+def test_the_surest_of_many_boxes() -> None:
+    scores = [0.3 + number / 100 for number in range(60)]
+    (caption, _), _ = drawn_detections(Fixed([[1, 1, 9, 9]] * 60, scores), Fixed([], []), [torch.rand(3, 40, 40)])
+    assert caption.startswith("image 1, before: 20 objects, scores 0.89, 0.88,")
 
 
 @pytest.mark.parametrize("image", [torch.rand(1, 8, 8), torch.rand(2, 3, 8, 8), torch.zeros(3, 8, 8).int(), "photo"])
