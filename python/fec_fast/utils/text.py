@@ -15,7 +15,7 @@ def short_number(number: float) -> str:
         Such as ``"950"``, ``"25.6 M"`` or ``"4.09 G"``.
     """
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
+        if number >= 0.9995 * size:
             scaled = number / size
             return f"{scaled:.{max(0, 3 - len(str(int(scaled))))}f} {letter}"
     return f"{number:g}"
