@@ -16,6 +16,7 @@ from ..scoring.formula import Formula
 from ..scoring.model_scores import score_model
 from ..utils.errors import ArgumentError, LayerError
 from ..utils.model_index import ModelIndex
+from .allocation.allocate import SPREAD
 from .allocation.policies import EntropyPolicy
 from .allocation.sensitivity import Sensitivity
 from .channel_sets import couplings
@@ -88,6 +89,7 @@ def report_content(
         after=after,
         links=_links(plan, original, example_inputs),
         distinct={} if with_weights is None else _distinct_filters(with_weights),
+        spread=next((note for note in reversed(plan.notes) if note.startswith(SPREAD)), ""),
         facts=[*how, *facts],
         sensitivity=sensitivity,
         images=images,

@@ -61,6 +61,7 @@ class ReportContent:
         after: Sizes of the pruned network; ``None`` likewise.
         links: The coupled sets, for the graph.
         distinct: For each layer how many of its filters are effectively distinct.
+        spread: How the removal was spread over the layers; ``""`` where it is not known.
         facts: Lines on how the result was made and proven.
         sensitivity: What each set costs alone; ``None`` if it was not measured.
         images: Pictures ``[3, H, W]`` in [0, 1] for both networks, which must be detectors.
@@ -76,6 +77,7 @@ class ReportContent:
     after: Counts | None = None
     links: Sequence[Link] = ()
     distinct: Mapping[str, float] = field(default_factory=dict)
+    spread: str = ""
     facts: Sequence[str] = ()
     sensitivity: MeasuredSensitivity | None = None
     images: Sequence[Tensor] = ()

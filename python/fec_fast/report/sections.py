@@ -78,11 +78,12 @@ def curve_sections(charts: Sequence[CurveChart]) -> Iterator[Section]:
         yield Section(f"curves{number}", chart.title, body)
 
 
-def layer_section(facts: Sequence[LayerFacts]) -> Section:
+def layer_section(facts: Sequence[LayerFacts], spread: str) -> Section:
     """A bar per layer, with sizes before and after and the reasons.
 
     Args:
         facts: The layers in the order of the model.
+        spread: How the removal was spread over them, or nothing.
 
     Returns:
         The section.
@@ -105,7 +106,8 @@ def layer_section(facts: Sequence[LayerFacts]) -> Section:
     caption = "The filled part of a bar is what is kept." + (" MACs: multiply-accumulates." if sized else "")
     drawn = table(caption, header, rows, numbers, kind="layers", ranks=ranks)
     button = '<button id="order" type="button" aria-pressed="false" hidden>Largest loss first</button>'
-    return Section("layers", "Layers", f"{button}{drawn}")
+    lead = paragraph(f"Removal {spread}.") if spread else ""
+    return Section("layers", "Layers", f"{lead}{button}{drawn}")
 
 
 def _before_after(old: int, new: int) -> str:

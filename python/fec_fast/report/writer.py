@@ -71,7 +71,7 @@ def write_report(path: str | os.PathLike[str], content: ReportContent) -> Path:
     plan = content.plan
     check_filter_names(plan, content.filters)
     facts = facts_of(content)
-    sections = [*curve_sections(content.charts), layer_section(facts)]
+    sections = [*curve_sections(content.charts), layer_section(facts, content.spread)]
     if plan.sets:
         sections.append(score_section(plan))
     if content.links:

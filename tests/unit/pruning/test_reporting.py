@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import html
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 import fec_fast
+from fec_fast.pruning.allocation.policies import GlobalPolicy
 from fec_fast.pruning.reporting import report_content
 from helpers.networks import SharedWeight
 
@@ -60,6 +62,21 @@ def test_links_name_those_that_read_the_channels(pruned: Any) -> None:
     assert 0 < links["inner"].share < 1
     without = report_content(result.plan, "t", original=model).links
     assert [link.readers for link in without] == [()] * len(without)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "words"),
+    [
+        (None, 'Removal spread over the layers by the policy "entropy"'),
+        ("uniform", 'by the policy "uniform": every coupled set loses the same share.'),
+        (GlobalPolicy(price_power=0.0), 'by the policy "global"'),
+        ({"stem": 0.5, "inner": 0.7}, "Removal spread over the layers in the given proportions."),
+    ],
+)
+def test_the_policy_is_named(pruned: Any, tmp_path: Path, ratios: Any, words: str) -> None:
+    result = fec_fast.prune(pruned[0], pruned[1], budget=fec_fast.Budget(params=0.2), ratios=ratios, verify=False)
+    text = html.unescape(result.report(tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert words in text
 
 
 def test_rounds_are_joined(tmp_path: Path) -> None:
