@@ -25,6 +25,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
         pytest.param("budgets", ("torchvision",), 7, marks=pytest.mark.slow),
         ("finetuning", ("accelerate", "torchmetrics", "torchvision", "sklearn"), 4),
         ("scale", ("torchvision",), 1),
+        ("report", ("matplotlib",), 1),
     ],
 )
 def test_the_blocks_of_a_page_run(name, packages, blocks, tmp_path, monkeypatch, capsys) -> None:

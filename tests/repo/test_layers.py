@@ -19,9 +19,10 @@ ALLOWED: dict[str, set[str]] = {
     "vision": {"utils"},
     "recovery": {"graph", "plan", "utils"},
     "training": {"plan", "utils"},
-    "pruning": {"scoring", "graph", "plan", "recovery", "utils"},
-    "integrations": {"pruning", "recovery", "training", "vision", "scoring", "graph", "plan", "utils"},
-    "cli": {"integrations", "pruning", "recovery", "training", "vision", "scoring", "graph", "plan", "utils"},
+    "report": {"scoring", "graph", "plan", "utils"},
+    "pruning": {"scoring", "graph", "plan", "recovery", "report", "utils"},
+    "integrations": {"pruning", "report", "recovery", "training", "vision", "scoring", "graph", "plan", "utils"},
+    "cli": {"integrations", "pruning", "report", "recovery", "training", "vision", "scoring", "graph", "plan", "utils"},
 }
 PRIVATE = re.compile("_(?!_)")
 FACE = ""  # __init__ and __main__: they import anything, and nothing inside imports them

@@ -1,4 +1,4 @@
-"""Command line: ``fec-fast score | prune | explain | finetune | run | demo | info``."""
+"""Command line: ``fec-fast score | prune | explain | report | finetune | run | demo | info``."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from ..vision.weights import load_weights
 from .demo import run_demo
 from .recipe import read_recipe
 from .recipe_run import run_recipe
+from .report import ReportRequest, write_report_of_folder
 
 
 class _OneLineErrors(TyperGroup):
@@ -211,6 +212,41 @@ def explain_command(
     typer.echo("\n".join([explanation.heading(), *map(str, rows)]))
 
 
+@app.command("report")
+def report_command(
+    result: Annotated[
+        Path, typer.Argument(metavar="RESULT", help="Folder of prune or finetune; of run: OUT/checkpoint.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file.")] = Path("report.html"),
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Model before pruning; adds sizes, and which layers read which channels."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights before pruning, for --model; adds pictures of filters.")
+    ] = None,
+    input_shape: Annotated[
+        str | None, typer.Option(metavar="N,C,H,W", help="Shape of the example input, as for prune.")
+    ] = None,
+    sensitivity: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Measures, on the held-out part of this data, what each set costs alone."),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="For detectors: shows what is found in held-out images of this data."),
+    ] = None,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", metavar="LAYER:NUMBER", help="Heat map of this filter. May be repeated."),
+    ] = None,
+) -> None:
+    """Write a page with charts on a pruned model: sizes, every layer with the reasons, scores, coupled layers."""
+    request = ReportRequest(result, out, model, weights, sensitivity, images, tuple(filters or ()))
+    shape = None if model is None else _shape(model, input_shape)
+    typer.echo(f"report written to {write_report_of_folder(request, shape)}")
+
+
 @app.command("finetune")
 def finetune_command(
     model: Annotated[
@@ -276,9 +312,10 @@ def run_command(
 @app.command("demo")
 def demo_command(
     json: Annotated[Path, typer.Option("--json", help="File for the figures.")] = Path("fec-fast-demo.json"),
+    report: Annotated[Path, typer.Option("--report", help="File for the report.")] = Path("fec-fast-demo.html"),
 ) -> None:
-    """Train, prune, fine-tune, save, load and evaluate two small networks on real digits, in minutes on a CPU."""
-    run_demo(json)
+    """Show accuracy against size: a small network on real digits, pruned in three ways, in less than a minute."""
+    run_demo(json, report)
 
 
 @app.command("info")

@@ -1,227 +1,308 @@
-"""Demo: train, score, prune, fine-tune, save, load and evaluate small networks on real images, in minutes."""
+"""Demo: accuracy against size on real images, by the defaults, by the L1 norm and at random, in less than a minute."""
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
+import math
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
-from rich import box
 from rich.console import Console
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from torch import Tensor, nn
 
 from ..graph.counts import count
 from ..plan.checkpoint import load, save
-from ..pruning.pruner import prune
-from ..scoring.model_scores import score_model
+from ..pruning.allocation.budget import Budget
+from ..pruning.pruner import PruneResult, prune
+from ..pruning.reporting import report_content
+from ..report.charts import Curve
+from ..report.content import CurveChart
+from ..report.figures import check_plotting
+from ..report.writer import check_report_path, write_report
 from ..training.finetuning import finetune
 from ..utils.errors import CheckpointError, InputError, nearest
 from ..utils.evaluation import evaluate
 from ..utils.files import write_text
 from ..utils.machine import describe_machine
 from ..utils.random_state import restored_randomness
-from ..utils.timing import measure_latency
+from ..utils.text import short_number
 from ..vision import zoo
 from ..vision.digits import load_digits
 
-# Share of channels removed from every layer of each network: 94 % and 83 % of the parameters.
-RATIOS: Mapping[str, float] = {"vgg-digits": 0.75, "resnet-digits": 0.6}
-RECOVERED = "recovered"  # by the default criterion, and the kept channels take over the work of the removed ones
-ROWS = (RECOVERED, "l1", "random")
-DENSE = "none"
+NETWORKS = ("resnet-digits", "vgg-digits")
+DEFAULTS = "fec_fast"  # the default criterion, the default policy, and recovery on the training images
+_CRITERIA: Mapping[str, str | None] = {DEFAULTS: None, "l1": "l1", "random": "random"}
+METHODS = tuple(_CRITERIA)
+_COLOURS = {DEFAULTS: "green", "l1": "yellow", "random": "magenta"}
 _BATCH = 64
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Length of the demo's trainings and number of repetitions.
+    """What the demo prunes to, the length of its trainings, and the number of repetitions.
 
     Attributes:
+        budgets: Shares of the parameters to remove. The report is about the one in the middle.
         epochs: Epochs of training before pruning.
         lr: Learning rate before pruning.
-        finetune_epochs: Epochs of training after pruning.
-        finetune_lr: Learning rate after pruning.
-        repeats: Number of runs per network and way of pruning, with seeds 0, 1, ...; the dense network has one.
-        latency_seconds: Seconds for which each network is timed.
+        finetune_epochs: Epochs of training after pruning, with the default learning rate.
+        repeats: Runs per way of pruning: fine-tuning with the seeds 1, 2, ...; at random, so many prunings too.
     """
 
-    epochs: int = 20
+    budgets: tuple[float, ...] = (0.5, 0.8, 0.95)
+    epochs: int = 10
     lr: float = 0.05
-    finetune_epochs: int = 8
-    finetune_lr: float = 0.02
-    repeats: int = 3
-    latency_seconds: float = 0.5
+    finetune_epochs: int = 3
+    repeats: int = 2
+
+    @property
+    def shown(self) -> float:
+        """The budget that the report is about."""
+        return self.budgets[len(self.budgets) // 2]
 
 
 def run_demo(
     output: str | Path | None = None,
+    report: str | Path | None = None,
     *,
-    networks: Iterable[str] = tuple(RATIOS),
+    network: str = NETWORKS[0],
     settings: DemoSettings | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Trains small networks on scikit-learn's digits, prunes them in three ways and prints the results.
+    """Trains a small network on scikit-learn's digits, prunes it in three ways to several sizes, and shows the results.
 
-    The ways: with recovery on the training images, by the L1 norm, and at random. Each removes the same number of
-    channels from every layer and gets the same fine-tuning. So does the dense network (``"none"``). Every pruned
-    network is saved, loaded into a fresh one, and then evaluated.
+    The ways: by the defaults with recovery on the training images, by the L1 norm, and at random. All get the same
+    budgets, and the same fine-tuning afterwards; so does the dense network.
 
     Args:
         output: JSON file for the figures; its folder must exist. ``None`` writes no file.
-        networks: Names of networks, keys of ``RATIOS``.
-        settings: Length of the trainings; ``None`` takes values that fit into four minutes on two cores.
+        report: HTML file for the report on the pruning by the defaults, by the budget in the middle; its folder must
+            exist. ``None`` writes none.
+        network: ``"resnet-digits"`` or ``"vgg-digits"``.
+        settings: Length of the trainings; ``None`` takes values that fit into a minute on two cores.
         console: Console for the results; ``None`` is standard output.
 
     Returns:
-        The figures, equal to the content of the file. Accuracies are on the held-out images, in [0, 1];
-        latencies are medians in milliseconds for one batch.
+        The figures, equal to the content of the JSON file. Accuracies are on the held-out images, in [0, 1].
 
     Raises:
-        InputError: A network is unknown, or the folder of the output does not exist.
+        InputError: The network is unknown, or the folder of a file does not exist.
         CheckpointError: The outputs of a loaded network differ from those of the saved one.
-        MissingExtraError: scikit-learn or accelerate is not installed.
+        MissingExtraError: scikit-learn or accelerate is not installed; or matplotlib, with a report.
     """
-    settings = settings or DemoSettings()
-    console = console or Console()
-    chosen = list(networks)
-    for name in chosen:
-        if name not in RATIOS:
-            raise InputError(f"the demo has no network {name!r}; {nearest(name, RATIOS)}")
+    settings, console = settings or DemoSettings(), console or Console()
+    if network not in NETWORKS:
+        raise InputError(f"the demo has no network {network!r}; {nearest(network, NETWORKS)}")
     if output is not None and (Path(output).is_dir() or not Path(output).absolute().parent.is_dir()):
         raise InputError(f"output={str(output)!r} must name a file in an existing folder")
+    if report is not None:
+        check_report_path(report)
+        check_plotting()
     start = time.perf_counter()
-    _, held_out = load_digits(_BATCH)
-    images = len(held_out.dataset)  # type: ignore[arg-type]  # a tensor data set, which has a length
-    report: dict[str, Any] = {
-        "format": "fec_fast demo",
-        "version": 1,
-        "machine": describe_machine(),
-        "data": {"name": "sklearn:digits", "held_out_images": images, "latency_batch": _BATCH},
-        "settings": vars(settings).copy(),
-        "networks": {},
-    }
-    with restored_randomness():
-        for name in chosen:
-            report["networks"][name] = _network(name, settings, console)
-    report["seconds"] = round(time.perf_counter() - start, 1)
-    for name in chosen:
-        console.print(_table(name, report["networks"][name]))
-    host = report["machine"]
-    console.print(
-        f"Accuracy on {images} held-out images (one image is {100 / images:.2f} points), means of {settings.repeats} "
-        f"runs;\n'at once' is before fine-tuning, 'tuned' after it. Latency: median, {_BATCH} images.\n"
-        f"{host['processor']}, {host['threads']} threads, torch {host['torch']}; {report['seconds']} s in all."
-    )
-    if output is not None:
-        write_text(Path(output), json.dumps(report, indent=1) + "\n")
-        console.print(f"figures written to {output}")
-    return report
+    with restored_randomness(), _one_thread():
+        demo = _Demo(network, settings, console)
+        figures = demo.figures()
+        figures["seconds"] = round(time.perf_counter() - start, 1)
+        _print(figures, console)
+        if output is not None:
+            write_text(Path(output), json.dumps(figures, indent=1) + "\n")
+            console.print(f"figures: {output}", soft_wrap=True)
+        if report is not None:
+            console.print(f"report:  {demo.write_report(Path(report), figures)}", soft_wrap=True)
+    return figures
 
 
-def _network(name: str, settings: DemoSettings, console: Console) -> dict[str, Any]:
-    """Trains one network and prunes it by every criterion."""
-    torch.manual_seed(0)
-    dense = zoo.build(f"zoo:{name}")
-    train, held_out = load_digits(_BATCH)
-    console.print(f"[bold]{name}[/bold]: training on {len(train)} batches of {_BATCH} digits, {settings.epochs} epochs")
-    start = time.perf_counter()
-    finetune(dense, train, epochs=settings.epochs, lr=settings.lr)
-    seconds = time.perf_counter() - start
-    dense.cpu()
-    accuracy = evaluate(dense, held_out)
-    console.print(f"  {100 * accuracy:.2f} % of the held-out digits right after {seconds:.1f} s")
-    start = time.perf_counter()
-    scores = score_model(dense)
-    scoring = time.perf_counter() - start
-    console.print(f"  {len(scores)} convolutions scored in {1000 * scoring:.1f} ms")
-    return {
-        "ratio": RATIOS[name],
-        "training_seconds": round(seconds, 1),
-        "trained_accuracy": accuracy,
-        "scoring_ms": round(1000 * scoring, 3),
-        "criteria": {criterion: _criterion(name, dense, criterion, settings, console) for criterion in (DENSE, *ROWS)},
-    }
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Networks as small as these gain nothing from threads, which wait for one another where other programs run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
-def _criterion(name: str, dense: nn.Module, criterion: str, settings: DemoSettings, console: Console) -> dict[str, Any]:
-    """Prunes (unless the row is ``DENSE``) and fine-tunes copies of a network."""
-    _, held_out = load_digits(_BATCH)
-    example: Tensor = next(iter(held_out))[0]
-    one_shot, accuracy, seconds = [], [], []
-    model = dense
-    for seed in range(1 if criterion == DENSE else settings.repeats):
-        torch.manual_seed(seed)  # for criterion "random"
-        train, _ = load_digits(_BATCH)
-        ratio = 0.0 if criterion == DENSE else RATIOS[name]
-        by_default = criterion in (DENSE, RECOVERED)
-        images = train if criterion == RECOVERED else None
-        result = prune(dense, example, ratio=ratio, criterion=None if by_default else criterion, recover=images)
-        one_shot.append(evaluate(result.model, held_out))
-        start = time.perf_counter()
-        finetune(
-            result.model, train, epochs=settings.finetune_epochs, lr=settings.finetune_lr, seed=seed + 1, progress=False
+class _Demo:
+    """One run of the demo: the data, the dense network, and the result that the report is about."""
+
+    def __init__(self, network: str, settings: DemoSettings, console: Console) -> None:
+        """Trains the dense network."""
+        self.network, self.settings, self.console = network, settings, console
+        self.held_out = load_digits(_BATCH)[1]
+        self.example: Tensor = next(iter(self.held_out))[0][:1]
+        torch.manual_seed(0)
+        train = load_digits(_BATCH)[0]
+        images = len(train.dataset)  # type: ignore[arg-type]  # a tensor data set, which has a length
+        console.print(f"{network}: {settings.epochs} epochs of training on {images} digits")
+        self.dense = zoo.build(f"zoo:{network}")
+        finetune(self.dense, train, epochs=settings.epochs, lr=settings.lr, progress=False)
+        self.dense.cpu().eval()
+        self.shown: PruneResult | None = None
+
+    def figures(self) -> dict[str, Any]:
+        """Prunes by every budget and method, and measures."""
+        counts, images = count(self.dense, self.example), len(self.held_out.dataset)  # type: ignore[arg-type]
+        dense: dict[str, Any] = {
+            "parameters": counts.parameters,
+            "macs": counts.macs,
+            "at_once": [evaluate(self.dense, self.held_out)],
+            "tuned": [self._tuned(self.dense, seed) for seed in self._seeds],
+        }
+        self.console.print(f"  {100 * dense['at_once'][0]:.1f} % of the {images} held-out digits are read correctly")
+        return {
+            "format": "fec_fast demo",
+            "version": 2,
+            "machine": describe_machine(),
+            "data": {"name": "sklearn:digits", "held_out_images": images},
+            "settings": {**asdict(self.settings), "budgets": list(self.settings.budgets)},
+            "network": self.network,
+            "dense": dense,
+            "budgets": [
+                {"removed": budget, "methods": {method: self._pruned(budget, method) for method in METHODS}}
+                for budget in self.settings.budgets
+            ],
+        }
+
+    @property
+    def _seeds(self) -> range:
+        return range(1, self.settings.repeats + 1)
+
+    def _pruned(self, budget: float, method: str) -> dict[str, Any]:
+        """Prunes by one budget and method, and fine-tunes copies of the result."""
+        at_once, tuned = [], []
+        result: PruneResult | None = None
+        for seed in self._seeds:
+            torch.manual_seed(seed)
+            if result is None or method == "random":  # the other methods have the same result every time
+                images = load_digits(_BATCH, seed)[0] if method == DEFAULTS else None
+                result = prune(
+                    self.dense, self.example, budget=Budget(params=budget), criterion=_CRITERIA[method], recover=images
+                )
+                at_once.append(evaluate(result.model, self.held_out))
+            tuned.append(self._tuned(result.model, seed))
+        assert result is not None  # repeats is at least 1
+        if (budget, method) == (self.settings.shown, DEFAULTS):
+            self.shown = result
+            self._check_file(result)
+        self.console.print(
+            f"  {100 * budget:.0f} % of the parameters removed by {method}: {100 * fmean(at_once):.1f} % at once, "
+            f"{100 * fmean(tuned):.1f} % tuned"
         )
-        seconds.append(time.perf_counter() - start)
-        result.model.cpu()
-        model = _through_disk(name, result, example)
-        accuracy.append(evaluate(model, held_out))
-    counts = count(model, example[:1])
-    console.print(
-        f"  {criterion}: {counts.parameters:,} parameters, {100 * fmean(one_shot):.2f} % at once, "
-        f"{100 * fmean(accuracy):.2f} % after {settings.finetune_epochs} epochs ({fmean(seconds):.1f} s)"
-    )
-    return {
-        "parameters": counts.parameters,
-        "macs": counts.macs,
-        "accuracy_before_finetuning": one_shot,
-        "accuracy": accuracy,
-        "finetuning_seconds": [round(value, 2) for value in seconds],
-        "latency_ms": round(1000 * measure_latency(model, example, settings.latency_seconds), 4),
-    }
+        return {
+            "parameters": result.after.parameters,
+            "macs": result.after.macs,
+            "at_once": at_once,
+            "tuned": tuned,
+        }
 
+    def _tuned(self, model: nn.Module, seed: int) -> float:
+        """The accuracy of a fine-tuned copy."""
+        copied = copy.deepcopy(model)
+        finetune(copied, load_digits(_BATCH, seed)[0], epochs=self.settings.finetune_epochs, seed=seed, progress=False)
+        return evaluate(copied.cpu(), self.held_out)
 
-def _through_disk(name: str, result: Any, example: Tensor) -> nn.Module:
-    """Saves a pruned network and loads it into a fresh one, whose outputs must be bit-equal."""
-    with tempfile.TemporaryDirectory(prefix="fec-fast-demo-") as folder:
-        save(result, Path(folder) / "pruned")
-        model = load(zoo.build(f"zoo:{name}"), Path(folder) / "pruned")
-    outputs = []
-    for each in (result.model, model):
-        each.eval()
+    def _check_file(self, result: PruneResult) -> None:
+        """Saves a pruned network and loads it into a fresh one, whose outputs must be bit-equal."""
+        with tempfile.TemporaryDirectory(prefix="fec-fast-demo-") as folder:
+            save(result, Path(folder) / "pruned")
+            fresh = load(zoo.build(f"zoo:{self.network}"), Path(folder) / "pruned").eval()
         with torch.no_grad():
-            outputs.append(each(example))
-    if not torch.equal(*outputs):
-        raise CheckpointError(f"{name}: the loaded network differs from the saved one; please report this")
-    return model
+            if not torch.equal(fresh(self.example), result.model.eval()(self.example)):
+                raise CheckpointError(f"{self.network}: the loaded network differs from the saved one; please report")
 
-
-def _table(name: str, network: dict[str, Any]) -> Table:
-    """Table of one network's figures, at most 80 columns wide for terminals and logs."""
-    title = f"{name}: {100 * network['ratio']:.0f} % of every layer's channels removed"
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for column in ("network", "parameters", "MACs", "at once", "tuned (range)", "latency"):
-        table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
-    whole = network["criteria"][DENSE]
-    for criterion, row in network["criteria"].items():
-        accuracy = row["accuracy"]
-        table.add_row(
-            criterion,
-            _share(row["parameters"], whole["parameters"]),
-            _share(row["macs"], whole["macs"]),
-            f"{100 * fmean(row['accuracy_before_finetuning']):.1f} %",
-            f"{100 * fmean(accuracy):.1f} % ({100 * min(accuracy):.1f}-{100 * max(accuracy):.1f})",
-            f"{row['latency_ms']:.2f} ms",
+    def write_report(self, file: Path, figures: Mapping[str, Any]) -> Path:
+        """Writes the report on the shown result, with accuracy against size at the top."""
+        assert self.shown is not None  # it is one of the budgets
+        result = self.shown
+        content = report_content(
+            result.plan,
+            f"fec-fast demo: {self.network}, {100 * self.settings.shown:.0f} % of the parameters removed",
+            pruned=result.model,
+            original=self.dense,
+            example_inputs=self.example,
+            before=result.before,
+            after=result.after,
+            facts=[] if result.proof is None else [str(result.proof).partition("\n")[0]],
+            charts=_charts(figures),
         )
-    return table
+        return write_report(file, content)
 
 
-def _share(value: int, whole: int) -> str:
-    text = f"{value / 1000:,.0f} k"
-    return text if value == whole else f"{text} {100 * (value / whole - 1):+.1f} %"
+def _charts(figures: Mapping[str, Any]) -> list[CurveChart]:
+    """Accuracy against size, right after the cut and tuned."""
+    images, epochs = figures["data"]["held_out_images"], figures["settings"]["finetune_epochs"]
+    names = {"at_once": "Right after the cut", "tuned": f"After {epochs} epochs of fine-tuning"}
+    dense = figures["dense"]
+    charts = []
+    for key, title in names.items():
+        curves = []
+        for method in METHODS:
+            rows = [dense, *(budget["methods"][method] for budget in figures["budgets"])]
+            sizes = [row["parameters"] / 1000 for row in rows]
+            curves.append(Curve(method, sizes, [round(100 * fmean(row[key]), 2) for row in rows]))
+        text = (
+            f"{figures['network']} on {images} held-out digits of scikit-learn; the point on the right is the dense "
+            f"network. {DEFAULTS}: the defaults, recovered on 1,024 training images; l1 and random: not recovered."
+        )
+        charts.append(CurveChart(title, curves, "parameters, thousands", "accuracy, %", text))
+    return charts
+
+
+def _print(figures: Mapping[str, Any], console: Console) -> None:
+    """Prints accuracy against size as bars, in 80 columns or fewer, and what they were measured on."""
+    width = min(14, max(4, (min(console.width, 80) - 46) // 2))
+    dense, machine, settings = figures["dense"], figures["machine"], figures["settings"]
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for title in ("removed", "by", "MACs", "at once", "", "tuned", ""):
+        table.add_column(title, no_wrap=True)
+    for budget in figures["budgets"]:
+        for method, row in budget["methods"].items():
+            first = f"{100 * budget['removed']:.0f} %" if method == METHODS[0] else ""
+            cells: list[Any] = [first, method, short_number(row["macs"])]
+            for key in ("at_once", "tuned"):
+                share = fmean(row[key])
+                cells += [ProgressBar(1.0, share, width=width, complete_style=_COLOURS[method]), f"{100 * share:.1f} %"]
+                cells[-2].finished_style = _COLOURS[method]
+            table.add_row(*cells)
+    console.print()
+    console.print(table)
+    images, tuned = figures["data"]["held_out_images"], fmean(dense["tuned"])
+    noise = 196 * math.sqrt(tuned * (1 - tuned) / images)  # the half of a 95 % interval, in points
+    console.print(
+        f"\nremoved: of the {short_number(dense['parameters'])} parameters. Dense: {short_number(dense['macs'])} MACs, "
+        f"{100 * fmean(dense['at_once']):.1f} %, tuned {100 * tuned:.1f} %.\n"
+        f"at once: right after the cut. tuned: {settings['finetune_epochs']} epochs later, means of "
+        f"{settings['repeats']} runs.\n"
+        f"Accuracy on {images} held-out digits: less than about {noise:.1f} points may be chance.\n"
+        f"{DEFAULTS}: the defaults, recovered on 1,024 training images without labels.\n"
+        "l1, random: the same call with that criterion, without recovery.\n"
+        + "".join(f"{line}\n" for line in _remarks(figures["budgets"]))
+        + f"{machine['processor']}, {machine['threads']} thread, torch {machine['torch']}; {figures['seconds']} s.",
+        soft_wrap=True,
+    )
+
+
+def _remarks(budgets: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Says where the defaults are not the best, so that nobody has to look for it."""
+    lines = []
+    for key, words in (("at_once", "Right after the cut"), ("tuned", "Tuned")):
+        below = []
+        for budget in budgets:
+            mean = {method: fmean(row[key]) for method, row in budget["methods"].items()}
+            better = [method for method in METHODS if mean[method] > mean[DEFAULTS]]
+            if better:
+                below.append(f"{', '.join(better)} at {100 * budget['removed']:.0f} %")
+        if below:
+            lines.append(f"{words}, {DEFAULTS} is below {'; '.join(below)}.")
+    return lines

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..utils.compat import own_parameters
 from ..utils.model_index import ModelIndex
-from ..utils.text import text_table
+from ..utils.text import change, counted, text_table
 from .trace import trace_model
 
 
@@ -43,6 +43,10 @@ class Counts:
     parameters: int
     macs: int
     by_layer: dict[str, LayerCount] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """One line."""
+        return f"<Counts: {self.parameters:,} parameters, {self.macs:,} MACs, {counted(len(self.by_layer), 'layer')}>"
 
 
 def count(model: nn.Module, example_inputs: Any) -> Counts:
@@ -116,14 +120,8 @@ def _row(name: str, old: LayerCount, new: LayerCount) -> tuple[str, ...]:
         name,
         f"{old.parameters:,}",
         f"{new.parameters:,}",
-        _change(old.parameters, new.parameters),
+        change(old.parameters, new.parameters),
         f"{old.macs:,}",
         f"{new.macs:,}",
-        _change(old.macs, new.macs),
+        change(old.macs, new.macs),
     )
-
-
-def _change(old: int, new: int) -> str:
-    if old == new:
-        return "="
-    return f"{100 * (new - old) / old:+.1f} %" if old else "new"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..utils.errors import ArgumentError, EquivalenceError, InputError, list_some
 from ..utils.forward import describe_tensors
 from ..utils.model_index import ModelIndex
+from ..utils.text import counted
 from .kept_statistics import KeptStatistics
 from .plan import Plan, check_plan
 from .proof_run import Run, kept_filters, run_network
@@ -53,10 +54,16 @@ class Proof:
     not_read: tuple[tuple[str, int], ...] = ()
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """One line; ``str()`` says what was compared."""
+        layers, runs = counted(self.layers, "layer"), counted(len(self.runs), "run")
+        return f"<Proof: {layers} compared, differing by at most {self.difference:.1g}, in {runs}>"
+
     def __str__(self) -> str:
         """One line per kind of statement."""
         lines = [
-            f"proof: {len(self.outputs)} outputs and {self.layers} layers differ by at most {self.difference:.1g} "
+            f"proof: {counted(len(self.outputs), 'output')} and {counted(self.layers, 'layer')} differ by at most "
+            f"{self.difference:.1g} "
             f"(relative; {self.tolerance:g} allowed) with {', '.join(self.runs)}"
         ]
         if self.not_reached:

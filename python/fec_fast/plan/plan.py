@@ -9,9 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from ..utils.errors import PlanError
+from ..utils.errors import PlanError, list_some
+from ..utils.html import html_panel, share_bar
 from ..utils.model_index import ModelIndex
 from ..utils.number_attributes import as_numbers
+from ..utils.text import counted
 from .shapes import persistent_shapes, pruned_shapes, shapes_fingerprint
 from .validation import validate_entries
 
@@ -67,6 +69,37 @@ class Plan:
     def __post_init__(self) -> None:
         """Checks that the entries are of the right types and consistent with one another."""
         validate_entries(vars(self))
+
+    def __repr__(self) -> str:
+        """One line; :meth:`to_json` gives the whole plan."""
+        counts = self._units_removed()
+        removed, units = sum(row[0] for row in counts), counted(sum(row[1] for row in counts), "unit")
+        rounds = max((int(record["round"]) for record in self.sets), default=1)
+        # A unit that is kept in one round is decided on again in the next.
+        how_many = f"{removed:,} of {units}" if rounds == 1 else counted(removed, "unit")
+        sets = counted(len({record["name"] for record in self.sets}), "coupled set")
+        in_rounds = f" in {rounds} rounds" if rounds > 1 else ""
+        return f"<Plan: {how_many} removed, {sets}{in_rounds}, criterion {self.criterion}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the sets, and how many units each keeps."""
+        rows = [
+            (
+                record["name"],
+                share_bar(1 - removed / units, f"{units - removed} of {units}"),
+                str(len(record["layers"])),
+                str(record["round"]),
+            )
+            for record, (removed, units) in zip(self.sets, self._units_removed(), strict=True)
+        ]
+        facts = [f"keep all their filters: {list_some(list(self.pinned))}" if self.pinned else "", *self.notes[:3]]
+        facts.append(f"and {counted(len(self.notes) - 3, 'more note')}" if len(self.notes) > 3 else "")
+        header = ("coupled set", "units kept", "layers", "round")
+        return html_panel(repr(self).strip("<>"), [fact for fact in facts if fact], header, rows, "llrr")
+
+    def _units_removed(self) -> list[tuple[int, int]]:
+        """For each record of a set, how many units are removed, and of how many."""
+        return [(len(record["removed"]), len(record["scores"])) for record in self.sets]
 
     @property
     def new_shapes(self) -> dict[str, tuple[int, ...]]:

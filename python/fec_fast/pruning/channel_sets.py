@@ -13,9 +13,10 @@ from ..graph.groups import CoupledChannels, Coupling, couple_channels
 from ..graph.trace import Trace
 from ..scoring.backends.registry import resolve
 from ..scoring.formula import Formula
-from ..utils.errors import ArgumentError
+from ..utils.errors import ArgumentError, list_some
+from ..utils.html import html_panel
 from ..utils.model_index import ModelIndex
-from ..utils.text import text_table
+from ..utils.text import counted, text_table
 from .allocation.allocate import AllocationRequest
 from .arguments import check_norms
 from .context import PruningContext
@@ -43,6 +44,13 @@ class ChannelSet:
     units: int
     channels: dict[str, int]
     members: dict[tuple[str, int], tuple[tuple[int, ...], ...]]
+
+    def __repr__(self) -> str:
+        """One line."""
+        return (
+            f"<ChannelSet {self.name!r}: {self.units} units, made by {len(self.channels)} layers, "
+            f"{len(self.members)} tensor axes>"
+        )
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -82,6 +90,22 @@ class Couplings:
     pinned: tuple[Pinned, ...]
     notes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        """One line; ``str()`` gives the table."""
+        units = sum(coupled.units for coupled in self.sets)
+        sets, pinned = counted(len(self.sets), "set"), counted(len(self.pinned), "layer")
+        return f"<Couplings: {sets} of {counted(units, 'unit')}, {pinned} with channels to keep>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the sets with the layers that make and read their channels; what must be kept."""
+        rows = []
+        for coupled in self.sets:
+            holders = dict.fromkeys(tensor.rpartition(".")[0] or tensor for tensor, _ in coupled.members)
+            others = [name for name in holders if name not in coupled.channels]
+            rows.append((str(coupled.units), _some(coupled.layers), _some(others)))
+        rows += [(f"{kept.channels} of {kept.width} kept", kept.layer, kept.reason) for kept in self.pinned]
+        return html_panel(repr(self).strip("<>"), self.notes[:3], ("units", "made by", "narrowed too"), rows, "rll")
+
     def __str__(self) -> str:
         """A table: for each set its units, and by weight axis and indices per unit the modules that hold them."""
         rows: list[tuple[str, ...]] = []
@@ -99,6 +123,10 @@ class Couplings:
             lines.append(f"pinned: {kept.layer}: {share} channels are kept: {kept.reason}")
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
+
+
+def _some(names: Sequence[str]) -> str:
+    return list_some(names) if names else ""
 
 
 def couplings(model: nn.Module, example_inputs: Any, *, ignore: Sequence[str] = (), norms: str = "exact") -> Couplings:

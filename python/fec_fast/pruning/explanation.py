@@ -13,7 +13,9 @@ from ..scoring import reference
 from ..scoring.formula import Formula
 from ..scoring.layers import TRANSPOSED, read_weight
 from ..utils.errors import ArgumentError, LayerError, nearest
+from ..utils.html import html_panel
 from ..utils.model_index import ModelIndex
+from ..utils.text import counted
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,26 @@ class LayerExplanation:
     pinned: str | None
     filters: tuple[FilterExplanation, ...]
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """One line; ``str()`` gives all filters."""
+        removed, total = sum(entry.removed for entry in self.filters), counted(len(self.filters), "filter")
+        return f"<LayerExplanation {self.layer!r}: {removed} of {total} removed, by {self.criterion}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: one row per filter, the lowest score first."""
+        ranked = sorted(self.filters, key=lambda entry: (entry.rank is None, entry.rank))
+        rows = [
+            (
+                str(entry.index),
+                "removed" if entry.removed else "kept",
+                "" if entry.score is None else f"{entry.score:.6g}",
+                "" if entry.rank is None else f"{entry.rank} of {entry.of}",
+            )
+            for entry in ranked
+        ]
+        title, *facts = self.heading().splitlines()
+        return html_panel(title, facts, ("filter", "", "score", "rank"), rows, "rlrr")
 
     def heading(self) -> str:
         """What holds for the whole layer.

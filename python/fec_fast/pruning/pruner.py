@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..graph.counts import Counts, comparison_table, counts_of
 from ..graph.size_model import SizeModel
 from ..plan.alignment import alignment_notes
 from ..plan.equivalence import Proof
 from ..plan.plan import Plan, check_plan
+from ..plan.widths import layer_widths
 from ..recovery.calibration import DATA_FREE, calibration_batches
 from ..recovery.compensation import IMAGES, Compensation, compensate
+from ..report.writer import check_report_path, write_report
 from ..scoring.formula import Formula
 from ..utils.errors import ArgumentError
+from ..utils.html import html_panel, share_bar
 from ..utils.model_index import ModelIndex
+from ..utils.text import change, short_number
 from ..utils.timing import Latency, compare_latency
 from .allocation.allocate import AllocationRequest, Ratios
 from .allocation.budget import Budget
-from .allocation.sensitivity import Calibration
+from .allocation.sensitivity import Calibration, Sensitivity
 from .arguments import check_calibration, default_criterion, default_policy, images_suffice
 from .context import build_context
 from .criteria import Criterion
 from .plan_builder import kept_for_norms, layers_by_reason
+from .reporting import report_content
 from .trial import find_plan, unseen_parts
 
 
@@ -50,6 +57,32 @@ class PruneResult:
     after: Counts
     proof: Proof | None
     recovery: Compensation | None = None
+
+    def __repr__(self) -> str:
+        """One line; :meth:`summary` gives the table."""
+        proof = "not proven" if self.proof is None else f"proven to {self.proof.difference:.1g}"
+        recovered = "" if self.recovery is None else ", recovered"
+        return f"<PruneResult: {self._sizes()}, {proof}{recovered}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: sizes before and after, and the widths of the layers."""
+        rows = []
+        for layer in layer_widths(self.plan, self.before.by_layer):
+            kept = "all"
+            if layer.width is not None and layer.kept is not None:
+                kept = share_bar(layer.kept / layer.width, f"{layer.kept} of {layer.width}")
+            rows.append((layer.name, kept, layer.reason or ""))
+        facts = [] if self.proof is None else [str(self.proof).partition("\n")[0]]
+        facts += [] if self.recovery is None else [self.recovery.note]
+        return html_panel(self._sizes(), facts, ("layer", "filters kept", "why none is removed"), rows, "lll")
+
+    def _sizes(self) -> str:
+        before, after = self.before, self.after
+        parameters = f"{short_number(before.parameters)} to {short_number(after.parameters)} parameters"
+        macs = f"{short_number(before.macs)} to {short_number(after.macs)} MACs"
+        return (
+            f"{parameters} ({change(before.parameters, after.parameters)}), {macs} ({change(before.macs, after.macs)})"
+        )
 
     @property
     def difference(self) -> float | None:
@@ -87,6 +120,58 @@ class PruneResult:
         index = ModelIndex.of(original)
         check_plan(self.plan, index)
         return compare_latency(index.model, self.model, example_inputs, min_run_time)
+
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        original: nn.Module | None = None,
+        example_inputs: Any = None,
+        *,
+        title: str | None = None,
+        sensitivity: Sensitivity | None = None,
+        images: Sequence[Tensor] = (),
+        filters: Sequence[tuple[str, int]] = (),
+    ) -> Path:
+        """Writes what was removed, from where and why, into one HTML file with charts. docs/report.md shows one.
+
+        Args:
+            path: The file; one of that name is replaced.
+            original: The model that was pruned, because the result does not keep it: it adds pictures of its filters
+                and how many of them are distinct. It is left as it was.
+            example_inputs: What the original was pruned on; they add to the graph which layers read the channels.
+            title: The heading; ``None`` is the name of the model's class.
+            sensitivity: Curves of :func:`fec_fast.measure_sensitivity`, if they were measured.
+            images: For detectors, float images ``[3, H, W]`` in [0, 1]: what is found in them before and after.
+            filters: Layers and positions of filters, such as ``[("conv1", 3)]``, whose distances between channels are
+                shown; by default the filters with the lowest and the highest score of every layer.
+
+        Returns:
+            The absolute path of the file.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+            InputError: The path cannot be written to, the original cannot be run on the example inputs, or the images
+                are not ones, or not for these models.
+            PlanError: ``original`` does not have the shapes that were pruned.
+            LayerError: A layer or a filter of ``filters`` does not exist.
+            ArgumentError: An argument of the wrong kind, or one that needs the original.
+        """
+        check_report_path(path)
+        facts = [] if self.proof is None else [str(self.proof).partition("\n")[0]]
+        content = report_content(
+            self.plan,
+            type(ModelIndex.of(self.model).model).__name__ if title is None else title,
+            pruned=self.model,
+            original=original,
+            example_inputs=example_inputs,
+            before=self.before,
+            after=self.after,
+            facts=facts,
+            sensitivity=sensitivity,
+            images=images,
+            filters=filters,
+        )
+        return write_report(path, content)
 
     def summary(self, latency: Latency | None = None) -> str:
         """A table of parameters and multiply-accumulates before and after, by layer, with what could not be pruned.

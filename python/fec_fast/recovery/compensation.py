@@ -61,6 +61,10 @@ class Compensation:
         left = f"; {len(self.left)} left as they were" if self.left else ""
         return f"recovered {how}: {len(self.layers)} layers changed{left}"
 
+    def __repr__(self) -> str:
+        """One line; ``str()`` gives the table."""
+        return f"<Compensation: {self.note}>"
+
     def __str__(self) -> str:
         """A table of the layers, and what was left alone."""
         header = ("layer", "rows", "unknowns", "ridge", "error before", "error after", "seconds")

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.errors import ArgumentError, FecError, InputError, LayerError, WeightError, nearest
+from ..utils.html import html_panel
 from ..utils.model_index import checked_modules
-from ..utils.text import text_table
+from ..utils.text import counted, text_table
 from . import ops
 from .backends.registry import resolve
 from .formula import Formula
@@ -121,7 +122,18 @@ class ModelScores(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         """Describes the scores in one line; ``str()`` gives the table."""
-        return f"<ModelScores: {len(self)} layers, {sum(map(len, self.values()))} filters, {self.backend}>"
+        filters = counted(sum(map(len, self.values())), "filter")
+        return f"<ModelScores: {counted(len(self), 'layer')}, {filters}, {self.backend}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: one row per layer."""
+        rows = []
+        for name, values in self.items():
+            spread = [f"{number:.4f}" for number in (values.min(), values.mean(), values.max())]
+            rows.append((name, "x".join(map(str, self.layers[name].shape)), *spread))
+        facts = [f"entropies in nats: {self.formula}"]
+        facts += [f"{counted(len(self.unscored), 'layer')} without a score"] if self.unscored else []
+        return html_panel(repr(self).strip("<>"), facts, ("layer", "weight", "min", "mean", "max"), rows, "llrrr")
 
     def __str__(self) -> str:
         """A table with one row per layer: name, kind, weight shape, filters; minimum, mean and maximum in nats."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ..utils.text import counted
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -57,6 +59,12 @@ class FinetuneResult:
     history: list[Epoch]
     stopped: str
     best_epoch: int | None
+
+    def __repr__(self) -> str:
+        """One line; ``history`` has the figures of every epoch."""
+        name, epochs = type(self.model).__name__, counted(len(self.history), "epoch")
+        loss = f", loss {self.history[-1].loss:.4g}" if self.history else ""
+        return f"<FinetuneResult: {name}, {epochs}{loss}, ended by {self.stopped}>"
 
 
 def best_epoch_of(history: list[Epoch], metric: str) -> int | None:

@@ -143,10 +143,10 @@ def test_finetune(pruned: Path, tmp_path: Path) -> None:
 
 
 def test_demo_writes_to_the_given_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    outputs: list[Path] = []
-    monkeypatch.setattr(cli, "run_demo", outputs.append)
-    succeed("demo", "--json", tmp_path / "figures.json")
-    assert outputs == [tmp_path / "figures.json"]
+    outputs: list[tuple[Path, Path]] = []
+    monkeypatch.setattr(cli, "run_demo", lambda *files: outputs.append(files))
+    succeed("demo", "--json", tmp_path / "figures.json", "--report", tmp_path / "report.html")
+    assert outputs == [(tmp_path / "figures.json", tmp_path / "report.html")]
 
 
 def test_info() -> None:

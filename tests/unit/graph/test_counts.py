@@ -124,7 +124,7 @@ def test_summary_notes_fewer_than_eight() -> None:
     model = nn.Sequential(nn.Conv2d(3, 12, 1), nn.ConvTranspose2d(12, 16, 2, groups=2), nn.Conv2d(16, 2, 1)).eval()
     lines = fec_fast.prune(model, torch.randn(1, 3, 4, 4), ratio=0.5).summary().splitlines()
     assert lines[-2].endswith("slow at: 12 to 6 outputs: 0; 8 to 4 outputs per group: 1")
-    assert lines[-1].startswith("proof: 1 outputs and 2 layers differ by at most")
+    assert lines[-1].startswith("proof: 1 output and 2 layers differ by at most")
 
 
 def test_summary_shows_the_measured_latency(narrowed: Any) -> None:

@@ -32,6 +32,16 @@ Policy = EntropyPolicy | GlobalPolicy | ReconstructionPolicy
 Ratios = str | Mapping[str, float] | Sensitivity | Policy
 # Accept overshooting the requested reduction by up to 1 %; in a latency budget, being faster than asked by up to 1 %.
 TOLERANCE = 0.01
+# What a plan says of the policy, for those who ask why one layer lost more than another.
+SPREAD = "spread over the layers"
+_SPREAD_BY = {
+    "uniform": 'by the policy "uniform": every coupled set loses the same share',
+    "entropy": 'by the policy "entropy": most is lost where filters are like one another and a channel saves much',
+    "global": 'by the policy "global": all units in one ranking, by their share of what is left of their set',
+    "sensitivity": "by sensitivity: most is lost where the measured value falls least for what is saved",
+    RECONSTRUCTION: 'by the policy "reconstruction": most is lost where other channels make up for it best',
+    "profile": "in the given proportions",
+}
 
 
 @dataclass
@@ -153,13 +163,14 @@ class AllocationRequest:
             latency_counts, note = search_latency(
                 context, sizes, target, TOLERANCE, thresholds, allowed_counts, measurements.latency
             )
-            return latency_counts.tolist(), [note, *measurements.notes]
+            return latency_counts.tolist(), [note, self._spread_note(), *measurements.notes]
         size_of = getattr(sizes, self.budget.quantity)
         size_before = float(size_of(np.zeros(len(coupling.sets))))
         limit = size_before * (1 - self.budget.amount)
         near_limit = limit - TOLERANCE * (size_before - limit)
         removed = smallest_removal(size_of, limit, near_limit, thresholds, allowed_counts)
-        return removed.tolist(), [self._budget_note(size_of, size_before, removed), *measurements.notes]
+        note = self._budget_note(size_of, size_before, removed)
+        return removed.tolist(), [note, self._spread_note(), *measurements.notes]
 
     def _thresholds(self, context: PruningContext, sizes: SizeModel, measurements: Measurements) -> list[np.ndarray]:
         """The thresholds of the requested policy, see :mod:`fec_fast.pruning.allocation.policies`."""
@@ -192,6 +203,15 @@ class AllocationRequest:
         if measurements.sensitivity is None:
             measurements.sensitivity = SensitivityMeter(self.calibration)
         return knapsack_thresholds(measurements.sensitivity.measure(context), context, prices)
+
+    def _spread_note(self) -> str:
+        """A note on how the removal was spread."""
+        ratios = DEFAULT_POLICY if self.ratios is None else self.ratios
+        if not isinstance(ratios, str):
+            kinds = {EntropyPolicy: "entropy", GlobalPolicy: "global", Sensitivity: "sensitivity"}
+            kinds |= {ReconstructionPolicy: RECONSTRUCTION}
+            ratios = kinds.get(type(ratios), "profile")
+        return f"{SPREAD} {_SPREAD_BY[ratios]}"
 
     def _removal_errors(self, context: PruningContext, measurements: Measurements) -> list[np.ndarray]:
         """For each set the rising errors when its units are removed in the order of the criterion."""

@@ -23,10 +23,11 @@ from ...utils.distributed import launched_processes
 from ...utils.errors import ArgumentError, InputError, LayerError, PlanError, RatioError
 from ...utils.evaluation import evaluate
 from ...utils.forward import call_model, undisturbed
+from ...utils.html import html_panel
 from ...utils.model_index import ModelIndex
 from ...utils.modules import device_of
 from ...utils.progress import progress_bar
-from ...utils.text import text_table
+from ...utils.text import counted, text_table
 from ..arguments import check_calibration
 from ..context import PruningContext, build_context
 from ..criteria import DEFAULT_CRITERION, Criterion
@@ -52,6 +53,20 @@ class Sensitivity:
     whole: float
     units: dict[str, int]
     values: dict[str, dict[int, float]]
+
+    def __repr__(self) -> str:
+        """One line; ``str()`` gives the table."""
+        values = sum(map(len, self.values.values()))
+        sets = counted(len(self.values), "set")
+        return f"<Sensitivity: {counted(values, 'value')} of {sets}, {self.whole:.4g} with nothing removed>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: one row per set, the set that loses the most first."""
+        rows = [
+            (name, "  ".join(f"{number / self.units[name]:.0%}: {value:.4g}" for number, value in sorted(row.items())))
+            for name, row in sorted(self.values.items(), key=lambda item: min(item[1].values()))
+        ]
+        return html_panel(repr(self).strip("<>"), (), ("set", "value by share removed"), rows, "ll")
 
     def __str__(self) -> str:
         """A table: one row per set, with the value at each share that was measured."""

@@ -1,0 +1,121 @@
+"""Report of a saved result: reads the folder, and what else is given, and writes the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..graph.counts import count
+from ..plan import checkpoint
+from ..plan.plan import Plan
+from ..pruning.allocation.sensitivity import measure_sensitivity
+from ..pruning.criteria import CRITERIA, DEFAULT_CRITERION
+from ..pruning.reporting import report_content
+from ..report.writer import check_report_path, write_report
+from ..utils.errors import InputError
+from ..vision import data, zoo
+from ..vision.weights import load_weights
+
+_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class ReportRequest:
+    """What the command line asks for.
+
+    Attributes:
+        folder: The folder of a pruned model.
+        out: The HTML file.
+        model: The name of the model before pruning, or ``None``.
+        weights: Its weights, or ``None``.
+        sensitivity: The name of data to measure the sensitivity on, or ``None``.
+        images: The name of data with images for detectors, or ``None``.
+        filters: Filters as ``LAYER:NUMBER``.
+    """
+
+    folder: Path
+    out: Path
+    model: str | None
+    weights: Path | None
+    sensitivity: str | None
+    images: str | None
+    filters: tuple[str, ...]
+
+
+def write_report_of_folder(request: ReportRequest, input_shape: tuple[int, ...] | None) -> Path:
+    """Writes the report of a pruned model that :func:`fec_fast.save` stored.
+
+    Args:
+        request: What is asked for.
+        input_shape: The shape of the example input; ``None`` without a model.
+
+    Returns:
+        The absolute path of the file.
+
+    Raises:
+        InputError: Options that need the model or its weights without them, or data that cannot be used.
+        FecError: The folder, the model or the data cannot be read.
+    """
+    for option, value in (("--sensitivity", request.sensitivity), ("--images", request.images)):
+        if value is not None and request.weights is None:
+            raise InputError(f"{option} {value}: give the model before pruning with --model and --weights")
+    if request.filters and request.weights is None:
+        raise InputError(f"--filter {request.filters[0]}: give the model before pruning with --model and --weights")
+    if request.weights is not None and request.model is None:
+        raise InputError(f"--weights {request.weights}: give the model they belong to with --model")
+    filters = [_filter(text) for text in request.filters]
+    check_report_path(request.out)
+    plan = checkpoint.read_plan(request.folder)
+    known: dict[str, Any] = {}
+    facts = [f"stored in {request.folder}"]
+    if request.model is not None and input_shape is not None:
+        known = _of_model(request, request.model, input_shape, plan)
+        if request.weights is None:
+            facts.append("without the weights before pruning (--weights): no pictures of filters")
+    else:
+        facts.append("without the model before pruning (--model): no parameters and multiply-accumulates")
+    title = f"{request.model or request.folder.resolve().name}, pruned"
+    facts += known.pop("facts", [])
+    return write_report(request.out, report_content(plan, title, facts=facts, filters=filters, **known))
+
+
+def _of_model(request: ReportRequest, name: str, input_shape: tuple[int, ...], plan: Plan) -> dict[str, Any]:
+    """What the model before pruning adds."""
+    original = zoo.build(name)
+    if request.weights is not None:
+        load_weights(original, request.weights)
+    example = torch.randn(input_shape, generator=torch.Generator().manual_seed(0))
+    pruned = checkpoint.load(zoo.build(name), request.folder)
+    known: dict[str, Any] = {
+        "original": original.eval(),
+        "pruned": pruned.eval(),
+        "trained": request.weights is not None,
+        "example_inputs": example,
+        "before": count(original, example),
+        "after": count(pruned, example),
+    }
+    if request.sensitivity is not None:
+        criterion = plan.criterion if plan.criterion in CRITERIA else DEFAULT_CRITERION
+        held_out = data.load(request.sensitivity)[1]
+        known["sensitivity"] = measure_sensitivity(original, example, held_out, criterion=criterion)
+        known["facts"] = [f"sensitivity: accuracy on the held-out part of {request.sensitivity}, by {criterion}"]
+    if request.images is not None:
+        known["images"] = _images(request.images)
+    return known
+
+
+def _images(name: str) -> list[Tensor]:
+    """The first held-out images of some data."""
+    images = next(iter(data.load(name, batch_size=_IMAGES)[1]))[0]
+    return list(images)[:_IMAGES]
+
+
+def _filter(text: str) -> tuple[str, int]:
+    layer, _, number = text.rpartition(":")
+    if not layer or not number.isdecimal():
+        raise InputError(f"--filter {text!r}: write LAYER:NUMBER, such as conv1:3")
+    return layer, int(number)

@@ -1,0 +1,88 @@
+"""The writer: from the content of a report to its file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..utils.errors import ArgumentError, InputError
+from ..utils.files import write_text
+from .content import ReportContent
+from .layer_facts import facts_of
+from .page import whole_page
+from .sections import (
+    coupling_section,
+    curve_sections,
+    filter_sections,
+    headline,
+    image_section,
+    layer_section,
+    note_section,
+    score_section,
+    sensitivity_section,
+)
+from .weights import check_filter_names
+
+
+def check_report_path(path: str | os.PathLike[str]) -> Path:
+    """Checks that a report can be written to a file, so that an error comes before a long computation.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The absolute path.
+
+    Raises:
+        ArgumentError: Not a path.
+        InputError: A folder, or a file in a folder that does not exist.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise ArgumentError(f"path: expected the name of a file, got a {type(path).__name__}")
+    file = Path(os.path.abspath(path))
+    if file.is_dir():
+        raise InputError(f"report {str(path)!r} is a folder: give the name of a file, such as report.html")
+    if not file.parent.is_dir():
+        raise InputError(f"report {str(path)!r}: there is no folder {file.parent}; make it first")
+    return file
+
+
+def write_report(path: str | os.PathLike[str], content: ReportContent) -> Path:
+    """Writes a report: the whole file, or nothing if anything fails.
+
+    Args:
+        path: The HTML file; one of that name is replaced.
+        content: What is known.
+
+    Returns:
+        The absolute path.
+
+    Raises:
+        InputError: The path cannot be written to, or images that no detector takes.
+        LayerError: Filters of a layer that does not exist, or that has none.
+        ArgumentError: Filters or images without the original.
+        MissingExtraError: matplotlib is not installed.
+    """
+    file = check_report_path(path)
+    if content.original is None:
+        for name, given in (("filters", content.filters), ("images", content.images)):
+            if given:
+                raise ArgumentError(f"{name}: the network before pruning is needed too: give original=")
+    plan = content.plan
+    check_filter_names(plan, content.filters)
+    facts = facts_of(content)
+    sections = [*curve_sections(content.charts), layer_section(facts, content.spread)]
+    if plan.sets:
+        sections.append(score_section(plan))
+    if content.links:
+        sections.append(coupling_section(content, facts))
+    if content.sensitivity is not None:
+        sections.append(sensitivity_section(content.sensitivity, plan))
+    if content.original is not None:
+        sections += filter_sections(content.original, plan, facts, content.filters)
+    if content.images:
+        sections.append(image_section(content))
+    if plan.notes:
+        sections.append(note_section(plan))
+    write_text(file, whole_page(content.title, headline(content, facts), sections))
+    return file
