@@ -30,6 +30,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = [
+    "ACCELERATE_ATTRIBUTES",
     "BatchNormBase",
     "ConvolutionBase",
     "NormBase",
@@ -55,6 +56,11 @@ __all__ = [
     "without_dispatch_modes",
     "without_function_modes",
 ]
+
+
+# What accelerate's prepare puts on a model. Its unwrap_model leaves the first, which shadows the class's method, and
+# the last; an exception leaves all.
+ACCELERATE_ATTRIBUTES = ("forward", "_original_forward", "_is_accelerate_prepared")
 
 
 class TorchDispatchMode(_python_dispatch.TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -35,14 +35,19 @@ class Classification:
     main_metric = "accuracy"
 
     def check(
-        self, model: nn.Module, teacher: nn.Module | None, loader: Iterable[Any], settings: TrainingSettings
+        self,
+        model: nn.Module,
+        teacher: nn.Module | None,
+        loader: Iterable[Any],
+        settings: TrainingSettings,
+        held_out: Iterable[Any] | None = None,
     ) -> None:
         """Checks settings, labels and networks; see :meth:`fec_fast.training.tasks.base.Task.check`."""
         if settings.feature_layers and teacher is None:
             raise ArgumentError("feature_layers needs a teacher whose features are imitated: teacher=...")
         if settings.mixup:
             _make_mixup(settings.mixup, 2)  # only to see whether torchvision is installed
-        check_classification_data(model, teacher, loader)
+        check_classification_data(model, teacher, loader, held_out)
         if teacher is not None and settings.feature_layers:
             images, _ = images_and_labels(next(iter(loader)))
             check_feature_layers(model, teacher, settings.feature_layers, images)
