@@ -15,6 +15,7 @@ from ..plan.plan import Plan, check_plan
 from ..plan.shapes import fingerprint
 from ..utils.compat import storage_id
 from ..utils.copying import copied_model
+from ..utils.critical_section import one_thread_at_a_time
 from ..utils.errors import ArgumentError, InputError, PlanError, WeightError
 from ..utils.forward import tensors_in
 from ..utils.model_index import ModelIndex
@@ -153,7 +154,7 @@ def compensate(
         def make_fits(original: ModelIndex, pruned: ModelIndex) -> LayerFits:
             return LayerFits(original, pruned, plan, ridge or NOISE_RIDGE, rows, int(memory * 2**30))
 
-        with full_float32():
+        with one_thread_at_a_time(), full_float32():
             fits = fit_on_noise(before, after, plan, example_inputs, make_fits, progress)
         if fits.left and not fits.records:
             layer, reason = next(iter(fits.left.items()))
@@ -168,9 +169,9 @@ def compensate(
         raise InputError(
             f"{number} calibration image(s) are too few: give at least {FEWEST_IMAGES}, better some hundreds"
         )
-    small = ModelIndex.of(copied_model(after))
-    fits = LayerFits(before, small, plan, ridge, rows, int(memory * 2**30))
-    with full_float32():
+    with one_thread_at_a_time(), full_float32():
+        small = ModelIndex.of(copied_model(after))
+        fits = LayerFits(before, small, plan, ridge, rows, int(memory * 2**30))
         with progress_bar("original", len(batches), shown=progress) as done:
             batches = list(fits.gather_targets(batches, done))
         with progress_bar("layers", fits.layers, shown=progress) as done:

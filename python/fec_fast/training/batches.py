@@ -124,7 +124,7 @@ def first_batch(loader: Iterable[Any], name: str) -> Any:
 def _class_count(model: nn.Module, images: Tensor) -> int:
     """Number of logits that a classifier returns for images ``[B, ...]``."""
     with undisturbed(model):
-        logits = call_model(model, images.to(device_of(model)))
+        logits = call_model(model, images.to(device_of(model), copy=True))
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
         raise InputError(
             f"{type(model).__name__} returns {describe_tensors(logits)} for images {list(images.shape)}; only "

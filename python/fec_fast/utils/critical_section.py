@@ -1,4 +1,4 @@
-"""Critical sections: Ctrl-C waits until a short piece of work is whole, and only one thread is in it at a time."""
+"""Critical sections: what is put back is put back whole, Ctrl-C or not, and only one thread is in at a time."""
 
 from __future__ import annotations
 
@@ -39,6 +39,27 @@ def interrupts_deferred() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, own)
         if arrived:
             own(signal.SIGINT, arrived[0])
+
+
+@contextlib.contextmanager
+def put_back_by(restore: Callable[[], None]) -> Iterator[None]:
+    """Calls a function at the end of the block, also if Ctrl-C comes in the middle of it.
+
+    Args:
+        restore: Puts back what the block has changed. It may be called twice.
+
+    Yields:
+        Nothing.
+    """
+    try:
+        yield
+    finally:
+        # CPython looks for Ctrl-C at calls and jumps: between the block and this call there is none.
+        try:
+            restore()
+        except KeyboardInterrupt:
+            restore()
+            raise
 
 
 @contextlib.contextmanager

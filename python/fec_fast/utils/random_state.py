@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .critical_section import put_back_by
+
 
 @contextlib.contextmanager
 def restored_randomness() -> Iterator[None]:
@@ -20,12 +22,33 @@ def restored_randomness() -> Iterator[None]:
         Nothing.
     """
     python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
+
+    def restore() -> None:
         random.setstate(python)
         np.random.set_state(numpy)
+
+    with put_back_by(restore), restored_torch_randomness():
+        yield
+
+
+@contextlib.contextmanager
+def restored_torch_randomness() -> Iterator[None]:
+    """Restores the random state of torch, of the CPU and of all GPUs that this process uses, at the end.
+
+    Yields:
+        Nothing.
+    """
+    # Not torch's fork_rng, which Ctrl-C can keep from restoring, and which warns where there are several GPUs.
+    cpu = torch.get_rng_state()
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+
+    def restore() -> None:
+        torch.set_rng_state(cpu)
+        if gpus:
+            torch.cuda.set_rng_state_all(gpus)
+
+    with put_back_by(restore):
+        yield
 
 
 def restorer_of(generator: Any) -> Callable[[], None] | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,16 @@ class UndoLog:
 
         self._reversals.append((f"{attribute} of {type(module).__name__}", set_back))
 
+    def entry(self, mapping: MutableMapping[str, Any], key: str) -> None:
+        """Stores an entry of a mapping, before it is replaced.
+
+        Args:
+            mapping: The mapping.
+            key: Its key; there is such an entry.
+        """
+        value = mapping[key]
+        self._reversals.append((key, lambda: mapping.__setitem__(key, value)))
+
     def undo(self, error: BaseException) -> None:
         """Reverses all steps, the last one first. A reversal that fails does not keep the others from being made.
 
@@ -86,23 +97,34 @@ class UndoLog:
 
 
 @contextmanager
+def undone_upon_error() -> Iterator[UndoLog]:
+    """Undoes changes if anything is raised in the block, Ctrl-C included. For work that may take long.
+
+    Yields:
+        The log, in which each change is announced before it is made.
+    """
+    log = UndoLog()
+    try:
+        yield log
+    except BaseException as error:
+        with interrupts_deferred():
+            log.undo(error)
+        raise
+
+
+@contextmanager
 def all_or_nothing() -> Iterator[UndoLog]:
-    """Makes changes together or not at all, whatever is raised, Ctrl-C included.
+    """Makes changes together or not at all, whatever is raised. For work of milliseconds.
 
     Ctrl-C is deferred meanwhile. If it was pressed before the last change, all are undone before it is raised.
 
     Yields:
         The log, in which each change is announced before it is made.
     """
-    with interrupts_deferred() as pressed:
-        log = UndoLog()
-        try:
-            yield log
-            if pressed():
-                raise KeyboardInterrupt
-        except BaseException as error:
-            log.undo(error)
-            raise
+    with interrupts_deferred() as pressed, undone_upon_error() as log:
+        yield log
+        if pressed():
+            raise KeyboardInterrupt
 
 
 def set_data(tensor: Tensor, data: Tensor, grad: Tensor | None) -> None:

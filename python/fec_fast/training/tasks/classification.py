@@ -66,7 +66,7 @@ class Classification:
         metrics: _ClassificationMetrics | None = None
         with evaluation_mode(model):
             for images, labels in map(images_and_labels, loader):
-                logits = model(images.to(device)).float()
+                logits = model(images.to(device, copy=True)).float()  # a model may write to its input
                 labels = labels.to(device)
                 if accelerator is not None:
                     # A prepared loader repeats images so that all processes have equally many batches. This call

@@ -294,7 +294,9 @@ def _sum_losses(network: nn.Module, losses: Any) -> Tensor:
 
 def _to_device(items: Sequence[Any], device: Any) -> list[Any]:
     """Moves the tensors of each item to a device; makes new lists and dictionaries."""
-    return [map_tensors(lambda tensor: tensor.to(device), item) for item in items]
+    return [
+        map_tensors(lambda tensor: tensor.to(device, copy=True), item) for item in items
+    ]  # a model may write to them
 
 
 def _class_names(loader: Any, labelled: Targets, least: int = 0) -> list[str]:
