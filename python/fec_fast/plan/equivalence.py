@@ -14,6 +14,7 @@ from ..utils.critical_section import one_thread_at_a_time
 from ..utils.errors import ArgumentError, EquivalenceError, InputError, list_some
 from ..utils.forward import describe_tensors
 from ..utils.model_index import ModelIndex
+from ..utils.public_call import interruptible
 from .kept_statistics import KeptStatistics
 from .plan import Plan, check_plan
 from .proof_run import Run, kept_filters, run_network
@@ -69,6 +70,7 @@ class Proof:
         return "\n".join([*lines, *(f"proof: {note}" for note in self.notes)])
 
 
+@interruptible
 def verify_equivalence(
     original: nn.Module, pruned: nn.Module, plan: Plan, example_inputs: Any, *, tolerance: float | None = None
 ) -> float:

@@ -15,6 +15,7 @@ from ..scoring.backends.registry import resolve
 from ..scoring.formula import Formula
 from ..utils.errors import ArgumentError
 from ..utils.model_index import ModelIndex
+from ..utils.public_call import interruptible
 from ..utils.text import text_table
 from .allocation.allocate import AllocationRequest
 from .arguments import check_norms
@@ -101,6 +102,7 @@ class Couplings:
         return "\n".join(lines)
 
 
+@interruptible
 def couplings(model: nn.Module, example_inputs: Any, *, ignore: Sequence[str] = (), norms: str = "exact") -> Couplings:
     """Lists the coupled channels that :func:`fec_fast.prune` would choose from.
 

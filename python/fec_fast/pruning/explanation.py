@@ -14,6 +14,7 @@ from ..scoring.formula import Formula
 from ..scoring.layers import TRANSPOSED, read_weight
 from ..utils.errors import ArgumentError, LayerError, nearest
 from ..utils.model_index import ModelIndex
+from ..utils.public_call import interruptible
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class LayerExplanation:
         return "\n".join([self.heading(), *map(str, self.filters)])
 
 
+@interruptible
 def explain(plan: Plan, layer: str, model: nn.Module | None = None, *, neighbours: int = 3) -> LayerExplanation:
     """Explains which filters of a layer were removed, and by which scores.
 

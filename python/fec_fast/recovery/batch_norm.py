@@ -14,10 +14,12 @@ from ..utils.critical_section import put_back_by
 from ..utils.errors import InputError
 from ..utils.forward import call_model, map_tensors, restored_modes
 from ..utils.modules import device_of, unwrap
+from ..utils.public_call import interruptible
 from ..utils.undo import undone_upon_error
 from .calibration import count_images, inputs_from
 
 
+@interruptible
 def recalibrate(model: nn.Module, loader: Iterable[Any]) -> None:
     """Re-estimates the means and variances of a model's batch norms, in place.
 
@@ -41,7 +43,7 @@ def recalibrate(model: nn.Module, loader: Iterable[Any]) -> None:
     """
     if not reestimate(model, loader):
         kind = type(unwrap(model)).__name__
-        warnings.warn(f"{kind} has no batch norm: there is nothing to recalibrate", stacklevel=2)
+        warnings.warn(f"{kind} has no batch norm: there is nothing to recalibrate", stacklevel=3)
 
 
 def reestimate(model: nn.Module, loader: Iterable[Any]) -> bool:

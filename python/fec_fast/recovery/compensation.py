@@ -22,6 +22,7 @@ from ..utils.model_index import ModelIndex
 from ..utils.modules import unwrap_for_surgery
 from ..utils.precision import full_float32
 from ..utils.progress import progress_bar
+from ..utils.public_call import interruptible
 from ..utils.text import text_table
 from .calibration import DATA_FREE, calibration_batches, count_images
 from .data_free import fit_on_noise
@@ -81,6 +82,7 @@ class Compensation:
         return "\n".join([self.note, text_table(header, rows, "lrrrrrr"), *left])
 
 
+@interruptible
 def compensate(
     original: nn.Module,
     pruned: nn.Module,
@@ -160,7 +162,7 @@ def compensate(
             layer, reason = next(iter(fits.left.items()))
             warnings.warn(
                 f"nothing was recovered: {len(fits.left)} layers were left as they were, such as {layer!r}: {reason}",
-                stacklevel=2,
+                stacklevel=3,
             )
         return Compensation(DATA_FREE, 0, 0, tuple(fits.records), dict(fits.left))
     batches = calibration_batches(calibration, images, before)
@@ -182,7 +184,7 @@ def compensate(
         warnings.warn(
             f"{used} of {number} calibration images were used: memory={memory:g} GiB is not enough for what the model "
             "computes on more of them at a time; give more memory",
-            stacklevel=2,
+            stacklevel=3,
         )
     return Compensation("least squares", used, number, tuple(fits.records), dict(fits.left))
 

@@ -22,12 +22,17 @@ from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.nn.modules.conv import _ConvNd as ConvolutionBase
 from torch.nn.utils.prune import BasePruningMethod
 
+# The stack of function modes, to put it back after Ctrl-C.
+from torch.overrides import _get_current_function_mode_stack, _pop_mode
+
 # is_traceable_wrapper_subclass: the only test for a tensor made of other tensors (DTensor, quantised by torchao).
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 # tree_leaves, tree_map: torch.utils.pytree is public only in newer versions than the oldest that is supported (2.6).
 from torch.utils._pytree import tree_leaves, tree_map
+
+from .critical_section import raise_lost_interrupt
 
 __all__ = [
     "ACCELERATE_ATTRIBUTES",
@@ -36,6 +41,7 @@ __all__ = [
     "NormBase",
     "TorchDispatchMode",
     "accelerate_gradient_state",
+    "active_modes",
     "compiled_module",
     "forward_pre_hooks",
     "is_traceable_wrapper_subclass",
@@ -48,6 +54,7 @@ __all__ = [
     "own_modules",
     "own_parameters",
     "own_tensors",
+    "pop_modes",
     "pruned_attribute",
     "reset_accelerator_state",
     "storage_id",
@@ -98,6 +105,7 @@ class TorchDispatchMode(_python_dispatch.TorchDispatchMode):  # type: ignore[no-
 def _given_parts(dispatch: Any) -> Any:
     @functools.wraps(dispatch)
     def of_parts(mode: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise_lost_interrupt()
         if _is_composed(func):
             with mode:
                 return func.decompose(*args, **(kwargs or {}))
@@ -118,6 +126,24 @@ def is_transformed(tensor: Tensor) -> bool:
         tensor: Any tensor.
     """
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def active_modes() -> tuple[int, int]:
+    """How many dispatch modes and function modes are active in this thread; public torch does not say."""
+    function_modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    return len(_python_dispatch._get_current_dispatch_mode_stack()), len(function_modes)
+
+
+def pop_modes(number: tuple[int, int]) -> None:
+    """Switches the innermost modes of this thread off that are more than there were.
+
+    Args:
+        number: What :func:`active_modes` returned before.
+    """
+    while active_modes()[0] > number[0]:
+        _python_dispatch._pop_mode()
+    while active_modes()[1] > number[1]:
+        _pop_mode()  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager

@@ -5,11 +5,65 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 _LOCK = threading.RLock()
+
+
+class _KeepsInterrupt:
+    """A handler of SIGINT that raises ``KeyboardInterrupt`` and remembers it.
+
+    The second Ctrl-C is not raised: the first one is on its way, and what it undoes must not be interrupted.
+    """
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self, number: int, frame: Any) -> None:
+        self.times += 1
+        if self.times != 2:
+            signal.default_int_handler(number, frame)
+
+
+_keeper: _KeepsInterrupt | None = None
+
+
+@contextlib.contextmanager
+def interrupt_kept() -> Iterator[None]:
+    """Raises a Ctrl-C that arrives in the block at the end of the block at the latest, wherever it arrives.
+
+    Python ignores what is raised in the callback of a weak reference or a destructor, and a model's code may catch
+    everything. Only where the handler of SIGINT is Python's own, in the main thread.
+
+    Yields:
+        Nothing.
+    """
+    global _keeper
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    keeper = _keeper = _KeepsInterrupt()
+    signal.signal(signal.SIGINT, keeper)
+    try:
+        yield
+        if keeper.times:
+            raise KeyboardInterrupt
+    finally:
+        _keeper = None
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def raise_lost_interrupt() -> None:
+    """Raises a Ctrl-C that was raised before and got lost; to be called now and then where it is kept."""
+    if _keeper is None or not _keeper.times or threading.current_thread() is not threading.main_thread():
+        return
+    # Where it is just being handled, it is on its way, and what is undone now must be undone.
+    if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
@@ -34,7 +88,7 @@ def interrupts_deferred() -> Iterator[Callable[[], bool]]:
 
     signal.signal(signal.SIGINT, remember)
     try:
-        yield lambda: bool(arrived) and own is signal.default_int_handler
+        yield lambda: bool(arrived) and (own is signal.default_int_handler or own is _keeper)
     finally:
         signal.signal(signal.SIGINT, own)
         if arrived:
@@ -57,7 +111,7 @@ def put_back_by(restore: Callable[[], None]) -> Iterator[None]:
         # CPython looks for Ctrl-C at calls and jumps: between the block and this call there is none.
         try:
             restore()
-        except KeyboardInterrupt:
+        except BaseException:
             restore()
             raise
 

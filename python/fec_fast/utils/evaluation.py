@@ -11,8 +11,10 @@ from .batches import images_and_labels
 from .errors import InputError
 from .forward import evaluation_mode
 from .modules import device_of
+from .public_call import interruptible
 
 
+@interruptible
 def evaluate(model: nn.Module, loader: Iterable[Any]) -> float:
     """Measures a classifier's accuracy. Restores the modes of its modules and changes nothing else.
 

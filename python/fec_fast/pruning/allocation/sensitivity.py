@@ -25,6 +25,7 @@ from ...utils.forward import call_model, undisturbed
 from ...utils.model_index import ModelIndex
 from ...utils.modules import device_of
 from ...utils.progress import progress_bar
+from ...utils.public_call import interruptible
 from ...utils.text import text_table
 from ..arguments import check_calibration
 from ..context import PruningContext, build_context
@@ -63,6 +64,7 @@ class Sensitivity:
         return text_table(header, rows, "lrl", rule=False)
 
 
+@interruptible
 def measure_sensitivity(
     model: nn.Module,
     example_inputs: Any,
