@@ -68,6 +68,7 @@ class PruneResult:
         """
         return replace(self, plan=self.plan.with_notes(recovery.note), recovery=recovery)
 
+    @interruptible
     def latency(self, original: nn.Module, example_inputs: Any, *, min_run_time: float = 1.0) -> Latency:
         """Measures how long one call takes before and after pruning, in evaluation mode, with torch's threads.
 

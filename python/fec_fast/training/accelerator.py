@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from ..utils.compat import ACCELERATE_ATTRIBUTES, accelerate_gradient_state, reset_accelerator_state
+from ..utils.critical_section import surely_closed
 from ..utils.distributed import check_accelerate, process_group_destroyed_at_exit
 from ..utils.errors import BackendError
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-@contextlib.contextmanager
+@surely_closed
 def temporary_accelerator(
     mixed_precision: str, accumulate: int = 1, trackers: Any = None, log_dir: Path | None = None
 ) -> Iterator[Accelerator]:
@@ -78,7 +78,7 @@ def temporary_accelerator(
             state.distributed_type = distributed_type_before
 
 
-@contextlib.contextmanager
+@surely_closed
 def unprepared_at_end(model: nn.Module) -> Iterator[None]:
     """Takes what accelerate puts on a model off again, whatever happens.
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from ..utils.distributed import check_accelerate
 from ..utils.errors import ArgumentError, InputError
 from ..utils.forward import restored_modes
+from ..utils.public_call import interruptible
 from ..utils.random_state import restored_randomness
 from .accelerator import temporary_accelerator, unprepared_at_end
 from .batches import batch_count, check_can_be_repeated, length_of
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+@interruptible
 def finetune(
     model: nn.Module,
     train_loader: Iterable[Any],
@@ -137,7 +139,7 @@ def finetune(
             if resume and state_folder is not None and has_state(state_folder):
                 state = read_state(state_folder, conditions, model)
             elif resume:
-                warnings.warn(f"nothing to resume in {state_folder}: training starts from the beginning", stacklevel=2)
+                warnings.warn(f"nothing to resume in {state_folder}: training starts from the beginning", stacklevel=3)
             trainer = Trainer(accelerator, inputs, conditions)
             try:
                 start_trackers(accelerator, conditions)
@@ -162,7 +164,7 @@ def _check_distribution(accelerator: Accelerator, loader: Iterable[Any]) -> None
         warnings.warn(
             "accelerate is configured to shard the weights (FSDP), but it does so only across several GPUs: here every "
             "process holds all weights",
-            stacklevel=3,
+            stacklevel=4,
         )
     if accelerator.num_processes > 1 and not isinstance(loader, DataLoader):
         raise InputError(f"several processes can share a torch DataLoader, not a {type(loader).__name__}")

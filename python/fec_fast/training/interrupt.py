@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from ..utils.critical_section import put_back_by, raises_interrupts, surely_closed
+
 
 class Interrupt:
     """Whether Ctrl-C was pressed, and whether it may be raised at this moment.
@@ -44,23 +46,26 @@ class Interrupt:
             self._defers = True
 
 
-@contextlib.contextmanager
+@surely_closed
 def deferred_interrupt() -> Iterator[Interrupt]:
     """Records the first Ctrl-C instead of raising ``KeyboardInterrupt``. A second Ctrl-C raises at once.
 
     Nothing is deferred outside the main thread, where Python does not allow signal handlers, or where SIGINT already
-    has a handler other than Python's own: that one belongs to the caller.
+    has a handler of the caller's.
 
     Yields:
         What tells whether Ctrl-C was pressed. Who defers has to ask for it at the end of the work.
     """
     interrupt = Interrupt()
     in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    before = signal.getsignal(signal.SIGINT)
+    if not in_main_thread or not raises_interrupts(before):
         yield interrupt
         return
-    signal.signal(signal.SIGINT, interrupt.handle)
-    try:
+
+    def restore() -> None:
+        signal.signal(signal.SIGINT, before)
+
+    with put_back_by(restore):
+        signal.signal(signal.SIGINT, interrupt.handle)
         yield interrupt
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)

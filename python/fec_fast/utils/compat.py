@@ -32,7 +32,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 # tree_leaves, tree_map: torch.utils.pytree is public only in newer versions than the oldest that is supported (2.6).
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .critical_section import raise_lost_interrupt
+from .critical_section import raise_lost_interrupt, surely_closed
 
 __all__ = [
     "ACCELERATE_ATTRIBUTES",
@@ -146,7 +146,7 @@ def pop_modes(number: tuple[int, int]) -> None:
         _pop_mode()  # type: ignore[no-untyped-call]
 
 
-@contextlib.contextmanager
+@surely_closed
 def without_dispatch_modes() -> Iterator[None]:
     """Switches all active dispatch modes off, so that a mode's own computations are not dispatched to it again.
 

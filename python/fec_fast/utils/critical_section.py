@@ -3,67 +3,120 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, ParamSpec, TypeVar
 
 _LOCK = threading.RLock()
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
-class _KeepsInterrupt:
-    """A handler of SIGINT that raises ``KeyboardInterrupt`` and remembers it.
+class _Opened(threading.local):
+    """The contexts that this thread has opened inside a public function, in order; ``None`` outside of such."""
 
-    The second Ctrl-C is not raised: the first one is on its way, and what it undoes must not be interrupted.
+    generators: list[Generator[Any, None, None]] | None = None
+
+
+_opened = _Opened()
+
+
+def surely_closed(function: Callable[_P, Iterator[_R]]) -> Callable[_P, contextlib.AbstractContextManager[_R]]:
+    """Does what ``contextlib.contextmanager`` does, for contexts that must be left whatever happens.
+
+    A ``with`` statement does not leave its context if Ctrl-C arrives when it has just been entered, or is about to be
+    left. Then the generator waits until Python drops it, which may be never, or when its values are old. Inside a
+    public function (:class:`OpenedContexts`) it is closed in time.
+
+    Args:
+        function: A generator function with one ``yield``.
+
+    Returns:
+        A function that makes a context manager.
     """
+    make = contextlib.contextmanager(function)
+
+    @functools.wraps(function)
+    def made(*args: _P.args, **kwargs: _P.kwargs) -> contextlib.AbstractContextManager[_R]:
+        manager = make(*args, **kwargs)
+        if _opened.generators is not None:
+            _opened.generators.append(manager.gen)
+        return manager
+
+    return made
+
+
+class OpenedContexts:
+    """The contexts that this thread opens from now on, until they are left."""
 
     def __init__(self) -> None:
-        self.times = 0
+        """Begins to remember them."""
+        self._before, self._own = _opened.generators, []  # type: ignore[var-annotated]
+        _opened.generators = self._own
 
-    def __call__(self, number: int, frame: Any) -> None:
-        self.times += 1
-        if self.times != 2:
-            signal.default_int_handler(number, frame)
+    def close(self) -> None:
+        """Leaves those that were not left, the last one first, and ends the remembering. It may be called twice."""
+        for generator in reversed(self._own):
+            generator.close()
+        _opened.generators = self._before
 
 
-_keeper: _KeepsInterrupt | None = None
-
-
-@contextlib.contextmanager
-def interrupt_kept() -> Iterator[None]:
-    """Raises a Ctrl-C that arrives in the block at the end of the block at the latest, wherever it arrives.
+class InterruptKeeper:
+    """A handler of SIGINT that raises ``KeyboardInterrupt``, and once more if that gets lost.
 
     Python ignores what is raised in the callback of a weak reference or a destructor, and a model's code may catch
-    everything. Only where the handler of SIGINT is Python's own, in the main thread.
-
-    Yields:
-        Nothing.
+    everything. The second Ctrl-C is not raised: the first one is on its way, and must not be kept from undoing.
     """
-    global _keeper
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    keeper = _keeper = _KeepsInterrupt()
-    signal.signal(signal.SIGINT, keeper)
-    try:
-        yield
-        if keeper.times:
+
+    active: InterruptKeeper | None = None
+
+    def __init__(self) -> None:
+        """Is no handler yet."""
+        self._times = 0
+
+    def __call__(self, number: int, frame: Any) -> None:
+        """Handles SIGINT."""
+        self._times += 1
+        if self._times != 2:
+            signal.default_int_handler(number, frame)
+
+    def install(self) -> None:
+        """Becomes the handler, if that is Python's own, in the main thread."""
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            InterruptKeeper.active = self
+            signal.signal(signal.SIGINT, self)
+
+    def remove(self) -> None:
+        """Makes Python's own handler the handler again, if this is it."""
+        if InterruptKeeper.active is self:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            InterruptKeeper.active = None
+
+    def raise_if_lost(self) -> None:
+        """Raises a Ctrl-C that was raised before and is not on its way."""
+        if self._times and not isinstance(sys.exc_info()[1], KeyboardInterrupt):
             raise KeyboardInterrupt
-    finally:
-        _keeper = None
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def raise_lost_interrupt() -> None:
-    """Raises a Ctrl-C that was raised before and got lost; to be called now and then where it is kept."""
-    if _keeper is None or not _keeper.times or threading.current_thread() is not threading.main_thread():
-        return
-    # Where it is just being handled, it is on its way, and what is undone now must be undone.
-    if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
-        raise KeyboardInterrupt
+    """Does what :meth:`InterruptKeeper.raise_if_lost` does, of the active one; to be called now and then."""
+    keeper = InterruptKeeper.active
+    if keeper is not None and threading.current_thread() is threading.main_thread():
+        keeper.raise_if_lost()
+
+
+def raises_interrupts(handler: Any) -> bool:
+    """Tells whether a handler of SIGINT raises ``KeyboardInterrupt``, as far as is known.
+
+    Args:
+        handler: What ``signal.getsignal`` has returned.
+    """
+    return handler is signal.default_int_handler or isinstance(handler, InterruptKeeper)
 
 
 @contextlib.contextmanager
@@ -88,14 +141,14 @@ def interrupts_deferred() -> Iterator[Callable[[], bool]]:
 
     signal.signal(signal.SIGINT, remember)
     try:
-        yield lambda: bool(arrived) and (own is signal.default_int_handler or own is _keeper)
+        yield lambda: bool(arrived) and raises_interrupts(own)
     finally:
         signal.signal(signal.SIGINT, own)
         if arrived:
             own(signal.SIGINT, arrived[0])
 
 
-@contextlib.contextmanager
+@surely_closed
 def put_back_by(restore: Callable[[], None]) -> Iterator[None]:
     """Calls a function at the end of the block, also if Ctrl-C comes in the middle of it.
 
@@ -116,7 +169,7 @@ def put_back_by(restore: Callable[[], None]) -> Iterator[None]:
             raise
 
 
-@contextlib.contextmanager
+@surely_closed
 def one_thread_at_a_time() -> Iterator[None]:
     """Lets one thread of the process in, which may enter again.
 

@@ -18,6 +18,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from .critical_section import surely_closed
+
 try:
     import fcntl
 except ImportError:  # not on POSIX: nothing is locked there, and no scratch folder is taken for abandoned
@@ -27,7 +29,7 @@ except ImportError:  # not on POSIX: nothing is locked there, and no scratch fol
 _SCRATCH, _ASIDE = ".fec-scratch", ".fec-old"
 
 
-@contextlib.contextmanager
+@surely_closed
 def atomic_file(path: Path) -> Iterator[Path]:
     """Writes a file so that it appears whole or not at all.
 
@@ -59,7 +61,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-@contextlib.contextmanager
+@surely_closed
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Writes a folder of files so that it appears whole or not at all.
 
@@ -125,7 +127,7 @@ def remove_abandoned(folder: Path) -> None:
                 os.close(lock)
 
 
-@contextlib.contextmanager
+@surely_closed
 def _scratch_folder(target: Path) -> Iterator[Path]:
     """Makes a locked scratch folder beside a path, and removes it, or what has its name at the end."""
     remove_abandoned(target.parent)

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .compat import compiled_module, own_buffers, own_parameters, storage_id, tree_leaves, tree_map
 from .computed_weights import computed_attributes
-from .critical_section import one_thread_at_a_time, put_back_by
+from .critical_section import one_thread_at_a_time, put_back_by, surely_closed
 from .errors import InputError
 from .model_index import ModelIndex
 from .modules import modules_of
@@ -117,7 +117,7 @@ def restored_modes(*models: nn.Module) -> contextlib.AbstractContextManager[None
     return _restored_modes([module for model in models for module in modules_of(model).values()])
 
 
-@contextlib.contextmanager
+@surely_closed
 def _restored_modes(modules: Iterable[nn.Module]) -> Iterator[None]:
     modes = [(module, module.training) for module in modules]
 
@@ -130,7 +130,7 @@ def _restored_modes(modules: Iterable[nn.Module]) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
+@surely_closed
 def undisturbed(model: nn.Module | ModelIndex, *, training: bool = False) -> Iterator[None]:
     """Runs a model and leaves it unchanged: modes, buffers, attributes, torch's random state; no gradients.
 
@@ -147,7 +147,7 @@ def undisturbed(model: nn.Module | ModelIndex, *, training: bool = False) -> Ite
         yield
 
 
-@contextlib.contextmanager
+@surely_closed
 def restored_attributes(model: nn.Module | ModelIndex) -> Iterator[None]:
     """Restores the attributes of modules that a model's code sets in a run, such as counters and caches.
 
@@ -208,7 +208,7 @@ def _elements(container: Any) -> Iterator[Any]:
     return itertools.chain(container, container.values()) if isinstance(container, dict) else iter(container)
 
 
-@contextlib.contextmanager
+@surely_closed
 def restored_buffers(model: nn.Module | ModelIndex, *, training: bool = False) -> Iterator[None]:
     """Does what :func:`undisturbed` does, but for attributes: what a run leaves behind can be looked at afterwards.
 
@@ -248,7 +248,7 @@ def restored_buffers(model: nn.Module | ModelIndex, *, training: bool = False) -
             yield
 
 
-@contextlib.contextmanager
+@surely_closed
 def restored_parameters(index: ModelIndex) -> Iterator[Callable[[], list[str]]]:
     """Restores parameters that a model's code replaces, or gives other memory (``weight.data = ...``).
 
@@ -292,7 +292,7 @@ def tensors_in(values: Any) -> Iterator[Tensor]:
     return (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
 
 
-@contextlib.contextmanager
+@surely_closed
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Puts a model in evaluation mode, without gradients; the modes of its modules are restored at the end.
 
@@ -307,7 +307,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
+@surely_closed
 def plain_operators(index: ModelIndex) -> Iterator[None]:
     """Runs what fused operators would hide: attention by matrix products, and compiled submodules without compiling.
 

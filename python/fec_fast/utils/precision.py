@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from .critical_section import put_back_by
+from .critical_section import put_back_by, surely_closed
 
 FULL = "ieee"  # torch's name for float32 arithmetic in its newer settings
 
 
-@contextmanager
+@surely_closed
 def full_float32() -> Iterator[None]:
     """Computes float32 products and convolutions in float32 while the block runs, and then as before.
 

@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 import torch
 
 from .compat import active_modes, pop_modes
-from .critical_section import interrupt_kept, put_back_by
+from .critical_section import InterruptKeeper, OpenedContexts
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -18,9 +18,10 @@ _R = TypeVar("_R")
 def interruptible(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Decorates a public function that runs a user's model.
 
-    A Ctrl-C that Python or the model's code ignores is raised again at the next operator, or at the end. The ``with``
-    statement does not leave its context if Ctrl-C arrives when it is about to; so torch's modes, which would watch
-    every operator of the process from then on, and its gradient mode are put back here.
+    A Ctrl-C that Python or the model's code ignores is raised again at the next operator, or at the end. A ``with``
+    statement does not leave its context if Ctrl-C arrives when it is about to. So what it was to put back is put back
+    here: the contexts of this package, torch's modes (which would watch every operator of the process from then on),
+    and whether gradients are computed.
 
     Args:
         function: The function.
@@ -31,13 +32,26 @@ def interruptible(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(function)
     def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with_gradients, modes = torch.is_grad_enabled(), active_modes()
+        with_gradients, modes, contexts = torch.is_grad_enabled(), active_modes(), OpenedContexts()
+        keeper = InterruptKeeper()
 
         def restore() -> None:
+            contexts.close()
             pop_modes(modes)
             torch.set_grad_enabled(with_gradients)
+            keeper.remove()
 
-        with interrupt_kept(), put_back_by(restore):
-            return function(*args, **kwargs)
+        try:
+            keeper.install()
+            result = function(*args, **kwargs)
+            keeper.raise_if_lost()
+            return result
+        finally:
+            # CPython looks for Ctrl-C at calls and jumps: there is none before the first line of this inner block.
+            try:
+                restore()
+            except BaseException:
+                restore()
+                raise
 
     return called

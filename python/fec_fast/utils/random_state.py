@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import random
 from collections.abc import Callable, Iterator
@@ -11,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from .critical_section import put_back_by
+from .critical_section import put_back_by, surely_closed
 
 
-@contextlib.contextmanager
+@surely_closed
 def restored_randomness() -> Iterator[None]:
     """Restores the random states of Python, NumPy and torch (CPU and GPUs) at the end.
 
@@ -31,7 +30,7 @@ def restored_randomness() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
+@surely_closed
 def restored_torch_randomness() -> Iterator[None]:
     """Restores the random state of torch, of the CPU and of all GPUs that this process uses, at the end.
 

@@ -15,6 +15,7 @@ from .errors import ArgumentError
 from .forward import call_model, copied_inputs, undisturbed
 from .model_index import ModelIndex
 from .modules import device_of
+from .public_call import interruptible
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ def fastest_call(model: nn.Module | ModelIndex, example_inputs: Any, enough: flo
 _FEWEST = 6
 
 
+@interruptible
 def measure_latency(model: nn.Module, example_inputs: Any, min_run_time: float = 1.0) -> float:
     """Measures the time of one call in evaluation mode, without gradients, on as many threads as torch is set to.
 

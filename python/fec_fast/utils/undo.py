@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .critical_section import interrupts_deferred
+from .critical_section import interrupts_deferred, surely_closed
 
 
 class UndoLog:
@@ -96,7 +95,7 @@ class UndoLog:
             self._reversals.pop()
 
 
-@contextmanager
+@surely_closed
 def undone_upon_error() -> Iterator[UndoLog]:
     """Undoes changes if anything is raised in the block, Ctrl-C included. For work that may take long.
 
@@ -112,7 +111,7 @@ def undone_upon_error() -> Iterator[UndoLog]:
         raise
 
 
-@contextmanager
+@surely_closed
 def all_or_nothing() -> Iterator[UndoLog]:
     """Makes changes together or not at all, whatever is raised. For work of milliseconds.
 
