@@ -91,7 +91,7 @@ def check_classification_data(
         InputError: There is no batch, a batch is not a pair of images and labels, a network does not return logits
             ``[B, classes]``, teacher and model differ in the number of classes, or a label is outside the classes.
     """
-    images, labels = images_and_labels(first_batch(loader, "train_loader"))
+    images, labels = images_and_labels(first_batch(loader, "train_loader"), "train_loader")
     classes = _class_count(model, images)
     if teacher is not None and (teacher_classes := _class_count(teacher, images)) != classes:
         raise InputError(f"the teacher has {teacher_classes} classes and the model {classes}")
@@ -100,7 +100,7 @@ def check_classification_data(
     if listed is not None:
         check_labels(listed, classes, "the training data")
     if held_out is not None:
-        images, labels = images_and_labels(first_batch(held_out, "val_loader"))
+        images, labels = images_and_labels(first_batch(held_out, "val_loader"), "val_loader")
         check_labels(labels, _class_count(model, images), "the first batch of val_loader")
 
 

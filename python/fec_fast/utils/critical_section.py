@@ -97,9 +97,14 @@ class InterruptKeeper:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             InterruptKeeper.active = None
 
+    @property
+    def pressed(self) -> bool:
+        """Whether Ctrl-C was pressed since this is the handler."""
+        return self._times > 0
+
     def raise_if_lost(self) -> None:
         """Raises a Ctrl-C that was raised before and is not on its way."""
-        if self._times and not isinstance(sys.exc_info()[1], KeyboardInterrupt):
+        if self.pressed and not isinstance(sys.exc_info()[1], KeyboardInterrupt):
             raise KeyboardInterrupt
 
 

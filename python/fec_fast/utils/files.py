@@ -47,7 +47,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield scratch / path.name
         _flush(scratch / path.name, scratch.stat().st_mode & 0o666)
         os.replace(scratch / path.name, path)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -83,11 +83,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         mode = scratch.stat().st_mode & 0o666
         for entry in [*scratch.rglob("*"), scratch]:
             if entry.is_dir():
-                _flush_folder(entry)
+                flush_folder(entry)
             else:
                 _flush(entry, mode)
         _replace_folder(path, scratch)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
 
 
 def make_folders(folder: Path) -> None:
@@ -99,7 +99,7 @@ def make_folders(folder: Path) -> None:
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for each in missing:
-        _flush_folder(each.parent)
+        flush_folder(each.parent)
 
 
 def is_scratch(path: Path) -> bool:
@@ -179,8 +179,12 @@ def _flush(file: Path, mode: int) -> None:
     file.chmod(mode)
 
 
-def _flush_folder(folder: Path) -> None:
-    """Flushes the names in a folder to the disk: without it a renamed file may have its old name after a power cut."""
+def flush_folder(folder: Path) -> None:
+    """Flushes the names in a folder to the disk: without it a new or renamed file may be gone after a power cut.
+
+    Args:
+        folder: An existing folder.
+    """
     if os.name == "nt":  # folders cannot be opened there
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -46,6 +46,10 @@ def interruptible(function: Callable[_P, _R]) -> Callable[_P, _R]:
             result = function(*args, **kwargs)
             keeper.raise_if_lost()
             return result
+        except Exception as error:
+            if keeper.pressed:  # a context that was not left let another fail
+                raise KeyboardInterrupt from error
+            raise
         finally:
             # CPython looks for Ctrl-C at calls and jumps: there is none before the first line of this inner block.
             try:
