@@ -32,14 +32,15 @@ def restored_randomness() -> Iterator[None]:
 
 @surely_closed
 def restored_torch_randomness() -> Iterator[None]:
-    """Restores the random state of torch, of the CPU and of all GPUs that this process uses, at the end.
+    """Restores the random state of torch, of the CPU and of all GPUs, at the end.
 
     Yields:
         Nothing.
     """
     # Not torch's fork_rng, which Ctrl-C can keep from restoring, and which warns where there are several GPUs.
     cpu = torch.get_rng_state()
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    # Also where no GPU was used so far: a seed that is set now would be the first one's.
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
 
     def restore() -> None:
         torch.set_rng_state(cpu)
