@@ -66,15 +66,27 @@ fec::Formula formula_of(const std::string& compress, const std::string& entropy,
           tau_scale};
 }
 
+// Lets Python's handlers run of the signals that have arrived, such as Ctrl-C; returns whether one has raised.
+bool interrupted() {
+  const PyGILState_STATE state = PyGILState_Ensure();
+  const bool raised = PyErr_CheckSignals() != 0;
+  PyGILState_Release(state);
+  return raised;
+}
+
 int64_t entropies(const std::vector<Row>& rows, const Addresses& results, const std::string& compress,
                   const std::string& entropy, const std::string& axis, double tau, double tau_scale, int threads,
                   const std::string& instruction_set) {
   std::vector<fec::Layer> layers = layers_of(rows);
   set_results(layers, results);
   const fec::Formula formula = formula_of(compress, entropy, axis, tau, tau_scale);
-  const fec::Options options{threads, instruction_set.c_str()};
-  py::gil_scoped_release release;
-  return fec::entropies(layers.data(), static_cast<int64_t>(layers.size()), formula, options);
+  const fec::Options options{threads, instruction_set.c_str(), interrupted};
+  try {
+    py::gil_scoped_release release;
+    return fec::entropies(layers.data(), static_cast<int64_t>(layers.size()), formula, options);
+  } catch (const fec::Interrupted&) {
+    throw py::error_already_set();  // what the handler has raised
+  }
 }
 
 std::vector<std::pair<std::string, bool>> instruction_sets() {
@@ -134,7 +146,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("entropies", &entropies, py::arg("layers"), py::arg("results"), py::kw_only(), py::arg("compress"),
         py::arg("entropy"), py::arg("axis"), py::arg("tau"), py::arg("tau_scale"), py::arg("threads"),
         py::arg("instruction_set") = "",
-        "Writes the entropies of all layers, float64, to one address each; returns -1 or the index of the first layer with a non-finite weight.");
+        "Writes the entropies of all layers, float64, to one address each; returns -1 or the index of the first layer with a non-finite weight. Raises what a handler of a signal raises meanwhile.");
   m.def("instruction_sets", &instruction_sets, "The instruction sets built, with whether this processor has them.");
 #ifdef _OPENMP
   m.attr("threads") = "OpenMP threads";

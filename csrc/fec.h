@@ -40,7 +40,11 @@ inline bool sortable(const Layer& layer, const Formula& formula) {
 struct Options {
   int threads;
   const char* instruction_set;  // empty: the widest that this processor has
+  bool (*interrupted)() = nullptr;  // asked now and then, in the calling thread: whether to give up
 };
+
+// Thrown by `entropies` once `interrupted` has returned true. The results are not valid then.
+struct Interrupted {};
 
 struct InstructionSet {
   const char* name;
@@ -52,7 +56,7 @@ const InstructionSet* instruction_sets();
 
 // Writes the entropies of every filter of every layer. Returns -1, or the index of the first layer with a weight that
 // is not finite (that layer and the later ones are not written). Throws std::invalid_argument for an instruction set
-// that is not usable or a `Sorted` layer that is not sortable, std::bad_alloc when there is no memory.
+// that is not usable or a `Sorted` layer that is not sortable, std::bad_alloc when there is no memory, Interrupted.
 int64_t entropies(const Layer* layers, int64_t count, const Formula& formula, const Options& options);
 
 }  // namespace fec

@@ -11,9 +11,11 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/float_environment.h"
 #include "cpu/layer_task.h"
 #include "cpu/largest_weight.h"
 #include "cpu/parallel_for.h"
+#include "cpu/watch.h"
 
 namespace fec {
 namespace {
@@ -67,13 +69,14 @@ Batch batch_from(int64_t& next, const Layer* layers, int64_t count, const Formul
   return batch;
 }
 
-// Calls body(index, unit, thread) for every unit below counts[index], in any order. The body must not throw.
+// Calls body(index, unit, thread) for every unit below counts[index], in any order, unless it is interrupted. The body
+// must not throw.
 template <class Body>
-void each_unit(const std::vector<int64_t>& counts, int threads, const Body& body) {
+void each_unit(const std::vector<int64_t>& counts, int threads, Watch& watch, const Body& body) {
   std::vector<int64_t> ends;
   int64_t all = 0;
   for (const int64_t count : counts) ends.push_back(all += count);
-  parallel_for(all, threads, [&](int64_t i, int thread) {
+  parallel_for(all, threads, watch, [&](int64_t i, int thread) {
     const auto which = std::upper_bound(ends.begin(), ends.end(), i) - ends.begin();
     body(static_cast<size_t>(which), which == 0 ? i : i - ends[static_cast<size_t>(which) - 1], thread);
   });
@@ -96,9 +99,10 @@ int64_t set_scales(Batch& batch) {
 // The stages of the pipeline, and the memory of the threads.
 class Pipeline {
  public:
-  Pipeline(const Kernels& kernels, int threads) : kernels_(kernels), threads_(threads) {}
+  Pipeline(const Kernels& kernels, const Options& options)
+      : kernels_(kernels), threads_(std::max(options.threads, 1)), watch_(options.interrupted) {}
 
-  // One step: each of the three batches passes its stage.
+  // One step: each of the three batches passes its stage. Throws Interrupted.
   void step(Batch& finishing, Batch& measuring, Batch& looking) {
     make_room(measuring);
     int64_t scratch_bytes = 0;
@@ -116,7 +120,7 @@ class Pipeline {
     for (const auto& most : looking.most) counts.push_back(static_cast<int64_t>(most.size()));
     char* scratch = working_.at_least(threads_ * scratch_bytes);
     const size_t measures = finishing.tasks.size(), looks = measures + measuring.tasks.size();
-    each_unit(counts, threads_, [&](size_t i, int64_t unit, int thread) {
+    each_unit(counts, threads_, watch_, [&](size_t i, int64_t unit, int thread) {
       char* own = scratch + thread * scratch_bytes;
       if (i < measures) {
         finish(finishing.tasks[i], unit, {finishing.kept + finishing.begins[i], own});
@@ -128,6 +132,7 @@ class Pipeline {
         looking.most[i - looks][static_cast<size_t>(unit)] = looking.pieces[i - looks].largest(kernels_, unit);
       }
     });
+    if (watch_.interrupted()) throw Interrupted{};  // units were left out
     for (LayerTask& task : finishing.tasks) {
       if (task.units > 0 && task.way == Way::Filters) join(task);
     }
@@ -153,14 +158,16 @@ class Pipeline {
 
   const Kernels& kernels_;
   int threads_;
+  Watch watch_;
   Workspace keeping_[2], working_;
 };
 
 }  // namespace
 
 int64_t entropies(const Layer* layers, int64_t count, const Formula& formula, const Options& options) {
+  const SubnormalNumbers kept;
   const Kernels& kernels = kernels_named(options.instruction_set);
-  Pipeline pipeline(kernels, std::max(options.threads, 1));
+  Pipeline pipeline(kernels, options);
   Batch finishing, measuring, looking;
   int64_t end = 0;
   do {

@@ -59,7 +59,7 @@ def without_times(history: list[Epoch]) -> list[dict[str, Any]]:
 
 
 class InterruptedLoader:
-    """Held-out data that raises KeyboardInterrupt once it was read ``after`` times."""
+    """Held-out data that raises KeyboardInterrupt once it was read to the end ``after`` times."""
 
     def __init__(self, loader: DataLoader[Any], after: int) -> None:
         self.loader, self.left = loader, after
@@ -67,5 +67,5 @@ class InterruptedLoader:
     def __iter__(self) -> Iterator[Any]:
         if self.left == 0:
             raise KeyboardInterrupt
+        yield from self.loader
         self.left -= 1
-        return iter(self.loader)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..utils.compat import TorchDispatchMode
+from ..utils.critical_section import surely_closed
 from ..utils.model_index import ModelIndex
 from ..utils.running_module import RunningModule
 from .activation_memory import AllocationTracker
@@ -131,7 +131,7 @@ class TracingMode(TorchDispatchMode):
         tensors = [value for value in args if isinstance(value, Tensor)]
         return bool(tensors) and all(self.tracker.is_from_parameters(tensor) for tensor in tensors)
 
-    @contextlib.contextmanager
+    @surely_closed
     def watching(self) -> Iterator[None]:
         """Watches a run on this thread: the operators, and in which module each of them is."""
         with self.running.watching(), self:

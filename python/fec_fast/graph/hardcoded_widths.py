@@ -17,6 +17,7 @@ from torch import nn
 
 from ..utils.code_lines import line_that_raised
 from ..utils.compat import TorchDispatchMode
+from ..utils.critical_section import surely_closed
 from ..utils.errors import InputError
 from ..utils.forward import call_model, copied_inputs, plain_operators, restored_parameters, undisturbed
 from ..utils.model_index import ModelIndex
@@ -68,7 +69,7 @@ def can_run(network: ModelIndex, example_inputs: Any, *, training: bool = False)
     return False
 
 
-@contextlib.contextmanager
+@surely_closed
 def unchanged(network: ModelIndex, mode: TorchDispatchMode, guard: ParameterGuard, training: bool) -> Iterator[None]:
     """Runs a network in a dispatch mode, and leaves it as it was.
 

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..utils.code_lines import line_of_model_code
 from ..utils.compat import TorchDispatchMode
+from ..utils.critical_section import surely_closed
 from ..utils.errors import InputError
 from ..utils.forward import call_model, copied_inputs
 from ..utils.model_index import ModelIndex
@@ -176,7 +177,7 @@ class PlannedRun:
             report.failed_in = modules_that_raised(error.__cause__ or error, network.modules)
         return report
 
-    @contextlib.contextmanager
+    @surely_closed
     def _changed(self, attributes: Sequence[tuple[HeldSize, int | list[int]]]) -> Iterator[None]:
         places = [(self._network.modules[size.module], size.attribute) for size, _ in attributes]
         values = [getattr(module, attribute) for module, attribute in places]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..utils.copying import copied_model
+from ..utils.critical_section import one_thread_at_a_time
 from ..utils.errors import InputError
 from ..utils.model_index import ModelIndex
 from .compared_sizes import find_compared_sizes
@@ -122,7 +123,8 @@ def _turning_point(
 
 def _masked(original: ModelIndex, trace: Trace, count: CountKept) -> ModelIndex:
     """A copy of the original in which removed channels have weights of zero."""
-    masked = ModelIndex.of(copied_model(original))
+    with one_thread_at_a_time():
+        masked = ModelIndex.of(copied_model(original))
     with torch.no_grad():
         for (name, axis), labels in trace.axes.items():
             removed = [position for position in range(len(labels)) if count(labels[position : position + 1]) == 0]

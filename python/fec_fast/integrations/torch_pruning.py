@@ -24,6 +24,7 @@ from ..scoring.backends.registry import resolve
 from ..scoring.formula import Formula
 from ..utils.compat import BatchNormBase
 from ..utils.copying import copied_model
+from ..utils.critical_section import one_thread_at_a_time
 from ..utils.errors import ArgumentError, PlanError, missing_extra, nearest
 from ..utils.forward import call_model
 from ..utils.model_index import ModelIndex
@@ -253,7 +254,8 @@ def _removed_units(partition: LabelPartition, where: str, labels: Sequence[int],
 def _compare_with_replay(model: nn.Module, plan: Plan, steps: Sequence[_HistoryStep], example_inputs: Any) -> None:
     """Raises unless Torch-Pruning, replaying the history, leaves the same indices of every tensor as the plan."""
     index = ModelIndex.of(model)
-    theirs, ours = copied_model(index), copied_model(index)
+    with one_thread_at_a_time():
+        theirs, ours = copied_model(index), copied_model(index)
     try:
         with torch.enable_grad():  # Torch-Pruning finds dependencies by the graph of autograd
             graph = tp.DependencyGraph().build_dependency(theirs, example_inputs, forward_fn=call_model, verbose=False)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload
 
-import safetensors
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..utils.errors import ArgumentError, CheckpointError, nearest
+from ..utils.errors import ArgumentError, CheckpointError, PlanError, nearest
 from ..utils.files import atomic_folder, sha256
 from ..utils.model_index import ModelIndex
 from ..utils.modules import unwrap, unwrap_for_surgery
+from ..utils.tensor_files import metadata_of, tensors_of_bytes, write_tensors
+from ..utils.undo import all_or_nothing
 from .plan import Plan, check_plan
+from .shapes import persistent_shapes, shapes_fingerprint
 from .surgery import prune_in_place
 
 _FORMAT = "fec_fast.checkpoint"
@@ -52,9 +54,9 @@ def save(*args: Any, **kwargs: Any) -> Path:  # noqa: D417 (describes the parame
 
     Call it as ``save(result, folder)`` or as ``save(model, plan, folder)``. Both write the same files.
 
-    The files are written into a temporary folder beside, which is then renamed. On Linux, an older checkpoint of that
-    name is replaced by one exchange. Elsewhere it is moved aside first, and a crash at that moment leaves it beside
-    under a name that ends in ``.old``.
+    The files are written into a scratch folder beside, which is then renamed. On Linux, an older checkpoint of that
+    name is replaced by one exchange. Elsewhere it is moved aside first, and a kill at that moment leaves it beside
+    under a name that ends in ``.fec-old``.
 
     Args:
         result: The result of pruning. Its ``model`` may have been fine-tuned since.
@@ -69,13 +71,16 @@ def save(*args: Any, **kwargs: Any) -> Path:  # noqa: D417 (describes the parame
     Raises:
         ArgumentError: The arguments match neither form, or one of them has the wrong type.
         CheckpointError: The folder holds something else, or the model has a state that is not a tensor.
+        PlanError: The plan leaves other names or shapes than the model has.
+        OSError: The disk is full, or the folder cannot be written to. After any error an older checkpoint is whole.
     """
     model, plan, folder = _save_arguments(args, kwargs)
     target = check_destination(folder)
     tensors, aliases = _unique(_state(unwrap(model)))
+    _check_pruned_by(plan, model)
     with atomic_folder(target) as temporary:
         (temporary / _PLAN).write_text(plan.to_json(), encoding="utf-8")
-        save_file(tensors, temporary / _WEIGHTS, metadata={"format": "pt", "aliases": json.dumps(aliases)})
+        write_tensors(temporary / _WEIGHTS, tensors, {"format": "pt", "aliases": json.dumps(aliases)})
         files = {
             name: {"bytes": (temporary / name).stat().st_size, "sha256": sha256(temporary / name)}
             for name in (_PLAN, _WEIGHTS)
@@ -83,6 +88,21 @@ def save(*args: Any, **kwargs: Any) -> Path:  # noqa: D417 (describes the parame
         manifest = {"format": _FORMAT, "version": _VERSION, "files": files}
         (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     return target
+
+
+def _check_pruned_by(plan: Plan, model: nn.Module) -> None:
+    """Raises unless a model has the shapes that a plan leaves: together they could not be loaded."""
+    shapes = persistent_shapes(ModelIndex.of(model))
+    if shapes_fingerprint(shapes) == plan.pruned_fingerprint:
+        return
+    if shapes_fingerprint(shapes) == plan.fingerprint:
+        raise PlanError("save: the model is not pruned yet: call apply_plan(model, plan) before, or give result.model")
+    remedy = "give the model that this plan has made, with the parameters and buffers it had"
+    for name, shape in plan.new_shapes.items():
+        if shapes.get(name) != shape:
+            has = f"has {name} of shape {list(shapes[name])}" if name in shapes else f"lacks {name}"
+            raise PlanError(f"save: the plan is for another model: this one {has}, it leaves {list(shape)}; {remedy}")
+    raise PlanError(f"save: the plan is for another model: the names or shapes of its tensors differ; {remedy}")
 
 
 def _save_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[nn.Module, Plan, str | os.PathLike[str]]:
@@ -139,29 +159,23 @@ def load(model: Model, folder: str | os.PathLike[str]) -> Model:
         The same model: pruned, with the weights and dtypes of the checkpoint, on the devices and in the mode it had.
 
     Raises:
-        CheckpointError: The checkpoint is missing, truncated, edited, or does not fit the model.
+        CheckpointError: The checkpoint is missing, truncated, edited, does not fit the model, or was replaced while it
+            was read.
         PlanError: The plan is for another model.
         ArgumentError: Not a module, or wrapped by ``DistributedDataParallel``.
-        WeightError: The parameters are sharded (FSDP, DTensor). After any error the model is unchanged.
+        WeightError: The parameters are sharded (FSDP, DTensor). After any error, and after Ctrl-C, the model is
+            unchanged.
     """
     index = ModelIndex.of(unwrap_for_surgery(model))
-    path = _verified(folder)
-    plan = _parse_plan(path)
-    check_plan(plan, index)
-    state = _state(index.model)
-    weights = _matching_weights(state, plan, path)
-
-    prune_in_place(index, plan)  # the tensors in `state` stay the same objects
-    # Nothing below can fail: names, shapes and dtypes were compared, and every tensor is on its device already.
-    with torch.no_grad():
-        for name, tensor in state.items():
-            new = weights[name]
-            if tensor.dtype == new.dtype:
-                tensor.copy_(new)
-            else:
-                tensor.grad = None  # a gradient must have the dtype of its parameter
-                tensor.data = new
-    return model
+    with torch.inference_mode(False):  # or the new tensors could not be trained
+        path, contents = _verified_contents(folder)
+        plan = _parse_plan(contents[_PLAN])
+        check_plan(plan, index)
+        weights = _matching_weights(_state(index.model), plan, path, contents.pop(_WEIGHTS))
+        # Everything was checked: names, shapes and dtypes were compared, and every tensor is on its device already.
+        with all_or_nothing() as undo:
+            prune_in_place(index, plan, undo, weights)
+            return model
 
 
 def read_plan(folder: str | os.PathLike[str]) -> Plan:
@@ -176,7 +190,8 @@ def read_plan(folder: str | os.PathLike[str]) -> Plan:
     Raises:
         CheckpointError: The checkpoint is missing, truncated or edited.
     """
-    return _parse_plan(_verified(folder))
+    _, contents = _verified_contents(folder)
+    return _parse_plan(contents[_PLAN])
 
 
 def check_destination(folder: str | os.PathLike[str]) -> Path:
@@ -202,25 +217,35 @@ def check_destination(folder: str | os.PathLike[str]) -> Path:
                 f"give the name of a new folder"
             )
         if any(target.iterdir()):
-            _read_manifest(target)  # files with the right names might still belong to another program
+            _parse_manifest(target, _read(target, _MANIFEST))  # the files might still belong to another program
     return target
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    """Reads and checks the content of ``checkpoint.json``."""
+def _read(folder: Path, name: str) -> bytes:
+    """Reads a file of a checkpoint."""
     if not folder.is_dir():
         raise CheckpointError(f"there is no checkpoint folder {folder}")
+    try:
+        return (folder / name).read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        if name == _MANIFEST:
+            raise CheckpointError(f"{folder} is not a checkpoint: it has no {name}") from None
+        raise CheckpointError(f"{folder} is incomplete: it has no {name}") from None
+    except OSError as error:
+        raise CheckpointError(f"{folder / name} cannot be read: {error}") from error
+
+
+def _parse_manifest(folder: Path, content: bytes) -> dict[str, Any]:
+    """Checks the content of ``checkpoint.json``."""
     file = folder / _MANIFEST
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        format_and_version = (content["format"], content["version"])
+        manifest = json.loads(content.decode("utf-8"))
+        format_and_version = (manifest["format"], manifest["version"])
         is_complete = all(
-            isinstance(content["files"][name][key], kind)
+            isinstance(manifest["files"][name][key], kind)
             for name in (_PLAN, _WEIGHTS)
             for key, kind in (("bytes", int), ("sha256", str))
         )
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} is not a checkpoint: it has no {_MANIFEST}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{file} is damaged ({type(error).__name__}: {error}); save the checkpoint again"
@@ -232,27 +257,39 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         )
     if not is_complete:
         raise CheckpointError(f"{file} is damaged: sizes and checksums are missing; save the checkpoint again")
-    return dict(content)
+    return dict(manifest)
 
 
-def _verified(folder: str | os.PathLike[str]) -> Path:
-    """Returns the path of a checkpoint after comparing its files with the sizes and checksums in its manifest."""
+def _verified_contents(folder: str | os.PathLike[str]) -> tuple[Path, dict[str, bytes]]:
+    """Returns a checkpoint's path and the contents of its plan and weights, which match the manifest's checksums.
+
+    Each file is read once, and what was compared is what is used: another process may replace the checkpoint at any
+    moment, and the plan of one must not meet the weights of another.
+    """
     path = Path(folder)
-    manifest = _read_manifest(path)
-    for name, expected in ((name, manifest["files"][name]) for name in (_PLAN, _WEIGHTS)):
-        file = path / name
-        if not file.is_file():
-            raise CheckpointError(f"{path} is incomplete: it has no {name}")
-        size = file.stat().st_size
-        if size != expected["bytes"]:
-            raise CheckpointError(f"{file} has {size} bytes, {_MANIFEST} says {expected['bytes']}: truncated?")
-        if sha256(file) != expected["sha256"]:
-            raise CheckpointError(f"{file} has another SHA-256 than {_MANIFEST} says: edited or damaged")
-    return path
+    manifest_content = _read(path, _MANIFEST)
+    expected = _parse_manifest(path, manifest_content)["files"]
+    contents: dict[str, bytes] = {}
+    for name in (_PLAN, _WEIGHTS):
+        try:
+            contents[name] = _read(path, name)
+            _check_content(path / name, contents[name], expected[name])
+        except CheckpointError as error:
+            if path.is_dir() and _read(path, _MANIFEST) != manifest_content:
+                raise CheckpointError(f"{path} was replaced by another checkpoint meanwhile; load it again") from error
+            raise
+    return path, contents
 
 
-def _parse_plan(path: Path) -> Plan:
-    return Plan.from_json((path / _PLAN).read_text(encoding="utf-8"))
+def _check_content(file: Path, content: bytes, expected: dict[str, Any]) -> None:
+    if len(content) != expected["bytes"]:
+        raise CheckpointError(f"{file} has {len(content)} bytes, {_MANIFEST} says {expected['bytes']}: truncated?")
+    if hashlib.sha256(content).hexdigest() != expected["sha256"]:
+        raise CheckpointError(f"{file} has another SHA-256 than {_MANIFEST} says: edited or damaged")
+
+
+def _parse_plan(content: bytes) -> Plan:
+    return Plan.from_json(content.decode("utf-8"))
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
@@ -295,24 +332,24 @@ def _unique(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]
     return tensors, aliases
 
 
-def _matching_weights(state: dict[str, Tensor], plan: Plan, path: Path) -> dict[str, Tensor]:
+def _matching_weights(state: dict[str, Tensor], plan: Plan, path: Path, content: bytes) -> dict[str, Tensor]:
     """Reads the weights of a checkpoint and checks that they fit a model after pruning.
 
     Args:
         state: The parameters and persistent buffers of the model before pruning.
         plan: The plan that will be applied to it.
         path: The checkpoint.
+        content: The content of its file of weights.
 
     Returns:
         For each name in ``state`` the new value, on the device of the old one. Tied tensors get one value.
     """
+    stored = tensors_of_bytes(content, path / _WEIGHTS)
     try:
-        with safetensors.safe_open(path / _WEIGHTS, framework="pt") as file:
-            aliases: dict[str, str] = json.loads((file.metadata() or {}).get("aliases", "{}"))
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path / _WEIGHTS} cannot be read: {error}") from error
-    stored.update({name: stored[first_name] for name, first_name in aliases.items()})
+        aliases: dict[str, str] = json.loads(metadata_of(content).get("aliases", "{}"))
+        stored.update({name: stored[first_name] for name, first_name in aliases.items()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path / _WEIGHTS} cannot be read: {type(error).__name__}: {error}") from error
 
     for name in stored:
         if name not in state:

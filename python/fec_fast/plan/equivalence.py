@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..utils.critical_section import one_thread_at_a_time
 from ..utils.errors import ArgumentError, EquivalenceError, InputError, list_some
 from ..utils.forward import describe_tensors
 from ..utils.model_index import ModelIndex
+from ..utils.public_call import interruptible
 from ..utils.text import counted
 from .kept_statistics import KeptStatistics
 from .plan import Plan, check_plan
@@ -75,6 +77,7 @@ class Proof:
         return "\n".join([*lines, *(f"proof: {note}" for note in self.notes)])
 
 
+@interruptible
 def verify_equivalence(
     original: nn.Module, pruned: nn.Module, plan: Plan, example_inputs: Any, *, tolerance: float | None = None
 ) -> float:
@@ -132,6 +135,11 @@ def prove(
     if tolerance is not None and not (0 <= tolerance < math.inf):
         raise ArgumentError(f"tolerance={tolerance}: give a number of 0 or more, or None")
     check_plan(plan, index)
+    with one_thread_at_a_time():  # what another thread's run has changed for its time must not be taken for the model's
+        return _prove(index, pruned, plan, example_inputs, tolerance)
+
+
+def _prove(index: ModelIndex, pruned: ModelIndex, plan: Plan, example_inputs: Any, tolerance: float | None) -> Proof:
     check_values(index, pruned, plan)
     comparison = _first_run(index, pruned, plan, example_inputs, tolerance)
     drawn = drawn_inputs(example_inputs, 0)

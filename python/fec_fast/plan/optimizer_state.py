@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from ..utils.compat import tree_leaves
 from ..utils.errors import ArgumentError, PlanError
 from ..utils.model_index import ModelIndex
+from ..utils.undo import all_or_nothing
 from .plan import Plan
 from .shapes import fingerprint
 from .surgery import select_kept
@@ -52,7 +53,7 @@ def remap_optimizer(optimizer: Optimizer, plan: Plan, model: nn.Module) -> None:
             f"the {type(optimizer).__name__} holds no parameter of this model: give the model that it trains"
         )
     # All checks come before the first change. The pruned tensors are computed here too, so only assignments remain.
-    changes: list[tuple[dict[str, Any], str, Tensor, Tensor]] = []
+    changes: list[tuple[dict[str, Any], str, Tensor]] = []
     for parameter in parameters:
         name = index.first_names[id(parameter)]
         shape = plan.shapes.get(name, list(parameter.shape))
@@ -60,14 +61,11 @@ def remap_optimizer(optimizer: Optimizer, plan: Plan, model: nn.Module) -> None:
         for key, value in state.items():
             _check_state(f"{name}: {key}", value, shape, parameter)
             if name in plan.keep and isinstance(value, Tensor) and value.dim():
-                changes.append((state, key, value, select_kept(value.detach(), plan.keep[name])))
-    try:
-        for state, key, _, new in changes:
+                changes.append((state, key, select_kept(value.detach(), plan.keep[name])))
+    with all_or_nothing() as undo:
+        for state, key, new in changes:
+            undo.entry(state, key)
             state[key] = new
-    except BaseException:  # an interrupt between two assignments
-        for state, key, old, _ in changes:
-            state[key] = old
-        raise
 
 
 def _check_applied(plan: Plan, index: ModelIndex) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from ..utils.computed_weights import computed_attributes, recompute
 from ..utils.copying import copied_model
+from ..utils.critical_section import one_thread_at_a_time
 from ..utils.model_index import ModelIndex
 from ..utils.modules import named_tensors, unwrap_for_surgery
 from ..utils.number_attributes import in_type_of
+from ..utils.undo import UndoLog, all_or_nothing, set_data
 from .plan import Plan, check_plan
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -33,57 +35,73 @@ def apply_plan(model: nn.Module, plan: Plan) -> None:
     Raises:
         PlanError: The plan is for another model.
         ArgumentError: Not a module, or wrapped by ``DistributedDataParallel``.
-        WeightError: The parameters are sharded (FSDP, DTensor). After any error the model is unchanged.
+        WeightError: The parameters are sharded (FSDP, DTensor). After any error, and after Ctrl-C, the model is
+            unchanged.
     """
     index = ModelIndex.of(unwrap_for_surgery(model))
     check_plan(plan, index)
-    prune_in_place(index, plan)
+    with all_or_nothing() as undo:
+        prune_in_place(index, plan, undo)
 
 
-def prune_in_place(index: ModelIndex, plan: Plan) -> None:
+def prune_in_place(index: ModelIndex, plan: Plan, undo: UndoLog, values: Mapping[str, Tensor] | None = None) -> None:
     """Prunes a model in place by a plan that is known to fit.
 
     Args:
         index: The index of the model before pruning. Its tensors stay the same objects; their shapes change.
         plan: A plan that :func:`fec_fast.plan.plan.check_plan` has accepted for this model.
+        undo: Where each change is announced; see :func:`fec_fast.utils.undo.all_or_nothing`.
+        values: What tensors become, by name, on their devices and of their shapes after pruning, in any dtype of the
+            same kind; all names of a tied tensor have one value. By default every tensor keeps its own values.
     """
     with torch.inference_mode(False):  # or the new tensors could not be trained
-        _prune_in_place(index, plan)
+        _prune_in_place(index, plan, undo, {} if values is None else values)
 
 
-def _prune_in_place(index: ModelIndex, plan: Plan) -> None:
+def _prune_in_place(index: ModelIndex, plan: Plan, undo: UndoLog, values: Mapping[str, Tensor]) -> None:
     # All new tensors are made before the first change: running out of memory here leaves the model unchanged.
-    pruned: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}
-    for name, axes in plan.keep.items():
-        tensor = index.tensors[name]
-        if id(tensor) not in pruned:  # a tied tensor is listed under each of its names and pruned once
-            grad = None if tensor.grad is None else select_kept(tensor.grad.detach(), axes)
-            pruned[id(tensor)] = (tensor, select_kept(tensor.detach(), axes), grad)
-    # The undo log: each step's reversal is stored before the step itself, so that an exception in the middle of a step
-    # (even Ctrl-C) undoes that step too. A reversal that had nothing to reverse sets the value that is there already.
-    undo: list[Callable[[], None]] = []
-    try:
-        for tensor, data, grad in pruned.values():
-            undo.append(_restore_tensor(tensor))
-            _set_data(tensor, data, grad)
-        for name, values in plan.attributes.items():
-            for attribute, value in values.items():
-                undo.append(_restore_attribute(index.modules[name], attribute))
-                setattr(index.modules[name], attribute, value)
-        for name, attributes in plan.sizes.items():
-            for attribute, values in attributes.items():
-                undo.append(_restore_attribute(index.modules[name], attribute))
-                _set_size(index.modules[name], attribute, values["after"])
-        for module in index.modules.values():
-            undo += [_restore_attribute(module, attribute) for attribute in computed_attributes(module)]
+    new_data: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}
+    written: dict[int, tuple[Tensor, Tensor]] = {}
+    taken: set[int] = set()
+    for name in {**plan.keep, **values}:
+        tensor, axes, value = index.tensors[name], plan.keep.get(name), values.get(name)
+        if id(tensor) in new_data or id(tensor) in written:  # a tied tensor has several names and is changed once
+            continue
+        if axes is None and value is not None and value.dtype == tensor.dtype:
+            written[id(tensor)] = tensor, value
+            continue
+        grad = tensor.grad
+        if value is None:
+            data = select_kept(tensor.detach(), axes or {})
+        else:
+            data = value.contiguous(memory_format=_memory_format(tensor))
+            if id(value) in taken:  # two tensors that were tied in the file, but are not here
+                data = data.clone()
+            taken.add(id(value))
+            grad = grad if value.dtype == tensor.dtype else None  # a gradient has the dtype of its parameter
+        new_data[id(tensor)] = tensor, data, None if grad is None else select_kept(grad.detach(), axes or {})
+    for tensor, data, grad in new_data.values():
+        undo.tensor(tensor)
+        set_data(tensor, data, grad)
+    for tensor, value in written.values():
+        undo.values(tensor)
         with torch.no_grad():
-            recompute(index.modules.values())
-        for tensor, data, _ in pruned.values():
-            _reset_gradient_accumulator(tensor, data)
-    except BaseException:
-        for reverse in reversed(undo):
-            reverse()
-        raise
+            tensor.copy_(value)
+    for name, attributes in plan.attributes.items():
+        for attribute, number in attributes.items():
+            undo.attribute(index.modules[name], attribute)
+            setattr(index.modules[name], attribute, number)
+    for name, sizes in plan.sizes.items():
+        for attribute, numbers in sizes.items():
+            undo.attribute(index.modules[name], attribute)
+            _set_size(index.modules[name], attribute, numbers["after"])
+    for module in index.modules.values():
+        for attribute in computed_attributes(module):
+            undo.attribute(module, attribute)
+    with torch.no_grad():
+        recompute(index.modules.values())
+    for tensor, data, _ in new_data.values():
+        _reset_gradient_accumulator(tensor, data)
 
 
 def pruned_copy(index: ModelIndex, plan: Plan) -> nn.Module:
@@ -96,7 +114,8 @@ def pruned_copy(index: ModelIndex, plan: Plan) -> nn.Module:
     Returns:
         The smaller copy: equal to what :func:`apply_plan` makes of a deep copy, but the full-size copy never exists.
     """
-    with torch.inference_mode(False):  # or the copy could not be trained
+    # Inside inference mode the copy could not be trained.
+    with torch.inference_mode(False), one_thread_at_a_time():
         return _pruned_copy(index, plan)
 
 
@@ -152,9 +171,7 @@ def select_kept(
     Returns:
         A new dense tensor in memory of its own, channels-last if the given one is.
     """
-    memory_format, channels_last = torch.contiguous_format, _CHANNELS_LAST.get(tensor.dim())
-    if channels_last and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=channels_last):
-        memory_format = channels_last
+    memory_format = _memory_format(tensor)
     for axis, indices in axes.items():
         key = id(indices), tensor.device
         selection = None if indices_as_tensors is None else indices_as_tensors.get(key)
@@ -166,22 +183,12 @@ def select_kept(
     return tensor.contiguous(memory_format=memory_format)
 
 
-def _set_data(tensor: Tensor, data: Tensor, grad: Tensor | None) -> None:
-    # Torch compares the shapes when a gradient is set, so the data must be there first. The old gradient is removed
-    # before that, so that data and gradient never differ in shape.
-    tensor.grad = None
-    tensor.data = data
-    tensor.grad = grad
-
-
-def _restore_tensor(tensor: Tensor) -> Callable[[], None]:
-    data, grad = tensor.data, tensor.grad
-    return lambda: _set_data(tensor, data, grad)
-
-
-def _restore_attribute(module: nn.Module, attribute: str) -> Callable[[], None]:
-    value = getattr(module, attribute)
-    return lambda: setattr(module, attribute, value)
+def _memory_format(tensor: Tensor) -> torch.memory_format:
+    """Channels-last for a tensor that lies so in memory, otherwise contiguous."""
+    channels_last = _CHANNELS_LAST.get(tensor.dim())
+    if channels_last and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=channels_last):
+        return channels_last
+    return torch.contiguous_format
 
 
 def _set_size(module: nn.Module, attribute: str, numbers: int | list[int]) -> None:

@@ -16,6 +16,7 @@ from ..scoring.formula import Formula
 from ..utils.errors import ArgumentError, list_some
 from ..utils.html import html_panel
 from ..utils.model_index import ModelIndex
+from ..utils.public_call import interruptible
 from ..utils.text import counted, text_table
 from .allocation.allocate import AllocationRequest
 from .arguments import check_norms
@@ -129,6 +130,7 @@ def _some(names: Sequence[str]) -> str:
     return list_some(names) if names else ""
 
 
+@interruptible
 def couplings(model: nn.Module, example_inputs: Any, *, ignore: Sequence[str] = (), norms: str = "exact") -> Couplings:
     """Lists the coupled channels that :func:`fec_fast.prune` would choose from.
 

@@ -15,6 +15,7 @@ from ..scoring.layers import TRANSPOSED, read_weight
 from ..utils.errors import ArgumentError, LayerError, nearest
 from ..utils.html import html_panel
 from ..utils.model_index import ModelIndex
+from ..utils.public_call import interruptible
 from ..utils.text import counted
 
 
@@ -120,6 +121,7 @@ class LayerExplanation:
         return "\n".join([self.heading(), *map(str, self.filters)])
 
 
+@interruptible
 def explain(plan: Plan, layer: str, model: nn.Module | None = None, *, neighbours: int = 3) -> LayerExplanation:
     """Explains which filters of a layer were removed, and by which scores.
 

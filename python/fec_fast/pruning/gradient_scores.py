@@ -130,7 +130,7 @@ def _gradients(
         number += used
         for start, end in [(at, at + 1) for at in range(used)] if per_image else [(0, used)]:
             with undisturbed(index), torch.enable_grad():
-                logits = functional_call(index.model, weights, (images[start:end].to(device),))
+                logits = functional_call(index.model, weights, (images[start:end].to(device, copy=True),))
                 if not isinstance(logits, Tensor) or logits.ndim != 2:
                     raise InputError(
                         f"criterion={criterion!r} needs a classifier: {type(index.model).__name__} returns "

@@ -24,6 +24,7 @@ from ..scoring.formula import Formula
 from ..utils.errors import ArgumentError
 from ..utils.html import html_panel, share_bar
 from ..utils.model_index import ModelIndex
+from ..utils.public_call import interruptible
 from ..utils.text import change, short_number
 from ..utils.timing import Latency, compare_latency
 from .allocation.allocate import AllocationRequest, Ratios
@@ -100,6 +101,7 @@ class PruneResult:
         """
         return replace(self, plan=self.plan.with_notes(recovery.note), recovery=recovery)
 
+    @interruptible
     def latency(self, original: nn.Module, example_inputs: Any, *, min_run_time: float = 1.0) -> Latency:
         """Measures how long one call takes before and after pruning, in evaluation mode, with torch's threads.
 
@@ -195,6 +197,7 @@ class PruneResult:
         return "\n".join(lines)
 
 
+@interruptible
 def prune(
     model: nn.Module,
     example_inputs: Any,
@@ -297,9 +300,9 @@ def prune(
     trial = find_plan(context, request, verify=verify)
     context, counts, plan, pruned, proof = trial.context, trial.counts, trial.plan, trial.pruned, trial.proof
     for message in [*unseen_parts(trial), *kept_for_norms(context.coupling)]:
-        warnings.warn(message, stacklevel=2)
+        warnings.warn(message, stacklevel=3)  # of the caller: @interruptible is between
     if not any(counts) and budget is None and (ratio is None or ratio > 0):
-        warnings.warn("nothing was pruned: the ratios are too small for these widths and round_to", stacklevel=2)
+        warnings.warn("nothing was pruned: the ratios are too small for these widths and round_to", stacklevel=3)
     before = counts_of(context.index, context.trace.macs_by_layer())
     sizes = SizeModel(context.index, context.trace, context.coupling)
     after = counts_of(pruned, sizes.macs_by_layer(counts))

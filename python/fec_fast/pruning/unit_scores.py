@@ -244,7 +244,10 @@ def _apply_criterion(function: Criterion, sides_of_layer: Sequence[LayerSide], w
     if function in (l1, l2):
         results = _norms_of_sides(function, weight, axes, use.groups)
     else:
-        results = [function(as_filters(weight, axis, use.groups).float()) for axis in axes]
+        filters = [as_filters(weight, axis, use.groups).float() for axis in axes]
+        # A function of the user's is given copies, which it may write to.
+        is_ours = function in CLASSICAL_CRITERIA.values()
+        results = [function(each if is_ours else each.clone()) for each in filters]
     checked = []
     for axis, result in zip(axes, results, strict=True):
         values = torch.as_tensor(result).detach().to("cpu", torch.float64)

@@ -10,12 +10,16 @@ import torch
 from torch import nn
 
 from ..utils.compat import BatchNormBase
+from ..utils.critical_section import put_back_by
 from ..utils.errors import InputError
 from ..utils.forward import call_model, map_tensors, restored_modes
 from ..utils.modules import device_of, unwrap
+from ..utils.public_call import interruptible
+from ..utils.undo import undone_upon_error
 from .calibration import count_images, inputs_from
 
 
+@interruptible
 def recalibrate(model: nn.Module, loader: Iterable[Any]) -> None:
     """Re-estimates the means and variances of a model's batch norms, in place.
 
@@ -37,29 +41,44 @@ def recalibrate(model: nn.Module, loader: Iterable[Any]) -> None:
             images make a statistic NaN or infinite. The model is unchanged.
         ArgumentError: Not a module.
     """
+    if not reestimate(model, loader):
+        kind = type(unwrap(model)).__name__
+        warnings.warn(f"{kind} has no batch norm: there is nothing to recalibrate", stacklevel=3)
+
+
+def reestimate(model: nn.Module, loader: Iterable[Any]) -> bool:
+    """Does what :func:`recalibrate` does, without a warning.
+
+    Args:
+        model: See :func:`recalibrate`.
+        loader: See :func:`recalibrate`.
+
+    Returns:
+        Whether the model has batch norms that keep statistics.
+
+    Raises:
+        FecError: As :func:`recalibrate` says.
+    """
     model = unwrap(model)
     norms = [m for m in model.modules() if isinstance(m, BatchNormBase) and m.track_running_stats]
     if not norms:
-        warnings.warn(f"{type(model).__name__} has no batch norm: there is nothing to recalibrate", stacklevel=2)
-        return
+        return False
     momenta = [(norm, norm.momentum) for norm in norms]
-    statistics = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
-    succeeded = False
-    try:
-        with restored_modes(model):
-            model.eval()
-            for norm in norms:
-                norm.train()
-                norm.reset_running_stats()
-            _average_statistics(model, norms, loader)
-        succeeded = True
-    finally:
+
+    def restore_momenta() -> None:
         for norm, momentum in momenta:
             norm.momentum = momentum
-        if not succeeded:
-            with torch.no_grad():
-                for buffer, value in statistics:
-                    buffer.copy_(value)
+
+    with undone_upon_error() as undo, put_back_by(restore_momenta), restored_modes(model):
+        for norm in norms:
+            for buffer in norm.buffers():
+                undo.values(buffer)
+        model.eval()
+        for norm in norms:
+            norm.train()
+            norm.reset_running_stats()
+        _average_statistics(model, norms, loader)
+    return True
 
 
 def _average_statistics(model: nn.Module, norms: list[BatchNormBase], loader: Iterable[Any]) -> None:
@@ -73,7 +92,7 @@ def _average_statistics(model: nn.Module, norms: list[BatchNormBase], loader: It
             # batch and makes the result the plain average over all images so far.
             for norm in norms:
                 norm.momentum = number / images_so_far
-            call_model(model, map_tensors(lambda image: image.to(device), images))
+            call_model(model, map_tensors(lambda image: image.to(device, copy=True), images))
     if not images_so_far:
         raise InputError("the loader to recalibrate on is empty: give one that yields images")
     for name, module in model.named_modules():

@@ -52,7 +52,7 @@ def _takes_image_lists(model: nn.Module | ModelIndex, batch: Any) -> bool:
     if not _is_image_list(batch):
         return True
     network = model.model if isinstance(model, ModelIndex) else model
-    images = [image.to(device_of(network)) for image in batch]
+    images = [image.to(device_of(network), copy=True) for image in batch]
     with undisturbed(model):
         try:
             call_model(network, images)

@@ -15,12 +15,14 @@ from ..plan.plan import Plan, check_plan
 from ..plan.shapes import fingerprint
 from ..utils.compat import storage_id
 from ..utils.copying import copied_model
+from ..utils.critical_section import one_thread_at_a_time
 from ..utils.errors import ArgumentError, InputError, PlanError, WeightError
 from ..utils.forward import tensors_in
 from ..utils.model_index import ModelIndex
 from ..utils.modules import unwrap_for_surgery
 from ..utils.precision import full_float32
 from ..utils.progress import progress_bar
+from ..utils.public_call import interruptible
 from ..utils.text import text_table
 from .calibration import DATA_FREE, calibration_batches, count_images
 from .data_free import fit_on_noise
@@ -84,6 +86,7 @@ class Compensation:
         return "\n".join([self.note, text_table(header, rows, "lrrrrrr"), *left])
 
 
+@interruptible
 def compensate(
     original: nn.Module,
     pruned: nn.Module,
@@ -157,13 +160,13 @@ def compensate(
         def make_fits(original: ModelIndex, pruned: ModelIndex) -> LayerFits:
             return LayerFits(original, pruned, plan, ridge or NOISE_RIDGE, rows, int(memory * 2**30))
 
-        with full_float32():
+        with one_thread_at_a_time(), full_float32():
             fits = fit_on_noise(before, after, plan, example_inputs, make_fits, progress)
         if fits.left and not fits.records:
             layer, reason = next(iter(fits.left.items()))
             warnings.warn(
                 f"nothing was recovered: {len(fits.left)} layers were left as they were, such as {layer!r}: {reason}",
-                stacklevel=2,
+                stacklevel=3,
             )
         return Compensation(DATA_FREE, 0, 0, tuple(fits.records), dict(fits.left))
     batches = calibration_batches(calibration, images, before)
@@ -172,9 +175,9 @@ def compensate(
         raise InputError(
             f"{number} calibration image(s) are too few: give at least {FEWEST_IMAGES}, better some hundreds"
         )
-    small = ModelIndex.of(copied_model(after))
-    fits = LayerFits(before, small, plan, ridge, rows, int(memory * 2**30))
-    with full_float32():
+    with one_thread_at_a_time(), full_float32():
+        small = ModelIndex.of(copied_model(after))
+        fits = LayerFits(before, small, plan, ridge, rows, int(memory * 2**30))
         with progress_bar("original", len(batches), shown=progress) as done:
             batches = list(fits.gather_targets(batches, done))
         with progress_bar("layers", fits.layers, shown=progress) as done:
@@ -185,7 +188,7 @@ def compensate(
         warnings.warn(
             f"{used} of {number} calibration images were used: memory={memory:g} GiB is not enough for what the model "
             "computes on more of them at a time; give more memory",
-            stacklevel=2,
+            stacklevel=3,
         )
     return Compensation("least squares", used, number, tuple(fits.records), dict(fits.left))
 

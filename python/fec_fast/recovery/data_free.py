@@ -113,8 +113,10 @@ def copy_on_noise(index: ModelIndex, example_inputs: Any) -> CopyOnNoise:
             raise WeightError(f"layer {layer!r}: {name} has NaN or infinite values: nothing to fit to", layer=layer)
     front = _FrontMode(index)
     with undisturbed(index), front:
-        call_model(index.model, map_tensors(lambda tensor: tensor.to(device_of(index.model)), example_inputs))
-    copied, batches = ModelIndex.of(copied_model(index)), noise_batches(example_inputs)
+        device = device_of(index.model)
+        call_model(index.model, map_tensors(lambda tensor: tensor.to(device, copy=True), example_inputs))
+        copied = ModelIndex.of(copied_model(index))
+    batches = noise_batches(example_inputs)
     if _statistics_of(copied):
         recalibrate(copied.model, [(batch,) for batch in batches])
     return CopyOnNoise(copied, batches, front.layers)

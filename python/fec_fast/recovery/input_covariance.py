@@ -73,7 +73,7 @@ def gather_input_covariances(
     with undisturbed(index), full_float32():
         for batch in batches:
             mode.seeds = image_seeds(batch)
-            inputs = map_tensors(lambda leaf: leaf.to(device), batch)
+            inputs = map_tensors(lambda leaf: leaf.to(device, copy=True), batch)
             with mode:
                 call_model(index.model, inputs)
     return {name: sums.layer_inputs() for name, sums in mode.sums.items()}

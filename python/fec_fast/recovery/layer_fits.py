@@ -20,6 +20,8 @@ from ..utils.errors import InputError
 from ..utils.forward import call_model, evaluation_mode, map_tensors, tensors_in, undisturbed
 from ..utils.model_index import ModelIndex
 from ..utils.modules import device_of
+from ..utils.random_state import restored_torch_randomness
+from ..utils.undo import all_or_nothing
 from .arrivals import Arrival, ArrivalMode, addend_rows, check_rows
 from .calibration import count_images, image_seeds
 from .layer_calls import LayerCall
@@ -207,7 +209,7 @@ class LayerFits:
             if name in self._several:
                 raise _BeginAnew
 
-        with torch.random.fork_rng(), evaluation_mode(self.pruned.model):
+        with restored_torch_randomness(), evaluation_mode(self.pruned.model):
             while True:
                 self._arrived.clear()
                 self._open = None
@@ -323,15 +325,10 @@ def write_tensors(index: ModelIndex, values: Mapping[str, Tensor]) -> None:
         index: The index of the model.
         values: The new values, by name.
     """
-    before = {name: index.tensors[name].detach().clone() for name in values}
-    with torch.no_grad():
-        try:
-            for name, value in values.items():
-                index.tensors[name].copy_(value)
-        except BaseException:
-            for name, value in before.items():
-                index.tensors[name].copy_(value)
-            raise
+    with all_or_nothing() as undo, torch.no_grad():
+        for name, value in values.items():
+            undo.values(index.tensors[name])
+            index.tensors[name].copy_(value)
 
 
 class _BeginAnew(Exception):

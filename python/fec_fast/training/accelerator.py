@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
-from ..utils.compat import accelerate_gradient_state, reset_accelerator_state
+from ..utils.compat import ACCELERATE_ATTRIBUTES, accelerate_gradient_state, reset_accelerator_state
+from ..utils.critical_section import surely_closed
 from ..utils.distributed import check_accelerate, process_group_destroyed_at_exit
 from ..utils.errors import BackendError
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-@contextlib.contextmanager
+@surely_closed
 def temporary_accelerator(
     mixed_precision: str, accumulate: int = 1, trackers: Any = None, log_dir: Path | None = None
 ) -> Iterator[Accelerator]:
@@ -75,6 +76,26 @@ def temporary_accelerator(
         if first_in_process:
             reset_accelerator_state()
             state.distributed_type = distributed_type_before
+
+
+@surely_closed
+def unprepared_at_end(model: nn.Module) -> Iterator[None]:
+    """Takes what accelerate puts on a model off again, whatever happens.
+
+    Args:
+        model: The model that an accelerator prepares inside the context.
+
+    Yields:
+        Nothing.
+    """
+    own = vars(model)
+    before = {name: own[name] for name in ACCELERATE_ATTRIBUTES if name in own}
+    try:
+        yield
+    finally:
+        for name in ACCELERATE_ATTRIBUTES:
+            own.pop(name, None)
+        own.update(before)
 
 
 def training_device() -> torch.device:

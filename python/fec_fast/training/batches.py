@@ -2,17 +2,57 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterable, Sized
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from ..utils.batches import check_labels, images_and_labels
 from ..utils.errors import InputError
 from ..utils.forward import call_model, describe_tensors, undisturbed
 from ..utils.modules import device_of
+
+
+def length_of(loader: Iterable[Any]) -> int | None:
+    """Returns the number of batches of a loader, ``None`` if it does not know.
+
+    Args:
+        loader: Any iterable.
+    """
+    try:
+        return len(loader) if isinstance(loader, Sized) else None
+    except TypeError:  # a DataLoader over an iterable data set has __len__, which raises
+        return None
+
+
+def check_can_be_repeated(loader: Iterable[Any], name: str) -> None:
+    """Checks that a loader is not an iterator, which has nothing left after the first epoch.
+
+    An object that returns itself is let through: it may begin anew at each call of ``iter``.
+
+    Args:
+        loader: The loader.
+        name: Name of the argument that holds it, for error messages.
+
+    Raises:
+        InputError: It can be gone through only once, or not at all.
+    """
+    if isinstance(loader, DataLoader):  # with persistent workers it has one iterator, which begins anew
+        return
+    try:
+        iterator = iter(loader)
+    except TypeError as error:
+        raise InputError(f"{name} is a {type(loader).__name__}, which cannot be gone through: {error}") from error
+    # Python's own iterators and generators return themselves, and never begin anew.
+    is_iterator = isinstance(loader, types.GeneratorType) or type(loader).__module__ in ("builtins", "itertools")
+    if is_iterator if iterator is loader else iter(loader) is iterator:
+        raise InputError(
+            f"{name} can be gone through only once, as its iterator is the same one each time; give a torch "
+            "DataLoader, or a list of batches"
+        )
 
 
 def batch_count(loader: Iterable[Any], name: str) -> int:
@@ -28,10 +68,7 @@ def batch_count(loader: Iterable[Any], name: str) -> int:
     Raises:
         InputError: The loader is empty or has no length.
     """
-    try:
-        count = len(loader) if isinstance(loader, Sized) else None
-    except TypeError:  # a DataLoader over an iterable data set has __len__, which raises
-        count = None
+    count = length_of(loader)
     if count is None:
         raise InputError(f"{name} has no length; the schedule needs to know how many batches an epoch has")
     if count == 0:
@@ -39,19 +76,22 @@ def batch_count(loader: Iterable[Any], name: str) -> int:
     return count
 
 
-def check_classification_data(model: nn.Module, teacher: nn.Module | None, loader: Iterable[Any]) -> None:
+def check_classification_data(
+    model: nn.Module, teacher: nn.Module | None, loader: Iterable[Any], held_out: Iterable[Any] | None
+) -> None:
     """Runs the networks on one batch and checks the labels: all of them, if the data set lists them.
 
     Args:
         model: The network to be trained; not changed.
         teacher: The network to be imitated, if any; not changed.
         loader: The training data.
+        held_out: The held-out data, if any.
 
     Raises:
-        InputError: A batch is not a pair of images and labels, a network does not return logits ``[B, classes]``,
-            teacher and model differ in the number of classes, or a label is outside the classes.
+        InputError: There is no batch, a batch is not a pair of images and labels, a network does not return logits
+            ``[B, classes]``, teacher and model differ in the number of classes, or a label is outside the classes.
     """
-    images, labels = images_and_labels(next(iter(loader)))
+    images, labels = images_and_labels(first_batch(loader, "train_loader"), "train_loader")
     classes = _class_count(model, images)
     if teacher is not None and (teacher_classes := _class_count(teacher, images)) != classes:
         raise InputError(f"the teacher has {teacher_classes} classes and the model {classes}")
@@ -59,12 +99,32 @@ def check_classification_data(model: nn.Module, teacher: nn.Module | None, loade
     listed = _listed_labels(getattr(loader, "dataset", None))
     if listed is not None:
         check_labels(listed, classes, "the training data")
+    if held_out is not None:
+        images, labels = images_and_labels(first_batch(held_out, "val_loader"), "val_loader")
+        check_labels(labels, _class_count(model, images), "the first batch of val_loader")
+
+
+def first_batch(loader: Iterable[Any], name: str) -> Any:
+    """Returns the first batch of a loader.
+
+    Args:
+        loader: The loader.
+        name: Name of the argument that holds it, for error messages.
+
+    Raises:
+        InputError: It gives none.
+    """
+    end = object()
+    batch = next(iter(loader), end)
+    if batch is end:
+        raise InputError(f"{name} gives no batch: its data set is empty, or it was gone through before")
+    return batch
 
 
 def _class_count(model: nn.Module, images: Tensor) -> int:
     """Number of logits that a classifier returns for images ``[B, ...]``."""
     with undisturbed(model):
-        logits = call_model(model, images.to(device_of(model)))
+        logits = call_model(model, images.to(device_of(model), copy=True))
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
         raise InputError(
             f"{type(model).__name__} returns {describe_tensors(logits)} for images {list(images.shape)}; only "

@@ -160,7 +160,7 @@ def check_feature_layers(student: nn.Module, teacher: nn.Module, layers: Mapping
         recorder = _OutputRecorder(network, names)
         try:
             with undisturbed(network):
-                call_model(network, map_tensors(partial(Tensor.to, device=device_of(network)), images))
+                call_model(network, map_tensors(partial(Tensor.to, device=device_of(network), copy=True), images))
         finally:
             recorder.close()
         for name in names:

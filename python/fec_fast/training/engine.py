@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+import warnings
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from .ema import ModelEma
 from .fsdp import copy_for_sharding, gather_tensors, shard, shard_like, uses_fsdp2
 from .history import Epoch, best_epoch_of
 from .inputs import TrainingInputs
-from .interrupt import deferred_interrupt
+from .interrupt import Interrupt, deferred_interrupt
 from .lr_schedule import LRSchedule
 from .optimizer import build_optimizer
 from .progress import TrainingProgress
@@ -57,7 +57,6 @@ class Trainer:
         self.best_weights: dict[str, Tensor] = {}
         self.out_of_time = False
         self.schedule = LRSchedule.from_settings(inputs.settings)
-        self.forward_before = vars(inputs.model).get("forward")
         inputs.model.to(accelerator.device)
         self.sharded = uses_fsdp2(accelerator)
         self.model = copy_for_sharding(inputs.model) if self.sharded else inputs.model
@@ -85,14 +84,10 @@ class Trainer:
         return self.accelerator.prepare_data_loader(loader) if isinstance(loader, DataLoader) else loader
 
     def close(self) -> None:
-        """Removes hooks and wrappers from the networks."""
+        """Removes hooks and wrappers from the networks, and the gradients of a step that was not finished."""
         self.objective.close()
         self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
-        # unwrap_model leaves an instance attribute "forward" behind, which would shadow the class's method.
-        if self.forward_before is None:
-            vars(self.inputs.model).pop("forward", None)
-        else:
-            self.inputs.model.forward = self.forward_before
+        self.plain_optimizer.zero_grad()
 
     def run(self, state: TrainingState | None, show_progress: bool) -> None:
         """Trains to the end and leaves the resulting weights in the caller's model.
@@ -105,30 +100,32 @@ class Trainer:
             TrainingError: The loss became infinite or NaN.
             TrainingInterrupted: Ctrl-C was pressed.
         """
-        if state is not None:
-            self._restore_state(state)
         shown = show_progress and self.accelerator.is_local_main_process
-        with deferred_interrupt() as interrupted:
+        with deferred_interrupt() as interrupt:
             try:
+                if state is not None:
+                    self._restore_state(state)
                 with ProgressBar(self.settings.epochs, self.inputs.task.main_metric, shown=shown) as bar:
                     while self.stopped is None:
-                        row = self.train_epoch(bar, interrupted)
+                        interrupt.raise_if_pressed()
+                        row = self.train_epoch(bar, interrupt)
                         if row is not None:
                             self.history.append(row)
                             self.accelerator.log(log_values(row), step=row.epoch)
                         self.stopped = self._stop_reason()
                         self.finish_epoch(row)
+                if self.resulting is not self.inputs.model:
+                    self.inputs.model.load_state_dict(self.resulting.state_dict())
+                if self.best_weights:
+                    self.inputs.model.load_state_dict(self.best_weights)
+                interrupt.raise_if_pressed()
             except KeyboardInterrupt as error:
                 raise TrainingInterrupted(self._interrupted_message()) from error
             except Exception as error:
                 # The same Ctrl-C also ends the loader's worker processes, which then fails here as another error.
-                if interrupted():
+                if interrupt.pressed:
                     raise TrainingInterrupted(self._interrupted_message()) from error
                 raise
-        if self.resulting is not self.inputs.model:
-            self.inputs.model.load_state_dict(self.resulting.state_dict())
-        if self.best_weights:
-            self.inputs.model.load_state_dict(self.best_weights)
 
     @property
     def resulting(self) -> nn.Module:
@@ -136,18 +133,19 @@ class Trainer:
         # Under FSDP2 the caller's model has received the weights, averaged or not, from _gather_weights.
         return self.inputs.model if self.average is None or self.sharded else self.average.model
 
-    def train_epoch(self, bar: ProgressBar, interrupted: Callable[[], bool]) -> Epoch | None:
+    def train_epoch(self, bar: ProgressBar, interrupt: Interrupt) -> Epoch | None:
         """Makes one pass over the training data and evaluates the network.
 
         Args:
             bar: Shows the progress.
-            interrupted: Tells whether Ctrl-C was pressed.
+            interrupt: Tells whether Ctrl-C was pressed.
 
         Returns:
             The figures of the epoch; ``None`` if ``max_minutes`` left no time for a single step.
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed.
+            TrainingError: The data gave no batch, or the loss became infinite or NaN.
         """
         start = time.perf_counter()
         number = len(self.history)
@@ -155,7 +153,13 @@ class Trainer:
         self._seed_epoch(number)
         self.network.train()
         loss_sum, images, lr = 0.0, 0, self.settings.lr
-        for batch_number, batch in enumerate(self.loader):
+        batches, end = iter(self.loader), object()
+        for batch_number in range(self.batches):
+            with interrupt.at_once():  # a loader may take long, and nothing has changed yet
+                batch = next(batches, end)
+            if batch is end:
+                self._check_batch_count(batch_number, number)
+                break
             step = number * self.batches + batch_number
             if batch_number % self.settings.accumulate == 0:  # an optimizer step begins
                 self.progress.begin_step(step, batch_number, earlier_seconds, time.perf_counter() - start)
@@ -166,8 +170,7 @@ class Trainer:
             loss, count = self._train_step(batch, lr, batch_number, f"step {step + 1} (epoch {number + 1})")
             loss_sum += loss * count
             images += count
-            if interrupted():
-                raise KeyboardInterrupt
+            interrupt.raise_if_pressed()
             speed = images * self.accelerator.num_processes / (time.perf_counter() - start)
             bar.update(self.history, self.progress.share, loss, speed)
         if not images:
@@ -178,7 +181,7 @@ class Trainer:
 
         loss_sum, images = (sum(part) for part in zip(*gather_object([(loss_sum, images)]), strict=True))
         metrics = self.objective.metrics()
-        held_out = self._evaluate()
+        held_out = self._evaluate(interrupt)
         seconds = time.perf_counter() - start
         return Epoch(number + 1, loss_sum / images, metrics, held_out, lr, images, seconds)
 
@@ -228,7 +231,20 @@ class Trainer:
         if hasattr(self.loader, "iteration"):  # accelerate passes it to the set_epoch of samplers
             self.loader.iteration = epoch
 
-    def _evaluate(self) -> dict[str, float] | None:
+    def _check_batch_count(self, batches: int, epoch: int) -> None:
+        """Reports a loader that gives fewer batches than its length says."""
+        if batches == 0:
+            raise TrainingError(
+                f"train_loader gave no batch in epoch {epoch + 1}, though its length is {self.batches}: it can be gone "
+                "through only once; give a torch DataLoader, or a list of batches"
+            )
+        warnings.warn(
+            f"train_loader gave {batches} batches in epoch {epoch + 1}, its length is {self.batches}: the learning "
+            "rate follows the length",
+            stacklevel=2,
+        )
+
+    def _evaluate(self, interrupt: Interrupt) -> dict[str, float] | None:
         """Returns the metrics on the held-out data; ``None`` without such data."""
         for network in (self.model, *([] if self.average is None else [self.average.model])):
             self._broadcast_buffers(network)
@@ -238,7 +254,8 @@ class Trainer:
         start = time.perf_counter()
         # Only a DataLoader is shared among the processes; otherwise each of them evaluates all held-out data.
         accelerator = self.accelerator if isinstance(self.held_out, DataLoader) else None
-        metrics = self.inputs.task.evaluate(self.resulting, self.held_out, accelerator)
+        with interrupt.at_once():
+            metrics = self.inputs.task.evaluate(self.resulting, self.held_out, accelerator)
         self.progress.evaluation_seconds = time.perf_counter() - start
         return metrics
 
@@ -344,6 +361,8 @@ class Trainer:
     def _interrupted_message(self) -> str:
         """Error message for Ctrl-C: where the state is, and how to continue."""
         done = len(self.history)
+        if self.stopped is not None:
+            return f"interrupted after the last epoch, {done}: the training is finished, and the model has its weights"
         if self.inputs.state_folder is None:
             return f"interrupted in epoch {done + 1}; no state was kept (checkpoint=None)"
         if not done:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader
 from ..utils.distributed import check_accelerate
 from ..utils.errors import ArgumentError, InputError
 from ..utils.forward import restored_modes
+from ..utils.public_call import interruptible
 from ..utils.random_state import restored_randomness
-from .accelerator import temporary_accelerator
-from .batches import batch_count
+from .accelerator import temporary_accelerator, unprepared_at_end
+from .batches import batch_count, check_can_be_repeated, length_of
 from .engine import Trainer
 from .fsdp import uses_fsdp2
 from .history import FinetuneResult, best_epoch_of
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+@interruptible
 def finetune(
     model: nn.Module,
     train_loader: Iterable[Any],
@@ -50,8 +52,9 @@ def finetune(
 
     Each epoch draws its random numbers from ``(seed, epoch)``. A resumed training therefore gives the same numbers as
     one that was never interrupted: bit for bit on the CPU, unless the loader keeps worker processes alive between
-    epochs or the clock decides (``max_minutes``). The caller's random state is restored. Ctrl-C ends the training after
-    the current step; resuming repeats the unfinished epoch. Under FSDP2 the model receives the trained weights after
+    epochs or the clock decides (``max_minutes``). The caller's random state is restored. Ctrl-C ends the training at
+    once while it waits for data or evaluates, and after the current step otherwise; resuming repeats the unfinished
+    epoch. Under FSDP2 the model receives the trained weights after
     every epoch instead of every step.
 
     Args:
@@ -59,8 +62,8 @@ def finetune(
             their own form (see ``task``). It is moved to the device that accelerate selects (the GPU if there is one)
             and stays there.
         train_loader: The training data: yields pairs of images and labels int64 ``[B]`` (or what ``task`` requires)
-            and has a length. With several processes each takes a share of the batches, so a step covers as many
-            batches as there are processes.
+            and has a length. It is gone through in every epoch, once more for a check before the training. With several
+            processes each takes a share of the batches, so a step covers as many batches as there are processes.
         settings: The settings of the training; ``None`` uses the defaults, and ``epochs`` has to be among
             ``overrides``.
         val_loader: Held-out data, evaluated after every epoch; ``None`` evaluates nothing.
@@ -81,15 +84,16 @@ def finetune(
         The model and the history of the training.
 
     Raises:
-        InputError: Before anything changes: a loader is empty, a label is outside the model's classes (in the first
-            batch, or anywhere if the data set lists its labels; later batches are checked when they come), the model
-            does not return logits or has no trainable parameter, or a number is out of its range.
+        InputError: Before anything changes: a loader is empty or can be gone through only once, a label is outside the
+            model's classes (in the first batches, or anywhere if the data set lists its labels; later batches are
+            checked when they come), the model does not return logits or has no trainable parameter, or a number is out
+            of its range.
         ArgumentError: A setting is unknown, an argument has the wrong type, or the call is in inference mode.
         LayerError: A module of ``feature_layers`` does not exist.
         BackendError: The device does not support the precision, or the kind of distributed training is not supported.
         CheckpointError: The folder holds something else, or its state belongs to another training or model.
-        TrainingError: The loss became infinite or NaN. The model holds the weights before that step (under FSDP2, those
-            after the last epoch).
+        TrainingError: The loss became infinite or NaN, or an epoch had no batch. The model holds the weights before
+            that step (under FSDP2, those after the last epoch).
         TrainingInterrupted: Ctrl-C was pressed (a ``KeyboardInterrupt``); the message says how to continue. The model
             holds the weights after the last step (under FSDP2, the last epoch).
         MissingExtraError: accelerate or torchmetrics is not installed, or tensorboard where it is requested.
@@ -100,8 +104,11 @@ def finetune(
     chosen = TrainingSettings.merge(settings, overrides)
     task = task or Classification()
     batches = batch_count(train_loader, "train_loader")
-    if val_loader is not None and isinstance(val_loader, Sized) and len(val_loader) == 0:
-        raise InputError("val_loader is empty")
+    check_can_be_repeated(train_loader, "train_loader")
+    if val_loader is not None:
+        if length_of(val_loader) == 0:
+            raise InputError("val_loader is empty")
+        check_can_be_repeated(val_loader, "val_loader")
     if teacher is model:
         raise ArgumentError("teacher is the model itself; give a copy from before pruning")
     if resume and checkpoint is None:
@@ -115,7 +122,7 @@ def finetune(
     state_folder = None if checkpoint is None else Path(checkpoint)
     log_folder = check_log_folder(log_dir, log_with)
     with restored_randomness():
-        task.check(model, teacher, train_loader, chosen)
+        task.check(model, teacher, train_loader, chosen, val_loader)
         if state_folder is not None:
             check_state_folder(state_folder)
         inputs = TrainingInputs(task, model, teacher, train_loader, val_loader, chosen, state_folder)
@@ -123,6 +130,7 @@ def finetune(
         networks = [model] if teacher is None else [model, teacher]
         with (
             restored_modes(*networks),
+            unprepared_at_end(model),
             temporary_accelerator(chosen.mixed_precision, chosen.accumulate, tracker, log_folder) as accelerator,
         ):
             _check_distribution(accelerator, train_loader)
@@ -131,7 +139,7 @@ def finetune(
             if resume and state_folder is not None and has_state(state_folder):
                 state = read_state(state_folder, conditions, model)
             elif resume:
-                warnings.warn(f"nothing to resume in {state_folder}: training starts from the beginning", stacklevel=2)
+                warnings.warn(f"nothing to resume in {state_folder}: training starts from the beginning", stacklevel=3)
             trainer = Trainer(accelerator, inputs, conditions)
             try:
                 start_trackers(accelerator, conditions)
@@ -156,7 +164,7 @@ def _check_distribution(accelerator: Accelerator, loader: Iterable[Any]) -> None
         warnings.warn(
             "accelerate is configured to shard the weights (FSDP), but it does so only across several GPUs: here every "
             "process holds all weights",
-            stacklevel=3,
+            stacklevel=4,
         )
     if accelerator.num_processes > 1 and not isinstance(loader, DataLoader):
         raise InputError(f"several processes can share a torch DataLoader, not a {type(loader).__name__}")

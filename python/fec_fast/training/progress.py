@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .batches import length_of
 from .settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class TrainingProgress:
         # The last evaluation has to end within the limit too, so its time is reserved.
         reserved = self.evaluation_seconds
         if reserved is None:
-            evaluation_batches = len(self.held_out) if isinstance(self.held_out, Sized) else 0
+            evaluation_batches = 0 if self.held_out is None else length_of(self.held_out) or 0
             reserved = evaluation_batches * epoch_seconds / max(1, batch_number) * _EVALUATION_SHARE
         available = max(60 * self.settings.max_minutes - reserved, spent, 1e-9)
         share_of_time = torch.tensor(spent / available, device=self.accelerator.device)

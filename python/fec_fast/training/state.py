@@ -1,29 +1,32 @@
 """Training state on disk: tensors as safetensors, everything else as JSON, no pickle.
 
 The folder holds ``training.json`` and one tensor file, which ``training.json`` names together with its checksum. A new
-tensor file is written beside the old one; the new state takes effect when ``training.json`` is replaced by a rename. A
-crash at any moment therefore leaves either the old state or the new one.
+tensor file is written beside the old one, under a name of its own, so that it replaces no other; the new state takes
+effect when ``training.json`` is replaced by a rename. A kill at any moment therefore leaves the old state or the new.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..utils.errors import CheckpointError
-from ..utils.files import atomic_file, sha256, write_text
+from ..utils.files import atomic_file, is_scratch, make_folders, sha256, write_text
+from ..utils.tensor_files import tensors_of_bytes, write_tensors
 
 _FORMAT = "fec_fast training state"
 _VERSION = 2
 _INDEX = "training.json"
+_TENSORS = re.compile(r"state-\d{4,}-[0-9a-f]{16}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,9 @@ def check_state_folder(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; name a folder for the training state")
-    if not (folder / _INDEX).is_file() and any(folder.iterdir()):
+    # A kill during the first write leaves a file of tensors without an index, or a scratch folder.
+    foreign = [path for path in folder.iterdir() if not (_TENSORS.fullmatch(path.name) or is_scratch(path))]
+    if not (folder / _INDEX).is_file() and foreign:
         raise CheckpointError(f"{folder} holds something other than a training state and is left alone; name another")
 
 
@@ -101,27 +106,40 @@ def write_state(folder: Path, state: TrainingState) -> None:
         OSError: The disk is full or not writable; the old state is still there.
     """
     check_state_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"state-{state.epoch:04d}.safetensors"
+    make_folders(folder)
     # Cloned because safetensors refuses tensors that share memory, which tied weights do.
     tensors = {
         f"{kind}/{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for kind in _TENSOR_FIELDS
         for key, value in getattr(state, kind).items()
     }
-    with atomic_file(folder / name) as temporary:
-        save_file(tensors, temporary)
-    index = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        **{name: getattr(state, name) for name in _JSON_FIELDS},
-        "file": name,
-        "sha256": sha256(folder / name),
-    }
-    write_text(folder / _INDEX, json.dumps(index, indent=1) + "\n")
-    for old in [*folder.glob("state-*.safetensors"), *folder.glob("*.part")]:
-        if old.name != name:
-            old.unlink()
+    file = folder / f"state-{state.epoch:04d}-{secrets.token_hex(8)}.safetensors"
+    try:
+        with atomic_file(file) as temporary:
+            write_tensors(temporary, tensors)
+        index = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            **{name: getattr(state, name) for name in _JSON_FIELDS},
+            "file": file.name,
+            "sha256": sha256(file),
+        }
+        write_text(folder / _INDEX, json.dumps(index, indent=1) + "\n")
+    finally:  # of the old state and the new one, the one that the index does not name is removed
+        _remove_unnamed(folder)
+
+
+def _remove_unnamed(folder: Path) -> None:
+    """Removes files of tensors that the index does not name: older ones, and those of writes that were not finished."""
+    try:
+        named = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["file"]
+    except FileNotFoundError:
+        named = None
+    except (OSError, ValueError, KeyError, TypeError):  # nothing is removed where it cannot be said what is old
+        return
+    for path in folder.iterdir():
+        if _TENSORS.fullmatch(path.name) and path.name != named:
+            path.unlink(missing_ok=True)
 
 
 def read_state(folder: Path, settings: Mapping[str, Any], model: nn.Module) -> TrainingState:
@@ -146,15 +164,16 @@ def read_state(folder: Path, settings: Mapping[str, Any], model: nn.Module) -> T
                 f"reads {_FORMAT!r} version {_VERSION}"
             )
         file = folder / Path(index["file"]).name
-        if sha256(file) != index["sha256"]:
+        content = file.read_bytes()  # read once: what is compared is what is used
+        if hashlib.sha256(content).hexdigest() != index["sha256"]:
             raise CheckpointError(f"{file} was truncated or edited: its checksum is not the one in {_INDEX}")
-        tensors = load_file(file)
+        tensors = tensors_of_bytes(content, file)
         groups: dict[str, dict[str, Tensor]] = {kind: {} for kind in _TENSOR_FIELDS}
         for key, value in tensors.items():
             kind, _, name = key.partition("/")
             groups[kind][name] = value
         state = TrainingState(**{**{name: index[name] for name in _JSON_FIELDS}, **groups})
-    except (OSError, KeyError, TypeError, AttributeError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
         reason = f"{type(error).__name__}: {error}"

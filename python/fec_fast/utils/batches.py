@@ -11,11 +11,12 @@ from .errors import InputError
 from .forward import describe_tensors
 
 
-def images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
+def images_and_labels(batch: Any, loader: str | None = None) -> tuple[Tensor, Tensor]:
     """Checks a batch and splits it into images and labels.
 
     Args:
         batch: A batch of a loader: a pair of images ``[B, ...]`` and labels ``[B]`` of any integer dtype.
+        loader: The name of the argument that holds the loader, for the message; ``None`` names none.
 
     Returns:
         The images as they are, and the labels as int64.
@@ -28,7 +29,8 @@ def images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
         integers = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
         if integers and labels.ndim == 1 and images.ndim > 0 and len(labels) == len(images):
             return images, labels.long()
-    raise InputError(f"a batch must be a pair of images [B, ...] and integer labels [B], not {describe_tensors(batch)}")
+    where = "a batch" if loader is None else f"a batch of {loader}"
+    raise InputError(f"{where} must be a pair of images [B, ...] and integer labels [B], not {describe_tensors(batch)}")
 
 
 def check_labels(labels: Tensor, classes: int, where: str) -> None:

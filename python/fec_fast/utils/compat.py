@@ -22,6 +22,9 @@ from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.nn.modules.conv import _ConvNd as ConvolutionBase
 from torch.nn.utils.prune import BasePruningMethod
 
+# The stack of function modes, to put it back after Ctrl-C.
+from torch.overrides import _get_current_function_mode_stack, _pop_mode
+
 # is_traceable_wrapper_subclass: the only test for a tensor made of other tensors (DTensor, quantised by torchao).
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
@@ -29,13 +32,17 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 # tree_leaves, tree_map: torch.utils.pytree is public only in newer versions than the oldest that is supported (2.6).
 from torch.utils._pytree import tree_leaves, tree_map
 
+from .critical_section import raise_lost_interrupt, surely_closed
+
 __all__ = [
     "WEIGHT_NORM",
+    "ACCELERATE_ATTRIBUTES",
     "BatchNormBase",
     "ConvolutionBase",
     "NormBase",
     "TorchDispatchMode",
     "accelerate_gradient_state",
+    "active_modes",
     "compiled_module",
     "forward_pre_hooks",
     "is_traceable_wrapper_subclass",
@@ -48,6 +55,7 @@ __all__ = [
     "own_modules",
     "own_parameters",
     "own_tensors",
+    "pop_modes",
     "pruned_attribute",
     "reset_accelerator_state",
     "storage_id",
@@ -59,6 +67,11 @@ __all__ = [
 
 # What weight norm calls, by hook and by parametrization (torch.nn.utils.weight_norm).
 WEIGHT_NORM = torch.ops.aten._weight_norm_interface.default
+
+
+# What accelerate's prepare puts on a model. Its unwrap_model leaves the first, which shadows the class's method, and
+# the last; an exception leaves all.
+ACCELERATE_ATTRIBUTES = ("forward", "_original_forward", "_is_accelerate_prepared")
 
 
 class TorchDispatchMode(_python_dispatch.TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -96,6 +109,7 @@ class TorchDispatchMode(_python_dispatch.TorchDispatchMode):  # type: ignore[no-
 def _given_parts(dispatch: Any) -> Any:
     @functools.wraps(dispatch)
     def of_parts(mode: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise_lost_interrupt()
         if _is_composed(func):
             with mode:
                 return func.decompose(*args, **(kwargs or {}))
@@ -118,7 +132,25 @@ def is_transformed(tensor: Tensor) -> bool:
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
-@contextlib.contextmanager
+def active_modes() -> tuple[int, int]:
+    """How many dispatch modes and function modes are active in this thread; public torch does not say."""
+    function_modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    return len(_python_dispatch._get_current_dispatch_mode_stack()), len(function_modes)
+
+
+def pop_modes(number: tuple[int, int]) -> None:
+    """Switches the innermost modes of this thread off that are more than there were.
+
+    Args:
+        number: What :func:`active_modes` returned before.
+    """
+    while active_modes()[0] > number[0]:
+        _python_dispatch._pop_mode()
+    while active_modes()[1] > number[1]:
+        _pop_mode()  # type: ignore[no-untyped-call]
+
+
+@surely_closed
 def without_dispatch_modes() -> Iterator[None]:
     """Switches all active dispatch modes off, so that a mode's own computations are not dispatched to it again.
 

@@ -11,8 +11,10 @@ from .batches import images_and_labels
 from .errors import InputError
 from .forward import evaluation_mode
 from .modules import device_of
+from .public_call import interruptible
 
 
+@interruptible
 def evaluate(model: nn.Module, loader: Iterable[Any]) -> float:
     """Measures a classifier's accuracy. Restores the modes of its modules and changes nothing else.
 
@@ -30,7 +32,7 @@ def evaluate(model: nn.Module, loader: Iterable[Any]) -> float:
     right = total = 0
     with evaluation_mode(model):
         for images, labels in map(images_and_labels, loader):
-            images, labels = images.to(device), labels.to(device)
+            images, labels = images.to(device, copy=True), labels.to(device)  # a model may write to its input
             right += int((model(images).argmax(1) == labels).sum())
             total += len(labels)
     if total == 0:

@@ -1,25 +1,41 @@
-"""Atomic writes: files and folders that appear whole or not at all, and checksums."""
+"""Atomic writes: files and folders that appear whole or not at all, and checksums.
+
+What is written lies in a scratch folder beside its final place until it is whole. The folder is locked by the process
+that writes, and the system takes the lock away when that process ends, however it ends. So the scratch folders of
+killed runs are recognised, on whatever machine they ran; the next write beside them removes them.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from .critical_section import surely_closed
 
-@contextlib.contextmanager
+try:
+    import fcntl
+except ImportError:  # not on POSIX: nothing is locked there, and no scratch folder is taken for abandoned
+    fcntl = None  # type: ignore[assignment]
+
+# The endings of the names of scratch folders, and of folders that were moved aside to be replaced.
+_SCRATCH, _ASIDE = ".fec-scratch", ".fec-old"
+
+
+@surely_closed
 def atomic_file(path: Path) -> Iterator[Path]:
     """Writes a file so that it appears whole or not at all.
 
-    The file is written under a temporary name in the same folder, flushed to the disk and renamed. Upon any error the
-    temporary file is removed, and a file that had the name before is unchanged. A crash leaves at most the temporary
-    file, whose name ends in ``.part``.
+    The file is written in a scratch folder beside, flushed to the disk and renamed. Upon any error the scratch folder
+    is removed, and a file that had the name before is unchanged. A kill leaves at most the scratch folder, a name that
+    begins with a dot and ends in ``.fec-scratch``; the next write in that folder removes it.
 
     Args:
         path: The file's final name. Its folder exists.
@@ -27,13 +43,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Yields:
         The temporary path, to be written to and closed inside the context.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        _flush(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _scratch_folder(path) as scratch:
+        yield scratch / path.name
+        _flush(scratch / path.name, scratch.stat().st_mode & 0o666)
+        os.replace(scratch / path.name, path)
+        flush_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -47,14 +61,14 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-@contextlib.contextmanager
+@surely_closed
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Writes a folder of files so that it appears whole or not at all.
 
-    The files are written into a temporary folder beside, flushed to the disk, and the folder is renamed. Upon any error
-    the temporary folder is removed, and a folder that had the name before is unchanged. An older folder is replaced by
-    one exchange of names on Linux. Elsewhere it is moved aside first, and a crash at that moment leaves it beside under
-    a name that ends in ``.old``. A crash while the files are written leaves a folder whose name ends in ``.new``.
+    The files are written into a scratch folder beside, flushed to the disk, and the folder is renamed. Upon any error
+    the scratch folder is removed, and a folder that had the name before is unchanged. An older folder is replaced by
+    one exchange of names on Linux. Elsewhere it is moved aside first, and a kill at that moment leaves it beside under
+    a name that ends in ``.fec-old``. A kill leaves at most a scratch folder, as :func:`atomic_file` does.
 
     Args:
         path: The folder's final name. It may be absent, empty, or hold what is to be replaced as a whole; missing
@@ -63,17 +77,86 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Yields:
         The temporary folder, to be filled with files inside the context.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent))
+    make_folders(path.parent)
+    with _scratch_folder(path) as scratch:
+        yield scratch
+        mode = scratch.stat().st_mode & 0o666
+        for entry in [*scratch.rglob("*"), scratch]:
+            if entry.is_dir():
+                flush_folder(entry)
+            else:
+                _flush(entry, mode)
+        _replace_folder(path, scratch)
+        flush_folder(path.parent)
+
+
+def make_folders(folder: Path) -> None:
+    """Makes a folder and its missing parents, and flushes their names to the disk.
+
+    Args:
+        folder: The folder; it may exist.
+    """
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        flush_folder(each.parent)
+
+
+def is_scratch(path: Path) -> bool:
+    """Tells whether a folder is one that :func:`atomic_file` or :func:`atomic_folder` writes in, or has left behind.
+
+    Args:
+        path: Any path.
+    """
+    return path.name.startswith(".") and path.name.endswith(_SCRATCH) and path.is_dir() and not path.is_symlink()
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Removes the scratch folders that killed processes have left in a folder. What cannot be removed stays.
+
+    Args:
+        folder: An existing folder.
+    """
+    for path in [path for path in folder.iterdir() if path.name.endswith(_SCRATCH) and is_scratch(path)]:
+        with contextlib.suppress(OSError):
+            lock = os.open(path, os.O_RDONLY)
+            try:
+                if _locked(lock, wait=False):
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+@surely_closed
+def _scratch_folder(target: Path) -> Iterator[Path]:
+    """Makes a locked scratch folder beside a path, and removes it, or what has its name at the end."""
+    remove_abandoned(target.parent)
+    while True:
+        # Not by tempfile: the folder has the permissions that the process gives to new folders.
+        scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_SCRATCH}")
+        os.mkdir(scratch)
+        with contextlib.suppress(FileNotFoundError):  # another writer found it before it was locked, and removed it
+            lock = os.open(scratch, os.O_RDONLY)
+            _locked(lock, wait=True)
+            if scratch.exists():
+                break
+            os.close(lock)
     try:
-        temporary.chmod(0o777 & ~umask())  # mkdtemp makes a folder for its owner alone
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _flush(file)
-        _replace_folder(path, temporary)
+        yield scratch
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _locked(descriptor: int, *, wait: bool) -> bool:
+    """Locks an open folder until it is closed; False where it is locked already, or the file system has no locks."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        return False
+    return True
 
 
 def sha256(file: Path) -> str:
@@ -89,22 +172,29 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _flush(file: Path) -> None:
+def _flush(file: Path, mode: int) -> None:
     """Flushes a written file to the disk and gives it the usual permissions (safetensors writes for the owner only)."""
     with file.open("rb+") as stream:
         os.fsync(stream.fileno())
-    file.chmod(0o666 & ~umask())
+    file.chmod(mode)
 
 
-def umask() -> int:
-    """The permission bits that new files of this process do not get.
+def flush_folder(folder: Path) -> None:
+    """Flushes the names in a folder to the disk: without it a new or renamed file may be gone after a power cut.
 
-    Returns:
-        The bits; the system lets them be read only by setting them, so they are set and set back.
+    Args:
+        folder: An existing folder.
     """
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # the file system flushes no folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _replace_folder(path: Path, new: Path) -> None:
@@ -114,7 +204,7 @@ def _replace_folder(path: Path, new: Path) -> None:
             path.rmdir()
         new.rename(path)
     elif not _exchange(path, new):  # after an exchange, `new` is the old folder, which the caller removes
-        old = new.with_suffix(".old")
+        old = new.with_suffix(_ASIDE)
         path.rename(old)
         try:
             new.rename(path)

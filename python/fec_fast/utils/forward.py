@@ -16,11 +16,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .compat import compiled_module, own_buffers, own_parameters, storage_id, tree_leaves, tree_map
 from .computed_weights import computed_attributes
+from .critical_section import one_thread_at_a_time, put_back_by, surely_closed
 from .errors import InputError
 from .model_index import ModelIndex
 from .modules import modules_of
 from .outputs import OF_EVERY_MODULE
-from .random_state import restorer_of
+from .random_state import restored_torch_randomness, restorer_of
 
 _PLAIN = {bool, int, float, str, dict, OrderedDict, set, list, tuple, type(None)}
 _CONTAINERS = (list, dict, OrderedDict, set, deque)
@@ -116,18 +117,20 @@ def restored_modes(*models: nn.Module) -> contextlib.AbstractContextManager[None
     return _restored_modes([module for model in models for module in modules_of(model).values()])
 
 
-@contextlib.contextmanager
+@surely_closed
 def _restored_modes(modules: Iterable[nn.Module]) -> Iterator[None]:
     modes = [(module, module.training) for module in modules]
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         for module, mode in modes:
             if module.training != mode:  # setting an attribute of a module is slow
                 module.training = mode
 
+    with put_back_by(restore):
+        yield
 
-@contextlib.contextmanager
+
+@surely_closed
 def undisturbed(model: nn.Module | ModelIndex, *, training: bool = False) -> Iterator[None]:
     """Runs a model and leaves it unchanged: modes, buffers, attributes, torch's random state; no gradients.
 
@@ -144,7 +147,7 @@ def undisturbed(model: nn.Module | ModelIndex, *, training: bool = False) -> Ite
         yield
 
 
-@contextlib.contextmanager
+@surely_closed
 def restored_attributes(model: nn.Module | ModelIndex) -> Iterator[None]:
     """Restores the attributes of modules that a model's code sets in a run, such as counters and caches.
 
@@ -159,6 +162,11 @@ def restored_attributes(model: nn.Module | ModelIndex) -> Iterator[None]:
     Yields:
         Nothing.
     """
+    with one_thread_at_a_time(), put_back_by(_restorer_of_attributes(model)):
+        yield
+
+
+def _restorer_of_attributes(model: nn.Module | ModelIndex) -> Callable[[], None]:
     modules = model.modules if isinstance(model, ModelIndex) else modules_of(model)
     before = [(vars(module), dict(vars(module))) for module in modules.values()]
     contents = [
@@ -173,9 +181,8 @@ def restored_attributes(model: nn.Module | ModelIndex) -> Iterator[None]:
         for value in attributes.values()
         if type(value) not in _PLAIN and (restore := restorer_of(value)) is not None
     ]
-    try:
-        yield
-    finally:
+
+    def restore_all() -> None:
         for restore in generators:
             restore()
         for own, attributes in before:
@@ -193,13 +200,15 @@ def restored_attributes(model: nn.Module | ModelIndex) -> Iterator[None]:
                 value.clear()
                 (value.extend if isinstance(value, list | deque) else value.update)(elements)
 
+    return restore_all
+
 
 def _elements(container: Any) -> Iterator[Any]:
     """The elements of a list or set in order, keys and values of a dictionary."""
     return itertools.chain(container, container.values()) if isinstance(container, dict) else iter(container)
 
 
-@contextlib.contextmanager
+@surely_closed
 def restored_buffers(model: nn.Module | ModelIndex, *, training: bool = False) -> Iterator[None]:
     """Does what :func:`undisturbed` does, but for attributes: what a run leaves behind can be looked at afterwards.
 
@@ -211,28 +220,35 @@ def restored_buffers(model: nn.Module | ModelIndex, *, training: bool = False) -
         Nothing.
     """
     network, modules = (model.model, model.modules) if isinstance(model, ModelIndex) else (model, modules_of(model))
-    buffers = [
-        (own_buffers(module), name, buffer, None if buffer is None else buffer.detach().clone())
-        for module in modules.values()
-        for name, buffer in own_buffers(module).items()
-    ]
-    hooked = [(module, computed_attributes(module)) for module in modules.values()]
-    try:
-        with _restored_modes(modules.values()), torch.random.fork_rng(), torch.no_grad():
+    with one_thread_at_a_time():
+        buffers = [
+            (own_buffers(module), name, buffer, None if buffer is None else buffer.detach().clone())
+            for module in modules.values()
+            for name, buffer in own_buffers(module).items()
+        ]
+        hooked = [(module, computed_attributes(module)) for module in modules.values()]
+
+        def restore() -> None:
+            with torch.no_grad():
+                for registered, name, buffer, before in buffers:
+                    if buffer is not None and before is not None:
+                        buffer.copy_(before)  # always, because a version counter does not show what batch norm writes
+                    registered[name] = buffer  # the model may have put another tensor in its place
+            for module, attributes in hooked:
+                vars(module).update(attributes)
+
+        with (
+            put_back_by(restore),
+            _restored_modes(modules.values()),
+            restored_torch_randomness(),
+            torch.no_grad(),
+        ):
             if any(module.training != training for module in modules.values()):
                 network.train(training)
             yield
-    finally:
-        with torch.no_grad():
-            for registered, name, buffer, before in buffers:
-                if buffer is not None and before is not None:
-                    buffer.copy_(before)  # always, because a version counter does not show what batch norm writes
-                registered[name] = buffer  # the model may have put another tensor in its place
-        for module, attributes in hooked:
-            vars(module).update(attributes)
 
 
-@contextlib.contextmanager
+@surely_closed
 def restored_parameters(index: ModelIndex) -> Iterator[Callable[[], list[str]]]:
     """Restores parameters that a model's code replaces, or gives other memory (``weight.data = ...``).
 
@@ -256,14 +272,15 @@ def restored_parameters(index: ModelIndex) -> Iterator[Callable[[], list[str]]]:
             if registered.get(name) is not parameter or not _shares_memory(parameter, data)
         ]
 
-    try:
-        yield replaced
-    finally:
+    def restore() -> None:
         for registered, name, parameter, data in entries:
             if registered.get(name) is not parameter:
                 registered[name] = parameter
             if not _shares_memory(parameter, data):
                 parameter.data = data
+
+    with put_back_by(restore):
+        yield replaced
 
 
 def _shares_memory(left: Tensor, right: Tensor) -> bool:
@@ -275,7 +292,7 @@ def tensors_in(values: Any) -> Iterator[Tensor]:
     return (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
 
 
-@contextlib.contextmanager
+@surely_closed
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Puts a model in evaluation mode, without gradients; the modes of its modules are restored at the end.
 
@@ -290,9 +307,11 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
+@surely_closed
 def plain_operators(index: ModelIndex) -> Iterator[None]:
     """Runs what fused operators would hide: attention by matrix products, and compiled submodules without compiling.
+
+    torch's switches are as before at the end; they are the process's, so that one thread is in at a time.
 
     Args:
         index: The index of the model.
@@ -300,13 +319,22 @@ def plain_operators(index: ModelIndex) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with contextlib.ExitStack() as stack:
+    switches: Any = torch.backends.cuda
+    with one_thread_at_a_time():
+        fast_path = torch.backends.mha.get_fastpath_enabled()
+        fused = [
+            (getattr(switches, f"enable_{kind}"), getattr(switches, f"{kind}_enabled")())
+            for kind in ("flash_sdp", "mem_efficient_sdp", "math_sdp", "cudnn_sdp")
+        ]
+
+        def restore() -> None:
+            torch.backends.mha.set_fastpath_enabled(fast_path)
+            for switch, enabled in fused:
+                switch(enabled)
+
+        with put_back_by(restore), contextlib.ExitStack() as stack:
+            torch.backends.mha.set_fastpath_enabled(False)
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if any(compiled_module(module) is not None for module in index.modules.values()):
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from .critical_section import put_back_by, surely_closed
+
 FULL = "ieee"  # torch's name for float32 arithmetic in its newer settings
 
 
-@contextmanager
+@surely_closed
 def full_float32() -> Iterator[None]:
     """Computes float32 products and convolutions in float32 while the block runs, and then as before.
 
@@ -20,19 +21,21 @@ def full_float32() -> Iterator[None]:
     each other. Both are changed and put back; the older one is left alone if the user has made it unreadable.
     """
     older, newer = _older_settings(), _newer_settings()
-    try:
+
+    def restore() -> None:
+        if older is not None:
+            _set_older(*older)
+        for owner, value in newer:
+            if owner.fp32_precision != value:
+                owner.fp32_precision = value
+
+    with put_back_by(restore):
         if older is not None:
             _set_older("highest", False)
         for owner, value in newer:
             if value != FULL and owner.fp32_precision != FULL:
                 owner.fp32_precision = FULL
         yield
-    finally:
-        if older is not None:
-            _set_older(*older)
-        for owner, value in newer:
-            if owner.fp32_precision != value:
-                owner.fp32_precision = value
 
 
 def _older_settings() -> tuple[str, bool] | None:

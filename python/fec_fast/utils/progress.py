@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
 
+from .critical_section import surely_closed
+from .random_state import restored_randomness
 
-@contextlib.contextmanager
+
+@surely_closed
 def progress_bar(description: str, steps: int, *, shown: bool) -> Iterator[Callable[[], None]]:
     """Shows how many of some steps are done.
 
@@ -18,9 +20,10 @@ def progress_bar(description: str, steps: int, *, shown: bool) -> Iterator[Calla
     Yields:
         A function to be called after each step.
     """
-    # Imported here: rich adds 40 ms to the import of the package.
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    # Imported here: rich adds 40 ms to the import of the package. It draws a random number when it is imported.
+    with restored_randomness():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import random
 from collections.abc import Callable, Iterator
@@ -11,8 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from .critical_section import put_back_by, surely_closed
 
-@contextlib.contextmanager
+
+@surely_closed
 def restored_randomness() -> Iterator[None]:
     """Restores the random states of Python, NumPy and torch (CPU and GPUs) at the end.
 
@@ -20,12 +21,34 @@ def restored_randomness() -> Iterator[None]:
         Nothing.
     """
     python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
+
+    def restore() -> None:
         random.setstate(python)
         np.random.set_state(numpy)
+
+    with put_back_by(restore), restored_torch_randomness():
+        yield
+
+
+@surely_closed
+def restored_torch_randomness() -> Iterator[None]:
+    """Restores the random state of torch, of the CPU and of all GPUs, at the end.
+
+    Yields:
+        Nothing.
+    """
+    # Not torch's fork_rng, which Ctrl-C can keep from restoring, and which warns where there are several GPUs.
+    cpu = torch.get_rng_state()
+    # Also where no GPU was used so far: a seed that is set now would be the first one's.
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+    def restore() -> None:
+        torch.set_rng_state(cpu)
+        if gpus:
+            torch.cuda.set_rng_state_all(gpus)
+
+    with put_back_by(restore):
+        yield
 
 
 def restorer_of(generator: Any) -> Callable[[], None] | None:

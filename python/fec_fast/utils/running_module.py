@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
 from torch.nn.modules import module as hooks
+
+from .critical_section import surely_closed
 
 
 def modules_that_raised(error: BaseException, modules: Mapping[str, nn.Module]) -> list[str]:
@@ -65,7 +66,7 @@ class RunningModule:
         self._calls[operator] = number + 1
         return number
 
-    @contextlib.contextmanager
+    @surely_closed
     def watching(self) -> Iterator[None]:
         """Watches the calls on this thread."""
         thread = threading.get_ident()

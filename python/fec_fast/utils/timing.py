@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from .errors import ArgumentError
-from .forward import call_model, undisturbed
+from .forward import call_model, copied_inputs, undisturbed
 from .model_index import ModelIndex
+from .modules import device_of
+from .public_call import interruptible
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def time_model(
 
     Args:
         model: The model, or its index if there is one.
-        example_inputs: Its inputs, as for :func:`fec_fast.count`.
+        example_inputs: Its inputs, as for :func:`fec_fast.prune`; a model that writes to them is given a copy.
         precision: The half-width of the 95 % confidence interval that is aimed at, as a share of the median.
             Default: half a per cent.
         max_seconds: The time after which measuring ends in any case. Default: 10 s.
@@ -77,21 +79,51 @@ def time_model(
         InputError: The model cannot be run on the example inputs.
     """
     with undisturbed(model):
-        network = model.model if isinstance(model, ModelIndex) else model
-        call_model(network, example_inputs)
-        return time_call(lambda: call_model(network, example_inputs), precision, max_seconds)
+        network, inputs = model.model if isinstance(model, ModelIndex) else model, copied_inputs(example_inputs)
+        call_model(network, inputs)
+        return time_call(lambda: call_model(network, inputs), precision, max_seconds)
+
+
+def fastest_call(model: nn.Module | ModelIndex, example_inputs: Any, enough: float, max_seconds: float) -> float:
+    """Times a few calls of a model: whether it can be as fast as that at all. The model is left unchanged.
+
+    Args:
+        model: The model, or its index if there is one.
+        example_inputs: Its inputs, as for :func:`fec_fast.prune`.
+        enough: Seconds: the first call that is as fast ends the search.
+        max_seconds: The time after which no further call is begun.
+
+    Returns:
+        The time of the fastest of the calls, in seconds; the first call, which may be slow, does not count.
+
+    Raises:
+        InputError: The model cannot be run on the example inputs.
+    """
+    with undisturbed(model):
+        network, inputs = model.model if isinstance(model, ModelIndex) else model, copied_inputs(example_inputs)
+        device = device_of(network)
+        call_model(network, inputs)
+        start, fastest = time.perf_counter(), math.inf
+        while fastest > enough and (fastest == math.inf or time.perf_counter() - start < max_seconds):
+            begin = time.perf_counter()
+            call_model(network, inputs)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            fastest = min(fastest, time.perf_counter() - begin)
+        return fastest
 
 
 # The median of fewer times lies outside their whole range in more than one case of twenty.
 _FEWEST = 6
 
 
+@interruptible
 def measure_latency(model: nn.Module, example_inputs: Any, min_run_time: float = 1.0) -> float:
     """Measures the time of one call in evaluation mode, without gradients, on as many threads as torch is set to.
 
     Args:
         model: The model. It is left unchanged.
-        example_inputs: Its inputs, as for :func:`fec_fast.count`.
+        example_inputs: Its inputs, as for :func:`fec_fast.prune`; a model that writes to them is given a copy.
         min_run_time: The time to measure for, in seconds. Default: 1 s.
 
     Returns:
@@ -136,7 +168,7 @@ def compare_latency(original: nn.Module, pruned: nn.Module, example_inputs: Any,
     Args:
         original: The model before pruning. It is left unchanged.
         pruned: The model after pruning. It is left unchanged.
-        example_inputs: The inputs of both, as for :func:`fec_fast.count`; the latency is that of this batch size.
+        example_inputs: The inputs of both, as for :func:`fec_fast.prune`; the latency is that of this batch size.
         min_run_time: The time to measure each for, in seconds. Default: 1 s.
 
     Returns:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..utils.errors import CheckpointError, LayerError, list_some, nearest
+from ..utils.modules import check_not_made_for_inference, modules_of, named_tensors
+from ..utils.undo import all_or_nothing
 
 
 def load_weights(model: nn.Module, file: str | Path) -> nn.Module:
@@ -29,8 +31,9 @@ def load_weights(model: nn.Module, file: str | Path) -> nn.Module:
         The same network.
 
     Raises:
-        CheckpointError: The file is missing, cannot be read, or does not fit the model. The model is unchanged.
+        CheckpointError: The file is missing, cannot be read, or does not fit the model.
         LayerError: The model has parameters on the meta device, which have no values.
+        WeightError: The model was made in inference mode. After any error, and after Ctrl-C, the model is unchanged.
     """
     path = Path(file)
     state = _read_state(path)
@@ -54,10 +57,30 @@ def load_weights(model: nn.Module, file: str | Path) -> nn.Module:
                 f"{path} is not for this {type(model).__name__}: {key!r} is {list(state[key].shape)} in the file and "
                 f"{list(value.shape)} in the model; give the weights of this network"
             )
+        if key in state and (trouble := _trouble(state[key])):
+            raise CheckpointError(f"{path}: {key!r} is {trouble}; save a state dict of dense tensors with values")
+    if not torch.is_inference_mode_enabled():
+        check_not_made_for_inference(modules_of(model))
     # A plain dictionary has no version metadata, as files of old versions of torch. Batch norm then accepts that
     # num_batches_tracked is missing.
-    model.load_state_dict(state, strict=True)
-    return model
+    with all_or_nothing() as undo:
+        for name, tensor in named_tensors(model).items():
+            if name in own and not is_lazy(tensor):
+                undo.values(tensor)
+        try:
+            model.load_state_dict(state, strict=True)
+        except RuntimeError as error:  # a module's own way of loading may refuse what has the right shape
+            raise CheckpointError(f"{path} cannot be loaded into this {type(model).__name__}: {error}") from error
+        return model
+
+
+def _trouble(tensor: Tensor) -> str:
+    """Why the values of a tensor cannot be copied, in words; empty where they can."""
+    if tensor.is_meta:
+        return "on the meta device"
+    if tensor.layout != torch.strided:
+        return f"{str(tensor.layout).removeprefix('torch.')}"
+    return "quantised" if tensor.is_quantized else ""
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

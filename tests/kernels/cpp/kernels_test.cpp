@@ -50,6 +50,42 @@ void check(const Shape& s, Layout layout, fec::DType dtype, const fec::Formula& 
   }
 }
 
+int asked = 0;
+
+bool give_up() {
+  ++asked;
+  return true;
+}
+
+// A caller that wants to give up is asked in the middle of a layer, and gets an exception instead of results.
+void check_interruption() {
+  const Shape shape{1, 3000, 64, 9};
+  fec::Layer layer = strided(shape, Layout::Rows);
+  std::mt19937 random(2);
+  std::vector<double> w = random_weights(3000 * 64 * 9, random);
+  const std::vector<char> bytes = stored(w, fec::DType::F32);
+  std::vector<double> out(3000);
+  layer.data = bytes.data();
+  layer.dtype = fec::DType::F32;
+  layer.algorithm = fec::Algorithm::Pairwise;
+  layer.out = out.data();
+  const fec::Formula f{fec::Compress::None, fec::Entropy::Similarity, fec::Axis::Filters, 0, 1};
+  for (const int threads : {1, 3}) {
+    bool interrupted = false;
+    asked = 0;
+    try {
+      fec::entropies(&layer, 1, f, {threads, "", give_up});
+    } catch (const fec::Interrupted&) {
+      interrupted = true;
+    }
+    ++checks;
+    if (!interrupted || asked != 1) {
+      ++failures;
+      std::printf("not interrupted with %d threads; asked %d times\n", threads, asked);
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -84,6 +120,7 @@ int main() {
   }
   check({1, 530, 30, 1}, Layout::Rows, fec::DType::F32,
         {fec::Compress::None, fec::Entropy::Similarity, fec::Axis::Filters, 0, 1}, random);
+  check_interruption();
   std::printf("%d passed, %d failed\n", checks - failures, failures);
   return failures == 0 ? 0 : 1;
 }

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import fec_fast
 from fec_fast.plan import checkpoint
-from fec_fast.utils import files
-from fec_fast.utils.files import umask
+from fec_fast.utils import files, tensor_files
+from fec_fast.utils.files import sha256
 from fec_fast.vision import zoo
 from helpers.comparison import assert_same_weights
+from helpers.folders import umask
 from helpers.networks import SharedWeight
 
 EXAMPLE = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -267,9 +270,9 @@ def test_failed_save_leaves_the_old_checkpoint(
     before = {name: (folder / name).read_bytes() for name in os.listdir(folder)}
 
     def full(*args: Any, **kwargs: Any) -> None:
-        raise OSError(28, "No space left on device")
+        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left (os error 28)")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(tensor_files, "save_file", full)
     with pytest.raises(OSError, match="No space"):
         fec_fast.save(pruned, folder)
     assert {name: (folder / name).read_bytes() for name in os.listdir(folder)} == before
@@ -355,27 +358,80 @@ def test_meta_model(folder: Path) -> None:
         (lambda state: state.update({"bn1.bias": state["bn1.bias"].long()}), r"'bn1\.bias'.*int64"),
     ],
 )
-def test_weights_that_do_not_fit(pruned: fec_fast.PruneResult, tmp_path: Path, change: Any, words: str) -> None:
+def test_weights_that_do_not_fit(pruned: fec_fast.PruneResult, folder: Path, change: Any, words: str) -> None:
     """A checkpoint whose checksums are right but whose weights are not those of the plan."""
-
-    class Holder(nn.Module):
-        def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
-            return iter(())
-
-        def named_buffers(self, *args: Any, **kwargs: Any) -> Any:
-            return iter(state.items())
-
-        def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-            return dict(state)
-
-    state = dict(pruned.model.state_dict())
+    state = {name: tensor.clone() for name, tensor in pruned.model.state_dict().items()}
     change(state)
-    path = fec_fast.save(Holder(), pruned.plan, tmp_path / "odd")
+    weights = folder / "model.safetensors"
+    save_file(state, weights)
+    manifest = json.loads((folder / "checkpoint.json").read_text())
+    manifest["files"]["model.safetensors"] = {"bytes": weights.stat().st_size, "sha256": sha256(weights)}
+    (folder / "checkpoint.json").write_text(json.dumps(manifest))
     model = fresh()
     before = snapshot(model)
     with pytest.raises(fec_fast.CheckpointError, match=words):
-        fec_fast.load(model, path)
+        fec_fast.load(model, folder)
     assert_untouched(model, before)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (fresh, "not pruned yet"),
+        (lambda: zoo.build("zoo:vgg-digits"), "for another model"),
+        (lambda: nn.Sequential(), "lacks conv1.weight"),
+    ],
+)
+def test_a_plan_that_is_not_the_models_is_not_saved(
+    pruned: fec_fast.PruneResult, tmp_path: Path, model: Any, words: str
+) -> None:
+    with pytest.raises(fec_fast.PlanError, match=f"^save: .*{words}"):
+        fec_fast.save(model(), pruned.plan, tmp_path / "x")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_buffer_that_was_added_after_pruning_is_refused(pruned: fec_fast.PruneResult, tmp_path: Path) -> None:
+    model = copy.deepcopy(pruned.model)
+    model.register_buffer("calls", torch.zeros(1))
+    with pytest.raises(fec_fast.PlanError, match="parameters and buffers it had"):
+        fec_fast.save(model, pruned.plan, tmp_path / "x")
+
+
+@pytest.mark.parametrize("moment", ["manifest", "plan"])
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_refused(
+    pruned: fec_fast.PruneResult, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The plan of one checkpoint never meets the weights of another."""
+    torch.manual_seed(8)
+    other = fec_fast.prune(fresh(), EXAMPLE, ratio=0.25)
+    name, read = f"_parse_{moment}", getattr(checkpoint, f"_parse_{moment}")
+
+    def replaced_behind(*args: Any) -> Any:
+        monkeypatch.setattr(checkpoint, name, read)  # once
+        parsed = read(*args)
+        fec_fast.save(other, folder)
+        return parsed
+
+    monkeypatch.setattr(checkpoint, name, replaced_behind)
+    model = fresh()
+    before = snapshot(model)
+    if moment == "manifest":
+        with pytest.raises(fec_fast.CheckpointError, match="replaced by another checkpoint meanwhile"):
+            fec_fast.load(model, folder)
+        assert_untouched(model, before)
+    else:  # all files were read before the plan is parsed
+        assert_same_weights(fec_fast.load(model, folder), pruned.model)
+    assert_same_weights(fec_fast.load(fresh(), folder), other.model)
+
+
+def test_tied_tensors_of_the_file_stay_apart_in_a_model_without_ties(tmp_path: Path) -> None:
+    result = fec_fast.prune(SharedWeight(in_channels=1).eval(), EXAMPLE, ratio=0.5)
+    path = fec_fast.save(copy.deepcopy(result.model).half(), result.plan, tmp_path / "tied")
+    untied = SharedWeight(in_channels=1).eval()
+    untied.two.weight = nn.Parameter(untied.two.weight.detach().clone())
+    fec_fast.load(untied, path)
+    assert untied.one.weight.data_ptr() != untied.two.weight.data_ptr()
+    assert torch.equal(untied.one.weight, untied.two.weight)
 
 
 def test_no_pickle_in_the_files(folder: Path) -> None:

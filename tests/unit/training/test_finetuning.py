@@ -1,21 +1,25 @@
 """Fine-tuning: it learns, repeats to the same bits, and names what is wrong before it starts."""
 
 import copy
+import itertools
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
+from fec_fast.training import engine
 from fec_fast.training.finetuning import finetune
 from fec_fast.utils.errors import ArgumentError, BackendError, InputError, TrainingError
 from fec_fast.utils.evaluation import evaluate
 from helpers.comparison import same_weights
-from helpers.training import dot_images, dot_loader, dropout_classifier, train
+from helpers.states import assert_same_state, state
+from helpers.training import classifier, dot_images, dot_loader, dropout_classifier, train
 
 
 def test_it_learns_and_returns_its_history() -> None:
@@ -182,3 +186,126 @@ def test_missing_accelerate_names_the_command(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(ImportError, match=r"pip install 'fec_fast\[train\]'"):
         finetune(dropout_classifier(), dot_loader(), epochs=1)
+
+
+class Once:
+    """A loader with a length whose iterator is the same one each time."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        self.batches, self.iterator = batches, iter(batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.iterator
+
+
+class Emptying(Once):
+    """A loader whose batches are gone after some, which a look at it beforehand does not show."""
+
+    def __init__(self, batches: list[Any], gives: int) -> None:
+        super().__init__(batches)
+        self.left = gives
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.batches:
+            if self.left:
+                self.left -= 1
+                yield batch
+
+
+class Longer(list):
+    """A loader that gives batches for ever, whatever its length says."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.cycle(list(super().__iter__()))
+
+
+def batches() -> list[Any]:
+    return list(dot_loader(shuffle=False))
+
+
+@pytest.mark.parametrize("name", ["train_loader", "val_loader"])
+@pytest.mark.parametrize("loader", [lambda: Once(batches()), lambda: (batch for batch in batches())])
+def test_data_that_can_be_gone_through_once_is_refused_before_training(name: str, loader: Any) -> None:
+    model = classifier()
+    before = state(model)
+    loaders = {"train_loader": batches(), "val_loader": batches(), name: loader()}
+    with pytest.raises(InputError, match=rf"^{name} (can be gone through only once|has no length)"):
+        finetune(model, loaders["train_loader"], val_loader=loaders["val_loader"], epochs=2, progress=False)
+    assert_same_state(model, before)
+
+
+def test_an_epoch_without_a_batch_ends_the_training() -> None:
+    loader = Emptying(batches(), 1 + 3)  # one for the check
+    with pytest.raises(TrainingError, match=r"no batch in epoch 2, though its length is 3.*gone through only once"):
+        finetune(classifier(), loader, epochs=3, progress=False)
+
+
+def test_fewer_batches_than_the_length_are_reported() -> None:
+    with pytest.warns(UserWarning, match="gave 2 batches in epoch 1, its length is 3"):
+        finetune(classifier(), Emptying(batches(), 1 + 2), epochs=1, progress=False)
+
+
+def test_more_batches_than_the_length_are_not_taken() -> None:
+    longer, usual = classifier(), classifier()
+    result = finetune(longer, Longer(batches()), epochs=2, progress=False)
+    finetune(usual, batches(), epochs=2, progress=False)
+    assert result.stopped == "epochs" and same_weights(longer, usual)
+
+
+@pytest.mark.parametrize(
+    ("held_out", "words"),
+    [
+        ([], "val_loader is empty"),
+        ([torch.zeros(2, 1, 6, 6)], "a batch of val_loader must be a pair"),
+        ([(torch.zeros(2, 1, 6, 6), torch.tensor([0, 7]))], "label 7 in the first batch of val_loader"),
+        ([(torch.zeros(2, 1, 9, 9), torch.tensor([0, 1]))], "cannot be run on"),
+        (3, "val_loader is a int, which cannot be gone through"),
+    ],
+)
+def test_held_out_data_is_checked_before_training(held_out: Any, words: str) -> None:
+    model = classifier()
+    before = state(model)
+    with pytest.raises(InputError, match=words):
+        finetune(model, dot_loader(), val_loader=held_out, epochs=1, progress=False)
+    assert_same_state(model, before)
+
+
+class Stream(IterableDataset):
+    """Images one after another, of a number that is not known."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(dot_images(12))
+
+
+def test_held_out_data_of_unknown_length_with_a_limit_of_time() -> None:
+    held_out = DataLoader(Stream(), batch_size=4)
+    result = train(classifier(), val_loader=held_out, max_minutes=5.0)
+    assert [row.held_out is not None for row in result.history] == [True, True]
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_of_accelerate_is_left_on_the_model(
+    precision: str, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = classifier()
+    before = {name: dict(vars(module)) for name, module in model.named_modules()}
+    if fails:
+        monkeypatch.setattr(engine, "TrainingProgress", None)  # fails after accelerate has prepared the model
+        with pytest.raises(TypeError):
+            train(model, epochs=1, mixed_precision=precision)
+    else:
+        train(model, epochs=1, mixed_precision=precision)
+    for name, module in model.named_modules():
+        assert vars(module) == before[name]
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_an_own_forward_of_the_model_is_kept() -> None:
+    model = classifier()
+    own = model.forward = lambda images: nn.Sequential.forward(model, images)
+    train(model, epochs=1)
+    assert vars(model)["forward"] is own and "_original_forward" not in vars(model)

@@ -3,13 +3,14 @@
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from fec_fast.utils.errors import CheckpointError, InputError, LayerError
+from fec_fast.utils.errors import CheckpointError, InputError, LayerError, WeightError
 from fec_fast.vision import networks, zoo
 from fec_fast.vision.weights import load_weights
 
@@ -217,6 +218,48 @@ def test_load_weights_refuses_and_changes_nothing(tmp_path: Path, damage: str) -
     with pytest.raises(CheckpointError, match=words):
         load_weights(model, file)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["sparse", "meta", "quantised"])
+def test_load_weights_refuses_tensors_whose_values_cannot_be_copied(tmp_path: Path, kind: str) -> None:
+    model = networks.vgg_digits()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    state = {key: torch.zeros_like(value) for key, value in before.items()}
+    key = list(state)[-2]  # after all others have been copied
+    if kind == "sparse":
+        state[key] = state[key].to_sparse()
+    elif kind == "meta":
+        state[key] = state[key].to("meta")
+    else:
+        state[key] = torch.quantize_per_tensor(state[key], 0.1, 0, torch.qint8)
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match=rf"'{key}' is|cannot be read"):
+        load_weights(model, tmp_path / "weights.pth")
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_load_weights_is_undone_where_a_module_refuses_its_part(tmp_path: Path) -> None:
+    class Refusing(nn.Linear):
+        def _load_from_state_dict(self, *arguments: Any) -> None:
+            raise RuntimeError("not for me")
+
+    def chain(last: type[nn.Module]) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Flatten(), last(2, 2))
+
+    torch.save(chain(nn.Linear).state_dict(), tmp_path / "weights.pth")
+    model = chain(Refusing)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match="cannot be loaded into this Sequential: not for me"):
+        load_weights(model, tmp_path / "weights.pth")
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_load_weights_into_a_model_of_inference_mode_is_refused(tmp_path: Path) -> None:
+    torch.save(networks.vgg_digits().state_dict(), tmp_path / "weights.pth")
+    with torch.inference_mode():
+        model = networks.vgg_digits()
+    with pytest.raises(WeightError, match="inference_mode"):
+        load_weights(model, tmp_path / "weights.pth")
 
 
 def test_load_weights_into_meta_model_is_refused(tmp_path: Path) -> None:

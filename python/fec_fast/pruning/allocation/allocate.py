@@ -14,7 +14,7 @@ from ..context import PruningContext
 from ..criteria import RECONSTRUCTION
 from ..reconstruction import removal_errors
 from .budget import QUANTITIES, Budget
-from .latency_budget import LatencyMeasurements, search_latency
+from .latency_budget import LatencyMeasurements, check_reachable, search_latency
 from .policies import (
     DEFAULT_POLICY,
     POLICIES,
@@ -157,6 +157,8 @@ class AllocationRequest:
             allowed_removal_counts(coupled, coupling.axis_lengths, self.round_to, self.min_channels)
             for coupled in coupling.sets
         ]
+        if self.budget.quantity == "latency_ms":
+            check_reachable(context, self.budget.amount / 1e3, allowed_counts)
         thresholds = self._thresholds(context, sizes, measurements)
         if self.budget.quantity == "latency_ms":
             target = self.budget.amount / 1e3

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from ...graph.size_model import SizeModel
 from ...utils.compat import ConvolutionBase
-from ...utils.errors import BudgetError
-from ...utils.forward import call_model, undisturbed
+from ...utils.errors import BudgetError, InputError
+from ...utils.forward import call_model, copied_inputs, undisturbed
 from ...utils.model_index import ModelIndex
-from ...utils.timing import Timing, time_call, time_model
+from ...utils.timing import Timing, fastest_call, time_call, time_model
 from ..context import PruningContext
 from .solver import smallest_removal
 
@@ -33,6 +33,8 @@ from .solver import smallest_removal
 GRID = (0.125, 0.25, 0.5, 0.75, 1.0)
 # The number of pruned networks that a search measures at most.
 _MAX_MEASURED = 10
+# How long a network that is too slow is given to be as fast as the budget asks for once.
+_SECONDS_TO_REACH = 2.0
 # A convolution by its number of spatial dimensions, and whether it is transposed.
 _CONVOLUTIONS: dict[tuple[int, bool], Callable[..., Tensor]] = {
     (1, False): F.conv1d,
@@ -205,6 +207,30 @@ class LatencyForecast:
         return np.asarray(self._scale * seconds)
 
 
+def check_reachable(context: PruningContext, target: float, allowed_counts: Sequence[np.ndarray]) -> None:
+    """Checks that the smallest network is fast enough, before layers are timed and sensitivities measured.
+
+    Args:
+        context: The traced and scored model.
+        target: Seconds that a call may take.
+        allowed_counts: For each set the numbers of units that may be removed, int64, rising from 0.
+
+    Raises:
+        BudgetError: It is not; the message has its time.
+    """
+    smallest = ModelIndex.of(context.pruned_copy([int(counts[-1]) for counts in allowed_counts]))
+    try:
+        seconds = fastest_call(smallest, context.example_inputs, target, _SECONDS_TO_REACH)
+    except InputError:  # it removes more than the model's code allows; the search meets smaller removals first
+        return
+    if seconds > target:
+        raise BudgetError(
+            f"Budget(latency_ms={1e3 * target:g}) cannot be met: with everything removed that may be removed, the "
+            f"fastest call took {1e3 * seconds:.4g} ms; the nearest that can be met is about "
+            f"Budget(latency_ms={1e3 * 1.1 * seconds:.4g})"
+        )
+
+
 def search_latency(
     context: PruningContext,
     sizes: SizeModel,
@@ -321,7 +347,7 @@ def _layer_shapes(context: PruningContext) -> list[tuple[str, LayerShape]]:
         handles.append(module.register_forward_pre_hook(hook))
     try:
         with undisturbed(context.index):
-            call_model(context.model, context.example_inputs)
+            call_model(context.model, copied_inputs(context.example_inputs))
     finally:
         for handle in handles:
             handle.remove()
@@ -337,7 +363,8 @@ def _grid_widths(width: int, shape: LayerShape) -> np.ndarray:
 
 def _time_layer(shape: LayerShape, inputs: int, outputs: int) -> float:
     """Measured seconds of one call of a layer with other widths, on random numbers."""
-    factory: dict[str, Any] = {"dtype": shape.dtype, "device": shape.device}
+    generator = torch.Generator(shape.device).manual_seed(0)  # the process's own is the user's
+    factory: dict[str, Any] = {"dtype": shape.dtype, "device": shape.device, "generator": generator}
     if shape.kind is nn.Linear:
         source, weight = torch.randn(*shape.image, inputs, **factory), torch.randn(outputs, inputs, **factory)
         with torch.no_grad():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from ...graph.groups import CoupledChannels
 from ...plan.shapes import fingerprint
-from ...recovery.batch_norm import recalibrate
+from ...recovery.batch_norm import reestimate
 from ...scoring.formula import Formula
 from ...utils.batches import check_labels, images_and_labels
 from ...utils.distributed import launched_processes
@@ -27,6 +26,7 @@ from ...utils.html import html_panel
 from ...utils.model_index import ModelIndex
 from ...utils.modules import device_of
 from ...utils.progress import progress_bar
+from ...utils.public_call import interruptible
 from ...utils.text import counted, text_table
 from ..arguments import check_calibration
 from ..context import PruningContext, build_context
@@ -79,6 +79,7 @@ class Sensitivity:
         return text_table(header, rows, "lrl", rule=False)
 
 
+@interruptible
 def measure_sensitivity(
     model: nn.Module,
     example_inputs: Any,
@@ -333,9 +334,7 @@ def _checked_calibration(context: PruningContext, calibration: Calibration) -> C
 
 def _accuracy(model: nn.Module, loader: Iterable[Any]) -> float:
     """The accuracy on labelled images, after batch norm was re-estimated on them."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*has no batch norm")
-        recalibrate(model, loader)
+    reestimate(model, loader)
     return evaluate(model, loader)
 
 
@@ -347,7 +346,7 @@ def _check_loader(index: ModelIndex, loader: Iterable[Any]) -> None:
     for images, labels in map(images_and_labels, loader):
         if not total:
             with undisturbed(index):
-                logits = call_model(index.model, images[:1].to(device_of(index.model)))
+                logits = call_model(index.model, images[:1].to(device_of(index.model), copy=True))
             if not isinstance(logits, Tensor) or logits.ndim != 2:
                 raise InputError("calibration: the model returns no logits [B, classes]; give a function instead")
             classes = logits.shape[1]

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ...utils.errors import InputError
+from ...utils.files import flush_folder, make_folders
 from ..context import PruningContext
 from ..criteria import ENTROPY_CRITERIA
 
@@ -53,7 +54,7 @@ class SensitivityCache:
         """
         if folder.exists() and not folder.is_dir():
             raise InputError(f"cache={str(folder)!r} is a file; name a folder")
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders(folder)
         self._folder, self._key = folder, key
         self.values: dict[tuple[str, int], float] = {}
         for file in sorted(folder.glob("sensitivity-*.jsonl")):
@@ -76,10 +77,13 @@ class SensitivityCache:
         """
         row = {"key": self._key, "set": set_name, "removed": removed, "value": value}
         with (self._folder / f"sensitivity-{rank}.jsonl").open("a", encoding="utf-8") as file:
-            is_torn = file.tell() > 0 and not _ends_with_newline(file.name)
+            is_new = file.tell() == 0
+            is_torn = not is_new and not _ends_with_newline(file.name)
             file.write("\n" * is_torn + json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        if is_new:
+            flush_folder(self._folder)
 
 
 def _ends_with_newline(name: str) -> bool:

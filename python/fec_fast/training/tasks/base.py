@@ -77,7 +77,12 @@ class Task(Protocol):
         """Name of the metric of :meth:`evaluate` that ``patience`` watches; higher is better."""
 
     def check(
-        self, model: nn.Module, teacher: nn.Module | None, loader: Iterable[Any], settings: TrainingSettings
+        self,
+        model: nn.Module,
+        teacher: nn.Module | None,
+        loader: Iterable[Any],
+        settings: TrainingSettings,
+        held_out: Iterable[Any] | None = None,
     ) -> None:
         """Checks everything that can be checked before the training. Changes nothing.
 
@@ -86,6 +91,7 @@ class Task(Protocol):
             teacher: The network to be imitated, if any.
             loader: The training data.
             settings: The settings of the training; those that the task does not support are refused by name.
+            held_out: The held-out data, if any: so that a mistake in it is reported before the first epoch, not after.
 
         Raises:
             FecError: The first problem.

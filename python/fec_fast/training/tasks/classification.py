@@ -35,14 +35,19 @@ class Classification:
     main_metric = "accuracy"
 
     def check(
-        self, model: nn.Module, teacher: nn.Module | None, loader: Iterable[Any], settings: TrainingSettings
+        self,
+        model: nn.Module,
+        teacher: nn.Module | None,
+        loader: Iterable[Any],
+        settings: TrainingSettings,
+        held_out: Iterable[Any] | None = None,
     ) -> None:
         """Checks settings, labels and networks; see :meth:`fec_fast.training.tasks.base.Task.check`."""
         if settings.feature_layers and teacher is None:
             raise ArgumentError("feature_layers needs a teacher whose features are imitated: teacher=...")
         if settings.mixup:
             _make_mixup(settings.mixup, 2)  # only to see whether torchvision is installed
-        check_classification_data(model, teacher, loader)
+        check_classification_data(model, teacher, loader, held_out)
         if teacher is not None and settings.feature_layers:
             images, _ = images_and_labels(next(iter(loader)))
             check_feature_layers(model, teacher, settings.feature_layers, images)
@@ -61,7 +66,7 @@ class Classification:
         metrics: _ClassificationMetrics | None = None
         with evaluation_mode(model):
             for images, labels in map(images_and_labels, loader):
-                logits = model(images.to(device)).float()
+                logits = model(images.to(device, copy=True)).float()  # a model may write to its input
                 labels = labels.to(device)
                 if accelerator is not None:
                     # A prepared loader repeats images so that all processes have equally many batches. This call

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ...utils.errors import ArgumentError, InputError, missing_extra, nearest
 from ...utils.forward import call_model, describe_tensors, evaluation_mode, map_tensors, undisturbed
 from ...utils.modules import device_of
+from ..batches import first_batch
 from ..distillation import FeatureDistillation, check_feature_layers
 from ..settings import TrainingSettings
 from .average_precision import AveragePrecisions, average_precisions
@@ -63,7 +64,12 @@ class Detection:
             raise InputError(f"main_metric={self.main_metric!r}: {nearest(str(self.main_metric), METRICS)}")
 
     def check(
-        self, model: nn.Module, teacher: nn.Module | None, loader: Iterable[Any], settings: TrainingSettings
+        self,
+        model: nn.Module,
+        teacher: nn.Module | None,
+        loader: Iterable[Any],
+        settings: TrainingSettings,
+        held_out: Iterable[Any] | None = None,
     ) -> None:
         """Checks settings, labels and networks; see :meth:`fec_fast.training.tasks.base.Task.check`."""
         _check_installed()
@@ -72,7 +78,7 @@ class Detection:
                 raise ArgumentError(f"{name} has no meaning for detection: leave it out")
         if bool(settings.feature_layers) != (teacher is not None):
             raise ArgumentError("a detector imitates the features of a teacher: give both, teacher and feature_layers")
-        images, targets = images_and_targets(next(iter(loader)))
+        images, targets = images_and_targets(first_batch(loader, "train_loader"))
         classes_in_data = len(_class_names(loader, targets))
         num_classes = num_classes_of(model)
         if num_classes is not None:
@@ -82,6 +88,10 @@ class Detection:
                     f"build it with num_classes={classes_in_data + 1}"
                 )
             _check_labels(targets, num_classes, "the first batch")
+        if held_out is not None:
+            _, held_out_targets = images_and_targets(first_batch(held_out, "val_loader"))
+            if num_classes is not None:
+                _check_labels(held_out_targets, num_classes, "the first batch of val_loader")
         device = device_of(model)
         with undisturbed(model, training=True):
             _sum_losses(model, call_model(model, (_to_device(images, device), _to_device(targets, device))))
@@ -284,7 +294,9 @@ def _sum_losses(network: nn.Module, losses: Any) -> Tensor:
 
 def _to_device(items: Sequence[Any], device: Any) -> list[Any]:
     """Moves the tensors of each item to a device; makes new lists and dictionaries."""
-    return [map_tensors(lambda tensor: tensor.to(device), item) for item in items]
+    return [
+        map_tensors(lambda tensor: tensor.to(device, copy=True), item) for item in items
+    ]  # a model may write to them
 
 
 def _class_names(loader: Any, labelled: Targets, least: int = 0) -> list[str]:

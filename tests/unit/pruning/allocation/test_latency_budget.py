@@ -52,6 +52,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch, half_width: float = 0.0) -> Callabl
         return 2e-9 * shape.image[0] * pixels * inputs * outputs * float(np.prod(kernel)) / groups
 
     monkeypatch.setattr(latency, "time_model", time_model)
+    monkeypatch.setattr(latency, "fastest_call", lambda index, inputs, enough, limit: time_model(index, inputs).seconds)
     monkeypatch.setattr(latency, "_time_layer", layer)
     return seconds
 
@@ -86,6 +87,7 @@ def test_a_device_whose_times_rise_in_steps(step: int, monkeypatch: pytest.Monke
 
     measured: list[float] = []
     monkeypatch.setattr(latency, "time_model", time_model)
+    monkeypatch.setattr(latency, "fastest_call", lambda index, inputs, enough, limit: seconds(index.model))
     for share in (0.75, 0.6, 0.45, 0.3):
         measured.clear()
         target = share * seconds(model)
@@ -104,13 +106,30 @@ def test_a_device_whose_times_rise_in_steps(step: int, monkeypatch: pytest.Monke
 def test_targets_that_are_out_of_reach_and_times_that_are_unsteady(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = made_up(monkeypatch)
     model = network()
-    with pytest.raises(fec_fast.BudgetError, match="fastest network that was found takes .* nearest that can be met"):
+    with pytest.raises(fec_fast.BudgetError, match="everything removed .* nearest that can be met"):
         fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=1e3 * 0.001 * seconds(model)))
+    with monkeypatch.context() as patch:  # one call was as fast as that, but no network is on average
+        patch.setattr(latency, "fastest_call", lambda *arguments: 0.0)
+        words = "fastest network that was found takes .* nearest that can be met"
+        with pytest.raises(fec_fast.BudgetError, match=words):
+            fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=1e3 * 0.001 * seconds(model)))
     result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=2e3 * seconds(model)))
     assert "that fast already" in result.plan.notes[0] and result.after == result.before
     made_up(monkeypatch, half_width=0.1)
     result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=500 * seconds(model)))
     assert "too unsteady to tell 1 %" in result.plan.notes[0]
+
+
+def test_a_target_out_of_reach_is_reported_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("a measurement that takes long")
+
+    for name in ("_time_layer", "time_model", "time_call"):
+        monkeypatch.setattr(latency, name, measured)
+    with pytest.raises(fec_fast.BudgetError, match=r"Budget\(latency_ms=1e-06\) cannot be met"):
+        fec_fast.prune(
+            network(), IMAGE, budget=Budget(latency_ms=1e-6), ratios="sensitivity", calibration=lambda model: measured()
+        )
 
 
 def test_the_forecast_is_exact_where_widths_are_on_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:

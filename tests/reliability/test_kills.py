@@ -1,0 +1,158 @@
+"""Processes killed at random moments while they write: the old or the new is there, whole, and no rubbish stays.
+
+The fast part kills a few; `pytest -m sweep tests/reliability` kills 200 of each.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import fec_fast
+from fec_fast.pruning.allocation import sensitivity_cache
+from fec_fast.utils.files import is_scratch
+from fec_fast.vision import networks
+from helpers.comparison import same_weights
+from helpers.kills import in_child, kill_at_random
+from helpers.training import dot_loader, dropout_classifier
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+KILLS = [5, pytest.param(200, marks=(pytest.mark.slow, pytest.mark.sweep))]
+IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def network(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return networks.resnet_digits().eval()
+
+
+def scratch_in(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if is_scratch(path)]
+
+
+@pytest.mark.parametrize("kills", KILLS)
+def test_saving(tmp_path: Path, kills: int) -> None:
+    """Two checkpoints replace each other in turns; after a kill, one of them is there."""
+    results = [fec_fast.prune(network(seed), IMAGES, ratio=share) for seed, share in ((0, 0.5), (1, 0.25))]
+    folder = fec_fast.save(results[0], tmp_path / "saved")
+    found: list[int] = []
+    left: list[int] = []
+
+    def save_in_turns() -> None:
+        for result in itertools.cycle(results):
+            fec_fast.save(result, folder)
+
+    def check() -> None:
+        model = fec_fast.load(network(7), folder)
+        (match,) = [i for i, result in enumerate(results) if same_weights(model, result.model)]
+        found.append(match)
+        left.append(len(scratch_in(tmp_path)))
+
+    ended = kill_at_random(save_in_turns, check, kills, within=0.2)
+    assert ended == 0 and max(left) <= 1
+    fec_fast.save(results[1], folder)
+    assert os.listdir(tmp_path) == ["saved"]
+    print(
+        f"save: {kills} kills, 0 lost, 0 mixed; {found.count(1)} times the second; {sum(left)} scratch folders removed"
+    )
+
+
+@pytest.mark.parametrize("kills", KILLS)
+def test_the_first_save(tmp_path: Path, kills: int) -> None:
+    """There is nothing, or a whole checkpoint; and what a kill leaves does not stand in the way of the next."""
+    result = fec_fast.prune(network(0), IMAGES, ratio=0.5)
+    folder = tmp_path / "deep" / "saved"
+
+    def check() -> None:
+        if folder.exists():
+            assert same_weights(fec_fast.load(network(7), folder), result.model)
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
+
+    kill_at_random(lambda: fec_fast.save(result, folder), check, kills, within=0.03)
+    fec_fast.save(result, folder)
+    assert os.listdir(folder.parent) == ["saved"]
+
+
+@pytest.mark.parametrize("kills", KILLS)
+def test_training(tmp_path: Path, kills: int) -> None:
+    """A training that is killed again and again, and resumed each time, ends with the same bits as one that was not."""
+    folder = tmp_path / "state"
+    epochs = 2 * kills
+
+    def train(checkpoint: Path | None) -> nn.Module:
+        model = dropout_classifier()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "nothing to resume")
+            fec_fast.finetune(
+                model, dot_loader(), epochs=epochs, checkpoint=checkpoint, resume=bool(checkpoint), progress=False
+            )
+        return model
+
+    whole = train(None)
+    finished: list[int] = []
+
+    def check() -> None:
+        index = folder / "training.json"
+        finished.append(json.loads(index.read_text())["epoch"] if index.exists() else 0)
+        assert finished == sorted(finished), "finished epochs were lost"
+
+    kill_at_random(lambda: train(folder), check, kills, within=0.25)
+    assert same_weights(train(folder), whole)
+    assert len(list(folder.iterdir())) == 2
+    print(f"finetune: {kills} kills in {epochs} epochs, 0 finished epochs lost, resumed to the same bits")
+
+
+@pytest.mark.parametrize("kills", KILLS)
+def test_the_cache_of_sensitivities(tmp_path: Path, kills: int) -> None:
+    """A measurement that is killed again and again loses no value, and ends with those of one that was not killed."""
+    model, cache = network(0), tmp_path / "cache"
+
+    def measured(pruned: nn.Module) -> float:
+        with torch.no_grad():
+            return float(pruned(IMAGES).sum())
+
+    def measure(folder: Path | None) -> fec_fast.Sensitivity:
+        return fec_fast.measure_sensitivity(model, IMAGES, calibration=measured, cache=folder, progress=False)
+
+    whole = measure(None)
+    known: list[int] = []
+
+    def check() -> None:
+        lines = [line for file in cache.glob("*.jsonl") for line in file.read_text().splitlines() if line.endswith("}")]
+        known.append(len({(json.loads(line)["set"], json.loads(line)["removed"]) for line in lines}))
+        assert known == sorted(known), "measured values were lost"
+        if known[-1] > 20:  # nearly done: begin anew, so that every kill finds something to do
+            for file in cache.iterdir():
+                file.unlink()
+            known.clear()
+
+    kill_at_random(lambda: measure(cache), check, kills, within=0.4)
+    assert measure(cache) == whole
+    print(f"sensitivity cache: {kills} kills, 0 values lost")
+
+
+def test_a_line_that_a_kill_has_torn_is_measured_again(tmp_path: Path) -> None:
+    cache = sensitivity_cache.SensitivityCache(tmp_path, "key")
+    cache.append("layer", 1, 0.5, rank=0)
+    file = tmp_path / "sensitivity-0.jsonl"
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write('{"key": "key", "set": "lay')
+    assert sensitivity_cache.SensitivityCache(tmp_path, "key").values == {("layer", 1): 0.5}
+    cache.append("layer", 2, 0.25, rank=0)
+    assert sensitivity_cache.SensitivityCache(tmp_path, "key").values == {("layer", 1): 0.5, ("layer", 2): 0.25}
+
+
+def test_a_child_that_fails_is_noticed() -> None:
+    """The instrument itself: a failure in a child is not taken for a kill."""
+    with pytest.raises(AssertionError, match="failed with 1"):
+        kill_at_random(lambda: 1 / 0, lambda: None, 1, within=2.0)
+    assert in_child(lambda: None) == 0
