@@ -1,5 +1,8 @@
 """The public names, and where each lies: ``__init__.py`` imports a name when it is used, type checkers read it here."""
 
+from .choosing.points import DenseNetwork, SweepPoint
+from .choosing.result import Sweep
+from .choosing.sweeping import sweep
 from .graph.counts import Counts, LayerCount
 from .plan.checkpoint import load, save
 from .plan.composition import compose
@@ -30,6 +33,7 @@ from .utils.errors import (
     CheckpointError,
     EquivalenceError,
     FecError,
+    FecWarning,
     FormulaError,
     InputError,
     LayerError,
@@ -54,9 +58,11 @@ __all__ = [
     "Compensation",
     "Counts",
     "Couplings",
+    "DenseNetwork",
     "Epoch",
     "EquivalenceError",
     "FecError",
+    "FecWarning",
     "FilterExplanation",
     "FinetuneResult",
     "Formula",
@@ -77,6 +83,8 @@ __all__ = [
     "PruneResult",
     "RatioError",
     "Sensitivity",
+    "Sweep",
+    "SweepPoint",
     "TrainingError",
     "TrainingInterrupted",
     "TrainingSettings",
@@ -98,5 +106,6 @@ __all__ = [
     "remap_optimizer",
     "save",
     "score_model",
+    "sweep",
     "verify_equivalence",
 ]

@@ -7,7 +7,7 @@ SCRIPT = """
 import importlib, pkgutil, sys
 
 OPTIONAL = ["accelerate", "torchmetrics", "torchvision", "PIL", "pycocotools", "defusedxml", "sklearn", "tensorboard"]
-OPTIONAL += ["yaml", "jsonschema"]
+OPTIONAL += ["yaml", "jsonschema", "matplotlib"]
 for name in OPTIONAL:
     sys.modules[name] = None  # makes `import NAME` raise ImportError
 

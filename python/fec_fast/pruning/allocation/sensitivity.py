@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +20,7 @@ from ...scoring.formula import Formula
 from ...utils.batches import check_labels, images_and_labels
 from ...utils.distributed import launched_processes
 from ...utils.errors import ArgumentError, InputError, LayerError, PlanError, RatioError
-from ...utils.evaluation import evaluate
+from ...utils.evaluation import evaluate, measured_number
 from ...utils.forward import call_model, undisturbed
 from ...utils.model_index import ModelIndex
 from ...utils.modules import device_of
@@ -287,7 +286,7 @@ def _checked_calibration(context: PruningContext, calibration: Calibration) -> C
     """The function that is measured. Its second argument says what was removed, for its error messages."""
     function: Callable[[nn.Module], Any]
     if isinstance(calibration, Iterable):
-        _check_loader(context.index, calibration)
+        check_labelled_loader(context.index, calibration, "calibration")
         function = functools.partial(_accuracy, loader=calibration)
     elif callable(calibration):
         function = calibration
@@ -295,23 +294,10 @@ def _checked_calibration(context: PruningContext, calibration: Calibration) -> C
         kind = type(calibration).__name__
         raise ArgumentError(f"calibration: expected a loader or a function from a model to a number, got {kind}")
 
+    advice = "what was measured before is in the cache, if you gave one"
+
     def value_of(model: nn.Module, description: str) -> float:
-        try:
-            value = function(model)
-        except Exception as error:
-            raise InputError(
-                f"the calibration raised {type(error).__name__} with {description}: {error}; what was measured before "
-                "is in the cache, if you gave one"
-            ) from error
-        if isinstance(value, Tensor | np.generic) and value.ndim == 0:
-            value = value.item()
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ArgumentError(
-                f"the calibration returned a {type(value).__name__} with {description}: return a number"
-            )
-        if not math.isfinite(value):
-            raise InputError(f"the calibration returned {value} with {description}: return a finite number")
-        return float(value)
+        return measured_number(function, model, "the calibration", f"with {description}", advice)
 
     return value_of
 
@@ -324,19 +310,33 @@ def _accuracy(model: nn.Module, loader: Iterable[Any]) -> float:
     return evaluate(model, loader)
 
 
-def _check_loader(index: ModelIndex, loader: Iterable[Any]) -> None:
-    """Checks all labels against the model's classes, before hours of measurements."""
+def check_labelled_loader(index: ModelIndex, loader: Iterable[Any], argument: str) -> int:
+    """Checks all labels against the model's classes, before hours of measurements.
+
+    Args:
+        index: The index of the model.
+        loader: The images and labels.
+        argument: The name of the argument, for messages.
+
+    Returns:
+        The number of classes.
+
+    Raises:
+        ArgumentError: The loader can be iterated only once.
+        InputError: It is empty or has a label that is none of the model's classes, or the model returns no logits.
+    """
     if isinstance(loader, Iterator):
-        raise ArgumentError("calibration: an iterator can be iterated only once; give a DataLoader or a list")
+        raise ArgumentError(f"{argument}: an iterator can be iterated only once; give a DataLoader or a list")
     classes = total = 0
     for images, labels in map(images_and_labels, loader):
         if not total:
             with undisturbed(index):
                 logits = call_model(index.model, images[:1].to(device_of(index.model)))
             if not isinstance(logits, Tensor) or logits.ndim != 2:
-                raise InputError("calibration: the model returns no logits [B, classes]; give a function instead")
+                raise InputError(f"{argument}: the model returns no logits [B, classes]; give a function instead")
             classes = logits.shape[1]
-        check_labels(labels, classes, "the calibration data")
+        check_labels(labels, classes, f"the {argument} data")
         total += len(labels)
     if not total:
-        raise InputError("the calibration data is empty")
+        raise InputError(f"the {argument} data is empty")
+    return classes
