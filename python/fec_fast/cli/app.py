@@ -1,4 +1,4 @@
-"""Command line: ``fec-fast score | prune | explain | finetune | run | demo | info``."""
+"""Command line: ``fec-fast score | prune | explain | sweep | sensitivity | finetune | run | demo | info``."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ from ..scoring.model_scores import score_model
 from ..training.finetuning import finetune
 from ..utils.distributed import launched_processes
 from ..utils.errors import FecError, InputError, LayerError, TrainingInterrupted
-from ..utils.files import write_text
 from ..vision import data, zoo
 from ..vision.weights import load_weights
+from .choosing import sensitivity_command, sweep_command
 from .demo import run_demo
+from .options import DATA_HELP, InputShape, ModelName, Weights, build_model, example_input
+from .output import Json, one_call, say, write_json
 from .recipe import read_recipe
 from .recipe_run import run_recipe
 
@@ -39,7 +41,8 @@ class _OneLineErrors(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with one_call():
+                return super().invoke(ctx)
         except TrainingInterrupted as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(130) from error
@@ -56,33 +59,24 @@ app = typer.Typer(
     help="Channel-similarity entropy pruning of convolutional networks.",
 )
 
-_ModelName = Annotated[
-    str, typer.Argument(metavar="MODEL", help="torchvision:NAME, zoo:NAME or path/to/file.py:factory")
-]
-_Weights = Annotated[
-    Path | None,
-    typer.Option(help="Weights: safetensors, or a .pth (read with weights_only). Default: random."),
-]
 _Data = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="imagefolder:PATH (a folder or a zip), torchvision:cifar10:PATH, sklearn:digits, voc:PATH or "
-        "file.py:factory",
+        help=DATA_HELP,
     ),
 ]
 _Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Overrides a value of the recipe, such as finetune.epochs=1."),
 ]
-_Json = Annotated[Path | None, typer.Option("--json", help="Also writes the result to this file.")]
 
 
 @app.command("score")
 def score_command(
-    model: _ModelName,
-    weights: _Weights = None,
-    json: _Json = None,
+    model: ModelName,
+    weights: Weights = None,
+    json: Json = None,
     compress: Annotated[str | None, typer.Option(help="rms, absmean, mean or none")] = None,
     axis: Annotated[str | None, typer.Option(help="channels, filters or both")] = None,
     entropy: Annotated[str | None, typer.Option(help="similarity, softmax or distance")] = None,
@@ -90,15 +84,14 @@ def score_command(
     """Print the entropy of every convolution's filters, in nats."""
     fields = {"compress": compress, "axis": axis, "entropy": entropy}
     formula = Formula.from_dict({field: value for field, value in fields.items() if value is not None})
-    scores = score_model(_build(model, weights), formula=formula)
-    typer.echo(str(scores))
-    if json is not None:
-        write_text(json, scores.to_json())
+    scores = score_model(build_model(model, weights), formula=formula)
+    say(scores)
+    write_json(json, scores.to_json())
 
 
 @app.command("prune")
 def prune_command(
-    model: _ModelName,
+    model: ModelName,
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")],
     ratio: Annotated[
         float | None,
@@ -130,20 +123,13 @@ def prune_command(
     ] = None,
     images: Annotated[int, typer.Option(help="Most images that the recovery of --calibrate uses.")] = IMAGES,
     min_channels: Annotated[int, typer.Option(help="Smallest number of channels that every layer keeps.")] = 1,
-    weights: _Weights = None,
+    weights: Weights = None,
     criterion: Annotated[
         str | None,
         typer.Option(help=f"One of {', '.join(CRITERIA)}. Default: reconstruction with --calibrate, else fec_l1."),
     ] = None,
     sides: Annotated[str, typer.Option(help="both or producer")] = "both",
-    input_shape: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N,C,H,W",
-            help="Shape of the example input. Default: 1,1,8,8 for the zoo's digits networks, 1,3,32,32 for the rest "
-            "of the zoo, 1,3,224,224 for all others.",
-        ),
-    ] = None,
+    input_shape: InputShape = None,
     round_to: Annotated[int, typer.Option(help="Keeps widths at multiples of this number.")] = 1,
     norms: Annotated[
         str,
@@ -158,8 +144,8 @@ def prune_command(
 ) -> None:
     """Remove filters, verify the result against the masked original, and save it."""
     checkpoint.check_destination(out)
-    example = torch.randn(_shape(model, input_shape), generator=torch.Generator().manual_seed(0))
-    network = _build(model, weights).eval()
+    example = example_input(model, input_shape)
+    network = build_model(model, weights).eval()
     loader = None if calibrate in (None, DATA_FREE) else data.load(calibrate)[0]
     recover = calibrate if loader is None else loader
     if criterion is None:
@@ -195,14 +181,14 @@ def explain_command(
         str | None,
         typer.Option(metavar="MODEL", help="Model before pruning; adds the nearest neighbours of each filter."),
     ] = None,
-    weights: _Weights = None,
+    weights: Weights = None,
     index: Annotated[int | None, typer.Option("--filter", help="Shows this filter only.")] = None,
     removed: Annotated[bool, typer.Option("--removed", help="Shows removed filters only.")] = False,
 ) -> None:
     """Explain why each filter of a layer was removed or kept: score, rank and coupled layers."""
     if weights is not None and model is None:
         raise InputError(f"--weights {weights}: give the model they belong to with --model")
-    network = None if model is None else _build(model, weights)
+    network = None if model is None else build_model(model, weights)
     explanation = explain(_read_plan(plan), layer, network)
     count = len(explanation.filters)
     if index is not None and index not in range(count):
@@ -264,7 +250,7 @@ def run_command(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe in YAML, such as those in recipes/.")],
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint, results.json and the training states.")],
     data_name: _Data = None,
-    weights: _Weights = None,
+    weights: Weights = None,
     overrides: _Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resumes an unfinished run in --out.")] = False,
 ) -> None:
@@ -295,19 +281,5 @@ def _read_plan(path: Path) -> Plan:
     return checkpoint.read_plan(path) if path.is_dir() else Plan.from_json(path.read_text("utf-8", "replace"))
 
 
-def _build(name: str, weights: Path | None) -> torch.nn.Module:
-    model = zoo.build(name)
-    return model if weights is None else load_weights(model, weights)
-
-
-def _shape(model: str, text: str | None) -> tuple[int, ...]:
-    """Shape of the example input: the given one, or the one that the model's data has."""
-    if text is None:
-        return zoo.input_shape(model)
-    try:
-        shape = tuple(int(size) for size in text.split(","))
-    except ValueError:
-        raise InputError(f"--input-shape {text!r}: give whole numbers and commas, such as 1,3,224,224") from None
-    if any(size < 1 for size in shape):
-        raise InputError(f"--input-shape {text!r}: every size must be positive")
-    return shape
+app.command("sweep")(sweep_command)
+app.command("sensitivity")(sensitivity_command)

@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 import fec_fast
 from fec_fast.cli import app as cli
+from fec_fast.cli.options import example_shape
 from fec_fast.vision import zoo
 from fec_fast.vision.weights import load_weights
 
@@ -189,10 +190,10 @@ def test_output_folder_is_checked_before_the_work(tmp_path: Path, monkeypatch: p
 
 
 def test_input_shape_by_name() -> None:
-    assert cli._shape("zoo:resnet-digits", None) == (1, 1, 8, 8)
-    assert cli._shape("zoo:vgg16-cifar", None) == (1, 3, 32, 32)
-    assert cli._shape("torchvision:resnet50", None) == (1, 3, 224, 224)
-    assert cli._shape("zoo:vgg16-cifar", "2,3,64,48") == (2, 3, 64, 48)
+    assert example_shape("zoo:resnet-digits", None) == (1, 1, 8, 8)
+    assert example_shape("zoo:vgg16-cifar", None) == (1, 3, 32, 32)
+    assert example_shape("torchvision:resnet50", None) == (1, 3, 224, 224)
+    assert example_shape("zoo:vgg16-cifar", "2,3,64,48") == (2, 3, 64, 48)
 
 
 def test_installed_command() -> None:
