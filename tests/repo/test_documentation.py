@@ -26,7 +26,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
         pytest.param(
             "choosing",
             ("accelerate", "torchmetrics", "sklearn", "matplotlib"),
-            5,
+            6,
             marks=pytest.mark.slow,
         ),
         ("finetuning", ("accelerate", "torchmetrics", "torchvision", "sklearn"), 4),

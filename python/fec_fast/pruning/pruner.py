@@ -17,13 +17,14 @@ from ..plan.plan import Plan, check_plan
 from ..recovery.calibration import DATA_FREE, calibration_batches
 from ..recovery.compensation import IMAGES, Compensation, compensate
 from ..scoring.formula import Formula
-from ..utils.errors import ArgumentError
+from ..utils.errors import ArgumentError, FecWarning
 from ..utils.model_index import ModelIndex
 from ..utils.timing import Latency, compare_latency
 from .allocation.allocate import AllocationRequest, Ratios
 from .allocation.budget import Budget
 from .allocation.sensitivity import Calibration
 from .arguments import check_calibration, default_criterion, default_policy, images_suffice
+from .cautions import layers_cut_to_the_bone
 from .context import build_context
 from .criteria import Criterion
 from .plan_builder import kept_for_norms, layers_by_reason
@@ -211,11 +212,14 @@ def prune(
     context = build_context(model, example_inputs, criterion, formula, sides, ignore, calibration, norms)
     trial = find_plan(context, request, verify=verify)
     context, counts, plan, pruned, proof = trial.context, trial.counts, trial.plan, trial.pruned, trial.proof
-    for message in [*unseen_parts(trial), *kept_for_norms(context.coupling)]:
-        warnings.warn(message, stacklevel=2)
+    macs = context.trace.macs_by_layer()
+    hurt = layers_cut_to_the_bone(plan, [name for name in context.index.modules if macs.get(name)])
+    for message in [*unseen_parts(trial), *kept_for_norms(context.coupling), *hurt]:
+        warnings.warn(message, FecWarning, stacklevel=2)
     if not any(counts) and budget is None and (ratio is None or ratio > 0):
-        warnings.warn("nothing was pruned: the ratios are too small for these widths and round_to", stacklevel=2)
-    before = counts_of(context.index, context.trace.macs_by_layer())
+        message = "nothing was pruned: the ratios are too small for these widths and round_to"
+        warnings.warn(message, FecWarning, stacklevel=2)
+    before = counts_of(context.index, macs)
     sizes = SizeModel(context.index, context.trace, context.coupling)
     after = counts_of(pruned, sizes.macs_by_layer(counts))
     result = PruneResult(pruned.model, plan, before, after, proof)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..utils.compat import BatchNormBase
-from ..utils.errors import InputError
+from ..utils.errors import FecWarning, InputError
 from ..utils.forward import call_model, map_tensors, restored_modes
 from ..utils.modules import device_of, unwrap
 from .calibration import count_images, inputs_from
@@ -40,7 +40,9 @@ def recalibrate(model: nn.Module, loader: Iterable[Any]) -> None:
     model = unwrap(model)
     norms = [m for m in model.modules() if isinstance(m, BatchNormBase) and m.track_running_stats]
     if not norms:
-        warnings.warn(f"{type(model).__name__} has no batch norm: there is nothing to recalibrate", stacklevel=2)
+        warnings.warn(
+            f"{type(model).__name__} has no batch norm: there is nothing to recalibrate", FecWarning, stacklevel=2
+        )
         return
     momenta = [(norm, norm.momentum) for norm in norms]
     statistics = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]

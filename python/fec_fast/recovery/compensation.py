@@ -15,7 +15,7 @@ from ..plan.plan import Plan, check_plan
 from ..plan.shapes import fingerprint
 from ..utils.compat import storage_id
 from ..utils.copying import copied_model
-from ..utils.errors import ArgumentError, InputError, PlanError, WeightError
+from ..utils.errors import ArgumentError, FecWarning, InputError, PlanError, WeightError
 from ..utils.forward import tensors_in
 from ..utils.model_index import ModelIndex
 from ..utils.modules import unwrap_for_surgery
@@ -30,6 +30,7 @@ ROWS = 20_000
 IMAGES = 1_024
 MEMORY = 4.0
 FEWEST_IMAGES = 8
+FEW_IMAGES = 128  # below it a warning is given
 # Noise tells less about a layer's inputs than images do, so weights stay nearer to where they are.
 NOISE_RIDGE = 0.1
 
@@ -159,6 +160,7 @@ def compensate(
             layer, reason = next(iter(fits.left.items()))
             warnings.warn(
                 f"nothing was recovered: {len(fits.left)} layers were left as they were, such as {layer!r}: {reason}",
+                FecWarning,
                 stacklevel=2,
             )
         return Compensation(DATA_FREE, 0, 0, tuple(fits.records), dict(fits.left))
@@ -167,6 +169,13 @@ def compensate(
     if number < FEWEST_IMAGES:
         raise InputError(
             f"{number} calibration image(s) are too few: give at least {FEWEST_IMAGES}, better some hundreds"
+        )
+    if number < FEW_IMAGES:
+        warnings.warn(
+            f"{number} calibration images are few: layers are fitted to what these have in common; give 500 to 1,000 "
+            "(without labels)",
+            FecWarning,
+            stacklevel=2,
         )
     small = ModelIndex.of(copied_model(after))
     fits = LayerFits(before, small, plan, ridge, rows, int(memory * 2**30))
@@ -181,6 +190,7 @@ def compensate(
         warnings.warn(
             f"{used} of {number} calibration images were used: memory={memory:g} GiB is not enough for what the model "
             "computes on more of them at a time; give more memory",
+            FecWarning,
             stacklevel=2,
         )
     return Compensation("least squares", used, number, tuple(fits.records), dict(fits.left))

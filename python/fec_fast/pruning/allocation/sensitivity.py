@@ -19,7 +19,7 @@ from ...recovery.batch_norm import recalibrate
 from ...scoring.formula import Formula
 from ...utils.batches import check_labels, images_and_labels
 from ...utils.distributed import launched_processes
-from ...utils.errors import ArgumentError, InputError, LayerError, PlanError, RatioError
+from ...utils.errors import ArgumentError, FecWarning, InputError, LayerError, PlanError, RatioError
 from ...utils.evaluation import evaluate, measured_number
 from ...utils.forward import call_model, undisturbed
 from ...utils.model_index import ModelIndex
@@ -33,6 +33,9 @@ from .ratios import check_ratio
 from .sensitivity_cache import SensitivityCache, cache_key
 
 Calibration = Callable[[nn.Module], float] | Iterable[Any]
+_WHOLE = "nothing removed"
+# A loss of the dense network from re-estimation alone, from which on a warning is given: a point.
+_COSTLY = 0.01
 DEFAULT_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
@@ -186,7 +189,7 @@ class SensitivityMeter:
             with progress_bar("sensitivity", len(missing), shown=progress and team.rank == 0) as done:
                 for job in missing:
                     name, removed = job
-                    description = f"{removed} units less in {name}" if name else "nothing removed"
+                    description = f"{removed} units less in {name}" if name else _WHOLE
                     value = value_of(context.pruned_copy(counts_of(job)).eval(), description)
                     self._values[labels_of_job[job]] = value
                     if store is not None:
@@ -297,7 +300,19 @@ def _checked_calibration(context: PruningContext, calibration: Calibration) -> C
     advice = "what was measured before is in the cache, if you gave one"
 
     def value_of(model: nn.Module, description: str) -> float:
-        return measured_number(function, model, "the calibration", f"with {description}", advice)
+        before = 0.0  # measured where something can be lost: for the dense network, by its accuracy
+        if isinstance(calibration, Iterable) and description == _WHOLE:
+            before = evaluate(model, calibration)
+        value = measured_number(function, model, "the calibration", f"with {description}", advice)
+        if before - value > _COSTLY:
+            warnings.warn(
+                f"re-estimating batch norm on the calibration costs the dense network {100 * (before - value):.1f} "
+                f"points of accuracy ({before:.4f} before, {value:.4f} after), so every value is too low: give more "
+                "images, batches of at least 32, mixed classes, and the preprocessing of the training",
+                FecWarning,
+                stacklevel=5,
+            )
+        return value
 
     return value_of
 
