@@ -1,15 +1,13 @@
-"""Command line: ``fec-fast score | prune | explain | sweep | sensitivity | finetune | run | demo | info``."""
+"""Command line: ``fec-fast score | prune | explain | finetune | run | demo``, and the commands of other files."""
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import version
+import json as json_module
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
-from typer.core import TyperGroup
+from rich.console import Console
 
 from ..plan import checkpoint
 from ..plan.plan import Plan
@@ -20,44 +18,31 @@ from ..pruning.explanation import explain
 from ..pruning.pruner import prune
 from ..recovery.calibration import DATA_FREE
 from ..recovery.compensation import IMAGES, compensate
-from ..scoring.backends.registry import backends
 from ..scoring.formula import Formula
 from ..scoring.model_scores import score_model
 from ..training.finetuning import finetune
 from ..utils.distributed import launched_processes
-from ..utils.errors import FecError, InputError, LayerError, TrainingInterrupted
+from ..utils.errors import InputError, LayerError
 from ..vision import data, zoo
 from ..vision.weights import load_weights
-from .choosing import sensitivity_command, sweep_command
+from . import choosing, deploying, doctor
 from .demo import run_demo
-from .options import DATA_HELP, InputShape, ModelName, Weights, build_model, example_input
-from .output import Json, one_call, say, write_json
+from .options import DATA_HELP, Force, InputShape, ModelName, Weights, build_model, check_out, example_input
+from .output import Json, is_quiet, say, write_json
+from .program import EXIT_CODES, OneLineErrors, before_the_command
 from .recipe import read_recipe
 from .recipe_run import run_recipe
-
-
-class _OneLineErrors(TyperGroup):
-    """Reports an error in one line and exits with 2. A traceback is for faults of the program, not of its input."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            with one_call():
-                return super().invoke(ctx)
-        except TrainingInterrupted as error:
-            typer.echo(str(error), err=True)
-            raise typer.Exit(130) from error
-        except (FecError, OSError) as error:
-            typer.echo("error: " + " ".join(str(error).split()), err=True)
-            raise typer.Exit(2) from error
-
+from .results import explanation_json, headline, result_json, training_json
 
 app = typer.Typer(
-    cls=_OneLineErrors,
+    cls=OneLineErrors,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Channel-similarity entropy pruning of convolutional networks.",
+    epilog=EXIT_CODES,
 )
+app.callback()(before_the_command)
 
 _Data = Annotated[
     str | None,
@@ -93,6 +78,9 @@ def score_command(
 def prune_command(
     model: ModelName,
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")],
+    force: Force = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Also prints a table of all layers.")] = False,
+    json: Json = None,
     ratio: Annotated[
         float | None,
         typer.Option(help="Share of filters to remove from every layer, in [0, 1). Default without a budget: 0.5."),
@@ -144,6 +132,7 @@ def prune_command(
 ) -> None:
     """Remove filters, verify the result against the masked original, and save it."""
     checkpoint.check_destination(out)
+    check_out(out, force)
     example = example_input(model, input_shape)
     network = build_model(model, weights).eval()
     loader = None if calibrate in (None, DATA_FREE) else data.load(calibrate)[0]
@@ -166,11 +155,14 @@ def prune_command(
         ignore=ignore or (),
     )
     if calibrate is not None:
-        recovery = compensate(network, result.model, result.plan, loader, example_inputs=example, images=images)
-        result = result.with_recovery(recovery)
-        typer.echo(str(result.recovery))
-    typer.echo(result.summary())
-    typer.echo(f"saved in {checkpoint.save(result, out)}")
+        options: dict[str, Any] = {"example_inputs": example, "images": images, "progress": not is_quiet()}
+        result = result.with_recovery(compensate(network, result.model, result.plan, loader, **options))
+    folder = checkpoint.save(result, out)
+    say(headline(result))
+    if layers:
+        say("\n".join([*([] if result.recovery is None else [str(result.recovery)]), result.summary()]))
+    say(f"saved in {folder}")
+    write_json(json, result_json(result, folder))
 
 
 @app.command("explain")
@@ -184,6 +176,7 @@ def explain_command(
     weights: Weights = None,
     index: Annotated[int | None, typer.Option("--filter", help="Shows this filter only.")] = None,
     removed: Annotated[bool, typer.Option("--removed", help="Shows removed filters only.")] = False,
+    json: Json = None,
 ) -> None:
     """Explain why each filter of a layer was removed or kept: score, rank and coupled layers."""
     if weights is not None and model is None:
@@ -194,7 +187,8 @@ def explain_command(
     if index is not None and index not in range(count):
         raise LayerError(f"--filter {index}: {layer} has {count} filters in the plan, counted from 0")
     rows = [row for row in explanation.filters if index in (None, row.index) and (row.removed or not removed)]
-    typer.echo("\n".join([explanation.heading(), *map(str, rows)]))
+    say("\n".join([explanation.heading(), *map(str, rows)]))
+    write_json(json, explanation_json(layer, rows))
 
 
 @app.command("finetune")
@@ -209,12 +203,15 @@ def finetune_command(
     data_name: _Data = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
     overrides: _Set = None,
+    force: Force = False,
+    json: Json = None,
     state: Annotated[Path | None, typer.Option(help="Folder for the training state, for --resume.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resumes from --state.")] = False,
     log: Annotated[Path | None, typer.Option(help="Folder for metrics.csv.")] = None,
 ) -> None:
     """Fine-tune a pruned model, evaluate it on the held-out data, and save it."""
     checkpoint.check_destination(out)
+    check_out(out, force)
     options_given = {"model": model, "data.name": data_name, "finetune.epochs": epochs}
     recipe = read_recipe(config, overrides or (), options_given)
     plan = checkpoint.read_plan(checkpoint_folder)
@@ -238,11 +235,13 @@ def finetune_command(
         checkpoint=state,
         resume=resume,
         log_dir=log,
+        progress=not is_quiet(),
     )
     after = task.evaluate(network, held_out)[task.main_metric]
-    typer.echo(f"held-out {task.main_metric}: {before:.4f} before, {after:.4f} after {len(result.history)} epochs")
+    say(f"held-out {task.main_metric}: {before:.4f} before, {after:.4f} after {len(result.history)} epochs")
     if launched_processes().rank == 0:
-        typer.echo(f"saved in {checkpoint.save(network, plan, out)}")
+        say(f"saved in {checkpoint.save(network, plan, out)}")
+        write_json(json, training_json(task.main_metric, before, after, result))
 
 
 @app.command("run")
@@ -253,10 +252,19 @@ def run_command(
     weights: Weights = None,
     overrides: _Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resumes an unfinished run in --out.")] = False,
+    json: Json = None,
 ) -> None:
     """Run a recipe: measure, prune, fine-tune (the dense network too, on request), save, and write the figures."""
     options_given = {"data.name": data_name, "weights": None if weights is None else str(weights)}
-    run_recipe(read_recipe(recipe, overrides or (), options_given), out, resume=resume)
+    results = run_recipe(
+        read_recipe(recipe, overrides or (), options_given),
+        out,
+        resume=resume,
+        progress=not is_quiet(),
+        console=Console(quiet=True) if is_quiet() else None,
+    )
+    if launched_processes().rank == 0:
+        write_json(json, json_module.dumps(results, indent=1) + "\n")
 
 
 @app.command("demo")
@@ -267,19 +275,10 @@ def demo_command(
     run_demo(json)
 
 
-@app.command("info")
-def info_command() -> None:
-    """Print the version and the backends: which are built and usable, and why the others are not."""
-    typer.echo(f"fec-fast {version('fec-fast')}, torch {torch.__version__}, Python {platform.python_version()}")
-    typer.echo(f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads")
-    for name, backend in backends().items():
-        state = "usable" if backend.usable else "built, not usable" if backend.built else "not built"
-        typer.echo(f"{name}: {state}" + (f" ({backend.reason})" if backend.reason else ""))
-
-
 def _read_plan(path: Path) -> Plan:
     return checkpoint.read_plan(path) if path.is_dir() else Plan.from_json(path.read_text("utf-8", "replace"))
 
 
-app.command("sweep")(sweep_command)
-app.command("sensitivity")(sensitivity_command)
+choosing.register(app)
+deploying.register(app)
+doctor.register(app)

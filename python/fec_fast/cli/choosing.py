@@ -17,7 +17,7 @@ from ..training.finetuning import finetune
 from ..utils.distributed import launched_processes
 from ..utils.errors import InputError
 from ..vision import data
-from .options import DATA_HELP, InputShape, ModelName, Weights, build_model, example_input
+from .options import DATA_HELP, Force, InputShape, ModelName, Weights, build_model, check_out, example_input
 from .output import Json, is_quiet, say, write_json
 
 _Data = Annotated[str, typer.Option("--data", help=f"{DATA_HELP}. Accuracy is measured on its held-out part.")]
@@ -52,6 +52,7 @@ def sweep_command(
         float, typer.Option(help="Points of accuracy that the smallest network may lose, for the last line and --out.")
     ] = 1.0,
     out: Annotated[Path | None, typer.Option(help="Folder for the checkpoint of that network.")] = None,
+    force: Force = False,
     plot: Annotated[Path | None, typer.Option(help="File for a picture, such as sweep.svg.")] = None,
     json: Json = None,
     input_shape: InputShape = None,
@@ -59,6 +60,7 @@ def sweep_command(
     """Prune to several sizes in several ways, recover each on the training images, and measure accuracy and size."""
     if out is not None:
         checkpoint.check_destination(out)
+        check_out(out, force)
     if epochs < 0:
         raise InputError(f"--epochs {epochs}: give 0 or a positive number")
     network = build_model(model, weights).eval()
@@ -128,3 +130,13 @@ def sensitivity_command(
             "values": measured.values,
         }
         write_json(json, json_module.dumps(document, indent=1) + "\n")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds these commands to the program.
+
+    Args:
+        app: The program.
+    """
+    app.command("sweep")(sweep_command)
+    app.command("sensitivity")(sensitivity_command)

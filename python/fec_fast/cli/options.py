@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from ..utils.errors import InputError
+from ..utils.errors import FecWarning, InputError
 from ..vision import zoo
 from ..vision.weights import load_weights
 
@@ -33,12 +34,31 @@ InputShape = Annotated[
 ]
 
 
-def build_model(name: str, weights: Path | None) -> nn.Module:
-    """Builds a model and loads its weights.
+Force = Annotated[bool, typer.Option("--force", help="Replaces what --out names.")]
+
+
+def check_out(out: Path, force: bool) -> None:
+    """Checks that ``--out`` names nothing that would be replaced, or that it may be.
+
+    Args:
+        out: A file or a folder.
+        force: The value of ``--force``.
+
+    Raises:
+        InputError: It exists, and may not be replaced.
+    """
+    occupied = any(out.iterdir()) if out.is_dir() else out.exists()
+    if occupied and not force:
+        raise InputError(f"--out {out} exists: add --force to replace it, or give another name")
+
+
+def build_model(name: str, weights: Path | None, *, warn: bool = True) -> nn.Module:
+    """Builds a model and loads its weights. A warning says if they are random.
 
     Args:
         name: As in ``MODEL``.
-        weights: The file of the weights; ``None`` leaves the random ones.
+        weights: The file of the weights; ``None`` leaves those that the model is built with.
+        warn: Whether random weights matter.
 
     Returns:
         The model.
@@ -47,6 +67,12 @@ def build_model(name: str, weights: Path | None) -> nn.Module:
         FecError: There is no such model, or the weights do not fit.
     """
     model = zoo.build(name)
+    # A factory in a file may load weights itself.
+    if weights is None and warn and name.startswith(("zoo:", "torchvision:")):
+        message = (
+            f"RANDOM WEIGHTS: {name} was never trained. Its sizes are right, its scores and accuracies mean nothing; "
+        )
+        warnings.warn(message + "give the trained weights with --weights FILE", FecWarning, stacklevel=2)
     return model if weights is None else load_weights(model, weights)
 
 

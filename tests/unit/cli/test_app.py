@@ -88,6 +88,7 @@ def test_prune(weights: Path, pruned: Path) -> None:
 
 def test_prune_prints_a_summary(weights: Path, tmp_path: Path) -> None:
     arguments = ["--criterion", "l1", "--sides", "producer", "--round-to", "4", "--input-shape", "1,1,8,8"]
+    arguments.append("--layers")
     printed = succeed("prune", "zoo:vgg-digits", "--weights", weights, "--out", tmp_path / "out", *arguments)
     assert "total" in printed and str(tmp_path / "out") in printed
     plan = json.loads((tmp_path / "out" / "plan.json").read_text())
@@ -109,7 +110,7 @@ def test_prune_takes_norms(tmp_path: Path) -> None:
 
 def test_prune_recovers_on_images(weights: Path, tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
-    data = ["--calibrate", "sklearn:digits", "--images", "100", "--criterion", "reconstruction"]
+    data = ["--calibrate", "sklearn:digits", "--images", "100", "--criterion", "reconstruction", "--layers"]
     printed = succeed("prune", "zoo:vgg-digits", "--weights", weights, "--out", tmp_path / "out", *data)
     assert "recovered by least squares on 100 images" in printed and "error before" in printed
     plan = json.loads((tmp_path / "out" / "plan.json").read_text())
@@ -117,7 +118,7 @@ def test_prune_recovers_on_images(weights: Path, tmp_path: Path) -> None:
 
 
 def test_prune_recovers_without_images(weights: Path, tmp_path: Path) -> None:
-    arguments = ["--weights", weights, "--out", tmp_path / "out", "--calibrate", "data-free"]
+    arguments = ["--weights", weights, "--out", tmp_path / "out", "--calibrate", "data-free", "--layers"]
     printed = succeed("prune", "zoo:vgg-digits", *arguments)
     assert "recovered data-free, on noise" in printed and "error before" in printed
     assert "data-free" in json.loads((tmp_path / "out" / "plan.json").read_text())["notes"][-1]
