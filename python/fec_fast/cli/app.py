@@ -90,7 +90,7 @@ def prune_command(
         typer.Option(
             metavar="NAME=NUMBER",
             help="Target for the whole network. params=0.7, macs=0.5 and memory=0.5 name the share to remove; "
-            "latency_ms=5 names milliseconds per call.",
+            "macs=1.2G, params=5M, memory=50MB and latency=3ms name what may be left.",
         ),
     ] = None,
     ratios: Annotated[

@@ -16,9 +16,10 @@ from .output import be_quiet, one_call
 
 EXIT_CODES = "Exit codes: 0 success; 1 a fault of the program; 2 wrong input; 130 interrupted by Ctrl-C."
 # What typer raises for wrong options. Newer versions have their own copy of click, so its classes are found from here.
-_USAGE_ERRORS: tuple[type[Exception], ...] = tuple(
+_USAGE_ERRORS = tuple(
     kind for kind in typer.BadParameter.__mro__ if issubclass(kind, Exception) and kind is not Exception
 )
+_PASSED_ON: tuple[type[BaseException], ...] = (*_USAGE_ERRORS, typer.Exit, typer.Abort, BrokenPipeError)
 
 
 class OneLineErrors(TyperGroup):
@@ -36,7 +37,7 @@ class OneLineErrors(TyperGroup):
         try:
             with one_call(), _one_line_warnings():
                 return super().invoke(ctx)
-        except (*_USAGE_ERRORS, typer.Exit, typer.Abort, BrokenPipeError):
+        except _PASSED_ON:
             raise
         except (Exception, KeyboardInterrupt) as error:
             if ctx.params.get("debug"):
