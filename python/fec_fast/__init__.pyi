@@ -1,5 +1,10 @@
 """The public names, and where each lies: ``__init__.py`` imports a name when it is used, type checkers read it here."""
 
+import fec_fast.training.tasks.detection as detection
+import fec_fast.vision.data as data
+import fec_fast.vision.voc as voc
+import fec_fast.vision.zoo as zoo
+
 from .choosing.points import DenseNetwork, SweepPoint
 from .choosing.result import Sweep
 from .choosing.sweeping import sweep
@@ -46,6 +51,8 @@ from .utils.errors import (
 )
 from .utils.evaluation import evaluate
 from .utils.timing import Latency
+
+__version__: str
 
 __all__ = [
     "ArgumentError",
@@ -95,6 +102,8 @@ __all__ = [
     "compensate",
     "compose",
     "couplings",
+    "data",
+    "detection",
     "evaluate",
     "explain",
     "finetune",
@@ -108,4 +117,6 @@ __all__ = [
     "score_model",
     "sweep",
     "verify_equivalence",
+    "voc",
+    "zoo",
 ]

@@ -109,7 +109,7 @@ class Budget:
         for name, value in (("params", params), ("macs", macs), ("memory", memory)):
             if isinstance(value, str):
                 raise ArgumentError(
-                    f"Budget.remove({name}={value!r}): give a share; what may be left says Budget.keep({name}={value!r})"
+                    f"Budget.remove({name}={value!r}): give a share. Budget.keep({name}={value!r}) is what may be left"
                 )
         return cls(params, macs, memory)
 
