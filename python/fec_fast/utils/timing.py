@@ -106,8 +106,7 @@ def measure_latency(model: nn.Module, example_inputs: Any, min_run_time: float =
         ArgumentError: min_run_time is not positive.
         InputError: The model cannot be run on the example inputs.
     """
-    if not min_run_time > 0:
-        raise ArgumentError(f"min_run_time={min_run_time!r}: give a positive number of seconds")
+    _check_run_time(min_run_time)
     return time_model(model, example_inputs, precision=0.0, max_seconds=min_run_time).seconds
 
 
@@ -158,6 +157,7 @@ def compare_latency(original: nn.Module, pruned: nn.Module, example_inputs: Any,
         ArgumentError: The models lie on different devices, or min_run_time is not positive.
         InputError: A model cannot be run on the example inputs.
     """
+    _check_run_time(min_run_time)
     devices = [{tensor.device for tensor in [*model.parameters(), *model.buffers()]} for model in (original, pruned)]
     if devices[0] != devices[1]:
         names = [", ".join(sorted(map(str, devices_of_one))) for devices_of_one in devices]
@@ -195,6 +195,11 @@ def warn_if_busy(what: str, medians: Sequence[float]) -> None:
             FecWarning,
             stacklevel=4,
         )
+
+
+def _check_run_time(min_run_time: float) -> None:
+    if not min_run_time > 0:
+        raise ArgumentError(f"min_run_time={min_run_time!r}: give a positive number of seconds")
 
 
 def _disagreement(medians: Sequence[float]) -> float:
