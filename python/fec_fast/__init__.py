@@ -1,8 +1,26 @@
 """Channel-similarity entropy pruning of convolutional networks."""
 
+import importlib
+
 import lazy_loader
 
 from .scoring import ops as _ops  # noqa: F401  registers torch.ops.fec_fast
 
 # A name's module is imported when the name is first used: a script that only scores does not wait for the rest.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_public, _names, __all__ = lazy_loader.attach_stub(__name__, __file__)
+# Modules that have a short address too: fec_fast.zoo is fec_fast.vision.zoo.
+_MODULES = {"data": "vision.data", "detection": "training.tasks.detection", "voc": "vision.voc", "zoo": "vision.zoo"}
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    if name == "__version__":
+        from .utils.machine import package_version
+
+        return package_version()
+    return _public(name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*_names(), *_MODULES, "__version__"])

@@ -1,5 +1,13 @@
 """The public names, and where each lies: ``__init__.py`` imports a name when it is used, type checkers read it here."""
 
+import fec_fast.training.tasks.detection as detection
+import fec_fast.vision.data as data
+import fec_fast.vision.voc as voc
+import fec_fast.vision.zoo as zoo
+
+from .choosing.points import DenseNetwork, SweepPoint
+from .choosing.result import Sweep
+from .choosing.sweeping import sweep
 from .graph.counts import Counts, LayerCount
 from .plan.checkpoint import load, save
 from .plan.composition import compose
@@ -30,6 +38,7 @@ from .utils.errors import (
     CheckpointError,
     EquivalenceError,
     FecError,
+    FecWarning,
     FormulaError,
     InputError,
     LayerError,
@@ -43,6 +52,8 @@ from .utils.errors import (
 from .utils.evaluation import evaluate
 from .utils.timing import Latency
 
+__version__: str
+
 __all__ = [
     "ArgumentError",
     "BackendError",
@@ -54,9 +65,11 @@ __all__ = [
     "Compensation",
     "Counts",
     "Couplings",
+    "DenseNetwork",
     "Epoch",
     "EquivalenceError",
     "FecError",
+    "FecWarning",
     "FilterExplanation",
     "FinetuneResult",
     "Formula",
@@ -77,6 +90,8 @@ __all__ = [
     "PruneResult",
     "RatioError",
     "Sensitivity",
+    "Sweep",
+    "SweepPoint",
     "TrainingError",
     "TrainingInterrupted",
     "TrainingSettings",
@@ -87,6 +102,8 @@ __all__ = [
     "compensate",
     "compose",
     "couplings",
+    "data",
+    "detection",
     "evaluate",
     "explain",
     "finetune",
@@ -98,5 +115,8 @@ __all__ = [
     "remap_optimizer",
     "save",
     "score_model",
+    "sweep",
     "verify_equivalence",
+    "voc",
+    "zoo",
 ]

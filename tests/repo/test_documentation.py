@@ -23,6 +23,12 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
             marks=pytest.mark.slow,
         ),
         pytest.param("budgets", ("torchvision",), 7, marks=pytest.mark.slow),
+        pytest.param(
+            "choosing",
+            ("accelerate", "torchmetrics", "sklearn", "matplotlib"),
+            6,
+            marks=pytest.mark.slow,
+        ),
         ("finetuning", ("accelerate", "torchmetrics", "torchvision", "sklearn"), 4),
         ("scale", ("torchvision",), 1),
         ("report", ("matplotlib",), 1),

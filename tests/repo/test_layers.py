@@ -21,8 +21,12 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"plan", "utils"},
     "report": {"scoring", "graph", "plan", "utils"},
     "pruning": {"scoring", "graph", "plan", "recovery", "report", "utils"},
+    "choosing": {"pruning", "recovery", "training", "scoring", "graph", "plan", "utils"},
     "integrations": {"pruning", "report", "recovery", "training", "vision", "scoring", "graph", "plan", "utils"},
-    "cli": {"integrations", "pruning", "report", "recovery", "training", "vision", "scoring", "graph", "plan", "utils"},
+    "cli": {
+        *("integrations", "choosing", "pruning", "report", "recovery", "training", "vision"),
+        *("scoring", "graph", "plan", "utils"),
+    },
 }
 PRIVATE = re.compile("_(?!_)")
 FACE = ""  # __init__ and __main__: they import anything, and nothing inside imports them

@@ -39,6 +39,30 @@ print(*sorted(rooms))
 """
 
 
+SHORT = """
+import sys
+import fec_fast
+assert "fec_fast.vision.zoo" not in sys.modules
+assert {"zoo", "data", "detection", "voc", "prune", "sweep", "__version__"} <= set(dir(fec_fast))
+from fec_fast import zoo
+import fec_fast.vision.zoo, fec_fast.vision.data, fec_fast.vision.voc, fec_fast.training.tasks.detection
+assert zoo is fec_fast.zoo is fec_fast.vision.zoo and fec_fast.data is fec_fast.vision.data
+assert fec_fast.voc is fec_fast.vision.voc and fec_fast.detection.Detection().name == "detection"
+assert fec_fast.__version__[0].isdigit() or fec_fast.__version__ == "unknown (not installed)"
+assert not set(fec_fast.__all__) & {"zoo", "data", "voc"}  # a star import leaves these names to the caller
+try:
+    fec_fast.nothing
+except AttributeError as error:
+    print(error)
+"""
+
+
+def test_modules_have_short_addresses() -> None:
+    done = subprocess.run([sys.executable, "-c", SHORT], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "nothing" in done.stdout
+
+
 def test_the_package_imports_a_public_name_when_it_is_used() -> None:
     done = subprocess.run([sys.executable, "-c", FACE], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

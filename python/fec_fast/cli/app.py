@@ -1,15 +1,13 @@
-"""Command line: ``fec-fast score | prune | explain | report | finetune | run | demo | info``."""
+"""Command line: ``fec-fast score | prune | explain | report | finetune | run | demo``; other files have the rest."""
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import version
+import json as json_module
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
-from typer.core import TyperGroup
+from rich.console import Console
 
 from ..plan import checkpoint
 from ..plan.plan import Plan
@@ -20,70 +18,61 @@ from ..pruning.explanation import explain
 from ..pruning.pruner import prune
 from ..recovery.calibration import DATA_FREE
 from ..recovery.compensation import IMAGES, compensate
-from ..scoring.backends.registry import backends
 from ..scoring.formula import Formula
 from ..scoring.model_scores import score_model
 from ..training.finetuning import finetune
 from ..utils.distributed import launched_processes
-from ..utils.errors import FecError, InputError, LayerError, TrainingInterrupted
-from ..utils.files import write_text
+from ..utils.errors import InputError, LayerError
 from ..vision import data, zoo
 from ..vision.weights import load_weights
+from . import choosing, deploying, doctor
 from .demo import run_demo
+from .options import (
+    DATA_HELP,
+    Force,
+    InputShape,
+    ModelName,
+    Weights,
+    build_model,
+    check_out,
+    example_input,
+    example_shape,
+)
+from .output import Json, is_quiet, say, write_json
+from .program import EXIT_CODES, OneLineErrors, before_the_command
 from .recipe import read_recipe
 from .recipe_run import run_recipe
 from .report import ReportRequest, write_report_of_folder
-
-
-class _OneLineErrors(TyperGroup):
-    """Reports an error in one line and exits with 2. A traceback is for faults of the program, not of its input."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except TrainingInterrupted as error:
-            typer.echo(str(error), err=True)
-            raise typer.Exit(130) from error
-        except (FecError, OSError) as error:
-            typer.echo("error: " + " ".join(str(error).split()), err=True)
-            raise typer.Exit(2) from error
-
+from .results import explanation_json, headline, result_json, training_json
 
 app = typer.Typer(
-    cls=_OneLineErrors,
+    cls=OneLineErrors,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Channel-similarity entropy pruning of convolutional networks.",
+    epilog=EXIT_CODES,
 )
+app.callback()(before_the_command)
 
-_ModelName = Annotated[
-    str, typer.Argument(metavar="MODEL", help="torchvision:NAME, zoo:NAME or path/to/file.py:factory")
-]
-_Weights = Annotated[
-    Path | None,
-    typer.Option(help="Weights: safetensors, or a .pth (read with weights_only). Default: random."),
-]
 _Data = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="imagefolder:PATH (a folder or a zip), torchvision:cifar10:PATH, sklearn:digits, voc:PATH or "
-        "file.py:factory",
+        help=DATA_HELP,
     ),
 ]
 _Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Overrides a value of the recipe, such as finetune.epochs=1."),
 ]
-_Json = Annotated[Path | None, typer.Option("--json", help="Also writes the result to this file.")]
 
 
 @app.command("score")
 def score_command(
-    model: _ModelName,
-    weights: _Weights = None,
-    json: _Json = None,
+    model: ModelName,
+    weights: Weights = None,
+    json: Json = None,
     compress: Annotated[str | None, typer.Option(help="rms, absmean, mean or none")] = None,
     axis: Annotated[str | None, typer.Option(help="channels, filters or both")] = None,
     entropy: Annotated[str | None, typer.Option(help="similarity, softmax or distance")] = None,
@@ -91,16 +80,18 @@ def score_command(
     """Print the entropy of every convolution's filters, in nats."""
     fields = {"compress": compress, "axis": axis, "entropy": entropy}
     formula = Formula.from_dict({field: value for field, value in fields.items() if value is not None})
-    scores = score_model(_build(model, weights), formula=formula)
-    typer.echo(str(scores))
-    if json is not None:
-        write_text(json, scores.to_json())
+    scores = score_model(build_model(model, weights), formula=formula)
+    say(scores)
+    write_json(json, scores.to_json())
 
 
 @app.command("prune")
 def prune_command(
-    model: _ModelName,
+    model: ModelName,
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")],
+    force: Force = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Also prints a table of all layers.")] = False,
+    json: Json = None,
     ratio: Annotated[
         float | None,
         typer.Option(help="Share of filters to remove from every layer, in [0, 1). Default without a budget: 0.5."),
@@ -110,7 +101,7 @@ def prune_command(
         typer.Option(
             metavar="NAME=NUMBER",
             help="Target for the whole network. params=0.7, macs=0.5 and memory=0.5 name the share to remove; "
-            "latency_ms=5 names milliseconds per call.",
+            "macs=1.2G, params=5M, memory=50MB and latency=3ms name what may be left.",
         ),
     ] = None,
     ratios: Annotated[
@@ -131,20 +122,13 @@ def prune_command(
     ] = None,
     images: Annotated[int, typer.Option(help="Most images that the recovery of --calibrate uses.")] = IMAGES,
     min_channels: Annotated[int, typer.Option(help="Smallest number of channels that every layer keeps.")] = 1,
-    weights: _Weights = None,
+    weights: Weights = None,
     criterion: Annotated[
         str | None,
         typer.Option(help=f"One of {', '.join(CRITERIA)}. Default: reconstruction with --calibrate, else fec_l1."),
     ] = None,
     sides: Annotated[str, typer.Option(help="both or producer")] = "both",
-    input_shape: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N,C,H,W",
-            help="Shape of the example input. Default: 1,1,8,8 for the zoo's digits networks, 1,3,32,32 for the rest "
-            "of the zoo, 1,3,224,224 for all others.",
-        ),
-    ] = None,
+    input_shape: InputShape = None,
     round_to: Annotated[int, typer.Option(help="Keeps widths at multiples of this number.")] = 1,
     norms: Annotated[
         str,
@@ -159,8 +143,9 @@ def prune_command(
 ) -> None:
     """Remove filters, verify the result against the masked original, and save it."""
     checkpoint.check_destination(out)
-    example = torch.randn(_shape(model, input_shape), generator=torch.Generator().manual_seed(0))
-    network = _build(model, weights).eval()
+    check_out(out, force)
+    example = example_input(model, input_shape)
+    network = build_model(model, weights).eval()
     loader = None if calibrate in (None, DATA_FREE) else data.load(calibrate)[0]
     recover = calibrate if loader is None else loader
     if criterion is None:
@@ -181,11 +166,14 @@ def prune_command(
         ignore=ignore or (),
     )
     if calibrate is not None:
-        recovery = compensate(network, result.model, result.plan, loader, example_inputs=example, images=images)
-        result = result.with_recovery(recovery)
-        typer.echo(str(result.recovery))
-    typer.echo(result.summary())
-    typer.echo(f"saved in {checkpoint.save(result, out)}")
+        options: dict[str, Any] = {"example_inputs": example, "images": images, "progress": not is_quiet()}
+        result = result.with_recovery(compensate(network, result.model, result.plan, loader, **options))
+    folder = checkpoint.save(result, out)
+    say(headline(result))
+    if layers:
+        say("\n".join([*([] if result.recovery is None else [str(result.recovery)]), result.summary()]))
+    say(f"saved in {folder}")
+    write_json(json, result_json(result, folder))
 
 
 @app.command("explain")
@@ -196,20 +184,22 @@ def explain_command(
         str | None,
         typer.Option(metavar="MODEL", help="Model before pruning; adds the nearest neighbours of each filter."),
     ] = None,
-    weights: _Weights = None,
+    weights: Weights = None,
     index: Annotated[int | None, typer.Option("--filter", help="Shows this filter only.")] = None,
     removed: Annotated[bool, typer.Option("--removed", help="Shows removed filters only.")] = False,
+    json: Json = None,
 ) -> None:
     """Explain why each filter of a layer was removed or kept: score, rank and coupled layers."""
     if weights is not None and model is None:
         raise InputError(f"--weights {weights}: give the model they belong to with --model")
-    network = None if model is None else _build(model, weights)
+    network = None if model is None else build_model(model, weights)
     explanation = explain(_read_plan(plan), layer, network)
     count = len(explanation.filters)
     if index is not None and index not in range(count):
         raise LayerError(f"--filter {index}: {layer} has {count} filters in the plan, counted from 0")
     rows = [row for row in explanation.filters if index in (None, row.index) and (row.removed or not removed)]
-    typer.echo("\n".join([explanation.heading(), *map(str, rows)]))
+    say("\n".join([explanation.heading(), *map(str, rows)]))
+    write_json(json, explanation_json(layer, rows))
 
 
 @app.command("report")
@@ -225,9 +215,7 @@ def report_command(
     weights: Annotated[
         Path | None, typer.Option(help="Weights before pruning, for --model; adds pictures of filters.")
     ] = None,
-    input_shape: Annotated[
-        str | None, typer.Option(metavar="N,C,H,W", help="Shape of the example input, as for prune.")
-    ] = None,
+    input_shape: InputShape = None,
     sensitivity: Annotated[
         str | None,
         typer.Option(metavar="DATA", help="Measures, on the held-out part of this data, what each set costs alone."),
@@ -240,11 +228,13 @@ def report_command(
         list[str] | None,
         typer.Option("--filter", metavar="LAYER:NUMBER", help="Heat map of this filter. May be repeated."),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Write a page with charts on a pruned model: sizes, every layer with the reasons, scores, coupled layers."""
+    check_out(out, force)
     request = ReportRequest(result, out, model, weights, sensitivity, images, tuple(filters or ()))
-    shape = None if model is None else _shape(model, input_shape)
-    typer.echo(f"report written to {write_report_of_folder(request, shape)}")
+    shape = None if model is None else example_shape(model, input_shape)
+    say(f"report written to {write_report_of_folder(request, shape)}")
 
 
 @app.command("finetune")
@@ -259,12 +249,15 @@ def finetune_command(
     data_name: _Data = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
     overrides: _Set = None,
+    force: Force = False,
+    json: Json = None,
     state: Annotated[Path | None, typer.Option(help="Folder for the training state, for --resume.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resumes from --state.")] = False,
     log: Annotated[Path | None, typer.Option(help="Folder for metrics.csv.")] = None,
 ) -> None:
     """Fine-tune a pruned model, evaluate it on the held-out data, and save it."""
     checkpoint.check_destination(out)
+    check_out(out, force)
     options_given = {"model": model, "data.name": data_name, "finetune.epochs": epochs}
     recipe = read_recipe(config, overrides or (), options_given)
     plan = checkpoint.read_plan(checkpoint_folder)
@@ -288,11 +281,13 @@ def finetune_command(
         checkpoint=state,
         resume=resume,
         log_dir=log,
+        progress=not is_quiet(),
     )
     after = task.evaluate(network, held_out)[task.main_metric]
-    typer.echo(f"held-out {task.main_metric}: {before:.4f} before, {after:.4f} after {len(result.history)} epochs")
+    say(f"held-out {task.main_metric}: {before:.4f} before, {after:.4f} after {len(result.history)} epochs")
     if launched_processes().rank == 0:
-        typer.echo(f"saved in {checkpoint.save(network, plan, out)}")
+        say(f"saved in {checkpoint.save(network, plan, out)}")
+        write_json(json, training_json(task.main_metric, before, after, result))
 
 
 @app.command("run")
@@ -300,13 +295,22 @@ def run_command(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe in YAML, such as those in recipes/.")],
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint, results.json and the training states.")],
     data_name: _Data = None,
-    weights: _Weights = None,
+    weights: Weights = None,
     overrides: _Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resumes an unfinished run in --out.")] = False,
+    json: Json = None,
 ) -> None:
     """Run a recipe: measure, prune, fine-tune (the dense network too, on request), save, and write the figures."""
     options_given = {"data.name": data_name, "weights": None if weights is None else str(weights)}
-    run_recipe(read_recipe(recipe, overrides or (), options_given), out, resume=resume)
+    results = run_recipe(
+        read_recipe(recipe, overrides or (), options_given),
+        out,
+        resume=resume,
+        progress=not is_quiet(),
+        console=Console(quiet=True) if is_quiet() else None,
+    )
+    if launched_processes().rank == 0:
+        write_json(json, json_module.dumps(results, indent=1) + "\n")
 
 
 @app.command("demo")
@@ -318,33 +322,10 @@ def demo_command(
     run_demo(json, report)
 
 
-@app.command("info")
-def info_command() -> None:
-    """Print the version and the backends: which are built and usable, and why the others are not."""
-    typer.echo(f"fec-fast {version('fec-fast')}, torch {torch.__version__}, Python {platform.python_version()}")
-    typer.echo(f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads")
-    for name, backend in backends().items():
-        state = "usable" if backend.usable else "built, not usable" if backend.built else "not built"
-        typer.echo(f"{name}: {state}" + (f" ({backend.reason})" if backend.reason else ""))
-
-
 def _read_plan(path: Path) -> Plan:
     return checkpoint.read_plan(path) if path.is_dir() else Plan.from_json(path.read_text("utf-8", "replace"))
 
 
-def _build(name: str, weights: Path | None) -> torch.nn.Module:
-    model = zoo.build(name)
-    return model if weights is None else load_weights(model, weights)
-
-
-def _shape(model: str, text: str | None) -> tuple[int, ...]:
-    """Shape of the example input: the given one, or the one that the model's data has."""
-    if text is None:
-        return zoo.input_shape(model)
-    try:
-        shape = tuple(int(size) for size in text.split(","))
-    except ValueError:
-        raise InputError(f"--input-shape {text!r}: give whole numbers and commas, such as 1,3,224,224") from None
-    if any(size < 1 for size in shape):
-        raise InputError(f"--input-shape {text!r}: every size must be positive")
-    return shape
+choosing.register(app)
+deploying.register(app)
+doctor.register(app)

@@ -27,7 +27,7 @@ from ..training.history import FinetuneResult
 from ..training.tasks.detection import Detection
 from ..utils.copying import copied_model
 from ..utils.distributed import launched_processes
-from ..utils.errors import CheckpointError, InputError
+from ..utils.errors import CheckpointError, FecWarning, InputError
 from ..utils.files import write_text
 from ..utils.machine import describe_machine
 from ..utils.model_index import ModelIndex
@@ -83,7 +83,9 @@ def run_recipe(
     if recipe.weights is not None:
         load_weights(model, recipe.weights)
     else:
-        warnings.warn("the recipe names no weights (--weights): the network starts from random weights", stacklevel=2)
+        warnings.warn(
+            "the recipe names no weights (--weights): the network starts from random weights", FecWarning, stacklevel=2
+        )
     train, held_out = data.load(**recipe.data)
     shape = _shape(recipe)
     example: Any = torch.randn(shape, generator=torch.Generator().manual_seed(0))

@@ -63,7 +63,7 @@ def prune_iteratively(
     check_round_arguments(rounds, train, options)
     size_before = _size(model, example_inputs, budget.quantity)
     is_share = budget.quantity != "latency_ms"
-    target = size_before * (1 - budget.amount) if is_share else budget.amount
+    target = size_before * (1 - budget.share_of(size_before)) if is_share else budget.amount
     result: PruneResult | None = None
     for number in range(1, rounds + 1):
         network = model if result is None else result.model

@@ -21,7 +21,7 @@ from ..recovery.calibration import DATA_FREE, calibration_batches
 from ..recovery.compensation import IMAGES, Compensation, compensate
 from ..report.writer import check_report_path, write_report
 from ..scoring.formula import Formula
-from ..utils.errors import ArgumentError
+from ..utils.errors import ArgumentError, FecWarning
 from ..utils.html import html_panel, share_bar
 from ..utils.model_index import ModelIndex
 from ..utils.public_call import interruptible
@@ -31,6 +31,7 @@ from .allocation.allocate import AllocationRequest, Ratios
 from .allocation.budget import Budget
 from .allocation.sensitivity import Calibration, Sensitivity
 from .arguments import check_calibration, default_criterion, default_policy, images_suffice
+from .cautions import layers_cut_to_the_bone
 from .context import build_context
 from .criteria import Criterion
 from .plan_builder import kept_for_norms, layers_by_reason
@@ -299,11 +300,14 @@ def prune(
     context = build_context(model, example_inputs, criterion, formula, sides, ignore, calibration, norms)
     trial = find_plan(context, request, verify=verify)
     context, counts, plan, pruned, proof = trial.context, trial.counts, trial.plan, trial.pruned, trial.proof
-    for message in [*unseen_parts(trial), *kept_for_norms(context.coupling)]:
-        warnings.warn(message, stacklevel=3)  # of the caller: @interruptible is between
+    macs = context.trace.macs_by_layer()
+    hurt = layers_cut_to_the_bone(plan, [name for name in context.index.modules if macs.get(name)])
+    for message in [*unseen_parts(trial), *kept_for_norms(context.coupling), *hurt]:
+        warnings.warn(message, FecWarning, stacklevel=3)  # of the caller: @interruptible is between
     if not any(counts) and budget is None and (ratio is None or ratio > 0):
-        warnings.warn("nothing was pruned: the ratios are too small for these widths and round_to", stacklevel=3)
-    before = counts_of(context.index, context.trace.macs_by_layer())
+        message = "nothing was pruned: the ratios are too small for these widths and round_to"
+        warnings.warn(message, FecWarning, stacklevel=3)
+    before = counts_of(context.index, macs)
     sizes = SizeModel(context.index, context.trace, context.coupling)
     after = counts_of(pruned, sizes.macs_by_layer(counts))
     result = PruneResult(pruned.model, plan, before, after, proof)

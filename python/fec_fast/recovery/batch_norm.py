@@ -11,7 +11,7 @@ from torch import nn
 
 from ..utils.compat import BatchNormBase
 from ..utils.critical_section import put_back_by
-from ..utils.errors import InputError
+from ..utils.errors import FecWarning, InputError
 from ..utils.forward import call_model, map_tensors, restored_modes
 from ..utils.modules import device_of, unwrap
 from ..utils.public_call import interruptible
@@ -43,7 +43,7 @@ def recalibrate(model: nn.Module, loader: Iterable[Any]) -> None:
     """
     if not reestimate(model, loader):
         kind = type(unwrap(model)).__name__
-        warnings.warn(f"{kind} has no batch norm: there is nothing to recalibrate", stacklevel=3)
+        warnings.warn(f"{kind} has no batch norm: there is nothing to recalibrate", FecWarning, stacklevel=3)
 
 
 def reestimate(model: nn.Module, loader: Iterable[Any]) -> bool:

@@ -16,7 +16,7 @@ from ..plan.shapes import fingerprint
 from ..utils.compat import storage_id
 from ..utils.copying import copied_model
 from ..utils.critical_section import one_thread_at_a_time
-from ..utils.errors import ArgumentError, InputError, PlanError, WeightError
+from ..utils.errors import ArgumentError, FecWarning, InputError, PlanError, WeightError
 from ..utils.forward import tensors_in
 from ..utils.model_index import ModelIndex
 from ..utils.modules import unwrap_for_surgery
@@ -32,6 +32,7 @@ ROWS = 20_000
 IMAGES = 1_024
 MEMORY = 4.0
 FEWEST_IMAGES = 8
+FEW_IMAGES = 128  # below it a warning is given
 # Noise tells less about a layer's inputs than images do, so weights stay nearer to where they are.
 NOISE_RIDGE = 0.1
 
@@ -166,6 +167,7 @@ def compensate(
             layer, reason = next(iter(fits.left.items()))
             warnings.warn(
                 f"nothing was recovered: {len(fits.left)} layers were left as they were, such as {layer!r}: {reason}",
+                FecWarning,
                 stacklevel=3,
             )
         return Compensation(DATA_FREE, 0, 0, tuple(fits.records), dict(fits.left))
@@ -174,6 +176,13 @@ def compensate(
     if number < FEWEST_IMAGES:
         raise InputError(
             f"{number} calibration image(s) are too few: give at least {FEWEST_IMAGES}, better some hundreds"
+        )
+    if number < FEW_IMAGES:
+        warnings.warn(
+            f"{number} calibration images are few: layers are fitted to what these have in common; give 500 to 1,000 "
+            "(without labels)",
+            FecWarning,
+            stacklevel=3,
         )
     with one_thread_at_a_time(), full_float32():
         small = ModelIndex.of(copied_model(after))
@@ -188,6 +197,7 @@ def compensate(
         warnings.warn(
             f"{used} of {number} calibration images were used: memory={memory:g} GiB is not enough for what the model "
             "computes on more of them at a time; give more memory",
+            FecWarning,
             stacklevel=3,
         )
     return Compensation("least squares", used, number, tuple(fits.records), dict(fits.left))

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 import torch
 from torch import Tensor
 
-from ..utils.errors import ArgumentError, BackendError, FormulaError, WeightError, nearest
+from ..utils.errors import ArgumentError, BackendError, FecWarning, FormulaError, WeightError, nearest
 from ..utils.weights import first_not_finite, weight_trouble
 from . import reference
 from .backends import cpu, cuda, triton
@@ -158,6 +158,7 @@ def _on_cpu(weights: list[Tensor], requested: str) -> list[Tensor]:
     warnings.warn(
         f"weights on {', '.join(away)} are copied to the CPU and scored there"
         + (reasons if requested == "auto" else ", as backend='cpu' asks"),
+        FecWarning,
         stacklevel=4,
     )
     return [weight.detach().cpu() for weight in weights]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..utils.errors import TrainingError, TrainingInterrupted
+from ..utils.errors import FecWarning, TrainingError, TrainingInterrupted
+from ..utils.evaluation import is_at_chance
 from ..utils.random_state import generators_of, seed_all
 from .ema import ModelEma
 from .fsdp import copy_for_sharding, gather_tensors, shard, shard_like, uses_fsdp2
@@ -182,6 +184,8 @@ class Trainer:
         loss_sum, images = (sum(part) for part in zip(*gather_object([(loss_sum, images)]), strict=True))
         metrics = self.objective.metrics()
         held_out = self._evaluate(interrupt)
+        if number == 0 and held_out is not None:
+            self._warn_if_at_chance(held_out)
         seconds = time.perf_counter() - start
         return Epoch(number + 1, loss_sum / images, metrics, held_out, lr, images, seconds)
 
@@ -258,6 +262,22 @@ class Trainer:
             metrics = self.inputs.task.evaluate(self.resulting, self.held_out, accelerator)
         self.progress.evaluation_seconds = time.perf_counter() - start
         return metrics
+
+    def _warn_if_at_chance(self, held_out: Mapping[str, float]) -> None:
+        """Warns if a classifier knows nothing of the held-out data after the first epoch."""
+        # Objectives of other tasks, which users may write, do not count classes.
+        classes = getattr(self.objective, "classes", None)
+        accuracy = held_out.get("accuracy")
+        if not self.accelerator.is_main_process or classes is None or accuracy is None:
+            return
+        if is_at_chance(accuracy, classes):
+            warnings.warn(
+                f"after the first epoch the held-out accuracy of {accuracy:.4f} is about that of guessing among "
+                f"{classes} classes: was too much pruned, is the learning rate of {self.settings.lr:g} too high, or do "
+                "labels and normalisation differ between the loaders?",
+                FecWarning,
+                stacklevel=2,
+            )
 
     def _broadcast_buffers(self, network: nn.Module) -> None:
         """Broadcasts rank 0's buffers.

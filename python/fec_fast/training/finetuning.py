@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..utils.distributed import check_accelerate
-from ..utils.errors import ArgumentError, InputError
+from ..utils.errors import ArgumentError, FecWarning, InputError
 from ..utils.forward import restored_modes
 from ..utils.public_call import interruptible
 from ..utils.random_state import restored_randomness
@@ -139,7 +139,9 @@ def finetune(
             if resume and state_folder is not None and has_state(state_folder):
                 state = read_state(state_folder, conditions, model)
             elif resume:
-                warnings.warn(f"nothing to resume in {state_folder}: training starts from the beginning", stacklevel=3)
+                warnings.warn(
+                    f"nothing to resume in {state_folder}: training starts from the beginning", FecWarning, stacklevel=3
+                )
             trainer = Trainer(accelerator, inputs, conditions)
             try:
                 start_trackers(accelerator, conditions)
@@ -164,6 +166,7 @@ def _check_distribution(accelerator: Accelerator, loader: Iterable[Any]) -> None
         warnings.warn(
             "accelerate is configured to shard the weights (FSDP), but it does so only across several GPUs: here every "
             "process holds all weights",
+            FecWarning,
             stacklevel=4,
         )
     if accelerator.num_processes > 1 and not isinstance(loader, DataLoader):

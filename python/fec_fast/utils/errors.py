@@ -14,6 +14,10 @@ class FecError(Exception):
     """Base class of all errors of fec_fast."""
 
 
+class FecWarning(UserWarning):
+    """A result that is likely not what the caller wants; the message names it and the remedy."""
+
+
 class FormulaError(FecError, ValueError):
     """A choice of a formula that does not exist, a number out of range, or choices that cannot be combined."""
 

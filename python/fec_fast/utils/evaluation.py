@@ -1,17 +1,22 @@
-"""Accuracy of a classifier on batches of images and labels."""
+"""Accuracy of a classifier on batches of images and labels, whether it is more than chance, and checked metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from .batches import images_and_labels
-from .errors import InputError
+from .errors import ArgumentError, InputError
 from .forward import evaluation_mode
 from .modules import device_of
 from .public_call import interruptible
+
+# An accuracy so little above that of guessing is that of a network that has lost what it had learnt.
+_ABOVE_CHANCE = 0.02
 
 
 @interruptible
@@ -38,3 +43,48 @@ def evaluate(model: nn.Module, loader: Iterable[Any]) -> float:
     if total == 0:
         raise InputError("the loader to evaluate on is empty")
     return right / total
+
+
+def is_at_chance(accuracy: float, classes: int) -> bool:
+    """Whether an accuracy is about that of guessing: at most two points above one in ``classes``.
+
+    Args:
+        accuracy: In [0, 1].
+        classes: The number of classes, at least 2 for an answer that says anything.
+
+    Returns:
+        True or false; false for one class.
+    """
+    return classes > 1 and accuracy <= 1 / classes + _ABOVE_CHANCE
+
+
+def measured_number(
+    function: Callable[[nn.Module], Any], model: nn.Module, subject: str, description: str, advice: str
+) -> float:
+    """Calls a caller's function of a model, and checks that it returns a finite number.
+
+    Args:
+        function: From a model to a number.
+        model: The model.
+        subject: What the function is, for messages, such as ``"the metric"``.
+        description: For which model, such as ``"with nothing removed"``.
+        advice: What the caller can do if it raises.
+
+    Returns:
+        The number.
+
+    Raises:
+        InputError: The function raised an exception, or returned NaN or infinity.
+        ArgumentError: It did not return a number.
+    """
+    try:
+        value = function(model)
+    except Exception as error:
+        raise InputError(f"{subject} raised {type(error).__name__} {description}: {error}; {advice}") from error
+    if isinstance(value, Tensor | np.generic) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ArgumentError(f"{subject} returned a {type(value).__name__} {description}: return a number")
+    if not math.isfinite(value):
+        raise InputError(f"{subject} returned {value} {description}: return a finite number")
+    return float(value)

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import os
 import platform
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+
+def package_version() -> str:
+    """The version of fec_fast.
+
+    Returns:
+        The version, or ``"unknown (not installed)"`` where the sources are used without an installation.
+    """
+    try:
+        return version("fec-fast")
+    except PackageNotFoundError:
+        return "unknown (not installed)"
 
 
 def describe_machine() -> dict[str, Any]:

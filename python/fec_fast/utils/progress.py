@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 from .critical_section import surely_closed
@@ -10,7 +11,7 @@ from .random_state import restored_randomness
 
 @surely_closed
 def progress_bar(description: str, steps: int, *, shown: bool) -> Iterator[Callable[[], None]]:
-    """Shows how many of some steps are done.
+    """Shows how many of some steps are done: a bar in a terminal; in a pipe or file a line now and then.
 
     Args:
         description: What is being done.
@@ -25,7 +26,28 @@ def progress_bar(description: str, steps: int, *, shown: bool) -> Iterator[Calla
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    console = Console(stderr=True)
+    if shown and not console.is_terminal:
+        yield _occasional_lines(description, steps, console.print)
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+    with Progress(*columns, console=console, disable=not shown) as bar:
         task = bar.add_task(description, total=steps)
         yield lambda: bar.advance(task)
+
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+def _occasional_lines(description: str, steps: int, write: Callable[[str], None]) -> Callable[[], None]:
+    """A function to be called after each step, which writes a line at the end and every half minute until then."""
+    done, last = 0, time.monotonic()
+
+    def step() -> None:
+        nonlocal done, last
+        done += 1
+        if done == steps or time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            write(f"{description}: {done} of {steps}")
+
+    return step

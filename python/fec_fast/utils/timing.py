@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from .errors import ArgumentError
+from .errors import ArgumentError, FecWarning
 from .forward import call_model, copied_inputs, undisturbed
 from .model_index import ModelIndex
 from .modules import device_of
@@ -115,6 +116,10 @@ def fastest_call(model: nn.Module | ModelIndex, example_inputs: Any, enough: flo
 
 # The median of fewer times lies outside their whole range in more than one case of twenty.
 _FEWEST = 6
+# Medians of one model on an idle machine differ by a few per cent.
+BUSY = 1.2
+# A pruned model may be a little slower on the hardware's less liked widths; by this factor something is wrong.
+_SLOWER = 1.2
 
 
 @interruptible
@@ -133,8 +138,7 @@ def measure_latency(model: nn.Module, example_inputs: Any, min_run_time: float =
         ArgumentError: min_run_time is not positive.
         InputError: The model cannot be run on the example inputs.
     """
-    if not min_run_time > 0:
-        raise ArgumentError(f"min_run_time={min_run_time!r}: give a positive number of seconds")
+    _check_run_time(min_run_time)
     return time_model(model, example_inputs, precision=0.0, max_seconds=min_run_time).seconds
 
 
@@ -147,23 +151,30 @@ class Latency:
         after: The median for the pruned model, in seconds.
         device: The device of both: the name of the GPU, or ``"cpu"``.
         threads: The number of threads that torch uses on the CPU.
+        disagreement: By how many times repeated medians of one of the models differ: about 1 on an idle machine.
     """
 
     before: float
     after: float
     device: str
     threads: int
+    disagreement: float = 1.0
 
     def __str__(self) -> str:
-        """One line, in milliseconds."""
+        """One line, in milliseconds. It says so if the machine was busy."""
+        busy = ""
+        if self.disagreement > BUSY:
+            busy = f"; the machine was busy: repeated medians differ by a factor of {self.disagreement:.2g}"
         return (
             f"latency: {1e3 * self.before:.3g} ms before, {1e3 * self.after:.3g} ms after "
-            f"({self.before / self.after:.2f} times as fast) on {self.device}, {self.threads} thread(s)"
+            f"({self.before / self.after:.2f} times as fast) on {self.device}, {self.threads} thread(s){busy}"
         )
 
 
 def compare_latency(original: nn.Module, pruned: nn.Module, example_inputs: Any, min_run_time: float = 1.0) -> Latency:
-    """Measures two models one after the other by :func:`measure_latency`.
+    """Measures two models in turns by :func:`measure_latency`, each twice.
+
+    A warning is given if the two medians of a model disagree, or if the pruned model is slower than the original.
 
     Args:
         original: The model before pruning. It is left unchanged.
@@ -172,12 +183,13 @@ def compare_latency(original: nn.Module, pruned: nn.Module, example_inputs: Any,
         min_run_time: The time to measure each for, in seconds. Default: 1 s.
 
     Returns:
-        Both medians, the device and the number of threads.
+        The smaller medians of both, the device and the number of threads.
 
     Raises:
         ArgumentError: The models lie on different devices, or min_run_time is not positive.
         InputError: A model cannot be run on the example inputs.
     """
+    _check_run_time(min_run_time)
     devices = [{tensor.device for tensor in [*model.parameters(), *model.buffers()]} for model in (original, pruned)]
     if devices[0] != devices[1]:
         names = [", ".join(sorted(map(str, devices_of_one))) for devices_of_one in devices]
@@ -185,6 +197,42 @@ def compare_latency(original: nn.Module, pruned: nn.Module, example_inputs: Any,
     device = ", ".join(
         torch.cuda.get_device_name(used) if used.type == "cuda" else str(used) for used in sorted(devices[0], key=str)
     )
-    before = measure_latency(original, example_inputs, min_run_time)
-    after = measure_latency(pruned, example_inputs, min_run_time)
-    return Latency(before, after, device, torch.get_num_threads())
+    # In turns: what disturbs one of them for a while is seen, because the other half of its time was undisturbed.
+    halves = [[measure_latency(model, example_inputs, min_run_time / 2) for model in (original, pruned)] for _ in "12"]
+    before, after = ([half[place] for half in halves] for place in (0, 1))
+    warn_if_busy("the original", before)
+    warn_if_busy("the pruned model", after)
+    if min(after) > _SLOWER * min(before):
+        warnings.warn(
+            f"the pruned model takes {min(after) / min(before):.1f} times as long as the original: measure on an idle "
+            "machine, check torch.set_num_threads, and prune to widths that the hardware computes fast (round_to=8)",
+            FecWarning,
+            stacklevel=3,
+        )
+    return Latency(min(before), min(after), device, torch.get_num_threads(), max(map(_disagreement, (before, after))))
+
+
+def warn_if_busy(what: str, medians: Sequence[float]) -> None:
+    """Warns if repeated measurements of one model disagree: something else was running.
+
+    Args:
+        what: What was measured, for the message.
+        medians: Seconds; at least one.
+    """
+    if _disagreement(medians) > BUSY:
+        listed = " and ".join(f"{1e3 * median:.3g} ms" for median in medians)
+        warnings.warn(
+            f"the machine was busy while latency was measured: repeated medians of {what} are {listed}; let nothing "
+            "else run, and measure again",
+            FecWarning,
+            stacklevel=4,
+        )
+
+
+def _check_run_time(min_run_time: float) -> None:
+    if not min_run_time > 0:
+        raise ArgumentError(f"min_run_time={min_run_time!r}: give a positive number of seconds")
+
+
+def _disagreement(medians: Sequence[float]) -> float:
+    return max(medians) / min(medians)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from typing import Any, NamedTuple
 
 import torch
@@ -151,6 +152,24 @@ def check_weights(index: ModelIndex) -> None:
             if parameter is not None and position is not None:
                 message = f"{_join(name, own)} holds {parameter[position].item()} at index {list(position)}"
                 raise WeightError(f"{message}: repair or reload it", layer=name, index=position)
+
+
+def state_digest(model: nn.Module) -> str:
+    """A digest of all values of a model's state, for results that depend on them.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The SHA-256 of the names, dtypes, shapes and values of its parameters and buffers, in hexadecimal.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor):  # what a module adds by get_extra_state
+            continue
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _join(layer: str, own: str) -> str:

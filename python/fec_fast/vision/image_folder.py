@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..utils.errors import InputError
+from ..utils.errors import FecWarning, InputError
 from .loaders import DataOptions, Loader, check_positive, check_torchvision, make_loaders, transforms_for
 from .sources import Archive, Folder, Source
 
@@ -129,6 +129,7 @@ def _check_files(parts: tuple[LabelledImages, LabelledImages], check: bool | Non
         warnings.warn(
             f"{purpose}: {count:,} files are not checked before training, and one that cannot be read would end the "
             "training with its name; set check=True to check them",
+            FecWarning,
             stacklevel=4,
         )
     elif check is not False:

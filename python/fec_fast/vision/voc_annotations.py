@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..utils.errors import InputError, list_some
+from ..utils.errors import FecWarning, InputError, list_some
 from .sources import Archive, Folder, Source
 
 Box = tuple[float, float, float, float]
@@ -131,7 +131,9 @@ def read_split(root: VocRoot, split: str, limit: int | None) -> list[AnnotatedIm
         (clipped, "reach beyond their image and are clipped"),
     ):
         if boxes:
-            warnings.warn(f"{where}: {len(boxes)} of {split}'s boxes {fate}: {list_some(boxes)}", stacklevel=3)
+            warnings.warn(
+                f"{where}: {len(boxes)} of {split}'s boxes {fate}: {list_some(boxes)}", FecWarning, stacklevel=3
+            )
     return images
 
 

@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 import fec_fast
 from fec_fast.cli import app as cli
+from fec_fast.cli.options import example_shape
 from fec_fast.vision import zoo
 from fec_fast.vision.weights import load_weights
 
@@ -87,6 +88,7 @@ def test_prune(weights: Path, pruned: Path) -> None:
 
 def test_prune_prints_a_summary(weights: Path, tmp_path: Path) -> None:
     arguments = ["--criterion", "l1", "--sides", "producer", "--round-to", "4", "--input-shape", "1,1,8,8"]
+    arguments.append("--layers")
     printed = succeed("prune", "zoo:vgg-digits", "--weights", weights, "--out", tmp_path / "out", *arguments)
     assert "total" in printed and str(tmp_path / "out") in printed
     plan = json.loads((tmp_path / "out" / "plan.json").read_text())
@@ -108,7 +110,7 @@ def test_prune_takes_norms(tmp_path: Path) -> None:
 
 def test_prune_recovers_on_images(weights: Path, tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
-    data = ["--calibrate", "sklearn:digits", "--images", "100", "--criterion", "reconstruction"]
+    data = ["--calibrate", "sklearn:digits", "--images", "100", "--criterion", "reconstruction", "--layers"]
     printed = succeed("prune", "zoo:vgg-digits", "--weights", weights, "--out", tmp_path / "out", *data)
     assert "recovered by least squares on 100 images" in printed and "error before" in printed
     plan = json.loads((tmp_path / "out" / "plan.json").read_text())
@@ -116,7 +118,7 @@ def test_prune_recovers_on_images(weights: Path, tmp_path: Path) -> None:
 
 
 def test_prune_recovers_without_images(weights: Path, tmp_path: Path) -> None:
-    arguments = ["--weights", weights, "--out", tmp_path / "out", "--calibrate", "data-free"]
+    arguments = ["--weights", weights, "--out", tmp_path / "out", "--calibrate", "data-free", "--layers"]
     printed = succeed("prune", "zoo:vgg-digits", *arguments)
     assert "recovered data-free, on noise" in printed and "error before" in printed
     assert "data-free" in json.loads((tmp_path / "out" / "plan.json").read_text())["notes"][-1]
@@ -189,10 +191,10 @@ def test_output_folder_is_checked_before_the_work(tmp_path: Path, monkeypatch: p
 
 
 def test_input_shape_by_name() -> None:
-    assert cli._shape("zoo:resnet-digits", None) == (1, 1, 8, 8)
-    assert cli._shape("zoo:vgg16-cifar", None) == (1, 3, 32, 32)
-    assert cli._shape("torchvision:resnet50", None) == (1, 3, 224, 224)
-    assert cli._shape("zoo:vgg16-cifar", "2,3,64,48") == (2, 3, 64, 48)
+    assert example_shape("zoo:resnet-digits", None) == (1, 1, 8, 8)
+    assert example_shape("zoo:vgg16-cifar", None) == (1, 3, 32, 32)
+    assert example_shape("torchvision:resnet50", None) == (1, 3, 224, 224)
+    assert example_shape("zoo:vgg16-cifar", "2,3,64,48") == (2, 3, 64, 48)
 
 
 def test_installed_command() -> None:

@@ -168,7 +168,7 @@ class AllocationRequest:
             return latency_counts.tolist(), [note, self._spread_note(), *measurements.notes]
         size_of = getattr(sizes, self.budget.quantity)
         size_before = float(size_of(np.zeros(len(coupling.sets))))
-        limit = size_before * (1 - self.budget.amount)
+        limit = size_before * (1 - self.budget.share_of(size_before))
         near_limit = limit - TOLERANCE * (size_before - limit)
         removed = smallest_removal(size_of, limit, near_limit, thresholds, allowed_counts)
         note = self._budget_note(size_of, size_before, removed)
@@ -235,7 +235,7 @@ class AllocationRequest:
         assert self.budget is not None
         size_after = float(size_of(counts))
         removed = 1 - size_after / size_before
-        name, requested = self.budget.quantity, self.budget.amount
+        name, requested = self.budget.quantity, self.budget.share_of(size_before)
         if size_after > size_before * (1 - requested):
             nearest_share = np.floor(removed * 1e4) / 1e4  # rounded down, so that the named budget can be met
             remedy = (

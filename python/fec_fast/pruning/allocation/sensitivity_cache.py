@@ -7,10 +7,9 @@ import json
 import os
 from pathlib import Path
 
-import torch
-
 from ...utils.errors import InputError
 from ...utils.files import flush_folder, make_folders
+from ...utils.weights import state_digest
 from ..context import PruningContext
 from ..criteria import ENTROPY_CRITERIA
 
@@ -24,10 +23,7 @@ def cache_key(context: PruningContext) -> str:
     Returns:
         The SHA-256 of the weights, criterion, formula, sides, norms and coupled sets, in hexadecimal.
     """
-    digest = hashlib.sha256()
-    for name, tensor in context.model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    digest = hashlib.sha256(state_digest(context.model).encode())
     formula = context.formula if context.criterion_name in ENTROPY_CRITERIA else None
     digest.update(f"{context.criterion_name} {formula} {context.sides} {context.trace.norms}".encode())
     digest.update(repr([(coupled.name, coupled.units) for coupled in context.coupling.sets]).encode())

@@ -82,7 +82,11 @@ class Classification:
 
 
 class _ClassificationObjective:
-    """Cross entropy with label smoothing, mixup and distillation, as the settings ask for."""
+    """Cross entropy with label smoothing, mixup and distillation, as the settings ask for.
+
+    Attributes:
+        classes: The number of the model's logits; ``None`` before the first batch.
+    """
 
     def __init__(
         self, model: nn.Module, teacher: nn.Module | None, settings: TrainingSettings, accelerator: Accelerator
@@ -91,6 +95,7 @@ class _ClassificationObjective:
         self.distillation = None if teacher is None else Distillation(model, teacher, settings, accelerator.autocast)
         self.epoch_metrics: _ClassificationMetrics | None = None
         self.mixup: Any = None
+        self.classes: int | None = None
 
     def loss(self, network: nn.Module, batch: Any, where: str) -> BatchLoss:
         """Computes the loss of a batch; see :meth:`fec_fast.training.tasks.base.Objective.loss`."""
@@ -103,7 +108,8 @@ class _ClassificationObjective:
             check_labels(labels, self.mixup.num_classes, where)
             images, target = self.mixup(images, labels)
         logits = network(images)
-        check_labels(labels, logits.shape[1], where)
+        self.classes = logits.shape[1]
+        check_labels(labels, self.classes, where)
         loss = F.cross_entropy(logits, target, label_smoothing=self.settings.label_smoothing)
         if self.distillation is not None:
             loss = self.distillation.combined_loss(images, logits, loss)

@@ -253,7 +253,7 @@ def test_contradictions_are_refused_and_the_model_is_untouched(options: Any, kin
 @pytest.mark.parametrize(
     ("values", "kind", "words"),
     [
-        ({}, fec_fast.BudgetError, "exactly one of params, macs, memory, latency_ms, not nothing"),
+        ({}, fec_fast.BudgetError, "exactly one of params, macs, memory, latency_ms, latency, not nothing"),
         ({"params": 0.5, "macs": 0.5}, fec_fast.BudgetError, "params=0.5, macs=0.5"),
         ({"params": 0}, fec_fast.BudgetError, "between 0 and 1"),
         ({"macs": 1.0}, fec_fast.BudgetError, "0.7 leaves 30 %"),
@@ -275,3 +275,70 @@ def test_budgets_are_parsed_from_text() -> None:
     for text, words in (("params", "NAME=NUMBER"), ("param=0.5", "'params'"), ("params=x", "'x'")):
         with pytest.raises(fec_fast.BudgetError, match=words):
             Budget.parse(text)
+
+
+@given(st.sampled_from(["params", "macs", "memory"]), st.floats(0.01, 0.99))
+def test_shares_cannot_be_read_backwards(name: str, share: float) -> None:
+    assert Budget.remove(**{name: share}) == Budget(**{name: share})
+    kept = Budget.keep(**{name: share})
+    assert kept.quantity == name and kept.amount == pytest.approx(1 - share)
+
+
+@pytest.mark.parametrize(
+    ("text", "quantity", "amount"),
+    [
+        ("macs=1.2G", "macs", 1.2e9),
+        ("params=5M", "params", 5e6),
+        ("params=3 k", "params", 3e3),
+        ("memory=50 MB", "memory", 5e7),
+        ("memory=2MiB", "memory", 2 * 2**20),
+        ("latency=3 ms", "latency_ms", 3.0),
+        ("latency=0.5 s", "latency_ms", 500.0),
+        ("latency=250us", "latency_ms", 0.25),
+        ("macs=0.5", "macs", 0.5),
+    ],
+)
+def test_absolute_targets_are_read(text: str, quantity: str, amount: float) -> None:
+    budget = Budget.parse(text)
+    assert (budget.quantity, budget.amount) == (quantity, pytest.approx(amount))
+    assert Budget.parse(str(budget)) == budget
+
+
+@pytest.mark.parametrize("name", ["params", "macs", "memory"])
+@settings(max_examples=10, deadline=None)
+@given(share=st.floats(0.2, 0.8))
+def test_an_absolute_target_is_met(name: str, share: float) -> None:
+    model = blocks()
+    left = int(whole_sizes(model, IMAGE)[name] * (1 - share))
+    unit = "B" if name == "memory" else ""
+    result = prune(model, budget=Budget.keep(**{name: f"{left}{unit}"}), verify=False)
+    assert whole_sizes(result.model, IMAGE)[name] <= left
+
+
+def test_an_absolute_target_in_rounds() -> None:
+    model = blocks()
+    left = whole_sizes(model, IMAGE)["params"] // 2
+    result = fec_fast.prune_iteratively(
+        model, IMAGE, budget=Budget(params=str(left)), rounds=2, train=lambda network, number: None, verify=False
+    )
+    assert result.after.parameters <= left
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: Budget(macs="1.2 Q"), fec_fast.BudgetError, "one of: none, k, m, g, b, t"),
+        (lambda: Budget(macs="0"), fec_fast.BudgetError, "positive number"),
+        (lambda: Budget(memory="50"), fec_fast.BudgetError, "such as '50 MB'"),
+        (lambda: Budget(latency="3"), fec_fast.BudgetError, "such as '3 ms'"),
+        (lambda: Budget(latency=3), fec_fast.ArgumentError, "give a text with a unit"),
+        (lambda: Budget(macs="1.2.3G"), fec_fast.BudgetError, "positive number"),
+        (lambda: Budget(macs="1G", latency="3 ms"), fec_fast.BudgetError, "exactly one"),
+        (lambda: Budget.keep(params=1.5), fec_fast.BudgetError, "that may be left"),
+        (lambda: Budget.remove(params="5M"), fec_fast.ArgumentError, r"Budget.keep\(params='5M'\)"),
+        (lambda: prune(blocks(), budget=Budget(params="1G")), fec_fast.BudgetError, "give a smaller target"),
+    ],
+)
+def test_wrong_absolute_targets_are_refused(make: Any, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        make()

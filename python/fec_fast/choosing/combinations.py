@@ -1,0 +1,98 @@
+"""Combinations of a sweep: budgets, policies and criteria, checked before anything is pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..pruning.allocation.budget import Budget
+from ..pruning.allocation.policies import DEFAULT_POLICY, POLICIES
+from ..pruning.arguments import calibration_needs, check_scoring_arguments, default_criterion, default_policy
+from ..pruning.criteria import ENTROPY_CRITERIA, Criterion, criterion_name
+from ..scoring.formula import Formula
+from ..utils.errors import ArgumentError, nearest
+from ..utils.model_index import ModelIndex
+from .points import point_key
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One network that is to be measured.
+
+    Attributes:
+        budget: The budget that it must meet.
+        policy: What spreads the budget over the layers.
+        criterion: What decides which channels are removed.
+        key: A digest of all that the measured value depends on.
+    """
+
+    budget: Budget
+    policy: str
+    criterion: str | Criterion
+    key: str
+
+    @property
+    def name(self) -> str:
+        """Budget, policy and criterion, as :attr:`SweepPoint.name` has them."""
+        return f"{self.budget}, {self.policy}, {criterion_name(self.criterion)}"
+
+
+def combinations_of(
+    index: ModelIndex,
+    budgets: Sequence[Budget | str],
+    policies: Sequence[str | None],
+    criteria: Sequence[str | Criterion | None],
+    formula: Formula | None,
+    loader: Any,
+    conditions: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> list[Combination]:
+    """Lists the networks that are to be measured, each once, with the defaults of ``prune`` filled in.
+
+    Args:
+        index: The index of the model.
+        budgets: Budgets, or their texts.
+        policies: Names of policies; ``None`` is the default of ``prune``.
+        criteria: Criteria; ``None`` is the default of ``prune``.
+        formula: Of the entropies, or ``None``.
+        loader: What the networks are recovered on, as ``recover=`` of ``prune``.
+        conditions: What else the values depend on.
+        options: Further arguments of ``prune``.
+
+    Returns:
+        The combinations, criteria changing fastest.
+
+    Raises:
+        ArgumentError: An argument of the wrong kind.
+        BudgetError: A budget out of its range.
+    """
+    for argument, values in (("budgets", budgets), ("policies", policies), ("criteria", criteria)):
+        if isinstance(values, str | Budget) or not isinstance(values, Iterable) or not list(values):
+            raise ArgumentError(f"{argument}={values!r}: give a list with at least one entry")
+    if not isinstance(formula, Formula | None):
+        raise ArgumentError(f"formula: expected a fec_fast.Formula, got {type(formula).__name__}")
+    jobs: dict[str, Combination] = {}
+    for entry in budgets:
+        budget = Budget.parse(entry) if isinstance(entry, str) else entry
+        if not isinstance(budget, Budget):
+            raise ArgumentError(f"budgets: {budget!r} is no fec_fast.Budget and no text such as 'macs=0.5'")
+        for given_policy in policies:
+            for given_criterion in criteria:
+                criterion = given_criterion
+                if criterion is None:
+                    criterion = default_criterion(index.model, formula, None, loader)
+                name, _ = check_scoring_arguments(
+                    criterion, formula if criterion in ENTROPY_CRITERIA else None, options["sides"], options["ignore"]
+                )
+                policy = default_policy(given_policy, budget, criterion, loader) or DEFAULT_POLICY
+                if policy not in POLICIES:
+                    raise ArgumentError(f"policies: {policy!r}: {nearest(str(policy), POLICIES)}")
+                if loader is None and (needs := calibration_needs(criterion, policy)):
+                    user, form = next(iter(needs.items()))
+                    raise ArgumentError(f"{user} needs loader=, {form}")
+                key = point_key({**conditions, "budget": str(budget), "policy": policy, "criterion": name})
+                jobs[key] = Combination(budget, policy, criterion, key)
+    if formula is not None and not any(job.criterion in ENTROPY_CRITERIA for job in jobs.values()):
+        raise ArgumentError("formula= belongs to the criteria 'fec_l1' and 'fec', and none of criteria= is one of them")
+    return list(jobs.values())

@@ -1,0 +1,142 @@
+"""Commands that help to choose: ``sweep`` and ``sensitivity``."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from torch import nn
+
+from ..choosing.sweeping import DEFAULT_BUDGETS, sweep
+from ..plan import checkpoint
+from ..pruning.allocation.sensitivity import measure_sensitivity
+from ..pruning.criteria import DEFAULT_CRITERION
+from ..training.finetuning import finetune
+from ..utils.distributed import launched_processes
+from ..utils.errors import InputError
+from ..vision import data
+from .options import DATA_HELP, Force, InputShape, ModelName, Weights, build_model, check_out, example_input
+from .output import Json, is_quiet, say, write_json
+
+_Data = Annotated[str, typer.Option("--data", help=f"{DATA_HELP}. Accuracy is measured on its held-out part.")]
+
+
+def sweep_command(
+    model: ModelName,
+    data_name: _Data,
+    weights: Weights = None,
+    budgets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--budget",
+            metavar="NAME=NUMBER",
+            help="A target as for prune. May be repeated. Default: " + ", ".join(map(str, DEFAULT_BUDGETS)) + ".",
+        ),
+    ] = None,
+    policies: Annotated[
+        list[str] | None, typer.Option("--ratios", help="A policy as for prune. May be repeated. Default: prune's.")
+    ] = None,
+    criteria: Annotated[
+        list[str] | None,
+        typer.Option("--criterion", help="A criterion as for prune. May be repeated. Default: prune's."),
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Epochs of fine-tuning for every network; 0 for none.")] = 0,
+    latency: Annotated[bool, typer.Option("--latency", help="Also measures the time of one call.")] = False,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the results. The same command goes on there after an interruption."),
+    ] = None,
+    within: Annotated[
+        float, typer.Option(help="Points of accuracy that the smallest network may lose, for the last line and --out.")
+    ] = 1.0,
+    out: Annotated[Path | None, typer.Option(help="Folder for the checkpoint of that network.")] = None,
+    force: Force = False,
+    plot: Annotated[Path | None, typer.Option(help="File for a picture, such as sweep.svg.")] = None,
+    json: Json = None,
+    input_shape: InputShape = None,
+) -> None:
+    """Prune to several sizes in several ways, recover each on the training images, and measure accuracy and size."""
+    if out is not None:
+        checkpoint.check_destination(out)
+        check_out(out, force)
+    if epochs < 0:
+        raise InputError(f"--epochs {epochs}: give 0 or a positive number")
+    network = build_model(model, weights).eval()
+    train, held_out = data.load(data_name)
+
+    def tune(pruned: nn.Module) -> None:
+        finetune(pruned, train, epochs=epochs, progress=False)
+
+    tune.__qualname__ = f"finetune for {epochs} epochs on {data_name}"  # points are kept apart by it
+    found = sweep(
+        network,
+        example_input(model, input_shape),
+        train,
+        val_loader=held_out,
+        budgets=budgets or DEFAULT_BUDGETS,
+        policies=policies or (None,),
+        criteria=criteria or (None,),
+        tune=tune if epochs else None,
+        latency=latency,
+        results=results,
+        progress=not is_quiet(),
+    )
+    main = launched_processes().rank == 0
+    if main:
+        say(found)
+        write_json(json, found.to_json())
+        if plot is not None:
+            found.plot(plot)
+    point = found.smallest(within)
+    if main:
+        say(f"the smallest within {within:g} points: {point.name}: {point.value:.4f} with {point.macs:,} MACs")
+    if out is not None:
+        made = found.make(point)
+        if main:
+            say(f"saved in {checkpoint.save(made, out)}")
+
+
+def sensitivity_command(
+    model: ModelName,
+    data_name: _Data,
+    weights: Weights = None,
+    criterion: Annotated[str, typer.Option(help="Decides which channels are removed.")] = DEFAULT_CRITERION,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for the values. The same command goes on there after an interruption.")
+    ] = None,
+    json: Json = None,
+    input_shape: InputShape = None,
+) -> None:
+    """Measure how much accuracy each coupled set of layers costs alone, on the held-out data."""
+    network = build_model(model, weights).eval()
+    _, held_out = data.load(data_name)
+    measured = measure_sensitivity(
+        network,
+        example_input(model, input_shape),
+        held_out,
+        criterion=criterion,
+        cache=cache,
+        progress=not is_quiet(),
+    )
+    if launched_processes().rank == 0:
+        say(measured)
+        document: dict[str, Any] = {
+            "format": "fec_fast.sensitivity",
+            "version": 1,
+            "whole": measured.whole,
+            "units": measured.units,
+            "values": measured.values,
+        }
+        write_json(json, json_module.dumps(document, indent=1) + "\n")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds these commands to the program.
+
+    Args:
+        app: The program.
+    """
+    app.command("sweep")(sweep_command)
+    app.command("sensitivity")(sensitivity_command)

@@ -1,0 +1,116 @@
+"""Options that several commands have, and what is made of them."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor, nn
+
+from ..utils.errors import FecWarning, InputError
+from ..vision import zoo
+from ..vision.weights import load_weights
+
+ModelName = Annotated[
+    str, typer.Argument(metavar="MODEL", help="torchvision:NAME, zoo:NAME or path/to/file.py:factory")
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="Weights: safetensors, or a .pth (read with weights_only). Default: random."),
+]
+DATA_HELP = (
+    "imagefolder:PATH (a folder or a zip), torchvision:cifar10:PATH, sklearn:digits, voc:PATH or file.py:factory"
+)
+InputShape = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N,C,H,W",
+        help="Shape of the example input. Default: 1,1,8,8 for the zoo's digits networks, 1,3,32,32 for the rest of "
+        "the zoo, 1,3,224,224 for all others.",
+    ),
+]
+
+
+Force = Annotated[bool, typer.Option("--force", help="Replaces what --out names.")]
+
+
+def check_out(out: Path, force: bool) -> None:
+    """Checks that ``--out`` names nothing that would be replaced, or that it may be.
+
+    Args:
+        out: A file or a folder.
+        force: The value of ``--force``.
+
+    Raises:
+        InputError: It exists, and may not be replaced.
+    """
+    occupied = any(out.iterdir()) if out.is_dir() else out.exists()
+    if occupied and not force:
+        raise InputError(f"--out {out} exists: add --force to replace it, or give another name")
+
+
+def build_model(name: str, weights: Path | None, *, warn: bool = True) -> nn.Module:
+    """Builds a model and loads its weights. A warning says if they are random.
+
+    Args:
+        name: As in ``MODEL``.
+        weights: The file of the weights; ``None`` leaves those that the model is built with.
+        warn: Whether random weights matter.
+
+    Returns:
+        The model.
+
+    Raises:
+        FecError: There is no such model, or the weights do not fit.
+    """
+    model = zoo.build(name)
+    # A factory in a file may load weights itself.
+    if weights is None and warn and name.startswith(("zoo:", "torchvision:")):
+        message = (
+            f"RANDOM WEIGHTS: {name} was never trained. Its sizes are right, its scores and accuracies mean nothing; "
+        )
+        warnings.warn(message + "give the trained weights with --weights FILE", FecWarning, stacklevel=2)
+    return model if weights is None else load_weights(model, weights)
+
+
+def example_shape(model: str, text: str | None) -> tuple[int, ...]:
+    """The shape of the example input: the given one, or the one that the model's data has.
+
+    Args:
+        model: The name of the model.
+        text: The value of ``--input-shape``.
+
+    Returns:
+        The sizes.
+
+    Raises:
+        InputError: The text is not made of positive whole numbers.
+    """
+    if text is None:
+        return zoo.input_shape(model)
+    try:
+        shape = tuple(int(size) for size in text.split(","))
+    except ValueError:
+        raise InputError(f"--input-shape {text!r}: give whole numbers and commas, such as 1,3,224,224") from None
+    if any(size < 1 for size in shape):
+        raise InputError(f"--input-shape {text!r}: every size must be positive")
+    return shape
+
+
+def example_input(model: str, text: str | None) -> Tensor:
+    """An example input, the same in every call.
+
+    Args:
+        model: The name of the model.
+        text: The value of ``--input-shape``.
+
+    Returns:
+        Normally distributed numbers.
+
+    Raises:
+        InputError: The text is not made of positive whole numbers.
+    """
+    return torch.randn(example_shape(model, text), generator=torch.Generator().manual_seed(0))

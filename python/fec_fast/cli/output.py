@@ -1,0 +1,87 @@
+"""What commands print: text for people, or JSON for programs."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..utils.errors import InputError
+from ..utils.files import write_text
+
+# Not in the context of click: newer versions of typer have a copy of click inside, older ones use click itself.
+_quiet: contextvars.ContextVar[bool] = contextvars.ContextVar("quiet", default=False)
+
+
+@contextlib.contextmanager
+def one_call() -> Iterator[None]:
+    """One call of the program: what it sets about its output holds until the end of the context.
+
+    Yields:
+        Nothing.
+    """
+    token = _quiet.set(False)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
+def be_quiet() -> None:
+    """Lets :func:`say` print nothing for the rest of this call of the program."""
+    _quiet.set(True)
+
+
+def is_quiet() -> bool:
+    """Whether texts for people, and progress bars, are left out."""
+    return _quiet.get()
+
+
+def say(text: object) -> None:
+    """Prints a text for people on the standard output.
+
+    Args:
+        text: Anything whose ``str`` is the text.
+    """
+    if not is_quiet():
+        typer.echo(str(text))
+
+
+def _check_json(path: Any) -> Any:
+    """Checks the file of ``--json`` before the work; ``-`` leaves the standard output to the JSON."""
+    if path is not None and str(path) == "-":
+        be_quiet()
+    elif path is not None and not Path(path).absolute().parent.is_dir():
+        raise InputError(f"--json {path}: there is no folder {Path(path).absolute().parent}")
+    return path
+
+
+Json = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        allow_dash=True,
+        callback=_check_json,
+        help="Also writes the result to this file; - writes it to the standard output, and nothing else.",
+    ),
+]
+
+
+def write_json(path: Path | None, text: str) -> None:
+    """Writes a result as JSON.
+
+    Args:
+        path: The value of ``--json``.
+        text: The JSON.
+    """
+    if path is None:
+        return
+    if str(path) == "-":
+        typer.echo(text.rstrip("\n"))
+    else:
+        write_text(path, text)

@@ -1,0 +1,175 @@
+"""The program as a whole: options before the command, exit codes, JSON everywhere, and no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner, Result
+
+import fec_fast
+from fec_fast.cli import app as cli
+from fec_fast.cli import deploying
+from fec_fast.vision import zoo
+from helpers.processes import run_python
+
+DIGITS = "zoo:vgg-digits"
+
+
+def run(*arguments: str | Path, **environment: str) -> Result:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments], env=environment)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "digits.safetensors"
+    save_file(zoo.build(DIGITS).state_dict(), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def pruned(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pruned") / "checkpoint"
+    assert run("prune", DIGITS, "--weights", weights, "--out", folder).exit_code == 0
+    return folder
+
+
+def test_the_options_before_the_command() -> None:
+    version = run("--version")
+    assert version.exit_code == 0 and version.stdout.startswith("fec-fast ")
+    for option in ("-h", "--help"):
+        shown = run(option)
+        assert shown.exit_code == 0 and "130 interrupted by Ctrl-C" in " ".join(shown.stdout.split())
+        assert run("prune", option).exit_code == 0
+    quiet = run("--quiet", "score", DIGITS)
+    assert quiet.exit_code == 0 and quiet.stdout == ""
+
+
+@pytest.mark.parametrize("columns", [60, 120])
+def test_help_fits_the_terminal(columns: int) -> None:
+    for command in (["--help"], ["prune", "--help"], ["sweep", "--help"]):
+        shown = run(*command, COLUMNS=str(columns), TERMINAL_WIDTH=str(columns), NO_COLOR="1")
+        assert shown.exit_code == 0 and max(map(len, shown.stdout.splitlines())) <= columns
+        assert "\x1b" not in shown.stdout
+
+
+def test_completion_is_offered() -> None:
+    done = run_python("-m", "fec_fast", "--show-completion", "bash")
+    assert done.returncode == 0 and "_COMPLETE" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "shown"),
+    [
+        (fec_fast.InputError("no such\nthing"), 2, "error: no such thing\n"),
+        (FileNotFoundError(2, "No such file", "x"), 2, "error: [Errno 2] No such file: 'x'\n"),
+        (
+            ZeroDivisionError("by zero"),
+            1,
+            "error: ZeroDivisionError: by zero (a fault of the program: fec-fast --debug",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (fec_fast.TrainingInterrupted("resume so"), 130, "resume so\n"),
+    ],
+)
+def test_errors_are_one_line_and_have_their_exit_code(
+    error: BaseException, code: int, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "score_model", fail)
+    result = run("score", DIGITS)
+    assert result.exit_code == code
+    lines = [line for line in result.stderr.splitlines(keepends=True) if not line.startswith("warning: ")]
+    assert len(lines) == 1 and lines[0].startswith(shown)
+    debugged = run("--debug", "score", DIGITS)
+    assert debugged.exception is error or isinstance(error, KeyboardInterrupt)
+
+
+def test_warnings_are_one_line_and_random_weights_are_loud(weights: Path) -> None:
+    done = run_python("-m", "fec_fast", "score", DIGITS)
+    assert done.returncode == 0
+    assert [line for line in done.stderr.splitlines() if "RANDOM" in line] == [done.stderr.splitlines()[0]]
+    assert done.stderr.startswith(f"warning: RANDOM WEIGHTS: {DIGITS} was never trained.")
+    assert "RANDOM" not in run("score", DIGITS, "--weights", weights).stderr
+
+
+def test_an_existing_out_is_kept_without_force(weights: Path, pruned: Path, tmp_path: Path) -> None:
+    before = (pruned / "checkpoint.json").read_bytes()
+    again = ["prune", DIGITS, "--weights", weights, "--ratio", "0.2", "--out", pruned]
+    refused = run(*again)
+    assert refused.exit_code == 2 and "add --force to replace it" in refused.stderr
+    assert (pruned / "checkpoint.json").read_bytes() == before
+    folder = tmp_path / "other"
+    assert run(*again[:-1], folder).exit_code == 0
+    plan = (folder / "plan.json").read_bytes()
+    assert run("prune", DIGITS, "--weights", weights, "--ratio", "0.4", "--out", folder, "--force").exit_code == 0
+    assert (folder / "plan.json").read_bytes() != plan
+
+
+def test_prune_prints_totals_first_and_layers_on_request(weights: Path, tmp_path: Path) -> None:
+    arguments = ["prune", DIGITS, "--weights", weights, "--ratio", "0.3", "--out"]
+    short = run(*arguments, tmp_path / "short").stdout.splitlines()
+    assert short[0].startswith("parameters: 305,130 -> ") and short[1].startswith("MACs: ") and len(short) < 12
+    long = run(*arguments, tmp_path / "long", "--layers").stdout.splitlines()
+    assert long[:2] == short[:2] and any(line.startswith("total") for line in long)
+
+
+@pytest.mark.parametrize("command", ["score", "prune", "explain", "info", "doctor", "compare"])
+def test_json_goes_to_a_file_or_alone_to_the_standard_output(
+    command: str, weights: Path, pruned: Path, tmp_path: Path
+) -> None:
+    arguments: dict[str, list[str | Path]] = {
+        "score": ["score", DIGITS, "--weights", weights],
+        "prune": ["prune", DIGITS, "--weights", weights, "--force", "--out", tmp_path / "out"],
+        "explain": ["explain", pruned, "features.0"],
+        "info": ["info"],
+        "doctor": ["doctor"],
+        "compare": ["compare", DIGITS, pruned, "--weights", weights],
+    }
+    if command == "explain":
+        layer = fec_fast.Plan.from_json((pruned / "plan.json").read_text()).sets[0]["layers"][0]
+        arguments["explain"][-1] = layer
+    printed = run(*arguments[command], "--json", "-")
+    assert printed.exit_code == 0, printed.output
+    document = json.loads(printed.stdout)
+    written = run(*arguments[command], "--json", tmp_path / "result.json")
+    assert written.exit_code == 0 and written.stdout.strip()
+    assert json.loads((tmp_path / "result.json").read_text()).keys() == document.keys()
+
+
+def test_compare(weights: Path, pruned: Path) -> None:
+    pytest.importorskip("sklearn")
+    done = run("compare", DIGITS, pruned, "--weights", weights, "--data", "sklearn:digits", "--json", "-")
+    dense, small = json.loads(done.stdout)["networks"]
+    assert dense["name"] == "dense" and small["name"] == str(pruned)
+    assert small["parameters"] < dense["parameters"] and small["macs"] < dense["macs"]
+    assert 0 <= small["accuracy"] <= 1 and small["latency_ms"] is None
+    assert run("compare", DIGITS, pruned, "--weights", weights).stdout.splitlines()[2].split()[:2] == [
+        "dense",
+        "305,130",
+    ]
+
+
+@pytest.mark.slow
+def test_export_onnx(pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    file = tmp_path / "pruned.onnx"
+    monkeypatch.setattr(deploying, "_PARITY", -1.0)
+    wrong = run("export", "onnx", DIGITS, pruned, "--out", file)
+    assert wrong.exit_code == 2 and "computes other outputs than torch" in wrong.stderr and os.listdir(tmp_path) == []
+    monkeypatch.undo()
+    done = run("export", "onnx", DIGITS, pruned, "--out", file, "--json", "-")
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["bytes"] == file.stat().st_size and document["difference"] < 1e-4
+    refused = run("export", "onnx", DIGITS, pruned, "--out", file)
+    assert refused.exit_code == 2 and "--force" in refused.stderr
