@@ -156,11 +156,13 @@ class Trainer:
         self.network.train()
         loss_sum, images, lr = 0.0, 0, self.settings.lr
         batches, end = iter(self.loader), object()
-        for batch_number in range(self.batches):
+        # Asked once more after the last batch: accelerate's loader ends its part of the epoch then.
+        for batch_number in range(self.batches + 1):
             with interrupt.at_once():  # a loader may take long, and nothing has changed yet
                 batch = next(batches, end)
-            if batch is end:
+            if batch is end and batch_number < self.batches:
                 self._check_batch_count(batch_number, number)
+            if batch is end or batch_number == self.batches:
                 break
             step = number * self.batches + batch_number
             if batch_number % self.settings.accumulate == 0:  # an optimizer step begins

@@ -51,7 +51,7 @@ def tensors_of_bytes(content: bytes, file: Path) -> dict[str, Tensor]:
         CheckpointError: It is not in the safetensors format.
     """
     try:
-        return dict(load(content))
+        return dict(sorted(load(content).items()))  # in one order in all processes, which share them out in turn
     except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
 
