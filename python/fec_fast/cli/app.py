@@ -25,8 +25,9 @@ from ..scoring.formula import Formula
 from ..scoring.model_scores import score_model
 from ..training.finetuning import finetune
 from ..utils.distributed import launched_processes
-from ..utils.errors import FecError, InputError, LayerError, TrainingInterrupted
+from ..utils.errors import FecError, InputError, LayerError, PlanError, TrainingInterrupted
 from ..utils.files import write_text
+from ..utils.reading import MOST_JSON_BYTES, read_bytes
 from ..vision import data, zoo
 from ..vision.weights import load_weights
 from .demo import run_demo
@@ -292,7 +293,7 @@ def info_command() -> None:
 
 
 def _read_plan(path: Path) -> Plan:
-    return checkpoint.read_plan(path) if path.is_dir() else Plan.from_json(path.read_text("utf-8", "replace"))
+    return checkpoint.read_plan(path) if path.is_dir() else Plan.from_json(read_bytes(path, MOST_JSON_BYTES, PlanError))
 
 
 def _build(name: str, weights: Path | None) -> torch.nn.Module:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, overload
+from typing import Annotated, Any, Protocol, TypedDict, TypeVar, overload
 
+import msgspec
 import safetensors
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..utils.errors import ArgumentError, CheckpointError, nearest
+from ..utils.errors import ArgumentError, CheckpointError, PlanError, nearest
 from ..utils.files import atomic_folder, sha256
 from ..utils.model_index import ModelIndex
 from ..utils.modules import unwrap, unwrap_for_surgery
+from ..utils.reading import MOST_JSON_BYTES, check_tensor_file, parse_json, read_bytes
 from .plan import Plan, check_plan
 from .surgery import prune_in_place
 
@@ -23,6 +25,25 @@ _FORMAT = "fec_fast.checkpoint"
 _VERSION = 1
 _MANIFEST, _PLAN, _WEIGHTS = "checkpoint.json", "plan.json", "model.safetensors"
 _FILES = (_MANIFEST, _PLAN, _WEIGHTS)
+_MOST_MANIFEST_BYTES = 1 << 16
+
+
+class _StoredFile(TypedDict):
+    bytes: Annotated[int, msgspec.Meta(ge=0)]
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class _Head(TypedDict):
+    format: str
+    version: int
+
+
+_Files = TypedDict("_Files", {"plan.json": _StoredFile, "model.safetensors": _StoredFile})
+
+
+class _Manifest(_Head):
+    files: _Files
+
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -206,40 +227,28 @@ def check_destination(folder: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _read_manifest(folder: Path) -> _Manifest:
     """Reads and checks the content of ``checkpoint.json``."""
     if not folder.is_dir():
         raise CheckpointError(f"there is no checkpoint folder {folder}")
     file = folder / _MANIFEST
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        format_and_version = (content["format"], content["version"])
-        is_complete = all(
-            isinstance(content["files"][name][key], kind)
-            for name in (_PLAN, _WEIGHTS)
-            for key, kind in (("bytes", int), ("sha256", str))
-        )
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} is not a checkpoint: it has no {_MANIFEST}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    if not file.is_file():
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no {_MANIFEST}")
+    content = read_bytes(file, _MOST_MANIFEST_BYTES, CheckpointError)
+    damaged = f"{file} is damaged, save the checkpoint again: it"
+    head = parse_json(content, _Head, damaged, CheckpointError)
+    if (head["format"], head["version"]) != (_FORMAT, _VERSION):
         raise CheckpointError(
-            f"{file} is damaged ({type(error).__name__}: {error}); save the checkpoint again"
-        ) from error
-    if format_and_version != (_FORMAT, _VERSION):
-        raise CheckpointError(
-            f"{file}: format {format_and_version[0]!r} version {format_and_version[1]!r}; "
-            f"expected {_FORMAT!r} version {_VERSION}"
+            f"{file}: format {head['format']!r} version {head['version']!r}; expected {_FORMAT!r} version {_VERSION}"
         )
-    if not is_complete:
-        raise CheckpointError(f"{file} is damaged: sizes and checksums are missing; save the checkpoint again")
-    return dict(content)
+    return parse_json(content, _Manifest, damaged, CheckpointError)
 
 
 def _verified(folder: str | os.PathLike[str]) -> Path:
     """Returns the path of a checkpoint after comparing its files with the sizes and checksums in its manifest."""
     path = Path(folder)
     manifest = _read_manifest(path)
-    for name, expected in ((name, manifest["files"][name]) for name in (_PLAN, _WEIGHTS)):
+    for name, expected in ((_PLAN, manifest["files"]["plan.json"]), (_WEIGHTS, manifest["files"]["model.safetensors"])):
         file = path / name
         if not file.is_file():
             raise CheckpointError(f"{path} is incomplete: it has no {name}")
@@ -252,7 +261,7 @@ def _verified(folder: str | os.PathLike[str]) -> Path:
 
 
 def _parse_plan(path: Path) -> Plan:
-    return Plan.from_json((path / _PLAN).read_text(encoding="utf-8"))
+    return Plan.from_json(read_bytes(path / _PLAN, MOST_JSON_BYTES, PlanError))
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
@@ -307,11 +316,18 @@ def _matching_weights(state: dict[str, Tensor], plan: Plan, path: Path) -> dict[
         For each name in ``state`` the new value, on the device of the old one. Tied tensors get one value.
     """
     try:
+        check_tensor_file(path / _WEIGHTS, CheckpointError)
         with safetensors.safe_open(path / _WEIGHTS, framework="pt") as file:
-            aliases: dict[str, str] = json.loads((file.metadata() or {}).get("aliases", "{}"))
+            text = (file.metadata() or {}).get("aliases", "{}")
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (safetensors.SafetensorError, ValueError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # safetensors raises several kinds on damaged bytes
         raise CheckpointError(f"{path / _WEIGHTS} cannot be read: {error}") from error
+    aliases = parse_json(text, dict[str, str], f"{path / _WEIGHTS}: the list of its tied tensors", CheckpointError)
+    for name, first_name in aliases.items():
+        if first_name not in stored:
+            raise CheckpointError(f"{path / _WEIGHTS}: {name!r} shall be tied to {first_name!r}, which it lacks")
     stored.update({name: stored[first_name] for name, first_name in aliases.items()})
 
     for name in stored:

@@ -1,19 +1,14 @@
-"""Weights: state dicts from safetensors or PyTorch files, loaded into a network."""
+"""Weights: the state dict of a file, loaded into a network."""
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-import safetensors
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..utils.errors import CheckpointError, LayerError, list_some, nearest
+from .weight_files import read_weights
 
 
 def load_weights(model: nn.Module, file: str | Path) -> nn.Module:
@@ -33,7 +28,7 @@ def load_weights(model: nn.Module, file: str | Path) -> nn.Module:
         LayerError: The model has parameters on the meta device, which have no values.
     """
     path = Path(file)
-    state = _read_state(path)
+    state = read_weights(path)
     own = model.state_dict()
     meta = next((key for key, value in own.items() if isinstance(value, Tensor) and value.is_meta), None)
     if meta is not None:
@@ -58,33 +53,3 @@ def load_weights(model: nn.Module, file: str | Path) -> nn.Module:
     # num_batches_tracked is missing.
     model.load_state_dict(state, strict=True)
     return model
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f"there is no weights file {path}")
-    loaded: Any
-    try:
-        if path.suffix == ".safetensors":
-            loaded = load_file(path)
-        else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds more than tensors (or is damaged) and is not read, because that could run code: "
-            "save model.state_dict(), preferably as safetensors"
-        ) from error
-    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read, it may be truncated: {error}") from error
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise CheckpointError(f"{path} holds no state dict (a mapping of names to tensors): save model.state_dict()")
-    return dict(_without_wrapper(loaded))
-
-
-def _without_wrapper(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yields names and tensors, without the ``module.`` that DataParallel puts before all names."""
-    wrapped = all(key.startswith("module.") for key in state)
-    for key, value in state.items():
-        yield (key.removeprefix("module.") if wrapped else key), value
