@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -160,7 +161,9 @@ class Pipeline {
 
 int64_t entropies(const Layer* layers, int64_t count, const Formula& formula, const Options& options) {
   const Kernels& kernels = kernels_named(options.instruction_set);
-  Pipeline pipeline(kernels, std::max(options.threads, 1));
+  // More threads than processors gain nothing, and the system may not have them to give.
+  const int most = std::max(64, static_cast<int>(std::thread::hardware_concurrency()));
+  Pipeline pipeline(kernels, std::clamp(options.threads, 1, most));
   Batch finishing, measuring, looking;
   int64_t end = 0;
   do {

@@ -42,7 +42,13 @@ def test_a_unit_test_lies_where_its_module_does(path: Path) -> None:
 
 def test_every_test_module_lies_in_a_known_folder() -> None:
     assert len(MODULES) > 50
-    assert {path.relative_to(TESTS).parts[0] for path in MODULES} == {"unit", "kernels", "integration", "repo"}
+    assert {path.relative_to(TESTS).parts[0] for path in MODULES} == {
+        "unit",
+        "kernels",
+        "integration",
+        "reliability",
+        "repo",
+    }
 
 
 def test_files_that_start_processes_are_marked() -> None:

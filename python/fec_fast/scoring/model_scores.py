@@ -21,6 +21,7 @@ from . import ops
 from .backends.registry import resolve
 from .formula import Formula
 from .layers import TRANSPOSED, attached_weight, select
+from .weight_checks import check_groups
 
 _FORMAT = "fec_fast.scores"
 _VERSION = 1
@@ -291,7 +292,7 @@ def score_model(
         axis = 1 if issubclass(kind, TRANSPOSED) else 0
         groups = getattr(module, "groups", 1)
         if groups != 1:
-            ops.check_groups(weight, groups, f"layer {name!r}: its weight", name)
+            check_groups(weight, groups, f"layer {name!r}: its weight", name)
         filters, channels = shape[axis], shape[1 - axis]
         if axis == 1:
             filters, channels = filters * groups, channels // groups
