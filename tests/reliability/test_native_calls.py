@@ -57,7 +57,7 @@ def bad_calls() -> Iterator[dict[str, Any]]:
     for size in range(3, 7):
         yield from ({str(size): value} for value in BEYOND)
     for stride in range(8, 11):
-        yield from ({str(stride): value} for value in BEYOND if abs(value) > 1 << 45 or value < 0)
+        yield from ({str(stride): value} for value in BEYOND if value > 1 << 50 or value < 0)
     yield from ({str(a): 1 << 24, str(b): 1 << 25} for a, b in itertools.combinations(range(3, 7), 2))
     yield from ({"result": pointer} for pointer in (0, 1, 8, 4095, 4097, 4100))
     yield from ({"results": value} for value in ([], [0, 0], None, 3, "x", [-1], [1 << 64]))
