@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from ..utils.compat import tree_leaves
 from ..utils.errors import ArgumentError, PlanError
 from ..utils.model_index import ModelIndex
-from .plan import Plan
+from .plan import Plan, expect_plan
 from .shapes import fingerprint
 from .surgery import select_kept
 
@@ -39,6 +39,7 @@ def remap_optimizer(optimizer: Optimizer, plan: Plan, model: nn.Module) -> None:
         raise ArgumentError(f"optimizer: expected a torch.optim.Optimizer, got a {type(optimizer).__name__}")
     if type(optimizer).__module__.startswith("torch.distributed"):
         raise ArgumentError(f"{type(optimizer).__name__} shards its state over processes: make a new one after pruning")
+    expect_plan(plan)
     index = ModelIndex.of(model)
     _check_applied(plan, index)
     parameters = [

@@ -150,7 +150,9 @@ def check_plan(plan: Plan, index: ModelIndex) -> None:
 
     Raises:
         PlanError: The plan is for another model; the message names the first difference.
+        ArgumentError: It is no plan.
     """
+    expect_plan(plan)
     shapes = persistent_shapes(index)
     if shapes_fingerprint(shapes) != plan.fingerprint:
         raise PlanError(f"the plan is for another model: {_first_difference(plan, shapes)}")
@@ -179,6 +181,22 @@ def check_plan(plan: Plan, index: ModelIndex) -> None:
                     f"the plan is for another model: {name} is {held}, the plan expects {values['before']}; build the "
                     "model the plan was made for"
                 )
+
+
+def expect_plan(plan: Any, name: str = "plan") -> None:
+    """Checks that an argument is a plan.
+
+    Args:
+        plan: The argument.
+        name: Its name, for the message.
+
+    Raises:
+        ArgumentError: It is something else.
+    """
+    if not isinstance(plan, Plan):
+        raise ArgumentError(
+            f"{name}: expected a fec_fast.Plan, got a {type(plan).__name__}: give result.plan, or Plan.from_json(text)"
+        )
 
 
 def _first_difference(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..graph.channel_statistics import NORMS
 from ..recovery.calibration import DATA_FREE
@@ -39,8 +39,7 @@ def check_scoring_arguments(
     Raises:
         ArgumentError: An argument of the wrong kind.
     """
-    if isinstance(ignore, str):
-        raise ArgumentError(f"ignore={ignore!r}: give a sequence of names, such as ({ignore!r},)")
+    check_ignore(ignore)
     if sides not in ("both", "producer"):
         raise ArgumentError(f"sides={sides!r}: give 'both' or 'producer'")
     if formula is not None and not isinstance(formula, Formula):
@@ -50,6 +49,23 @@ def check_scoring_arguments(
             f"formula= belongs to criterion='fec_l1' or 'fec', not to criterion={criterion!r}: leave it out"
         )
     return criterion_name(criterion), formula or Formula()
+
+
+def check_ignore(ignore: object) -> None:
+    """Validates the names of layers that keep their channels.
+
+    Args:
+        ignore: A sequence of names.
+
+    Raises:
+        ArgumentError: Anything else.
+    """
+    if isinstance(ignore, str):
+        raise ArgumentError(f"ignore={ignore!r:.80}: give a sequence of names, such as ({ignore!r:.80},)")
+    names = list(ignore) if isinstance(ignore, Iterable) and not isinstance(ignore, bytes | Tensor) else [ignore]
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise ArgumentError(f"ignore: {wrong[0]!r:.80} is no name of a layer: give a sequence of names")
 
 
 def check_norms(norms: object) -> None:

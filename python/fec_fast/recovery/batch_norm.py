@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..utils.arguments import check_network
 from ..utils.compat import BatchNormBase
 from ..utils.errors import InputError
 from ..utils.forward import call_model, map_tensors, restored_modes
@@ -35,13 +36,15 @@ def recalibrate(model: nn.Module, loader: Iterable[Any]) -> None:
     Raises:
         InputError: The loader is empty, a batch does not begin with images, the model cannot be run on one, or the
             images make a statistic NaN or infinite. The model is unchanged.
-        ArgumentError: Not a module.
+        ArgumentError: Not a module, or not a loader.
+        WeightError: A parameter or buffer has no values.
     """
     model = unwrap(model)
     norms = [m for m in model.modules() if isinstance(m, BatchNormBase) and m.track_running_stats]
     if not norms:
         warnings.warn(f"{type(model).__name__} has no batch norm: there is nothing to recalibrate", stacklevel=2)
         return
+    check_network("model", model)
     momenta = [(norm, norm.momentum) for norm in norms]
     statistics = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
     succeeded = False

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
+from ..utils.arguments import first_batch
 from ..utils.batches import check_labels, images_and_labels
 from ..utils.errors import InputError
 from ..utils.forward import call_model, describe_tensors, undisturbed
@@ -51,7 +52,7 @@ def check_classification_data(model: nn.Module, teacher: nn.Module | None, loade
         InputError: A batch is not a pair of images and labels, a network does not return logits ``[B, classes]``,
             teacher and model differ in the number of classes, or a label is outside the classes.
     """
-    images, labels = images_and_labels(next(iter(loader)))
+    images, labels = images_and_labels(first_batch(loader, "train_loader"))
     classes = _class_count(model, images)
     if teacher is not None and (teacher_classes := _class_count(teacher, images)) != classes:
         raise InputError(f"the teacher has {teacher_classes} classes and the model {classes}")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..utils.arguments import batches_of
 from ..utils.errors import TrainingError, TrainingInterrupted
 from ..utils.random_state import generators_of, seed_all
 from .ema import ModelEma
@@ -155,7 +156,7 @@ class Trainer:
         self._seed_epoch(number)
         self.network.train()
         loss_sum, images, lr = 0.0, 0, self.settings.lr
-        for batch_number, batch in enumerate(self.loader):
+        for batch_number, batch in enumerate(batches_of(self.loader, "train_loader")):
             step = number * self.batches + batch_number
             if batch_number % self.settings.accumulate == 0:  # an optimizer step begins
                 self.progress.begin_step(step, batch_number, earlier_seconds, time.perf_counter() - start)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .arguments import check_number
 from .errors import ArgumentError
 from .forward import call_model, undisturbed
 from .model_index import ModelIndex
@@ -101,8 +102,9 @@ def measure_latency(model: nn.Module, example_inputs: Any, min_run_time: float =
         ArgumentError: min_run_time is not positive.
         InputError: The model cannot be run on the example inputs.
     """
-    if not min_run_time > 0:
-        raise ArgumentError(f"min_run_time={min_run_time!r}: give a positive number of seconds")
+    check_number("min_run_time", min_run_time, "a positive number of seconds, at most a day", exclusive=True)
+    if min_run_time > 86_400:
+        raise ArgumentError(f"min_run_time={min_run_time!r}: give at most a day, 86400 seconds")
     return time_model(model, example_inputs, precision=0.0, max_seconds=min_run_time).seconds
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .compat import ConvolutionBase, is_traceable_wrapper_subclass, own_buffers, own_parameters
+from .compat import ConvolutionBase, is_fake, is_traceable_wrapper_subclass, own_buffers, own_parameters
 from .errors import LayerError, WeightError
 from .model_index import ModelIndex
 
@@ -59,6 +59,8 @@ def weight_trouble(weight: Tensor, *, holds_filters: bool = True, may_be_empty: 
         return Trouble(
             "is on the meta device and has no values", "model.to_empty(device='cpu') and load the weights first"
         )
+    if is_fake(weight):
+        return Trouble("is a fake tensor and has no values", "build the model outside of FakeTensorMode")
     if is_traceable_wrapper_subclass(weight):
         return Trouble(f"is a {type(weight).__name__}", "score and prune the plain model and convert it afterwards")
     if not holds_filters:

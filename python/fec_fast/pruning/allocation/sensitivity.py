@@ -18,6 +18,7 @@ from ...graph.groups import CoupledChannels
 from ...plan.shapes import fingerprint
 from ...recovery.batch_norm import recalibrate
 from ...scoring.formula import Formula
+from ...utils.arguments import batches_of, check_path
 from ...utils.batches import check_labels, images_and_labels
 from ...utils.distributed import launched_processes
 from ...utils.errors import ArgumentError, InputError, LayerError, PlanError, RatioError
@@ -157,6 +158,9 @@ class SensitivityMeter:
         Raises:
             FecError: As :func:`measure_sensitivity` says.
         """
+        folder = None if cache is None else check_path("cache", cache)
+        if isinstance(at, str | bytes) or not isinstance(at, Sequence) or not len(at):
+            raise ArgumentError(f"at={at!r:.80}: give at least one share, such as (0.1, 0.5)")
         for share in at:
             if not check_ratio("at", share) > 0:
                 raise RatioError(f"at={share!r}: give shares between 0 and 1")
@@ -176,7 +180,7 @@ class SensitivityMeter:
             return [job[1] if name == job[0] else 0 for name in names]
 
         labels_of_job = {job: context.removed_labels(counts_of(job)) for job in jobs}
-        store = None if cache is None else SensitivityCache(Path(cache), cache_key(context))
+        store = None if folder is None else SensitivityCache(folder, cache_key(context))
         if store is not None:
             self._values |= {labels_of_job[job]: value for job, value in store.values.items() if job in labels_of_job}
         team = launched_processes()
@@ -329,7 +333,7 @@ def _check_loader(index: ModelIndex, loader: Iterable[Any]) -> None:
     if isinstance(loader, Iterator):
         raise ArgumentError("calibration: an iterator can be iterated only once; give a DataLoader or a list")
     classes = total = 0
-    for images, labels in map(images_and_labels, loader):
+    for images, labels in map(images_and_labels, batches_of(loader, "calibration")):
         if not total:
             with undisturbed(index):
                 logits = call_model(index.model, images[:1].to(device_of(index.model)))

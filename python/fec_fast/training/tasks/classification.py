@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...utils.arguments import batches_of
 from ...utils.batches import check_labels, images_and_labels
 from ...utils.errors import ArgumentError, InputError, missing_extra
 from ...utils.forward import evaluation_mode, undisturbed
@@ -60,7 +61,9 @@ class Classification:
         device = device_of(model)
         metrics: _ClassificationMetrics | None = None
         with evaluation_mode(model):
-            for images, labels in map(images_and_labels, loader):
+            for images, labels in map(images_and_labels, batches_of(loader, "val_loader")):
+                if not len(images):
+                    raise InputError("val_loader: a batch has no images: leave empty batches out")
                 logits = model(images.to(device)).float()
                 labels = labels.to(device)
                 if accelerator is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ...utils.arguments import batches_of
 from ...utils.errors import ArgumentError, InputError, missing_extra, nearest
 from ...utils.forward import call_model, describe_tensors, evaluation_mode, map_tensors, undisturbed
 from ...utils.modules import device_of
@@ -130,7 +131,7 @@ def evaluate_detector(
     detections: Targets = []
     targets: Targets = []
     with evaluation_mode(model):
-        for images, batch_targets in map(images_and_targets, loader):
+        for images, batch_targets in map(images_and_targets, batches_of(loader, "val_loader")):
             outputs = model(_to_device(images, device))
             pairs = list(zip(_to_device(outputs, "cpu"), _to_device(batch_targets, "cpu"), strict=True))
             if accelerator is not None:
