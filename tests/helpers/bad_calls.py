@@ -319,7 +319,7 @@ _SUBJECTS: dict[str, Subject] = {
     "save": Subject(
         fec_fast.save,
         lambda folder: {"model": small(), "plan": plan(), "folder": folder / "out"},
-        {"model": bad.NO_MODELS, "plan": bad.NO_PLANS, "folder": bad.NO_PATHS},
+        {"model": bad.NO_MODELS, "plan": without(bad.NO_PLANS, "other"), "folder": bad.NO_PATHS},
     ),
     "load": Subject(
         fec_fast.load,
@@ -351,6 +351,9 @@ _SUBJECTS: dict[str, Subject] = {
         lambda _: {"params": 0.5},
         {name: NOT_ZERO for name in ("params", "macs", "memory", "latency_ms")},
     ),
+    "Budget by latency": Subject(
+        fec_fast.Budget, lambda _: {"latency_ms": 5.0}, {"latency_ms": {**NUMBER, "zero": lambda: 0}}
+    ),
     "Budget.parse": Subject(
         fec_fast.Budget.parse,
         lambda _: {"text": "params=0.5"},
@@ -367,7 +370,7 @@ _SUBJECTS: dict[str, Subject] = {
     ),
     "Formula": Subject(
         fec_fast.Formula,
-        dict,
+        lambda _: {},
         {"compress": WORDS, "entropy": WORDS, "axis": WORDS, "tau": NOT_ZERO, "tau_scale": NOT_ZERO},
     ),
     "Formula.from_dict": Subject(

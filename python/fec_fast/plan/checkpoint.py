@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..utils.arguments import check_path
 from ..utils.errors import ArgumentError, CheckpointError, PlanError, nearest
 from ..utils.files import atomic_folder, sha256
 from ..utils.model_index import ModelIndex
@@ -212,7 +213,7 @@ def check_destination(folder: str | os.PathLike[str]) -> Path:
     Raises:
         CheckpointError: It is a file, or a folder that holds something other than a checkpoint.
     """
-    target = Path(os.path.abspath(folder))
+    target = Path(os.path.abspath(check_path("folder", folder)))
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise CheckpointError(f"{folder} is not a folder; give the name of a new folder or of an older checkpoint")
     if target.is_dir():
@@ -246,7 +247,7 @@ def _read_manifest(folder: Path) -> _Manifest:
 
 def _verified(folder: str | os.PathLike[str]) -> Path:
     """Returns the path of a checkpoint after comparing its files with the sizes and checksums in its manifest."""
-    path = Path(folder)
+    path = check_path("folder", folder)
     manifest = _read_manifest(path)
     for name, expected in ((_PLAN, manifest["files"]["plan.json"]), (_WEIGHTS, manifest["files"]["model.safetensors"])):
         file = path / name

@@ -18,6 +18,7 @@ from ..utils.compat import BatchNormBase
 from ..utils.errors import ArgumentError, RatioError
 from .criteria import DEFAULT_CRITERION, ENTROPY_CRITERIA, GRADIENT_CRITERIA, RECONSTRUCTION, Criterion, criterion_name
 
+_MOST_ROUNDS = 1000
 _LABELLED = "a loader of images and labels"
 _UNLABELLED = "a loader or a tensor of images (labels are ignored), or 'data-free'"
 
@@ -199,7 +200,8 @@ def check_round_arguments(rounds: int, train: Callable[..., Any], options: Mappi
         ArgumentError: ``rounds`` is not a whole number of at least 1, or ``train`` cannot be called.
         RatioError: ``ratio`` is given, or ``ratios`` does not name a policy.
     """
-    check_positive_integer("rounds", rounds)
+    if check_positive_integer("rounds", rounds) > _MOST_ROUNDS:
+        raise ArgumentError(f"rounds={rounds}: give at most {_MOST_ROUNDS}; each is to remove something")
     if not callable(train):
         raise ArgumentError(f"train: expected a function of a model and a round, got {type(train).__name__}")
     if "ratio" in options:
@@ -219,8 +221,8 @@ def check_positive_integer(argument: str, number: object) -> int:
         The number.
 
     Raises:
-        ArgumentError: Not a whole number of at least 1.
+        ArgumentError: Not a whole number of at least 1, or one of more than 53 bits.
     """
-    if type(number) is not int or number < 1:
-        raise ArgumentError(f"{argument}={number!r}: give a whole number of at least 1")
+    if type(number) is not int or not 1 <= number <= 1 << 53:
+        raise ArgumentError(f"{argument}={number!r:.80}: give a whole number of at least 1, and at most 53 bits")
     return number

@@ -225,7 +225,9 @@ def channel_distances(weight: Tensor, formula: Formula | None = None, *, filters
         FormulaError: The formula is of both axes, and so has two matrices.
     """
     check_weight(weight, 0, 1, "weight 0", None, may_be_empty=False)
-    formula = formula or Formula("rms", axis="channels")
+    formula = Formula("rms", axis="channels") if formula is None else formula
+    if not isinstance(formula, Formula):
+        raise ArgumentError(f"formula: expected a fec_fast.Formula, got a {type(formula).__name__}")
     if formula.axis == "both":
         raise FormulaError("axis='both' has one matrix per axis: ask for axis='channels' or axis='filters'")
     if filters is not None and not isinstance(filters, slice):

@@ -29,15 +29,26 @@ def batch_count(loader: Iterable[Any], name: str) -> int:
     Raises:
         InputError: The loader is empty or has no length.
     """
-    try:
-        count = len(loader) if isinstance(loader, Sized) else None
-    except TypeError:  # a DataLoader over an iterable data set has __len__, which raises
-        count = None
+    count = _length(loader)
     if count is None:
         raise InputError(f"{name} has no length; the schedule needs to know how many batches an epoch has")
     if count == 0:
         raise InputError(f"{name} is empty (with drop_last=True, a batch larger than the data set leaves nothing)")
     return count
+
+
+def check_not_empty(loader: Iterable[Any] | None, name: str) -> None:
+    """Checks that a loader that has a length is not empty; ``InputError`` otherwise."""
+    if loader is not None and _length(loader) == 0:
+        raise InputError(f"{name} is empty")
+
+
+def _length(loader: Iterable[Any]) -> int | None:
+    """The number of batches; ``None`` if the loader does not tell."""
+    try:
+        return len(loader) if isinstance(loader, Sized) else None
+    except TypeError:  # a DataLoader over an iterable data set has __len__, which raises
+        return None
 
 
 def check_classification_data(model: nn.Module, teacher: nn.Module | None, loader: Iterable[Any]) -> None:
@@ -53,6 +64,8 @@ def check_classification_data(model: nn.Module, teacher: nn.Module | None, loade
             teacher and model differ in the number of classes, or a label is outside the classes.
     """
     images, labels = images_and_labels(first_batch(loader, "train_loader"))
+    if not len(images):
+        raise InputError("train_loader: a batch has no images: leave empty batches out")
     classes = _class_count(model, images)
     if teacher is not None and (teacher_classes := _class_count(teacher, images)) != classes:
         raise InputError(f"the teacher has {teacher_classes} classes and the model {classes}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,9 @@ from ..utils.errors import ArgumentError, InputError
 from ..utils.forward import restored_modes
 from ..utils.modules import check_can_be_changed
 from ..utils.random_state import restored_randomness
+from ..utils.weights import check_finite
 from .accelerator import temporary_accelerator
-from .batches import batch_count
+from .batches import batch_count, check_not_empty
 from .engine import Trainer
 from .fsdp import uses_fsdp2
 from .history import FinetuneResult, best_epoch_of
@@ -89,7 +90,8 @@ def finetune(
             batch, or anywhere if the data set lists its labels; later batches are checked when they come), the model
             does not return logits or has no trainable parameter, or a number is out of its range.
         ArgumentError: A setting is unknown, an argument has the wrong type, or the call is in inference mode.
-        WeightError: The model or the teacher has a parameter or buffer without values.
+        WeightError: The model or the teacher has a parameter that is NaN or infinite, or a parameter or buffer without
+            values.
         LayerError: A module of ``feature_layers`` does not exist.
         BackendError: The device does not support the precision, or the kind of distributed training is not supported.
         CheckpointError: The folder holds something else, or its state belongs to another training or model.
@@ -104,8 +106,10 @@ def finetune(
         raise ArgumentError("nothing can be trained inside torch.inference_mode(): call finetune outside of it")
     chosen = TrainingSettings.merge(settings, overrides)
     check_network("model", model)
+    check_finite("model", model)
     if teacher is not None:
         check_network("teacher", teacher)
+        check_finite("teacher", teacher)
     task = Classification() if task is None else task
     if isinstance(task, type) or not all(callable(getattr(task, name, None)) for name in _OF_TASKS):
         raise ArgumentError(f"task={task!r:.80}: give a Classification(), a Detection() or a task of your own")
@@ -114,8 +118,7 @@ def finetune(
             kind = type(value).__name__
             raise ArgumentError(f"{name}: a {kind} is no loader: give a DataLoader or a list of batches")
     batches = batch_count(train_loader, "train_loader")
-    if val_loader is not None and isinstance(val_loader, Sized) and len(val_loader) == 0:
-        raise InputError("val_loader is empty")
+    check_not_empty(val_loader, "val_loader")
     if teacher is model:
         raise ArgumentError("teacher is the model itself; give a copy from before pruning")
     if resume and checkpoint is None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ..utils.errors import CheckpointError, LayerError, list_some, nearest
+from ..utils.arguments import check_path
+from ..utils.errors import ArgumentError, CheckpointError, LayerError, list_some, nearest
 from .weight_files import read_weights
 
 
@@ -25,11 +26,19 @@ def load_weights(model: nn.Module, file: str | Path) -> nn.Module:
 
     Raises:
         CheckpointError: The file is missing, cannot be read, or does not fit the model. The model is unchanged.
-        LayerError: The model has parameters on the meta device, which have no values.
+        LayerError: The model has parameters on the meta device, which have no values, or its state cannot be read.
+        ArgumentError: Not a module, or not a path.
     """
-    path = Path(file)
+    path = check_path("file", file)
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"model: expected a torch.nn.Module, got a {type(model).__name__}")
     state = read_weights(path)
-    own = model.state_dict()
+    try:
+        own = model.state_dict()
+    except Exception as error:  # of a module of the user's, or of a parameter that only a lazy module can store
+        raise LayerError(
+            f"model: its state cannot be read ({type(error).__name__}: {error}): give a whole model"
+        ) from error
     meta = next((key for key, value in own.items() if isinstance(value, Tensor) and value.is_meta), None)
     if meta is not None:
         raise LayerError(f"{meta!r} is on the meta device and cannot hold weights: call model.to_empty(device='cpu')")

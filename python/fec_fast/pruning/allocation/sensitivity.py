@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -313,7 +313,7 @@ def _checked_calibration(context: PruningContext, calibration: Calibration) -> C
             raise ArgumentError(
                 f"the calibration returned a {type(value).__name__} with {description}: return a number"
             )
-        if not math.isfinite(value):
+        if not abs(value) <= sys.float_info.max:  # an integer may be beyond the range of float
             raise InputError(f"the calibration returned {value} with {description}: return a finite number")
         return float(value)
 
