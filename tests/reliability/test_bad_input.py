@@ -116,7 +116,9 @@ def answer(row: Row, folder: Path) -> str | None:
         if not names_it(str(error), row.argument, arguments[row.argument]):
             trouble = f"names nothing: {error}"
     except OSError as error:
-        trouble = None if row.value in ("long", "missing", "empty") else f"{type(error).__name__}: {error}"
+        trouble = (
+            None if row.value in ("long", "missing", "empty", "raises OSError") else f"{type(error).__name__}: {error}"
+        )
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     if (row.subject, row.argument) == ("finetune", "val_loader"):

@@ -95,12 +95,13 @@ def batches_of(loader: Any, name: str) -> Iterator[Any]:
     Raises:
         ArgumentError: It cannot be iterated.
         InputError: It raised an error; that is the cause.
+        OSError: It raised this.
     """
     if isinstance(loader, str | bytes):
         raise ArgumentError(f"{name}={loader!r:.80}: give a DataLoader or a list of batches")
     try:
         batches = iter(loader)
-    except FecError:
+    except (FecError, OSError):
         raise
     except Exception as error:
         if not hasattr(type(loader), "__iter__"):
@@ -113,7 +114,7 @@ def batches_of(loader: Any, name: str) -> Iterator[Any]:
             batch = next(batches)
         except StopIteration:
             return
-        except FecError:
+        except (FecError, OSError):
             raise
         except Exception as error:
             raise _unread(name, number, error) from error
