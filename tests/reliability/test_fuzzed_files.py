@@ -1,7 +1,7 @@
 """Damaged files: every reader raises documented errors, and believes nothing impossible.
 
-``FEC_FUZZ=1000000 python -m pytest -n0 -s tests/reliability/test_fuzzed_files.py`` tries so many inputs over all readers and
-prints figures; without the variable it is about 10,000.
+``FEC_FUZZ=1000000 python -m pytest -n0 -s tests/reliability/test_fuzzed_files.py`` tries so many inputs over all readers
+and prints figures; without the variable it is about 10,000.
 """
 
 from __future__ import annotations
