@@ -108,10 +108,11 @@ def read_recipe(
 
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        text = read_bytes(path, MOST_YAML_BYTES, InputError)
-        content = parse_yaml(text.decode("utf-8"))
+        content_bytes = read_bytes(path, MOST_YAML_BYTES, InputError)
     except OSError as error:
         raise InputError(f"recipe {path} cannot be read: {error}") from error
+    try:
+        content = parse_yaml(content_bytes.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise InputError(f"recipe {path} is not YAML: {error}") from error
     except InputError as error:
