@@ -21,7 +21,7 @@ PACKAGE = Path(__file__).parents[2] / "python" / "fec_fast"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FORBIDDEN = re.compile(
     r"^\s*(?:import|from)\s+(?:pickle|cPickle|_pickle|dill|cloudpickle|joblib|shelve|marshal)\b"
-    r"|\bpickle\.|\bnp\.load\(|numpy\.load\(|allow_pickle|\byaml\.(?:unsafe_load|full_load|UnsafeLoader|FullLoader)"
+    r"|\bpickle\.\w|\bnp\.load\(|numpy\.load\(|allow_pickle|\byaml\.(?:unsafe_load|full_load|UnsafeLoader|FullLoader)"
     r"|torch\.save\(|\beval\(|\bexec\(",
     re.MULTILINE,
 )
