@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,7 @@ from typer.core import TyperGroup
 from ..plan import checkpoint
 from ..plan.plan import Plan
 from ..pruning.allocation.budget import Budget
-from ..pruning.arguments import calibration_needs, default_criterion, default_policy
+from ..pruning.arguments import calibration_needs, check_positive_integer, default_criterion, default_policy
 from ..pruning.criteria import CRITERIA
 from ..pruning.explanation import explain
 from ..pruning.pruner import prune
@@ -56,6 +57,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Channel-similarity entropy pruning of convolutional networks.",
 )
+
+_MOST_ELEMENTS = 1 << 30  # of the example input, 4 GB
 
 _ModelName = Annotated[
     str, typer.Argument(metavar="MODEL", help="torchvision:NAME, zoo:NAME or path/to/file.py:factory")
@@ -159,6 +162,9 @@ def prune_command(
 ) -> None:
     """Remove filters, verify the result against the masked original, and save it."""
     checkpoint.check_destination(out)
+    if images != IMAGES and calibrate is None:
+        raise InputError(f"--images {images}: it belongs to --calibrate, which is not given")
+    check_positive_integer("--images", images)
     example = torch.randn(_shape(model, input_shape), generator=torch.Generator().manual_seed(0))
     network = _build(model, weights).eval()
     loader = None if calibrate in (None, DATA_FREE) else data.load(calibrate)[0]
@@ -311,4 +317,6 @@ def _shape(model: str, text: str | None) -> tuple[int, ...]:
         raise InputError(f"--input-shape {text!r}: give whole numbers and commas, such as 1,3,224,224") from None
     if any(size < 1 for size in shape):
         raise InputError(f"--input-shape {text!r}: every size must be positive")
+    if math.prod(shape) > _MOST_ELEMENTS:
+        raise InputError(f"--input-shape {text:.80}: that is more than {_MOST_ELEMENTS:,} numbers; give a small batch")
     return shape
