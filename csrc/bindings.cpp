@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "checks.h"
 #include "fec.h"
 #ifdef FEC_WITH_CUDA
 #include "cuda/api.h"
@@ -40,22 +41,29 @@ fec::Layer layer_of(const Row& row) {
           outer, inner, channels, taps, s_outer, s_inner, s_channel, s_tap, nullptr};
 }
 
-std::vector<fec::Layer> layers_of(const std::vector<Row>& rows) {
+std::vector<fec::Layer> layers_of(const std::vector<Row>& rows, const fec::Formula& formula) {
   std::vector<fec::Layer> layers;
   layers.reserve(rows.size());
-  for (const Row& row : rows) layers.push_back(layer_of(row));
+  for (const Row& row : rows) {
+    layers.push_back(layer_of(row));
+    fec::checked_filters(layers.back(), formula, static_cast<int64_t>(layers.size()) - 1);
+  }
   return layers;
 }
 
 // Where the entropies of each layer are written to.
 void set_results(std::vector<fec::Layer>& layers, const Addresses& results) {
   if (results.size() != layers.size()) throw std::invalid_argument("as many results as layers are needed");
-  for (size_t i = 0; i < layers.size(); ++i) layers[i].out = reinterpret_cast<double*>(results[i]);
+  for (size_t i = 0; i < layers.size(); ++i) {
+    layers[i].out = reinterpret_cast<double*>(results[i]);
+    fec::check_result(layers[i], static_cast<int64_t>(i));
+  }
 }
 
 fec::Formula formula_of(const std::string& compress, const std::string& entropy, const std::string& axis, double tau,
                         double tau_scale) {
-  return {chosen<fec::Compress>(compress, {{"rms", fec::Compress::Rms},
+  const fec::Formula formula{
+          chosen<fec::Compress>(compress, {{"rms", fec::Compress::Rms},
                                            {"absmean", fec::Compress::AbsMean},
                                            {"mean", fec::Compress::Mean},
                                            {"none", fec::Compress::None}}),
@@ -64,6 +72,8 @@ fec::Formula formula_of(const std::string& compress, const std::string& entropy,
                                          {"distance", fec::Entropy::Distance}}),
           chosen<fec::Axis>(axis, {{"channels", fec::Axis::Channels}, {"filters", fec::Axis::Filters}}), tau,
           tau_scale};
+  fec::check_formula(formula);
+  return formula;
 }
 
 // Lets Python's handlers run of the signals that have arrived, such as Ctrl-C; returns whether one has raised.
@@ -77,9 +87,10 @@ bool interrupted() {
 int64_t entropies(const std::vector<Row>& rows, const Addresses& results, const std::string& compress,
                   const std::string& entropy, const std::string& axis, double tau, double tau_scale, int threads,
                   const std::string& instruction_set) {
-  std::vector<fec::Layer> layers = layers_of(rows);
-  set_results(layers, results);
+  fec::check_threads(threads);
   const fec::Formula formula = formula_of(compress, entropy, axis, tau, tau_scale);
+  std::vector<fec::Layer> layers = layers_of(rows, formula);
+  set_results(layers, results);
   const fec::Options options{threads, instruction_set.c_str(), interrupted};
   try {
     py::gil_scoped_release release;
@@ -104,11 +115,14 @@ class CudaCall {
  public:
   CudaCall(const std::vector<Row>& rows, const std::string& compress, const std::string& entropy,
            const std::string& axis, double tau, double tau_scale)
-      : layers_(layers_of(rows)), formula_(formula_of(compress, entropy, axis, tau, tau_scale)) {}
+      : formula_(formula_of(compress, entropy, axis, tau, tau_scale)), layers_(layers_of(rows, formula_)) {}
 
   int64_t workspace_bytes() const { return fec::cuda::workspace_bytes(layers_.data(), count(), formula_); }
 
   void launch(const Addresses& results, uintptr_t workspace, int64_t bytes, int device, uintptr_t stream) const {
+    if (bytes < 0 || (bytes > 0 && !fec::is_address(workspace, bytes))) {
+      throw std::invalid_argument("the workspace is at no address: null, or out of range");
+    }
     py::gil_scoped_release release;
     std::vector<fec::Layer> layers = layers_;
     set_results(layers, results);
@@ -119,8 +133,8 @@ class CudaCall {
  private:
   int64_t count() const { return static_cast<int64_t>(layers_.size()); }
 
+  fec::Formula formula_;  // before the layers, whose checks need it
   std::vector<fec::Layer> layers_;
-  fec::Formula formula_;
 };
 
 void add_cuda(py::module_& m) {
@@ -142,7 +156,9 @@ void add_cuda(py::module_& m) {
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
-  m.doc() = "The compiled kernels of fec_fast. Called by fec_fast.scoring.backends, which checks the arguments.";
+  m.doc() =
+      "The compiled kernels of fec_fast, called by fec_fast.scoring.backends. Sizes, strides and addresses are checked "
+      "(ValueError); that the memory is there is the caller's business.";
   m.def("entropies", &entropies, py::arg("layers"), py::arg("results"), py::kw_only(), py::arg("compress"),
         py::arg("entropy"), py::arg("axis"), py::arg("tau"), py::arg("tau_scale"), py::arg("threads"),
         py::arg("instruction_set") = "",

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -167,7 +168,11 @@ class Pipeline {
 int64_t entropies(const Layer* layers, int64_t count, const Formula& formula, const Options& options) {
   const SubnormalNumbers kept;
   const Kernels& kernels = kernels_named(options.instruction_set);
-  Pipeline pipeline(kernels, options);
+  // More threads than processors gain nothing, and the system may not have them to give.
+  const int most = std::max(64, static_cast<int>(std::thread::hardware_concurrency()));
+  Options bounded = options;
+  bounded.threads = std::clamp(options.threads, 1, most);
+  Pipeline pipeline(kernels, bounded);
   Batch finishing, measuring, looking;
   int64_t end = 0;
   do {

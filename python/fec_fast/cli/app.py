@@ -12,7 +12,7 @@ from rich.console import Console
 from ..plan import checkpoint
 from ..plan.plan import Plan
 from ..pruning.allocation.budget import Budget
-from ..pruning.arguments import calibration_needs, default_criterion, default_policy
+from ..pruning.arguments import calibration_needs, check_positive_integer, default_criterion, default_policy
 from ..pruning.criteria import CRITERIA
 from ..pruning.explanation import explain
 from ..pruning.pruner import prune
@@ -22,7 +22,8 @@ from ..scoring.formula import Formula
 from ..scoring.model_scores import score_model
 from ..training.finetuning import finetune
 from ..utils.distributed import launched_processes
-from ..utils.errors import InputError, LayerError
+from ..utils.errors import InputError, LayerError, PlanError
+from ..utils.reading import MOST_JSON_BYTES, read_bytes
 from ..vision import data, zoo
 from ..vision.weights import load_weights
 from . import choosing, deploying, doctor
@@ -143,6 +144,9 @@ def prune_command(
 ) -> None:
     """Remove filters, verify the result against the masked original, and save it."""
     checkpoint.check_destination(out)
+    if images != IMAGES and calibrate is None:
+        raise InputError(f"--images {images}: it belongs to --calibrate, which is not given")
+    check_positive_integer("--images", images)
     check_out(out, force)
     example = example_input(model, input_shape)
     network = build_model(model, weights).eval()
@@ -323,7 +327,7 @@ def demo_command(
 
 
 def _read_plan(path: Path) -> Plan:
-    return checkpoint.read_plan(path) if path.is_dir() else Plan.from_json(path.read_text("utf-8", "replace"))
+    return checkpoint.read_plan(path) if path.is_dir() else Plan.from_json(read_bytes(path, MOST_JSON_BYTES, PlanError))
 
 
 choosing.register(app)

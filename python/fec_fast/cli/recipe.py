@@ -14,6 +14,8 @@ from ..training.tasks.base import Task
 from ..training.tasks.classification import Classification
 from ..training.tasks.detection import Detection
 from ..utils.errors import InputError, missing_extra, nearest
+from ..utils.reading import read_bytes
+from .yaml_text import MOST_YAML_BYTES, parse_yaml
 
 SCHEMA = "recipe.schema.json"
 
@@ -85,16 +87,16 @@ def read_recipe(
             names the key and the expected value.
         MissingExtraError: pyyaml or jsonschema is not installed.
     """
-    yaml = _yaml()
     content = {} if file is None else _parsed(Path(file))
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise InputError(f"--set {override!r}: give KEY=VALUE, such as finetune.epochs=1")
         try:
-            _put(content, key, yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {override!r}: the value is not YAML: {error}") from error
+            value = parse_yaml(text)
+        except InputError as error:
+            raise InputError(f"--set {override!r}: the value {error}") from error
+        _put(content, key, value)
     for key, value in (given or {}).items():
         if value is not None:
             _put(content, key, value)
@@ -104,22 +106,17 @@ def read_recipe(
     return recipe
 
 
-def _yaml() -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise missing_extra("pyyaml", "train", "recipes") from error
-    return yaml
-
-
 def _parsed(path: Path) -> dict[str, Any]:
-    yaml = _yaml()
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content_bytes = read_bytes(path, MOST_YAML_BYTES, InputError)
     except OSError as error:
         raise InputError(f"recipe {path} cannot be read: {error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    try:
+        content = parse_yaml(content_bytes.decode("utf-8"))
+    except UnicodeDecodeError as error:
         raise InputError(f"recipe {path} is not YAML: {error}") from error
+    except InputError as error:
+        raise InputError(f"recipe {path} {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"recipe {path} must hold keys and values, such as model: zoo:vgg16-cifar")
     return content

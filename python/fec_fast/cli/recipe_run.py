@@ -32,6 +32,7 @@ from ..utils.files import write_text
 from ..utils.machine import describe_machine
 from ..utils.model_index import ModelIndex
 from ..utils.random_state import restored_randomness
+from ..utils.reading import read_json
 from ..vision import data, zoo
 from ..vision.weights import load_weights
 from .recipe import Recipe
@@ -196,7 +197,7 @@ def _check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
     if occupied and not resume:
         raise InputError(f"--out {folder} holds a run: continue it with --resume, or name another folder")
     if occupied:
-        stored = json.loads((folder / _RECIPE).read_text(encoding="utf-8"))
+        stored = read_json(folder / _RECIPE, dict[str, Any], CheckpointError)
         own = json.loads(json.dumps(recipe.content))
         changed = [key for key in sorted({*stored, *own}) if stored.get(key) != own.get(key)]
         if changed:

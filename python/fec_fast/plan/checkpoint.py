@@ -6,15 +6,18 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, overload
+from typing import Annotated, Any, Protocol, TypedDict, TypeVar, overload
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
+from ..utils.arguments import check_path
 from ..utils.errors import ArgumentError, CheckpointError, PlanError, nearest
 from ..utils.files import atomic_folder, sha256
 from ..utils.model_index import ModelIndex
 from ..utils.modules import unwrap, unwrap_for_surgery
+from ..utils.reading import MOST_JSON_BYTES, parse_json, read_bytes
 from ..utils.tensor_files import metadata_of, tensors_of_bytes, write_tensors
 from ..utils.undo import all_or_nothing
 from .plan import Plan, check_plan
@@ -25,6 +28,25 @@ _FORMAT = "fec_fast.checkpoint"
 _VERSION = 1
 _MANIFEST, _PLAN, _WEIGHTS = "checkpoint.json", "plan.json", "model.safetensors"
 _FILES = (_MANIFEST, _PLAN, _WEIGHTS)
+_MOST_MANIFEST_BYTES = 1 << 16
+
+
+class _StoredFile(TypedDict):
+    bytes: Annotated[int, msgspec.Meta(ge=0)]
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class _Head(TypedDict):
+    format: str
+    version: int
+
+
+_Files = TypedDict("_Files", {"plan.json": _StoredFile, "model.safetensors": _StoredFile})
+
+
+class _Manifest(_Head):
+    files: _Files
+
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -206,7 +228,7 @@ def check_destination(folder: str | os.PathLike[str]) -> Path:
     Raises:
         CheckpointError: It is a file, or a folder that holds something other than a checkpoint.
     """
-    target = Path(os.path.abspath(folder))
+    target = Path(os.path.abspath(check_path("folder", folder)))
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise CheckpointError(f"{folder} is not a folder; give the name of a new folder or of an older checkpoint")
     if target.is_dir():
@@ -217,16 +239,16 @@ def check_destination(folder: str | os.PathLike[str]) -> Path:
                 f"give the name of a new folder"
             )
         if any(target.iterdir()):
-            _parse_manifest(target, _read(target, _MANIFEST))  # the files might still belong to another program
+            _parse_manifest(target, _read_manifest(target))  # the files might still belong to another program
     return target
 
 
-def _read(folder: Path, name: str) -> bytes:
-    """Reads a file of a checkpoint."""
+def _read(folder: Path, name: str, most: int) -> bytes:
+    """Reads a file of a checkpoint, which may have so many bytes."""
     if not folder.is_dir():
         raise CheckpointError(f"there is no checkpoint folder {folder}")
     try:
-        return (folder / name).read_bytes()
+        return read_bytes(folder / name, most, CheckpointError)
     except (FileNotFoundError, IsADirectoryError):
         if name == _MANIFEST:
             raise CheckpointError(f"{folder} is not a checkpoint: it has no {name}") from None
@@ -235,29 +257,20 @@ def _read(folder: Path, name: str) -> bytes:
         raise CheckpointError(f"{folder / name} cannot be read: {error}") from error
 
 
-def _parse_manifest(folder: Path, content: bytes) -> dict[str, Any]:
+def _read_manifest(folder: Path) -> bytes:
+    return _read(folder, _MANIFEST, _MOST_MANIFEST_BYTES)
+
+
+def _parse_manifest(folder: Path, content: bytes) -> _Manifest:
     """Checks the content of ``checkpoint.json``."""
     file = folder / _MANIFEST
-    try:
-        manifest = json.loads(content.decode("utf-8"))
-        format_and_version = (manifest["format"], manifest["version"])
-        is_complete = all(
-            isinstance(manifest["files"][name][key], kind)
-            for name in (_PLAN, _WEIGHTS)
-            for key, kind in (("bytes", int), ("sha256", str))
-        )
-    except (ValueError, KeyError, TypeError) as error:
+    damaged = f"{file} is damaged, save the checkpoint again: it"
+    head = parse_json(content, _Head, damaged, CheckpointError)
+    if (head["format"], head["version"]) != (_FORMAT, _VERSION):
         raise CheckpointError(
-            f"{file} is damaged ({type(error).__name__}: {error}); save the checkpoint again"
-        ) from error
-    if format_and_version != (_FORMAT, _VERSION):
-        raise CheckpointError(
-            f"{file}: format {format_and_version[0]!r} version {format_and_version[1]!r}; "
-            f"expected {_FORMAT!r} version {_VERSION}"
+            f"{file}: format {head['format']!r} version {head['version']!r}; expected {_FORMAT!r} version {_VERSION}"
         )
-    if not is_complete:
-        raise CheckpointError(f"{file} is damaged: sizes and checksums are missing; save the checkpoint again")
-    return dict(manifest)
+    return parse_json(content, _Manifest, damaged, CheckpointError)
 
 
 def _verified_contents(folder: str | os.PathLike[str]) -> tuple[Path, dict[str, bytes]]:
@@ -266,30 +279,34 @@ def _verified_contents(folder: str | os.PathLike[str]) -> tuple[Path, dict[str, 
     Each file is read once, and what was compared is what is used: another process may replace the checkpoint at any
     moment, and the plan of one must not meet the weights of another.
     """
-    path = Path(folder)
-    manifest_content = _read(path, _MANIFEST)
-    expected = _parse_manifest(path, manifest_content)["files"]
+    path = check_path("folder", folder)
+    manifest_content = _read_manifest(path)
+    files = _parse_manifest(path, manifest_content)["files"]
     contents: dict[str, bytes] = {}
-    for name in (_PLAN, _WEIGHTS):
+    for name, expected in ((_PLAN, files["plan.json"]), (_WEIGHTS, files["model.safetensors"])):
         try:
-            contents[name] = _read(path, name)
-            _check_content(path / name, contents[name], expected[name])
+            contents[name] = _read_as_listed(path, name, expected)
         except CheckpointError as error:
-            if path.is_dir() and _read(path, _MANIFEST) != manifest_content:
+            if path.is_dir() and _read_manifest(path) != manifest_content:
                 raise CheckpointError(f"{path} was replaced by another checkpoint meanwhile; load it again") from error
             raise
     return path, contents
 
 
-def _check_content(file: Path, content: bytes, expected: dict[str, Any]) -> None:
-    if len(content) != expected["bytes"]:
-        raise CheckpointError(f"{file} has {len(content)} bytes, {_MANIFEST} says {expected['bytes']}: truncated?")
-    if hashlib.sha256(content).hexdigest() != expected["sha256"]:
+def _read_as_listed(folder: Path, name: str, expected: _StoredFile) -> bytes:
+    """Reads a file that must have the size and checksum of the manifest."""
+    file = folder / name
+    size = file.stat().st_size if file.is_file() else expected["bytes"]
+    if size != expected["bytes"]:
+        raise CheckpointError(f"{file} has {size} bytes, {_MANIFEST} says {expected['bytes']}: truncated?")
+    content = _read(folder, name, size if name == _WEIGHTS else min(size, MOST_JSON_BYTES))
+    if len(content) != size or hashlib.sha256(content).hexdigest() != expected["sha256"]:
         raise CheckpointError(f"{file} has another SHA-256 than {_MANIFEST} says: edited or damaged")
+    return content
 
 
 def _parse_plan(content: bytes) -> Plan:
-    return Plan.from_json(content.decode("utf-8"))
+    return Plan.from_json(content)
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
@@ -345,12 +362,12 @@ def _matching_weights(state: dict[str, Tensor], plan: Plan, path: Path, content:
         For each name in ``state`` the new value, on the device of the old one. Tied tensors get one value.
     """
     stored = tensors_of_bytes(content, path / _WEIGHTS)
-    try:
-        aliases: dict[str, str] = json.loads(metadata_of(content).get("aliases", "{}"))
-        stored.update({name: stored[first_name] for name, first_name in aliases.items()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path / _WEIGHTS} cannot be read: {type(error).__name__}: {error}") from error
-
+    text = metadata_of(content).get("aliases", "{}")
+    aliases = parse_json(text, dict[str, str], f"{path / _WEIGHTS}: the list of its tied tensors", CheckpointError)
+    for name, first_name in aliases.items():
+        if first_name not in stored:
+            raise CheckpointError(f"{path / _WEIGHTS}: {name!r} shall be tied to {first_name!r}, which it lacks")
+    stored.update({name: stored[first_name] for name, first_name in aliases.items()})
     for name in stored:
         if name not in state:
             raise CheckpointError(f"{path} has {name!r}, which the model lacks; {nearest(name, state)}")

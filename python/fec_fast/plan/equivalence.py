@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..utils.arguments import check_number
 from ..utils.critical_section import one_thread_at_a_time
-from ..utils.errors import ArgumentError, EquivalenceError, InputError, list_some
+from ..utils.errors import EquivalenceError, InputError, list_some
 from ..utils.forward import describe_tensors
 from ..utils.model_index import ModelIndex
 from ..utils.public_call import interruptible
@@ -132,8 +132,8 @@ def prove(
     Raises:
         FecError: As :func:`verify_equivalence` says.
     """
-    if tolerance is not None and not (0 <= tolerance < math.inf):
-        raise ArgumentError(f"tolerance={tolerance}: give a number of 0 or more, or None")
+    if tolerance is not None:
+        check_number("tolerance", tolerance, "a finite number of 0 or more, or None")
     check_plan(plan, index)
     with one_thread_at_a_time():  # what another thread's run has changed for its time must not be taken for the model's
         return _prove(index, pruned, plan, example_inputs, tolerance)

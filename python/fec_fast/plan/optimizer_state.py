@@ -11,7 +11,7 @@ from ..utils.compat import tree_leaves
 from ..utils.errors import ArgumentError, PlanError
 from ..utils.model_index import ModelIndex
 from ..utils.undo import all_or_nothing
-from .plan import Plan
+from .plan import Plan, expect_plan
 from .shapes import fingerprint
 from .surgery import select_kept
 
@@ -40,6 +40,7 @@ def remap_optimizer(optimizer: Optimizer, plan: Plan, model: nn.Module) -> None:
         raise ArgumentError(f"optimizer: expected a torch.optim.Optimizer, got a {type(optimizer).__name__}")
     if type(optimizer).__module__.startswith("torch.distributed"):
         raise ArgumentError(f"{type(optimizer).__name__} shards its state over processes: make a new one after pruning")
+    expect_plan(plan)
     index = ModelIndex.of(model)
     _check_applied(plan, index)
     parameters = [

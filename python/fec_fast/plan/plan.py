@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from ..utils.errors import PlanError, list_some
+from ..utils.errors import ArgumentError, PlanError, list_some
 from ..utils.html import html_panel, share_bar
 from ..utils.model_index import ModelIndex
 from ..utils.number_attributes import as_numbers
+from ..utils.reading import parse_json
 from ..utils.text import counted
 from .shapes import persistent_shapes, pruned_shapes, shapes_fingerprint
 from .validation import validate_entries
@@ -144,22 +145,23 @@ class Plan:
         return _to_json_lines(document) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Plan:
+    def from_json(cls, text: str | bytes) -> Plan:
         """Reads and validates a plan.
 
         Args:
-            text: What :meth:`to_json` wrote.
+            text: What :meth:`to_json` wrote, also in UTF-8; at most 48 MB and 4 million values.
 
         Returns:
             The plan.
 
         Raises:
             PlanError: The text is not a plan, the plan has another version, or its entries contradict one another.
+            ArgumentError: ``text`` is not text.
         """
-        try:
-            document = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise PlanError(f"the plan is not JSON: {error}") from error
+        if not isinstance(text, str | bytes):
+            raise ArgumentError(f"from_json: text is a {type(text).__name__}: give the text that to_json wrote")
+        # The types are checked by validate_entries: its messages name layers, where a schema's name positions.
+        document: Any = parse_json(text, Any, "the plan", PlanError)
         if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
             raise PlanError(f"not a plan: expected a JSON object with format {FORMAT!r}")
         version = document.pop("version", None)
@@ -167,7 +169,8 @@ class Plan:
             raise PlanError(f"a plan of version {version!r}; this release reads version {VERSION}")
         names = {entry.name for entry in fields(cls)}
         if set(document) != names:
-            raise PlanError(f"a plan has the entries {sorted(names)}, this one has {sorted(document)}")
+            different = list_some(sorted(map(repr, set(document) ^ names)))
+            raise PlanError(f"a plan has the entries {sorted(names)}; this one lacks, or has besides, {different}")
         return cls(**document)
 
 
@@ -180,7 +183,9 @@ def check_plan(plan: Plan, index: ModelIndex) -> None:
 
     Raises:
         PlanError: The plan is for another model; the message names the first difference.
+        ArgumentError: It is no plan.
     """
+    expect_plan(plan)
     shapes = persistent_shapes(index)
     if shapes_fingerprint(shapes) != plan.fingerprint:
         raise PlanError(f"the plan is for another model: {_first_difference(plan, shapes)}")
@@ -209,6 +214,22 @@ def check_plan(plan: Plan, index: ModelIndex) -> None:
                     f"the plan is for another model: {name} is {held}, the plan expects {values['before']}; build the "
                     "model the plan was made for"
                 )
+
+
+def expect_plan(plan: Any, name: str = "plan") -> None:
+    """Checks that an argument is a plan.
+
+    Args:
+        plan: The argument.
+        name: Its name, for the message.
+
+    Raises:
+        ArgumentError: It is something else.
+    """
+    if not isinstance(plan, Plan):
+        raise ArgumentError(
+            f"{name}: expected a fec_fast.Plan, got a {type(plan).__name__}: give result.plan, or Plan.from_json(text)"
+        )
 
 
 def _first_difference(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> str:

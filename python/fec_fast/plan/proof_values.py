@@ -44,6 +44,10 @@ def check_values(index: ModelIndex, pruned: ModelIndex, plan: Plan) -> None:
                 f"{name} of the pruned network is {other.dtype} {list(other.shape)}, the plan keeps {kept.dtype} "
                 f"{list(kept.shape)} of the original's"
             )
+        if kept.is_meta or other.is_meta:
+            raise EquivalenceError(
+                f"{name} is on the meta device and has no values: model.to_empty(device='cpu') first"
+            )
         other = other.to(kept.device)
         if not torch.equal(kept, other) and not bool(((kept == other) | ((kept != kept) & (other != other))).all()):
             raise EquivalenceError(

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import itertools
-import math
 import operator
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..utils.errors import PlanError
 from .shapes import pruned_shapes, reading_name, weight_name
 
 ATTRIBUTES = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "input_size")
+_LARGEST = 1 << 53  # of whole numbers: every program that reads JSON has them exactly
 _NORM_ENTRIES = {"operator", "number", "dim", "kept", "exact"}
 _SET_ENTRIES = {"name", "round", "layers", "units", "removed", "scores", "filters"}
 
@@ -35,15 +36,14 @@ def validate_entries(plan: Mapping[str, Any]) -> None:
     _check_sizes(plan["sizes"])
     _check_norms(plan["norms"])
     removed_filters: dict[str, set[int]] = {}
+    widths: dict[str, int] = {}
     for position, record in enumerate(plan["sets"]):
         _check_set(f"sets[{position}]", record)
         for layer, units in record["filters"].items():
+            width = widths.setdefault(layer, len(units))
+            if len(units) != width:
+                raise PlanError(f"{layer}: the sets disagree on its number of filters, {width} or {len(units)}")
             _add_removed_filters(removed_filters.setdefault(layer, set()), layer, units, record)
-    widths = {layer: len(units) for record in plan["sets"] for layer, units in record["filters"].items()}
-    for record in plan["sets"]:
-        for layer, units in record["filters"].items():
-            if len(units) != widths[layer]:
-                raise PlanError(f"{layer}: the sets disagree on its number of filters, {len(units)} or {widths[layer]}")
     for layer, filters in removed_filters.items():
         _check_removed_filters(plan, layer, widths[layer], filters)
 
@@ -60,14 +60,17 @@ def _check_types(plan: Mapping[str, Any]) -> None:
     for entry in ("shapes", "keep", "attributes", "sizes", "norms", "pinned"):
         require(_is_json_object(plan[entry]), entry, "an object")
     for name, shape in plan["shapes"].items():
-        require(_are_whole_numbers(shape), f"shapes: {name}", "a list of sizes")
+        require(_are_whole_numbers(shape) and len(shape) <= 64, f"shapes: {name}", "a list of at most 64 sizes")
     for name, axes in plan["keep"].items():
         require(_is_json_object(axes) and bool(axes), f"keep: {name}", "an object from axes to kept indices")
     for name, values in plan["attributes"].items():
         require(_is_json_object(values), f"attributes: {name}", "an object from attributes to numbers")
     require(isinstance(plan["sets"], list), "sets", "a list")
     require(isinstance(plan["criterion"], str), "criterion", "a name")
-    require(plan["formula"] is None or _is_json_object(plan["formula"]), "formula", "an object or null")
+    formula = plan["formula"]
+    require(formula is None or _is_json_object(formula), "formula", "an object or null")
+    are_plain = all(isinstance(value, str | None) or _are_finite_numbers([value]) for value in (formula or {}).values())
+    require(are_plain, "formula", "words and numbers")
     require(plan["sides"] in ("both", "producer"), "sides", "'both' or 'producer'")
     require(all(isinstance(reason, str) for reason in plan["pinned"].values()), "pinned", "a reason for each layer")
     notes = plan["notes"]
@@ -80,11 +83,15 @@ def _is_json_object(value: Any) -> bool:
 
 def _are_whole_numbers(values: Any) -> bool:
     # The set of types excludes bool, which isinstance(value, int) would accept.
-    return isinstance(values, list) and set(map(type, values)) <= {int} and min(values, default=0) >= 0
+    if not isinstance(values, list) or not set(map(type, values)) <= {int}:
+        return False
+    return min(values, default=0) >= 0 and max(values, default=0) <= _LARGEST
 
 
 def _are_finite_numbers(values: list[Any]) -> bool:
-    return set(map(type, values)) <= {int, float} and all(map(math.isfinite, values))
+    # Not math.isfinite: it raises for an integer beyond the range of float.
+    most = sys.float_info.max
+    return set(map(type, values)) <= {int, float} and all(-most <= value <= most for value in values)
 
 
 def _is_strictly_ascending(indices: Sequence[int]) -> bool:
@@ -120,7 +127,7 @@ def _check_attributes(plan: Mapping[str, Any]) -> None:
         weight = weight_name(module, new_shapes) or reading_name(module, new_shapes)
         weight_shape = None if weight is None else new_shapes[weight]
         for attribute, value in values.items():
-            if attribute not in ATTRIBUTES or type(value) is not int or value < 1:
+            if attribute not in ATTRIBUTES or type(value) is not int or not 1 <= value <= _LARGEST:
                 raise PlanError(f"{module}: {attribute}={value!r} is not an attribute a plan may set")
         if weight_shape is None:
             raise PlanError(f"{module}: its attributes change but its weight does not")
@@ -128,7 +135,7 @@ def _check_attributes(plan: Mapping[str, Any]) -> None:
         outputs = values.get("out_channels", values.get("out_features", values.get("num_features")))
         inputs = values.get("in_channels", values.get("in_features"))
         if "input_size" in values:
-            matches = values["input_size"] == weight_shape[1]
+            matches = len(weight_shape) == 2 and values["input_size"] == weight_shape[1]
         elif len(weight_shape) == 1 or inputs is None or outputs is None:
             matches = outputs == weight_shape[0]
         else:
@@ -164,10 +171,10 @@ def _check_norms(norms: Mapping[str, Any]) -> None:
             if not isinstance(record, dict) or set(record) != _NORM_ENTRIES or not isinstance(record["operator"], str):
                 raise PlanError(f"norms: {module}: a norm has the entries {sorted(_NORM_ENTRIES)}")
             where, kept = f"norms: {module}, {record['operator']}", record["kept"]
-            if type(record["number"]) is not int or record["number"] < 0 or type(record["exact"]) is not bool:
+            if not _are_whole_numbers([record["number"]]) or type(record["exact"]) is not bool:
                 raise PlanError(f"{where}: the number must be 0 or more, and exact true or false")
-            if type(record["dim"]) is not int or record["dim"] >= 0:
-                raise PlanError(f"{where}: the dimension must be a whole number below 0")
+            if type(record["dim"]) is not int or not -64 <= record["dim"] < 0:
+                raise PlanError(f"{where}: the dimension must be a whole number below 0, at least -64")
             if not _are_whole_numbers(kept) or not kept or not _is_strictly_ascending(kept):
                 raise PlanError(f"{where}: the kept channels must be ascending, without repetition, and at least one")
 
@@ -178,7 +185,7 @@ def _check_set(where: str, record: Any) -> None:
         raise PlanError(f"{where}: a coupled set has the entries {sorted(_SET_ENTRIES)}")
     name, layers, units, removed = (record[entry] for entry in ("name", "layers", "units", "removed"))
     where = f"{where} ({name})"
-    if type(units) is not int or units < 1 or type(record["round"]) is not int or record["round"] < 1:
+    if not _are_whole_numbers([units, record["round"]]) or units < 1 or record["round"] < 1:
         raise PlanError(f"{where}: units and round must be whole numbers from 1")
     if not isinstance(layers, list) or not all(isinstance(layer, str) for layer in layers) or name not in layers:
         raise PlanError(f"{where}: the layers must be a list of names, and the set's own name must be one of them")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..graph.channel_statistics import NORMS
 from ..recovery.calibration import DATA_FREE
@@ -18,6 +18,7 @@ from ..utils.compat import BatchNormBase
 from ..utils.errors import ArgumentError, RatioError
 from .criteria import DEFAULT_CRITERION, ENTROPY_CRITERIA, GRADIENT_CRITERIA, RECONSTRUCTION, Criterion, criterion_name
 
+_MOST_ROUNDS = 1000
 _LABELLED = "a loader of images and labels"
 _UNLABELLED = "a loader or a tensor of images (labels are ignored), or 'data-free'"
 
@@ -39,8 +40,7 @@ def check_scoring_arguments(
     Raises:
         ArgumentError: An argument of the wrong kind.
     """
-    if isinstance(ignore, str):
-        raise ArgumentError(f"ignore={ignore!r}: give a sequence of names, such as ({ignore!r},)")
+    check_ignore(ignore)
     if sides not in ("both", "producer"):
         raise ArgumentError(f"sides={sides!r}: give 'both' or 'producer'")
     if formula is not None and not isinstance(formula, Formula):
@@ -50,6 +50,23 @@ def check_scoring_arguments(
             f"formula= belongs to criterion='fec_l1' or 'fec', not to criterion={criterion!r}: leave it out"
         )
     return criterion_name(criterion), formula or Formula()
+
+
+def check_ignore(ignore: object) -> None:
+    """Validates the names of layers that keep their channels.
+
+    Args:
+        ignore: A sequence of names.
+
+    Raises:
+        ArgumentError: Anything else.
+    """
+    if isinstance(ignore, str):
+        raise ArgumentError(f"ignore={ignore!r:.80}: give a sequence of names, such as ({ignore!r:.80},)")
+    names = list(ignore) if isinstance(ignore, Iterable) and not isinstance(ignore, bytes | Tensor) else [ignore]
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise ArgumentError(f"ignore: {wrong[0]!r:.80} is no name of a layer: give a sequence of names")
 
 
 def check_norms(norms: object) -> None:
@@ -183,7 +200,8 @@ def check_round_arguments(rounds: int, train: Callable[..., Any], options: Mappi
         ArgumentError: ``rounds`` is not a whole number of at least 1, or ``train`` cannot be called.
         RatioError: ``ratio`` is given, or ``ratios`` does not name a policy.
     """
-    check_positive_integer("rounds", rounds)
+    if check_positive_integer("rounds", rounds) > _MOST_ROUNDS:
+        raise ArgumentError(f"rounds={rounds}: give at most {_MOST_ROUNDS}; each is to remove something")
     if not callable(train):
         raise ArgumentError(f"train: expected a function of a model and a round, got {type(train).__name__}")
     if "ratio" in options:
@@ -203,8 +221,8 @@ def check_positive_integer(argument: str, number: object) -> int:
         The number.
 
     Raises:
-        ArgumentError: Not a whole number of at least 1.
+        ArgumentError: Not a whole number of at least 1, or one of more than 53 bits.
     """
-    if type(number) is not int or number < 1:
-        raise ArgumentError(f"{argument}={number!r}: give a whole number of at least 1")
+    if type(number) is not int or not 1 <= number <= 1 << 53:
+        raise ArgumentError(f"{argument}={number!r:.80}: give a whole number of at least 1, and at most 53 bits")
     return number

@@ -13,13 +13,13 @@ from ..graph.groups import CoupledChannels, Coupling, couple_channels
 from ..graph.trace import Trace
 from ..scoring.backends.registry import resolve
 from ..scoring.formula import Formula
-from ..utils.errors import ArgumentError, list_some
+from ..utils.errors import list_some
 from ..utils.html import html_panel
 from ..utils.model_index import ModelIndex
 from ..utils.public_call import interruptible
 from ..utils.text import counted, text_table
 from .allocation.allocate import AllocationRequest
-from .arguments import check_norms
+from .arguments import check_ignore, check_norms
 from .context import PruningContext
 from .input_ties import trace_with_ties
 from .trial import find_plan
@@ -151,8 +151,7 @@ def couplings(model: nn.Module, example_inputs: Any, *, ignore: Sequence[str] = 
         LayerError: A name in ``ignore`` that is not, and does not hold, a layer the model uses.
         ArgumentError: An argument of the wrong kind.
     """
-    if isinstance(ignore, str):
-        raise ArgumentError(f"ignore={ignore!r}: give a sequence of names, such as ({ignore!r},)")
+    check_ignore(ignore)
     check_norms(norms)
     index = ModelIndex.of(model)
     trace = trace_with_ties(index, example_inputs, ignore, norms)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..plan.plan import Plan, check_plan
+from ..plan.plan import Plan, check_plan, expect_plan
 from ..scoring import reference
 from ..scoring.formula import Formula
 from ..scoring.layers import TRANSPOSED, read_weight
@@ -142,8 +142,9 @@ def explain(plan: Plan, layer: str, model: nn.Module | None = None, *, neighbour
         WeightError: The layer's weight cannot be read.
         ArgumentError: An argument of the wrong kind.
     """
-    if not isinstance(plan, Plan):
-        raise ArgumentError(f"plan: expected a fec_fast.Plan, got a {type(plan).__name__}")
+    expect_plan(plan)
+    if not isinstance(layer, str):
+        raise ArgumentError(f"layer={layer!r:.80}: give the name of a layer")
     if type(neighbours) is not int or neighbours < 1:
         raise ArgumentError(f"neighbours={neighbours!r}: give a whole number of at least 1")
     records = [record for record in plan.sets if layer in record["filters"]]

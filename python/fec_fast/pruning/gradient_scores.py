@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ..graph.groups import CoupledChannels
 from ..graph.trace import Trace
+from ..utils.arguments import batches_of
 from ..utils.batches import check_labels, images_and_labels
 from ..utils.computed_weights import owner_of
 from ..utils.errors import ArgumentError, InputError
@@ -125,12 +126,18 @@ def _gradients(
     device = next(iter(index.tensors.values())).device
     weights = {name: index.tensors[name].detach().requires_grad_() for name in names}
     number = 0
-    for images, labels in map(images_and_labels, calibration):
+    for images, labels in map(images_and_labels, batches_of(calibration, "calibration")):
         used = min(len(images), MOST_IMAGES - number)
         number += used
         for start, end in [(at, at + 1) for at in range(used)] if per_image else [(0, used)]:
             with undisturbed(index), torch.enable_grad():
-                logits = functional_call(index.model, weights, (images[start:end].to(device, copy=True),))
+                try:
+                    logits = functional_call(index.model, weights, (images[start:end].to(device, copy=True),))
+                except Exception as error:  # of the user's code
+                    raise InputError(
+                        f"calibration: {type(index.model).__name__} cannot be run on images {list(images.shape)}: "
+                        f"{type(error).__name__}: {error}"
+                    ) from error
                 if not isinstance(logits, Tensor) or logits.ndim != 2:
                     raise InputError(
                         f"criterion={criterion!r} needs a classifier: {type(index.model).__name__} returns "

@@ -17,6 +17,7 @@ from ..plan.shapes import fingerprint
 from ..utils.errors import ArgumentError, TrainingError
 from ..utils.model_index import ModelIndex
 from ..utils.timing import time_model
+from ..utils.weights import check_weights
 from .allocation.budget import Budget
 from .arguments import check_round_arguments
 from .pruner import PruneResult, prune
@@ -97,6 +98,7 @@ def _joined(first: PruneResult, second: PruneResult) -> PruneResult:
 def _size(model: nn.Module, example_inputs: Any, quantity: str) -> float:
     """The size of a network in the quantity of a budget; milliseconds for latency."""
     index = ModelIndex.of(model)
+    check_weights(index)
     if quantity == "latency_ms":
         return 1e3 * time_model(index, example_inputs).seconds
     trace = trace_model(index, example_inputs)

@@ -22,7 +22,7 @@ from ..graph.labels import FIXED
 from ..graph.trace import Trace
 from ..scoring.backends.registry import ResolvedBackend, resolve
 from ..scoring.formula import Formula
-from ..utils.errors import LayerError, WeightError
+from ..utils.errors import ArgumentError, LayerError, WeightError
 from . import unit_entropies
 from .criteria import CLASSICAL_CRITERIA, ENTROPY_CRITERIA, Criterion, bn_scale, l1, l2, random, sum_per_filter
 from .layer_sides import LayerSide, UnitsOfSide, as_filters
@@ -250,7 +250,12 @@ def _apply_criterion(function: Criterion, sides_of_layer: Sequence[LayerSide], w
         results = [function(each if is_ours else each.clone()) for each in filters]
     checked = []
     for axis, result in zip(axes, results, strict=True):
-        values = torch.as_tensor(result).detach().to("cpu", torch.float64)
+        try:
+            values = torch.as_tensor(result).detach().to("cpu", torch.float64)
+        except Exception as error:
+            raise ArgumentError(
+                f"{use.layer}: criterion returned a {type(result).__name__}: return a tensor with one number per filter"
+            ) from error
         expected = len(weight) if axis == 0 else weight.shape[1] * use.groups
         if values.shape != (expected,):
             raise LayerError(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..utils.arguments import check_network
 from ..utils.compat import BatchNormBase
 from ..utils.critical_section import put_back_by
 from ..utils.errors import FecWarning, InputError
@@ -39,7 +40,8 @@ def recalibrate(model: nn.Module, loader: Iterable[Any]) -> None:
     Raises:
         InputError: The loader is empty, a batch does not begin with images, the model cannot be run on one, or the
             images make a statistic NaN or infinite. The model is unchanged.
-        ArgumentError: Not a module.
+        ArgumentError: Not a module, or not a loader.
+        WeightError: A parameter or buffer has no values.
     """
     if not reestimate(model, loader):
         kind = type(unwrap(model)).__name__
@@ -63,6 +65,7 @@ def reestimate(model: nn.Module, loader: Iterable[Any]) -> bool:
     norms = [m for m in model.modules() if isinstance(m, BatchNormBase) and m.track_running_stats]
     if not norms:
         return False
+    check_network("model", model)
     momenta = [(norm, norm.momentum) for norm in norms]
 
     def restore_momenta() -> None:

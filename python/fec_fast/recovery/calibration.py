@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..utils.arguments import batches_of
 from ..utils.compat import tree_leaves
 from ..utils.errors import ArgumentError, InputError
 from ..utils.forward import call_model, describe_tensors, map_tensors, undisturbed
@@ -23,7 +24,7 @@ FEWEST_IMAGES = 32
 DATA_FREE = "data-free"
 
 
-def inputs_from(loader: Iterable[Any], model: nn.Module | ModelIndex) -> Iterator[Any]:
+def inputs_from(loader: Iterable[Any], model: nn.Module | ModelIndex, name: str = "loader") -> Iterator[Any]:
     """Reads batches, see :func:`inputs_of`.
 
     A batch that is a list of tensors of three axes is what the model takes; a run of it on the first one tells. A
@@ -33,15 +34,17 @@ def inputs_from(loader: Iterable[Any], model: nn.Module | ModelIndex) -> Iterato
     Args:
         loader: The batches.
         model: The model that takes them, or its index; it is left as it was.
+        name: The name of the argument that holds the loader, for the messages.
 
     Yields:
         The model's inputs.
 
     Raises:
-        InputError: There are no images in a batch.
+        InputError: There are no images in a batch, or the loader raises.
+        ArgumentError: It is no loader.
     """
     image_lists: bool | None = None
-    for batch in loader:
+    for batch in batches_of(loader, name):
         if image_lists is None:
             image_lists = _takes_image_lists(model, batch)
         yield inputs_of(batch, image_lists=image_lists)
@@ -134,7 +137,7 @@ def calibration_batches(calibration: Any, images: int, model: nn.Module | ModelI
         )
     batches: list[Any] = []
     number = 0
-    for inputs in inputs_from(calibration, model):
+    for inputs in inputs_from(calibration, model, "calibration"):
         size = count_images(inputs)
         if number + size > images:
             inputs, size = _first_images(inputs, size, images - number), images - number

@@ -157,6 +157,12 @@ def compensate(
             raise ArgumentError(
                 "calibration=None: give images, or example_inputs= (as for prune) to recover the model without images"
             )
+        unfit = next((one for one in tensors_in(example_inputs) if one.is_meta or one.layout != torch.strided), None)
+        if unfit is not None:
+            raise ArgumentError(
+                f"example_inputs: a tensor is {'on the meta device' if unfit.is_meta else unfit.layout}: give dense "
+                "tensors with values"
+            )
 
         def make_fits(original: ModelIndex, pruned: ModelIndex) -> LayerFits:
             return LayerFits(original, pruned, plan, ridge or NOISE_RIDGE, rows, int(memory * 2**30))

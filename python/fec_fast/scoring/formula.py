@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -74,7 +75,7 @@ class Formula:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise FormulaError(f"Formula({field}={value!r}): give a positive number")
-            if not (math.isfinite(value) and value > 0):
+            if not 0 < value <= sys.float_info.max:
                 raise FormulaError(f"Formula({field}={value!r}): give a positive finite number")
 
     def parts(self) -> tuple[Formula, ...]:
@@ -117,6 +118,8 @@ class Formula:
         Raises:
             FormulaError: A field or value is unknown.
         """
+        if not isinstance(values, Mapping):
+            raise FormulaError(f"values={values!r:.80}: give a dictionary of field names and values")
         names = [field.name for field in fields(cls)]
         for name in values:
             if name not in names:

@@ -4,24 +4,49 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
-from ..utils.errors import ArgumentError, FecError, InputError, LayerError, WeightError, nearest
+from ..utils.errors import ArgumentError, InputError, LayerError, WeightError, nearest
 from ..utils.html import html_panel
 from ..utils.model_index import checked_modules
+from ..utils.reading import parse_json
 from ..utils.text import counted, text_table
 from . import ops
 from .backends.registry import resolve
 from .formula import Formula
 from .layers import TRANSPOSED, attached_weight, select
+from .weight_checks import check_groups
 
 _FORMAT = "fec_fast.scores"
 _VERSION = 1
+_Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+
+
+class _LayerDocument(TypedDict):
+    kind: str
+    shape: Annotated[list[_Size], msgspec.Meta(min_length=2, max_length=64)]
+    axis: Literal[0, 1]
+    groups: Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
+    entropies: list[float]
+
+
+class _Head(TypedDict):
+    format: str
+    version: int
+
+
+class _Document(_Head):
+    formula: dict[str, str | float | None]
+    backend: str
+    layers: dict[str, _LayerDocument]
+    unscored: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -189,37 +214,48 @@ class ModelScores(Mapping[str, Tensor]):
         return json.dumps(content, indent=1, allow_nan=False)
 
     @classmethod
-    def from_json(cls, text: str) -> ModelScores:
+    def from_json(cls, text: str | bytes) -> ModelScores:
         """Restores scores from JSON.
 
         Args:
-            text: The text that :meth:`to_json` returned.
+            text: The text that :meth:`to_json` returned, also in UTF-8.
 
         Returns:
             The scores.
 
         Raises:
-            InputError: The text is not the JSON of scores, or has a version that this package does not know.
+            InputError: The text is not the JSON of scores, has a version that this package does not know, or values
+                that no model has.
+            FormulaError: Its formula does not exist.
+            ArgumentError: ``text`` is not text.
         """
-        try:
-            content = json.loads(text)
-            kind, version = content["format"], content["version"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"not the JSON of scores ({type(error).__name__}: {error})") from error
-        if kind != _FORMAT or version != _VERSION:
-            raise InputError(f"JSON of format {kind!r} version {version!r}; expected {_FORMAT!r} version {_VERSION}")
-        try:
-            layers, entropies = {}, {}
-            for name, layer in content["layers"].items():
-                shape = tuple(int(size) for size in layer["shape"])
-                layers[name] = LayerInfo(str(layer["kind"]), shape, int(layer["axis"]), int(layer["groups"]))
-                entropies[name] = torch.tensor(layer["entropies"], dtype=torch.float64)
-            formula = Formula.from_dict(content["formula"])
-            return cls(entropies, layers, dict(content["unscored"]), formula, str(content["backend"]))
-        except FecError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"damaged JSON of scores ({type(error).__name__}: {error})") from error
+        if not isinstance(text, str | bytes):
+            raise ArgumentError(f"from_json: text is a {type(text).__name__}: give the text that to_json returned")
+        head = parse_json(text, _Head, "the JSON of scores", InputError)
+        if (head["format"], head["version"]) != (_FORMAT, _VERSION):
+            raise InputError(
+                f"JSON of format {head['format']!r} version {head['version']!r}; expected {_FORMAT!r} version "
+                f"{_VERSION}"
+            )
+        content = parse_json(text, _Document, "the JSON of scores", InputError)
+        layers, entropies = {}, {}
+        for name, layer in content["layers"].items():
+            info = LayerInfo(layer["kind"], tuple(layer["shape"]), layer["axis"], layer["groups"])
+            filters = info.shape[info.axis] * (info.groups if info.axis == 1 else 1)
+            if info.shape[0] % info.groups or len(layer["entropies"]) != filters:
+                raise InputError(
+                    f"the JSON of scores: layer {name!r} of shape {list(info.shape)} with {info.groups} groups has "
+                    f"{len(layer['entropies'])} entropies, which does not fit: write it again"
+                )
+            # An entropy is at most the logarithm of the number of things compared, here of all elements.
+            most = math.log(max(1, math.prod(info.shape))) + 1e-6
+            if not all(-1e-6 <= value <= most for value in layer["entropies"]):
+                raise InputError(
+                    f"the JSON of scores: layer {name!r} has an entropy outside 0 to {most:.3g} nats: write it again"
+                )
+            layers[name], entropies[name] = info, torch.tensor(layer["entropies"], dtype=torch.float64)
+        formula = Formula.from_dict(content["formula"])
+        return cls(entropies, layers, content["unscored"], formula, content["backend"])
 
 
 def score_model(
@@ -268,7 +304,7 @@ def score_model(
         axis = 1 if issubclass(kind, TRANSPOSED) else 0
         groups = getattr(module, "groups", 1)
         if groups != 1:
-            ops.check_groups(weight, groups, f"layer {name!r}: its weight", name)
+            check_groups(weight, groups, f"layer {name!r}: its weight", name)
         filters, channels = shape[axis], shape[1 - axis]
         if axis == 1:
             filters, channels = filters * groups, channels // groups

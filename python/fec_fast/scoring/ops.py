@@ -13,15 +13,14 @@ import torch
 from torch import Tensor
 
 from ..utils.errors import ArgumentError, BackendError, FecWarning, FormulaError, WeightError, nearest
-from ..utils.weights import first_not_finite, weight_trouble
+from ..utils.weights import first_not_finite
 from . import reference
 from .backends import cpu, cuda, triton
 from .backends.layout import algorithm_for, filter_count
 from .backends.registry import ResolvedBackend, backends, resolve
 from .formula import Formula
 from .gpu_check import cross_check
-
-ALGORITHMS = ("auto", "sorted", "pairwise")
+from .weight_checks import check_algorithm, check_filters, check_lengths, check_weight, label_of
 
 
 class NonFiniteWeightError(WeightError):
@@ -86,14 +85,12 @@ def entropies(
     """
     if backend != "auto":  # an unknown or unusable backend is reported before anything about the weights
         backend = resolve(backend)
-    if not len(weights) == len(axes) == len(groups):
-        raise ArgumentError(f"{len(weights)} weights, {len(axes)} axes and {len(groups)} groups; give as many of each")
+    check_lengths(weights, axes, groups)
     if names is not None and len(names) != len(weights):
         raise ArgumentError(f"{len(weights)} weights and {len(names)} names; give as many of each")
-    if algorithm not in ALGORITHMS:
-        raise FormulaError(f"algorithm={algorithm!r}; {nearest(algorithm, ALGORITHMS)}")
+    check_algorithm(algorithm)
     for i, (weight, axis, group) in enumerate(zip(weights, axes, groups, strict=True)):
-        _check(weight, axis, group, _label(names, i), None if names is None else names[i], may_be_empty=True)
+        check_weight(weight, axis, group, label_of(names, i), None if names is None else names[i], may_be_empty=True)
         if algorithm == "sorted":
             algorithm_for(algorithm, formula, weight, axis, group, index=i)
     if not weights:  # an operator without a tensor has no device to be dispatched by
@@ -144,11 +141,6 @@ def entropies_of_checked(
 def _one_on_cpu(call: _Arguments, weight: Tensor, axis: int, group: int) -> Tensor:
     """The entropies of one weight on the CPU, for the same formula."""
     return _on_processor(replace(call, weights=[weight], axes=[axis], groups=[group]), apart=False)[0]
-
-
-def _label(names: Sequence[str] | None, position: int) -> str:
-    """The subject of a message about a weight."""
-    return f"weight {position}" if names is None else f"layer {names[position]!r}: its weight"
 
 
 def _on_cpu(weights: list[Tensor], requested: str) -> list[Tensor]:
@@ -204,7 +196,7 @@ def _not_finite(weights: Sequence[Tensor], position: int, names: Sequence[str] |
     """The error for a weight that has a NaN or an infinity."""
     index = first_not_finite(weights[position])
     assert index is not None
-    element = f"{_label(names, position)} has {float(weights[position].detach()[index])} at {list(index)}"
+    element = f"{label_of(names, position)} has {float(weights[position].detach()[index])} at {list(index)}"
     return NonFiniteWeightError(
         f"{element}; scores need finite weights: load a sound checkpoint",
         layer=None if names is None else names[position],
@@ -233,8 +225,10 @@ def channel_distances(weight: Tensor, formula: Formula | None = None, *, filters
         ArgumentError: ``filters`` is not a slice, or selects no filter of the weight.
         FormulaError: The formula is of both axes, and so has two matrices.
     """
-    _check(weight, 0, 1, "weight 0", None, may_be_empty=False)
-    formula = formula or Formula("rms", axis="channels")
+    check_weight(weight, 0, 1, "weight 0", None, may_be_empty=False)
+    formula = Formula("rms", axis="channels") if formula is None else formula
+    if not isinstance(formula, Formula):
+        raise ArgumentError(f"formula: expected a fec_fast.Formula, got a {type(formula).__name__}")
     if formula.axis == "both":
         raise FormulaError("axis='both' has one matrix per axis: ask for axis='channels' or axis='filters'")
     if filters is not None and not isinstance(filters, slice):
@@ -245,24 +239,6 @@ def channel_distances(weight: Tensor, formula: Formula | None = None, *, filters
     if formula.axis == "filters":
         return reference.distances(weight, formula)[0, chosen]
     return reference.distances(weight[chosen], formula)
-
-
-def _check(weight: Tensor, axis: int, groups: int, label: str, layer: str | None, *, may_be_empty: bool) -> None:
-    """Checks that a weight can be read as filters; ``label`` is the subject of the message."""
-    if not isinstance(weight, Tensor):
-        raise ArgumentError(f"{label} is a {type(weight).__name__}, not a tensor")
-    trouble = weight_trouble(weight, may_be_empty=may_be_empty)
-    if trouble is not None:
-        raise WeightError(f"{label} {trouble.what}; {trouble.remedy}", layer=layer)
-    if axis not in (0, 1):
-        raise ArgumentError(f"{label} has axis {axis}; give 0 or 1")
-    check_groups(weight, groups, label, layer)
-
-
-def check_groups(weight: Tensor, groups: int, label: str, layer: str | None) -> None:
-    """Checks that the groups of a layer divide its weight; ``label`` is the subject of the message."""
-    if groups < 1 or weight.shape[0] % groups:
-        raise WeightError(f"{label} has shape {list(weight.shape)}, which {groups} groups do not divide", layer=layer)
 
 
 @dataclass(frozen=True)
@@ -357,12 +333,17 @@ def _(*arguments: Any) -> list[Tensor]:
 
     The results of an operator may not share memory: torch.compile relies on it.
     """
-    return _on_processor(_Arguments(*arguments), apart=True)
+    call = _Arguments(*arguments)
+    _check_call(call, has_values=True)
+    if call.backend not in ("auto", "cpu"):
+        raise BackendError(f"backend={call.backend!r} does not run on CPU tensors; use 'cpu' or 'auto'")
+    return _on_processor(call, apart=True)
 
 
 @torch.library.impl("fec_fast::entropy", "cuda")
 def _(*arguments: Any) -> list[Tensor]:
     call = _Arguments(*arguments)
+    _check_call(call, has_values=True)
     used = resolve("auto", "cuda").name if call.backend == "auto" else call.backend
     if used not in ("cuda", "triton"):
         reasons = "; ".join(f"{name}: {info.reason}" for name, info in backends().items() if name != "cpu")
@@ -371,9 +352,29 @@ def _(*arguments: Any) -> list[Tensor]:
     return _sum_of_parts([kernels(call.weights, part, **call.layout) for part in call.formula.parts()])
 
 
+def _check_call(call: _Arguments, *, has_values: bool) -> None:
+    """Checks the arguments of the public operator as :func:`entropies` checks its own.
+
+    Args:
+        call: The arguments.
+        has_values: False where the operator is traced, with weights that have shapes alone.
+    """
+    check_lengths(call.weights, call.axes, call.groups)
+    check_algorithm(call.algorithm)
+    if call.backend != "auto" and call.backend not in backends():
+        raise BackendError(f"backend={call.backend!r}; {nearest(call.backend, ['auto', *backends()])}")
+    _ = call.formula  # its choices are checked as it is made
+    for i, (weight, axis, group) in enumerate(zip(call.weights, call.axes, call.groups, strict=True)):
+        if has_values:
+            check_weight(weight, axis, group, label_of(None, i), None, may_be_empty=True)
+        else:
+            check_filters(weight, axis, group, label_of(None, i), None)
+
+
 @torch.library.register_fake("fec_fast::entropy")  # type: ignore[untyped-decorator]
 def _(*arguments: Any) -> list[Tensor]:
     call = _Arguments(*arguments)
+    _check_call(call, has_values=False)
     return [
         weight.new_empty(filter_count(weight, axis, groups), dtype=torch.float64)
         for weight, axis, groups in zip(call.weights, call.axes, call.groups, strict=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
+from ..utils.arguments import first_batch
 from ..utils.batches import check_labels, images_and_labels
 from ..utils.errors import InputError
 from ..utils.forward import call_model, describe_tensors, undisturbed
@@ -92,6 +93,8 @@ def check_classification_data(
             ``[B, classes]``, teacher and model differ in the number of classes, or a label is outside the classes.
     """
     images, labels = images_and_labels(first_batch(loader, "train_loader"), "train_loader")
+    if not len(images):
+        raise InputError("train_loader: a batch has no images: leave empty batches out")
     classes = _class_count(model, images)
     if teacher is not None and (teacher_classes := _class_count(teacher, images)) != classes:
         raise InputError(f"the teacher has {teacher_classes} classes and the model {classes}")
@@ -102,23 +105,6 @@ def check_classification_data(
     if held_out is not None:
         images, labels = images_and_labels(first_batch(held_out, "val_loader"), "val_loader")
         check_labels(labels, _class_count(model, images), "the first batch of val_loader")
-
-
-def first_batch(loader: Iterable[Any], name: str) -> Any:
-    """Returns the first batch of a loader.
-
-    Args:
-        loader: The loader.
-        name: Name of the argument that holds it, for error messages.
-
-    Raises:
-        InputError: It gives none.
-    """
-    end = object()
-    batch = next(iter(loader), end)
-    if batch is end:
-        raise InputError(f"{name} gives no batch: its data set is empty, or it was gone through before")
-    return batch
 
 
 def _class_count(model: nn.Module, images: Tensor) -> int:

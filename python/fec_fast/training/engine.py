@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..utils.arguments import batches_of
 from ..utils.errors import FecWarning, TrainingError, TrainingInterrupted
 from ..utils.evaluation import is_at_chance
 from ..utils.random_state import generators_of, seed_all
@@ -155,7 +156,7 @@ class Trainer:
         self._seed_epoch(number)
         self.network.train()
         loss_sum, images, lr = 0.0, 0, self.settings.lr
-        batches, end = iter(self.loader), object()
+        batches, end = batches_of(self.loader, "train_loader"), object()
         # Asked once more after the last batch: accelerate's loader ends its part of the epoch then.
         for batch_number in range(self.batches + 1):
             with interrupt.at_once():  # a loader may take long, and nothing has changed yet

@@ -11,11 +11,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..utils.arguments import check_network, check_path
 from ..utils.distributed import check_accelerate
 from ..utils.errors import ArgumentError, FecWarning, InputError
 from ..utils.forward import restored_modes
+from ..utils.modules import check_can_be_changed
 from ..utils.public_call import interruptible
 from ..utils.random_state import restored_randomness
+from ..utils.weights import check_finite
 from .accelerator import temporary_accelerator, unprepared_at_end
 from .batches import batch_count, check_can_be_repeated, length_of
 from .engine import Trainer
@@ -30,6 +33,8 @@ from .trackers import check_log_folder, make_tracker, start_trackers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+_OF_TASKS = ("check", "objective", "evaluate")
 
 
 @interruptible
@@ -89,6 +94,8 @@ def finetune(
             checked when they come), the model does not return logits or has no trainable parameter, or a number is out
             of its range.
         ArgumentError: A setting is unknown, an argument has the wrong type, or the call is in inference mode.
+        WeightError: The model or the teacher has a parameter that is NaN or infinite, or a parameter or buffer without
+            values.
         LayerError: A module of ``feature_layers`` does not exist.
         BackendError: The device does not support the precision, or the kind of distributed training is not supported.
         CheckpointError: The folder holds something else, or its state belongs to another training or model.
@@ -102,7 +109,18 @@ def finetune(
     if torch.is_inference_mode_enabled():
         raise ArgumentError("nothing can be trained inside torch.inference_mode(): call finetune outside of it")
     chosen = TrainingSettings.merge(settings, overrides)
-    task = task or Classification()
+    check_network("model", model)
+    check_finite("model", model)
+    if teacher is not None:
+        check_network("teacher", teacher)
+        check_finite("teacher", teacher)
+    task = Classification() if task is None else task
+    if isinstance(task, type) or not all(callable(getattr(task, name, None)) for name in _OF_TASKS):
+        raise ArgumentError(f"task={task!r:.80}: give a Classification(), a Detection() or a task of your own")
+    for name, value in (("train_loader", train_loader), ("val_loader", val_loader)):
+        if isinstance(value, str | bytes) or not (value is None or isinstance(value, Iterable)):
+            kind = type(value).__name__
+            raise ArgumentError(f"{name}: a {kind} is no loader: give a DataLoader or a list of batches")
     batches = batch_count(train_loader, "train_loader")
     check_can_be_repeated(train_loader, "train_loader")
     if val_loader is not None:
@@ -117,9 +135,12 @@ def finetune(
         raise ArgumentError("patience needs held-out data to measure: val_loader=...")
     if chosen.accumulate > 1 and not isinstance(train_loader, DataLoader):
         raise ArgumentError(f"accumulate={chosen.accumulate} needs a torch DataLoader for train_loader")
+    check_can_be_changed({"": model} if teacher is None else {"": model, "teacher": teacher})
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(f"{type(model).__name__} has no parameter with requires_grad=True: nothing to train")
-    state_folder = None if checkpoint is None else Path(checkpoint)
+    state_folder = None if checkpoint is None else check_path("checkpoint", checkpoint)
+    if log_dir is not None:
+        check_path("log_dir", log_dir)
     log_folder = check_log_folder(log_dir, log_with)
     with restored_randomness():
         task.check(model, teacher, train_loader, chosen, val_loader)

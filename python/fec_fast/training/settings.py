@@ -34,6 +34,8 @@ _NUMBERS = {
 _CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "mixed_precision": PRECISIONS}
 _MAY_BE_NONE = ("clip_norm", "ema_decay", "patience", "max_minutes")
 
+_LARGEST = 1 << 53
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -108,13 +110,15 @@ class TrainingSettings:
                 raise ArgumentError(f"{name}={value!r}: give an integer")
             if least is not None and value < least:
                 raise InputError(f"{name}={value}: give at least {least}")
+            if abs(value) > _LARGEST:
+                raise InputError(f"{name} has {value.bit_length()} bits: give a number of at most 53")
         for name, (low, high, expected) in _NUMBERS.items():
             value = getattr(self, name)
             if value is None and name in _MAY_BE_NONE:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ArgumentError(f"{name}={value!r}: give {expected}")
-            if not low <= value < high:
+            if not low <= value < high or abs(value) > 1e300:
                 raise InputError(f"{name}={value!r}: give {expected}")
         for name, choices in _CHOICES.items():
             value = getattr(self, name)

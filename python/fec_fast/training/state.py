@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
 from ..utils.errors import CheckpointError
 from ..utils.files import atomic_file, is_scratch, make_folders, sha256, write_text
+from ..utils.reading import read_json
 from ..utils.tensor_files import tensors_of_bytes, write_tensors
 
 _FORMAT = "fec_fast training state"
@@ -61,6 +64,36 @@ class TrainingState:
 
 _TENSOR_FIELDS = ("model", "optimizer", "average", "best")
 _JSON_FIELDS = ("epoch", "settings", "history", "progress", "stopped", "scaler")
+
+
+class _Head(TypedDict):
+    format: str
+    version: int
+
+
+class _EpochRow(TypedDict):
+    """The fields of an :class:`fec_fast.Epoch`; ``null`` stands for a metric that is NaN, which JSON cannot write."""
+
+    epoch: Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]
+    loss: float
+    metrics: dict[str, float | None]
+    held_out: dict[str, float | None] | None
+    lr: float
+    images: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+    seconds: Annotated[float, msgspec.Meta(ge=0)]
+
+
+class _Index(_Head):
+    """The schema of ``training.json``."""
+
+    epoch: Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+    settings: dict[str, Any]
+    history: list[_EpochRow]
+    progress: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    stopped: str | None
+    scaler: dict[str, float] | None
+    file: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]+\\.safetensors$")]
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 def check_state_folder(folder: Path) -> None:
@@ -121,10 +154,11 @@ def write_state(folder: Path, state: TrainingState) -> None:
             "format": _FORMAT,
             "version": _VERSION,
             **{name: getattr(state, name) for name in _JSON_FIELDS},
+            "history": [_with_metrics(row, math.nan, None) for row in state.history],
             "file": file.name,
             "sha256": sha256(file),
         }
-        write_text(folder / _INDEX, json.dumps(index, indent=1) + "\n")
+        write_text(folder / _INDEX, json.dumps(index, indent=1, allow_nan=False) + "\n")
     finally:  # of the old state and the new one, the one that the index does not name is removed
         _remove_unnamed(folder)
 
@@ -132,10 +166,10 @@ def write_state(folder: Path, state: TrainingState) -> None:
 def _remove_unnamed(folder: Path) -> None:
     """Removes files of tensors that the index does not name: older ones, and those of writes that were not finished."""
     try:
-        named = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["file"]
+        named = read_json(folder / _INDEX, _Index, CheckpointError)["file"]
     except FileNotFoundError:
         named = None
-    except (OSError, ValueError, KeyError, TypeError):  # nothing is removed where it cannot be said what is old
+    except (OSError, CheckpointError):  # nothing is removed where it cannot be said what is old
         return
     for path in folder.iterdir():
         if _TENSORS.fullmatch(path.name) and path.name != named:
@@ -157,13 +191,14 @@ def read_state(folder: Path, settings: Mapping[str, Any], model: nn.Module) -> T
         CheckpointError: The state is missing, truncated or edited, or belongs to another training or model.
     """
     try:
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-        if index["format"] != _FORMAT or index["version"] != _VERSION:
+        head = read_json(folder / _INDEX, _Head, CheckpointError)
+        if (head["format"], head["version"]) != (_FORMAT, _VERSION):
             raise CheckpointError(
-                f"{folder / _INDEX} is {index['format']!r} version {index['version']!r}; this version of fec_fast "
+                f"{folder / _INDEX} is {head['format']!r} version {head['version']!r}; this version of fec_fast "
                 f"reads {_FORMAT!r} version {_VERSION}"
             )
-        file = folder / Path(index["file"]).name
+        index = read_json(folder / _INDEX, _Index, CheckpointError)
+        file = folder / index["file"]
         content = file.read_bytes()  # read once: what is compared is what is used
         if hashlib.sha256(content).hexdigest() != index["sha256"]:
             raise CheckpointError(f"{file} was truncated or edited: its checksum is not the one in {_INDEX}")
@@ -171,16 +206,33 @@ def read_state(folder: Path, settings: Mapping[str, Any], model: nn.Module) -> T
         groups: dict[str, dict[str, Tensor]] = {kind: {} for kind in _TENSOR_FIELDS}
         for key, value in tensors.items():
             kind, _, name = key.partition("/")
+            if kind not in groups:
+                raise CheckpointError(f"{file} has {key!r}, which is no part of a training state")
             groups[kind][name] = value
-        state = TrainingState(**{**{name: index[name] for name in _JSON_FIELDS}, **groups})
-    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+        if [row["epoch"] for row in index["history"]] != list(range(1, index["epoch"] + 1)):
+            raise CheckpointError(f"{folder / _INDEX} is damaged: its history is not that of {index['epoch']} epochs")
+        history = [_with_metrics(row, None, math.nan) for row in index["history"]]
+        fields: dict[str, Any] = {name: value for name, value in index.items() if name in _JSON_FIELDS}
+        state = TrainingState(**{**fields, "history": history, **groups})
+    except CheckpointError:
+        raise
+    except Exception as error:  # safetensors raises several kinds on damaged bytes
         reason = f"{type(error).__name__}: {error}"
         raise CheckpointError(f"the training state in {folder} cannot be read: {reason}") from error
     _check_settings(folder, state.settings, json.loads(json.dumps(settings)))
     _check_tensors(folder, state, model)
     return state
+
+
+def _with_metrics(row: Mapping[str, Any], old: float | None, new: float | None) -> dict[str, Any]:
+    """A record of an epoch with NaN among its metrics written as ``None``, or read back from it."""
+
+    def replaced(metrics: Mapping[str, Any]) -> dict[str, Any]:
+        are_old = {name: value is None if old is None else value != value for name, value in metrics.items()}
+        return {name: new if are_old[name] else value for name, value in metrics.items()}
+
+    held_out = row["held_out"]
+    return {**row, "metrics": replaced(row["metrics"]), "held_out": None if held_out is None else replaced(held_out)}
 
 
 def _check_settings(folder: Path, stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:
@@ -201,6 +253,10 @@ def _check_tensors(folder: Path, state: TrainingState, model: nn.Module) -> None
     parameters = {key: value for key, value in model.named_parameters() if value.requires_grad}
     differing = sorted(set(state.model) ^ set(expected))
     differing += [key for key in state.model if key in expected and state.model[key].shape != expected[key].shape]
+    average = {key.removeprefix("module."): value for key, value in state.average.items() if key != "n_averaged"}
+    for kept in filter(None, (average, state.best)):
+        differing += sorted(set(kept) ^ set(expected))
+        differing += [key for key in kept if key in expected and kept[key].shape != expected[key].shape]
     for key, value in state.optimizer.items():
         name = key.partition("/")[2]
         # A 0-dim entry is a count of steps; all others have the shape of their parameter.

@@ -121,7 +121,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
         ``"known: 'conv1', 'conv2', ..."``.
     """
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    # A name may be anything that was given in place of one; a very long text would take very long to compare.
+    texts = [text for text in known if isinstance(text, str)]
+    close = difflib.get_close_matches(str(name)[:200], texts, n=3, cutoff=0.5)
     if close:
         return "nearest: " + ", ".join(repr(n) for n in close)
     shown = ", ".join(repr(n) for n in known[:5])

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from .batches import images_and_labels
+from .arguments import batches_of, check_network
+from .batches import check_labels, images_and_labels
 from .errors import ArgumentError, InputError
-from .forward import evaluation_mode
-from .modules import device_of
+from .forward import call_model, describe_tensors, evaluation_mode
+from .modules import check_can_be_changed, device_of
 from .public_call import interruptible
 
 # An accuracy so little above that of guessing is that of a network that has lost what it had learnt.
@@ -31,17 +32,28 @@ def evaluate(model: nn.Module, loader: Iterable[Any]) -> float:
         The share of images whose largest logit is the one of their label, in [0, 1].
 
     Raises:
-        InputError: The loader is empty, or a batch is not a pair of images and labels.
+        InputError: The loader is empty or raises, a batch is not a pair of images and labels, a label is none of the
+            model's classes, or the model cannot be run or returns no logits.
+        ArgumentError: Not a module, not a loader, or a module that cannot be set to evaluation mode.
+        WeightError: The model has a parameter or buffer without values.
     """
+    check_network("model", model)
+    check_can_be_changed({"": model})
     device = device_of(model)
     right = total = 0
     with evaluation_mode(model):
-        for images, labels in map(images_and_labels, loader):
-            images, labels = images.to(device, copy=True), labels.to(device)  # a model may write to its input
-            right += int((model(images).argmax(1) == labels).sum())
+        for images, labels in map(images_and_labels, batches_of(loader, "loader")):
+            logits = call_model(model, images.to(device, copy=True))  # a model may write to its input
+            if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
+                raise InputError(
+                    f"model: {type(model).__name__} returns {describe_tensors(logits)}, not logits [B, classes]: give "
+                    "a classifier"
+                )
+            check_labels(labels, logits.shape[1], "the loader")
+            right += int((logits.argmax(1) == labels.to(device)).sum())
             total += len(labels)
     if total == 0:
-        raise InputError("the loader to evaluate on is empty")
+        raise InputError("loader: the loader to evaluate on is empty")
     return right / total
 
 

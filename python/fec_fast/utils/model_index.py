@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from .compat import not_persistent_buffers
+from .compat import is_fake, not_persistent_buffers
+from .errors import WeightError
 from .modules import check_can_be_changed, check_not_made_for_inference, modules_of, tensors_of, unwrap
+
+_ORDINARY = (nn.Parameter, Tensor)
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,18 @@ class ModelIndex:
 
         Raises:
             ArgumentError: The argument is not a module, or a module in it is one that cannot be changed.
-            WeightError: A parameter or buffer was made in inference mode, which is not active.
+            WeightError: A parameter or buffer was made in inference mode, which is not active, or has no shape or no
+                values: it is not initialised, or fake.
         """
         model, by_every_name, modules = checked_modules(model)
         tensors = tensors_of(by_every_name)
         first_names: dict[int, str] = {}
         for name, tensor in tensors.items():
+            if type(tensor) not in _ORDINARY and (is_lazy(tensor) or is_fake(tensor)):
+                what = "is not initialised: run the model once on an input"
+                if not is_lazy(tensor):
+                    what = "is a fake tensor and has no values: build the model outside of FakeTensorMode"
+                raise WeightError(f"{name} {what}", layer=name.rpartition(".")[0])
             first_names.setdefault(id(tensor), name)
         not_persistent = {
             f"{name}.{own}" if name else own

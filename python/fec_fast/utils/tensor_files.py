@@ -13,6 +13,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from .errors import CheckpointError
+from .reading import check_tensor_header
 
 _SYSTEM_ERROR = re.compile(r"os error (\d+)")
 
@@ -50,9 +51,10 @@ def tensors_of_bytes(content: bytes, file: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: It is not in the safetensors format.
     """
+    check_tensor_header(content[:8], len(content), str(file), CheckpointError)
     try:
         return dict(sorted(load(content).items()))  # in one order in all processes, which share them out in turn
-    except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError, OverflowError) as error:
+    except Exception as error:  # safetensors raises several kinds on damaged bytes
         raise CheckpointError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
 
 

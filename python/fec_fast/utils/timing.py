@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .arguments import check_number
 from .errors import ArgumentError, FecWarning
 from .forward import call_model, copied_inputs, undisturbed
 from .model_index import ModelIndex
@@ -230,8 +231,9 @@ def warn_if_busy(what: str, medians: Sequence[float]) -> None:
 
 
 def _check_run_time(min_run_time: float) -> None:
-    if not min_run_time > 0:
-        raise ArgumentError(f"min_run_time={min_run_time!r}: give a positive number of seconds")
+    check_number("min_run_time", min_run_time, "a positive number of seconds, at most a day", exclusive=True)
+    if min_run_time > 86_400:
+        raise ArgumentError(f"min_run_time={min_run_time!r}: give at most a day, 86400 seconds")
 
 
 def _disagreement(medians: Sequence[float]) -> float:

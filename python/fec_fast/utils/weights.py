@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .compat import ConvolutionBase, is_traceable_wrapper_subclass, own_buffers, own_parameters
+from .compat import ConvolutionBase, is_fake, is_traceable_wrapper_subclass, own_buffers, own_parameters
 from .errors import LayerError, WeightError
 from .model_index import ModelIndex
+from .modules import is_sharded
 
 # The dtypes that every backend reads.
 SCORABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -60,6 +61,8 @@ def weight_trouble(weight: Tensor, *, holds_filters: bool = True, may_be_empty: 
         return Trouble(
             "is on the meta device and has no values", "model.to_empty(device='cpu') and load the weights first"
         )
+    if is_fake(weight):
+        return Trouble("is a fake tensor and has no values", "build the model outside of FakeTensorMode")
     if is_traceable_wrapper_subclass(weight):
         return Trouble(f"is a {type(weight).__name__}", "score and prune the plain model and convert it afterwards")
     if not holds_filters:
@@ -117,6 +120,24 @@ def first_not_finite(weight: Tensor) -> tuple[int, ...] | None:
         return None
     wrong = (~torch.isfinite(values)).nonzero()
     return tuple(int(position) for position in wrong[0]) if len(wrong) else None
+
+
+def check_finite(name: str, model: nn.Module) -> None:
+    """Checks that the parameters of a network are numbers.
+
+    Args:
+        name: The name of the argument that holds it, for the message.
+        model: The network.
+
+    Raises:
+        WeightError: A parameter is NaN or infinite; the first is named.
+    """
+    for own, parameter in model.named_parameters():
+        position = None if is_sharded(parameter) else first_not_finite(parameter)
+        if position is not None:
+            value = parameter[position].item()
+            message = f"{name}: {own} holds {value} at index {list(position)}: repair or reload it"
+            raise WeightError(message, layer=own.rpartition(".")[0], index=position)
 
 
 def check_weights(index: ModelIndex) -> None:

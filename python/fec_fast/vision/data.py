@@ -11,7 +11,7 @@ from ..utils.errors import ArgumentError, FecError, InputError, nearest
 from .cifar import load_cifar
 from .digits import load_digits
 from .image_folder import load_image_folder
-from .loaders import DataOptions, Loader, check_positive
+from .loaders import DataOptions, Loader, check_positive, check_seed
 from .user_file import load_function
 from .voc import load_voc
 
@@ -42,6 +42,9 @@ def load(spec: str, batch_size: int = 64, seed: int = 0, **options: Any) -> tupl
         ArgumentError: There is no such option, or a value has the wrong type.
         MissingExtraError: A library that reads this data set is not installed.
     """
+    if not isinstance(spec, str) or "\0" in spec:
+        raise ArgumentError(f"spec={spec!r:.80}: write {', '.join(_FORMS[:-1])} or {_FORMS[-1]}")
+    check_seed(seed)
     kind, _, rest = spec.partition(":")
     if spec == "sklearn:digits":
         _refuse_others(spec, options, {"limit"})

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from ..utils.errors import FecWarning, InputError
 from .loaders import DataOptions, Loader, check_positive, check_torchvision, make_loaders, transforms_for
+from .picture_files import opened_picture
 from .sources import Archive, Folder, Source
 
 # The endings that torchvision's ImageFolder accepts.
@@ -92,34 +93,24 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
             A PIL image in RGB.
 
         Raises:
-            InputError: The file cannot be decoded.
+            InputError: The file cannot be decoded, or is too large.
         """
-        from PIL import Image
-
-        try:
-            with Image.open(io.BytesIO(self.source.read(self.files[index]))) as image:
-                return image.convert("RGB")
-        except Exception as error:  # a decoder may raise anything on damaged bytes
-            raise self._unreadable(index, error) from error
+        with self._opened(index) as image:
+            return image.convert("RGB")
 
     def check_headers(self) -> None:
         """Reads every file without decoding it (PNG: with its checksums).
 
         Raises:
-            InputError: A file is not an image; the message names the first.
+            InputError: A file is not an image, or is too large; the message names the first.
         """
-        from PIL import Image
+        for index in range(len(self)):
+            with self._opened(index) as image:
+                image.verify()
 
-        for index, name in enumerate(self.files):
-            try:
-                with Image.open(io.BytesIO(self.source.read(name))) as image:
-                    image.verify()
-            except Exception as error:
-                raise self._unreadable(index, error) from error
-
-    def _unreadable(self, index: int, error: Exception) -> InputError:
-        file = self.source.describe(self.files[index])
-        return InputError(f"image {file} cannot be read ({type(error).__name__}: {error}): remove or replace it")
+    def _opened(self, index: int) -> AbstractContextManager[Any]:
+        name = self.files[index]
+        return opened_picture(lambda: self.source.read(name), f"image {self.source.describe(name)}")
 
 
 def _check_files(parts: tuple[LabelledImages, LabelledImages], check: bool | None, purpose: str) -> None:

@@ -13,6 +13,7 @@ from ..utils.errors import ArgumentError, InputError, missing_extra, nearest
 from .transforms import AUGMENTATIONS, make_transforms
 
 Loader = DataLoader[Any]
+_LARGEST = 1 << 53
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -58,8 +59,8 @@ class DataOptions:
                 continue
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ArgumentError(f"{name}={value!r}: give an integer")
-            if value < minimum:
-                raise InputError(f"{name}={value}: give at least {minimum}")
+            if not minimum <= value <= _LARGEST:
+                raise InputError(f"{name}={value!r:.80}: give at least {minimum}, and at most 53 bits")
         if self.augment not in AUGMENTATIONS:
             raise InputError(f"augment={self.augment!r}: {nearest(str(self.augment), AUGMENTATIONS)}")
         for name in ("mean", "std"):
@@ -102,8 +103,14 @@ def check_positive(option: str, value: Any) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int):
         raise ArgumentError(f"{option}={value!r}: give a positive integer")
-    if value < 1:
-        raise InputError(f"{option}={value}: give a positive integer")
+    if not 1 <= value <= _LARGEST:
+        raise InputError(f"{option}={value!r:.80}: give a positive integer, of at most 53 bits")
+
+
+def check_seed(seed: Any) -> None:
+    """Checks that a seed is one that torch takes; ``ArgumentError`` otherwise."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or abs(seed) > _LARGEST:
+        raise ArgumentError(f"seed={seed!r:.80}: give an integer of at most 53 bits")
 
 
 def check_torchvision(purpose: str) -> None:

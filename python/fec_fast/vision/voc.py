@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,17 +156,14 @@ class VocImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
 
     def _decode(self, example: AnnotatedImage) -> Any:
         """Returns a PIL image in RGB, resized."""
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
-        try:
-            with Image.open(io.BytesIO(self._root.read(example.file))) as opened:
-                if self._size is None:
-                    return opened.convert("RGB")
-                # Lets JPEG decode at 1/2, 1/4 or 1/8 of its size, if that is not smaller than the size wanted.
-                opened.draft("RGB", self._size)
-                return opened.convert("RGB").resize(self._size, Image.Resampling.BILINEAR)
-        except (OSError, UnidentifiedImageError, zipfile.BadZipFile) as error:
-            raise InputError(f"data 'voc:{self._root.path}': {example.file} cannot be decoded: {error}") from error
+        with self._root.picture(example.file) as opened:
+            if self._size is None:
+                return opened.convert("RGB")
+            # Lets JPEG decode at 1/2, 1/4 or 1/8 of its size, if that is not smaller than the size wanted.
+            opened.draft("RGB", self._size)
+            return opened.convert("RGB").resize(self._size, Image.Resampling.BILINEAR)
 
 
 def collate_lists(samples: list[tuple[Tensor, dict[str, Tensor]]]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import math
+import re
 import warnings
-import zipfile
 from collections import Counter
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..utils.errors import FecWarning, InputError, list_some
+from ..utils.reading import MEGABYTE
+from .picture_files import opened_picture
 from .sources import Archive, Folder, Source
 
 Box = tuple[float, float, float, float]
+
+_MOST_XML_BYTES, _MOST_LIST_BYTES = MEGABYTE, 16 * MEGABYTE
+_MOST_OBJECTS, _LONGEST_NAME = 10_000, 200
+_LARGEST_CORNER = 1e6  # pixels; no picture that is decoded is as wide
+_NUMBER = re.compile(r"[+-]?[0-9]{1,20}(\.[0-9]{0,40})?([eE][+-]?[0-9]{1,3})?")  # float() also takes "1_0" and "nan"
 
 
 @dataclass(frozen=True)
@@ -75,9 +83,14 @@ class VocRoot:
         """Whether there is a file of this name."""
         return file in self._names
 
-    def read(self, file: str) -> bytes:
-        """The content of a file."""
-        return self._source.read(self._prefix + file)
+    def read(self, file: str, most: int) -> bytes:
+        """The content of a file of at most this number of bytes; ``InputError`` if it is larger or damaged."""
+        return self._source.read(self._prefix + file, most)
+
+    def picture(self, file: str) -> AbstractContextManager[Any]:
+        """Opens a picture; see :func:`fec_fast.vision.picture_files.opened_picture`."""
+        name = self._prefix + file
+        return opened_picture(lambda: self._source.read(name), f"data 'voc:{self.path}': {file}")
 
 
 def read_split(root: VocRoot, split: str, limit: int | None) -> list[AnnotatedImage]:
@@ -97,14 +110,16 @@ def read_split(root: VocRoot, split: str, limit: int | None) -> list[AnnotatedIm
     Warns:
         UserWarning: Boxes without an area were dropped, or boxes that reach beyond their image were clipped.
     """
-    from PIL import Image, UnidentifiedImageError
-
     where = f"data 'voc:{root.path}'"
     list_file = f"ImageSets/Main/{split}.txt"
     if not root.exists(list_file):
         raise InputError(f"{where}: there is no {list_file}")
     # VOC's lists for one class have a second column.
-    names = [line.split()[0] for line in root.read(list_file).decode("utf-8").splitlines() if line.strip()]
+    try:
+        lines = root.read(list_file, _MOST_LIST_BYTES).decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: {list_file} is not text in UTF-8: {error}") from error
+    names = [line.split()[0] for line in lines if line.strip()]
     if not names:
         raise InputError(f"{where}: {list_file} names no image")
     names = names[:limit]
@@ -120,11 +135,8 @@ def read_split(root: VocRoot, split: str, limit: int | None) -> list[AnnotatedIm
     clipped: list[str] = []
     for name in names:
         file = f"JPEGImages/{name}.jpg"
-        try:
-            with Image.open(io.BytesIO(root.read(file))) as image:
-                size = image.size
-        except (OSError, UnidentifiedImageError, zipfile.BadZipFile) as error:
-            raise InputError(f"{where}: {file} is not an image that can be read: {error}") from error
+        with root.picture(file) as image:
+            size = image.size
         images.append(_read_annotation(root, name, file, size, dropped, clipped))
     for boxes, fate in (
         (dropped, "have no area inside their image and are dropped"),
@@ -142,23 +154,27 @@ def _read_annotation(
 ) -> AnnotatedImage:
     """Reads one annotation file; descriptions of boxes that are dropped or clipped are added to the two lists."""
     # An ordinary XML parser can be made to use unlimited memory by a file with nested entities.
-    from defusedxml import DefusedXmlException, ElementTree
+    from defusedxml import ElementTree
 
     where = f"data 'voc:{root.path}': Annotations/{name}.xml"
+    content = root.read(f"Annotations/{name}.xml", _MOST_XML_BYTES)
     try:
-        tree = ElementTree.fromstring(root.read(f"Annotations/{name}.xml"))
-    except (ElementTree.ParseError, DefusedXmlException, zipfile.BadZipFile, OSError) as error:
+        tree = ElementTree.fromstring(content)
+    except Exception as error:  # a parser raises many kinds: on an unknown encoding, on entities, on damaged text
         raise InputError(f"{where} cannot be read: {type(error).__name__}: {error}") from error
+    if sum(1 for _ in tree.iter("object")) > _MOST_OBJECTS:
+        raise InputError(f"{where}: it has more than {_MOST_OBJECTS:,} objects")
     objects: list[tuple[Box, str, bool]] = []
     for number, item in enumerate(tree.iter("object"), start=1):
         label = (item.findtext("name") or "").strip()
-        if not label:
-            raise InputError(f"{where}: object {number} has no name")
-        try:
-            corners = [float(item.findtext(f"bndbox/{side}") or "") for side in ("xmin", "ymin", "xmax", "ymax")]
-        except ValueError:
-            corners = [math.nan]
-        if not all(map(math.isfinite, corners)):
+        if not label or len(label) > _LONGEST_NAME:
+            raise InputError(f"{where}: object {number} has no name, or one longer than {_LONGEST_NAME} characters")
+        difficult = (item.findtext("difficult") or "0").strip()
+        if difficult not in ("0", "1"):
+            raise InputError(f"{where}: object {number}, {label!r}: difficult is {difficult!r}; expected 0 or 1")
+        texts = [(item.findtext(f"bndbox/{side}") or "").strip() for side in ("xmin", "ymin", "xmax", "ymax")]
+        corners = [float(text) if _NUMBER.fullmatch(text) else math.nan for text in texts]
+        if not all(abs(corner) <= _LARGEST_CORNER for corner in corners):
             raise InputError(f"{where}: object {number}, {label!r}, has no box of four numbers")
         description = f"{label} {[round(corner) for corner in corners]} in {name}"
         left, top, right, bottom = corners
@@ -170,6 +186,6 @@ def _read_annotation(
         # A left or top edge of 0 is not reported: writers that count from 0 produce it.
         if left < 0 or top < 0 or right > size[0] or bottom > size[1]:
             clipped.append(description)
-        objects.append((box, label, (item.findtext("difficult") or "0").strip() == "1"))
-    boxes, classes, difficult = zip(*objects, strict=True) if objects else ((), (), ())
-    return AnnotatedImage(name, file, size, tuple(boxes), tuple(classes), tuple(difficult))
+        objects.append((box, label, difficult == "1"))
+    boxes, classes, flags = zip(*objects, strict=True) if objects else ((), (), ())
+    return AnnotatedImage(name, file, size, tuple(boxes), tuple(classes), tuple(flags))

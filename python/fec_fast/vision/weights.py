@@ -1,21 +1,18 @@
-"""Weights: state dicts from safetensors or PyTorch files, loaded into a network."""
+"""Weights: the state dict of a file, loaded into a network."""
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ..utils.errors import CheckpointError, LayerError, list_some, nearest
+from ..utils.arguments import check_path
+from ..utils.errors import ArgumentError, CheckpointError, LayerError, list_some, nearest
 from ..utils.modules import check_not_made_for_inference, modules_of, named_tensors
 from ..utils.undo import all_or_nothing
+from .weight_files import read_weights
 
 
 def load_weights(model: nn.Module, file: str | Path) -> nn.Module:
@@ -32,12 +29,20 @@ def load_weights(model: nn.Module, file: str | Path) -> nn.Module:
 
     Raises:
         CheckpointError: The file is missing, cannot be read, or does not fit the model.
-        LayerError: The model has parameters on the meta device, which have no values.
+        LayerError: The model has parameters on the meta device, which have no values, or its state cannot be read.
+        ArgumentError: Not a module, or not a path.
         WeightError: The model was made in inference mode. After any error, and after Ctrl-C, the model is unchanged.
     """
-    path = Path(file)
-    state = _read_state(path)
-    own = model.state_dict()
+    path = check_path("file", file)
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"model: expected a torch.nn.Module, got a {type(model).__name__}")
+    state = read_weights(path)
+    try:
+        own = model.state_dict()
+    except Exception as error:  # of a module of the user's, or of a parameter that only a lazy module can store
+        raise LayerError(
+            f"model: its state cannot be read ({type(error).__name__}: {error}): give a whole model"
+        ) from error
     meta = next((key for key, value in own.items() if isinstance(value, Tensor) and value.is_meta), None)
     if meta is not None:
         raise LayerError(f"{meta!r} is on the meta device and cannot hold weights: call model.to_empty(device='cpu')")
@@ -81,33 +86,3 @@ def _trouble(tensor: Tensor) -> str:
     if tensor.layout != torch.strided:
         return f"{str(tensor.layout).removeprefix('torch.')}"
     return "quantised" if tensor.is_quantized else ""
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f"there is no weights file {path}")
-    loaded: Any
-    try:
-        if path.suffix == ".safetensors":
-            loaded = load_file(path)
-        else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds more than tensors (or is damaged) and is not read, because that could run code: "
-            "save model.state_dict(), preferably as safetensors"
-        ) from error
-    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read, it may be truncated: {error}") from error
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise CheckpointError(f"{path} holds no state dict (a mapping of names to tensors): save model.state_dict()")
-    return dict(_without_wrapper(loaded))
-
-
-def _without_wrapper(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yields names and tensors, without the ``module.`` that DataParallel puts before all names."""
-    wrapped = all(key.startswith("module.") for key in state)
-    for key, value in state.items():
-        yield (key.removeprefix("module.") if wrapped else key), value

@@ -82,6 +82,8 @@ def build(name: str, **kwargs: Any) -> nn.Module:
             returns something other than a module.
         MissingExtraError: The name begins with ``torchvision:`` and torchvision is not installed.
     """
+    if not isinstance(name, str) or "\0" in name:
+        raise InputError(f"name={name!r:.80}: write torchvision:NAME, zoo:NAME or path/to/file.py:factory")
     prefix, colon, rest = name.rpartition(":")
     if not colon or not prefix or not rest:
         raise InputError(

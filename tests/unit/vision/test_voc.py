@@ -140,7 +140,7 @@ def _entity(folder: Path) -> None:
         (lambda f: _lines(f, "val", "a\nf\n"), "a in train and in val"),
         (lambda f: _lines(f, "val", "e\nx\n"), "Annotations lacks x.xml, named in ImageSets/Main/val.txt"),
         (lambda f: (f / "JPEGImages/b.jpg").unlink(), "JPEGImages lacks b.jpg"),
-        (lambda f: (f / "JPEGImages/b.jpg").write_bytes(b"no image"), "JPEGImages/b.jpg is not an image"),
+        (lambda f: (f / "JPEGImages/b.jpg").write_bytes(b"no image"), "JPEGImages/b.jpg cannot be read"),
         (lambda f: _xml(f, "<annotation><object>"), "Annotations/a.xml cannot be read: ParseError"),
         (_entity, "Annotations/a.xml cannot be read: EntitiesForbidden"),
         (lambda f: _xml(f, "<annotation><object></object></annotation>"), "a.xml: object 1 has no name"),
@@ -184,7 +184,7 @@ def test_wrong_arguments_are_named(folder: Path, arguments: dict[str, Any], erro
 def test_image_that_breaks_off_in_the_middle_is_named(folder: Path) -> None:
     file = folder / "JPEGImages" / "e.jpg"
     file.write_bytes(file.read_bytes()[:700])
-    with pytest.raises(InputError, match="JPEGImages/e.jpg cannot be decoded"):
+    with pytest.raises(InputError, match="JPEGImages/e.jpg cannot be read"):
         next(iter(load_voc(folder)[1]))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from dataclasses import InitVar, dataclass, fields
 from typing import Any
 
@@ -82,7 +83,7 @@ class Budget:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ArgumentError(f"Budget({name}={value!r}): give a number")
         if name == "latency_ms":
-            if not (math.isfinite(value) and value > 0):
+            if not 0 < value <= sys.float_info.max:
                 raise BudgetError(f"Budget(latency_ms={value!r}): give a positive number of milliseconds")
         elif not 0 < value < 1:
             raise BudgetError(
@@ -162,6 +163,8 @@ class Budget:
         Raises:
             BudgetError: The text has another form, or the number is out of its range.
         """
+        if not isinstance(text, str):
+            raise BudgetError(f"text={text!r:.80}: write NAME=NUMBER, such as params=0.7")
         name, equals, target = text.partition("=")
         if not equals or name not in (*QUANTITIES, "latency"):
             hint = nearest(name, (*QUANTITIES, "latency"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ from ...graph.groups import CoupledChannels
 from ...plan.shapes import fingerprint
 from ...recovery.batch_norm import reestimate
 from ...scoring.formula import Formula
+from ...utils.arguments import batches_of, check_path
 from ...utils.batches import check_labels, images_and_labels
 from ...utils.distributed import launched_processes
 from ...utils.errors import ArgumentError, FecWarning, InputError, LayerError, PlanError, RatioError
@@ -176,6 +178,9 @@ class SensitivityMeter:
         Raises:
             FecError: As :func:`measure_sensitivity` says.
         """
+        folder = None if cache is None else check_path("cache", cache)
+        if isinstance(at, str | bytes) or not isinstance(at, Sequence) or not len(at):
+            raise ArgumentError(f"at={at!r:.80}: give at least one share, such as (0.1, 0.5)")
         for share in at:
             if not check_ratio("at", share) > 0:
                 raise RatioError(f"at={share!r}: give shares between 0 and 1")
@@ -195,7 +200,7 @@ class SensitivityMeter:
             return [job[1] if name == job[0] else 0 for name in names]
 
         labels_of_job = {job: context.removed_labels(counts_of(job)) for job in jobs}
-        store = None if cache is None else SensitivityCache(Path(cache), cache_key(context))
+        store = None if folder is None else SensitivityCache(folder, cache_key(context))
         if store is not None:
             self._values |= {labels_of_job[job]: value for job, value in store.values.items() if job in labels_of_job}
         team = launched_processes()
@@ -329,7 +334,9 @@ def _checked_calibration(context: PruningContext, calibration: Calibration) -> C
                 FecWarning,
                 stacklevel=5,
             )
-        return value
+        if not abs(value) <= sys.float_info.max:  # an integer may be beyond the range of float
+            raise InputError(f"the calibration returned {value} with {description}: return a finite number")
+        return float(value)
 
     return value_of
 
@@ -358,7 +365,7 @@ def check_labelled_loader(index: ModelIndex, loader: Iterable[Any], argument: st
     if isinstance(loader, Iterator):
         raise ArgumentError(f"{argument}: an iterator can be iterated only once; give a DataLoader or a list")
     classes = total = 0
-    for images, labels in map(images_and_labels, loader):
+    for images, labels in map(images_and_labels, batches_of(loader, "calibration")):
         if not total:
             with undisturbed(index):
                 logits = call_model(index.model, images[:1].to(device_of(index.model), copy=True))

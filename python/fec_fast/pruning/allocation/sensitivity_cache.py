@@ -6,12 +6,18 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Annotated, TypedDict
+
+import msgspec
 
 from ...utils.errors import InputError
 from ...utils.files import flush_folder, make_folders
+from ...utils.reading import MEGABYTE, parse_json, read_bytes
 from ...utils.weights import state_digest
 from ..context import PruningContext
 from ..criteria import ENTROPY_CRITERIA
+
+_MOST_BYTES = 16 * MEGABYTE  # some 100,000 values
 
 
 def cache_key(context: PruningContext) -> str:
@@ -30,6 +36,13 @@ def cache_key(context: PruningContext) -> str:
     return digest.hexdigest()
 
 
+class _Row(TypedDict):
+    key: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    set: str
+    removed: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+    value: float
+
+
 class SensitivityCache:
     """A folder of values, one JSON line per value, in one file per process so that processes do not share a file.
 
@@ -46,7 +59,7 @@ class SensitivityCache:
             key: What :func:`cache_key` returned; values under other keys are ignored.
 
         Raises:
-            InputError: ``folder`` is a file.
+            InputError: ``folder`` is a file, or a file in it holds something other than measured values.
         """
         if folder.exists() and not folder.is_dir():
             raise InputError(f"cache={str(folder)!r} is a file; name a folder")
@@ -54,12 +67,9 @@ class SensitivityCache:
         self._folder, self._key = folder, key
         self.values: dict[tuple[str, int], float] = {}
         for file in sorted(folder.glob("sensitivity-*.jsonl")):
-            for line in file.read_text(encoding="utf-8").splitlines():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:  # the last line of a process that was killed while it wrote
-                    continue
-                if row["key"] == key:
+            for number, line in enumerate(read_bytes(file, _MOST_BYTES, InputError).split(b"\n"), start=1):
+                row = _row(line, f"{file}, line {number}")
+                if row is not None and row["key"] == key:
                     self.values[row["set"], row["removed"]] = row["value"]
 
     def append(self, set_name: str, removed: int, value: float, rank: int) -> None:
@@ -80,6 +90,13 @@ class SensitivityCache:
             os.fsync(file.fileno())
         if is_new:
             flush_folder(self._folder)
+
+
+def _row(line: bytes, where: str) -> _Row | None:
+    """The value of a line; ``None`` for one that a process was writing when it was killed: not a whole object."""
+    if not (line.startswith(b"{") and line.rstrip().endswith(b"}")):
+        return None
+    return parse_json(line, _Row, f"{where}: delete this line and measure its value again: it", InputError)
 
 
 def _ends_with_newline(name: str) -> bool:

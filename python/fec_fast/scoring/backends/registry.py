@@ -119,6 +119,8 @@ def resolve(backend: str | ResolvedBackend, device: str = "cpu") -> ResolvedBack
     """
     if isinstance(backend, ResolvedBackend):
         return backend
+    if not isinstance(backend, str):
+        raise BackendError(f"backend={backend!r:.80}: give the name of one: {', '.join(['auto', *_BACKENDS])}")
     requested, name = backend, backend
     if requested == "auto":
         # The search ends at the first usable backend: to look at Triton means to read its package's metadata.

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...utils.arguments import batches_of
 from ...utils.batches import check_labels, images_and_labels
 from ...utils.errors import ArgumentError, InputError, missing_extra
-from ...utils.forward import evaluation_mode, undisturbed
+from ...utils.forward import call_model, evaluation_mode, undisturbed
 from ...utils.modules import device_of
 from ..batches import check_classification_data
 from ..distillation import Distillation, check_feature_layers
@@ -65,8 +66,10 @@ class Classification:
         device = device_of(model)
         metrics: _ClassificationMetrics | None = None
         with evaluation_mode(model):
-            for images, labels in map(images_and_labels, loader):
-                logits = model(images.to(device, copy=True)).float()  # a model may write to its input
+            for images, labels in map(images_and_labels, batches_of(loader, "val_loader")):
+                if not len(images):
+                    raise InputError("val_loader: a batch has no images: leave empty batches out")
+                logits = call_model(model, images.to(device, copy=True)).float()  # a model may write to its input
                 labels = labels.to(device)
                 if accelerator is not None:
                     # A prepared loader repeats images so that all processes have equally many batches. This call
@@ -77,7 +80,7 @@ class Classification:
                 metrics = metrics or _ClassificationMetrics(logits.shape[1], device, sum_over_processes=False)
                 metrics.update(logits, labels, F.cross_entropy(logits, labels, reduction="none"))
         if metrics is None:
-            raise InputError("the loader to evaluate on is empty")
+            raise InputError("val_loader: the loader to evaluate on is empty")
         return metrics.compute()
 
 

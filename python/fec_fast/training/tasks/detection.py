@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ...utils.arguments import batches_of, first_batch
 from ...utils.errors import ArgumentError, InputError, missing_extra, nearest
 from ...utils.forward import call_model, describe_tensors, evaluation_mode, map_tensors, undisturbed
 from ...utils.modules import device_of
-from ..batches import first_batch
 from ..distillation import FeatureDistillation, check_feature_layers
 from ..settings import TrainingSettings
 from .average_precision import AveragePrecisions, average_precisions
@@ -140,7 +140,7 @@ def evaluate_detector(
     detections: Targets = []
     targets: Targets = []
     with evaluation_mode(model):
-        for images, batch_targets in map(images_and_targets, loader):
+        for images, batch_targets in map(images_and_targets, batches_of(loader, "val_loader")):
             outputs = model(_to_device(images, device))
             pairs = list(zip(_to_device(outputs, "cpu"), _to_device(batch_targets, "cpu"), strict=True))
             if accelerator is not None:

@@ -1,0 +1,80 @@
+"""YAML within bounds: the values that JSON has, without references, which unfold to any size."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+from ..utils.errors import InputError, missing_extra
+
+# A recipe has some 2,000 characters. The parser of pyyaml takes a second for about 200,000.
+MOST_YAML_BYTES = 1 << 16
+_DEEPEST = 20
+_LARGEST = 1 << 53
+
+
+def parse_yaml(text: str) -> Any:
+    """Parses YAML.
+
+    Args:
+        text: At most 64 kB, nested at most 20 deep.
+
+    Returns:
+        Text, numbers, true or false, ``None``, and lists and mappings of them. The keys of mappings are text.
+
+    Raises:
+        InputError: The text is not YAML, is too large, or has a value of another kind: a reference, a date, a number
+            that is not finite. The message has no subject: it reads on from the name of the file.
+        MissingExtraError: pyyaml is not installed.
+    """
+    try:
+        import yaml
+    except ImportError as error:
+        raise missing_extra("pyyaml", "train", "recipes") from error
+    if len(text) > MOST_YAML_BYTES:
+        raise InputError(f"has {len(text):,} characters; at most {MOST_YAML_BYTES:,} are read")
+    try:
+        content = yaml.load(text, Loader=_loader())
+    except yaml.YAMLError as error:
+        raise InputError(f"is not YAML: {error}") from error
+    except RecursionError:
+        raise InputError("is nested too deeply") from None
+    except Exception as error:  # pyyaml lets errors of int() and of dates through
+        raise InputError(f"is not YAML: {type(error).__name__}: {error}") from error
+    _check(content, 0)
+    return content
+
+
+@functools.cache
+def _loader() -> Any:
+    """A loader without references; made when it is first used, for pyyaml is an extra."""
+    import yaml
+
+    class PlainLoader(yaml.SafeLoader):  # type: ignore[misc]  # pyyaml has no types
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("it has a reference (*name), which a recipe may not have: write the value again")
+            return super().compose_node(parent, index)
+
+    return PlainLoader
+
+
+def _check(value: Any, depth: int) -> None:
+    """Raises for a value that JSON does not have, or that is nested too deeply."""
+    if depth > _DEEPEST:
+        raise InputError(f"is nested too deeply: at most {_DEEPEST} levels")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise InputError(f"has the key {key!r}, which is not text: put it in quotes")
+            _check(inner, depth + 1)
+    elif isinstance(value, list):
+        for inner in value:
+            _check(inner, depth + 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"has the number {value}: give a finite one")
+    elif isinstance(value, int) and abs(value) > _LARGEST:
+        raise InputError(f"has a number of {value.bit_length()} bits: give one of at most 53")
+    elif not isinstance(value, str | int | float | None):
+        raise InputError(f"has a {type(value).__name__}, {value!r}: give text in quotes")

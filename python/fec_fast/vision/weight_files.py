@@ -1,0 +1,125 @@
+"""Weight files: state dicts from safetensors or PyTorch files, read without running code and within bounds."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..utils.errors import CheckpointError
+from ..utils.reading import MEGABYTE, check_tensor_file, open_archive
+
+# Tensors are stored as they are, so a file cannot unfold into more than its size. What can is the description of the
+# tensors in a PyTorch file: about 150 bytes each, of which a single one may stand for 70 bytes of memory.
+_MOST_DESCRIPTION_BYTES = 2 * MEGABYTE
+_MOST_DIRECTORY_BYTES = 4 * MEGABYTE
+_MOST_READS = 2_000_000
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Reads a state dict.
+
+    Args:
+        path: A safetensors file, or a .pth or .pt file with a state dict, plain or under the key ``"state_dict"``. Its
+            names may begin with ``"module."``, as DataParallel writes them.
+
+    Returns:
+        The tensors by name, on the CPU, without that ``"module."``.
+
+    Raises:
+        CheckpointError: The file is missing, cannot be read, holds more than tensors, or is too large.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no weights file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            check_tensor_file(path, CheckpointError)
+            loaded: Any = load_file(path)
+        else:
+            loaded = _read_torch(path)
+    except CheckpointError:
+        raise
+    except Exception as error:  # both libraries raise many kinds on damaged bytes
+        if type(error).__name__ == "UnpicklingError":
+            raise CheckpointError(
+                f"{path} holds more than tensors (or is damaged) and is not read, because that could run code: "
+                "save model.state_dict(), preferably as safetensors"
+            ) from error
+        kind = type(error).__name__
+        raise CheckpointError(f"{path} cannot be read, it may be truncated ({kind}: {error})") from error
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]
+    are_tensors = isinstance(loaded, Mapping) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
+    )
+    if not are_tensors or not loaded:
+        raise CheckpointError(f"{path} holds no state dict (a mapping of names to tensors): save model.state_dict()")
+    for name, value in loaded.items():
+        if value.layout is not torch.strided or value.is_quantized or not value.is_cpu:
+            raise CheckpointError(f"{path}: {name!r} is not a dense tensor with values: save dense tensors")
+    return dict(_without_wrapper(loaded))
+
+
+def _read_torch(path: Path) -> Any:
+    """Reads a PyTorch file of either format with ``weights_only=True``, which runs no code of the file's."""
+    if zipfile.is_zipfile(path):
+        _check_torch_archive(path)
+    with path.open("rb") as stream:
+        counted: Any = _CountedReads(path, stream)
+        return torch.load(counted, map_location="cpu", weights_only=True)
+
+
+def _check_torch_archive(path: Path) -> None:
+    with open_archive(path, _MOST_DIRECTORY_BYTES) as archive:
+        entries = archive.infolist()
+    size = path.stat().st_size
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or sum(e.file_size for e in entries) > size:
+        raise CheckpointError(f"{path} unfolds to more than its size, which torch.save never writes: save it again")
+    for entry in entries:
+        if entry.filename.endswith(".pkl") and entry.file_size > _MOST_DESCRIPTION_BYTES:
+            raise CheckpointError(
+                f"{path} describes its tensors in {entry.file_size:,} bytes; at most {_MOST_DESCRIPTION_BYTES:,} are "
+                "read, enough for 10,000: save model.state_dict() as safetensors"
+            )
+
+
+class _CountedReads:
+    """A file that may be read a bounded number of times: torch reads a description piece by piece."""
+
+    def __init__(self, path: Path, stream: BinaryIO) -> None:
+        self._path, self._stream, self._left = path, stream, _MOST_READS
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise CheckpointError(f"{self._path} describes too many tensors: save model.state_dict() as safetensors")
+
+    def read(self, size: int = -1) -> bytes:
+        self._count()
+        return self._stream.read(size)
+
+    def readline(self) -> bytes:
+        self._count()
+        return self._stream.readline()
+
+    def readinto(self, buffer: Any) -> int:
+        self._count()
+        return self._stream.readinto(buffer)  # type: ignore[attr-defined, no-any-return]  # a file opened by open has it
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+
+def _without_wrapper(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yields names and tensors, without the ``module.`` that DataParallel puts before all names."""
+    wrapped = all(key.startswith("module.") for key in state)
+    for key, value in state.items():
+        yield (key.removeprefix("module.") if wrapped else key), value
