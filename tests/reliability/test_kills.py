@@ -141,14 +141,15 @@ def test_the_cache_of_sensitivities(tmp_path: Path, kills: int) -> None:
 
 
 def test_a_line_that_a_kill_has_torn_is_measured_again(tmp_path: Path) -> None:
-    cache = sensitivity_cache.SensitivityCache(tmp_path, "key")
+    key = "0" * 64
+    cache = sensitivity_cache.SensitivityCache(tmp_path, key)
     cache.append("layer", 1, 0.5, rank=0)
     file = tmp_path / "sensitivity-0.jsonl"
     with file.open("a", encoding="utf-8") as stream:
-        stream.write('{"key": "key", "set": "lay')
-    assert sensitivity_cache.SensitivityCache(tmp_path, "key").values == {("layer", 1): 0.5}
+        stream.write('{"key": "' + key + '", "set": "lay')
+    assert sensitivity_cache.SensitivityCache(tmp_path, key).values == {("layer", 1): 0.5}
     cache.append("layer", 2, 0.25, rank=0)
-    assert sensitivity_cache.SensitivityCache(tmp_path, "key").values == {("layer", 1): 0.5, ("layer", 2): 0.25}
+    assert sensitivity_cache.SensitivityCache(tmp_path, key).values == {("layer", 1): 0.5, ("layer", 2): 0.25}
 
 
 def test_a_child_that_fails_is_noticed() -> None:

@@ -70,6 +70,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     package = sys.modules[resolve.__module__]
     monkeypatch.setitem(package._BACKENDS, "cuda", lambda: package.BackendInfo("cuda", True, True, ""))
     monkeypatch.setattr(ops, "_check_devices", lambda weights, backend: None)
+    monkeypatch.setattr(ops, "_check_backend_of_cpu", lambda backend: None)
 
     def operator(weights: Any, formula: Any, **options: Any) -> Any:
         return cuda.entropies(weights, formula, **options), -1

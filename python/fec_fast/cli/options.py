@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +35,7 @@ InputShape = Annotated[
 ]
 
 
+_MOST_ELEMENTS = 1 << 30  # of the example input, 4 GB
 Force = Annotated[bool, typer.Option("--force", help="Replaces what --out names.")]
 
 
@@ -87,7 +89,7 @@ def example_shape(model: str, text: str | None) -> tuple[int, ...]:
         The sizes.
 
     Raises:
-        InputError: The text is not made of positive whole numbers.
+        InputError: The text is not made of positive whole numbers, or the input would have too many elements.
     """
     if text is None:
         return zoo.input_shape(model)
@@ -97,6 +99,8 @@ def example_shape(model: str, text: str | None) -> tuple[int, ...]:
         raise InputError(f"--input-shape {text!r}: give whole numbers and commas, such as 1,3,224,224") from None
     if any(size < 1 for size in shape):
         raise InputError(f"--input-shape {text!r}: every size must be positive")
+    if math.prod(shape) > _MOST_ELEMENTS:
+        raise InputError(f"--input-shape {text:.80}: that is more than {_MOST_ELEMENTS:,} numbers; give a small batch")
     return shape
 
 
@@ -111,6 +115,6 @@ def example_input(model: str, text: str | None) -> Tensor:
         Normally distributed numbers.
 
     Raises:
-        InputError: The text is not made of positive whole numbers.
+        InputError: The text is not made of positive whole numbers, or the input would have too many elements.
     """
     return torch.randn(example_shape(model, text), generator=torch.Generator().manual_seed(0))

@@ -335,9 +335,13 @@ def _(*arguments: Any) -> list[Tensor]:
     """
     call = _Arguments(*arguments)
     _check_call(call, has_values=True)
-    if call.backend not in ("auto", "cpu"):
-        raise BackendError(f"backend={call.backend!r} does not run on CPU tensors; use 'cpu' or 'auto'")
+    _check_backend_of_cpu(call.backend)
     return _on_processor(call, apart=True)
+
+
+def _check_backend_of_cpu(backend: str) -> None:
+    if backend not in ("auto", "cpu"):
+        raise BackendError(f"backend={backend!r} does not run on CPU tensors; use 'cpu' or 'auto'")
 
 
 @torch.library.impl("fec_fast::entropy", "cuda")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from ..utils.arguments import first_batch
 from ..utils.batches import check_labels, images_and_labels
-from ..utils.errors import InputError
+from ..utils.errors import FecError, InputError
 from ..utils.forward import call_model, describe_tensors, undisturbed
 from ..utils.modules import device_of
 
@@ -43,17 +43,25 @@ def check_can_be_repeated(loader: Iterable[Any], name: str) -> None:
     """
     if isinstance(loader, DataLoader):  # with persistent workers it has one iterator, which begins anew
         return
-    try:
-        iterator = iter(loader)
-    except TypeError as error:
-        raise InputError(f"{name} is a {type(loader).__name__}, which cannot be gone through: {error}") from error
+    iterator, again = _iterator(loader, name), _iterator(loader, name)
     # Python's own iterators and generators return themselves, and never begin anew.
     is_iterator = isinstance(loader, types.GeneratorType) or type(loader).__module__ in ("builtins", "itertools")
-    if is_iterator if iterator is loader else iter(loader) is iterator:
+    if is_iterator if iterator is loader else again is iterator:
         raise InputError(
             f"{name} can be gone through only once, as its iterator is the same one each time; give a torch "
             "DataLoader, or a list of batches"
         )
+
+
+def _iterator(loader: Iterable[Any], name: str) -> Iterator[Any]:
+    """An iterator over a loader of the user's; what goes wrong in it becomes an error that names the argument."""
+    try:
+        return iter(loader)
+    except (FecError, OSError):
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+        raise InputError(f"{name}: {type(loader).__name__}.__iter__ raised {kind}: {error}; repair it") from error
 
 
 def batch_count(loader: Iterable[Any], name: str) -> int:

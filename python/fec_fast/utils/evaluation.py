@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -97,6 +97,6 @@ def measured_number(
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ArgumentError(f"{subject} returned a {type(value).__name__} {description}: return a number")
-    if not math.isfinite(value):
+    if not abs(value) <= sys.float_info.max:  # an integer may be beyond the range of float
         raise InputError(f"{subject} returned {value} {description}: return a finite number")
     return float(value)

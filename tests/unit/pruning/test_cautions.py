@@ -74,7 +74,7 @@ def test_sensitivity_warns_where_re_estimation_costs_the_dense_network(monkeypat
     def ruin(network: nn.Module, loader: object) -> None:
         nn.init.zeros_(network[1].weight)
 
-    monkeypatch.setattr(sensitivity, "recalibrate", ruin)
+    monkeypatch.setattr(sensitivity, "reestimate", ruin)
     with pytest.warns(fec_fast.FecWarning, match=r"costs the dense network 66.7 points of accuracy \(1.0000 before, "):
         fec_fast.measure_sensitivity(model, example, calibration, **options)
 
