@@ -68,7 +68,7 @@ def page(result: dict[str, Any]) -> str:
             '"Prunable" is the share of the output channels of all convolutions that can be removed; below',
             f"{UNEXPLAINED:.0%} the table gives the two most frequent reasons, with the number of channels. The plan",
             "of a pruned network lists what is kept, and why: `result.plan.pinned` and `result.plan.notes`.",
-            f'Where less than {ENOUGH:.0%} can go, the network is pruned again with `norms="renormalise"`, which lets',
+            f'Where less than {ENOUGH:.0%} can go, the network is pruned again with `norms="renormalise"`, which',
             "lets channels go that layer norms, weight standardisation and the like take together.",
         ),
         markdown_table(

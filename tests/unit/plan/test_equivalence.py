@@ -159,3 +159,30 @@ def test_scripted_and_compiled_submodules_are_pruned() -> None:
         assert all(parameter.is_leaf for parameter in result.model.parameters())
     with pytest.raises(fec_fast.ArgumentError, match="scripted or traced"):
         fec_fast.prune(torch.jit.script(head), torch.randn(1, 16, 4, 4))
+
+
+class Amplifying(nn.Module):
+    """In training mode a batch norm over two nearly equal values, whose difference rounding changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.mix, self.norm = nn.Conv2d(3, 300, 3), nn.Linear(4800, 64), nn.BatchNorm1d(64, eps=1e-30)
+        self.head = nn.Linear(64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            x = torch.cat([x[:1], x[:1] + 1e-12 * x[1:]])
+        x = self.mix(self.conv(x).relu().flatten(1))
+        return self.head(self.norm(x))
+
+
+def test_what_rounding_alone_changes_is_no_difference_and_is_said() -> None:
+    torch.manual_seed(0)
+    model, images = Amplifying().eval(), torch.randn(2, 3, 6, 6)
+    result = fec_fast.prune(model, images, ratio=0.5)
+    assert result.proof is not None and "drawn weights in training mode" in result.proof.runs
+    assert any("rounding alone changes" in note and "norm" in note for note in result.proof.notes)
+    with pytest.raises(fec_fast.EquivalenceError, match="training mode, more than 1e-09"):
+        fec_fast.verify_equivalence(model, result.model, result.plan, images, tolerance=1e-9)
+    for kind, place, faulty, plan in itertools.islice(faults(model, result, random.Random(0)), 40):
+        assert is_found(model, faulty, plan, images), (kind, place)
