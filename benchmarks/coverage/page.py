@@ -64,7 +64,8 @@ def page(result: dict[str, Any]) -> str:
         paragraph(
             "Every network, with random weights scaled so that its outputs depend on every layer, is pruned at ratio",
             "0.5, run forward and backward in evaluation and in training mode, compared with the masked original (in",
-            "float64, relative difference at most 1e-5), saved, loaded into a new instance and compared bit for bit.",
+            "float64; relative difference at most 1e-9, where no commit is recorded 1e-5), saved, loaded into a new",
+            "instance and compared bit for bit.",
             '"Prunable" is the share of the output channels of all convolutions that can be removed; below',
             f"{UNEXPLAINED:.0%} the table gives the two most frequent reasons, with the number of channels. The plan",
             "of a pruned network lists what is kept, and why: `result.plan.pinned` and `result.plan.notes`.",

@@ -83,7 +83,7 @@ def convolution(tracker: LabelTracker, call: OperatorCall) -> WeightUse | None:
     weight, bias, transposed = WeightOperand.of(tracker, call.args[1]), call.args[2], call.args[6]
     use = None if weight is None else _convolution_use(tracker, call, weight)
     if weight is None or use is None:
-        _refuse(tracker, call)
+        _refuse(tracker, call, _NOT_PLAIN if weight is None else _OTHERWISE)
         return None
     _finish(tracker, use, bias)
     _check_inputs(tracker, use, weight, call.args[0], 0 if transposed else 1)
@@ -95,6 +95,10 @@ def convolution(tracker: LabelTracker, call: OperatorCall) -> WeightUse | None:
 
 _NOT_PLAIN = (
     "has a weight that is not a parameter of the model (one that its code computes: store it in an ordinary layer)"
+)
+
+_OTHERWISE = (
+    "meets channels on another dimension than its own (a reshape before it), or other groups than its module holds"
 )
 
 

@@ -227,3 +227,11 @@ def test_a_vector_becomes_a_map_of_any_size(pixels: tuple[int, ...]) -> None:
     result = fec_fast.prune(model, torch.randn(2, 5), ratio=0.5)
     assert result.model[0].out_features == linear.out_features // 2 and result.model[2].in_channels == 4
     assert result.difference is not None and result.difference < 1e-6
+
+
+def test_the_reason_of_a_convolution_that_meets_positions_is_the_reshape() -> None:
+    """Of the numbers 16 and 24, which stand in the code, the longer one is taken for the channels."""
+    linear, conv = nn.Linear(10, 384), nn.Conv1d(16, 8, 3, padding=1)
+    model = nn.Sequential(linear, nn.Unflatten(1, (16, 24)), conv, nn.Flatten(), nn.Linear(192, 5)).eval()
+    with pytest.raises(fec_fast.LayerError, match="meets channels on another dimension than its own"):
+        fec_fast.prune(model, torch.randn(2, 10), ratio=0.5)
