@@ -60,5 +60,5 @@ def draw_sweep(
 
 
 def _markers(count: int) -> str:
-    """A marker per line: lines are told apart without colours too."""
+    """One marker per curve, so that curves differ without colours too."""
     return ("osD^vP<>X" * (1 + count // 9))[:count]

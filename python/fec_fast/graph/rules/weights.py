@@ -294,9 +294,11 @@ def _weight_norm(tracker: LabelTracker, call: OperatorCall) -> None:
     """Divides each slice of a direction by its norm, and multiplies it by a scale (Salimans & Kingma, 2016)."""
     direction, scale = (_labels_of(tracker, operand) for operand in call.args[:2])
     dim = (call.args[2] if len(call.args) > 2 else 0) % len(direction.axes)
-    channels = _take_together(tracker, call, direction, [other for other in range(len(direction.axes)) if other != dim])
+    channel_dim = _take_together(
+        tracker, call, direction, [other for other in range(len(direction.axes)) if other != dim]
+    )
     own = {dim: _united(tracker, call, [direction.axes[dim], scale.axes[dim]])}
-    of_weight = own if channels is None else own | {channels: direction.axes[channels]}
+    of_weight = own if channel_dim is None else own | {channel_dim: direction.axes[channel_dim]}
     for result, vectors in zip(call.results, (of_weight, own), strict=True):  # the weight, and the norms
         axes = tuple(vectors.get(other) for other in range(result.dim()))
         zeros = tuple(other in vectors for other in range(result.dim()))
@@ -306,14 +308,15 @@ def _weight_norm(tracker: LabelTracker, call: OperatorCall) -> None:
 def _normalise(tracker: LabelTracker, call: OperatorCall) -> None:
     """Batch norm as weight standardisation uses it: each filter is a channel, its weights the positions."""
     labels = _labels_of(tracker, call.operands[0])
-    channels = _take_together(tracker, call, labels, [0, 2], kernel_from=3)
+    channel_dim = _take_together(tracker, call, labels, [0, 2], kernel_from=3)
     per_channel = [_labels_of(tracker, tensor) for tensor in call.args[1:3] if tensor is not None]
     vector = _united(tracker, call, [labels.axes[1], *(each.axes[0] for each in per_channel)])
     result = call.result[0]
-    axes = tuple(vector if dim == 1 else labels.axes[dim] if dim == channels else None for dim in range(result.dim()))
+    vectors = {1: vector} if channel_dim is None else {1: vector, channel_dim: labels.axes[channel_dim]}
+    axes = tuple(vectors.get(dim) for dim in range(result.dim()))
     zero_filter = vector is not None and labels.zeros[1] and all(each.zeros[0] for each in per_channel)
     # Along the dimension of the statistics, the original's norm leaves zeros where it runs over the kept channels.
-    zeros = tuple(zero_filter if dim == 1 else dim == channels for dim in range(result.dim()))
+    zeros = tuple(zero_filter if dim == 1 else dim == channel_dim for dim in range(result.dim()))
     tracker.set_weight_labels(result, WeightLabels(axes, zeros, labels.source))
 
 

@@ -361,7 +361,7 @@ def check_labelled_loader(index: ModelIndex, loader: Iterable[Any], argument: st
     if isinstance(loader, Iterator):
         raise ArgumentError(f"{argument}: an iterator can be iterated only once; give a DataLoader or a list")
     classes = total = 0
-    for images, labels in map(images_and_labels, batches_of(loader, "calibration")):
+    for images, labels in map(images_and_labels, batches_of(loader, argument)):
         if not total:
             with undisturbed(index):
                 logits = call_model(index.model, images[:1].to(device_of(index.model), copy=True))
