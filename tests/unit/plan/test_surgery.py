@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import sys
 from typing import NamedTuple
 
 import pytest
@@ -16,6 +15,7 @@ from fec_fast.plan import surgery
 from fec_fast.utils.modules import named_tensors
 from fec_fast.vision import networks
 from helpers.divided import divided_network
+from helpers.interruptions import Interrupted, raise_at
 from helpers.networks import SharedWeight
 
 
@@ -77,35 +77,12 @@ def mobilenet() -> nn.Module:
     return pytest.importorskip("torchvision").models.mobilenet_v3_small(num_classes=10, width_mult=0.25)
 
 
-class Interrupted(BaseException):
-    pass
-
-
 SWEEP = (pytest.mark.slow, pytest.mark.sweep)
 
 
 def interrupt(call, at: int | None) -> int:
     """Makes a call, raising just before its `at`-th step: a line or a return of surgery.py. Returns the steps made."""
-    steps = 0
-
-    def trace(frame, event, argument):
-        nonlocal steps
-        if frame.f_code.co_filename != surgery.__file__:
-            return None
-        if event in ("line", "return"):
-            steps += 1
-            if steps == at:
-                sys.settrace(None)
-                raise Interrupted
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
-    return steps
+    return raise_at(call, at, {surgery.__file__})
 
 
 @pytest.mark.parametrize(
