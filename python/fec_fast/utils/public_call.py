@@ -1,4 +1,4 @@
-"""Public functions that run a user's model: Ctrl-C ends them, is not lost, and leaves none of torch's modes behind."""
+"""Public functions that call foreign code: Ctrl-C ends them, is not lost, and leaves none of torch's modes behind."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _R = TypeVar("_R")
 
 
 def interruptible(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Decorates a public function that runs a user's model.
+    """Decorates a public function that runs a user's model, or reads a file by functions of torch.
 
-    A Ctrl-C that Python or the model's code ignores is raised again at the next operator, or at the end. A ``with``
+    A Ctrl-C that Python or the foreign code ignores is raised again at the next operator, or at the end. A ``with``
     statement does not leave its context if Ctrl-C arrives when it is about to. So what it was to put back is put back
     here: the contexts of this package, torch's modes (which would watch every operator of the process from then on),
     and whether gradients are computed.

@@ -11,10 +11,13 @@ from torch.nn.parameter import is_lazy
 from ..utils.arguments import check_path
 from ..utils.errors import ArgumentError, CheckpointError, LayerError, list_some, nearest
 from ..utils.modules import check_not_made_for_inference, modules_of, named_tensors
+from ..utils.public_call import interruptible
 from ..utils.undo import all_or_nothing
 from .weight_files import read_weights
 
 
+# Torch reads a file through a function of ours, and makes another error of the Ctrl-C that is raised in there.
+@interruptible
 def load_weights(model: nn.Module, file: str | Path) -> nn.Module:
     """Loads the weights of a file into a network, all of them or none.
 
