@@ -39,6 +39,14 @@ def blood_cells(namespace: Namespace, folder: Path, monkeypatch: pytest.MonkeyPa
     short_training(namespace, folder, monkeypatch)
 
 
+def own_boxes(namespace: Namespace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rectangles of two colours in place of the reader's images with boxes."""
+    from helpers.detection import rectangles
+
+    rectangles(folder / "my-images")
+    short_training(namespace, folder, monkeypatch)
+
+
 def short_training(namespace: Namespace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One epoch in place of many."""
     finetune = fec_fast.finetune

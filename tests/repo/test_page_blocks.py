@@ -15,7 +15,7 @@ import torch
 import typer
 
 from fec_fast.cli.app import app
-from helpers.page_stand_ins import StandIn, blood_cells, trained_resnet
+from helpers.page_stand_ins import StandIn, blood_cells, own_boxes, trained_resnet
 from helpers.pages import PAGES, ROOT, blocks, commands, name_of
 
 
@@ -28,15 +28,23 @@ class Needs(NamedTuple):
 
 
 _TRAINING = ("accelerate", "torchmetrics", "sklearn")
+_DETECTION = ("torchvision", "PIL", "defusedxml", "pycocotools", "accelerate", "matplotlib")
 NEEDS = {
     "README.md": Needs(("torchvision", "accelerate", "torchmetrics", "matplotlib"), True, trained_resnet),
     "docs/budgets.md": Needs(("torchvision",), True),
+    "docs/coming-from.md": Needs(("torchvision", "torch_pruning")),
+    "docs/index.md": Needs((*_TRAINING, "matplotlib"), True),
+    "docs/tutorials/classifier.md": Needs((*_TRAINING, "matplotlib"), True),
+    "docs/tutorials/detector.md": Needs(_DETECTION, True, own_boxes),
+    "docs/tutorials/during-training.md": Needs(_TRAINING, True),
+    "docs/tutorials/onnx.md": Needs(("onnxscript", "onnxruntime"), True),
+    "docs/tutorials/without-labels.md": Needs(_TRAINING, True),
     "docs/choosing.md": Needs((*_TRAINING, "matplotlib"), True),
     "docs/couplings.md": Needs(("torchvision", "torch_pruning", "onnxscript", "onnxruntime"), True),
     "docs/finetuning.md": Needs((*_TRAINING, "torchvision"), True),
     "docs/report.md": Needs(("matplotlib",)),
     "docs/scale.md": Needs(("torchvision",)),
-    "docs/ssd.md": Needs(("torchvision", "PIL", "defusedxml", "pycocotools", "accelerate"), True, blood_cells),
+    "docs/ssd.md": Needs(_DETECTION, True, blood_cells),
 }
 WITH_PYTHON = [page for page in PAGES if any(block.language in ("python", "py") for block in blocks(page))]
 NOT_RUN = {
