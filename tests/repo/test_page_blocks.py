@@ -5,94 +5,29 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
-import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import pytest
-import torch
 import typer
 
 from fec_fast.cli.app import app
-from helpers.page_stand_ins import StandIn, blood_cells, own_boxes, trained_resnet
-from helpers.pages import PAGES, ROOT, blocks, commands, name_of
+from helpers.page_runs import NEEDS, WITH_PYTHON, assert_page_runs, parameters
+from helpers.pages import DOCS, PAGES, ROOT, blocks, commands, name_of
 
-
-class Needs(NamedTuple):
-    """What the blocks of a page need: optional packages, time, and stand-ins for what the reader has."""
-
-    packages: tuple[str, ...] = ()
-    slow: bool = False
-    stand_in: StandIn | None = None
-
-
-_TRAINING = ("accelerate", "torchmetrics", "sklearn")
-_DETECTION = ("torchvision", "PIL", "defusedxml", "pycocotools", "accelerate", "matplotlib")
-NEEDS = {
-    "README.md": Needs(("torchvision", "accelerate", "torchmetrics", "matplotlib"), True, trained_resnet),
-    "docs/budgets.md": Needs(("torchvision",), True),
-    "docs/coming-from.md": Needs(("torchvision", "torch_pruning")),
-    "docs/index.md": Needs((*_TRAINING, "matplotlib"), True),
-    "docs/tutorials/classifier.md": Needs((*_TRAINING, "matplotlib"), True),
-    "docs/tutorials/detector.md": Needs(_DETECTION, True, own_boxes),
-    "docs/tutorials/during-training.md": Needs(_TRAINING, True),
-    "docs/tutorials/onnx.md": Needs(("onnxscript", "onnxruntime"), True),
-    "docs/tutorials/without-labels.md": Needs(_TRAINING, True),
-    "docs/choosing.md": Needs((*_TRAINING, "matplotlib"), True),
-    "docs/couplings.md": Needs(("torchvision", "torch_pruning", "onnxscript", "onnxruntime"), True),
-    "docs/finetuning.md": Needs((*_TRAINING, "torchvision"), True),
-    "docs/report.md": Needs(("matplotlib",)),
-    "docs/scale.md": Needs(("torchvision",)),
-    "docs/ssd.md": Needs(_DETECTION, True, blood_cells),
-}
-WITH_PYTHON = [page for page in PAGES if any(block.language in ("python", "py") for block in blocks(page))]
+TUTORIALS = DOCS / "tutorials"  # test_tutorial_blocks.py runs them: another process, where there are several
 NOT_RUN = {
     "docs/budgets.md": 1,  # milliseconds of another machine
     "docs/gpu.md": 1,  # needs a GPU
 }
 
 
-def run_blocks(page: Path, namespace: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> int:
-    """Runs the Python blocks of a page in one namespace; returns how many.
-
-    A block without a language that follows one of Python is what that prints, shortened.
-    """
-    ran, printed, before = 0, "", ""
-    for block in blocks(page):
-        if block.language == "python" and block.reason is None:
-            # Empty lines before the block make the line numbers of a failure those of the page.
-            exec(compile("\n" * (block.line - 1) + block.source, str(page), "exec"), namespace)
-            ran, printed = ran + 1, capsys.readouterr().out
-        elif not block.language and before == "python":
-            missing = [row for row in block.source.splitlines() if row != "..." and row not in printed.splitlines()]
-            assert not missing, f"{name_of(page)}, line {block.line}: not printed: {missing}"
-        before = block.language
-    return ran
-
-
-@pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(page, marks=[pytest.mark.slow] if NEEDS.get(name_of(page), Needs()).slow else [], id=name_of(page))
-        for page in WITH_PYTHON
-    ],
-)
+@pytest.mark.parametrize("page", parameters([page for page in WITH_PYTHON if page.parent != TUTORIALS]))
 def test_the_blocks_of_a_page_run(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    needs = NEEDS.get(name_of(page), Needs())
-    for package in needs.packages:
-        pytest.importorskip(package)
-    monkeypatch.chdir(tmp_path)
-    namespace: dict[str, Any] = {"__name__": "page"}
-    with warnings.catch_warnings(), torch.random.fork_rng():
-        warnings.simplefilter("ignore")
-        torch.manual_seed(0)
-        if needs.stand_in is not None:
-            needs.stand_in(namespace, tmp_path, monkeypatch)
-        ran = run_blocks(page, namespace, capsys)
-    assert ran == sum(block.language == "python" and block.reason is None for block in blocks(page))
+    assert_page_runs(page, tmp_path, monkeypatch, capsys)
 
 
 def test_few_blocks_are_not_run_and_say_why() -> None:
