@@ -8,7 +8,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import typer
 
@@ -60,20 +59,28 @@ PROGRAM = [
 MODULES = sorted({name for _, _, command in COMMANDS for name in re.findall(r"-m (benchmarks[\w.]*)", command)})
 
 
+def parse(words: list[str]) -> None:
+    """Parses a command as the program does, and runs nothing; raises a usage error."""
+    command: Any = typer.main.get_command(app)
+    context, left, name = None, list(words), "fec-fast"
+    while True:
+        context = command.make_context(name, left, parent=context)
+        left = [*getattr(context, "_protected_args", []), *context.args]
+        if not left or not hasattr(command, "resolve_command"):
+            return
+        name, command, left = command.resolve_command(context, left)
+
+
 @pytest.mark.parametrize("words", PROGRAM)
 def test_the_command_line_takes_the_commands_of_the_pages(words: list[str]) -> None:
-    """Commands, options and the numbers of arguments are those of the program; files need not exist."""
-    program: Any = typer.main.get_command(app)
-    with click.Context(program, info_name="fec-fast") as context:
-        while isinstance(program, click.Group):
-            while words and words[0].startswith("-"):
-                option, words = words[0], words[1:]
-                assert any(option in parameter.opts for parameter in program.params), option
-            if not words:
-                return
-            name, program, words = program.resolve_command(context, list(words))
-            assert program is not None, name
-        program.make_parser(context).parse_args(list(words))  # an unknown option raises click.UsageError
+    """Commands, options, their types and the numbers of arguments are those of the program; files need not exist."""
+    parse(words)
+
+
+@pytest.mark.parametrize("words", ["prune", "prune a b", "prun zoo:vgg-digits", "prune a --bogus 1", "export onnx a"])
+def test_a_wrong_command_is_seen(words: str) -> None:
+    with pytest.raises(Exception, match="(?i)missing|unexpected|no such"):
+        parse(words.split())
 
 
 def test_there_are_commands_in_the_pages() -> None:
