@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from helpers.page_stand_ins import StandIn, blood_cells, own_boxes, trained_resnet
+from helpers.page_stand_ins import StandIn, blood_cells, few_digits, own_boxes, trained_resnet
 from helpers.pages import PAGES, blocks, name_of
 
 
@@ -27,12 +27,12 @@ NEEDS = {
     "README.md": Needs(("torchvision", "accelerate", "torchmetrics", "matplotlib"), True, trained_resnet),
     "docs/budgets.md": Needs(("torchvision",), True),
     "docs/coming-from.md": Needs(("torchvision", "torch_pruning")),
-    "docs/index.md": Needs((*_TRAINING, "matplotlib"), True),
-    "docs/tutorials/classifier.md": Needs((*_TRAINING, "matplotlib"), True),
+    "docs/index.md": Needs((*_TRAINING, "matplotlib"), True, few_digits),
+    "docs/tutorials/classifier.md": Needs((*_TRAINING, "matplotlib"), True, few_digits),
     "docs/tutorials/detector.md": Needs(_DETECTION, True, own_boxes),
-    "docs/tutorials/during-training.md": Needs(_TRAINING, True),
+    "docs/tutorials/during-training.md": Needs(_TRAINING, True, few_digits),
     "docs/tutorials/onnx.md": Needs(("onnxscript", "onnxruntime"), True),
-    "docs/tutorials/without-labels.md": Needs(_TRAINING, True),
+    "docs/tutorials/without-labels.md": Needs(_TRAINING, True, few_digits),
     "docs/choosing.md": Needs((*_TRAINING, "matplotlib"), True),
     "docs/couplings.md": Needs(("torchvision", "torch_pruning", "onnxscript", "onnxruntime"), True),
     "docs/finetuning.md": Needs((*_TRAINING, "torchvision"), True),

@@ -47,6 +47,11 @@ def own_boxes(namespace: Namespace, folder: Path, monkeypatch: pytest.MonkeyPatc
     short_training(namespace, folder, monkeypatch)
 
 
+def few_digits(namespace: Namespace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 of each digit in place of all: what the pages print of accuracies is not compared."""
+    monkeypatch.setattr(fec_fast.data, "load", functools.partial(fec_fast.data.load, limit=40))
+
+
 def short_training(namespace: Namespace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One epoch in place of many."""
     finetune = fec_fast.finetune
