@@ -10,6 +10,7 @@
 - ``recipes``: results of the recipes (docs/results.md).
 - ``gpu``: the kernels on a GPU, their resources and costs (the table of docs/gpu.md, docs/gpu_resources.md,
   docs/gpu_cost.md).
+- ``pictures``: the pictures of README.md and docs/how-it-works.md.
 - ``imports``: the time that ``import fec_fast`` takes.
 
 ``run.py`` measures and writes ``results/*.json``; ``page.py`` writes the page from it, which ``--page-only`` repeats.

@@ -130,7 +130,7 @@ def _method(document: dict[str, Any], seeds: Seeds, arm: Arm) -> list[str]:
             f"{dense['macs'] / 1e6:.0f} M multiply-accumulates.",
         ),
         paragraph(
-            f"**Training.** `fec_fast.finetune(..., task=Detection())`: AdamW, {settings['epochs']} epochs in bfloat16",
+            f"**Training.** `fec_fast.finetune(..., task=task)`: AdamW, {settings['epochs']} epochs in bfloat16",
             "from random weights. Then the dense network is trained further and pruned copies are fine-tuned, for",
             f"{' or '.join(map(str, settings['extra_epochs']))} epochs with equal settings, on the same images in the",
             f"same order{imitated if settings['imitate'] else ''}. Wall time in seconds (other work on the machine was",
@@ -220,12 +220,15 @@ def _script(settings: dict[str, Any], arm: Arm) -> list[str]:
     return [
         heading("The same in a script"),
         code(
-            "from fec_fast.training.tasks.detection import Detection, evaluate_detector",
-            "from fec_fast.vision.voc import load_voc",
+            "import torch",
             "",
-            f'train, held_out = load_voc("bccd-voc.zip", {settings["batch"]}, image_size={size}, augment="microscope")',
-            'model = fec_fast.vision.zoo.build("zoo:ssd-small", num_classes=len(train.dataset.classes) + 1)',
-            f'fec_fast.finetune(model, train, task=Detection(), epochs={settings["epochs"]}, optimizer="adamw", '
+            "import fec_fast",
+            "",
+            "task = fec_fast.detection.Detection()",
+            f'train, held_out = fec_fast.voc.load_voc("bccd-voc.zip", {settings["batch"]}, image_size={size}, '
+            'augment="microscope")',
+            'model = fec_fast.zoo.build("zoo:ssd-small", num_classes=len(train.dataset.classes) + 1)',
+            f'fec_fast.finetune(model, train, task=task, epochs={settings["epochs"]}, optimizer="adamw", '
             f"lr={settings['lr']})",
             "result = fec_fast.prune(",
             "    model,",
@@ -235,9 +238,10 @@ def _script(settings: dict[str, Any], arm: Arm) -> list[str]:
             '    criterion="fec",',
             f'    ratios="{arm.policy}",',
             ")",
-            f'fec_fast.finetune(result.model, train, task=Detection(), epochs={arm.epochs}, optimizer="adamw", '
+            f'fec_fast.finetune(result.model, train, task=task, epochs={arm.epochs}, optimizer="adamw", '
             f"lr={settings['extra_lr']}{teacher})",
-            "print(evaluate_detector(result.model, held_out))  # COCO, VOC 2007 and VOC with all points, by class",
+            "# COCO, VOC 2007 and VOC with all points, by class",
+            "print(fec_fast.detection.evaluate_detector(result.model, held_out))",
             language="python",
         ),
         paragraph(

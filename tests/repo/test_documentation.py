@@ -1,61 +1,13 @@
-"""The pages: their Python blocks run and print what the page shows, links lead somewhere, the README is short."""
+"""The pages: links lead somewhere, tables are whole, the README is short. Their blocks: test_page_blocks.py."""
 
 from __future__ import annotations
 
 import re
-import warnings
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
-
-
-@pytest.mark.parametrize(
-    ("name", "packages", "blocks"),
-    [
-        pytest.param(
-            "couplings",
-            ("torchvision", "torch_pruning", "onnxscript", "onnxruntime"),
-            15,
-            marks=pytest.mark.slow,
-        ),
-        pytest.param("budgets", ("torchvision",), 7, marks=pytest.mark.slow),
-        pytest.param(
-            "choosing",
-            ("accelerate", "torchmetrics", "sklearn", "matplotlib"),
-            6,
-            marks=pytest.mark.slow,
-        ),
-        ("finetuning", ("accelerate", "torchmetrics", "torchvision", "sklearn"), 4),
-        ("scale", ("torchvision",), 1),
-        ("report", ("matplotlib",), 1),
-    ],
-)
-def test_the_blocks_of_a_page_run(name, packages, blocks, tmp_path, monkeypatch, capsys) -> None:
-    for package in packages:
-        pytest.importorskip(package)
-    monkeypatch.chdir(tmp_path)
-    page = DOCS / f"{name}.md"
-    text = page.read_text(encoding="utf-8")
-    namespace: dict[str, object] = {"__name__": "page"}
-    ran, printed = 0, ""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for block in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-            language, source = block.groups()
-            if language == "python":
-                # Empty lines before the block make the line numbers of a failure those of the page.
-                before = "\n" * text[: block.start(2)].count("\n")
-                exec(compile(before + source, str(page), "exec"), namespace)
-                ran, printed = ran + 1, capsys.readouterr().out
-            elif not language:  # what the block before printed, shortened
-                missing = [row for row in source.splitlines() if row != "..." and row not in printed.splitlines()]
-                assert not missing
-    assert ran == text.count("```python") == blocks
-    assert (tmp_path / "pruned.onnx").is_file() == (name == "couplings")
+from helpers.pages import PAGES, ROOT
 
 
 def test_the_readme_is_short() -> None:

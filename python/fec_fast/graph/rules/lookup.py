@@ -17,9 +17,8 @@ from .registry import RULES, DataDependentError, MacsFunction, OperatorRule, Sha
 _COUNTED_BY_TORCH = ("mm", "conv", "attention")  # parts of names
 
 
-@functools.cache
 def rule_of(func: Any) -> OperatorRule:
-    """The rule of an operator; it is put together once and kept.
+    """The rule of an operator; it is put together once and kept, until further rules are registered.
 
     Args:
         func: An ATen operator, or one of another library: a ``torch._ops.OpOverload``.
@@ -28,6 +27,12 @@ def rule_of(func: Any) -> OperatorRule:
         The registered rule. What it leaves out, and an operator without a rule, is filled up as the docstring of
         :mod:`fec_fast.graph.rules.registry` says.
     """
+    return _rule_of(func, len(RULES))
+
+
+@functools.cache
+def _rule_of(func: Any, registered: int) -> OperatorRule:
+    """See :func:`rule_of`. ``registered``, the number of rules, makes the kept rule of an earlier state a miss."""
     name, overload = operator_name(func).removeprefix("aten::"), func.name().removeprefix("aten::")
     rule = RULES.get(overload) or RULES.get(name)
     has_own_arguments = overload in RULES  # the default overload, whose name has no suffix, or one that is registered

@@ -1,0 +1,3 @@
+from benchmarks.pictures.run import main
+
+main()
