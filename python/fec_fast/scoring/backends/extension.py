@@ -23,5 +23,7 @@ def remedy() -> str:
     """Says how to install the compiled kernels."""
     compiler = "the compiled kernels need a C++ compiler (Debian: `apt install g++`; Fedora: `dnf install gcc-c++`)"
     text = _COMPILERS.get(sys.platform, compiler)
-    again = "" if sys.platform == "win32" else ", then `pip install --force-reinstall --no-cache-dir` of fec_fast"
-    return text + again
+    again = "pip install --force-reinstall --no-deps --no-cache-dir --no-binary fec-fast fec-fast"
+    return (
+        text if sys.platform == "win32" else f"{text}, then `{again}` (in a clone: `pip install --force-reinstall .`)"
+    )
