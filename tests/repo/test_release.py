@@ -53,7 +53,7 @@ def test_the_version_is_the_tag(sources: Path, tmp_path: Path) -> None:
     git(sources, "init")
     git(sources, "add", ".")
     git(sources, "commit", "-m", "first")
-    assert re.fullmatch(r"0\.0\.1\.dev1\+g[0-9a-f]+", version_of(sources))
+    assert re.fullmatch(r"0\.(0\.)?1\.dev1\+g[0-9a-f]+", version_of(sources))
     git(sources, "tag", "v1.2.3")
     assert version_of(sources) == "1.2.3"
     git(sources, "archive", "--output", str(tmp_path / "archive.tar"), "HEAD")
