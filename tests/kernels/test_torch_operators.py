@@ -19,7 +19,6 @@ from fec_fast.scoring.formula import Formula
 from fec_fast.utils.errors import BackendError, FecWarning, FormulaError, WeightError
 from helpers.formula_cases import cases, sortable, tolerance
 
-
 needs_kernels = pytest.mark.skipif(not cpu.built(), reason="needs the compiled kernels")
 
 
