@@ -100,9 +100,9 @@ def main() -> None:
     torch.set_num_threads(1)
     result = read_result(RESULT)
     run = run_number(result)
-    module: Any = NoKernels(cpu._native)
+    module: Any = NoKernels(cpu.extension.native)
     with (
-        mock.patch.object(cpu, "_native", module),
+        mock.patch.object(cpu.extension, "native", module),
         mock.patch.object(cuda, "compiled", lambda: module),
         mock.patch.object(cuda, "stream_of", lambda device: (0, 0)),
     ):

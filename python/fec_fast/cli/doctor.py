@@ -75,7 +75,7 @@ def _tools() -> list[_Finding]:
         _Finding("torch", "ok", f"{torch.__version__}, built for {_built_for()}"),
     ]
     compiler = next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)
-    needed = "needed to install from source only: Debian: apt install g++; Fedora: dnf install gcc-c++"
+    needed = "needed to install the compiled kernels from source: Debian: apt install g++; Fedora: dnf install gcc-c++"
     findings.append(_Finding("compiler", "ok", compiler) if compiler else _Finding("compiler", "missing", needed))
     nvcc = shutil.which("nvcc")
     text = nvcc or "needed to compile the CUDA kernels only (NVIDIA's CUDA toolkit, then FEC_CUDA=ON pip install .)"
@@ -105,10 +105,11 @@ def _driver() -> str | None:
 
 
 def _backends() -> list[_Finding]:
-    return [
-        _Finding(f"backend {name}", "ok" if backend.usable else "note", backend.reason or "usable")
-        for name, backend in backends().items()
-    ]
+    found = backends()
+    built = found["cpu"].built
+    states = {name: "ok" if backend.usable else "note" for name, backend in found.items()}
+    states |= {"cpu": states["cpu"] if built else "missing", "torch": "ok" if built else "note"}
+    return [_Finding(f"backend {name}", states[name], backend.reason) for name, backend in found.items()]
 
 
 def _extras() -> list[_Finding]:

@@ -169,7 +169,7 @@ def couplings(model: nn.Module, example_inputs: Any, *, ignore: Sequence[str] = 
             formula=Formula(),
             sides="both",
             ignore=tuple(ignore),
-            backend=resolve("cpu"),
+            backend=resolve("auto"),
         )
         context = find_plan(context, AllocationRequest(ratio=0.5), verify=False).context
         trace, coupling = context.trace, context.coupling

@@ -271,9 +271,11 @@ def score_model(
         model: The model; it may be wrapped by ``DataParallel``, ``DistributedDataParallel`` or ``torch.compile``, and
             may be on any device.
         formula: The formula of the entropy; ``None`` is ``Formula()``.
-        backend: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"triton"``. A backend that is named is never replaced by
-            another. ``"auto"`` is the CPU for weights on the CPU; for weights on a CUDA device it is the CUDA kernels,
-            else those of Triton, else (with a warning that gives the reasons) the CPU.
+        backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"torch"`` (torch's operators: slow, needs no
+            compiled kernels). A backend that is named is never replaced by another. ``"auto"`` is the CPU for weights
+            on the CPU (torch's operators, with one warning, where the CPU's kernels are not installed); for weights on
+            a CUDA device it is the CUDA kernels, else those of Triton, else (with a warning that gives the reasons) the
+            CPU.
         layers: ``None`` for every convolution, plain or transposed, of one to three dimensions; or a list
             of layer names and module classes, such as ``[nn.Conv2d, nn.Linear, "head"]``.
 

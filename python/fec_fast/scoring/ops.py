@@ -15,12 +15,14 @@ from torch import Tensor
 from ..utils.errors import ArgumentError, BackendError, FecWarning, FormulaError, WeightError, nearest
 from ..utils.weights import first_not_finite
 from . import reference
-from .backends import cpu, cuda, triton
+from .backends import cpu, cuda, torch_operators, triton
 from .backends.layout import algorithm_for, filter_count
 from .backends.registry import ResolvedBackend, backends, resolve
 from .formula import Formula
 from .gpu_check import cross_check
 from .weight_checks import check_algorithm, check_filters, check_lengths, check_weight, label_of
+
+_ON_PROCESSOR = ("cpu", "torch")  # backends that read weights in the processor's memory
 
 
 class NonFiniteWeightError(WeightError):
@@ -53,7 +55,7 @@ def entropies(
     groups: Sequence[int],
     names: Sequence[str] | None = None,
     algorithm: str = "auto",
-    backend: str | ResolvedBackend = "cpu",
+    backend: str | ResolvedBackend = "auto",
 ) -> list[Tensor]:
     """Computes the entropy of every filter of every weight, in one call of the extension.
 
@@ -69,7 +71,8 @@ def entropies(
         algorithm: ``"sorted"`` (channel axis, one number per channel; on a GPU not for the distance entropy),
             ``"pairwise"``, or ``"auto"``: sorted wherever that is possible.
         backend: A backend's name, ``"auto"``, or what :func:`fec_fast.scoring.backends.registry.resolve` returned,
-            which is not looked up again. ``"cpu"`` scores weights on other devices by copies, with a warning.
+            which is not looked up again. ``"cpu"`` and ``"torch"`` score weights on other devices by copies, with a
+            warning.
 
     Returns:
         For each weight a float64 CPU tensor ``[filters]`` in nats; an empty one for a weight without filters.
@@ -123,7 +126,7 @@ def entropies_of_checked(
     )
     try:
         # Not through the dispatcher: it would hand over the results weight by weight, and they are looked at together.
-        if backend.name == "cpu":
+        if backend.name in _ON_PROCESSOR:
             if not all(weight.is_cpu for weight in weights):
                 call = replace(call, weights=_on_cpu(weights, backend.requested))
             return _on_processor(call, apart=False)
@@ -146,10 +149,10 @@ def _one_on_cpu(call: _Arguments, weight: Tensor, axis: int, group: int) -> Tens
 def _on_cpu(weights: list[Tensor], requested: str) -> list[Tensor]:
     """Copies weights that are not all on the CPU to it, with a warning."""
     away = sorted({str(weight.device) for weight in weights if weight.device.type != "cpu"})
-    reasons = "".join(f"; {name}: {info.reason}" for name, info in backends().items() if name != "cpu")
+    reasons = "".join(f"; {name}: {info.reason}" for name, info in backends().items() if name not in _ON_PROCESSOR)
     warnings.warn(
         f"weights on {', '.join(away)} are copied to the CPU and scored there"
-        + (reasons if requested == "auto" else ", as backend='cpu' asks"),
+        + (reasons if requested == "auto" else f", as backend={requested!r} asks"),
         FecWarning,
         stacklevel=4,
     )
@@ -288,9 +291,11 @@ def _schema() -> str:
 
 def _on_processor(call: _Arguments, *, apart: bool) -> list[Tensor]:
     """The entropies of CPU tensors: the sum of the formula's parts; see :func:`cpu.entropies` for ``apart``."""
+    in_torch = call.backend == "torch" or not cpu.built()
+    compute = torch_operators.entropies if in_torch else functools.partial(cpu.entropies, apart=apart)
     of_parts = []
     for part in call.formula.parts():
-        results, first_bad = cpu.entropies(call.weights, part, **call.layout, apart=apart)
+        results, first_bad = compute(call.weights, part, **call.layout)
         if first_bad >= 0:
             raise _not_finite(call.weights, first_bad)
         of_parts.append(results)
@@ -335,13 +340,11 @@ def _(*arguments: Any) -> list[Tensor]:
     """
     call = _Arguments(*arguments)
     _check_call(call, has_values=True)
-    _check_backend_of_cpu(call.backend)
+    if call.backend not in ("auto", *_ON_PROCESSOR):
+        raise BackendError(f"backend={call.backend!r} does not run on CPU tensors; use 'cpu' or 'auto'")
+    if not cpu.built():
+        resolve(call.backend)
     return _on_processor(call, apart=True)
-
-
-def _check_backend_of_cpu(backend: str) -> None:
-    if backend not in ("auto", "cpu"):
-        raise BackendError(f"backend={backend!r} does not run on CPU tensors; use 'cpu' or 'auto'")
 
 
 @torch.library.impl("fec_fast::entropy", "cuda")
@@ -350,7 +353,7 @@ def _(*arguments: Any) -> list[Tensor]:
     _check_call(call, has_values=True)
     used = resolve("auto", "cuda").name if call.backend == "auto" else call.backend
     if used not in ("cuda", "triton"):
-        reasons = "; ".join(f"{name}: {info.reason}" for name, info in backends().items() if name != "cpu")
+        reasons = "; ".join(f"{name}: {info.reason}" for name, info in backends().items() if name not in _ON_PROCESSOR)
         raise BackendError(f"nothing can score weights on a CUDA device here ({reasons}); move them to the CPU")
     kernels = functools.partial(cuda.entropies, apart=True) if used == "cuda" else triton.entropies
     return _sum_of_parts([kernels(call.weights, part, **call.layout) for part in call.formula.parts()])

@@ -71,6 +71,30 @@ def distances(weight: Tensor, formula: Formula, *, axis: int = 0, groups: int = 
     return torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
 
 
+def row_entropies(d: Tensor, entropy: str, tau: float) -> Tensor:
+    """Computes the entropy of every row of distances.
+
+    Args:
+        d: ``[..., points]``, float64: distances of one point to all.
+        entropy: ``"similarity"``, ``"softmax"`` or ``"distance"``.
+        tau: The distance at which similarity has fallen to 1/e, 0 where all points are equal.
+
+    Returns:
+        ``[...]``, float64, nats.
+    """
+    if d.shape[-1] == 0 or tau == 0:  # no points, or all of them equal: 0 by definition
+        return d.new_zeros(d.shape[:-1])
+    if entropy == "similarity":
+        return -torch.exp(-d / tau).mean(-1).log()
+    if entropy == "softmax":
+        p = torch.softmax(-d / tau, dim=-1)
+    else:
+        total = d.sum(-1, keepdim=True)
+        p = d / torch.where(total > 0, total, 1)  # a row of equal points has no distribution; its entropy is 0
+    terms: Tensor = torch.special.xlogy(p, p)
+    return -terms.sum(-1)
+
+
 def entropy(weight: Tensor, formula: Formula, *, axis: int = 0, groups: int = 1) -> Tensor:
     """Computes the entropy of every filter of one weight.
 
@@ -89,17 +113,7 @@ def entropy(weight: Tensor, formula: Formula, *, axis: int = 0, groups: int = 1)
     d = distances(weight, formula, axis=axis, groups=groups)
     measured = float(d.mean()) if d.numel() else 0.0
     tau = (measured if formula.tau is None else formula.tau) * formula.tau_scale
-    if d.shape[-1] == 0 or tau == 0:  # no points, or all of them equal: 0 by definition
-        rows = d.new_zeros(d.shape[:-1])
-    elif formula.entropy == "similarity":
-        rows = -torch.exp(-d / tau).mean(-1).log()
-    else:
-        if formula.entropy == "softmax":
-            p = torch.softmax(-d / tau, dim=-1)
-        else:
-            total = d.sum(-1, keepdim=True)
-            p = d / torch.where(total > 0, total, 1)  # a row of equal points has no distribution; its entropy is 0
-        rows = -torch.special.xlogy(p, p).sum(-1)
+    rows = row_entropies(d, formula.entropy, tau)
     if formula.axis == "filters":
         return rows[0]
     return rows.mean(-1) if rows.shape[-1] else rows.new_zeros(rows.shape[0])

@@ -21,17 +21,20 @@ def progress_bar(description: str, steps: int, *, shown: bool) -> Iterator[Calla
     Yields:
         A function to be called after each step.
     """
+    if not shown:
+        yield lambda: None
+        return
     # Imported here: rich adds 40 ms to the import of the package. It draws a random number when it is imported.
     with restored_randomness():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    if shown and not console.is_terminal:
+    if not console.is_terminal:
         yield _occasional_lines(description, steps, console.print)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not shown) as bar:
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task(description, total=steps)
         yield lambda: bar.advance(task)
 

@@ -227,7 +227,7 @@ def test_channel_distances() -> None:
 
 def test_backends() -> None:
     known = backends()
-    assert list(known) == ["cpu", "cuda", "triton"]
+    assert list(known) == ["cpu", "cuda", "triton", "torch"]
     assert known["cpu"].usable and all(info.reason for info in known.values())
     assert resolve("auto") == ResolvedBackend("cpu", "auto")
 

@@ -11,13 +11,18 @@ import torch
 from torch import Tensor
 
 from ..formula import Formula
-from . import _native
+from . import extension
 from .layout import Arrangement, Placement, algorithm_for, arranged, evenly_strided, placements_of
+
+
+def built() -> bool:
+    """Tells whether this installation has the compiled kernels."""
+    return extension.native is not None
 
 
 def instruction_sets() -> dict[str, bool]:
     """Lists the instruction sets that were built, narrowest first, and whether this processor supports them."""
-    return dict(_native.instruction_sets())
+    return dict(extension.native.instruction_sets())
 
 
 def forced() -> str:
@@ -27,7 +32,7 @@ def forced() -> str:
 
 def threads() -> str:
     """Names what runs the kernels on several threads, such as OpenMP. ``torch.set_num_threads`` sets how many."""
-    return str(_native.threads)
+    return str(extension.native.threads)
 
 
 def entropies(
@@ -74,7 +79,7 @@ def entropies(
         results = [torch.empty(size, dtype=torch.float64) for size in sizes]
     else:
         results = list(torch.empty(sum(sizes), dtype=torch.float64).split_with_sizes(sizes))
-    first_bad = _native.entropies(
+    first_bad: int = extension.native.entropies(
         arrangement.rows,
         [values.data_ptr() for values in results],
         compress=formula.compress,

@@ -11,20 +11,21 @@ from torch import Tensor
 
 from ...utils.errors import BackendError, FormulaError
 from ..formula import Formula
-from . import _native
+from . import extension
 from .layout import Arrangement, Placement, algorithm_for, arranged, check_one_device, evenly_strided, placements_of
 
 
 def compiled() -> Any:
     """Returns the compiled module; ``None`` in a build without CUDA kernels."""
-    return getattr(_native, "cuda", None)
+    return getattr(extension.native, "cuda", None)
 
 
 def trouble() -> str:
     """Says why the kernels cannot run here; empty if they can."""
     module = compiled()
     if module is None:
-        return f"built without CUDA kernels: {_native.cuda_left_out}"
+        reason = getattr(extension.native, "cuda_left_out", "nothing was compiled")
+        return f"built without CUDA kernels: {reason}"
     try:
         count = module.device_count()
     except module.Error as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from ...utils.errors import BackendError, nearest
-from . import cpu, cuda, triton
+from ...utils.errors import BackendError, FecWarning, nearest
+from . import cpu, cuda, extension, triton
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class BackendInfo:
     """One backend.
 
     Attributes:
-        name: ``"cpu"``, ``"cuda"`` or ``"triton"``.
+        name: ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"torch"``.
         built: Whether this installation contains it.
         usable: Whether it can run here.
         reason: Why it is not usable, or what it runs on.
@@ -43,6 +44,8 @@ class ResolvedBackend:
 
 
 def _describe_cpu() -> BackendInfo:
+    if not cpu.built():
+        return BackendInfo("cpu", False, False, f"not in this installation: {extension.remedy()}")
     sets = cpu.instruction_sets()
     usable = [name for name, supported in sets.items() if supported]
     lacking = [name for name, supported in sets.items() if not supported]
@@ -67,13 +70,21 @@ def _describe_triton() -> BackendInfo:
     return BackendInfo("triton", triton.installed(), not trouble, trouble or triton.describe())
 
 
+def _describe_torch() -> BackendInfo:
+    used = "" if cpu.built() else ", used in place of the compiled kernels, which are not here"
+    return BackendInfo("torch", True, True, f"runs torch's operators in float64: slow{used}")
+
+
 _BACKENDS: dict[str, Callable[[], BackendInfo]] = {
     "cpu": _describe_cpu,
     "cuda": _describe_cuda,
     "triton": _describe_triton,
+    "torch": _describe_torch,
 }
-# What "auto" tries for weights on a device of this type, best first, before the CPU.
+# What "auto" tries for weights on a device of this type, best first, before the processor.
 _PREFERRED = {"cuda": ("cuda", "triton")}
+# Whether this process was told that it scores without the compiled kernels.
+_told: list[bool] = []
 # The findings that a GPU's backend is usable: what described it, the process (CUDA does not survive a fork) and the
 # current device, the one that was looked at. That it is not usable is never kept: a package may be installed, or a
 # driver come up.
@@ -102,13 +113,29 @@ def _trouble(name: str) -> str | None:
     return None if info.usable else info.reason
 
 
+def _of_processor() -> str:
+    """The backend of the processor: the compiled kernels, or, with a warning, what works without them."""
+    if cpu.built():
+        return "cpu"
+    if not _told:
+        _told.append(True)
+        warnings.warn(
+            "fec_fast is installed without its compiled kernels: entropies are computed by torch's operators, as exact "
+            f"but slower. For speed: {extension.remedy()}",
+            FecWarning,
+            stacklevel=4,
+        )
+    return "torch"
+
+
 def resolve(backend: str | ResolvedBackend, device: str = "cpu") -> ResolvedBackend:
     """Chooses the backend of a call.
 
     Args:
         backend: A backend's name, or ``"auto"``: on CUDA tensors the CUDA kernels where they are built and usable, else
-            Triton's, else the CPU's on copies of the weights. A backend that is asked for by name is never replaced by
-            another. A backend that was resolved before is returned as it is, and nothing is looked up.
+            Triton's, else the CPU's on copies of the weights. Where the CPU's kernels are not installed, torch's
+            operators, with one warning per process. A backend that is asked for by name is never replaced by another.
+            A backend that was resolved before is returned as it is, and nothing is looked up.
         device: The type of device that the weights are on; only ``"auto"`` depends on it.
 
     Returns:
@@ -124,9 +151,10 @@ def resolve(backend: str | ResolvedBackend, device: str = "cpu") -> ResolvedBack
     requested, name = backend, backend
     if requested == "auto":
         # The search ends at the first usable backend: to look at Triton means to read its package's metadata.
-        name = next((name for name in _PREFERRED.get(device, ()) if _trouble(name) is None), "cpu")
-        if name != "cpu":
-            return ResolvedBackend(name, requested)
+        usable = next((name for name in _PREFERRED.get(device, ()) if _trouble(name) is None), None)
+        if usable is not None:
+            return ResolvedBackend(usable, requested)
+        name = _of_processor()
     if name not in _BACKENDS:
         raise BackendError(f"no backend is called {name!r}; {nearest(name, ['auto', *_BACKENDS])}")
     trouble = _trouble(name)

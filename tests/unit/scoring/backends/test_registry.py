@@ -129,12 +129,12 @@ def test_triton_metadata_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unknown_names_have_a_hint() -> None:
-    with pytest.raises(BackendError, match="'abacus'.*known: 'auto', 'cpu', 'cuda', 'triton'"):
+    with pytest.raises(BackendError, match="'abacus'.*known: 'auto', 'cpu', 'cuda', 'triton', 'torch'"):
         resolve("abacus")
 
 
 def test_a_build_without_cuda_gives_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "compiled", lambda: None)
-    monkeypatch.setattr(cuda._native, "cuda_left_out", "no GPU was in sight: build with FEC_CUDA=ON")
+    monkeypatch.setattr(cuda.extension.native, "cuda_left_out", "no GPU was in sight: build with FEC_CUDA=ON")
     info = fec_fast.backends()["cuda"]
     assert not info.built and info.reason == "built without CUDA kernels: no GPU was in sight: build with FEC_CUDA=ON"
