@@ -22,7 +22,9 @@ def picture(file: Path, size: tuple[int, int] = SIZE, orientation: int = 1) -> N
     image.save(file, exif=exif)
 
 
-def instances(images: Mapping[int, str], annotations: Sequence[Mapping[str, Any]], categories: Mapping[int, str]) -> str:
+def instances(
+    images: Mapping[int, str], annotations: Sequence[Mapping[str, Any]], categories: Mapping[int, str]
+) -> str:
     """The text of a COCO file: pictures and categories by their ids."""
     return json.dumps(
         {

@@ -27,6 +27,7 @@ from ..utils.reading import MOST_JSON_BYTES, read_bytes
 from ..vision import data, zoo
 from ..vision.weights import load_weights
 from . import choosing, deploying, doctor
+from .amounts import BudgetText, Keep, Remove, amounts_of
 from .demo import run_demo
 from .options import (
     DATA_HELP,
@@ -93,18 +94,10 @@ def prune_command(
     force: Force = False,
     layers: Annotated[bool, typer.Option("--layers", help="Also prints a table of all layers.")] = False,
     json: Json = None,
-    ratio: Annotated[
-        float | None,
-        typer.Option(help="Share of filters to remove from every layer, in [0, 1). Default without a budget: 0.5."),
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME=NUMBER",
-            help="Target for the whole network. params=0.7, macs=0.5 and memory=0.5 name the share to remove; "
-            "macs=1.2G, params=5M, memory=50MB and latency=3ms name what may be left.",
-        ),
-    ] = None,
+    remove: Remove = None,
+    keep: Keep = None,
+    budget: BudgetText = None,
+    ratio: Annotated[float | None, typer.Option(help="An older spelling of --remove filters=SHARE.")] = None,
     ratios: Annotated[
         str | None,
         typer.Option(
@@ -147,6 +140,11 @@ def prune_command(
     if images != IMAGES and calibrate is None:
         raise InputError(f"--images {images}: it belongs to --calibrate, which is not given")
     check_positive_integer("--images", images)
+    amounts = [*amounts_of(remove, keep, budget), *([] if ratio is None else [ratio])]
+    if len(amounts) > 1:
+        raise InputError(f"{len(amounts)} amounts are given by --remove, --keep, --budget and --ratio: give one")
+    target = amounts[0] if amounts and isinstance(amounts[0], Budget) else None
+    share = amounts[0] if amounts and not isinstance(amounts[0], Budget) else None
     check_out(out, force)
     example = example_input(model, input_shape)
     network = build_model(model, weights).eval()
@@ -154,13 +152,13 @@ def prune_command(
     recover = calibrate if loader is None else loader
     if criterion is None:
         criterion = default_criterion(network, None, None, recover)
-    ratios = default_policy(ratios, budget, criterion, recover)
+    ratios = default_policy(ratios, target, criterion, recover)
     result = prune(
         network,
         example,
-        ratio=ratio,
+        remove=share,
         ratios=ratios,
-        budget=None if budget is None else Budget.parse(budget),
+        budget=target,
         calibration=recover if calibration_needs(criterion, ratios) else None,
         criterion=criterion,
         sides=sides,

@@ -35,6 +35,7 @@ from ..utils.random_state import restored_randomness
 from ..utils.reading import read_json
 from ..vision import data, zoo
 from ..vision.weights import load_weights
+from .amounts import amount_of
 from .recipe import Recipe
 
 _RECOVER = 1024  # images; the recipe can give another number
@@ -226,7 +227,8 @@ def _first(loader: Iterable[Any], images: int) -> Iterator[Any]:
 def _pruned(model: nn.Module, example: Any, recipe: Recipe, train: Any) -> PruneResult:
     """Prunes a network with the options of the recipe."""
     options = recipe.prune
-    budget, fields = options.pop("budget", None), options.pop("formula", None)
+    budget, share = _amount(options)
+    fields = options.pop("formula", None)
     formula = None if fields is None else Formula.from_dict(fields)
     recover = train if _images(recipe) else None
     criterion = options.pop("criterion", None) or default_criterion(model, formula, None, recover)
@@ -235,12 +237,28 @@ def _pruned(model: nn.Module, example: Any, recipe: Recipe, train: Any) -> Prune
     return prune(
         model,
         example,
-        budget=None if budget is None else Budget(**budget),
+        budget=budget,
+        remove=share,
         formula=formula,
         calibration=train if calibration_needs(criterion, ratios) else None,
         criterion=criterion,
         **options,
     )
+
+
+def _amount(options: dict[str, Any]) -> tuple[Budget | None, float | None]:
+    """The budget, or the share of every layer's filters to remove; its keys are taken out of the options."""
+    given = {
+        key: value for key in ("remove", "keep", "budget", "ratio") if (value := options.pop(key, None)) is not None
+    }
+    if len(given) > 1:
+        raise InputError(f"prune.{', prune.'.join(given)}: give one of them")
+    for key, value in given.items():
+        if key == "ratio":
+            return None, value
+        amount = Budget(**value) if key == "budget" else amount_of(key, value, f"prune.{key}: {value}")
+        return (amount, None) if isinstance(amount, Budget) else (None, amount)
+    return None, None
 
 
 def _images(recipe: Recipe) -> int:

@@ -15,7 +15,7 @@ from .data_root import DataRoot
 
 # COCO's own file of training instances has 428 MB and 990,000 objects of JSON. Of these, what is kept takes some 350
 # bytes each; outlines are skipped.
-_MOST_BYTES = 512 * MEGABYTE
+_MOST_BYTES, _MOST_PACKED_BYTES = 512 * MEGABYTE, 128 * MEGABYTE  # in a folder, in a zip
 _MOST_OBJECTS_OF_JSON = 1_500_000
 
 _Side = Annotated[int, msgspec.Meta(ge=1, le=int(LARGEST_CORNER))]
@@ -69,7 +69,7 @@ class Instances:
         self.file, self._where = file, f"{root.where}: {file}"
         if not root.exists(file):
             raise InputError(f"{root.where}: there is no {file}")
-        content = root.read(file, _MOST_BYTES)
+        content = root.read(file, _MOST_BYTES if root.path.is_dir() else _MOST_PACKED_BYTES)
         count = content.count(b"{")
         if count > _MOST_OBJECTS_OF_JSON:
             raise InputError(

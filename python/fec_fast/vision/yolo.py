@@ -63,7 +63,7 @@ def load_yolo(
     except ImportError as error:
         raise missing_extra("pyyaml", "detection", f"data 'yolo:{path}'") from error
     folder, file = Path(path), None
-    if folder.suffix.lower() in (".yaml", ".yml"):
+    if folder.suffix.lower() in (".yaml", ".yml") and not folder.is_dir():
         folder, file = folder.parent, folder.name
     root = DataRoot(folder, "yolo")
     content = read_yolo_file(root, file)

@@ -62,6 +62,37 @@ class Measurements:
     notes: list[str] = field(default_factory=list)
 
 
+def removed_shares(
+    remove: float | Mapping[str, float] | None, ratio: float | None, ratios: Ratios | None, budget: object
+) -> tuple[float | None, Ratios | None]:
+    """What ``remove=`` of :func:`fec_fast.prune` says, as ``ratio`` or ``ratios``, its older spellings.
+
+    Args:
+        remove: The share of channels to remove from every coupled set, or from each named layer; ``None`` was not
+            given.
+        ratio: The caller's.
+        ratios: The caller's.
+        budget: The caller's.
+
+    Returns:
+        ``ratio`` and ``ratios``.
+
+    Raises:
+        RatioError: ``remove`` and another of them are given, or a share outside [0, 1).
+        ArgumentError: Neither a number nor a mapping.
+    """
+    if remove is None:
+        return ratio, ratios
+    for name, other in (("ratio", ratio), ("ratios", ratios), ("budget", budget)):
+        if other is not None:
+            raise RatioError(f"remove= says how much every layer loses, and {name}= too: give one of them")
+    if isinstance(remove, Mapping):
+        for layer, share in remove.items():
+            check_ratio(f"remove[{layer!r:.80}]", share)
+        return None, remove
+    return check_ratio("remove", remove), None
+
+
 @dataclass(frozen=True)
 class AllocationRequest:
     """How much the caller of :func:`fec_fast.prune` wants removed, and from where.
