@@ -66,7 +66,7 @@ def take_share(
         InputError: There are fewer than two.
     """
     if len(items) < 2:
-        raise InputError(f"{where} {reason} and has {len(items)} image(s): two are needed, one of them to hold out")
+        raise InputError(f"{where} {reason}, and {len(items)} image(s): two are needed, one of them to hold out")
     wanted = DEFAULT_SHARE if share is None else share
     count = min(len(items) - 1, max(1, round(wanted * len(items))))
     ranks = sorted(

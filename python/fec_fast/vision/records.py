@@ -267,13 +267,15 @@ def _parts(source: Any, held_out: float | None) -> tuple[Any, Any]:
         return _positions(source[0]), _positions(source[1])
     whole = _positions(source)
     numbers = range(len(whole))
-    train, rest = take_share(numbers, [str(number) for number in numbers], held_out, WHERE, "have one part")
+    train, rest = take_share(
+        numbers, [str(number) for number in numbers], held_out, WHERE, "have one part, no second to hold out"
+    )
     return _Part(whole, train), _Part(whole, rest)
 
 
 def _positions(source: Any) -> Any:
     """Data with ``len()`` and positions: the source itself, or what it gives, in a list."""
-    if isinstance(source, str | bytes | Mapping):
+    if isinstance(source, str | bytes | Mapping | type):
         raise ArgumentError(f"{WHERE}: a {type(source).__name__} is no data set: give dictionaries")
     if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
         if not hasattr(source, "__iter__"):

@@ -52,7 +52,9 @@ class OnlyIterable:
 
 @pytest.mark.parametrize("source", [records, OnlyIterable, lambda: iter(records()), lambda: {"train": records()}])
 def test_a_share_is_held_out_of_one_data_set(source: Any) -> None:
-    with pytest.warns(FecWarning, match="data of dictionaries have one part: 3 of its 10 images"):
+    with pytest.warns(
+        FecWarning, match="data of dictionaries have one part, no second to hold out: 3 of its 10 images"
+    ):
         train, held_out = data.load(source(), batch_size=4, held_out=0.3, **PLAIN)
     (images, labels), (others, _) = gone_through(train), gone_through(held_out)
     assert images.shape == (7, 3, 12, 16) and len(others) == 3
@@ -255,7 +257,7 @@ def test_hugging_face_classes(datasets: Any, tmp_path: Path) -> None:
         images, labels = gone_through(held_out)
         assert (255 * images[:, 0, 0, 0]).round().tolist() == [0, 10, 20, 30] and labels.tolist() == [0, 1, 0, 1]
     parts["train"].save_to_disk(tmp_path / "one")
-    with pytest.warns(FecWarning, match="have one part: 1 of its 6 images"):
+    with pytest.warns(FecWarning, match="have one part, no second to hold out: 1 of its 6 images"):
         assert len(data.load(f"hf:{tmp_path / 'one'}")[0].dataset) == 5
 
 
