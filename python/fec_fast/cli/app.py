@@ -220,7 +220,15 @@ def report_command(
     input_shape: InputShape = None,
     sensitivity: Annotated[
         str | None,
-        typer.Option(metavar="DATA", help="Measures, on the held-out part of this data, what each set costs alone."),
+        typer.Option(
+            metavar="DATA|FILE",
+            help="What each set costs alone: measured on the held-out part of this data, or the file that 'fec-fast "
+            "sensitivity --json FILE.json' wrote.",
+        ),
+    ] = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Networks of other sizes: what 'fec-fast sweep --json FILE' wrote."),
     ] = None,
     images: Annotated[
         str | None,
@@ -234,7 +242,7 @@ def report_command(
 ) -> None:
     """Write a page with charts on a pruned model: sizes, every layer with the reasons, scores, coupled layers."""
     check_out(out, force)
-    request = ReportRequest(result, out, model, weights, sensitivity, images, tuple(filters or ()))
+    request = ReportRequest(result, out, model, weights, sensitivity, sweep, images, tuple(filters or ()))
     shape = None if model is None else example_shape(model, input_shape)
     say(f"report written to {write_report_of_folder(request, shape)}")
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json as json_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from torch import nn
@@ -125,14 +124,7 @@ def sensitivity_command(
     )
     if launched_processes().rank == 0:
         say(measured)
-        document: dict[str, Any] = {
-            "format": "fec_fast.sensitivity",
-            "version": 1,
-            "whole": measured.whole,
-            "units": measured.units,
-            "values": measured.values,
-        }
-        write_json(json, json_module.dumps(document, indent=1) + "\n")
+        write_json(json, measured.to_json())
 
 
 def register(app: typer.Typer) -> None:

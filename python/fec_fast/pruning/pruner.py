@@ -19,6 +19,7 @@ from ..plan.plan import Plan, check_plan
 from ..plan.widths import layer_widths
 from ..recovery.calibration import DATA_FREE, calibration_batches
 from ..recovery.compensation import IMAGES, Compensation, compensate
+from ..report.content import MeasuredSweep
 from ..report.writer import check_report_path, write_report
 from ..scoring.formula import Formula
 from ..utils.errors import ArgumentError, FecWarning
@@ -29,7 +30,8 @@ from ..utils.text import change, short_number
 from ..utils.timing import Latency, compare_latency
 from .allocation.allocate import AllocationRequest, Ratios, removed_shares
 from .allocation.budget import Budget
-from .allocation.sensitivity import Calibration, Sensitivity
+from .allocation.measured import Sensitivity
+from .allocation.sensitivity import Calibration
 from .arguments import check_calibration, default_criterion, default_policy, images_suffice
 from .cautions import layers_cut_to_the_bone
 from .context import build_context
@@ -132,6 +134,7 @@ class PruneResult:
         *,
         title: str | None = None,
         sensitivity: Sensitivity | None = None,
+        sweep: MeasuredSweep | None = None,
         images: Sequence[Tensor] = (),
         filters: Sequence[tuple[str, int]] = (),
     ) -> Path:
@@ -144,6 +147,7 @@ class PruneResult:
             example_inputs: What the original was pruned on; they add to the graph which layers read the channels.
             title: The heading; ``None`` is the name of the model's class.
             sensitivity: Curves of :func:`fec_fast.measure_sensitivity`, if they were measured.
+            sweep: What :func:`fec_fast.sweep` returned: networks of other sizes, and those that no other beats.
             images: For detectors, float images ``[3, H, W]`` in [0, 1]: what is found in them before and after.
             filters: Layers and positions of filters, such as ``[("conv1", 3)]``, whose distances between channels are
                 shown; by default the filters with the lowest and the highest score of every layer.
@@ -171,6 +175,7 @@ class PruneResult:
             after=self.after,
             facts=facts,
             sensitivity=sensitivity,
+            sweep=sweep,
             images=images,
             filters=filters,
         )

@@ -15,6 +15,7 @@ from ..criteria import RECONSTRUCTION
 from ..reconstruction import removal_errors
 from .budget import QUANTITIES, Budget
 from .latency_budget import LatencyMeasurements, check_reachable, search_latency
+from .measured import Sensitivity
 from .policies import (
     DEFAULT_POLICY,
     POLICIES,
@@ -25,7 +26,7 @@ from .policies import (
     uniform_thresholds,
 )
 from .ratios import allowed_removal_counts, check_ratio, ratios_of_sets, removal_counts_from_ratios
-from .sensitivity import Calibration, Sensitivity, SensitivityMeter, knapsack_thresholds
+from .sensitivity import Calibration, SensitivityMeter, knapsack_thresholds
 from .solver import SizeFunction, smallest_removal
 
 Policy = EntropyPolicy | GlobalPolicy | ReconstructionPolicy
