@@ -9,7 +9,7 @@ from .content import MeasuredSweep, ReportContent, SweptNetwork
 from .figures import INK, MUTED, drawing, to_svg
 from .page import Section, figure, paragraph, table
 
-_NUMBER = "{:.4g}"
+_NUMBER = "{:.4f}"
 
 
 def sweep_section(content: ReportContent, sweep: MeasuredSweep) -> Section:
@@ -27,12 +27,12 @@ def sweep_section(content: ReportContent, sweep: MeasuredSweep) -> Section:
     rows = [_row(("dense", "", ""), (sweep.dense.value, None), sweep.dense, timed, tuned)]
     for point in sweep.points:
         star = "★ " if id(point) in front else ""
-        names = (star + point.budget, point.policy, point.criterion)
+        names = (star + _in_words(point.budget), point.policy, point.criterion)
         rows.append(_row(names, (point.pruned, point.tuned), point, timed, tuned))
     header = ["budget", "policy", "criterion", "pruned", "parameters", "MACs"]
     header[4:4] = ["tuned"] if tuned else []
     header += ["ms"] if timed else []
-    numbers = table("Networks", tuple(header), rows, tuple(range(3, len(header))))
+    numbers = table("Networks", tuple(header), rows, tuple(range(3, len(header))), kind="stacked")
     lead = paragraph(
         f"{counted(len(sweep.points), 'network')} of other sizes; {sweep.metric}, the higher the better. Circles, in "
         "the table stars, are the Pareto front: no other network has as few multiply-accumulates and as high a value."
@@ -40,7 +40,16 @@ def sweep_section(content: ReportContent, sweep: MeasuredSweep) -> Section:
     text = "The star is the dense network"
     text += "; the vertical line is the size of the network of this report." if content.after else "."
     drawn = figure(_chart(content, sweep), text)
-    return Section("sweep", "Sweep", f'{lead}<div class="wide">{drawn}<div>{numbers}</div></div>')
+    return Section("sweep", "Sweep", f"{lead}{drawn}{numbers}")
+
+
+def _in_words(budget: str) -> str:
+    """A budget, such as ``"macs=0.5"`` or ``"macs=1.2G"``, in words that cannot be read backwards."""
+    name, _, amount = budget.partition("=")
+    try:
+        return f"{name} − {float(amount):.0%}" if name != "latency_ms" else f"{name} ≤ {amount}"
+    except ValueError:
+        return f"{name} ≤ {amount}"
 
 
 def _row(
