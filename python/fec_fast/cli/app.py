@@ -33,6 +33,7 @@ from .options import (
     DATA_HELP,
     Force,
     InputShape,
+    Layers,
     ModelName,
     Weights,
     build_model,
@@ -45,7 +46,7 @@ from .program import EXIT_CODES, OneLineErrors, before_the_command
 from .recipe import read_recipe
 from .recipe_run import run_recipe
 from .report import ReportRequest, write_report_of_folder
-from .results import explanation_json, headline, result_json, training_json
+from .results import explanation_json, headline, result_json, scores_headline, training_json
 
 app = typer.Typer(
     cls=OneLineErrors,
@@ -74,6 +75,7 @@ _Set = Annotated[
 def score_command(
     model: ModelName,
     weights: Weights = None,
+    layers: Layers = False,
     json: Json = None,
     compress: Annotated[str | None, typer.Option(help="rms, absmean, mean or none")] = None,
     axis: Annotated[str | None, typer.Option(help="channels, filters or both")] = None,
@@ -83,7 +85,7 @@ def score_command(
     fields = {"compress": compress, "axis": axis, "entropy": entropy}
     formula = Formula.from_dict({field: value for field, value in fields.items() if value is not None})
     scores = score_model(build_model(model, weights), formula=formula)
-    say(scores)
+    say(scores if layers else scores_headline(scores))
     write_json(json, scores.to_json())
 
 
@@ -92,7 +94,7 @@ def prune_command(
     model: ModelName,
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")],
     force: Force = False,
-    layers: Annotated[bool, typer.Option("--layers", help="Also prints a table of all layers.")] = False,
+    layers: Layers = False,
     json: Json = None,
     remove: Remove = None,
     keep: Keep = None,

@@ -18,8 +18,9 @@ from ..utils.distributed import launched_processes
 from ..utils.errors import InputError
 from ..vision import data
 from .amounts import BudgetText, Keep, Remove, amounts_of
-from .options import DATA_HELP, Force, InputShape, ModelName, Weights, build_model, check_out, example_input
+from .options import DATA_HELP, Force, InputShape, Layers, ModelName, Weights, build_model, check_out, example_input
 from .output import Json, is_quiet, say, write_json
+from .results import sensitivity_headline
 
 _Data = Annotated[str, typer.Option("--data", help=f"{DATA_HELP}. Accuracy is measured on its held-out part.")]
 
@@ -105,6 +106,7 @@ def sensitivity_command(
     data_name: _Data,
     weights: Weights = None,
     criterion: Annotated[str, typer.Option(help="Decides which channels are removed.")] = DEFAULT_CRITERION,
+    layers: Layers = False,
     cache: Annotated[
         Path | None, typer.Option(help="Folder for the values. The same command goes on there after an interruption.")
     ] = None,
@@ -123,7 +125,7 @@ def sensitivity_command(
         progress=not is_quiet(),
     )
     if launched_processes().rank == 0:
-        say(measured)
+        say(measured if layers else sensitivity_headline(measured))
         write_json(json, measured.to_json())
 
 

@@ -36,6 +36,7 @@ InputShape = Annotated[
 ]
 
 
+Layers = Annotated[bool, typer.Option("--layers", help="Also prints a table of all layers.")]
 _MOST_ELEMENTS = 1 << 30  # of the example input, 4 GB
 Force = Annotated[bool, typer.Option("--force", help="Replaces what --out names.")]
 

@@ -33,6 +33,7 @@ from ..utils.machine import describe_machine
 from ..utils.model_index import ModelIndex
 from ..utils.random_state import restored_randomness
 from ..utils.reading import read_json
+from ..utils.text import folded
 from ..vision import data, zoo
 from ..vision.weights import load_weights
 from .amounts import amount_of
@@ -103,7 +104,7 @@ def run_recipe(
         metrics[stage] = task.evaluate(network.to(device), held_out)
         network.cpu()
         values = ", ".join(f"{name} {value:.4f}" for name, value in metrics[stage].items())
-        console.print(f"{stage:<14} {values}", soft_wrap=True)
+        console.print(folded(f"{stage:<14} {values}"), soft_wrap=True)
 
     start = time.perf_counter()
     device = training_device()
@@ -112,14 +113,14 @@ def run_recipe(
         measure("before", model)
         result = _pruned(model, example, recipe, train)
         latency = result.latency(model, example, min_run_time=0.5)
-        console.print(result.summary(latency), soft_wrap=True)
+        console.print(folded(result.summary(latency)), soft_wrap=True)
         measure("pruned", result.model)
         images, recalibrated = _images(recipe), recipe.content.get("recalibrate")
         if images:
             networks = model.to(device), result.model.to(device)
             recovery = compensate(*networks, result.plan, train, ridge=_RIDGE, images=images, progress=progress)
             result = result.with_recovery(recovery)
-            console.print(str(recovery), soft_wrap=True)
+            console.print(folded(str(recovery)), soft_wrap=True)
             model.cpu()
             measure("recovered", result.model)
         elif recalibrated:
@@ -178,7 +179,7 @@ def run_recipe(
     if main:
         checkpoint.save(result, folder / _CHECKPOINT)
         write_text(folder / _RESULTS, json.dumps(results, indent=1) + "\n")
-    console.print(f"written: {folder / _CHECKPOINT}, {folder / _RESULTS}", soft_wrap=True)
+    console.print(folded(f"written: {folder / _CHECKPOINT}, {folder / _RESULTS}"), soft_wrap=True)
     return results
 
 

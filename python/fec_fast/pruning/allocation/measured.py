@@ -48,13 +48,13 @@ class Sensitivity:
 
     def __str__(self) -> str:
         """A table: one row per set, with the value at each share that was measured."""
-        header = ("set", "units", f"value by share removed (nothing removed: {self.whole:.4g})")
+        header = ("set", "units", "value by share removed")
         rows = []
         for name, values in self.values.items():
             units = self.units[name]
             shares = "  ".join(f"{number / units:.2f}: {value:.4g}" for number, value in sorted(values.items()))
             rows.append((name, str(units), shares))
-        return text_table(header, rows, "lrl", rule=False)
+        return f"nothing removed: {self.whole:.4g}\n" + text_table(header, rows, "lrl", rule=False)
 
     def to_json(self) -> str:
         """The values as JSON; a report takes its file.
