@@ -29,7 +29,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
             6,
             marks=pytest.mark.slow,
         ),
-        ("finetuning", ("accelerate", "torchmetrics", "torchvision", "sklearn"), 4),
+        ("finetuning", ("accelerate", "torchmetrics", "torchvision", "sklearn"), 5),
         ("scale", ("torchvision",), 1),
         ("report", ("matplotlib",), 1),
     ],
