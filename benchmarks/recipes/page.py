@@ -33,7 +33,7 @@ STAGES = {
 def flat(content: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     """Keys joined with dots, and their values."""
     for key, value in content.items():
-        if isinstance(value, dict) and key != "budget":
+        if isinstance(value, dict) and key not in ("budget", "remove", "keep"):
             yield from flat(value, f"{path}{key}.")
         else:
             yield f"{path}{key}", value
@@ -168,7 +168,12 @@ def page(runs: dict[str, dict[str, Any]]) -> str:
 
 def recorded() -> dict[str, dict[str, Any]]:
     """The results of all runs, by name."""
-    return {file.stem: read_result(file) for file in sorted((RESULTS / "recipes").glob("*.json"))}
+    runs = {file.stem: read_result(file) for file in sorted((RESULTS / "recipes").glob("*.json"))}
+    for run in runs.values():
+        # Earlier runs have the share to remove under its older spelling.
+        prune = run["recipe"].get("prune", {})
+        run["recipe"]["prune"] = {{"budget": "remove"}.get(key, key): value for key, value in prune.items()}
+    return runs
 
 
 def main() -> None:

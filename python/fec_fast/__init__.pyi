@@ -16,7 +16,8 @@ from .plan.optimizer_state import remap_optimizer
 from .plan.plan import Plan
 from .plan.surgery import apply_plan
 from .pruning.allocation.budget import Budget
-from .pruning.allocation.sensitivity import Sensitivity, measure_sensitivity
+from .pruning.allocation.measured import Sensitivity
+from .pruning.allocation.sensitivity import measure_sensitivity
 from .pruning.channel_sets import ChannelSet, Couplings, Pinned, couplings
 from .pruning.explanation import FilterExplanation, LayerExplanation, explain
 from .pruning.iterative import prune_iteratively

@@ -134,12 +134,12 @@ _SUBJECTS: dict[str, Subject] = {
     ),
     "prune": Subject(
         fec_fast.prune,
-        lambda _: {"model": network(), "example_inputs": IMAGE, "ratio": 0.5},
+        lambda _: {"model": network(), "example_inputs": IMAGE, "remove": 0.5},
         {
             **_PRUNING,
             "model": RUN,
             "example_inputs": bad.NO_INPUTS,
-            "ratio": {**NUMBER, "one": lambda: 1.0, "None": lambda: None},
+            "remove": {**NUMBER, "one": lambda: 1.0, "None": lambda: None},
             "min_channels": WHOLE,
             "round_to": WHOLE,
         },

@@ -45,8 +45,18 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sensitivity = fec_fast.measure_sensitivity(
         model, images, lambda net: sum(p.numel() for p in net.parameters()) / 1e4, at=(0.3, 0.6), progress=False
     )
+    swept = fec_fast.sweep(
+        model,
+        images,
+        None,
+        metric=lambda net: float(net.inner.out_channels),
+        budgets=["params=0.3", "params=0.6"],
+        criteria=["l1", "fec_l1"],
+        progress=False,
+    )
     file = tmp_path_factory.mktemp("report") / "report.html"
-    written = result.report(file, model, images, title="<Detector> & co", sensitivity=sensitivity, images=images)
+    given = {"sensitivity": sensitivity, "sweep": swept, "images": images}
+    written = result.report(file, model, images, title="<Detector> & co", **given)
     assert written == file
     return file
 
@@ -65,7 +75,7 @@ def test_the_report_of_a_large_network_is_small(tmp_path: Path) -> None:
     assert 300_000 < result.report(tmp_path / "report.html", model, image).stat().st_size < 1_000_000
 
 
-SECTIONS = ["layers", "scores", "couplings", "sensitivity", "first-layer", "distances", "images", "notes"]
+SECTIONS = ["layers", "scores", "couplings", "sensitivity", "sweep", "first-layer", "distances", "images", "notes"]
 
 
 def test_the_page_is_complete(page: Path, window: Browser) -> None:
@@ -81,6 +91,14 @@ def test_the_page_is_complete(page: Path, window: Browser) -> None:
         "http://www.w3.org/2000/svg",
         "http://www.w3.org/1999/xlink",
     }
+
+
+def test_the_sweep_shows_every_network_and_the_front(page: Path, window: Browser) -> None:
+    window.open(page)
+    rows = window.run("return [...document.querySelectorAll('#sweep tbody tr')].map(e => e.innerText.split('\\t')[0])")
+    assert rows[0] == "dense" and len(rows) == 5 and any(row.startswith("★") for row in rows)
+    label = window.run("return document.querySelector('#sweep svg').getAttribute('aria-label')")
+    assert "against multiply-accumulates of 4 pruned networks, by 2 ways" in label
 
 
 def test_every_picture_has_a_text_and_every_id_is_unique(page: Path, window: Browser) -> None:

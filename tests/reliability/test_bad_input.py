@@ -51,7 +51,7 @@ RIGHT = {
     *((subject, "seed", "negative") for subject in ("finetune", "TrainingSettings", "data.load")),
     ("verify_equivalence", "example_inputs", "float64"),
     ("channel_distances", "weight", "tensor"),
-    ("prune", "ratio", "None"),
+    ("prune", "remove", "None"),
 }
 
 
@@ -89,7 +89,7 @@ def is_same(before: Any, after: Any) -> bool:
 
 _SUBJECTS_OF_MESSAGES = {
     *("model", "layer", "batch", "images", "network", "plan", "calibration", "weight", "JSON", "budget", "Budget"),
-    *("field", "checkpoint", "Network", "Raising", "Sequential", "StrangeOutput"),
+    *("field", "checkpoint", "Network", "Raising", "Sequential", "StrangeOutput", "data of dictionaries"),
 }
 
 

@@ -36,6 +36,8 @@ model = zoo.build("zoo:vgg-digits")
 readers = {
     "images": lambda file: data.load(f"imagefolder:{file}", 1),
     "voc": lambda file: read_split(VocRoot(file), "train", None),
+    "coco": lambda file: data.load(f"coco:{file}", 1),
+    "yolo": lambda file: data.load(f"yolo:{file}", 1),
     "weights": lambda file: load_weights(model, file),
     "plan": lambda file: Plan.from_json(file.read_bytes()),
     "scores": lambda file: fec_fast.ModelScores.from_json(file.read_bytes()),
@@ -101,6 +103,20 @@ def voc(path: Path, xml: bytes) -> Path:
     return path
 
 
+def instances(path: Path, content: bytes) -> Path:
+    written(path / "instances.json", content)
+    return path
+
+
+def yolo(path: Path, boxes: bytes) -> Path:
+    for name in ("train", "val"):
+        (path / name).mkdir()
+        (path / name / f"{name}.png").write_bytes(picture("PNG"))
+    written(path / "train/train.txt", boxes)
+    written(path / "data.yaml", b"train: train\nval: val\nnames: [a]\n")
+    return path
+
+
 def written(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
@@ -153,6 +169,10 @@ BOMBS: dict[str, tuple[str, Callable[[Path], Path], str]] = {
     "PNG of 13,000 x 13,000": ("images", lambda p: image_folder(p / "a", png(13_000, 13_000)), "13000 x 13000 pixels"),
     "PNG of 300,000 x 300,000": ("images", lambda p: image_folder(p / "a", png(300_000, 8)[:200]), "cannot be read"),
     "picture of 60 MB": ("images", lambda p: image_folder(p / "a", bytes(60 * MEGABYTE)), "at most"),
+    "COCO of 10^7 objects": ("coco", lambda p: instances(p, b'{"images":[' + b"{}," * 10**7 + b"{}]}"), "objects; at"),
+    "COCO nested deep": ("coco", lambda p: instances(p, b'{"x":' + b"[" * 10**6), "nested too deeply"),
+    "COCO in a zip of 256 MB": ("coco", lambda p: zipped(p / "a.zip", "instances.json", 256), "bytes once unpacked"),
+    "YOLO of 200,000 boxes": ("yolo", lambda p: yolo(p, b"0 0.5 0.5 1 1\n" * 200_000), "bytes; such a file"),
     "XML of 300,000 objects": (
         "voc",
         lambda p: voc(p / "a", b"<annotation>" + OBJECT * 300_000 + b"</annotation>"),
@@ -202,6 +222,8 @@ BOMBS: dict[str, tuple[str, Callable[[Path], Path], str]] = {
 def test_bombs_are_refused_in_little_memory(tmp_path: Path) -> None:
     sound = [("images", image_folder(tmp_path / "sound", picture("PNG"))), ("voc", voc(tmp_path / "voc", XML))]
     sound.append(("recipe", written(tmp_path / "sound.yaml", b"model: a")))
+    (tmp_path / "yolo").mkdir()
+    sound.append(("yolo", yolo(tmp_path / "yolo", b"0 0.5 0.5 1 1")))
     lines = ""
     for number, (name, (kind, make, _)) in enumerate(BOMBS.items()):
         folder = tmp_path / str(number)

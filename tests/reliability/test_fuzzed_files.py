@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from fec_fast.utils.errors import FecError
 from helpers.fuzzing import KINDS, Target, mutated, targets
+from helpers.fuzzing_boxes import BOX_NAMES, box_targets
 
 INPUTS = int(os.environ.get("FEC_FUZZ", "10000"))
 STEPS = st.lists(
@@ -30,7 +31,7 @@ STEPS = st.lists(
 
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Target]:
-    return targets(tmp_path_factory.mktemp("fuzz"))
+    return targets(tmp_path_factory.mktemp("fuzz")) | box_targets(tmp_path_factory.mktemp("boxes"))
 
 
 NAMES = [
@@ -39,6 +40,7 @@ NAMES = [
     *(f"picture {kind}" for kind in ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP", "GIF", "PNG with a palette")),
     *("VOC Annotations/a.xml", "VOC ImageSets/Main/train.txt", "VOC JPEGImages/a.jpg", "VOC zip", "image folder zip"),
     *("weights new", "weights old", "weights safetensors"),
+    *BOX_NAMES,
 ]
 
 

@@ -11,7 +11,8 @@ from ..graph.counts import count
 from ..plan.plan import Plan, check_plan
 from ..plan.surgery import pruned_copy
 from ..pruning.allocation.budget import Budget
-from ..pruning.allocation.sensitivity import Sensitivity, measure_sensitivity
+from ..pruning.allocation.measured import Sensitivity
+from ..pruning.allocation.sensitivity import measure_sensitivity
 from ..pruning.arguments import calibration_needs, images_suffice
 from ..pruning.criteria import ENTROPY_CRITERIA, Criterion
 from ..pruning.pruner import PruneResult, prune
@@ -161,6 +162,7 @@ class NetworkMaker:
         Raises:
             PlanError: The plan is for another model.
         """
+        assert point.plan is not None  # of a point of this sweep
         network = self.cut(point.plan).eval()
         before, after = (count(one, self._example_inputs) for one in (self._index.model, network))
         recovery = self._recovered(network, point.plan)

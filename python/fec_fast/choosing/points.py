@@ -5,15 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
+
+import msgspec
 
 from ..plan.plan import Plan
-from ..utils.errors import InputError
+from ..utils.errors import FecError, InputError
 from ..utils.files import write_text
+from ..utils.reading import read_json
 
 _FORMAT, _VERSION = "fec_fast.sweep_point", 1
+
+
+NotNegative = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+Time = Annotated[float, msgspec.Meta(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -28,9 +35,9 @@ class DenseNetwork:
     """
 
     value: float
-    parameters: int
-    macs: int
-    latency_ms: float | None = None
+    parameters: NotNegative
+    macs: NotNegative
+    latency_ms: Time | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class SweepPoint:
         parameters: The number of its parameters.
         macs: Its multiply-accumulates in one call on the example inputs.
         latency_ms: The median time of one call, in milliseconds; ``None`` if it was not measured.
-        plan: What is kept; :meth:`Sweep.make` makes the network from it.
+        plan: What is kept; :meth:`Sweep.make` makes the network from it. ``None`` in a sweep that was read from JSON.
     """
 
     budget: str
@@ -57,7 +64,7 @@ class SweepPoint:
     parameters: int
     macs: int
     latency_ms: float | None
-    plan: Plan = field(repr=False)
+    plan: Plan | None = field(repr=False)
 
     @property
     def value(self) -> float:
@@ -72,6 +79,37 @@ class SweepPoint:
     def figures(self) -> dict[str, Any]:
         """Everything but the plan, by name, as JSON has it."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "plan"}
+
+
+class StoredFigures(msgspec.Struct, forbid_unknown_fields=True):
+    """The figures of a point as JSON has them; the attributes are those of :class:`SweepPoint`."""
+
+    budget: str
+    policy: str
+    criterion: str
+    pruned: float
+    tuned: float | None
+    parameters: NotNegative
+    macs: NotNegative
+    latency_ms: Time | None
+    front: bool = False
+
+    def to_point(self) -> SweepPoint:
+        """The point, without a plan."""
+        figures = {entry.name: getattr(self, entry.name) for entry in fields(SweepPoint) if entry.name != "plan"}
+        return SweepPoint(**figures, plan=None)
+
+
+class _Beside(TypedDict):
+    dense: float  # the value of the network before pruning, on the same data
+
+
+class _Stored(msgspec.Struct, forbid_unknown_fields=True):
+    format: Literal["fec_fast.sweep_point"]
+    version: Literal[1]
+    point: StoredFigures
+    beside: _Beside
+    plan: msgspec.Raw
 
 
 def point_key(conditions: Mapping[str, Any]) -> str:
@@ -118,12 +156,9 @@ class PointFolder:
         if not file.is_file():
             return None
         try:
-            document = json.loads(file.read_text(encoding="utf-8"))
-            if (document["format"], document["version"]) != (_FORMAT, _VERSION):
-                raise ValueError(f"format {document['format']!r}, version {document['version']!r}")
-            figures, plan = document["point"], Plan.from_json(json.dumps(document["plan"]))
-            return SweepPoint(**figures, plan=plan), dict(document["beside"])
-        except (ValueError, KeyError, TypeError) as error:
+            document = read_json(file, _Stored, InputError)
+            return replace(document.point.to_point(), plan=Plan.from_json(bytes(document.plan))), dict(document.beside)
+        except FecError as error:
             raise InputError(f"{file} is damaged ({error}): delete it, and the point is measured again") from error
 
     def write(self, key: str, point: SweepPoint, beside: Mapping[str, Any]) -> None:
@@ -134,6 +169,7 @@ class PointFolder:
             point: The point.
             beside: What else is to be remembered, in values that JSON can hold.
         """
+        assert point.plan is not None
         self._folder.mkdir(parents=True, exist_ok=True)
         document = {
             "format": _FORMAT,

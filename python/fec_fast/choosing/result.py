@@ -7,13 +7,17 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
 
 from ..pruning.pruner import PruneResult
-from ..utils.errors import ArgumentError, BudgetError, nearest
+from ..utils.errors import ArgumentError, BudgetError, InputError, nearest
+from ..utils.html import html_panel
+from ..utils.reading import parse_json
 from ..utils.text import text_table
 from .figure import draw_sweep
-from .points import DenseNetwork, SweepPoint
+from .points import DenseNetwork, StoredFigures, SweepPoint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -142,6 +146,28 @@ class Sweep:
         }
         return json.dumps(document, indent=1) + "\n"
 
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Sweep:
+        """Reads what :meth:`to_json` wrote. The plans are not in it, so :meth:`make` cannot make its networks.
+
+        Args:
+            text: The JSON.
+
+        Returns:
+            The sweep.
+
+        Raises:
+            InputError: It is not the JSON of a sweep.
+        """
+        document = parse_json(text, _Document, "the JSON of a sweep", InputError)
+        points = tuple(entry.to_point() for entry in document.points)
+        return cls(document.metric, document.dense, points, document.failed)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: one row per network; a star marks the front."""
+        header, align, rows = self._table()
+        return html_panel(repr(self).strip("<>"), (), header, rows, align)
+
     def __repr__(self) -> str:
         """One line; ``str`` gives the table."""
         failed = f", {len(self.failed)} failed" if self.failed else ""
@@ -153,6 +179,13 @@ class Sweep:
 
     def __str__(self) -> str:
         """A table, a row per network. A star marks the front in multiply-accumulates."""
+        header, align, rows = self._table()
+        notes = [f"{self.metric}; *: no other network has as few MACs and as high a value"]
+        notes += [f"failed: {name}: {reason}" for name, reason in self.failed.items()]
+        return "\n".join([text_table(header, rows, align), *notes])
+
+    def _table(self) -> tuple[tuple[str, ...], str, list[tuple[str, ...]]]:
+        """Header, alignment and rows of the table: the dense network, then the others."""
         front = {id(point) for point in self.front()}
         tuned = any(point.tuned is not None for point in self.points)
         timed = self.dense.latency_ms is not None
@@ -176,17 +209,22 @@ class Sweep:
         def chosen(row: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(cell for cell, is_shown in zip(row, shown, strict=True) if is_shown)
 
-        align = "".join(chosen(tuple("llllrrrrr")))
-        table = text_table(chosen(header), list(map(chosen, rows)), align)
-        notes = [f"{self.metric}; *: no other network has as few MACs and as high a value"]
-        notes += [f"failed: {name}: {reason}" for name, reason in self.failed.items()]
-        return "\n".join([table, *notes])
+        return chosen(header), "".join(chosen(tuple("llllrrrrr"))), list(map(chosen, rows))
 
     def _check_cost(self, cost: str) -> None:
         if cost not in COSTS:
             raise ArgumentError(f"cost={cost!r}: {nearest(str(cost), COSTS)}")
         if cost == "latency_ms" and self.dense.latency_ms is None:
             raise ArgumentError("cost='latency_ms': the sweep did not measure it; give it latency=True")
+
+
+class _Document(msgspec.Struct, forbid_unknown_fields=True):
+    format: Literal["fec_fast.sweep"]
+    version: Literal[1]
+    metric: str
+    dense: DenseNetwork
+    points: Annotated[list[StoredFigures], msgspec.Meta(min_length=1)]
+    failed: dict[str, str]
 
 
 def _number(count: int) -> str:

@@ -269,6 +269,7 @@ def _latencies(
 
         first = seconds(index)
         for key, point in points.items():
+            assert point.plan is not None  # it was measured, or read with its plan
             times[key] = seconds(maker.cut(point.plan))
         times[""] = (first, seconds(index))
     return times

@@ -27,11 +27,13 @@ from ..utils.reading import MOST_JSON_BYTES, read_bytes
 from ..vision import data, zoo
 from ..vision.weights import load_weights
 from . import choosing, deploying, doctor
+from .amounts import BudgetText, Keep, Remove, amounts_of
 from .demo import run_demo
 from .options import (
     DATA_HELP,
     Force,
     InputShape,
+    Layers,
     ModelName,
     Weights,
     build_model,
@@ -44,7 +46,7 @@ from .program import EXIT_CODES, OneLineErrors, before_the_command
 from .recipe import read_recipe
 from .recipe_run import run_recipe
 from .report import ReportRequest, write_report_of_folder
-from .results import explanation_json, headline, result_json, training_json
+from .results import explanation_json, headline, result_json, scores_headline, training_json
 
 app = typer.Typer(
     cls=OneLineErrors,
@@ -73,6 +75,7 @@ _Set = Annotated[
 def score_command(
     model: ModelName,
     weights: Weights = None,
+    layers: Layers = False,
     json: Json = None,
     compress: Annotated[str | None, typer.Option(help="rms, absmean, mean or none")] = None,
     axis: Annotated[str | None, typer.Option(help="channels, filters or both")] = None,
@@ -82,7 +85,7 @@ def score_command(
     fields = {"compress": compress, "axis": axis, "entropy": entropy}
     formula = Formula.from_dict({field: value for field, value in fields.items() if value is not None})
     scores = score_model(build_model(model, weights), formula=formula)
-    say(scores)
+    say(scores if layers else scores_headline(scores))
     write_json(json, scores.to_json())
 
 
@@ -91,20 +94,12 @@ def prune_command(
     model: ModelName,
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")],
     force: Force = False,
-    layers: Annotated[bool, typer.Option("--layers", help="Also prints a table of all layers.")] = False,
+    layers: Layers = False,
     json: Json = None,
-    ratio: Annotated[
-        float | None,
-        typer.Option(help="Share of filters to remove from every layer, in [0, 1). Default without a budget: 0.5."),
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME=NUMBER",
-            help="Target for the whole network. params=0.7, macs=0.5 and memory=0.5 name the share to remove; "
-            "macs=1.2G, params=5M, memory=50MB and latency=3ms name what may be left.",
-        ),
-    ] = None,
+    remove: Remove = None,
+    keep: Keep = None,
+    budget: BudgetText = None,
+    ratio: Annotated[float | None, typer.Option(help="An older spelling of --remove filters=SHARE.")] = None,
     ratios: Annotated[
         str | None,
         typer.Option(
@@ -147,6 +142,11 @@ def prune_command(
     if images != IMAGES and calibrate is None:
         raise InputError(f"--images {images}: it belongs to --calibrate, which is not given")
     check_positive_integer("--images", images)
+    amounts = [*amounts_of(remove, keep, budget), *([] if ratio is None else [ratio])]
+    if len(amounts) > 1:
+        raise InputError(f"{len(amounts)} amounts are given by --remove, --keep, --budget and --ratio: give one")
+    target = amounts[0] if amounts and isinstance(amounts[0], Budget) else None
+    share = amounts[0] if amounts and not isinstance(amounts[0], Budget) else None
     check_out(out, force)
     example = example_input(model, input_shape)
     network = build_model(model, weights).eval()
@@ -154,13 +154,13 @@ def prune_command(
     recover = calibrate if loader is None else loader
     if criterion is None:
         criterion = default_criterion(network, None, None, recover)
-    ratios = default_policy(ratios, budget, criterion, recover)
+    ratios = default_policy(ratios, target, criterion, recover)
     result = prune(
         network,
         example,
-        ratio=ratio,
+        remove=share,
         ratios=ratios,
-        budget=None if budget is None else Budget.parse(budget),
+        budget=target,
         calibration=recover if calibration_needs(criterion, ratios) else None,
         criterion=criterion,
         sides=sides,
@@ -222,7 +222,15 @@ def report_command(
     input_shape: InputShape = None,
     sensitivity: Annotated[
         str | None,
-        typer.Option(metavar="DATA", help="Measures, on the held-out part of this data, what each set costs alone."),
+        typer.Option(
+            metavar="DATA|FILE",
+            help="What each set costs alone: measured on the held-out part of this data, or the file that 'fec-fast "
+            "sensitivity --json FILE.json' wrote.",
+        ),
+    ] = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Networks of other sizes: what 'fec-fast sweep --json FILE' wrote."),
     ] = None,
     images: Annotated[
         str | None,
@@ -236,7 +244,7 @@ def report_command(
 ) -> None:
     """Write a page with charts on a pruned model: sizes, every layer with the reasons, scores, coupled layers."""
     check_out(out, force)
-    request = ReportRequest(result, out, model, weights, sensitivity, images, tuple(filters or ()))
+    request = ReportRequest(result, out, model, weights, sensitivity, sweep, images, tuple(filters or ()))
     shape = None if model is None else example_shape(model, input_shape)
     say(f"report written to {write_report_of_folder(request, shape)}")
 

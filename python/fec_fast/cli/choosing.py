@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json as json_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from torch import nn
 
 from ..choosing.sweeping import DEFAULT_BUDGETS, sweep
 from ..plan import checkpoint
+from ..pruning.allocation.budget import Budget
 from ..pruning.allocation.sensitivity import measure_sensitivity
 from ..pruning.criteria import DEFAULT_CRITERION
 from ..training.finetuning import finetune
 from ..utils.distributed import launched_processes
 from ..utils.errors import InputError
 from ..vision import data
-from .options import DATA_HELP, Force, InputShape, ModelName, Weights, build_model, check_out, example_input
+from .amounts import BudgetText, Keep, Remove, amounts_of
+from .options import DATA_HELP, Force, InputShape, Layers, ModelName, Weights, build_model, check_out, example_input
 from .output import Json, is_quiet, say, write_json
+from .results import sensitivity_headline
 
 _Data = Annotated[str, typer.Option("--data", help=f"{DATA_HELP}. Accuracy is measured on its held-out part.")]
 
@@ -27,14 +29,9 @@ def sweep_command(
     model: ModelName,
     data_name: _Data,
     weights: Weights = None,
-    budgets: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--budget",
-            metavar="NAME=NUMBER",
-            help="A target as for prune. May be repeated. Default: " + ", ".join(map(str, DEFAULT_BUDGETS)) + ".",
-        ),
-    ] = None,
+    remove: Remove = None,
+    keep: Keep = None,
+    budget: BudgetText = None,
     policies: Annotated[
         list[str] | None, typer.Option("--ratios", help="A policy as for prune. May be repeated. Default: prune's.")
     ] = None,
@@ -57,7 +54,13 @@ def sweep_command(
     json: Json = None,
     input_shape: InputShape = None,
 ) -> None:
-    """Prune to several sizes in several ways, recover each on the training images, and measure accuracy and size."""
+    """Prune to several sizes in several ways, recover each on the training images, and measure accuracy and size.
+
+    --remove and --keep may be repeated. Without them: 20, 35, 50, 65 and 80 % of the multiply-accumulates removed.
+    """
+    budgets = [amount for amount in amounts_of(remove, keep, budget) if isinstance(amount, Budget)]
+    if len(budgets) < len([*(remove or ()), *(keep or ()), *(budget or ())]):
+        raise InputError("filters=SHARE: a sweep compares networks by size: give params=, macs=, memory= or latency=")
     if out is not None:
         checkpoint.check_destination(out)
         check_out(out, force)
@@ -103,6 +106,7 @@ def sensitivity_command(
     data_name: _Data,
     weights: Weights = None,
     criterion: Annotated[str, typer.Option(help="Decides which channels are removed.")] = DEFAULT_CRITERION,
+    layers: Layers = False,
     cache: Annotated[
         Path | None, typer.Option(help="Folder for the values. The same command goes on there after an interruption.")
     ] = None,
@@ -121,15 +125,8 @@ def sensitivity_command(
         progress=not is_quiet(),
     )
     if launched_processes().rank == 0:
-        say(measured)
-        document: dict[str, Any] = {
-            "format": "fec_fast.sensitivity",
-            "version": 1,
-            "whole": measured.whole,
-            "units": measured.units,
-            "values": measured.values,
-        }
-        write_json(json, json_module.dumps(document, indent=1) + "\n")
+        say(measured if layers else sensitivity_headline(measured))
+        write_json(json, measured.to_json())
 
 
 def register(app: typer.Typer) -> None:

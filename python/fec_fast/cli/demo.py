@@ -35,7 +35,7 @@ from ..utils.evaluation import evaluate
 from ..utils.files import write_text
 from ..utils.machine import describe_machine
 from ..utils.random_state import restored_randomness
-from ..utils.text import short_number
+from ..utils.text import folded, short_number
 from ..vision import zoo
 from ..vision.digits import load_digits
 
@@ -280,15 +280,18 @@ def _print(figures: Mapping[str, Any], console: Console) -> None:
     images, tuned = figures["data"]["held_out_images"], fmean(dense["tuned"])
     noise = 196 * math.sqrt(tuned * (1 - tuned) / images)  # the half of a 95 % interval, in points
     console.print(
-        f"\nremoved: of the {short_number(dense['parameters'])} parameters. Dense: {short_number(dense['macs'])} MACs, "
-        f"{100 * fmean(dense['at_once']):.1f} %, tuned {100 * tuned:.1f} %.\n"
-        f"at once: right after the cut. tuned: {settings['finetune_epochs']} epochs later, means of "
-        f"{settings['repeats']} runs.\n"
-        f"Accuracy on {images} held-out digits: less than about {noise:.1f} points may be chance.\n"
-        f"{DEFAULTS}: the defaults, recovered on 1,024 training images without labels.\n"
-        "l1, random: the same call with that criterion, without recovery.\n"
-        + "".join(f"{line}\n" for line in _remarks(figures["budgets"]))
-        + f"{machine['processor']}, {machine['threads']} thread, torch {machine['torch']}; {figures['seconds']} s.",
+        folded(
+            f"\nremoved: of the {short_number(dense['parameters'])} parameters. "
+            f"Dense: {short_number(dense['macs'])} MACs, {100 * fmean(dense['at_once']):.1f} %, "
+            f"tuned {100 * tuned:.1f} %.\n"
+            f"at once: right after the cut. tuned: {settings['finetune_epochs']} epochs later, means of "
+            f"{settings['repeats']} runs.\n"
+            f"Accuracy on {images} held-out digits: less than about {noise:.1f} points may be chance.\n"
+            f"{DEFAULTS}: the defaults, recovered on 1,024 training images without labels.\n"
+            "l1, random: the same call with that criterion, without recovery.\n"
+            + "".join(f"{line}\n" for line in _remarks(figures["budgets"]))
+            + f"{machine['processor']}, {machine['threads']} thread, torch {machine['torch']}; {figures['seconds']} s."
+        ),
         soft_wrap=True,
     )
 

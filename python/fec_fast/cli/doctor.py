@@ -21,7 +21,8 @@ from .output import Json, say, write_json
 _EXTRAS = {
     "train": ("finetune, recipes, processes", ("accelerate", "torchmetrics", "yaml", "jsonschema")),
     "vision": ("torchvision's networks, images in folders", ("torchvision", "PIL")),
-    "detection": ("detectors, VOC", ("torchvision", "PIL", "defusedxml", "pycocotools")),
+    "detection": ("detectors, VOC, COCO, YOLO", ("torchvision", "PIL", "defusedxml", "pycocotools", "yaml")),
+    "hf": ("Hugging Face data from the disk", ("datasets", "torchvision", "PIL")),
     "demo": ("fec-fast demo, sklearn:digits", ("accelerate", "torchmetrics", "sklearn")),
     "report": ("pictures", ("matplotlib",)),
     "tensorboard": ("logs for TensorBoard", ("tensorboard",)),

@@ -23,7 +23,8 @@ Weights = Annotated[
     typer.Option(help="Weights: safetensors, or a .pth (read with weights_only). Default: random."),
 ]
 DATA_HELP = (
-    "imagefolder:PATH (a folder or a zip), torchvision:cifar10:PATH, sklearn:digits, voc:PATH or file.py:factory"
+    "imagefolder:PATH, voc:PATH, coco:PATH or yolo:PATH (a folder or a zip), hf:PATH (saved Hugging Face data), "
+    "torchvision:cifar10:PATH, sklearn:digits or file.py:factory"
 )
 InputShape = Annotated[
     str | None,
@@ -35,6 +36,7 @@ InputShape = Annotated[
 ]
 
 
+Layers = Annotated[bool, typer.Option("--layers", help="Also prints a table of all layers.")]
 _MOST_ELEMENTS = 1 << 30  # of the example input, 4 GB
 Force = Annotated[bool, typer.Option("--force", help="Replaces what --out names.")]
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import os
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +15,7 @@ import typer
 
 from ..utils.errors import InputError
 from ..utils.files import write_text
+from ..utils.text import folded, lines_within
 
 # Not in the context of click: newer versions of typer have a copy of click inside, older ones use click itself.
 _quiet: contextvars.ContextVar[bool] = contextvars.ContextVar("quiet", default=False)
@@ -26,9 +30,18 @@ def one_call() -> Iterator[None]:
     """
     token = _quiet.set(False)
     try:
-        yield
+        with lines_within(_columns()):
+            yield
     finally:
         _quiet.reset(token)
+
+
+def _columns() -> int | None:
+    """The width of the terminal, or what COLUMNS says; ``None`` for a pipe or a file, in which lines are left whole."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given) > 0:
+        return max(20, int(given))
+    return max(20, shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
 
 
 def be_quiet() -> None:
@@ -42,13 +55,13 @@ def is_quiet() -> bool:
 
 
 def say(text: object) -> None:
-    """Prints a text for people on the standard output.
+    """Prints a text for people on the standard output, in lines no wider than the terminal.
 
     Args:
         text: Anything whose ``str`` is the text.
     """
     if not is_quiet():
-        typer.echo(str(text))
+        typer.echo(folded(str(text)))
 
 
 def _check_json(path: Any) -> Any:

@@ -15,7 +15,7 @@ from ..training.tasks.classification import Classification
 from ..training.tasks.detection import Detection
 from ..utils.errors import InputError, missing_extra, nearest
 from ..utils.reading import read_bytes
-from .yaml_text import MOST_YAML_BYTES, parse_yaml
+from ..utils.yaml_text import MOST_YAML_BYTES, parse_yaml
 
 SCHEMA = "recipe.schema.json"
 

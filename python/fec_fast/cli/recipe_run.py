@@ -33,8 +33,10 @@ from ..utils.machine import describe_machine
 from ..utils.model_index import ModelIndex
 from ..utils.random_state import restored_randomness
 from ..utils.reading import read_json
+from ..utils.text import folded
 from ..vision import data, zoo
 from ..vision.weights import load_weights
+from .amounts import amount_of
 from .recipe import Recipe
 
 _RECOVER = 1024  # images; the recipe can give another number
@@ -102,7 +104,7 @@ def run_recipe(
         metrics[stage] = task.evaluate(network.to(device), held_out)
         network.cpu()
         values = ", ".join(f"{name} {value:.4f}" for name, value in metrics[stage].items())
-        console.print(f"{stage:<14} {values}", soft_wrap=True)
+        console.print(folded(f"{stage:<14} {values}"), soft_wrap=True)
 
     start = time.perf_counter()
     device = training_device()
@@ -111,14 +113,14 @@ def run_recipe(
         measure("before", model)
         result = _pruned(model, example, recipe, train)
         latency = result.latency(model, example, min_run_time=0.5)
-        console.print(result.summary(latency), soft_wrap=True)
+        console.print(folded(result.summary(latency)), soft_wrap=True)
         measure("pruned", result.model)
         images, recalibrated = _images(recipe), recipe.content.get("recalibrate")
         if images:
             networks = model.to(device), result.model.to(device)
             recovery = compensate(*networks, result.plan, train, ridge=_RIDGE, images=images, progress=progress)
             result = result.with_recovery(recovery)
-            console.print(str(recovery), soft_wrap=True)
+            console.print(folded(str(recovery)), soft_wrap=True)
             model.cpu()
             measure("recovered", result.model)
         elif recalibrated:
@@ -177,7 +179,7 @@ def run_recipe(
     if main:
         checkpoint.save(result, folder / _CHECKPOINT)
         write_text(folder / _RESULTS, json.dumps(results, indent=1) + "\n")
-    console.print(f"written: {folder / _CHECKPOINT}, {folder / _RESULTS}", soft_wrap=True)
+    console.print(folded(f"written: {folder / _CHECKPOINT}, {folder / _RESULTS}"), soft_wrap=True)
     return results
 
 
@@ -226,7 +228,8 @@ def _first(loader: Iterable[Any], images: int) -> Iterator[Any]:
 def _pruned(model: nn.Module, example: Any, recipe: Recipe, train: Any) -> PruneResult:
     """Prunes a network with the options of the recipe."""
     options = recipe.prune
-    budget, fields = options.pop("budget", None), options.pop("formula", None)
+    budget, share = _amount(options)
+    fields = options.pop("formula", None)
     formula = None if fields is None else Formula.from_dict(fields)
     recover = train if _images(recipe) else None
     criterion = options.pop("criterion", None) or default_criterion(model, formula, None, recover)
@@ -235,12 +238,28 @@ def _pruned(model: nn.Module, example: Any, recipe: Recipe, train: Any) -> Prune
     return prune(
         model,
         example,
-        budget=None if budget is None else Budget(**budget),
+        budget=budget,
+        remove=share,
         formula=formula,
         calibration=train if calibration_needs(criterion, ratios) else None,
         criterion=criterion,
         **options,
     )
+
+
+def _amount(options: dict[str, Any]) -> tuple[Budget | None, float | None]:
+    """The budget, or the share of every layer's filters to remove; its keys are taken out of the options."""
+    given = {
+        key: value for key in ("remove", "keep", "budget", "ratio") if (value := options.pop(key, None)) is not None
+    }
+    if len(given) > 1:
+        raise InputError(f"prune.{', prune.'.join(given)}: give one of them")
+    for key, value in given.items():
+        if key == "ratio":
+            return None, value
+        amount = Budget(**value) if key == "budget" else amount_of(key, value, f"prune.{key}: {value}")
+        return (amount, None) if isinstance(amount, Budget) else (None, amount)
+    return None, None
 
 
 def _images(recipe: Recipe) -> int:

@@ -9,14 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..choosing.result import Sweep
 from ..graph.counts import count
 from ..plan import checkpoint
 from ..plan.plan import Plan
+from ..pruning.allocation.measured import Sensitivity
 from ..pruning.allocation.sensitivity import measure_sensitivity
 from ..pruning.criteria import CRITERIA, DEFAULT_CRITERION
 from ..pruning.reporting import report_content
 from ..report.writer import check_report_path, write_report
 from ..utils.errors import InputError
+from ..utils.reading import MOST_JSON_BYTES, read_bytes
 from ..vision import data, zoo
 from ..vision.weights import load_weights
 
@@ -32,7 +35,8 @@ class ReportRequest:
         out: The HTML file.
         model: The name of the model before pruning, or ``None``.
         weights: Its weights, or ``None``.
-        sensitivity: The name of data to measure the sensitivity on, or ``None``.
+        sensitivity: The name of data to measure the sensitivity on, or a JSON file of it, or ``None``.
+        sweep: The JSON file of a sweep, or ``None``.
         images: The name of data with images for detectors, or ``None``.
         filters: Filters as ``LAYER:NUMBER``.
     """
@@ -42,6 +46,7 @@ class ReportRequest:
     model: str | None
     weights: Path | None
     sensitivity: str | None
+    sweep: Path | None
     images: str | None
     filters: tuple[str, ...]
 
@@ -60,7 +65,9 @@ def write_report_of_folder(request: ReportRequest, input_shape: tuple[int, ...] 
         InputError: Options that need the model or its weights without them, or data that cannot be used.
         FecError: The folder, the model or the data cannot be read.
     """
-    for option, value in (("--sensitivity", request.sensitivity), ("--images", request.images)):
+    stored = _stored_sensitivity(request.sensitivity)
+    measured_on = None if stored is not None else request.sensitivity
+    for option, value in (("--sensitivity", measured_on), ("--images", request.images)):
         if value is not None and request.weights is None:
             raise InputError(f"{option} {value}: give the model before pruning with --model and --weights")
     if request.filters and request.weights is None:
@@ -69,7 +76,12 @@ def write_report_of_folder(request: ReportRequest, input_shape: tuple[int, ...] 
         raise InputError(f"--weights {request.weights}: give the model they belong to with --model")
     filters = [_filter(text) for text in request.filters]
     check_report_path(request.out)
+    sweep = None
+    if request.sweep is not None:
+        sweep = Sweep.from_json(read_bytes(request.sweep, MOST_JSON_BYTES, InputError))
     plan = checkpoint.read_plan(request.folder)
+    if stored is not None and stored.fingerprint != plan.fingerprint:
+        raise InputError(f"--sensitivity {request.sensitivity}: it is of another network than {request.folder}")
     known: dict[str, Any] = {}
     facts = [f"stored in {request.folder}"]
     if request.model is not None and input_shape is not None:
@@ -78,9 +90,18 @@ def write_report_of_folder(request: ReportRequest, input_shape: tuple[int, ...] 
             facts.append("without the weights before pruning (--weights): no pictures of filters")
     else:
         facts.append("without the model before pruning (--model): no parameters and multiply-accumulates")
+    if stored is not None:
+        known["sensitivity"] = stored
     title = f"{request.model or request.folder.resolve().name}, pruned"
     facts += known.pop("facts", [])
-    return write_report(request.out, report_content(plan, title, facts=facts, filters=filters, **known))
+    return write_report(request.out, report_content(plan, title, facts=facts, filters=filters, sweep=sweep, **known))
+
+
+def _stored_sensitivity(name: str | None) -> Sensitivity | None:
+    """The sensitivity of a JSON file; ``None`` for data that it is to be measured on."""
+    if name is None or not name.endswith(".json") or not Path(name).is_file():
+        return None
+    return Sensitivity.from_json(read_bytes(Path(name), MOST_JSON_BYTES, InputError))
 
 
 def _of_model(request: ReportRequest, name: str, input_shape: tuple[int, ...], plan: Plan) -> dict[str, Any]:
@@ -98,7 +119,7 @@ def _of_model(request: ReportRequest, name: str, input_shape: tuple[int, ...], p
         "before": count(original, example),
         "after": count(pruned, example),
     }
-    if request.sensitivity is not None:
+    if request.sensitivity is not None and _stored_sensitivity(request.sensitivity) is None:
         criterion = plan.criterion if plan.criterion in CRITERIA else DEFAULT_CRITERION
         held_out = data.load(request.sensitivity)[1]
         known["sensitivity"] = measure_sensitivity(original, example, held_out, criterion=criterion)

@@ -7,9 +7,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from ..pruning.allocation.measured import Sensitivity
 from ..pruning.explanation import FilterExplanation
 from ..pruning.pruner import PruneResult
+from ..scoring.model_scores import ModelScores
 from ..training.history import FinetuneResult
+from ..utils.text import counted
+
+_ENDS = 3  # sets that are listed at both ends
 
 
 def headline(result: PruneResult) -> str:
@@ -32,6 +37,53 @@ def headline(result: PruneResult) -> str:
     if result.plan.pinned:
         lines.append(f"{len(result.plan.pinned)} layer(s) keep all filters; --layers says which and why")
     return "\n".join(lines)
+
+
+def scores_headline(scores: ModelScores) -> str:
+    """The scores of a network in a few lines: how many, from where to where, and the layers at both ends.
+
+    Args:
+        scores: The scores.
+
+    Returns:
+        Text; ``--layers`` prints the rest.
+    """
+    lines = [f"{counted(len(scores), 'layer')}, {counted(sum(map(len, scores.values())), 'filter')}"]
+    if scores:
+        means = {name: float(values.mean()) for name, values in scores.items()}
+        ends = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
+        spread = [float(bound) for values in scores.values() for bound in (values.min(), values.max())]
+        lines.append(f"entropies from {min(spread):.4f} to {max(spread):.4f} nats")
+        lines.append(f"lowest mean: {ends[0]}, {means[ends[0]]:.4f}")
+        lines.append(f"highest mean: {ends[1]}, {means[ends[1]]:.4f}")
+    lines.append(f"{scores.formula}; backend {scores.backend}")
+    if scores.unscored:
+        lines.append(f"{counted(len(scores.unscored), 'layer')} without a score")
+    return "\n".join([*lines, "--layers prints every layer"])
+
+
+def sensitivity_headline(measured: Sensitivity) -> str:
+    """What the sets cost in a few lines: those that cost the most and the least when most of them is removed.
+
+    Args:
+        measured: The values.
+
+    Returns:
+        Text; ``--layers`` prints the rest.
+    """
+    rows = []
+    for name, values in measured.values.items():
+        removed = max(values)
+        rows.append((values[removed], name, removed / measured.units[name]))
+    rows.sort()
+    lines = [f"nothing removed: {measured.whole:.4g}; {counted(len(rows), 'coupled set')} measured alone"]
+    if len(rows) <= 2 * _ENDS:
+        lines += [f"{name}: {value:.4g} with {share:.0%} removed" for value, name, share in rows]
+    else:
+        for words, some in (("most", rows[:_ENDS]), ("least", rows[: -_ENDS - 1 : -1])):
+            lines.append(f"costs the {words}:")
+            lines += [f"  {name}: {value:.4g} with {share:.0%} removed" for value, name, share in some]
+    return "\n".join([*lines, "--layers prints every value"])
 
 
 def result_json(result: PruneResult, folder: Path) -> str:

@@ -198,14 +198,17 @@ def check_round_arguments(rounds: int, train: Callable[..., Any], options: Mappi
 
     Raises:
         ArgumentError: ``rounds`` is not a whole number of at least 1, or ``train`` cannot be called.
-        RatioError: ``ratio`` is given, or ``ratios`` does not name a policy.
+        RatioError: ``remove`` or ``ratio`` is given, or ``ratios`` does not name a policy.
     """
     if check_positive_integer("rounds", rounds) > _MOST_ROUNDS:
         raise ArgumentError(f"rounds={rounds}: give at most {_MOST_ROUNDS}; each is to remove something")
     if not callable(train):
         raise ArgumentError(f"train: expected a function of a model and a round, got {type(train).__name__}")
-    if "ratio" in options:
-        raise RatioError("ratio=: give budget= alone; a ratio does not say how much each of several rounds removes")
+    for name in ("ratio", "remove"):
+        if options.get(name) is not None:
+            raise RatioError(
+                f"{name}=: give budget= alone; a share does not say how much each of several rounds removes"
+            )
     if not (options.get("ratios") is None or isinstance(options["ratios"], str)):
         raise RatioError("ratios=: name a policy; ratios by layer and measured sensitivities hold for one round only")
 

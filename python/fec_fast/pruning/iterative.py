@@ -54,7 +54,8 @@ def prune_iteratively(
         longer equals the masked original.
 
     Raises:
-        RatioError: ``ratio`` is given, or ``ratios`` is a measured sensitivity: it holds for the first round only.
+        RatioError: ``remove`` or ``ratio`` is given, or ``ratios`` is a measured sensitivity: it holds for the first
+            round only.
         ArgumentError: ``rounds`` is not a whole number of at least 1, or ``train`` cannot be called.
         TrainingError: ``train`` changed a shape.
         BudgetError: A round's share of the budget cannot be met.

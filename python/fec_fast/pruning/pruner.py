@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ..plan.plan import Plan, check_plan
 from ..plan.widths import layer_widths
 from ..recovery.calibration import DATA_FREE, calibration_batches
 from ..recovery.compensation import IMAGES, Compensation, compensate
+from ..report.content import MeasuredSweep
 from ..report.writer import check_report_path, write_report
 from ..scoring.formula import Formula
 from ..utils.errors import ArgumentError, FecWarning
@@ -27,9 +28,10 @@ from ..utils.model_index import ModelIndex
 from ..utils.public_call import interruptible
 from ..utils.text import change, short_number
 from ..utils.timing import Latency, compare_latency
-from .allocation.allocate import AllocationRequest, Ratios
+from .allocation.allocate import AllocationRequest, Ratios, removed_shares
 from .allocation.budget import Budget
-from .allocation.sensitivity import Calibration, Sensitivity
+from .allocation.measured import Sensitivity
+from .allocation.sensitivity import Calibration
 from .arguments import check_calibration, default_criterion, default_policy, images_suffice
 from .cautions import layers_cut_to_the_bone
 from .context import build_context
@@ -132,6 +134,7 @@ class PruneResult:
         *,
         title: str | None = None,
         sensitivity: Sensitivity | None = None,
+        sweep: MeasuredSweep | None = None,
         images: Sequence[Tensor] = (),
         filters: Sequence[tuple[str, int]] = (),
     ) -> Path:
@@ -144,6 +147,7 @@ class PruneResult:
             example_inputs: What the original was pruned on; they add to the graph which layers read the channels.
             title: The heading; ``None`` is the name of the model's class.
             sensitivity: Curves of :func:`fec_fast.measure_sensitivity`, if they were measured.
+            sweep: What :func:`fec_fast.sweep` returned: networks of other sizes, and those that no other beats.
             images: For detectors, float images ``[3, H, W]`` in [0, 1]: what is found in them before and after.
             filters: Layers and positions of filters, such as ``[("conv1", 3)]``, whose distances between channels are
                 shown; by default the filters with the lowest and the highest score of every layer.
@@ -171,6 +175,7 @@ class PruneResult:
             after=self.after,
             facts=facts,
             sensitivity=sensitivity,
+            sweep=sweep,
             images=images,
             filters=filters,
         )
@@ -203,9 +208,10 @@ def prune(
     model: nn.Module,
     example_inputs: Any,
     *,
-    ratio: float | None = None,
-    ratios: Ratios | None = None,
+    remove: float | Mapping[str, float] | None = None,
     budget: Budget | None = None,
+    ratios: Ratios | None = None,
+    ratio: float | None = None,
     calibration: Calibration | None = None,
     criterion: str | Criterion | None = None,
     formula: Formula | None = None,
@@ -226,16 +232,18 @@ def prune(
         model: The network; DataParallel, DistributedDataParallel and torch.compile wrappers are looked through.
         example_inputs: A tensor or list is the single argument, a tuple the positional arguments, a dictionary the
             keyword arguments. A small batch is enough.
-        ratio: The share of channels to remove from every coupled set, in [0, 1). ``None``: 0.5 if neither ``ratios``
-            nor ``budget`` is given.
-        ratios: The share for each named layer, in [0, 1); layers that are not named (nor coupled to one) are kept
-            whole. With a budget: how removal is spread over the layers. ``"entropy"`` (the default): by how many
+        remove: The share of channels to remove from every coupled set, in [0, 1); or a mapping with the share for each
+            named layer: layers that are not named (nor coupled to one) are kept whole. ``None``: 0.5 if ``budget`` is
+            not given.
+        budget: The size that the pruned network must reach; ``None`` if shares are given.
+        ratios: With a budget: how removal is spread over the layers. ``"entropy"`` (the default): by how many
             filters of a layer are effectively distinct. ``"uniform"``: the same share everywhere. ``"global"``: by one
             ranking of all units' scores. ``"reconstruction"``: by the error that is left in the layers that read the
             channels, once their other inputs make up for it. ``"sensitivity"``: by what is measured on the calibration,
             or a :class:`fec_fast.Sensitivity` that was measured before. A mapping: in these proportions. A policy
             object of :mod:`fec_fast.pruning.allocation.policies` has other constants than the named policies.
-        budget: The size that the pruned network must reach; ``None`` if ratios are given.
+            Without a budget, a mapping is the same as ``remove``.
+        ratio: An older spelling of ``remove`` with a number.
         calibration: What the criterion and the ratios are measured on; ``None`` if neither needs it, or ``recover`` has
             the images. ``"reconstruction"`` takes a loader, an iterable of batches or a tensor of images, without
             labels or with labels that are ignored, and uses the first 1,024 images; or ``"data-free"``, where noise
@@ -273,7 +281,7 @@ def prune(
         The pruned copy, its plan and its counts.
 
     Raises:
-        RatioError: A ratio outside [0, 1), different ratios for coupled layers, or arguments that contradict; a missing
+        RatioError: A share outside [0, 1), different shares for coupled layers, or arguments that contradict; a missing
             calibration, or one that nothing needs.
         BudgetError: A budget that cannot be met; the nearest that can be met is named.
         LayerError: An unknown name, or a model with nothing to prune.
@@ -288,6 +296,7 @@ def prune(
         )
     if criterion is None:
         criterion = default_criterion(model, formula, calibration, recover)
+    ratio, ratios = removed_shares(remove, ratio, ratios, budget)
     ratios = default_policy(ratios, budget, criterion, recover)
     request = AllocationRequest(ratio, ratios, budget, calibration, min_channels, round_to)
     images = recover
@@ -305,7 +314,7 @@ def prune(
     for message in [*unseen_parts(trial), *kept_for_norms(context.coupling), *hurt]:
         warnings.warn(message, FecWarning, stacklevel=3)  # of the caller: @interruptible is between
     if not any(counts) and budget is None and (ratio is None or ratio > 0):
-        message = "nothing was pruned: the ratios are too small for these widths and round_to"
+        message = "nothing was pruned: the shares to remove are too small for these widths and round_to"
         warnings.warn(message, FecWarning, stacklevel=3)
     before = counts_of(context.index, macs)
     sizes = SizeModel(context.index, context.trace, context.coupling)

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from ..graph.counts import Counts
 from ..plan.plan import Plan, check_plan
 from ..report.charts import Link
-from ..report.content import CurveChart, ReportContent
+from ..report.content import CurveChart, MeasuredSweep, ReportContent
 from ..scoring.formula import Formula
 from ..scoring.model_scores import score_model
 from ..utils.errors import ArgumentError, LayerError
 from ..utils.model_index import ModelIndex
 from .allocation.allocate import SPREAD
+from .allocation.measured import Sensitivity
 from .allocation.policies import EntropyPolicy
-from .allocation.sensitivity import Sensitivity
 from .channel_sets import couplings
 
 
@@ -33,6 +33,7 @@ def report_content(
     after: Counts | None = None,
     facts: Sequence[str] = (),
     sensitivity: Sensitivity | None = None,
+    sweep: MeasuredSweep | None = None,
     images: Sequence[Tensor] = (),
     filters: Sequence[tuple[str, int]] = (),
     charts: Sequence[CurveChart] = (),
@@ -51,6 +52,7 @@ def report_content(
         after: Sizes of the pruned network.
         facts: Lines on how the result was made.
         sensitivity: What each set costs alone.
+        sweep: Networks of other sizes.
         images: For detectors, pictures ``[3, H, W]`` in [0, 1].
         filters: Layers and positions of filters.
         charts: Further charts.
@@ -61,12 +63,14 @@ def report_content(
 
     Raises:
         PlanError: The plan is for another model than ``original``.
-        ArgumentError: ``sensitivity`` or ``filters`` are of another kind, or ``example_inputs`` come without the
-            original.
+        ArgumentError: ``sensitivity``, ``sweep`` or ``filters`` are of another kind, or ``example_inputs`` come
+            without the original.
         InputError: The original cannot be run on the example inputs.
     """
     if sensitivity is not None and not isinstance(sensitivity, Sensitivity):
         raise ArgumentError(f"sensitivity: expected a fec_fast.Sensitivity, got a {type(sensitivity).__name__}")
+    if sweep is not None and not isinstance(sweep, MeasuredSweep):
+        raise ArgumentError(f"sweep: expected a fec_fast.Sweep, got a {type(sweep).__name__}")
     for pair in filters:
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and type(pair[1]) is int):
             raise ArgumentError(f"filters: {pair!r}: give pairs of a layer and a number, such as ('conv1', 3)")
@@ -92,6 +96,7 @@ def report_content(
         spread=next((note for note in reversed(plan.notes) if note.startswith(SPREAD)), ""),
         facts=[*how, *facts],
         sensitivity=sensitivity,
+        sweep=sweep,
         images=images,
         filters=filters,
         charts=charts,

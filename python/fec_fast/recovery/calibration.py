@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.arguments import batches_of
+from ..utils.batches import pair_of
 from ..utils.compat import tree_leaves
 from ..utils.errors import ArgumentError, InputError
 from ..utils.forward import call_model, describe_tensors, map_tensors, undisturbed
@@ -72,8 +73,9 @@ def inputs_of(batch: Any, *, image_lists: bool = True) -> Any:
     """The model's inputs in a batch of a loader; labels are left out.
 
     Args:
-        batch: A tensor ``[B, ...]``, a list of images ``[C, H, W]`` (detectors), a dictionary (keyword arguments), or a
-            tuple or list that begins with one of these. A tuple as first element holds the positional arguments.
+        batch: A tensor ``[B, ...]``, a list of images ``[C, H, W]`` (detectors), a dictionary (keyword arguments; of
+            ``image`` and ``label``, the image alone is the argument), or a tuple or list that begins with one of these.
+            A tuple as first element holds the positional arguments.
         image_lists: Whether a list of tensors of three axes is a list of images, see :func:`inputs_from`.
 
     Returns:
@@ -82,7 +84,7 @@ def inputs_of(batch: Any, *, image_lists: bool = True) -> Any:
     Raises:
         InputError: There are no images in the batch.
     """
-    inputs = batch
+    inputs = batch = pair_of(batch)
     if isinstance(batch, list | tuple) and batch and not (image_lists and _is_image_list(batch)):
         inputs = batch[0]
     if isinstance(inputs, Tensor):

@@ -11,7 +11,7 @@ from ..utils.html import Html
 from .figures import GRID, INK, KEPT, MUTED, PAGE, REMOVED, THIRD, drawing, to_svg
 
 # Colour, line and mark differ at once: no curve is told from another by its colour alone.
-_CURVES = ((KEPT, "-", "o"), (REMOVED, "--", "s"), (THIRD, "-.", "^"), (INK, ":", "D"), (MUTED, "--", "v"))
+CURVES = ((KEPT, "-", "o"), (REMOVED, "--", "s"), (THIRD, "-.", "^"), (INK, ":", "D"), (MUTED, "--", "v"))
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def curve_chart(curves: Sequence[Curve], name: str, x_label: str, y_label: str, 
     """
     with drawing(430, 280) as figure:
         axes = figure.add_subplot()
-        for curve, (colour, line, mark) in zip(curves, _CURVES, strict=False):
+        for curve, (colour, line, mark) in zip(curves, CURVES, strict=False):
             axes.plot(curve.x, curve.y, color=colour, linestyle=line, marker=mark, markersize=5, label=curve.name)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
@@ -211,7 +211,7 @@ def sensitivity_chart(
             x, y = [0.0, *(share for share, _ in points)], [whole, *(value for _, value in points)]
             colour, line = MUTED, "-"
             if name in weakest:
-                colour, line, _ = _CURVES[weakest.index(name)]
+                colour, line, _ = CURVES[weakest.index(name)]
             axes.plot(
                 x,
                 y,

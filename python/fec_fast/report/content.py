@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -27,6 +27,70 @@ class MeasuredSensitivity(Protocol):
     @property
     def values(self) -> dict[str, dict[int, float]]:
         """For each set the value by the number of units removed."""
+
+
+class SweptNetwork(Protocol):
+    """What a report reads of a network of a sweep, or of the dense one."""
+
+    @property
+    def value(self) -> float:
+        """Its value in the metric."""
+
+    @property
+    def parameters(self) -> int:
+        """The number of its parameters."""
+
+    @property
+    def macs(self) -> int:
+        """Its multiply-accumulates."""
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Milliseconds per call, if they were measured."""
+
+
+class SweptPoint(SweptNetwork, Protocol):
+    """What a report reads of a pruned network of a sweep."""
+
+    @property
+    def budget(self) -> str:
+        """Its budget."""
+
+    @property
+    def policy(self) -> str:
+        """What spread the budget over the layers."""
+
+    @property
+    def criterion(self) -> str:
+        """What decided which channels of a layer were removed."""
+
+    @property
+    def pruned(self) -> float:
+        """Its value before training."""
+
+    @property
+    def tuned(self) -> float | None:
+        """Its value after training, if there was one."""
+
+
+@runtime_checkable
+class MeasuredSweep(Protocol):
+    """What a report reads of a :class:`fec_fast.Sweep`."""
+
+    @property
+    def metric(self) -> str:
+        """The name of the metric."""
+
+    @property
+    def dense(self) -> SweptNetwork:
+        """The network before pruning."""
+
+    @property
+    def points(self) -> Sequence[SweptPoint]:
+        """The pruned networks."""
+
+    def front(self) -> Sequence[SweptPoint]:
+        """The networks that no other beats in multiply-accumulates and value."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +128,7 @@ class ReportContent:
         spread: How the removal was spread over the layers; ``""`` where it is not known.
         facts: Lines on how the result was made and proven.
         sensitivity: What each set costs alone; ``None`` if it was not measured.
+        sweep: Networks of other sizes, to compare with; ``None`` if there are none.
         images: Pictures ``[3, H, W]`` in [0, 1] for both networks, which must be detectors.
         filters: Layers and positions of filters whose distances between channels are shown.
         charts: Further charts, at the top.
@@ -80,6 +145,7 @@ class ReportContent:
     spread: str = ""
     facts: Sequence[str] = ()
     sensitivity: MeasuredSensitivity | None = None
+    sweep: MeasuredSweep | None = None
     images: Sequence[Tensor] = ()
     filters: Sequence[tuple[str, int]] = ()
     charts: Sequence[CurveChart] = ()

@@ -21,6 +21,7 @@ from .sections import (
     score_section,
     sensitivity_section,
 )
+from .sweep import sweep_section
 from .weights import check_filter_names
 
 
@@ -78,6 +79,8 @@ def write_report(path: str | os.PathLike[str], content: ReportContent) -> Path:
         sections.append(coupling_section(content, facts))
     if content.sensitivity is not None:
         sections.append(sensitivity_section(content.sensitivity, plan))
+    if content.sweep is not None:
+        sections.append(sweep_section(content, content.sweep))
     if content.original is not None:
         sections += filter_sections(content.original, plan, facts, content.filters)
     if content.images:

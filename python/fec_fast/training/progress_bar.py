@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from ..utils.progress import SECONDS_BETWEEN_LINES
+
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress, TaskID
 
     from .history import Epoch
@@ -14,7 +18,8 @@ if TYPE_CHECKING:
 class ProgressBar:
     """One line with the epoch, the loss, the last epoch's main metric, the speed, a bar and the remaining time.
 
-    A context manager: the bar is shown while the context lasts.
+    A context manager: the bar is shown while the context lasts. A pipe or a file gets a line without the bar, every
+    half minute and at the end.
     """
 
     def __init__(self, epochs: int, main_metric: str, *, shown: bool) -> None:
@@ -28,13 +33,19 @@ class ProgressBar:
         self.epochs, self.main_metric = epochs, main_metric
         self.bar: Progress | None = None
         self.row: TaskID | None = None
+        self.console: Console | None = None  # of a pipe or a file, which gets a line now and then
+        self._text, self._written = "", time.monotonic()
         if shown:
             # Imported here: rich adds 40 ms to the import of the package.
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-            self.bar = Progress(*columns, console=Console(stderr=True))
+            console = Console(stderr=True)
+            if console.is_interactive:
+                self.bar = Progress(*columns, console=console)
+            else:
+                self.console = console
 
     def __enter__(self) -> ProgressBar:
         """Shows the bar."""
@@ -49,6 +60,7 @@ class ProgressBar:
         """Leaves the bar as it is on the screen and ends its updates."""
         if self.bar is not None:
             self.bar.stop()
+        self._write()
 
     def update(self, history: list[Epoch], share: float, loss: float, images_per_second: float) -> None:
         """Shows the state after a step.
@@ -59,7 +71,7 @@ class ProgressBar:
             loss: Loss of the step.
             images_per_second: Speed since the beginning of the epoch, over all processes.
         """
-        if self.bar is None or self.row is None:
+        if self.bar is None and self.console is None:
             return
         text = f"epoch {len(history) + 1}/{self.epochs}  loss {loss:.3f}"
         if history:
@@ -67,4 +79,16 @@ class ProgressBar:
             metrics, data = (last.metrics, "training") if last.held_out is None else (last.held_out, "held-out")
             if self.main_metric in metrics:
                 text += f"  {data} {self.main_metric} {metrics[self.main_metric]:.4f}"
-        self.bar.update(self.row, completed=share, description=f"{text}  {images_per_second:,.0f} images/s")
+        text += f"  {images_per_second:,.0f} images/s"
+        if self.bar is not None and self.row is not None:
+            self.bar.update(self.row, completed=share, description=text)
+            return
+        self._text = f"{text}  {share:.0%}"
+        if time.monotonic() - self._written >= SECONDS_BETWEEN_LINES:
+            self._write()
+
+    def _write(self) -> None:
+        """Writes the state as a line, if there is a new one."""
+        if self.console is not None and self._text:
+            self.console.print(self._text, soft_wrap=True)
+            self._text, self._written = "", time.monotonic()

@@ -30,7 +30,7 @@ def progress_bar(description: str, steps: int, *, shown: bool) -> Iterator[Calla
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not console.is_interactive:  # a pipe, a file, or a terminal that cannot go back (TERM=dumb)
         yield _occasional_lines(description, steps, console.print)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -39,7 +39,7 @@ def progress_bar(description: str, steps: int, *, shown: bool) -> Iterator[Calla
         yield lambda: bar.advance(task)
 
 
-_SECONDS_BETWEEN_LINES = 30.0
+SECONDS_BETWEEN_LINES = 30.0
 
 
 def _occasional_lines(description: str, steps: int, write: Callable[[str], None]) -> Callable[[], None]:
@@ -49,7 +49,7 @@ def _occasional_lines(description: str, steps: int, write: Callable[[str], None]
     def step() -> None:
         nonlocal done, last
         done += 1
-        if done == steps or time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+        if done == steps or time.monotonic() - last >= SECONDS_BETWEEN_LINES:
             last = time.monotonic()
             write(f"{description}: {done} of {steps}")
 

@@ -83,6 +83,24 @@ def parse_json(content: str | bytes, schema: type[T], what: str, error: type[Fec
     ):
         if count > most:
             raise error(f"{what} has {count:,} {unit}; it may have at most {most:,}: check where it comes from")
+    return decode_json(text, schema, what, error)
+
+
+def decode_json(text: bytes, schema: type[T], what: str, error: type[FecError]) -> T:
+    """Parses JSON into the types of a schema. The caller has bounded what the schema takes memory for.
+
+    Args:
+        text: The JSON text in UTF-8.
+        schema: The type that the document must have.
+        what: The subject of the error messages, such as a file's name.
+        error: The class of the errors.
+
+    Returns:
+        The document.
+
+    Raises:
+        FecError: Of the given class. The text is not JSON, is nested too deeply, or has another type somewhere.
+    """
     try:
         return msgspec.json.decode(text, type=schema)
     except msgspec.ValidationError as cause:

@@ -1,8 +1,59 @@
-"""Text tables: columns aligned with spaces, for terminals and logs."""
+"""Text tables: columns aligned with spaces, for terminals and logs; folded where a terminal is narrow."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import contextvars
+import textwrap
+from collections.abc import Iterator, Sequence
+
+_width: contextvars.ContextVar[int | None] = contextvars.ContextVar("width", default=None)
+
+
+@contextlib.contextmanager
+def lines_within(width: int | None) -> Iterator[None]:
+    """Lets tables and :func:`folded` keep to a width, until the end of the context.
+
+    Args:
+        width: The number of columns; ``None`` for any.
+
+    Yields:
+        Nothing.
+    """
+    token = _width.set(width)
+    try:
+        yield
+    finally:
+        _width.reset(token)
+
+
+def folded(text: str) -> str:
+    """Folds the lines that are wider than the width that is set, at spaces. Words stay whole: numbers, paths.
+
+    Args:
+        text: Lines. What is behind the first line of a long one is indented by two spaces more.
+
+    Returns:
+        Lines; the text itself where no width is set.
+    """
+    width = _width.get()
+    if width is None:
+        return text
+    lines: list[str] = []
+    for line in text.split("\n"):
+        if len(line) <= width:
+            lines.append(line)
+            continue
+        indent = line[: len(line) - len(line.lstrip())]
+        lines += textwrap.wrap(
+            line.strip(),
+            max(width, len(indent) + 12),
+            initial_indent=indent,
+            subsequent_indent=f"{indent}  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines)
 
 
 def short_number(number: float) -> str:
@@ -55,6 +106,9 @@ def text_table(
 ) -> str:
     """Lays out a table whose columns are as wide as their widest cell and two spaces apart.
 
+    Where :func:`lines_within` sets a width and the table is wider, each row becomes a few lines, with the titles of the
+    columns beside the cells.
+
     Args:
         header: The titles of the columns.
         rows: The cells, one sequence per row, each as long as the header.
@@ -79,9 +133,33 @@ def text_table(
             for cell, width, side in zip(row, widths, align, strict=True)
         ]
         lines.append("  ".join(cells).rstrip())
+    width = _width.get()
+    if width is not None and max(map(len, lines)) > width:
+        return "\n".join(_folded_row(header, row) for row in rows)
     dashes = "-" * max(map(len, lines))
     if totals:
         lines.insert(-1, dashes)
     if rule:
         lines.insert(1, dashes)
     return "\n".join(lines)
+
+
+def _folded_row(header: Sequence[str], row: Sequence[str]) -> str:
+    """A row in lines: its name, and below it the other cells behind their titles."""
+    names = [cell for title, cell in zip(header, row, strict=True) if cell and not title]
+    first = next((at for at, title in enumerate(header) if title), 0)
+    names.append(row[first])
+    cells = [f"{title} {cell}" for title, cell in list(zip(header, row, strict=True))[first + 1 :] if cell and title]
+    return folded(" ".join(names)) + "".join(f"\n{line}" for line in _packed(cells))
+
+
+def _packed(cells: Sequence[str]) -> list[str]:
+    """Cells side by side, as many to a line as fit, indented by two spaces."""
+    width = _width.get() or 80
+    lines: list[str] = []
+    for cell in cells:
+        if lines and len(lines[-1]) + 2 + len(cell) <= width:
+            lines[-1] += f"; {cell}"
+        else:
+            lines.append(f"  {cell}")
+    return [folded(line) for line in lines]

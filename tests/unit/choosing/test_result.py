@@ -92,6 +92,30 @@ def test_json_has_the_figures() -> None:
     assert "plan" not in document["points"][0]
 
 
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=6))
+def test_json_is_read_again(sizes: list[tuple[int, int]]) -> None:
+    result = made_of(sizes)
+    again = Sweep.from_json(result.to_json())
+    assert [point.figures() for point in again.points] == [point.figures() for point in result.points]
+    assert again.dense == result.dense and str(again) == str(result)
+    with pytest.raises(fec_fast.ArgumentError, match="give a point of this sweep"):
+        again.make(again.points[0])
+
+
+@pytest.mark.parametrize(
+    "change", [{"format": "x"}, {"points": []}, {"dense": {"value": 1}}, {"metric": 3}, {"points": [{"macs": -1}]}]
+)
+def test_other_json_is_refused(change: dict[str, object]) -> None:
+    document = json.loads(made_of([(1, 2)]).to_json())
+    with pytest.raises(fec_fast.InputError, match="the JSON of a sweep"):
+        Sweep.from_json(json.dumps(document | change))
+
+
+def test_notebooks_show_a_row_per_network() -> None:
+    html = made_of([(3, 4), (2, 1)])._repr_html_()
+    assert html.count("<tr>") == 4 and "dense" in html
+
+
 def test_the_picture_shows_every_point(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     result = quick_sweep(network())

@@ -6,6 +6,7 @@ import copy
 import json
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -172,6 +173,20 @@ def test_latency_is_measured_on_request(monkeypatch: pytest.MonkeyPatch) -> None
     assert result.dense.latency_ms is not None and result.dense.latency_ms > 0
     assert all(point.latency_ms is not None and point.latency_ms > 0 for point in result.points)
     assert result.front("latency_ms") and " ms" in str(result).splitlines()[0]
+
+
+@pytest.mark.parametrize(("seconds", "doubted"), [((1e-3, 5e-4, 1.1e-3), False), ((0.4e-3, 5e-4, 92e-3), True)])
+def test_latency_of_a_busy_machine_is_doubted(
+    seconds: tuple[float, ...], doubted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dense network is timed before and after the others."""
+    times = iter(seconds)
+    monkeypatch.setattr(sweeping, "time_model", lambda *_: SimpleNamespace(seconds=next(times)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        quick_sweep(network(), budgets=["macs=0.5"], criteria=["l1"], latency=True)
+    said = [str(warning.message) for warning in caught if "the machine was busy" in str(warning.message)]
+    assert len(said) == doubted and all("of the dense network are 0.4 ms and 92 ms" in text for text in said)
 
 
 def test_sensitivity_is_measured_once_per_criterion(trained: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:

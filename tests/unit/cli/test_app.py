@@ -59,7 +59,7 @@ def pruned(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_score(weights: Path, tmp_path: Path) -> None:
     file = tmp_path / "scores.json"
     formula = ["--compress", "rms", "--axis", "filters", "--entropy", "softmax"]
-    printed = succeed("score", "zoo:vgg-digits", "--weights", weights, "--json", file, *formula)
+    printed = succeed("score", "zoo:vgg-digits", "--weights", weights, "--layers", "--json", file, *formula)
     scores = fec_fast.ModelScores.from_json(file.read_text())
     expected = fec_fast.Formula(compress="rms", axis="filters", entropy="softmax")
     model = load_weights(zoo.build("zoo:vgg-digits"), weights)
@@ -75,7 +75,7 @@ def test_score_with_default_formula(weights: Path) -> None:
 def test_score_of_a_factory_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Conv2d(3, 7, 3))\n")
-    assert "7x3x3x3" in succeed("score", f"{file}:net")
+    assert "7x3x3x3" in succeed("score", f"{file}:net", "--layers")
 
 
 def test_prune(weights: Path, pruned: Path) -> None:
@@ -224,7 +224,8 @@ def test_invalid_budgets_are_reported_in_one_line(weights: Path, tmp_path: Path)
     start = ["prune", "zoo:vgg-digits", "--weights", weights, "--out", tmp_path / "out"]
     assert "NAME=NUMBER" in fail(*start, "--budget", "0.7")
     assert "'params'" in fail(*start, "--budget", "parms=0.7")
-    assert "not both" in fail(*start, "--budget", "params=0.7", "--ratio", "0.5")
+    assert "2 amounts are given" in fail(*start, "--budget", "params=0.7", "--ratio", "0.5")
+    assert "2 amounts are given" in fail(*start, "--remove", "params=0.7", "--keep", "params=0.7")
     assert "add a budget" in fail(*start, "--ratios", "entropy")
     assert "needs calibration" in fail(*start, "--budget", "params=0.7", "--ratios", "sensitivity")
     assert "nearest that can be met" in fail(*start, "--budget", "params=0.99", "--min-channels", "16")

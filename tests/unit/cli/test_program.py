@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,19 @@ def test_compare(weights: Path, pruned: Path) -> None:
         "dense",
         "305,130",
     ]
+
+
+def test_compare_doubts_times_that_disagree(weights: Path, pruned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seconds, doubted in (([1e-3, 2e-3, 1.1e-3, 2e-3], False), ([0.4e-3, 92e-3, 0.4e-3, 0.3e-3], True)):
+        times = iter(seconds)
+        monkeypatch.setattr(deploying, "measure_latency", lambda *_, times=times: next(times))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            done = run("compare", DIGITS, pruned, "--weights", weights, "--latency")
+        assert done.exit_code == 0, done.output
+        said = [str(warning.message) for warning in caught if "the machine was busy" in str(warning.message)]
+        assert len(said) == doubted and all("are 92 ms and 0.3 ms" in text for text in said)
+        assert done.stdout.splitlines()[2].split()[-1] == ("0.4" if doubted else "1")
 
 
 @pytest.mark.slow

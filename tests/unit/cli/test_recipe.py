@@ -36,7 +36,9 @@ def test_schema_knows_every_setting_and_no_other() -> None:
         "name",
         "batch_size",
         *(entry.name for entry in fields(loaders.DataOptions)),
-        *("splits", "classes"),  # of voc:
+        *("splits", "classes", "held_out"),  # of data with boxes
+        *("annotations", "images"),  # of coco:
+        *("image", "label", "objects", "box_format"),  # of hf:
     }
 
     def described(part: dict[str, Any]) -> bool:
@@ -56,6 +58,13 @@ def test_schema_knows_every_setting_and_no_other() -> None:
         ("finetune={}", r"finetune.epochs is missing: give the number of passes"),
         ("data.name=null", r"data.name: None is not of type 'string'; give imagefolder:PATH"),
         ("prune.budget={params: 0.5, macs: 0.5}", r"prune.budget: .*exactly one of params, macs"),
+        ("prune={remove: {params: 0.5, macs: 0.5}}", r"prune.remove: .*exactly one of params, macs"),
+        (
+            "prune={remove: {params: 5M}}",
+            r"prune.remove.params: '5M' is not of type 'number'; give the share to remove",
+        ),
+        ("prune={keep: {macs: 1.5}}", r"prune.keep.macs: 1.5 is greater .*; give what may be left"),
+        ("prune={keep: {latency: 3}}", r"prune.keep.latency: 3 is not of type 'string'; give the time of one call"),
         ("prune.criterion=fecc", r"prune.criterion: 'fecc' is not one of"),
         ("finetune.warmup_epochs=9", r"warmup_epochs=9 with epochs=2"),
         ("model.name=a", r"model is 'zoo:vgg-digits' and holds no keys"),

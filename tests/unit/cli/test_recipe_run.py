@@ -65,7 +65,7 @@ def test_shipped_recipes_run_to_their_end(name: str, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     recipe = recipes.read_recipe(FOLDER / name, given={"data.name": "x"})
-    ((currency, share),) = recipe.prune["budget"].items()
+    ((currency, share),) = recipe.prune["remove"].items()
     assert results["size"]["removed"][{"params": "parameters"}.get(currency, currency)] >= share
     stages = [
         "before",

@@ -66,6 +66,30 @@ def test_weights_add_pictures_and_data_sensitivity(folder: Path, tmp_path: Path)
     assert "accuracy on the held-out part of sklearn:digits" in text and "filters are distinct" in text
 
 
+def test_files_of_sweep_and_sensitivity_are_shown(folder: Path, tmp_path: Path) -> None:
+    model, example = zoo.build("zoo:vgg-digits").eval(), torch.randn(1, 1, 8, 8)
+
+    def parameters(network: torch.nn.Module) -> float:
+        return float(sum(part.numel() for part in network.parameters()))
+
+    measured = fec_fast.measure_sensitivity(model, example, parameters, at=(0.5,), progress=False)
+    swept = fec_fast.sweep(model, example, None, metric=parameters, budgets=["params=0.5"], progress=False)
+    (tmp_path / "s.json").write_text(measured.to_json())
+    (tmp_path / "w.json").write_text(swept.to_json())
+    file = tmp_path / "report.html"
+    start = [folder / "pruned", "-o", file]
+    code, output = call(*start, "--sensitivity", tmp_path / "s.json", "--sweep", tmp_path / "w.json")
+    assert code == 0, output
+    text = file.read_text(encoding="utf-8")
+    assert '<section id="sensitivity"' in text and '<section id="sweep"' in text
+    for option, wrong in (("--sweep", "s.json"), ("--sensitivity", "w.json")):
+        code, output = call(*start, "--force", option, tmp_path / wrong)
+        assert code == 2 and "error: the JSON of a" in output
+    (tmp_path / "s.json").write_text(measured.to_json().replace("sha256:", "sha512:"))
+    code, output = call(*start, "--force", "--sensitivity", tmp_path / "s.json")
+    assert code == 2 and "it is of another network" in output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

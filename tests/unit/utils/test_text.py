@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fec_fast.utils.text import change, counted, short_number, text_table
+from fec_fast.utils.text import change, counted, folded, lines_within, short_number, text_table
 
 HEADER, ROWS = ("layer", "weights", "note"), [("conv1", "9", ""), ("a", "1,000", "kept whole"), ("total", "1,009", "")]
 
@@ -63,3 +63,29 @@ def test_short_numbers(number: int, text: str) -> None:
 def test_changes_and_counts() -> None:
     assert (change(200, 150), change(3, 3), change(0, 5)) == ("-25.0 %", "=", "new")
     assert (counted(1, "layer"), counted(0, "layer"), counted(1200, "layer")) == ("1 layer", "0 layers", "1,200 layers")
+
+
+CELLS = st.text(st.characters(categories=("L", "Nd"), include_characters=".,-"), min_size=1, max_size=24)
+
+
+@given(st.lists(st.tuples(CELLS, CELLS, CELLS, CELLS), min_size=1, max_size=6), st.integers(30, 90))
+def test_a_narrow_terminal_folds_a_table_and_loses_nothing(rows: list[tuple[str, ...]], width: int) -> None:
+    header, align = ("layer", "kind", "size", "mean"), "llrr"
+    whole = text_table(header, rows, align)
+    with lines_within(width):
+        narrow = text_table(header, rows, align)
+    assert max(map(len, narrow.splitlines())) <= width
+    for row in rows:
+        assert all(cell in narrow for cell in row)
+    if max(map(len, whole.splitlines())) <= width:
+        assert narrow == whole
+
+
+@given(st.lists(CELLS, min_size=1, max_size=30), st.integers(32, 90), st.integers(0, 6))
+def test_long_lines_are_folded_at_spaces(words: list[str], width: int, indent: int) -> None:
+    line = " " * indent + " ".join(words)
+    assert folded(line) == line
+    with lines_within(width):
+        lines = folded(line).split("\n")
+    assert max(map(len, lines)) <= width and " ".join(lines).split() == words
+    assert all(part.startswith(" " * indent) for part in lines)

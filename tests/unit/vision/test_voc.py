@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("torchvision")
 pytest.importorskip("defusedxml")
 
-from fec_fast.utils.errors import ArgumentError, InputError  # noqa: E402
+from fec_fast.utils.errors import ArgumentError, FecWarning, InputError  # noqa: E402
 from fec_fast.vision import data  # noqa: E402
 from fec_fast.vision.voc import load_voc  # noqa: E402
 from helpers import voc_folders  # noqa: E402
@@ -186,6 +186,46 @@ def test_image_that_breaks_off_in_the_middle_is_named(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:700])
     with pytest.raises(InputError, match="JPEGImages/e.jpg cannot be read"):
         next(iter(load_voc(folder)[1]))
+
+
+def without_lists(folder: Path) -> Path:
+    shutil.rmtree(folder / "ImageSets")
+    return folder
+
+
+def test_without_lists_a_share_is_held_out_by_name(folder: Path, tmp_path: Path) -> None:
+    without_lists(folder)
+    with pytest.warns(FecWarning, match=r"has no ImageSets/Main/train.txt: 1 of its 6 images, chosen by their names"):
+        train, held_out = load_voc(folder)
+    (chosen,) = (example.name for example in held_out.dataset.examples)
+    assert {example.name for example in train.dataset.examples} == set("abcdef") - {chosen}
+    archive = shutil.make_archive(str(tmp_path / "data"), "zip", tmp_path, "voc")
+    for again in ({"path": folder, "seed": 7}, {"path": archive}, {"path": folder, "held_out": 0.01}):
+        with pytest.warns(FecWarning, match="1 of its 6 images"):
+            assert [example.name for example in load_voc(**again)[1].dataset.examples] == [chosen]
+    with pytest.warns(FecWarning, match="3 of its 6 images"):
+        assert chosen in [example.name for example in load_voc(folder, held_out=0.5)[1].dataset.examples]
+
+
+@pytest.mark.filterwarnings("ignore:.*are held out")
+def test_what_cannot_be_divided_is_named(folder: Path) -> None:
+    with pytest.raises(InputError, match="held_out=0.3: ImageSets/Main/train.txt says what is held out"):
+        load_voc(folder, held_out=0.3)
+    (folder / "ImageSets/Main/val.txt").rename(folder / "ImageSets/Main/test.txt")
+    with pytest.raises(InputError, match=r"no ImageSets/Main/val.txt; there are test, train: name two .* splits="):
+        load_voc(folder)
+    with pytest.raises(ArgumentError, match="splits='train'"):
+        load_voc(folder, splits="train")
+    without_lists(folder)
+    with pytest.raises(InputError, match="no ImageSets/Main/train.txt"):
+        load_voc(folder, splits=("train", "val"))
+    for name in "bcdef":
+        (folder / f"Annotations/{name}.xml").unlink()
+    with pytest.raises(InputError, match="two are needed"):
+        load_voc(folder)
+    (folder / "Annotations/a.xml").unlink()
+    with pytest.raises(InputError, match=r"neither ImageSets/Main/train.txt nor a file Annotations/\*.xml"):
+        load_voc(folder)
 
 
 def test_data_load_knows_voc(folder: Path) -> None:

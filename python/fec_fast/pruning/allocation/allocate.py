@@ -15,6 +15,7 @@ from ..criteria import RECONSTRUCTION
 from ..reconstruction import removal_errors
 from .budget import QUANTITIES, Budget
 from .latency_budget import LatencyMeasurements, check_reachable, search_latency
+from .measured import Sensitivity
 from .policies import (
     DEFAULT_POLICY,
     POLICIES,
@@ -25,7 +26,7 @@ from .policies import (
     uniform_thresholds,
 )
 from .ratios import allowed_removal_counts, check_ratio, ratios_of_sets, removal_counts_from_ratios
-from .sensitivity import Calibration, Sensitivity, SensitivityMeter, knapsack_thresholds
+from .sensitivity import Calibration, SensitivityMeter, knapsack_thresholds
 from .solver import SizeFunction, smallest_removal
 
 Policy = EntropyPolicy | GlobalPolicy | ReconstructionPolicy
@@ -60,6 +61,37 @@ class Measurements:
     sensitivity: SensitivityMeter | None = None
     removal_errors: dict[int, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+
+def removed_shares(
+    remove: float | Mapping[str, float] | None, ratio: float | None, ratios: Ratios | None, budget: object
+) -> tuple[float | None, Ratios | None]:
+    """What ``remove=`` of :func:`fec_fast.prune` says, as ``ratio`` or ``ratios``, its older spellings.
+
+    Args:
+        remove: The share of channels to remove from every coupled set, or from each named layer; ``None`` was not
+            given.
+        ratio: The caller's.
+        ratios: The caller's.
+        budget: The caller's.
+
+    Returns:
+        ``ratio`` and ``ratios``.
+
+    Raises:
+        RatioError: ``remove`` and another of them are given, or a share outside [0, 1).
+        ArgumentError: Neither a number nor a mapping.
+    """
+    if remove is None:
+        return ratio, ratios
+    for name, other in (("ratio", ratio), ("ratios", ratios), ("budget", budget)):
+        if other is not None:
+            raise RatioError(f"remove= says how much every layer loses, and {name}= too: give one of them")
+    if isinstance(remove, Mapping):
+        for layer, share in remove.items():
+            check_ratio(f"remove[{layer!r:.80}]", share)
+        return None, remove
+    return check_ratio("remove", remove), None
 
 
 @dataclass(frozen=True)

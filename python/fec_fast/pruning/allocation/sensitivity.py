@@ -6,7 +6,6 @@ import functools
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,14 @@ from ...utils.distributed import launched_processes
 from ...utils.errors import ArgumentError, FecWarning, InputError, LayerError, PlanError, RatioError
 from ...utils.evaluation import evaluate, measured_number
 from ...utils.forward import call_model, undisturbed
-from ...utils.html import html_panel
 from ...utils.model_index import ModelIndex
 from ...utils.modules import device_of
 from ...utils.progress import progress_bar
 from ...utils.public_call import interruptible
-from ...utils.text import counted, text_table
 from ..arguments import check_calibration
 from ..context import PruningContext, build_context
 from ..criteria import DEFAULT_CRITERION, Criterion
+from .measured import Sensitivity
 from .ratios import check_ratio
 from .sensitivity_cache import SensitivityCache, cache_key
 
@@ -40,47 +38,6 @@ _WHOLE = "nothing removed"
 # A loss of the dense network from re-estimation alone, from which on a warning is given: a point.
 _COSTLY = 0.01
 DEFAULT_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
-
-
-@dataclass(frozen=True)
-class Sensitivity:
-    """The value of a model (its accuracy, unless another was measured) when one coupled set loses channels.
-
-    Attributes:
-        fingerprint: Digest of the names and shapes of the model's tensors, as in :class:`fec_fast.Plan`.
-        whole: The value with nothing removed.
-        units: The number of units of each set, by the set's name.
-        values: For each set, by its name, the value by the number of units that were removed.
-    """
-
-    fingerprint: str
-    whole: float
-    units: dict[str, int]
-    values: dict[str, dict[int, float]]
-
-    def __repr__(self) -> str:
-        """One line; ``str()`` gives the table."""
-        values = sum(map(len, self.values.values()))
-        sets = counted(len(self.values), "set")
-        return f"<Sensitivity: {counted(values, 'value')} of {sets}, {self.whole:.4g} with nothing removed>"
-
-    def _repr_html_(self) -> str:
-        """For notebooks: one row per set, the set that loses the most first."""
-        rows = [
-            (name, "  ".join(f"{number / self.units[name]:.0%}: {value:.4g}" for number, value in sorted(row.items())))
-            for name, row in sorted(self.values.items(), key=lambda item: min(item[1].values()))
-        ]
-        return html_panel(repr(self).strip("<>"), (), ("set", "value by share removed"), rows, "ll")
-
-    def __str__(self) -> str:
-        """A table: one row per set, with the value at each share that was measured."""
-        header = ("set", "units", f"value by share removed (nothing removed: {self.whole:.4g})")
-        rows = []
-        for name, values in self.values.items():
-            units = self.units[name]
-            shares = "  ".join(f"{number / units:.2f}: {value:.4g}" for number, value in sorted(values.items()))
-            rows.append((name, str(units), shares))
-        return text_table(header, rows, "lrl", rule=False)
 
 
 @interruptible

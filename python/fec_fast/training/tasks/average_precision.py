@@ -61,9 +61,10 @@ def average_precisions(
     Args:
         detections: One dictionary per image: ``boxes`` float ``[N, 4]`` (left, top, right, bottom), ``scores`` float
             ``[N]`` and ``labels`` integer ``[N]``, as torchvision's detectors return them.
-        targets: One dictionary per image: ``boxes`` ``[M, 4]``, ``labels`` ``[M]`` and, optionally, ``difficult`` bool
-            ``[M]``. A difficult box does not count when it is missed, and a detection matched to it does not count
-            either.
+        targets: One dictionary per image: ``boxes`` ``[M, 4]``, ``labels`` ``[M]`` and, optionally, ``difficult`` and
+            ``iscrowd``, bool ``[M]``. A difficult box does not count when it is missed, and a detection matched to it
+            does not count either. A crowd does not count either, and any number of detections may match it: their
+            overlap with it is the share of their own area that lies in it, as in COCO.
         classes: Names of the labels 1, 2, ...
 
     Returns:
@@ -82,7 +83,7 @@ def average_precisions(
         raise InputError(f"detections of {len(detections)} images, but targets of {len(targets)}")
     target_rows = [row for image, target in enumerate(targets) for row in _annotations(image, target, classes)]
     detection_rows = [row for image, output in enumerate(detections) for row in _annotations(image, output, classes)]
-    if all(row["area"] < 0 for row in target_rows):
+    if not any(map(_counts, target_rows)):
         raise InputError("there is no box to find: average precision is not defined")
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         truth, detected = (_coco_dataset(rows, len(targets), classes) for rows in (target_rows, detection_rows))
@@ -93,7 +94,7 @@ def average_precisions(
         evaluation.evaluate()
         by_class = {}
         for label, name in enumerate(classes, start=1):
-            count = sum(row["category_id"] == label and row["area"] >= 0 for row in target_rows)
+            count = sum(row["category_id"] == label and _counts(row) for row in target_rows)
             if count:
                 by_class[name] = _class_precisions(evaluation, label, count)
     means = {key: float(np.mean([row[key] for row in by_class.values()])) for key in next(iter(by_class.values()))}
@@ -141,13 +142,26 @@ def _annotations(image: int, boxes: Mapping[str, Tensor], classes: Sequence[str]
         areas = [
             -1.0 if difficult else area for difficult, area in zip(boxes["difficult"].tolist(), areas, strict=True)
         ]
+    crowds = boxes["iscrowd"].tolist() if "iscrowd" in boxes else [False] * len(labels)
     scores = boxes["scores"].tolist() if "scores" in boxes else [None] * len(labels)
     return [
-        {"image_id": image, "category_id": label, "bbox": [*corner, *size], "area": area, "iscrowd": 0, "score": score}
-        for label, corner, size, area, score in zip(
-            labels, corners[:, :2].tolist(), sizes.tolist(), areas, scores, strict=True
+        {
+            "image_id": image,
+            "category_id": label,
+            "bbox": [*corner, *size],
+            "area": area,
+            "iscrowd": int(crowd),
+            "score": score,
+        }
+        for label, corner, size, area, crowd, score in zip(
+            labels, corners[:, :2].tolist(), sizes.tolist(), areas, crowds, scores, strict=True
         )
     ]
+
+
+def _counts(row: dict[str, Any]) -> bool:
+    """Whether a box counts when it is missed."""
+    return bool(row["area"] >= 0 and not row["iscrowd"])
 
 
 def _coco_dataset(rows: list[dict[str, Any]], images: int, classes: Sequence[str]) -> Any:

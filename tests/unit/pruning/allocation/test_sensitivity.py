@@ -36,6 +36,31 @@ def test_values_are_those_of_the_function() -> None:
     assert "0.20: 0.96" in str(found)
 
 
+def test_json_is_read_again() -> None:
+    found = fec_fast.measure_sensitivity(network(), IMAGE, first_matters, at=(0.2, 0.5), progress=False)
+    again = fec_fast.Sensitivity.from_json(found.to_json())
+    assert again == found
+    fec_fast.prune(network(), IMAGE, budget=Budget(params=0.5), ratios=again, verify=False)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "fec_fast.sweep"},
+        {"units": {"0": 20}},
+        {"values": {}, "units": {}},
+        {"values": {"0": {"21": 0.5}}, "units": {"0": 20}},
+        {"values": {"0": {"0": 0.5}}, "units": {"0": 20}},
+        {"values": {"0": {}}, "units": {"0": 20}},
+        {"more": 1},
+    ],
+)
+def test_other_json_is_refused(change: dict[str, Any]) -> None:
+    found = fec_fast.Sensitivity("sha256:" + 64 * "a", 1.0, {"0": 20, "3": 20}, {"0": {4: 0.9}, "3": {4: 0.8}})
+    with pytest.raises(fec_fast.InputError, match="the JSON of a sensitivity"):
+        fec_fast.Sensitivity.from_json(json.dumps(json.loads(found.to_json()) | change))
+
+
 def test_the_knapsack_removes_where_little_accuracy_is_lost() -> None:
     model = network()
     result = fec_fast.prune(

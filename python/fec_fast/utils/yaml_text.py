@@ -6,19 +6,21 @@ import functools
 import math
 from typing import Any
 
-from ..utils.errors import InputError, missing_extra
+from .errors import InputError, missing_extra
 
-# A recipe has some 2,000 characters. The parser of pyyaml takes a second for about 200,000.
+# A recipe has some 2,000 characters, a data.yaml of 1,000 classes 30,000. The parser of pyyaml takes a second for about
+# 200,000.
 MOST_YAML_BYTES = 1 << 16
 _DEEPEST = 20
 _LARGEST = 1 << 53
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str, *, number_keys: bool = False) -> Any:
     """Parses YAML.
 
     Args:
         text: At most 64 kB, nested at most 20 deep.
+        number_keys: Whether keys of mappings may be whole numbers too.
 
     Returns:
         Text, numbers, true or false, ``None``, and lists and mappings of them. The keys of mappings are text.
@@ -31,7 +33,7 @@ def parse_yaml(text: str) -> Any:
     try:
         import yaml
     except ImportError as error:
-        raise missing_extra("pyyaml", "train", "recipes") from error
+        raise missing_extra("pyyaml", "train", "YAML") from error
     if len(text) > MOST_YAML_BYTES:
         raise InputError(f"has {len(text):,} characters; at most {MOST_YAML_BYTES:,} are read")
     try:
@@ -42,7 +44,7 @@ def parse_yaml(text: str) -> Any:
         raise InputError("is nested too deeply") from None
     except Exception as error:  # pyyaml lets errors of int() and of dates through
         raise InputError(f"is not YAML: {type(error).__name__}: {error}") from error
-    _check(content, 0)
+    _check(content, 0, (str, int) if number_keys else (str,))
     return content
 
 
@@ -54,24 +56,24 @@ def _loader() -> Any:
     class PlainLoader(yaml.SafeLoader):  # type: ignore[misc]  # pyyaml has no types
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
-                raise yaml.YAMLError("it has a reference (*name), which a recipe may not have: write the value again")
+                raise yaml.YAMLError("it has a reference (*name), which is not followed: write the value again")
             return super().compose_node(parent, index)
 
     return PlainLoader
 
 
-def _check(value: Any, depth: int) -> None:
+def _check(value: Any, depth: int, keys: tuple[type, ...]) -> None:
     """Raises for a value that JSON does not have, or that is nested too deeply."""
     if depth > _DEEPEST:
         raise InputError(f"is nested too deeply: at most {_DEEPEST} levels")
     if isinstance(value, dict):
         for key, inner in value.items():
-            if not isinstance(key, str):
+            if not isinstance(key, keys) or isinstance(key, bool):
                 raise InputError(f"has the key {key!r}, which is not text: put it in quotes")
-            _check(inner, depth + 1)
+            _check(inner, depth + 1, keys)
     elif isinstance(value, list):
         for inner in value:
-            _check(inner, depth + 1)
+            _check(inner, depth + 1, keys)
     elif isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"has the number {value}: give a finite one")
     elif isinstance(value, int) and abs(value) > _LARGEST:
