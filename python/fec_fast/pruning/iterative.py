@@ -14,7 +14,7 @@ from ..utils.errors import ArgumentError, TrainingError
 from ..utils.model_index import ModelIndex
 from .allocation.budget import Budget
 from .arguments import check_round_arguments
-from .network_size import network_size
+from .measured_size import network_size
 from .pruner import PruneResult, prune
 
 

@@ -22,7 +22,7 @@ from ...utils.modules import check_not_made_for_inference, check_not_sharded, mo
 from ...utils.random_state import restored_randomness
 from ..allocation.budget import Budget
 from ..arguments import calibration_needs, check_calibration, check_scoring_arguments, default_criterion, images_suffice
-from ..network_size import network_size
+from ..measured_size import network_size
 from ..pruner import prune
 from .ranks import number_of_processes
 from .schedule import BATCH_NORM, IMAGES, PruningSchedule

@@ -43,12 +43,12 @@ class OptimizerSteps:
         def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             watcher = this()
             if watcher is not None:
-                watcher._refuse_forgotten(optimizer)
+                watcher.refuse_forgotten(optimizer)
 
         def after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             watcher = this()
-            if watcher is not None and optimizer is watcher._counted():
-                watcher.taken += 1
+            if watcher is not None:
+                watcher.count(optimizer)
 
         for handle in (register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)):
             weakref.finalize(self, handle.remove)
@@ -66,8 +66,24 @@ class OptimizerSteps:
         self._round = number
         self._checked.clear()
 
-    def _refuse_forgotten(self, optimizer: Optimizer) -> None:
-        """Raises if an optimizer has states of the shapes before a round."""
+    def count(self, optimizer: Optimizer) -> None:
+        """Counts a step, if it is the watched optimizer's.
+
+        Args:
+            optimizer: An optimizer that has made a step.
+        """
+        if optimizer is self._counted():
+            self.taken += 1
+
+    def refuse_forgotten(self, optimizer: Optimizer) -> None:
+        """Looks at an optimizer that is about to make a step.
+
+        Args:
+            optimizer: Any optimizer of the process.
+
+        Raises:
+            PlanError: It has states of the shapes before a round.
+        """
         if not self._round or optimizer in self._own or optimizer in self._checked:
             return
         for group in optimizer.param_groups:

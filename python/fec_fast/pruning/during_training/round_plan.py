@@ -19,7 +19,7 @@ from ...recovery.compensation import compensate
 from ...utils.model_index import ModelIndex
 from ...utils.modules import device_of, named_tensors
 from ..allocation.budget import Budget
-from ..network_size import network_size
+from ..measured_size import network_size
 from ..pruner import prune
 from .schedule import BATCH_NORM, IMAGES, PruningSchedule
 
