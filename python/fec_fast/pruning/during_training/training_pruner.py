@@ -19,7 +19,7 @@ from ...plan.plan import Plan, check_plan
 from ...plan.shapes import fingerprint
 from ...plan.surgery import prune_in_place
 from ...utils.critical_section import one_thread_at_a_time
-from ...utils.errors import ArgumentError, FecWarning, TrainingError, list_some
+from ...utils.errors import ArgumentError, FecError, FecWarning, TrainingError, list_some
 from ...utils.model_index import ModelIndex
 from ...utils.public_call import interruptible
 from ...utils.text import text_table
@@ -273,11 +273,15 @@ class TrainingPruner:
             return self.schedule.size_after(number, done, counted.size_before, present, counted.target)
 
         def planned() -> RoundPlan:
-            with one_thread_at_a_time():
-                return plan_round(
-                    *(network, self._copies, self._example_inputs, self.budget.quantity),
-                    *(size_wanted, self.schedule, self._images, self._options),
-                )
+            try:
+                with one_thread_at_a_time():
+                    return plan_round(
+                        *(network, self._copies, self._example_inputs, self.budget.quantity),
+                        *(size_wanted, self.schedule, self._images, self._options),
+                    )
+            except FecError as error:
+                error.add_note(f"in round {number} of pruning, after {counted.steps} steps; nothing was changed")
+                raise
 
         agreed(lambda: self._check_before(index), together)
         found = from_first(planned) if together else planned()
