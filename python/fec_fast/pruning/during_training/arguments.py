@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -24,6 +22,7 @@ from ..allocation.budget import Budget
 from ..arguments import calibration_needs, check_calibration, check_scoring_arguments, default_criterion, images_suffice
 from ..measured_size import network_size
 from ..pruner import prune
+from .plain_forward import plain_forward
 from .ranks import number_of_processes
 from .schedule import BATCH_NORM, IMAGES, PruningSchedule
 
@@ -188,8 +187,7 @@ def check_reachable(
         FecError: As :func:`fec_fast.prune` says.
     """
     structure = {name: value for name, value in options.items() if name in _STRUCTURE}
-    device = next(itertools.chain(network.parameters(), network.buffers())).device
-    with restored_randomness(), warnings.catch_warnings(), torch.autocast(device.type, enabled=False):
+    with restored_randomness(), warnings.catch_warnings(), plain_forward([network]):
         warnings.simplefilter("ignore", FecWarning)  # of a plan that is not used
         result = prune(network, example_inputs, budget=budget, criterion="l1", verify=False, **structure)
         size = network_size(network, example_inputs, budget.quantity)

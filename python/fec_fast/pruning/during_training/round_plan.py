@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +16,11 @@ from ...recovery.calibration import DATA_FREE, calibration_batches
 from ...recovery.compensation import IMAGES as MOST_IMAGES
 from ...recovery.compensation import compensate
 from ...utils.model_index import ModelIndex
-from ...utils.modules import device_of, named_tensors
+from ...utils.modules import named_tensors
 from ..allocation.budget import Budget
 from ..measured_size import network_size
 from ..pruner import prune
+from .plain_forward import plain_forward
 from .schedule import BATCH_NORM, IMAGES, PruningSchedule
 
 
@@ -69,7 +69,7 @@ def plan_round(
     Raises:
         FecError: As :func:`fec_fast.prune` and the recovery say.
     """
-    with _plain_precision(model):
+    with plain_forward([model, *copies]):
         present = network_size(model, example_inputs, quantity)
         wanted = size_wanted(present)
         if wanted >= present:
@@ -113,10 +113,3 @@ def _changed(index: ModelIndex, plan: Plan, pruned: nn.Module) -> dict[str, Tens
         if not torch.equal(kept, tensor.detach()):
             changed[name] = tensor.detach()
     return changed
-
-
-@contextlib.contextmanager
-def _plain_precision(model: nn.Module) -> Iterator[None]:
-    """Plans in the precision of the weights, also where the training loop computes in another (autocast)."""
-    with torch.autocast(device_of(model).type, enabled=False), torch.inference_mode(False):
-        yield
