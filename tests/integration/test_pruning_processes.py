@@ -40,3 +40,17 @@ def test_both_resume_to_the_same_bits(folder: Path) -> None:
     for rank in (0, 1):
         whole, resumed = (load_file(folder / f"{name}-{rank}.safetensors") for name in ("whole", "resumed"))
         assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["lightning", "transformers"])
+def test_trainers_in_two_processes_give_both_one_pruned_network(which: str, tmp_path: Path) -> None:
+    pytest.importorskip(which, reason=f"needs the extra {which!r}: pip install 'fec_fast[{which}]'")
+    done = torchrun("-m", "helpers.trainers", which, tmp_path)
+    assert done.returncode == 0, done.stderr
+    plans = [(tmp_path / f"{which}-{rank}.json").read_text() for rank in (0, 1)]
+    assert plans[0] == plans[1]
+    first, second = (load_file(tmp_path / f"{which}-{rank}.safetensors") for rank in (0, 1))
+    # The running statistics of batch norm are those of each process's images, as always with DistributedDataParallel.
+    trained = [name for name in first if "running" not in name]
+    assert trained and all(torch.equal(first[name], second[name]) for name in trained)

@@ -31,7 +31,7 @@ def _callback_class() -> Any:
         except ImportError as error:
             failure = error
             continue
-        warn_if_untested(package, "2.2", "2.6")
+        warn_if_untested(package, "2.4", "2.6")
         return kind
     raise missing_extra("lightning", "lightning", "fec_fast.integrations.lightning") from failure
 
