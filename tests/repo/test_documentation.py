@@ -32,6 +32,12 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
         ("finetuning", ("accelerate", "torchmetrics", "torchvision", "sklearn"), 4),
         ("scale", ("torchvision",), 1),
         ("report", ("matplotlib",), 1),
+        pytest.param(
+            "training_loops",
+            ("accelerate", "torchmetrics", "torchvision", "sklearn", "lightning", "transformers"),
+            4,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_blocks_of_a_page_run(name, packages, blocks, tmp_path, monkeypatch, capsys) -> None:
