@@ -7,17 +7,18 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ...plan.optimizer_state import acting_optimizers, check_optimizer, held_parameters
 from ...plan.plan import Plan
 from ...plan.shapes import fingerprint
-from ...recovery.calibration import DATA_FREE
+from ...recovery.calibration import DATA_FREE, calibration_batches
 from ...utils.errors import ArgumentError, FecWarning, RatioError, nearest
 from ...utils.model_index import ModelIndex
 from ...utils.modules import check_not_made_for_inference, check_not_sharded, modules_of, unwrap
 from ...utils.random_state import restored_randomness
+from ...utils.weights import check_weights
 from ..allocation.budget import Budget
 from ..arguments import calibration_needs, check_calibration, check_scoring_arguments, default_criterion, images_suffice
 from ..measured_size import network_size
@@ -28,7 +29,8 @@ from .schedule import BATCH_NORM, IMAGES, PruningSchedule
 
 _MANAGED = ("model", "example_inputs", "budget", "recover")
 _NEED_IMAGES = (IMAGES, BATCH_NORM)
-_STRUCTURE = ("ignore", "min_channels", "round_to", "norms")  # what decides whether a budget can be met
+_STRUCTURE = ("ignore", "min_channels", "round_to", "norms", "verify")  # what decides whether a budget can be met
+_SCORING = ("criterion", "formula", "sides")
 
 
 def checked_network(model: Any) -> nn.Module:
@@ -42,11 +44,12 @@ def checked_network(model: Any) -> nn.Module:
 
     Raises:
         ArgumentError: Not a module.
-        WeightError: It is sharded (FSDP, DTensor).
+        WeightError: It is sharded (FSDP, DTensor), or has weights that cannot be scored.
     """
     network = unwrap(model)
     check_not_sharded(modules_of(model))
     check_not_made_for_inference(modules_of(network))
+    check_weights(ModelIndex.of(network))
     return network
 
 
@@ -87,7 +90,7 @@ def checked_copies(copies: Any, network: nn.Module) -> tuple[nn.Module, ...]:
     Raises:
         ArgumentError: One is not a copy of the model.
     """
-    if isinstance(copies, nn.Module) or not isinstance(copies, Iterable):
+    if isinstance(copies, nn.Module | Tensor) or not isinstance(copies, Iterable):
         copies = (copies,)
     own, wanted, found = {id(each) for each in network.parameters()}, fingerprint(ModelIndex.of(network)), []
     for number, given in enumerate(copies):
@@ -155,6 +158,9 @@ def checked_options(
         raise ArgumentError(f"the schedule recovers by {schedule.recover!r}, which needs images=: a loader or a list")
     if images is not None and schedule.recover not in _NEED_IMAGES:
         raise ArgumentError(f"images=: the schedule does not need them (recover={schedule.recover!r}): leave them out")
+    if images is not None:
+        with restored_randomness():
+            calibration_batches(images, 1, network)
     recover = images if schedule.recover == IMAGES else DATA_FREE if schedule.recover == DATA_FREE else None
     calibration, criterion = options.get("calibration"), options.get("criterion")
     criterion = (
@@ -186,10 +192,14 @@ def check_reachable(
     Raises:
         FecError: As :func:`fec_fast.prune` says.
     """
-    structure = {name: value for name, value in options.items() if name in _STRUCTURE}
+    names: tuple[str, ...] = _STRUCTURE
+    scoring = {"criterion": "l1"}
+    if options.get("criterion") is not None and not calibration_needs(options["criterion"], None):
+        names, scoring = (*_STRUCTURE, *_SCORING), {}
+    trial = {**{name: value for name, value in options.items() if name in names}, **scoring}
     with restored_randomness(), warnings.catch_warnings(), plain_forward([network]):
         warnings.simplefilter("ignore", FecWarning)  # of a plan that is not used
-        result = prune(network, example_inputs, budget=budget, criterion="l1", verify=False, **structure)
         size = network_size(network, example_inputs, budget.quantity)
+        result = prune(network, example_inputs, budget=budget, **trial)
     target = budget.amount if budget.quantity == "latency_ms" else size * (1 - budget.share_of(size))
     return size, target, result.plan

@@ -40,9 +40,9 @@ def wrapper_around(model: nn.Module, given: nn.Module | None) -> DistributedData
             be renewed after a round.
     """
     module: nn.Module | None = model if given is None else given
-    while module is not None and not isinstance(module, DistributedDataParallel):
+    while isinstance(module, nn.Module) and not isinstance(module, DistributedDataParallel):
         module = module.module if isinstance(module, nn.DataParallel) else compiled_module(module)
-    if module is None:
+    if not isinstance(module, DistributedDataParallel):
         if given is not None:
             raise ArgumentError(f"ddp: expected a DistributedDataParallel, got a {type(given).__name__}")
         if number_of_processes() > 1:

@@ -57,6 +57,7 @@ class PruningSchedule:
                 f"recover={self.recover!r:.80}: give {', '.join(map(repr, _RECOVERIES))}; the images themselves belong "
                 "to TrainingPruner(images=...)"
             )
+        object.__setattr__(self, "at", _numbers(self.at))
         for each in self.at:
             check_positive_integer("at", each)
         if not 1 <= len(self.at) <= _MOST_ROUNDS:
@@ -177,6 +178,10 @@ class PruningSchedule:
 
 
 def _numbers(at: Any) -> tuple[int, ...]:
-    if not isinstance(at, Iterable) or isinstance(at, str | bytes):
+    try:
+        numbers = None if isinstance(at, str | bytes) else tuple(at)
+    except TypeError:
+        numbers = None
+    if numbers is None:
         raise ArgumentError(f"at={at!r:.80}: give the steps or epochs of the rounds, such as range(500, 5001, 500)")
-    return tuple(at)
+    return numbers

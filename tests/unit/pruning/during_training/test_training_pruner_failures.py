@@ -218,7 +218,7 @@ def pruner(**options: Any) -> fec_fast.TrainingPruner:
         (
             {"optimizer": torch.optim.SGD(network().parameters(), lr=0.1)},
             ArgumentError,
-            "the AdamW holds no parameter of this model",
+            "holds no parameter of this model",
         ),
         ({"budget": 0.5}, ArgumentError, "budget=0.5: give a fec_fast.Budget, such as Budget(macs=0.5)"),
         ({"budget": Budget(macs=0.9999)}, BudgetError, "the nearest that can be met is Budget(macs="),
