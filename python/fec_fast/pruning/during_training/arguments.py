@@ -7,14 +7,16 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ...plan.optimizer_state import acting_optimizers, check_optimizer, held_parameters
 from ...plan.plan import Plan
 from ...plan.shapes import fingerprint
-from ...recovery.calibration import DATA_FREE, calibration_batches
-from ...utils.errors import ArgumentError, FecWarning, RatioError, nearest
+from ...recovery.calibration import DATA_FREE, calibration_batches, count_images
+from ...recovery.compensation import FEWEST_IMAGES
+from ...utils.errors import ArgumentError, FecWarning, InputError, RatioError, WeightError, nearest
 from ...utils.model_index import ModelIndex
 from ...utils.modules import check_not_made_for_inference, check_not_sharded, modules_of, unwrap
 from ...utils.random_state import restored_randomness
@@ -129,6 +131,8 @@ def checked_options(
     Raises:
         ArgumentError: An argument of the wrong kind; images that are missing, not needed, or cannot be read twice.
         RatioError: A ratio, or a calibration that is missing or not needed.
+        InputError: Too few images, or none that the model can be run on.
+        WeightError: Weights in half precision, which cannot be recovered.
     """
     if not isinstance(schedule, PruningSchedule):
         raise ArgumentError(
@@ -158,9 +162,7 @@ def checked_options(
         raise ArgumentError(f"the schedule recovers by {schedule.recover!r}, which needs images=: a loader or a list")
     if images is not None and schedule.recover not in _NEED_IMAGES:
         raise ArgumentError(f"images=: the schedule does not need them (recover={schedule.recover!r}): leave them out")
-    if images is not None:
-        with restored_randomness():
-            calibration_batches(images, 1, network)
+    _check_recovery(network, schedule.recover, images)
     recover = images if schedule.recover == IMAGES else DATA_FREE if schedule.recover == DATA_FREE else None
     calibration, criterion = options.get("calibration"), options.get("criterion")
     criterion = (
@@ -173,6 +175,24 @@ def checked_options(
     elif not calibration_needs(criterion, policy):
         check_calibration(criterion, policy, None)
     return dict(options)
+
+
+def _check_recovery(network: nn.Module, recover: str | None, images: Any) -> None:
+    """Raises where the first round could not be recovered."""
+    if images is not None:
+        with restored_randomness():
+            number = sum(map(count_images, calibration_batches(images, FEWEST_IMAGES, network)))
+        if recover == IMAGES and number < FEWEST_IMAGES:
+            raise InputError(f"images: {number} are too few: give at least {FEWEST_IMAGES}, better some hundreds")
+    if recover in (IMAGES, DATA_FREE):
+        for name, parameter in network.named_parameters():
+            if parameter.dtype in (torch.float16, torch.bfloat16):
+                layer, dtype = name.rpartition(".")[0], str(parameter.dtype).removeprefix("torch.")
+                raise WeightError(
+                    f"layer {layer!r}: {name} is {dtype}, which is too coarse for recover={recover!r}: keep the weights "
+                    "in float32 and train under autocast",
+                    layer=layer,
+                )
 
 
 def check_reachable(

@@ -98,9 +98,10 @@ class TrainingPruner:
             ArgumentError: An argument of the wrong kind, several processes without ``DistributedDataParallel``, an
                 optimizer of another model, or a copy that is none.
             BudgetError: The budget cannot be met; the nearest that can be met is named.
-            WeightError: The model is sharded (FSDP): prune it before sharding.
+            WeightError: The model is sharded (FSDP): prune it before sharding. Or it has weights that cannot be scored,
+                or are too coarse to be recovered.
             RatioError: ``ratio``, or a calibration that is missing or not needed.
-            InputError: The model cannot be run on the example inputs.
+            InputError: The model cannot be run on the example inputs, or there are too few images.
             PlanError: The state of an optimizer is factored or otherwise not of its parameter's shape.
         """
         self._network = checked_network(model)

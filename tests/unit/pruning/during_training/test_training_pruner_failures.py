@@ -202,7 +202,8 @@ def test_a_state_of_another_model_is_refused() -> None:
 
 
 def pruner(**options: Any) -> fec_fast.TrainingPruner:
-    model = options.pop("model", None) or network()
+    model = options.pop("model", None)
+    model = network() if model is None else model
     optimizer = options.pop("optimizer", None)
     optimizer = adamw(model) if optimizer is None else optimizer
     options = {"budget": BUDGET, "schedule": SCHEDULE, **options}
@@ -243,6 +244,16 @@ def pruner(**options: Any) -> fec_fast.TrainingPruner:
         ),
         ({"ddp": network()}, ArgumentError, "ddp: expected a DistributedDataParallel, got a SharedWeight"),
         ({"example_inputs": torch.zeros(2, 4, 8, 8)}, fec_fast.InputError, "example inputs"),
+        (
+            {"schedule": PruningSchedule.one_shot(1, recover="images"), "images": [EXAMPLE]},
+            fec_fast.InputError,
+            "images: 2 are too few: give at least 8",
+        ),
+        (
+            {"schedule": PruningSchedule.one_shot(1, recover="data-free"), "model": network().bfloat16()},
+            fec_fast.WeightError,
+            "stem.weight is bfloat16, which is too coarse for recover='data-free': keep the weights in float32",
+        ),
         ({"state": {}}, CheckpointError, "it is no state of a TrainingPruner"),
     ],
 )
