@@ -189,8 +189,8 @@ def _check_recovery(network: nn.Module, recover: str | None, images: Any) -> Non
             if parameter.dtype in (torch.float16, torch.bfloat16):
                 layer, dtype = name.rpartition(".")[0], str(parameter.dtype).removeprefix("torch.")
                 raise WeightError(
-                    f"layer {layer!r}: {name} is {dtype}, which is too coarse for recover={recover!r}: keep the weights "
-                    "in float32 and train under autocast",
+                    f"layer {layer!r}: {name} is {dtype}, which is too coarse for recover={recover!r}: keep the "
+                    "weights in float32 and train under autocast",
                     layer=layer,
                 )
 
