@@ -25,7 +25,7 @@ from ..allocation.budget import Budget
 from ..arguments import calibration_needs, check_calibration, check_scoring_arguments, default_criterion, images_suffice
 from ..measured_size import network_size
 from ..pruner import prune
-from .plain_forward import plain_forward
+from .plain_forward import without_autocast
 from .ranks import number_of_processes
 from .schedule import BATCH_NORM, IMAGES, PruningSchedule
 
@@ -217,7 +217,7 @@ def check_reachable(
     if options.get("criterion") is not None and not calibration_needs(options["criterion"], None):
         names, scoring = (*_STRUCTURE, *_SCORING), {}
     trial = {**{name: value for name, value in options.items() if name in names}, **scoring}
-    with restored_randomness(), warnings.catch_warnings(), plain_forward([network]):
+    with restored_randomness(), warnings.catch_warnings(), without_autocast([network]):
         warnings.simplefilter("ignore", FecWarning)  # of a plan that is not used
         size = network_size(network, example_inputs, budget.quantity)
         result = prune(network, example_inputs, budget=budget, **trial)

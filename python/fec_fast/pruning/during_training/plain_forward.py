@@ -15,7 +15,7 @@ _FORWARD, _ORIGINAL, _ = ACCELERATE_ATTRIBUTES
 
 
 @surely_closed
-def plain_forward(models: Sequence[nn.Module]) -> Iterator[None]:
+def without_autocast(models: Sequence[nn.Module]) -> Iterator[None]:
     """Switches autocast off: that of the training loop, and that which accelerate builds into a model's forward.
 
     Args:

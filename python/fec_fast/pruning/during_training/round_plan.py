@@ -20,7 +20,7 @@ from ...utils.modules import named_tensors
 from ..allocation.budget import Budget
 from ..measured_size import network_size
 from ..pruner import prune
-from .plain_forward import plain_forward
+from .plain_forward import without_autocast
 from .schedule import BATCH_NORM, IMAGES, PruningSchedule
 
 
@@ -69,7 +69,7 @@ def plan_round(
     Raises:
         FecError: As :func:`fec_fast.prune` and the recovery say.
     """
-    with plain_forward([model, *copies]):
+    with without_autocast([model, *copies]):
         present = network_size(model, example_inputs, quantity)
         wanted = size_wanted(present)
         if wanted >= present:
