@@ -19,6 +19,9 @@ from .pruning.allocation.budget import Budget
 from .pruning.allocation.measured import Sensitivity
 from .pruning.allocation.sensitivity import measure_sensitivity
 from .pruning.channel_sets import ChannelSet, Couplings, Pinned, couplings
+from .pruning.during_training.schedule import PruningSchedule
+from .pruning.during_training.stored_state import PruningRound
+from .pruning.during_training.training_pruner import TrainingPruner
 from .pruning.explanation import FilterExplanation, LayerExplanation, explain
 from .pruning.iterative import prune_iteratively
 from .pruning.pruner import PruneResult, prune
@@ -89,12 +92,15 @@ __all__ = [
     "PlanError",
     "Proof",
     "PruneResult",
+    "PruningRound",
+    "PruningSchedule",
     "RatioError",
     "Sensitivity",
     "Sweep",
     "SweepPoint",
     "TrainingError",
     "TrainingInterrupted",
+    "TrainingPruner",
     "TrainingSettings",
     "WeightError",
     "apply_plan",

@@ -39,6 +39,7 @@ NEEDS = {
     "docs/report.md": Needs(("matplotlib",)),
     "docs/scale.md": Needs(("torchvision",)),
     "docs/ssd.md": Needs(_DETECTION, True, blood_cells),
+    "docs/training_loops.md": Needs((*_TRAINING, "torchvision", "lightning", "transformers"), True),
 }
 WITH_PYTHON = [page for page in PAGES if any(block.language in ("python", "py") for block in blocks(page))]
 

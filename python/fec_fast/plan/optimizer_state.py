@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -10,7 +11,7 @@ from torch.optim import Optimizer
 from ..utils.compat import tree_leaves
 from ..utils.errors import ArgumentError, PlanError
 from ..utils.model_index import ModelIndex
-from ..utils.undo import all_or_nothing
+from ..utils.undo import UndoLog, all_or_nothing
 from .plan import Plan, expect_plan
 from .shapes import fingerprint
 from .surgery import select_kept
@@ -26,6 +27,7 @@ def remap_optimizer(optimizer: Optimizer, plan: Plan, model: nn.Module) -> None:
 
     Args:
         optimizer: Any optimizer that holds parameters of the model; its parameters of other models are left unchanged.
+            One that wraps another (accelerate's, timm's Lookahead) is looked through.
             Each tensor of its state has its parameter's shape before pruning, or is a scalar such as ``step``.
         plan: The plan that was applied.
         model: The model that it was applied to; it may be wrapped.
@@ -36,13 +38,60 @@ def remap_optimizer(optimizer: Optimizer, plan: Plan, model: nn.Module) -> None:
         PlanError: The plan is not applied yet, or is for another model; or a state has another shape (factored, or
             pruned already), and the message names it. After any error the optimizer is unchanged.
     """
+    check_optimizer(optimizer)
+    expect_plan(plan)
+    index = ModelIndex.of(model)
+    _check_applied(plan, index)
+    changes = [change for each in acting_optimizers(optimizer) for change in narrowed_states(each, plan, index)]
+    with all_or_nothing() as undo:
+        set_states(changes, undo)
+
+
+class StateChange(NamedTuple):
+    """An entry of an optimizer's state, and what it becomes."""
+
+    state: dict[str, Any]
+    key: str
+    value: Tensor
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Checks that an argument is an optimizer whose state can be pruned.
+
+    Args:
+        optimizer: The argument.
+
+    Raises:
+        ArgumentError: Not an optimizer, or one that shards its state.
+    """
     if not isinstance(optimizer, Optimizer):
         raise ArgumentError(f"optimizer: expected a torch.optim.Optimizer, got a {type(optimizer).__name__}")
     if type(optimizer).__module__.startswith("torch.distributed"):
         raise ArgumentError(f"{type(optimizer).__name__} shards its state over processes: make a new one after pruning")
-    expect_plan(plan)
-    index = ModelIndex.of(model)
-    _check_applied(plan, index)
+
+
+def acting_optimizers(optimizer: Optimizer) -> list[Optimizer]:
+    """The optimizers inside an optimizer that is a wrapper (accelerate's, timm's Lookahead), else itself.
+
+    A wrapper's own ``state`` may be empty: that which has to be pruned is the inner one's.
+
+    Args:
+        optimizer: Any optimizer.
+    """
+    inner = [value for value in vars(optimizer).values() if isinstance(value, Optimizer) and value is not optimizer]
+    return [each for one in inner for each in acting_optimizers(one)] or [optimizer]
+
+
+def held_parameters(optimizer: Optimizer, index: ModelIndex) -> list[nn.Parameter]:
+    """The parameters of a model that an optimizer holds.
+
+    Args:
+        optimizer: An optimizer.
+        index: The index of the model, before or after pruning.
+
+    Raises:
+        ArgumentError: It holds none.
+    """
     parameters = [
         parameter
         for group in optimizer.param_groups
@@ -53,20 +102,54 @@ def remap_optimizer(optimizer: Optimizer, plan: Plan, model: nn.Module) -> None:
         raise ArgumentError(
             f"the {type(optimizer).__name__} holds no parameter of this model: give the model that it trains"
         )
-    # All checks come before the first change. The pruned tensors are computed here too, so only assignments remain.
-    changes: list[tuple[dict[str, Any], str, Tensor]] = []
-    for parameter in parameters:
+    return parameters
+
+
+def narrowed_states(
+    optimizer: Optimizer, plan: Plan, index: ModelIndex, *, pruned_too: bool = False
+) -> list[StateChange]:
+    """Prunes an optimizer's state, without setting it.
+
+    Args:
+        optimizer: The optimizer.
+        plan: The plan.
+        index: The index of the model that the plan is for, before or after pruning.
+        pruned_too: Whether states that have the shape after pruning are left as they are, instead of refused.
+
+    Returns:
+        The entries that change. So all checks and computations come before the first change.
+
+    Raises:
+        ArgumentError: It holds no parameter of the model.
+        PlanError: A state has another shape.
+    """
+    changes: list[StateChange] = []
+    new_shapes = plan.new_shapes
+    for parameter in held_parameters(optimizer, index):
         name = index.first_names[id(parameter)]
         shape = plan.shapes.get(name, list(parameter.shape))
+        new_shape = list(new_shapes.get(name, parameter.shape))
         state = optimizer.state.get(parameter, {})
         for key, value in state.items():
-            _check_state(f"{name}: {key}", value, shape, parameter)
+            is_pruned = isinstance(value, Tensor) and list(value.shape) == new_shape != shape
+            if is_pruned and pruned_too:
+                continue
+            _check_state(f"{name}: {key}", value, shape, is_pruned)
             if name in plan.keep and isinstance(value, Tensor) and value.dim():
-                changes.append((state, key, select_kept(value.detach(), plan.keep[name])))
-    with all_or_nothing() as undo:
-        for state, key, new in changes:
-            undo.entry(state, key)
-            state[key] = new
+                changes.append(StateChange(state, key, select_kept(value.detach(), plan.keep[name])))
+    return changes
+
+
+def set_states(changes: Iterable[StateChange], undo: UndoLog) -> None:
+    """Sets entries of optimizers' states.
+
+    Args:
+        changes: What :func:`narrowed_states` has returned.
+        undo: Where each change is announced.
+    """
+    for state, key, value in changes:
+        undo.entry(state, key)
+        state[key] = value
 
 
 def _check_applied(plan: Plan, index: ModelIndex) -> None:
@@ -87,13 +170,13 @@ def _check_applied(plan: Plan, index: ModelIndex) -> None:
     raise PlanError(f"the model was not pruned by this plan: the names or shapes of its parameters differ; {remedy}")
 
 
-def _check_state(where: str, value: Any, shape: list[int], parameter: Tensor) -> None:
+def _check_state(where: str, value: Any, shape: list[int], is_pruned: bool) -> None:
     """Raises unless a state is a tensor of the shape before pruning, a scalar, or holds no tensor at all."""
     if not isinstance(value, Tensor):
         if any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
             raise PlanError(f"{where} is a {type(value).__name__} of tensors, which cannot be pruned: {_REMEDY}")
     elif value.dim() and list(value.shape) != shape:
-        if value.shape == parameter.shape:
+        if is_pruned:
             raise PlanError(
                 f"{where} has the shape {list(value.shape)} of the pruned parameter already: remap_optimizer was "
                 "called before, or the optimizer has made a step since; call it once, right after apply_plan"

@@ -6,20 +6,15 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from torch import nn
 
-from ..graph.groups import couple_channels
-from ..graph.size_model import SizeModel
-from ..graph.trace import trace_model
 from ..plan.composition import compose
 from ..plan.shapes import fingerprint
 from ..utils.errors import ArgumentError, TrainingError
 from ..utils.model_index import ModelIndex
-from ..utils.timing import time_model
-from ..utils.weights import check_weights
 from .allocation.budget import Budget
 from .arguments import check_round_arguments
+from .measured_size import network_size
 from .pruner import PruneResult, prune
 
 
@@ -63,7 +58,7 @@ def prune_iteratively(
     if not isinstance(budget, Budget):
         raise ArgumentError(f"budget={budget!r}: give a fec_fast.Budget, such as Budget(params=0.7)")
     check_round_arguments(rounds, train, options)
-    size_before = _size(model, example_inputs, budget.quantity)
+    size_before = network_size(model, example_inputs, budget.quantity)
     is_share = budget.quantity != "latency_ms"
     target = size_before * (1 - budget.share_of(size_before)) if is_share else budget.amount
     result: PruneResult | None = None
@@ -74,7 +69,7 @@ def prune_iteratively(
         if is_share:
             # What this round removes, as a share of the network that the earlier rounds left. Slightly less, so that
             # rounding does not cost one more unit.
-            amount = 1 - amount / _size(network, example_inputs, budget.quantity) - 1e-12
+            amount = 1 - amount / network_size(network, example_inputs, budget.quantity) - 1e-12
         pruned = prune(network, example_inputs, budget=Budget(**{budget.quantity: amount}), **options)
         result = pruned if result is None else _joined(result, pruned)
         train(result.model, number)
@@ -94,14 +89,3 @@ def _joined(first: PruneResult, second: PruneResult) -> PruneResult:
         before=first.before,
         proof=dataclasses.replace(proofs[0], difference=worst) if proofs else None,
     )
-
-
-def _size(model: nn.Module, example_inputs: Any, quantity: str) -> float:
-    """The size of a network in the quantity of a budget; milliseconds for latency."""
-    index = ModelIndex.of(model)
-    check_weights(index)
-    if quantity == "latency_ms":
-        return 1e3 * time_model(index, example_inputs).seconds
-    trace = trace_model(index, example_inputs)
-    coupling = couple_channels(trace)
-    return float(getattr(SizeModel(index, trace, coupling), quantity)(np.zeros(len(coupling.sets))))

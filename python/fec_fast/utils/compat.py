@@ -43,6 +43,7 @@ __all__ = [
     "TorchDispatchMode",
     "accelerate_gradient_state",
     "active_modes",
+    "communication_hooks",
     "compiled_module",
     "forward_pre_hooks",
     "is_traceable_wrapper_subclass",
@@ -268,6 +269,15 @@ def compiled_module(module: nn.Module) -> nn.Module | None:
         The module inside; ``None`` if this is not the result of ``torch.compile``.
     """
     return own_modules(module).get("_orig_mod")
+
+
+def communication_hooks(ddp: nn.parallel.DistributedDataParallel) -> list[Any]:
+    """The communication hooks of a ``DistributedDataParallel``; they cannot be listed otherwise.
+
+    Args:
+        ddp: The wrapper.
+    """
+    return list(getattr(ddp, "_comm_hooks", ()))
 
 
 def forward_pre_hooks(module: nn.Module) -> list[Any]:

@@ -80,6 +80,15 @@ class UndoLog:
         value = mapping[key]
         self._reversals.append((key, lambda: mapping.__setitem__(key, value)))
 
+    def action(self, what: str, reverse: Callable[[], None]) -> None:
+        """Stores how something is reversed, before it is done.
+
+        Args:
+            what: What it is, for the note of an error.
+            reverse: Reverses it; called also if it was not done.
+        """
+        self._reversals.append((what, reverse))
+
     def undo(self, error: BaseException) -> None:
         """Reverses all steps, the last one first. A reversal that fails does not keep the others from being made.
 

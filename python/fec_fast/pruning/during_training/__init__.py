@@ -1,0 +1,1 @@
+"""Pruning in rounds while a network is trained, in any training loop."""
