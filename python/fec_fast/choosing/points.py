@@ -7,13 +7,49 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
+
+import msgspec
 
 from ..plan.plan import Plan
-from ..utils.errors import InputError
+from ..utils.errors import InputError, PlanError
 from ..utils.files import write_text
+from ..utils.reading import MOST_JSON_BYTES, parse_json, read_bytes
 
 _FORMAT, _VERSION = "fec_fast.sweep_point", 1
+
+_Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+_Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class _Head(TypedDict):
+    format: str
+    version: int
+
+
+class _Figures(TypedDict):
+    """The fields of a :class:`SweepPoint` without the plan."""
+
+    budget: str
+    policy: str
+    criterion: str
+    pruned: float
+    tuned: float | None
+    parameters: _Size
+    macs: _Size
+    latency_ms: _Milliseconds | None
+
+
+class Beside(TypedDict):
+    """What is remembered beside a point: the value of the dense network, by the same metric."""
+
+    dense: float
+
+
+class _Document(_Head):
+    point: _Figures
+    beside: Beside
+    plan: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -102,7 +138,7 @@ class PointFolder:
             raise InputError(f"results={str(folder)!r} is a file; name a folder")
         self._folder = folder
 
-    def read(self, key: str) -> tuple[SweepPoint, dict[str, Any]] | None:
+    def read(self, key: str) -> tuple[SweepPoint, Beside] | None:
         """Reads a point.
 
         Args:
@@ -117,29 +153,33 @@ class PointFolder:
         file = self._folder / f"{key}.json"
         if not file.is_file():
             return None
+        damaged = f"{file} is damaged: delete it, and the point is measured again; it"
+        content = read_bytes(file, MOST_JSON_BYTES, InputError)
+        head = parse_json(content, _Head, damaged, InputError)
+        if (head["format"], head["version"]) != (_FORMAT, _VERSION):
+            found = f"format {head['format']!r} version {head['version']!r}"
+            raise InputError(f"{damaged} has {found}; expected {_FORMAT!r} version {_VERSION}")
+        document = parse_json(content, _Document, damaged, InputError)
         try:
-            document = json.loads(file.read_text(encoding="utf-8"))
-            if (document["format"], document["version"]) != (_FORMAT, _VERSION):
-                raise ValueError(f"format {document['format']!r}, version {document['version']!r}")
-            figures, plan = document["point"], Plan.from_json(json.dumps(document["plan"]))
-            return SweepPoint(**figures, plan=plan), dict(document["beside"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{file} is damaged ({error}): delete it, and the point is measured again") from error
+            plan = Plan.from_json(msgspec.json.encode(document["plan"]))
+        except PlanError as error:
+            raise InputError(f"{damaged} has a plan that cannot be read: {error}") from error
+        return SweepPoint(**document["point"], plan=plan), document["beside"]
 
-    def write(self, key: str, point: SweepPoint, beside: Mapping[str, Any]) -> None:
+    def write(self, key: str, point: SweepPoint, beside: Beside) -> None:
         """Writes a point, and waits until it is on the disk.
 
         Args:
             key: What :func:`point_key` returned.
             point: The point.
-            beside: What else is to be remembered, in values that JSON can hold.
+            beside: What else is to be remembered.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         document = {
             "format": _FORMAT,
             "version": _VERSION,
             "point": point.figures(),
-            "beside": dict(beside),
+            "beside": beside,
             "plan": json.loads(point.plan.to_json()),
         }
         write_text(self._folder / f"{key}.json", json.dumps(document) + "\n")

@@ -32,7 +32,7 @@ from ..utils.weights import state_digest
 from .combinations import Combination, combinations_of
 from .metric import Metric, SweepMetric, checked_metric
 from .networks import NetworkMaker
-from .points import DenseNetwork, PointFolder, SweepPoint
+from .points import Beside, DenseNetwork, PointFolder, SweepPoint
 from .result import Sweep
 
 DEFAULT_BUDGETS = tuple(Budget(macs=share) for share in (0.2, 0.35, 0.5, 0.65, 0.8))
@@ -139,7 +139,7 @@ def sweep(
 
     team = launched_processes()
     maker = NetworkMaker(index, example_inputs, loader, images, tune, options, progress)
-    beside = {"dense": dense_value}
+    beside: Beside = {"dense": dense_value}
     stored = team.merge_results(lambda: _stored_points(folder, jobs, beside) if team.rank == 0 else {})
     if team.world_size > 1 and any(job.budget.quantity == "latency_ms" for job in jobs):
         raise ArgumentError(
@@ -222,7 +222,7 @@ def _recovery_images(index: ModelIndex, loader: Any) -> Any:
                     call()
 
 
-def _stored_points(folder: PointFolder | None, jobs: Sequence[Combination], beside: dict[str, Any]) -> dict[str, Any]:
+def _stored_points(folder: PointFolder | None, jobs: Sequence[Combination], beside: Beside) -> dict[str, Any]:
     """The points that were measured before, by key."""
     points: dict[str, Any] = {}
     for job in jobs if folder is not None else ():

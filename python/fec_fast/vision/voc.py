@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..utils.errors import ArgumentError, InputError, list_some, missing_extra, nearest
 from .loaders import Loader, check_positive, ends_with_single_image
+from .picture_files import in_rgb
 from .voc_annotations import AnnotatedImage, VocRoot, read_split
 
 AUGMENTATIONS = ("ssd", "microscope", "none")
@@ -160,10 +161,10 @@ class VocImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
 
         with self._root.picture(example.file) as opened:
             if self._size is None:
-                return opened.convert("RGB")
+                return in_rgb(opened)
             # Lets JPEG decode at 1/2, 1/4 or 1/8 of its size, if that is not smaller than the size wanted.
             opened.draft("RGB", self._size)
-            return opened.convert("RGB").resize(self._size, Image.Resampling.BILINEAR)
+            return in_rgb(opened).resize(self._size, Image.Resampling.BILINEAR)
 
 
 def collate_lists(samples: list[tuple[Tensor, dict[str, Tensor]]]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:

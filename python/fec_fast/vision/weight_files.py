@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickletools
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -67,11 +69,46 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> Any:
     """Reads a PyTorch file of either format with ``weights_only=True``, which runs no code of the file's."""
-    if zipfile.is_zipfile(path):
+    size = path.stat().st_size
+    is_archive = zipfile.is_zipfile(path)
+    if is_archive:
         _check_torch_archive(path)
+    left = size
+
+    def place(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
+        """Takes the place of ``map_location="cpu"``, and counts what the file lets torch allocate."""
+        nonlocal left
+        left -= storage.nbytes()
+        if left < 0:
+            raise CheckpointError(f"{path} describes larger tensors than the file holds: it is truncated or damaged")
+        if not storage.nbytes() or not storage.resizable():
+            return storage
+        # A tensor larger than its storage would enlarge it, whatever the file's size.
+        return torch.frombuffer(bytearray(storage.nbytes()), dtype=torch.uint8).untyped_storage()
+
     with path.open("rb") as stream:
         counted: Any = _CountedReads(path, stream)
-        return torch.load(counted, map_location="cpu", weights_only=True)
+        if not is_archive:
+            _check_old_format(path, counted, size)
+            stream.seek(0)
+        return torch.load(counted, map_location=place, weights_only=True)
+
+
+def _check_old_format(path: Path, stream: Any, size: int) -> None:
+    """Checks the numbers in a file of torch before 1.6: torch allocates a storage before it looks whether it is there.
+
+    Such a file begins with four pickles: a mark, a version, the machine, and the description of the tensors. They are
+    only taken apart here, not executed, so it is not known which numbers are sizes: all of them are compared.
+    """
+    for _ in range(3):
+        for _ in pickletools.genops(stream):
+            pass
+    for _, argument, _ in pickletools.genops(stream):
+        if isinstance(argument, int) and abs(argument) > size:
+            raise CheckpointError(
+                f"{path} has {size:,} bytes and the number {argument:,} among the sizes of its tensors: it is damaged, "
+                "or holds more than weights: save model.state_dict() alone"
+            )
 
 
 def _check_torch_archive(path: Path) -> None:
@@ -93,6 +130,7 @@ class _CountedReads:
 
     def __init__(self, path: Path, stream: BinaryIO) -> None:
         self._path, self._stream, self._left = path, stream, _MOST_READS
+        self._size = os.fstat(stream.fileno()).st_size
 
     def _count(self) -> None:
         self._left -= 1
@@ -101,7 +139,8 @@ class _CountedReads:
 
     def read(self, size: int = -1) -> bytes:
         self._count()
-        return self._stream.read(size)
+        # Python takes the memory before it looks how much there is: a length in the file may be any number.
+        return self._stream.read(size if size < 0 else min(size, self._size))
 
     def readline(self) -> bytes:
         self._count()
