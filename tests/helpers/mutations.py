@@ -16,6 +16,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from json.encoder import encode_basestring_ascii
 from typing import Any
 from xml.etree import ElementTree
 
@@ -135,10 +136,12 @@ def _as_json(value: Any) -> str:
     if isinstance(value, Raw):
         return value
     if isinstance(value, Pairs):
-        return "{" + ",".join(f"{json.dumps(key)}:{_as_json(part)}" for key, part in value) + "}"
+        return "{" + ",".join(f"{encode_basestring_ascii(key)}:{_as_json(part)}" for key, part in value) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(_as_json, value)) + "]"
-    return json.dumps(value)
+    if type(value) is int:
+        return str(value)
+    return encode_basestring_ascii(value) if type(value) is str else json.dumps(value)
 
 
 def _as_xml(value: Any) -> str:

@@ -21,7 +21,7 @@ def run_python(*arguments: str | Path, timeout: float = 600, **changes: str) -> 
 
 
 def start_python(*arguments: str | Path, **changes: str) -> subprocess.Popen[str]:
-    """Starts this Python with these arguments; what it prints is read through ``communicate``."""
+    """Starts this Python with these arguments; what it prints is read from ``stdout``."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=child_environment(**changes))
 

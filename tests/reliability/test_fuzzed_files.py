@@ -10,6 +10,8 @@ import json
 import os
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,9 @@ def read_damaged_files(inputs: int, processes: int) -> list[dict[str, Any]]:
     """
     names, each = list(READERS), -(-inputs // len(READERS))
     shares = [json.dumps([names, each, first, processes]) for first in range(processes)]
-    running = [start_python("-m", "helpers.fuzz_process", share, OMP_NUM_THREADS="1") for share in shares]
-    lines = [line for process in running for line in process.communicate()[0].splitlines()]
-    assert all(process.returncode == 0 for process in running)
-    parts = [json.loads(line) for line in lines]
+    parts: list[dict[str, Any]] = []
+    with ThreadPoolExecutor(processes) as pool:  # a thread per process, that waits for its lines
+        list(pool.map(lambda share: parts.extend(_lines_of(share)), shares))
     figures = [_joined([part for part in parts if part["reader"] == name]) for name in names]
     for reader in figures:
         print(
@@ -46,6 +47,15 @@ def read_damaged_files(inputs: int, processes: int) -> list[dict[str, Any]]:
         )
     print(f"\nall readers: {sum(reader['inputs'] for reader in figures):,} inputs")
     return figures
+
+
+def _lines_of(share: str) -> Iterator[dict[str, Any]]:
+    """Reads one share of the files in a process, which answers after each reader: each answer is shown at once."""
+    with start_python("-m", "helpers.fuzz_process", share, OMP_NUM_THREADS="1") as process:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            yield json.loads(line)
+    assert process.returncode == 0
 
 
 def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
