@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torchvision.transforms import v2  # noqa: F401  imported once, and not in every forked process
 
 from fec_fast.utils.errors import FecError
 from helpers.fuzzing import READERS, Target
@@ -135,9 +136,9 @@ def main(share: str) -> None:
     """Prints a line of JSON per reader.
 
     Args:
-        share: JSON: names of readers, the number of files of each, the first one and the step to the next.
+        share: JSON: names of readers; the number of the first file, that behind the last, and the step to the next.
     """
-    names, inputs, first, step = json.loads(share)
+    names, first, end, step = json.loads(share)
     torch.set_num_threads(1)
     in_hand = mmap.mmap(-1, 8)
     for name in names:
@@ -149,7 +150,7 @@ def main(share: str) -> None:
                 warnings.simplefilter("ignore")
                 files = Path(folder) / "files"
                 files.mkdir()
-                answer.write_text(json.dumps(read_damaged(name, range(first, inputs, step), files, in_hand)))
+                answer.write_text(json.dumps(read_damaged(name, range(first, end, step), files, in_hand)))
                 os._exit(0)
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             if status == 0:

@@ -163,7 +163,7 @@ def _change_bound(slot: Any, tree: Any, rng: random.Random) -> Any:
 
 
 def _change_size(slot: Any, tree: Any, rng: random.Random) -> Any:
-    most = rng.choice((300, 3000, 3000, 40_000)) // (len(_as_json(slot)) + 1)  # mostly small, for speed
+    most = rng.choice((*(300,) * 5, *(3000,) * 4, 40_000)) // (len(_as_json(slot)) + 1)  # mostly small, for speed
     times = min(rng.choice((0, 2, 3, 100, 10_000)), 1 + most)
     if isinstance(slot, list):
         return type(slot)(slot[: rng.randint(0, len(slot))] if times == 0 else slot * times)

@@ -29,11 +29,19 @@ MEGABYTES_OF_ADDRESSES = 1024  # what is asked for and not used; the arena of a 
 def read_damaged_files(inputs: int, processes: int) -> list[dict[str, Any]]:
     """Reads so many damaged files, the same number by each reader, and prints figures.
 
+    After each tenth of a large number all readers have had their part.
+
     Returns:
         The figures of each reader: see :func:`helpers.fuzz_process.read_damaged`.
     """
     names, each = list(READERS), -(-inputs // len(READERS))
-    shares = [json.dumps([names, each, first, processes]) for first in range(processes)]
+    rounds = 10 if inputs > 100_000 else 1
+    edges = [each * part // rounds for part in range(rounds + 1)]
+    shares = [
+        json.dumps([names, start + first, end, processes])
+        for start, end in zip(edges, edges[1:], strict=False)
+        for first in range(processes)
+    ]
     parts: list[dict[str, Any]] = []
     with ThreadPoolExecutor(processes) as pool:  # a thread per process, that waits for its lines
         list(pool.map(lambda share: parts.extend(_lines_of(share)), shares))

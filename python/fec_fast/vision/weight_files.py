@@ -20,7 +20,7 @@ from ..utils.reading import MEGABYTE, check_tensor_file, open_archive
 # tensors in a PyTorch file: about 150 bytes each, of which a single one may stand for 70 bytes of memory.
 _MOST_DESCRIPTION_BYTES = 2 * MEGABYTE
 _MOST_DIRECTORY_BYTES = 4 * MEGABYTE
-_MOST_READS = 2_000_000
+_MOST_READS = 600_000  # two readings; about 60 reads per tensor in each
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
