@@ -19,6 +19,7 @@ from ..pruning.pruner import PruneResult
 from ..recovery.calibration import DATA_FREE, calibration_batches
 from ..recovery.compensation import IMAGES
 from ..scoring.formula import Formula
+from ..utils.arguments import check_network, check_path
 from ..utils.copying import copied_model
 from ..utils.distributed import launched_processes
 from ..utils.errors import ArgumentError, FecError, FecWarning, InputError
@@ -110,6 +111,7 @@ def sweep(
         FecError: No combination could be pruned: the first reason.
     """
     index = ModelIndex.of(model)
+    check_network("model", index.model)
     checked = checked_metric(index, metric, loader, val_loader)
     if tune is not None and not callable(tune):
         raise ArgumentError(f"tune: expected a function that trains a network, got {type(tune).__name__}")
@@ -117,7 +119,7 @@ def sweep(
     options = {
         "formula": formula,
         "sides": sides,
-        "ignore": tuple(ignore) if not isinstance(ignore, str) else ignore,
+        "ignore": tuple(ignore) if isinstance(ignore, Iterable) and not isinstance(ignore, str) else ignore,
         "min_channels": min_channels,
         "round_to": round_to,
         "norms": norms,
@@ -131,7 +133,7 @@ def sweep(
         **{name: str(value) for name, value in options.items()},
     }
     jobs = combinations_of(index, budgets, policies, criteria, formula, loader, conditions, options)
-    folder = None if results is None else PointFolder(Path(results))
+    folder = None if results is None else PointFolder(check_path("results", results))
     counts = count(index.model, example_inputs)
     dense_value = checked.measure(copied_model(index).eval(), "the dense network")
     _warn_about_data(checked, dense_value)

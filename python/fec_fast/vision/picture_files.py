@@ -20,7 +20,7 @@ _BYTES_PER_PIXEL = {"JPEG": 10, "PNG": 10, "PPM": 10, "BMP": 10, "TIFF": 16, "WE
 _CMYK_BYTES_PER_PIXEL = 16
 _MOVING_BYTES_PER_PIXEL = 4
 # What scales a picture down takes memory for the whole length of its longer side.
-_LONGEST_SIDE = 20_000
+LONGEST_SIDE = 20_000
 # A scan of a JPEG may be a few bytes that cost a look at every pixel. A progressive file has about 10.
 _MOST_SCANNED = 16 * MOST_PIXELS
 # Text and run lengths are decoded by Python.
@@ -62,10 +62,10 @@ def opened_picture(read: Callable[[], bytes], subject: str) -> Iterator[Any]:
 
 
 def _check_size(width: int, height: int, most: int, subject: str) -> None:
-    if width * height > most or max(width, height) > _LONGEST_SIDE:
+    if width * height > most or max(width, height) > LONGEST_SIDE:
         raise InputError(
             f"{subject} has {width} x {height} pixels; at most {most:,} are decoded of such a file, and "
-            f"{_LONGEST_SIDE:,} in a row: make it smaller, or save it as JPEG or PNG"
+            f"{LONGEST_SIDE:,} in a row: make it smaller, or save it as JPEG or PNG"
         )
 
 

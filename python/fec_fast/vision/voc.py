@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..utils.arguments import check_path
 from ..utils.errors import ArgumentError, InputError, list_some, missing_extra, nearest
-from .loaders import Loader, check_positive, ends_with_single_image
-from .picture_files import in_rgb
+from .loaders import Loader, check_positive, check_seed, ends_with_single_image
+from .picture_files import LONGEST_SIDE, in_rgb
 from .voc_annotations import AnnotatedImage, VocRoot, read_split
 
 AUGMENTATIONS = ("ssd", "microscope", "none")
@@ -63,7 +64,15 @@ def load_voc(
         UserWarning: Boxes without an area were dropped, or boxes that reach beyond their image were clipped; the
             message names them.
     """
+    file = check_path("path", path)
     check_positive("batch_size", batch_size)
+    check_seed(seed)
+    if type(workers) is not int or workers != 0:
+        check_positive("workers", workers)
+    if classes is not None and not (_are_names(classes) and classes):
+        raise ArgumentError(f"classes={classes!r:.80}: give a list of names")
+    if not _are_names(splits) or len(splits) != 2:
+        raise ArgumentError(f"splits={splits!r:.80}: give the names of two splits, such as ('train', 'val')")
     check_positive("limit", 1 if limit is None else limit)
     size = _width_and_height(image_size)
     if augment not in AUGMENTATIONS:
@@ -74,7 +83,7 @@ def load_voc(
         from torchvision.transforms import v2  # noqa: F401
     except ImportError as error:
         raise missing_extra("torchvision, pillow and defusedxml", "detection", f"data 'voc:{path}'") from error
-    root = VocRoot(Path(path))
+    root = VocRoot(file)
     parts = []
     for split in splits:
         parts.append(read_split(root, split, limit))
@@ -175,8 +184,18 @@ def collate_lists(samples: list[tuple[Tensor, dict[str, Tensor]]]) -> tuple[list
 
     Returns:
         The list of images, of any sizes, and the list of targets.
+
+    Raises:
+        ArgumentError: It is not a list of pairs.
     """
+    is_list = isinstance(samples, list | tuple)
+    if not is_list or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in samples):
+        raise ArgumentError(f"samples={samples!r:.80}: give a list of pairs of an image and its target")
     return [image for image, _ in samples], [target for _, target in samples]
+
+
+def _are_names(values: Any) -> bool:
+    return isinstance(values, list | tuple) and all(isinstance(name, str) for name in values)
 
 
 def _class_names(
@@ -208,11 +227,11 @@ def _width_and_height(image_size: Any) -> tuple[int, int] | None:
     """The size in the order of Pillow."""
     if image_size is None:
         return None
-    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    sides = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
     if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, int) for side in sides):
-        raise ArgumentError(f"image_size={image_size!r}: give one integer, or height and width")
-    if min(sides) < 1:
-        raise InputError(f"image_size={image_size!r}: give positive numbers")
+        raise ArgumentError(f"image_size={image_size!r:.80}: give one integer, or height and width")
+    if not 1 <= min(sides) <= max(sides) <= LONGEST_SIDE:
+        raise InputError(f"image_size={image_size!r:.80}: give numbers from 1 to {LONGEST_SIDE:,}")
     return sides[1], sides[0]
 
 

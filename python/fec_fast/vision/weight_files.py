@@ -75,7 +75,7 @@ def _read_torch(path: Path) -> Any:
         _check_torch_archive(path)
     left = size
 
-    def place(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
+    def place(storage: Any, location: str) -> Any:
         """Takes the place of ``map_location="cpu"``, and counts what the file lets torch allocate."""
         nonlocal left
         left -= storage.nbytes()
