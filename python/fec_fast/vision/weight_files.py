@@ -21,6 +21,12 @@ from ..utils.reading import MEGABYTE, check_tensor_file, open_archive
 _MOST_DESCRIPTION_BYTES = 2 * MEGABYTE
 _MOST_DIRECTORY_BYTES = 4 * MEGABYTE
 _MOST_READS = 600_000  # two readings; about 60 reads per tensor in each
+# The first pickle of a file of torch before 1.6.
+_OLD_MARK = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+_MORE_THAN_TENSORS = (
+    "{} holds more than tensors (or is damaged) and is not read, because that could run code: save model.state_dict(), "
+    "preferably as safetensors"
+)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -48,10 +54,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # both libraries raise many kinds on damaged bytes
         if type(error).__name__ == "UnpicklingError":
-            raise CheckpointError(
-                f"{path} holds more than tensors (or is damaged) and is not read, because that could run code: "
-                "save model.state_dict(), preferably as safetensors"
-            ) from error
+            raise CheckpointError(_MORE_THAN_TENSORS.format(path)) from error
         kind = type(error).__name__
         raise CheckpointError(f"{path} cannot be read, it may be truncated ({kind}: {error})") from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
@@ -100,6 +103,9 @@ def _check_old_format(path: Path, stream: Any, size: int) -> None:
     Such a file begins with four pickles: a mark, a version, the machine, and the description of the tensors. They are
     only taken apart here, not executed, so it is not known which numbers are sizes: all of them are compared.
     """
+    if stream.read(len(_OLD_MARK)) != _OLD_MARK:
+        raise CheckpointError(_MORE_THAN_TENSORS.format(path))
+    stream.seek(0)
     for _ in range(3):
         for _ in pickletools.genops(stream):
             pass
