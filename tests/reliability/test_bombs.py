@@ -37,6 +37,8 @@ from fec_fast.vision.weights import load_weights
 model = zoo.build("zoo:vgg-digits")
 readers = {
     "images": lambda file: data.load(f"imagefolder:{file}", 1),
+    "picture": lambda file: next(iter(data.load(f"imagefolder:{file}", 1, image_size=32, augment="none")[0])),
+    "unscaled": lambda file: next(iter(data.load(f"imagefolder:{file}", 1, augment="none")[0])),
     "voc": lambda file: read_split(VocRoot(file), "train", None),
     "weights": lambda file: load_weights(model, file),
     "plan": lambda file: Plan.from_json(file.read_bytes()),
@@ -224,9 +226,38 @@ BOMBS: dict[str, tuple[str, Callable[[Path], Path], str]] = {
 }
 
 
+def largest(kind: str, mode: str, width: int, height: int, **options: object) -> bytes:
+    stream = io.BytesIO()
+    Image.new(mode, (width, height)).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+# The largest files that are read: they take most of the memory that a file may take.
+BOMBS |= {
+    f"largest {kind}": (
+        "picture",
+        lambda p, kind=kind, given=given: image_folder(p / "a", largest(kind, *given)),
+        "accepted",
+    )
+    for kind, given in {
+        "PNG": ("RGBA", 4000, 6000),
+        "WEBP": ("RGB", 4000, 4000),
+        "TIFF": ("CMYK", 4000, 2750),
+        "GIF": ("P", 4000, 6000),
+    }.items()
+}
+BOMBS["largest without a size"] = ("unscaled", lambda p: image_folder(p / "a", png(2000, 2000)), "accepted")
+BOMBS["too large without a size"] = ("unscaled", lambda p: image_folder(p / "a", png(2001, 2000)), "give image_size=")
+BOMBS["largest JPEG"] = (
+    "picture",
+    lambda p: image_folder(p / "a", largest("JPEG", "RGB", 4000, 6000, progressive=True, subsampling=0)),
+    "accepted",
+)
+
+
 def read_bombs(folder: Path) -> list[tuple[str, int, float, str]]:
     """Reads every bomb in one process: its name, the growth of the process in MB, seconds of a core, the error."""
-    sound = [("images", image_folder(folder / "sound", picture("PNG"))), ("voc", voc(folder / "voc", XML))]
+    sound = [("picture", image_folder(folder / "sound", picture("PNG"))), ("voc", voc(folder / "voc", XML))]
     sound.append(("recipe", written(folder / "sound.yaml", b"model: a")))
     lines = ""
     for number, (name, (kind, make, _)) in enumerate(BOMBS.items()):

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..utils.arguments import check_path
 from ..utils.errors import ArgumentError, InputError, list_some, missing_extra, nearest
-from .loaders import Loader, check_positive, check_seed, ends_with_single_image
+from .loaders import Loader, check_positive, check_seed, check_unscaled, ends_with_single_image
 from .picture_files import LONGEST_SIDE, in_rgb
 from .voc_annotations import AnnotatedImage, VocRoot, read_split
 
@@ -87,6 +87,8 @@ def load_voc(
     parts = []
     for split in splits:
         parts.append(read_split(root, split, limit))
+    for example in (*parts[0], *parts[1]) if size is None else ():
+        check_unscaled(example.size, f"data 'voc:{path}': {example.file}")
     names = _class_names(root, splits, parts, classes)
     train, held_out = (
         VocImages(root, part, names, size, _make_transform(augmentation, size))
