@@ -163,6 +163,12 @@ def webp(side: int) -> bytes:
     return b"RIFF" + struct.pack("<I", 4 + len(canvas)) + b"WEBP" + canvas
 
 
+def old_format(path: Path, description: bytes) -> Path:
+    """A file in the format of torch before 1.6: three short pickles, and a description of the tensors."""
+    start = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps({}, 2)
+    return written(path, start + description)
+
+
 def large_storage(path: Path) -> Path:
     """A file in the format of torch before 1.6 whose one tensor is said to have 2^31 - 1 numbers."""
     stream = io.BytesIO()
@@ -202,11 +208,11 @@ BOMBS: dict[str, tuple[str, Callable[[Path], Path], str]] = {
     "described weights": ("weights", lambda p: described_weights(p / "a.pth"), "describes"),
     "old weights": (
         "weights",
-        lambda p: written(p / "a.pth", b"\x80\x02](" + b"}" * (60 * MEGABYTE) + b"e."),
+        lambda p: old_format(p / "a.pth", b"\x80\x02](" + b"}" * (60 * MEGABYTE) + b"e."),
         "describes",
     ),
     "storage of 2^31 numbers": ("weights", lambda p: large_storage(p / "a.pth"), "among the sizes of its tensors"),
-    "text of 4 GB": ("weights", lambda p: written(p / "a.pth", b"\x80\x02X\xff\xff\xff\xffabc"), "cannot be read"),
+    "text of 4 GB": ("weights", lambda p: old_format(p / "a.pth", b"\x80\x02X\xff\xff\xff\xffabc"), "cannot be read"),
     "10^7 indices": ("plan", lambda p: written(p / "a.json", b"[" + b"1," * 10**7 + b"1]"), "values; it may have"),
     "10^7 lists": ("plan", lambda p: written(p / "a.json", b"[" + b"[]," * 10**7 + b"1]"), "it may have at most"),
     "10^7 scores": ("scores", lambda p: written(p / "a.json", b"[" + b"1," * 10**7 + b"1]"), "values; it may have"),

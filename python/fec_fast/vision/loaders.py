@@ -166,8 +166,8 @@ def check_unscaled(size: tuple[int, int], subject: str) -> None:
     """
     if size[0] * size[1] > _MOST_UNSCALED:
         raise InputError(
-            f"{subject} has {size[0]} x {size[1]} pixels; without image_size= at most {_MOST_UNSCALED:,} are taken: give "
-            "image_size="
+            f"{subject} has {size[0]} x {size[1]} pixels; without image_size= at most {_MOST_UNSCALED:,} are taken: "
+            "give image_size="
         )
 
 
