@@ -227,7 +227,8 @@ def read_state(folder: Path, settings: Mapping[str, Any], model: nn.Module) -> T
 
 def _check_history(history: Sequence[Mapping[str, Any]], epoch: int, subject: str) -> None:
     """Raises unless there is one row per epoch: a training resumes at the epoch after the last row."""
-    if [row["epoch"] for row in history] != list(range(1, epoch + 1)):
+    # The lengths first: a stored epoch may be any number, and a list of as many would fill the memory.
+    if len(history) != epoch or [row["epoch"] for row in history] != list(range(1, epoch + 1)):
         raise CheckpointError(f"{subject} has {len(history)} rows of history that are not those of {epoch} epochs")
 
 
