@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,18 +41,6 @@ class Subject:
     call: Callable[..., Any]
     sound: Callable[[Path], dict[str, Any]]
     wrong: Mapping[str, Values]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One bad call: an argument of a function, and the wrong value that it is given."""
-
-    subject: str
-    argument: str
-    value: str
-
-    def __str__(self) -> str:
-        return f"{self.subject}-{self.argument}-{self.value}"
 
 
 def _for_layer_one(make: Make) -> dict[str, Any]:
@@ -123,29 +111,29 @@ _TRAINING = {
     "mixup": NUMBER,
     "seed": NUMBER,
 }
-_PRUNING: dict[str, Values] = {
+PRUNING: dict[str, Values] = {
     "sides": WORDS,
     "norms": WORDS,
     "criterion": without(WORDS, "None"),
     "formula": {**bad.NO_NAMES, **bad.NO_NUMBERS},
     "ignore": {**bad.NO_NAMES, "number in it": lambda: [3], "None in it": lambda: [None], "unknown": lambda: ["zzz"]},
 }
-_SUBJECTS: dict[str, Subject] = {
+FUNCTIONS: dict[str, Subject] = {
     "score_model": Subject(
         fec_fast.score_model,
         lambda _: {"model": network()},
         {
             "model": MODEL,
-            "formula": without(_PRUNING["formula"], "None"),
+            "formula": without(PRUNING["formula"], "None"),
             "backend": WORDS,
-            "layers": _PRUNING["ignore"],
+            "layers": PRUNING["ignore"],
         },
     ),
     "prune": Subject(
         fec_fast.prune,
         lambda _: {"model": network(), "example_inputs": IMAGE, "remove": 0.5},
         {
-            **_PRUNING,
+            **PRUNING,
             "model": RUN,
             "example_inputs": bad.NO_INPUTS,
             "remove": {**NUMBER, "one": lambda: 1.0, "None": lambda: None},
@@ -258,7 +246,7 @@ _SUBJECTS: dict[str, Subject] = {
     "couplings": Subject(
         fec_fast.couplings,
         lambda _: {"model": network(), "example_inputs": IMAGE},
-        {"model": RUN, "example_inputs": bad.NO_INPUTS, "ignore": _PRUNING["ignore"], "norms": WORDS},
+        {"model": RUN, "example_inputs": bad.NO_INPUTS, "ignore": PRUNING["ignore"], "norms": WORDS},
     ),
     "explain": Subject(
         fec_fast.explain,
@@ -360,7 +348,7 @@ _SUBJECTS: dict[str, Subject] = {
             "criterion": without(WORDS, "None"),
         },
     ),
-    "latency": Subject(
+    "PruneResult.latency": Subject(
         lambda original, example_inputs, **options: result().latency(original, example_inputs, **options),
         lambda _: {"original": network(), "example_inputs": IMAGE, "min_run_time": 0.01},
         {"original": RUN, "example_inputs": bad.NO_INPUTS, "min_run_time": NOT_ZERO},
@@ -368,7 +356,7 @@ _SUBJECTS: dict[str, Subject] = {
     "channel_distances": Subject(
         fec_fast.channel_distances,
         lambda _: {"weight": torch.rand(4, 3, 2, 2)},
-        {"weight": {**bad.NO_NUMBERS, **bad.NO_NAMES}, "formula": _PRUNING["formula"], "filters": bad.NO_NAMES},
+        {"weight": {**bad.NO_NUMBERS, **bad.NO_NAMES}, "formula": PRUNING["formula"], "filters": bad.NO_NAMES},
     ),
     "save": Subject(
         fec_fast.save,
@@ -444,14 +432,3 @@ _SUBJECTS: dict[str, Subject] = {
         {"text": JSON},
     ),
 }
-
-
-def subjects() -> Mapping[str, Subject]:
-    return _SUBJECTS
-
-
-def rows() -> Iterator[Row]:
-    for name, subject in _SUBJECTS.items():
-        for argument, values in subject.wrong.items():
-            for value in values:
-                yield Row(name, argument, value)

@@ -1,11 +1,11 @@
-"""Files that the package reads, as sound bytes, and mutations of them."""
+"""The readers of the package with sound files of each, and checks of what a reader believes."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-import re
+import math
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,11 +18,13 @@ from safetensors.torch import save
 from torch import nn
 
 import fec_fast
+from fec_fast.choosing.points import PointFolder, SweepPoint
 from fec_fast.cli.recipe import read_recipe
 from fec_fast.plan.plan import Plan
 from fec_fast.pruning.allocation.sensitivity_cache import SensitivityCache
 from fec_fast.training.history import Epoch
 from fec_fast.training.state import TrainingState, read_state, write_state
+from fec_fast.training.trackers import check_log_folder, make_tracker
 from fec_fast.vision import data
 from fec_fast.vision.voc_annotations import VocRoot, read_split
 from fec_fast.vision.weights import load_weights
@@ -32,12 +34,6 @@ XML = (
     b"<annotation><object><name>cat</name><difficult>0</difficult><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>12</xmax>"
     b"<ymax>13</ymax></bndbox></object></annotation>"
 )
-TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*|[\[\]{}:,<>&]|[A-Za-z_]+')
-TOKENS = [
-    *(b"NaN", b"1e999", b"-1", b"1" + b"0" * 400, b"0.5", b"true", b"null", b"{}", b"[]", b"[[[[", b'""', b'"\\ud800"'),
-    *(b"&a", b"*a", b"!!python/object", b"9007199254740993", b"-0.0", b"1_0", b"<object/>", b"\xff\xfe", b"\0", b"0"),
-]
-KINDS = ("flip", "set", "insert", "remove", "cut", "double", "token", "swap")
 
 
 class Tiny(nn.Module):
@@ -57,50 +53,32 @@ def tiny() -> Tiny:
         return Tiny().eval()
 
 
-def mutated(content: bytes, steps: list[tuple[str, int, bytes]]) -> bytes:
-    """The content after some steps: a kind of change, a number that tells where, and bytes that it takes."""
-    changed = bytearray(content)
-    for kind, number, extra in steps:
-        at = number % (len(changed) + 1)
-        if kind == "flip" and changed:
-            changed[at % len(changed)] ^= 1 << (number % 8)
-        elif kind == "set":
-            changed[at : at + len(extra)] = extra
-        elif kind == "insert":
-            changed[at:at] = extra * (1 + number % 3)
-        elif kind == "remove":
-            del changed[at : at + 1 + number % 16]
-        elif kind == "cut":
-            del changed[at:]
-        elif kind == "double":
-            changed[at:at] = changed[at : at + 64]
-        elif kind in ("token", "swap"):
-            places = [found.span() for found in TOKEN.finditer(bytes(changed))][:2000]
-            if places:
-                start, end = places[number % len(places)]
-                other = places[(number // 7) % len(places)]
-                new = TOKENS[number % len(TOKENS)] if kind == "token" else bytes(changed[other[0] : other[1]])
-                changed[start:end] = new
-    return bytes(changed)
-
-
 @dataclass(frozen=True)
 class Target:
-    """A reader: the sound bytes that are mutated, and a function that reads bytes and checks what it believes."""
+    """A reader: sound files, what format's mutations they get, and a function that reads one and checks the result."""
 
-    sound: bytes
+    sounds: tuple[bytes, ...]
+    form: str
     read: Callable[[bytes], None]
 
 
-def unchanged(model: nn.Module, act: Callable[[], Any]) -> None:
-    """Acts on a model; where that raises, the model must be as before."""
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    try:
-        act()
-    except BaseException:
-        after = model.state_dict()
-        assert all(torch.equal(after[name].nan_to_num(), value.nan_to_num()) for name, value in before.items())
-        raise
+class Models:
+    """A model to read into: the same one until a file was believed, for it must be as before after an error."""
+
+    def __init__(self) -> None:
+        self.model, self.before = tiny(), tiny().state_dict()
+
+    def filled(self, read: Callable[[nn.Module], Any]) -> Any:
+        try:
+            read(self.model)
+        except BaseException:
+            after = self.model.state_dict()
+            assert list(after) == list(self.before), "the model has other tensors after an error"
+            same = [torch.equal(after[name], value) for name, value in self.before.items()]
+            assert all(same), "the model has other values after an error"
+            raise
+        filled, self.model = self.model, tiny()
+        return filled
 
 
 def _manifest(folder: Path) -> str:
@@ -112,19 +90,19 @@ def _manifest(folder: Path) -> str:
 
 def _checkpoint(folder: Path, result: Any, name: str) -> Target:
     """A checkpoint of which one file is mutated; its checksum is made right."""
-    path = fec_fast.save(result, folder / name.replace(".", "-"))
+    path, models = fec_fast.save(result, folder / "checkpoint"), Models()
 
     def read(content: bytes) -> None:
         (path / name).write_bytes(content)
         if name != "checkpoint.json":
             (path / "checkpoint.json").write_text(_manifest(path))
-        model = tiny()
-        unchanged(model, lambda: fec_fast.load(model, path))
+        model = models.filled(lambda model: fec_fast.load(model, path))
         # What was believed is a network that runs.
         assert model(torch.zeros(1, 1, 2, 2)).shape == (1, 2, 2, 2)
         assert model.one.out_channels == len(model.one.weight) == model.two.in_channels
 
-    return Target((path / name).read_bytes(), read)
+    form = "safetensors" if name == "model.safetensors" else "json"
+    return Target(((path / name).read_bytes(),), form, read)
 
 
 def _plan(text: str) -> Target:
@@ -134,7 +112,7 @@ def _plan(text: str) -> Target:
         for name, axes in plan.keep.items():
             assert all(0 <= index < plan.shapes[name][int(axis)] for axis, kept in axes.items() for index in kept)
 
-    return Target(text.encode(), read)
+    return Target((text.encode(),), "json", read)
 
 
 def _scores(text: str) -> Target:
@@ -143,7 +121,7 @@ def _scores(text: str) -> Target:
         assert all(bool(torch.isfinite(values).all()) and len(values) < 1000 for values in scores.values())
         assert fec_fast.ModelScores.from_json(scores.to_json()) == scores
 
-    return Target(text.encode(), read)
+    return Target((text.encode(),), "json", read)
 
 
 def _training(folder: Path, name: str) -> Target:
@@ -166,7 +144,7 @@ def _training(folder: Path, name: str) -> Target:
         assert {own: value.shape for own, value in found.model.items()} == {own: v.shape for own, v in state.items()}
         [Epoch(**row) for row in found.history]
 
-    return Target(written.read_bytes(), read)
+    return Target((written.read_bytes(),), "safetensors" if name == file else "json", read)
 
 
 def _cache(folder: Path) -> Target:
@@ -181,7 +159,7 @@ def _cache(folder: Path) -> Target:
             isinstance(name, str) and removed >= 0 and abs(value) < 1e309 for (name, removed), value in values.items()
         )
 
-    return Target((path / "sensitivity-0.jsonl").read_bytes(), read)
+    return Target(((path / "sensitivity-0.jsonl").read_bytes(),), "json lines", read)
 
 
 RECIPE = b"""model: zoo:vgg-digits
@@ -200,29 +178,50 @@ def _recipe(folder: Path) -> Target:
         assert json.loads(json.dumps(recipe.content, allow_nan=False)) == recipe.content
         assert recipe.training.epochs >= 1
 
-    return Target(RECIPE, read)
+    return Target((RECIPE,), "yaml", read)
 
 
-def picture(kind: str, mode: str = "RGB") -> bytes:
+def picture(kind: str, mode: str = "RGB", **options: Any) -> bytes:
     stream = io.BytesIO()
     pixels = bytes(range(256)) * 4
-    Image.frombytes("RGB", (16, 16), pixels[: 16 * 16 * 3]).convert(mode).save(stream, kind)
+    Image.frombytes("RGB", (16, 16), pixels[: 16 * 16 * 3]).convert(mode).save(stream, kind, **options)
     return stream.getvalue()
 
 
-def _picture(folder: Path, kind: str, mode: str = "RGB") -> Target:
+def _moving(kind: str) -> bytes:
+    """A picture of two frames."""
+    stream = io.BytesIO()
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(stream, kind, save_all=True, append_images=frames[1:], loop=0)
+    return stream.getvalue()
+
+
+PICTURES: dict[str, Callable[[], tuple[bytes, ...]]] = {
+    "PNG": lambda: (*(picture("PNG", mode) for mode in ("RGB", "RGBA", "L", "LA", "1", "P")), _moving("PNG")),
+    "JPEG": lambda: (picture("JPEG"), picture("JPEG", "CMYK"), picture("JPEG", "L", progressive=True)),
+    "BMP": lambda: tuple(picture("BMP", mode) for mode in ("RGB", "L", "P", "1")),
+    "PPM": lambda: (picture("PPM"), picture("PPM", "L"), b"P3\n2 2 255\n" + b"9 " * 12, b"P1\n2 2\n0 1 1 0\n"),
+    "TIFF": lambda: (
+        *(picture("TIFF", mode) for mode in ("RGB", "CMYK", "F")),
+        *(picture("TIFF", compression=packing) for packing in ("tiff_lzw", "jpeg", "tiff_adobe_deflate", "packbits")),
+    ),
+    "WEBP": lambda: (picture("WEBP"), picture("WEBP", "RGBA", lossless=True), _moving("WEBP")),
+    "GIF": lambda: (picture("GIF", "P"), picture("GIF", "L"), _moving("GIF")),
+}
+
+
+def _picture(folder: Path, kind: str) -> Target:
     """An image folder with one mutated picture."""
-    root = folder / f"pictures-{kind}-{mode}"
     for name in ("train/a/1.png", "val/a/1.png"):
-        (root / name).parent.mkdir(parents=True)
-        (root / name).write_bytes(picture(kind, mode))
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(picture("PNG"))
 
     def read(content: bytes) -> None:
-        (root / "train/a/1.png").write_bytes(content)
-        images, _ = next(iter(data.load(f"imagefolder:{root}", 1, augment="none")[0]))
+        (folder / "train/a/1.png").write_bytes(content)
+        images, _ = next(iter(data.load(f"imagefolder:{folder}", 1, augment="none")[0]))
         assert images.shape[:2] == (1, 3) and images.numel() <= 3 * 24_000_000
 
-    return Target(picture(kind, mode), read)
+    return Target(PICTURES[kind](), "png" if kind == "PNG" else "bytes", read)
 
 
 VOC = {
@@ -232,19 +231,18 @@ VOC = {
 
 
 def _voc(folder: Path, name: str) -> Target:
-    root = folder / f"voc-{name.replace('/', '-')}"
     files = {**VOC, **{f"JPEGImages/{own}.jpg": picture("JPEG") for own in "ab"}}
     for file, content in files.items():
-        (root / file).parent.mkdir(parents=True, exist_ok=True)
-        (root / file).write_bytes(content)
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(content)
 
     def read(content: bytes) -> None:
-        (root / name).write_bytes(content)
-        for image in read_split(VocRoot(root), "train", None):
+        (folder / name).write_bytes(content)
+        for image in read_split(VocRoot(folder), "train", None):
             assert all(0 <= b[0] < b[2] <= image.size[0] and 0 <= b[1] < b[3] <= image.size[1] for b in image.boxes)
             assert all(0 < len(label) <= 200 for label in image.classes)
 
-    return Target(files[name], read)
+    return Target((files[name],), "xml" if name.endswith(".xml") else "bytes", read)
 
 
 def _zip(folder: Path, spec: str, files: dict[str, bytes]) -> Target:
@@ -259,7 +257,7 @@ def _zip(folder: Path, spec: str, files: dict[str, bytes]) -> Target:
         images, _ = next(iter(data.load(f"{spec}:{path}", 1, augment="none")[0]))
         assert images[0].shape[0] == 3
 
-    return Target(stream.getvalue(), read)
+    return Target((stream.getvalue(),), "zip", read)
 
 
 def _weights(folder: Path, kind: str) -> Target:
@@ -269,40 +267,74 @@ def _weights(folder: Path, kind: str) -> Target:
         stream.write(save(state))
     else:
         torch.save(state, stream, _use_new_zipfile_serialization=kind == "new")
-    path = folder / f"{kind}{'.safetensors' if kind == 'safetensors' else '.pth'}"
+    path, models = folder / f"{kind}{'.safetensors' if kind == 'safetensors' else '.pth'}", Models()
 
     def read(content: bytes) -> None:
         path.write_bytes(content)
-        model = tiny()
-        unchanged(model, lambda: load_weights(model, path))
+        model = models.filled(lambda model: load_weights(model, path))
         assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in state.items()}
 
-    return Target(stream.getvalue(), read)
+    return Target((stream.getvalue(),), {"new": "zip", "old": "pickle"}.get(kind, kind), read)
 
 
-def targets(folder: Path) -> dict[str, Target]:
-    """All readers, with files in a folder."""
-    result = fec_fast.prune(tiny(), torch.randn(1, 1, 4, 4), ratio=0.5)
-    pictures = {name: picture("PNG") for name in ("train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png")}
-    voc = {**VOC, **{f"JPEGImages/{own}.jpg": picture("JPEG") for own in "ab"}}
-    kinds = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP", "GIF")
-    return {
-        "plan": _plan(result.plan.to_json()),
-        "scores": _scores(fec_fast.score_model(tiny()).to_json()),
-        **{
-            f"checkpoint {n}": _checkpoint(folder, result, n)
-            for n in ("checkpoint.json", "plan.json", "model.safetensors")
-        },
-        **{f"training {n}": _training(folder, n) for n in ("training.json", "state-0001.safetensors")},
-        "sensitivity cache": _cache(folder),
-        "recipe": _recipe(folder),
-        **{f"picture {kind}": _picture(folder, kind) for kind in kinds},
-        "picture PNG with a palette": _picture(folder, "PNG", "P"),
-        **{
-            f"VOC {name}": _voc(folder, name)
-            for name in ("Annotations/a.xml", "ImageSets/Main/train.txt", "JPEGImages/a.jpg")
-        },
-        "VOC zip": _zip(folder, "voc", voc),
-        "image folder zip": _zip(folder, "imagefolder", pictures),
-        **{f"weights {kind}": _weights(folder, kind) for kind in ("new", "old", "safetensors")},
-    }
+def _sweep_point(folder: Path, plan: Plan) -> Target:
+    points = PointFolder(folder)
+    point = SweepPoint("macs=0.5", "entropy", "fec_l1", 0.5, None, 100, 1000, 0.25, plan)
+    points.write(KEY, point, {"dense": 0.75})
+
+    def read(content: bytes) -> None:
+        (folder / f"{KEY}.json").write_bytes(content)
+        point, beside = points.read(KEY) or (None, None)
+        assert isinstance(point, SweepPoint) and beside is not None and math.isfinite(beside["dense"])
+        assert point.parameters >= 0 and point.macs >= 0 and math.isfinite(point.value) and point.name
+
+    return Target(((folder / f"{KEY}.json").read_bytes(),), "json", read)
+
+
+def _training_log(folder: Path) -> Target:
+    """The log that a training continues: what is there is read, and written again with the next epoch."""
+    sound = b"epoch,loss,lr\n1,0.5,0.1\n2,0.25,0.1\n"
+
+    def read(content: bytes) -> None:
+        (folder / "metrics.csv").write_bytes(content)
+        check_log_folder(folder, "csv")
+        make_tracker(folder, "csv").log({"loss": 0.125}, step=3)
+        lines = (folder / "metrics.csv").read_text("utf-8").splitlines()
+        assert lines[0].startswith("epoch,") and lines[-1].startswith("3,")
+
+    return Target((sound,), "bytes", read)
+
+
+def _pruned() -> Any:
+    return fec_fast.prune(tiny(), torch.randn(1, 1, 4, 4), ratio=0.5)
+
+
+# Every reader, and how its files are made in an empty folder.
+READERS: dict[str, Callable[[Path], Target]] = {
+    "plan": lambda folder: _plan(_pruned().plan.to_json()),
+    "scores": lambda folder: _scores(fec_fast.score_model(tiny()).to_json()),
+    **{
+        f"checkpoint {name}": lambda folder, name=name: _checkpoint(folder, _pruned(), name)
+        for name in ("checkpoint.json", "plan.json", "model.safetensors")
+    },
+    **{
+        f"training {name}": lambda folder, name=name: _training(folder, name)
+        for name in ("training.json", "state-0001.safetensors")
+    },
+    "training log": _training_log,
+    "sensitivity cache": _cache,
+    "sweep point": lambda folder: _sweep_point(folder, _pruned().plan),
+    "recipe": _recipe,
+    **{f"picture {kind}": lambda folder, kind=kind: _picture(folder, kind) for kind in PICTURES},
+    **{
+        f"VOC {name}": lambda folder, name=name: _voc(folder, name)
+        for name in ("Annotations/a.xml", "ImageSets/Main/train.txt", "JPEGImages/a.jpg")
+    },
+    "VOC zip": lambda folder: _zip(
+        folder, "voc", {**VOC, **{f"JPEGImages/{own}.jpg": picture("JPEG") for own in "ab"}}
+    ),
+    "image folder zip": lambda folder: _zip(
+        folder, "imagefolder", {f"{split}/{name}/1.png": picture("PNG") for split in ("train", "val") for name in "ab"}
+    ),
+    **{f"weights {kind}": lambda folder, kind=kind: _weights(folder, kind) for kind in ("new", "old", "safetensors")},
+}

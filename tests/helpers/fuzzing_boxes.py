@@ -9,20 +9,14 @@ from typing import Any
 import torch
 
 import fec_fast
-from fec_fast.choosing.points import PointFolder
 from fec_fast.vision import data
 from helpers import box_folders
-from helpers.fuzzing import KEY, Target, picture, tiny
+from helpers.fuzzing import READERS, Target, picture, tiny
 
 _COCO = ("annotations/instances_train2017.json", "train2017/a.jpg")
 _YOLO = ("data.yaml", "labels/train/a.txt", "list.txt", "images/train/a.jpg")
 _SAVED = ("state.json", "dataset_info.json", "data-00000-of-00001.arrow")
-BOX_NAMES = [
-    *(f"COCO {name}" for name in _COCO),
-    *(f"YOLO {name}" for name in _YOLO),
-    *(f"saved {name}" for name in _SAVED),
-    *("sweep JSON", "sensitivity JSON", "sweep point"),
-]
+_FORMS = {"json": "json", "yaml": "yaml", "txt": "bytes", "jpg": "bytes"}
 
 
 def _checked(loaders: Any) -> None:
@@ -46,7 +40,7 @@ def _file(root: Path, name: str, kind: str) -> Target:
         (root / name).write_bytes(content)
         _checked(data.load(f"{kind}:{root}", 2, augment="none"))
 
-    return Target(sound, read)
+    return Target((sound,), _FORMS[name.rpartition(".")[2]], read)
 
 
 def _coco(folder: Path, name: str) -> Target:
@@ -77,7 +71,7 @@ def _saved(folder: Path, name: str) -> Target:
             for images, labels in loader:
                 assert images.shape[:2] == (1, 3) and int(labels) >= 0
 
-    return Target((root / name).read_bytes(), read)
+    return Target(((root / name).read_bytes(),), "json" if name.endswith(".json") else "bytes", read)
 
 
 def _measured(kind: Any, sound: Any) -> Target:
@@ -85,38 +79,29 @@ def _measured(kind: Any, sound: Any) -> Target:
         found = kind.from_json(content)
         assert kind.from_json(found.to_json()).to_json() == found.to_json() and str(found)
 
-    return Target(sound.to_json().encode(), read)
+    return Target((sound.to_json().encode(),), "json", read)
 
 
-def _results() -> dict[str, Target]:
+def _sweep(folder: Path) -> Target:
     plan = fec_fast.prune(tiny(), torch.zeros(1, 1, 4, 4), remove=0.5).plan
     point = fec_fast.SweepPoint("macs=0.5", "entropy", "l1", 0.5, None, 10, 20, None, plan)
     dense = fec_fast.DenseNetwork(0.75, 20, 40)
-    return {
-        "sweep JSON": _measured(fec_fast.Sweep, fec_fast.Sweep("accuracy", dense, (point,), {"macs=0.9": "too much"})),
-        "sensitivity JSON": _measured(
-            fec_fast.Sensitivity, fec_fast.Sensitivity("sha256:0", 0.75, {"one": 4}, {"one": {2: 0.5}})
-        ),
-    }
+    return _measured(fec_fast.Sweep, fec_fast.Sweep("accuracy", dense, (point,), {"macs=0.9": "too much"}))
 
 
-def _point(folder: Path) -> Target:
-    plan = fec_fast.prune(tiny(), torch.zeros(1, 1, 4, 4), remove=0.5).plan
-    store = PointFolder(folder / "points")
-    store.write(KEY, fec_fast.SweepPoint("macs=0.5", "entropy", "l1", 0.5, 0.625, 10, 20, 1.5, plan), {"dense": 0.75})
-
-    def read(content: bytes) -> None:
-        (folder / "points" / f"{KEY}.json").write_bytes(content)
-        found = store.read(KEY)
-        assert found is not None and found[0].plan is not None and found[0].macs >= 0 and "dense" in found[1]
-
-    return Target((folder / "points" / f"{KEY}.json").read_bytes(), read)
+def _sensitivity(folder: Path) -> Target:
+    return _measured(fec_fast.Sensitivity, fec_fast.Sensitivity("sha256:0", 0.75, {"one": 4}, {"one": {2: 0.5}}))
 
 
-def box_targets(folder: Path) -> dict[str, Target]:
-    """The readers, with files in a folder."""
-    makers: list[tuple[str, tuple[str, ...], Callable[[Path, str], Target]]] = [
-        *(("COCO", _COCO, _coco), ("YOLO", _YOLO, _yolo), ("saved", _SAVED, _saved)),
-    ]
-    found = {f"{kind} {name}": make(folder, name) for kind, names, make in makers for name in names}
-    return {**found, **_results(), "sweep point": _point(folder)}
+def _of(make: Callable[[Path, str], Target], name: str) -> Callable[[Path], Target]:
+    return lambda folder: make(folder, name)
+
+
+ALL_READERS: dict[str, Callable[[Path], Target]] = {
+    **READERS,
+    **{f"COCO {name}": _of(_coco, name) for name in _COCO},
+    **{f"YOLO {name}": _of(_yolo, name) for name in _YOLO},
+    **{f"saved {name}": _of(_saved, name) for name in _SAVED},
+    "sweep JSON": _sweep,
+    "sensitivity JSON": _sensitivity,
+}

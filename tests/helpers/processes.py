@@ -20,6 +20,12 @@ def run_python(*arguments: str | Path, timeout: float = 600, **changes: str) -> 
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout, check=False)
 
 
+def start_python(*arguments: str | Path, **changes: str) -> subprocess.Popen[str]:
+    """Starts this Python with these arguments; what it prints is read from ``stdout``."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=child_environment(**changes))
+
+
 def accelerate_launch(*command: str | Path, timeout: float = 200) -> subprocess.CompletedProcess[str]:
     """Runs a script, or ``-m`` and a module, in two processes on the CPU (gloo).
 

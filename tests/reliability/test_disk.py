@@ -79,7 +79,7 @@ WRITERS: dict[str, tuple[Callable[[Path, Any], Any], Callable[[Path, Any], Any]]
 
 def write_state(folder: Path) -> None:
     tensors = {"weight": torch.zeros(100_000)}
-    state.write_state(folder, state.TrainingState(1, {}, [], 1.0, "epochs", None, tensors, {}, {}, {}))
+    state.write_state(folder, state.TrainingState(0, {}, [], 1.0, "epochs", None, tensors, {}, {}, {}))
 
 
 def expect_error(work: Callable[[], Any]) -> Callable[[], None]:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from ..pruning.allocation.budget import Budget
 from ..pruning.allocation.policies import DEFAULT_POLICY, POLICIES
 from ..pruning.arguments import calibration_needs, check_scoring_arguments, default_criterion, default_policy
@@ -68,8 +70,9 @@ def combinations_of(
         BudgetError: A budget out of its range.
     """
     for argument, values in (("budgets", budgets), ("policies", policies), ("criteria", criteria)):
-        if isinstance(values, str | Budget) or not isinstance(values, Iterable) or not list(values):
-            raise ArgumentError(f"{argument}={values!r}: give a list with at least one entry")
+        is_list = isinstance(values, Iterable) and not isinstance(values, str | bytes | Tensor | Budget)
+        if not is_list or not list(values):
+            raise ArgumentError(f"{argument}={values!r:.80}: give a list with at least one entry")
     if not isinstance(formula, Formula | None):
         raise ArgumentError(f"formula: expected a fec_fast.Formula, got {type(formula).__name__}")
     jobs: dict[str, Combination] = {}

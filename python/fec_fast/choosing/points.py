@@ -100,15 +100,17 @@ class StoredFigures(msgspec.Struct, forbid_unknown_fields=True):
         return SweepPoint(**figures, plan=None)
 
 
-class _Beside(TypedDict):
-    dense: float  # the value of the network before pruning, on the same data
+class Beside(TypedDict):
+    """What is remembered beside a point: the value of the dense network, by the same metric."""
+
+    dense: float
 
 
 class _Stored(msgspec.Struct, forbid_unknown_fields=True):
     format: Literal["fec_fast.sweep_point"]
     version: Literal[1]
     point: StoredFigures
-    beside: _Beside
+    beside: Beside
     plan: msgspec.Raw
 
 
@@ -140,7 +142,7 @@ class PointFolder:
             raise InputError(f"results={str(folder)!r} is a file; name a folder")
         self._folder = folder
 
-    def read(self, key: str) -> tuple[SweepPoint, dict[str, Any]] | None:
+    def read(self, key: str) -> tuple[SweepPoint, Beside] | None:
         """Reads a point.
 
         Args:
@@ -157,11 +159,11 @@ class PointFolder:
             return None
         try:
             document = read_json(file, _Stored, InputError)
-            return replace(document.point.to_point(), plan=Plan.from_json(bytes(document.plan))), dict(document.beside)
+            return replace(document.point.to_point(), plan=Plan.from_json(bytes(document.plan))), document.beside
         except FecError as error:
             raise InputError(f"{file} is damaged ({error}): delete it, and the point is measured again") from error
 
-    def write(self, key: str, point: SweepPoint, beside: Mapping[str, Any]) -> None:
+    def write(self, key: str, point: SweepPoint, beside: Beside) -> None:
         """Writes a point, and waits until it is on the disk.
 
         Args:

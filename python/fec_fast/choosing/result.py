@@ -6,12 +6,12 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
 from ..pruning.pruner import PruneResult
+from ..utils.arguments import check_number, check_path
 from ..utils.errors import ArgumentError, BudgetError, InputError, nearest
 from ..utils.html import html_panel
 from ..utils.reading import parse_json
@@ -77,8 +77,7 @@ class Sweep:
             BudgetError: No network of the sweep is so good; the message names the best.
             ArgumentError: There is no such cost, or it was not measured; or ``within`` is not a number.
         """
-        if isinstance(within, bool) or not isinstance(within, int | float) or not within >= 0:
-            raise ArgumentError(f"within={within!r}: give the points that may be lost, such as 1.0")
+        check_number("within", within, "the points that may be lost, such as 1.0")
         # The values are sums of shares: a loss of exactly `within` must not fail for its last bit.
         needed = self.dense.value - within / 100 - 1e-9
         good = [point for point in self.front(cost) if point.value >= needed]
@@ -121,12 +120,20 @@ class Sweep:
 
         Raises:
             MissingExtraError: matplotlib is not installed.
-            ArgumentError: There is no such cost, or it was not measured.
+            ArgumentError: There is no such cost, or it was not measured; or ``path`` is not a path.
+            InputError: matplotlib does not write files of this ending, or there is no such folder.
+            OSError: The file cannot be written.
         """
         self._check_cost(cost)
+        file = None if path is None else check_path("path", path)
+        if file is not None and not file.absolute().parent.is_dir():
+            raise InputError(f"path={str(path)!r}: there is no folder {file.absolute().parent}; make it first")
         figure = draw_sweep(self.dense, self.points, self.front(cost), cost, self.metric)
-        if path is not None:
-            figure.savefig(Path(path))
+        if file is not None:
+            try:
+                figure.savefig(file)
+            except ValueError as error:  # an ending that it does not know
+                raise InputError(f"path={str(path)!r}: {error}") from error
         return figure
 
     def to_json(self) -> str:

@@ -19,6 +19,7 @@ from ..pruning.pruner import PruneResult
 from ..recovery.calibration import DATA_FREE, calibration_batches
 from ..recovery.compensation import IMAGES
 from ..scoring.formula import Formula
+from ..utils.arguments import check_network, check_path
 from ..utils.copying import copied_model
 from ..utils.distributed import launched_processes
 from ..utils.errors import ArgumentError, FecError, FecWarning, InputError
@@ -32,7 +33,7 @@ from ..utils.weights import state_digest
 from .combinations import Combination, combinations_of
 from .metric import Metric, SweepMetric, checked_metric
 from .networks import NetworkMaker
-from .points import DenseNetwork, PointFolder, SweepPoint
+from .points import Beside, DenseNetwork, PointFolder, SweepPoint
 from .result import Sweep
 
 DEFAULT_BUDGETS = tuple(Budget(macs=share) for share in (0.2, 0.35, 0.5, 0.65, 0.8))
@@ -110,6 +111,7 @@ def sweep(
         FecError: No combination could be pruned: the first reason.
     """
     index = ModelIndex.of(model)
+    check_network("model", index.model)
     checked = checked_metric(index, metric, loader, val_loader)
     if tune is not None and not callable(tune):
         raise ArgumentError(f"tune: expected a function that trains a network, got {type(tune).__name__}")
@@ -117,7 +119,7 @@ def sweep(
     options = {
         "formula": formula,
         "sides": sides,
-        "ignore": tuple(ignore) if not isinstance(ignore, str) else ignore,
+        "ignore": tuple(ignore) if isinstance(ignore, Iterable) and not isinstance(ignore, str) else ignore,
         "min_channels": min_channels,
         "round_to": round_to,
         "norms": norms,
@@ -131,7 +133,7 @@ def sweep(
         **{name: str(value) for name, value in options.items()},
     }
     jobs = combinations_of(index, budgets, policies, criteria, formula, loader, conditions, options)
-    folder = None if results is None else PointFolder(Path(results))
+    folder = None if results is None else PointFolder(check_path("results", results))
     counts = count(index.model, example_inputs)
     dense_value = checked.measure(copied_model(index).eval(), "the dense network")
     _warn_about_data(checked, dense_value)
@@ -139,7 +141,7 @@ def sweep(
 
     team = launched_processes()
     maker = NetworkMaker(index, example_inputs, loader, images, tune, options, progress)
-    beside = {"dense": dense_value}
+    beside: Beside = {"dense": dense_value}
     stored = team.merge_results(lambda: _stored_points(folder, jobs, beside) if team.rank == 0 else {})
     if team.world_size > 1 and any(job.budget.quantity == "latency_ms" for job in jobs):
         raise ArgumentError(
@@ -222,7 +224,7 @@ def _recovery_images(index: ModelIndex, loader: Any) -> Any:
                     call()
 
 
-def _stored_points(folder: PointFolder | None, jobs: Sequence[Combination], beside: dict[str, Any]) -> dict[str, Any]:
+def _stored_points(folder: PointFolder | None, jobs: Sequence[Combination], beside: Beside) -> dict[str, Any]:
     """The points that were measured before, by key."""
     points: dict[str, Any] = {}
     for job in jobs if folder is not None else ():

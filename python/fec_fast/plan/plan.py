@@ -9,17 +9,24 @@ from typing import Any
 
 from torch import nn
 
+from ..utils.compat import ConvolutionBase, NormBase
 from ..utils.errors import ArgumentError, PlanError, list_some
 from ..utils.html import html_panel, share_bar
 from ..utils.model_index import ModelIndex
 from ..utils.number_attributes import as_numbers
 from ..utils.reading import parse_json
 from ..utils.text import counted
-from .shapes import persistent_shapes, pruned_shapes, shapes_fingerprint
+from .shapes import persistent_shapes, pruned_shapes, shapes_fingerprint, weight_name
 from .validation import validate_entries
 
 FORMAT = "fec_fast.plan"
 VERSION = 3
+# The attributes that hold the widths of a module.
+_WIDTHS: dict[type[nn.Module], set[str]] = {
+    ConvolutionBase: {"in_channels", "out_channels", "groups"},
+    NormBase: {"num_features"},
+    nn.Linear: {"in_features", "out_features"},
+}
 
 
 @dataclass(frozen=True)
@@ -205,6 +212,7 @@ def check_plan(plan: Plan, index: ModelIndex) -> None:
             raise PlanError(
                 f"the model shares {first_name!r} and {name!r}, but the plan keeps different indices of them"
             )
+    _check_attributes_of(plan, index)
     for module, attributes in plan.sizes.items():
         for attribute, values in attributes.items():
             held = as_numbers(vars(index.modules[module]).get(attribute)) if module in index.modules else None
@@ -214,6 +222,19 @@ def check_plan(plan: Plan, index: ModelIndex) -> None:
                     f"the plan is for another model: {name} is {held}, the plan expects {values['before']}; build the "
                     "model the plan was made for"
                 )
+
+
+def _check_attributes_of(plan: Plan, index: ModelIndex) -> None:
+    """Raises where the attributes of a module are not those of its class, or lack in a convolution or norm of torch."""
+    for name, module in index.modules.items():
+        given = plan.attributes.get(name, {})
+        expected = next((names for kind, names in _WIDTHS.items() if isinstance(module, kind)), set(given))
+        if given and (set(given) != expected or not all(hasattr(module, own) for own in given)):
+            raise PlanError(f"the plan was edited: it sets {sorted(given)} of {name!r}, a {type(module).__name__}")
+        # A subclass may compute with its weight as it likes, and so may code that takes the weight of a linear layer.
+        is_plain = type(module).__module__.startswith("torch.") and isinstance(module, ConvolutionBase | NormBase)
+        if is_plain and not given and weight_name(name, plan.keep) is not None:
+            raise PlanError(f"the plan was edited: it narrows {name!r} and does not set its {sorted(expected)}")
 
 
 def expect_plan(plan: Any, name: str = "plan") -> None:

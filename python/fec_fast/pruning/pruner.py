@@ -101,7 +101,12 @@ class PruneResult:
 
         Returns:
             Another result, with the same model.
+
+        Raises:
+            ArgumentError: ``recovery`` is something else.
         """
+        if not isinstance(recovery, Compensation):
+            raise ArgumentError(f"recovery: expected a fec_fast.Compensation, got a {type(recovery).__name__}")
         return replace(self, plan=self.plan.with_notes(recovery.note), recovery=recovery)
 
     @interruptible
@@ -192,7 +197,12 @@ class PruneResult:
 
         Returns:
             Text of several lines.
+
+        Raises:
+            ArgumentError: ``latency`` is something else.
         """
+        if not isinstance(latency, Latency | None):
+            raise ArgumentError(f"latency: expected a fec_fast.Latency, got a {type(latency).__name__}")
         lines = [comparison_table(self.before, self.after)]
         if latency is not None:
             lines.append(str(latency))

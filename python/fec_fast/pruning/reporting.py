@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from ..report.charts import Link
 from ..report.content import CurveChart, MeasuredSweep, ReportContent
 from ..scoring.formula import Formula
 from ..scoring.model_scores import score_model
+from ..utils.arguments import batches_of
 from ..utils.errors import ArgumentError, LayerError
 from ..utils.model_index import ModelIndex
 from .allocation.allocate import SPREAD
@@ -63,14 +64,21 @@ def report_content(
 
     Raises:
         PlanError: The plan is for another model than ``original``.
-        ArgumentError: ``sensitivity``, ``sweep`` or ``filters`` are of another kind, or ``example_inputs`` come
-            without the original.
-        InputError: The original cannot be run on the example inputs.
+        ArgumentError: ``title``, ``sensitivity``, ``sweep``, ``images`` or ``filters`` are of another kind, or
+            ``example_inputs`` come without the original.
+        InputError: The original cannot be run on the example inputs, or ``images`` raised an error.
     """
     if sensitivity is not None and not isinstance(sensitivity, Sensitivity):
         raise ArgumentError(f"sensitivity: expected a fec_fast.Sensitivity, got a {type(sensitivity).__name__}")
     if sweep is not None and not isinstance(sweep, MeasuredSweep):
         raise ArgumentError(f"sweep: expected a fec_fast.Sweep, got a {type(sweep).__name__}")
+    if not isinstance(title, str):
+        raise ArgumentError(f"title={title!r:.80}: give text")
+    if isinstance(filters, str | bytes | Tensor) or not isinstance(filters, Sequence | Mapping):
+        raise ArgumentError(f"filters={filters!r:.80}: give a list of pairs, such as [('conv1', 3)]")
+    if not isinstance(images, Tensor | Iterable) or (isinstance(images, Tensor) and images.ndim != 4):
+        raise ArgumentError(f"images={images!r:.80}: give a list of tensors [3, H, W]")
+    images = list(batches_of(images, "images"))
     for pair in filters:
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and type(pair[1]) is int):
             raise ArgumentError(f"filters: {pair!r}: give pairs of a layer and a number, such as ('conv1', 3)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..utils.arguments import check_path
 from ..utils.errors import ArgumentError, InputError
 from ..utils.files import write_text
 from .content import ReportContent
@@ -38,9 +39,7 @@ def check_report_path(path: str | os.PathLike[str]) -> Path:
         ArgumentError: Not a path.
         InputError: A folder, or a file in a folder that does not exist.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise ArgumentError(f"path: expected the name of a file, got a {type(path).__name__}")
-    file = Path(os.path.abspath(path))
+    file = Path(os.path.abspath(check_path("path", path)))
     if file.is_dir():
         raise InputError(f"report {str(path)!r} is a folder: give the name of a file, such as report.html")
     if not file.parent.is_dir():

@@ -12,7 +12,7 @@ import json
 import math
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..utils.errors import CheckpointError
 from ..utils.files import atomic_file, is_scratch, make_folders, sha256, write_text
-from ..utils.reading import read_json
+from ..utils.reading import read_bytes, read_json
 from ..utils.tensor_files import tensors_of_bytes, write_tensors
 
 _FORMAT = "fec_fast training state"
@@ -135,10 +135,12 @@ def write_state(folder: Path, state: TrainingState) -> None:
         state: The state. Its tensors may be on any device.
 
     Raises:
-        CheckpointError: The path is a file, or the folder holds something other than a training state.
+        CheckpointError: The path is a file, the folder holds something other than a training state, or the history is
+            not that of as many epochs. Nothing was written.
         OSError: The disk is full or not writable; the old state is still there.
     """
     check_state_folder(folder)
+    _check_history(state.history, state.epoch, f"the training state for {folder}")
     make_folders(folder)
     # Cloned because safetensors refuses tensors that share memory, which tied weights do.
     tensors = {
@@ -199,7 +201,7 @@ def read_state(folder: Path, settings: Mapping[str, Any], model: nn.Module) -> T
             )
         index = read_json(folder / _INDEX, _Index, CheckpointError)
         file = folder / index["file"]
-        content = file.read_bytes()  # read once: what is compared is what is used
+        content = read_bytes(file, file.stat().st_size, CheckpointError)  # read once: what is compared is what is used
         if hashlib.sha256(content).hexdigest() != index["sha256"]:
             raise CheckpointError(f"{file} was truncated or edited: its checksum is not the one in {_INDEX}")
         tensors = tensors_of_bytes(content, file)
@@ -209,8 +211,7 @@ def read_state(folder: Path, settings: Mapping[str, Any], model: nn.Module) -> T
             if kind not in groups:
                 raise CheckpointError(f"{file} has {key!r}, which is no part of a training state")
             groups[kind][name] = value
-        if [row["epoch"] for row in index["history"]] != list(range(1, index["epoch"] + 1)):
-            raise CheckpointError(f"{folder / _INDEX} is damaged: its history is not that of {index['epoch']} epochs")
+        _check_history(index["history"], index["epoch"], f"{folder / _INDEX} is damaged: it")
         history = [_with_metrics(row, None, math.nan) for row in index["history"]]
         fields: dict[str, Any] = {name: value for name, value in index.items() if name in _JSON_FIELDS}
         state = TrainingState(**{**fields, "history": history, **groups})
@@ -222,6 +223,13 @@ def read_state(folder: Path, settings: Mapping[str, Any], model: nn.Module) -> T
     _check_settings(folder, state.settings, json.loads(json.dumps(settings)))
     _check_tensors(folder, state, model)
     return state
+
+
+def _check_history(history: Sequence[Mapping[str, Any]], epoch: int, subject: str) -> None:
+    """Raises unless there is one row per epoch: a training resumes at the epoch after the last row."""
+    # The lengths first: a stored epoch may be any number, and a list of as many would fill the memory.
+    if len(history) != epoch or [row["epoch"] for row in history] != list(range(1, epoch + 1)):
+        raise CheckpointError(f"{subject} has {len(history)} rows of history that are not those of {epoch} epochs")
 
 
 def _with_metrics(row: Mapping[str, Any], old: float | None, new: float | None) -> dict[str, Any]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..utils.errors import ArgumentError, InputError, missing_extra, nearest
 from ..utils.files import write_text
+from ..utils.reading import MEGABYTE, read_bytes
 from .history import Epoch
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 LOG_FORMATS = ("csv", "tensorboard")
 _FILE = "metrics.csv"
+_MOST_BYTES = 16 * MEGABYTE  # some 100,000 epochs
+_EPOCH = re.compile("[0-9]{1,10}")
 
 
 def check_log_folder(log_dir: str | Path | None, log_with: str) -> Path | None:
@@ -44,14 +48,29 @@ def check_log_folder(log_dir: str | Path | None, log_with: str) -> Path | None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"log_dir: {folder} is a file; name a folder")
     file = folder / _FILE
-    if log_with == "csv" and file.is_file() and not file.read_text("utf-8", "replace").startswith("epoch,"):
-        raise InputError(f"log_dir: {file} is not a log of a training and is left alone; name another folder")
+    if log_with == "csv" and file.is_file():
+        _rows(file)
     if log_with == "tensorboard":
         try:
             importlib.import_module("tensorboard")
         except ImportError as error:
             raise missing_extra("tensorboard", "tensorboard", "log_with='tensorboard'") from error
     return folder
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    """The rows of a log, one per epoch; ``InputError`` for a file that is no log."""
+    foreign = f"log_dir: {file} is not a log of a training and is left alone; name another folder"
+    content = read_bytes(file, _MOST_BYTES, InputError)
+    try:
+        header, *lines = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
+        rows = [dict(zip(header, line, strict=True)) for line in lines]
+        is_log = header[0] == "epoch" and len(set(header)) == len(header)
+        if is_log and all(_EPOCH.fullmatch(row["epoch"]) for row in rows):
+            return rows
+    except (ValueError, csv.Error, IndexError) as error:
+        raise InputError(f"{foreign} ({error})") from error
+    raise InputError(foreign)
 
 
 def make_tracker(folder: Path | None, log_with: str) -> Any:
@@ -120,8 +139,7 @@ def _csv_tracker(folder: Path) -> Any:
             """Adds the row of an epoch; rows of this and later epochs, left by an earlier training, are removed."""
             rows: list[dict[str, Any]] = []
             if self.file.is_file():
-                with self.file.open(newline="", encoding="utf-8") as stream:
-                    rows = [row for row in csv.DictReader(stream) if int(row["epoch"]) < (step or 0)]
+                rows = [row for row in _rows(self.file) if int(row["epoch"]) < (step or 0)]
             rows.append({"epoch": step, **values})
             text = io.StringIO()
             writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")

@@ -180,7 +180,8 @@ def open_archive(path: Path, most_directory_bytes: int) -> zipfile.ZipFile:
         The archive.
 
     Raises:
-        zipfile.BadZipFile: It is not a zip archive, its list is too large, or it names a file twice.
+        zipfile.BadZipFile: It is not a zip archive, its list is too large, names a file twice, or has one that is
+            larger than the archive.
         Exception: What ``zipfile`` raises on damaged bytes, which may be any exception.
     """
     with path.open("rb") as stream:
@@ -190,6 +191,8 @@ def open_archive(path: Path, most_directory_bytes: int) -> zipfile.ZipFile:
     archive = zipfile.ZipFile(path)
     if len(set(archive.namelist())) != len(archive.namelist()):
         raise zipfile.BadZipFile("it has two files of one name")
+    if any(entry.compress_size > path.stat().st_size for entry in archive.infolist()):
+        raise zipfile.BadZipFile("it lists a file that is larger than the archive")  # Python would take its memory
     return archive
 
 

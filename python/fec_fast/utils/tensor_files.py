@@ -68,4 +68,4 @@ def metadata_of(content: bytes) -> dict[str, str]:
         Text by name, as :func:`write_tensors` was given it.
     """
     length = int.from_bytes(content[:8], "little")
-    return dict(json.loads(content[8 : 8 + length]).get("__metadata__", {}))
+    return dict(json.loads(content[8 : 8 + length]).get("__metadata__") or {})  # null is none too

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
 from typing import Any
 
 from .errors import InputError, missing_extra
 
-# A recipe has some 2,000 characters, a data.yaml of 1,000 classes 30,000. The parser of pyyaml takes a second for about
-# 200,000.
-MOST_YAML_BYTES = 1 << 16
+# A recipe has some 2,000 characters, with a ratio for each of 300 layers 12,000; a data.yaml of 1,000 classes 30,000.
+# The parser of pyyaml takes half a second for 24,000 characters of the slowest kind.
+MOST_YAML_BYTES = 36_000
 _DEEPEST = 20
 _LARGEST = 1 << 53
 
@@ -19,15 +20,16 @@ def parse_yaml(text: str, *, number_keys: bool = False) -> Any:
     """Parses YAML.
 
     Args:
-        text: At most 64 kB, nested at most 20 deep.
+        text: At most 36,000 characters, nested at most 20 deep.
         number_keys: Whether keys of mappings may be whole numbers too.
 
     Returns:
         Text, numbers, true or false, ``None``, and lists and mappings of them. The keys of mappings are text.
 
     Raises:
-        InputError: The text is not YAML, is too large, or has a value of another kind: a reference, a date, a number
-            that is not finite. The message has no subject: it reads on from the name of the file.
+        InputError: The text is not YAML, is too large, has a key twice in one mapping, or has a value of another kind:
+            a reference, a date, a number that is not finite. The message has no subject: it reads on from the name of
+            the file.
         MissingExtraError: pyyaml is not installed.
     """
     try:
@@ -50,7 +52,7 @@ def parse_yaml(text: str, *, number_keys: bool = False) -> Any:
 
 @functools.cache
 def _loader() -> Any:
-    """A loader without references; made when it is first used, for pyyaml is an extra."""
+    """A loader without references and without repeated keys; made when first used, for pyyaml is an extra."""
     import yaml
 
     class PlainLoader(yaml.SafeLoader):  # type: ignore[misc]  # pyyaml has no types
@@ -58,6 +60,19 @@ def _loader() -> Any:
             if self.check_event(yaml.AliasEvent):
                 raise yaml.YAMLError("it has a reference (*name), which is not followed: write the value again")
             return super().compose_node(parent, index)
+
+        # The depth is bounded here and not only in _check: what the scanner does for a bracket grows with it.
+        def fetch_flow_collection_start(self, token: Any) -> Any:
+            if self.flow_level > _DEEPEST:
+                raise yaml.YAMLError(f"it is nested too deeply: at most {_DEEPEST} levels")
+            return super().fetch_flow_collection_start(token)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for name, count in Counter(names).items():
+                if count > 1:
+                    raise yaml.YAMLError(f"it has {name!r} {count} times in one mapping: write it once")
+            return super().construct_mapping(node, deep)
 
     return PlainLoader
 

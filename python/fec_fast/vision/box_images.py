@@ -15,7 +15,8 @@ from ..utils.errors import ArgumentError, InputError, list_some, missing_extra, 
 from .box_transforms import AUGMENTATIONS, make_box_transform
 from .boxes import AnnotatedImage
 from .held_out import check_share
-from .loaders import Loader, check_positive, ends_with_single_image
+from .loaders import Loader, check_positive, check_seed, check_unscaled, ends_with_single_image
+from .picture_files import LONGEST_SIDE, in_rgb
 
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
@@ -51,11 +52,12 @@ class BoxOptions:
     workers: int = 0
     held_out: float | None = None
 
-    def check(self, batch_size: Any, purpose: str) -> None:
+    def check(self, batch_size: Any, seed: Any, purpose: str) -> None:
         """Checks every value, and that what reads images with boxes is installed.
 
         Args:
             batch_size: Images per batch.
+            seed: Seed for the order of the training images.
             purpose: What needs it, for the message.
 
         Raises:
@@ -64,6 +66,9 @@ class BoxOptions:
             MissingExtraError: torchvision or Pillow is not installed.
         """
         check_positive("batch_size", batch_size)
+        check_seed(seed)
+        if type(self.workers) is not int or self.workers != 0:
+            check_positive("workers", self.workers)
         check_positive("limit", 1 if self.limit is None else self.limit)
         check_share(self.held_out)
         _ = self.width_and_height
@@ -71,7 +76,8 @@ class BoxOptions:
             raise InputError(f"augment={self.augment!r}: {nearest(str(self.augment), AUGMENTATIONS)}")
         classes = self.classes
         if classes is not None:
-            if isinstance(classes, str) or not all(isinstance(name, str) and name for name in classes):
+            is_list = isinstance(classes, list | tuple)
+            if not is_list or not classes or not all(isinstance(name, str) and name for name in classes):
                 raise ArgumentError(f"classes={classes!r:.80}: give a list of names")
             if len(set(classes)) != len(classes):
                 raise InputError(f"classes={list(classes)}: a name is given twice")
@@ -94,9 +100,9 @@ class BoxOptions:
             return None
         sides = tuple(image_size) if isinstance(image_size, list | tuple) else (image_size, image_size)
         if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, int) for side in sides):
-            raise ArgumentError(f"image_size={image_size!r}: give one integer, or height and width")
-        if min(sides) < 1:
-            raise InputError(f"image_size={image_size!r}: give positive numbers")
+            raise ArgumentError(f"image_size={image_size!r:.80}: give one integer, or height and width")
+        if not 1 <= min(sides) <= max(sides) <= LONGEST_SIDE:
+            raise InputError(f"image_size={image_size!r:.80}: give numbers from 1 to {LONGEST_SIDE:,}")
         return sides[1], sides[0]
 
 
@@ -165,7 +171,7 @@ def decoded(opened: Any, size: tuple[int, int] | None, upright: bool) -> Any:
     if size is not None:
         # Lets JPEG decode at 1/2, 1/4 or 1/8 of its size, if that is not smaller than the size wanted.
         opened.draft("RGB", size[::-1] if upright and upright_size(opened) != opened.size else size)
-    picture = (ImageOps.exif_transpose(opened) if upright else opened).convert("RGB")
+    picture = in_rgb(ImageOps.exif_transpose(opened) if upright else opened)
     return picture if size is None else picture.resize(size, Image.Resampling.BILINEAR)
 
 
@@ -216,7 +222,13 @@ def collate_lists(samples: list[tuple[Tensor, dict[str, Tensor]]]) -> tuple[list
 
     Returns:
         The list of images, of any sizes, and the list of targets.
+
+    Raises:
+        ArgumentError: It is not a list of pairs.
     """
+    is_list = isinstance(samples, list | tuple)
+    if not is_list or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in samples):
+        raise ArgumentError(f"samples={samples!r:.80}: give a list of pairs of an image and its target")
     return [image for image, _ in samples], [target for _, target in samples]
 
 
@@ -244,10 +256,13 @@ def box_loaders(
         The training and the held-out loader.
 
     Raises:
-        InputError: An image is in both parts, the training images have no box, or a box has an unknown class.
+        InputError: An image is in both parts, the training images have no box, a box has an unknown class, or an image
+            is too large to be taken without ``image_size``.
     """
     _check_parts(pictures.where, parts, names, classes, options.classes is not None)
     size = options.width_and_height
+    for example in (*parts[0], *parts[1]) if size is None else ():
+        check_unscaled(example.size, f"{pictures.where}: {example.file}")
     train, held_out = (
         BoxImages(pictures, part, classes, size, make_box_transform(augment, size))
         for part, augment in zip(parts, (options.augment, "none"), strict=True)

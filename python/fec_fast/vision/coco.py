@@ -77,7 +77,7 @@ def load_coco(
         UserWarning: A share is held out, or boxes were dropped or clipped.
     """
     options = BoxOptions(image_size, classes, augment, limit, workers, held_out)
-    options.check(batch_size, f"data 'coco:{path}'")
+    options.check(batch_size, seed, f"data 'coco:{path}'")
     if check is not None and not isinstance(check, bool):
         raise ArgumentError(f"check={check!r:.80}: give True, False or None")
     files = _names("annotations", annotations)

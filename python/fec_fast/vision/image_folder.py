@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ..utils.errors import FecWarning, InputError
 from .loaders import DataOptions, Loader, check_positive, check_torchvision, make_loaders, transforms_for
-from .picture_files import opened_picture
+from .picture_files import in_rgb, opened_picture
 from .sources import Archive, Folder, Source
 
 # The endings that torchvision's ImageFolder accepts.
@@ -96,7 +96,7 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
             InputError: The file cannot be decoded, or is too large.
         """
         with self._opened(index) as image:
-            return image.convert("RGB")
+            return in_rgb(image)
 
     def check_headers(self) -> None:
         """Reads every file without decoding it (PNG: with its checksums).

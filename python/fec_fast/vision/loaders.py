@@ -14,6 +14,8 @@ from .transforms import AUGMENTATIONS, make_transforms
 
 Loader = DataLoader[Any]
 _LARGEST = 1 << 53
+# Pixels of an image that is not scaled to a size that was asked for: its tensors take 30 bytes each.
+_MOST_UNSCALED = 4_000_000
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -138,13 +140,35 @@ def transforms_for(options: DataOptions, first_image: Any) -> tuple[Any, Any]:
 
     Returns:
         Two functions from PIL images to tensors float32 ``[3, H, W]``.
+
+    Raises:
+        InputError: The options give no size, and the first image has more than 4 million pixels.
     """
     size = (first_image.height, first_image.width)
     if options.image_size is not None:
         size = (options.image_size, options.image_size)
     elif options.augment == "imagenet":
         size = (224, 224)
+    else:
+        check_unscaled(first_image.size, "the first training image, whose size all images are scaled to,")
     return make_transforms(options.augment, size, options.mean, options.std)
+
+
+def check_unscaled(size: tuple[int, int], subject: str) -> None:
+    """Checks that an image can be taken in its own size.
+
+    Args:
+        size: Width and height in pixels.
+        subject: The subject of the error message: which image it is.
+
+    Raises:
+        InputError: It is so large that a size must be asked for.
+    """
+    if size[0] * size[1] > _MOST_UNSCALED:
+        raise InputError(
+            f"{subject} has {size[0]} x {size[1]} pixels; without image_size= at most {_MOST_UNSCALED:,} are taken: "
+            "give image_size="
+        )
 
 
 def first_of_each_class(dataset: Any, limit: int | None) -> Any:

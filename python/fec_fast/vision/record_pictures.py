@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..utils.errors import InputError
 from ..utils.reading import read_bytes
-from .picture_files import MOST_PIXELS, opened_picture
+from .picture_files import MOST_PIXELS, in_rgb, opened_picture
 from .sources import MOST_BYTES
 
 
@@ -49,11 +49,11 @@ def picture_of(value: Any, where: str) -> Any:
             raise InputError(f"{where} has {len(value):,} bytes; at most {MOST_BYTES:,} are read")
         content_bytes = value
         with opened_picture(lambda: content_bytes, where) as opened:
-            return opened.convert("RGB")
+            return in_rgb(opened)
     if isinstance(value, str | os.PathLike):
         path_of_file = Path(value)
         with opened_picture(lambda: read_bytes(path_of_file, MOST_BYTES, InputError), where) as opened:
-            return opened.convert("RGB")
+            return in_rgb(opened)
     if isinstance(value, Tensor):
         value = value.detach().cpu().numpy()
     if isinstance(value, np.ndarray):

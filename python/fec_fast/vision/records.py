@@ -99,7 +99,7 @@ def load_records(
         objects = key_of(first, "objects", objects, OBJECT_KEYS)
         _refuse_others(options, BoxOptions)
         box_options = BoxOptions(classes=classes, **options)
-        box_options.check(batch_size, WHERE)
+        box_options.check(batch_size, seed, WHERE)
         names = category_names(parts[0], objects) if classes is None else list(classes)
         if names is None:
             raise InputError(f"{WHERE}: they do not list the names of their categories: give classes=[...]")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..utils.arguments import check_path
 from ..utils.errors import ArgumentError, missing_extra
 from .box_images import BoxOptions, box_loaders
 from .held_out import refuse_share, take_share
@@ -62,17 +63,18 @@ def load_voc(
         UserWarning: A share is held out, boxes without an area were dropped, or boxes that reach beyond their image
             were clipped; the message names them.
     """
+    file = check_path("path", path)
     options = BoxOptions(image_size, classes, augment, limit, workers, held_out)
-    options.check(batch_size, f"data 'voc:{path}'")
+    options.check(batch_size, seed, f"data 'voc:{path}'")
     try:
         import defusedxml  # noqa: F401 (imported only to see that it is there)
     except ImportError as error:
         raise missing_extra("defusedxml", "detection", f"data 'voc:{path}'") from error
-    if splits is not None and (
-        isinstance(splits, str) or len(splits) != 2 or not all(isinstance(name, str) for name in splits)
+    if splits is not None and not (
+        isinstance(splits, list | tuple) and len(splits) == 2 and all(isinstance(name, str) for name in splits)
     ):
         raise ArgumentError(f"splits={splits!r:.80}: give the names of two splits, such as ('trainval', 'test')")
-    root = VocRoot(Path(path))
+    root = VocRoot(file)
     if splits is None and not root.exists(split_list(_USUAL[0])):
         names = annotated_names(root)
         chosen = take_share(names, names, held_out, root.where, f"has no {split_list(_USUAL[0])}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickletools
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +20,13 @@ from ..utils.reading import MEGABYTE, check_tensor_file, open_archive
 # tensors in a PyTorch file: about 150 bytes each, of which a single one may stand for 70 bytes of memory.
 _MOST_DESCRIPTION_BYTES = 2 * MEGABYTE
 _MOST_DIRECTORY_BYTES = 4 * MEGABYTE
-_MOST_READS = 2_000_000
+_MOST_READS = 600_000  # two readings; about 60 reads per tensor in each
+# The first pickle of a file of torch before 1.6.
+_OLD_MARK = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+_MORE_THAN_TENSORS = (
+    "{} holds more than tensors (or is damaged) and is not read, because that could run code: save model.state_dict(), "
+    "preferably as safetensors"
+)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -46,10 +54,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # both libraries raise many kinds on damaged bytes
         if type(error).__name__ == "UnpicklingError":
-            raise CheckpointError(
-                f"{path} holds more than tensors (or is damaged) and is not read, because that could run code: "
-                "save model.state_dict(), preferably as safetensors"
-            ) from error
+            raise CheckpointError(_MORE_THAN_TENSORS.format(path)) from error
         kind = type(error).__name__
         raise CheckpointError(f"{path} cannot be read, it may be truncated ({kind}: {error})") from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
@@ -67,11 +72,49 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> Any:
     """Reads a PyTorch file of either format with ``weights_only=True``, which runs no code of the file's."""
-    if zipfile.is_zipfile(path):
+    size = path.stat().st_size
+    is_archive = zipfile.is_zipfile(path)
+    if is_archive:
         _check_torch_archive(path)
+    left = size
+
+    def place(storage: Any, location: str) -> Any:
+        """Takes the place of ``map_location="cpu"``, and counts what the file lets torch allocate."""
+        nonlocal left
+        left -= storage.nbytes()
+        if left < 0:
+            raise CheckpointError(f"{path} describes larger tensors than the file holds: it is truncated or damaged")
+        if not storage.nbytes() or not storage.resizable():
+            return storage
+        # A tensor larger than its storage would enlarge it, whatever the file's size.
+        return torch.frombuffer(bytearray(storage.nbytes()), dtype=torch.uint8).untyped_storage()
+
     with path.open("rb") as stream:
         counted: Any = _CountedReads(path, stream)
-        return torch.load(counted, map_location="cpu", weights_only=True)
+        if not is_archive:
+            _check_old_format(path, counted, size)
+            stream.seek(0)
+        return torch.load(counted, map_location=place, weights_only=True)
+
+
+def _check_old_format(path: Path, stream: Any, size: int) -> None:
+    """Checks the numbers in a file of torch before 1.6: torch allocates a storage before it looks whether it is there.
+
+    Such a file begins with four pickles: a mark, a version, the machine, and the description of the tensors. They are
+    only taken apart here, not executed, so it is not known which numbers are sizes: all of them are compared.
+    """
+    if stream.read(len(_OLD_MARK)) != _OLD_MARK:
+        raise CheckpointError(_MORE_THAN_TENSORS.format(path))
+    stream.seek(0)
+    for _ in range(3):
+        for _ in pickletools.genops(stream):
+            pass
+    for _, argument, _ in pickletools.genops(stream):
+        if isinstance(argument, int) and abs(argument) > size:
+            raise CheckpointError(
+                f"{path} has {size:,} bytes and the number {argument:,} among the sizes of its tensors: it is damaged, "
+                "or holds more than weights: save model.state_dict() alone"
+            )
 
 
 def _check_torch_archive(path: Path) -> None:
@@ -93,6 +136,7 @@ class _CountedReads:
 
     def __init__(self, path: Path, stream: BinaryIO) -> None:
         self._path, self._stream, self._left = path, stream, _MOST_READS
+        self._size = os.fstat(stream.fileno()).st_size
 
     def _count(self) -> None:
         self._left -= 1
@@ -101,7 +145,8 @@ class _CountedReads:
 
     def read(self, size: int = -1) -> bytes:
         self._count()
-        return self._stream.read(size)
+        # Python takes the memory before it looks how much there is: a length in the file may be any number.
+        return self._stream.read(size if size < 0 else min(size, self._size))
 
     def readline(self) -> bytes:
         self._count()

@@ -57,7 +57,7 @@ def load_yolo(
         UserWarning: A share is held out, or boxes were dropped or clipped.
     """
     options = BoxOptions(image_size, classes, augment, limit, workers, held_out)
-    options.check(batch_size, f"data 'yolo:{path}'")
+    options.check(batch_size, seed, f"data 'yolo:{path}'")
     try:
         import yaml  # noqa: F401 (imported only to see that it is there)
     except ImportError as error:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from ..utils.errors import InputError, missing_extra, nearest
@@ -59,8 +60,9 @@ def input_shape(name: str) -> tuple[int, ...]:
         ``(1, 3, 224, 224)`` for all others.
 
     Raises:
-        InputError: The zoo has no network of this name.
+        InputError: The zoo has no network of this name, or it is no text.
     """
+    _check_name(name)
     if not name.startswith("zoo:"):
         return 1, 3, 224, 224
     return _zoo_network(name).input_shape
@@ -82,8 +84,7 @@ def build(name: str, **kwargs: Any) -> nn.Module:
             returns something other than a module.
         MissingExtraError: The name begins with ``torchvision:`` and torchvision is not installed.
     """
-    if not isinstance(name, str) or "\0" in name:
-        raise InputError(f"name={name!r:.80}: write torchvision:NAME, zoo:NAME or path/to/file.py:factory")
+    _check_name(name)
     prefix, colon, rest = name.rpartition(":")
     if not colon or not prefix or not rest:
         raise InputError(
@@ -95,13 +96,20 @@ def build(name: str, **kwargs: Any) -> nn.Module:
         factory, kwargs = _torchvision_factory(rest, kwargs)
     else:
         factory = load_function(f"model {name!r}", Path(prefix), rest)
+    random_state = torch.get_rng_state()
     try:
         model = factory(**kwargs)
     except Exception as error:
+        torch.set_rng_state(random_state)  # it may have drawn weights before
         raise InputError(f"model {name!r}: its factory raised {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"model {name!r}: its factory returned a {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or "\0" in name:
+        raise InputError(f"name={name!r:.80}: write torchvision:NAME, zoo:NAME or path/to/file.py:factory")
 
 
 def _zoo_network(name: str) -> _ZooNetwork:

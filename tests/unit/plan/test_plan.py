@@ -206,3 +206,24 @@ def test_a_model_that_holds_other_sizes_is_refused_unchanged(
     with pytest.raises(fec_fast.PlanError, match=words):
         fec_fast.apply_plan(model, plans["sizes"])
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda attributes: attributes["conv1"].pop("in_channels"), "sets .* of 'conv1'"),
+        (lambda attributes: attributes.update(conv1={"num_features": attributes["conv1"]["out_channels"]}), "'conv1'"),
+        (lambda attributes: attributes.pop("conv1"), "narrows 'conv1' and does not set"),
+        (lambda attributes: attributes.pop("bn1"), "narrows 'bn1' and does not set"),
+    ],
+)
+def test_a_plan_that_leaves_attributes_behind_is_refused(
+    plans: dict[str, fec_fast.Plan], change: Callable[[Any], Any], words: str
+) -> None:
+    document = json.loads(plans["residual"].to_json())
+    change(document["attributes"])
+    model = zoo.build("zoo:resnet-digits")
+    before = [list(value.shape) for value in model.state_dict().values()]
+    with pytest.raises(fec_fast.PlanError, match=words):
+        fec_fast.apply_plan(model, fec_fast.Plan.from_json(json.dumps(document)))
+    assert [list(value.shape) for value in model.state_dict().values()] == before

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from fec_fast.training.finetuning import finetune
+from fec_fast.training.history import Epoch
+from fec_fast.training.state import TrainingState, read_state, write_state
 from fec_fast.utils.errors import CheckpointError
 from helpers.comparison import same_weights
 from helpers.training import InterruptedLoader, dot_images, dot_loader, dropout_classifier, train, without_times
@@ -109,3 +112,20 @@ def test_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is a file"):
         train(model, epochs=1, checkpoint=tmp_path / "thesis.tex")
     assert same_weights(model, before) and [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_state_that_could_not_be_read_is_not_written_and_the_old_one_stays(tmp_path: Path) -> None:
+    """A training resumes after the last row of its history, so a state with fewer rows than epochs cannot be."""
+    model = nn.Linear(2, 2)
+    train_epoch = asdict(Epoch(1, 0.5, {"accuracy": 0.5}, None, 0.1, 8, 1.0))
+
+    def state(history: list[dict[str, Any]]) -> TrainingState:
+        return TrainingState(1, {"lr": 0.1}, history, 1.0, "epochs", None, dict(model.state_dict()), {}, {}, {})
+
+    write_state(tmp_path, state([train_epoch]))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for wrong in ([], [train_epoch] * 2, [{**train_epoch, "epoch": 2}]):
+        with pytest.raises(CheckpointError, match="rows of history that are not those of 1 epoch"):
+            write_state(tmp_path, state(wrong))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert read_state(tmp_path, {"lr": 0.1}, model).history == [train_epoch]

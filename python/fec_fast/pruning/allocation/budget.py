@@ -8,6 +8,7 @@ import sys
 from dataclasses import InitVar, dataclass, fields
 from typing import Any
 
+from ...utils.arguments import check_number
 from ...utils.errors import ArgumentError, BudgetError, nearest
 
 # The quantities that can be limited, with their names in notes and messages.
@@ -202,7 +203,9 @@ class Budget:
 
         Raises:
             BudgetError: An absolute target that the network meets without pruning.
+            ArgumentError: ``size`` is not a positive number.
         """
+        check_number("size", size, "the size of the network, a positive number", exclusive=True)
         if not isinstance(getattr(self, self.quantity), str):
             return self.amount
         if self.amount >= size:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ...utils.arguments import batches_of, first_batch
+from ...utils.arguments import batches_of, check_network, first_batch
 from ...utils.errors import ArgumentError, InputError, missing_extra, nearest
 from ...utils.forward import call_model, describe_tensors, evaluation_mode, map_tensors, undisturbed
-from ...utils.modules import device_of
+from ...utils.modules import check_can_be_changed, device_of
 from ..distillation import FeatureDistillation, check_feature_layers
 from ..settings import TrainingSettings
 from .average_precision import AveragePrecisions, average_precisions
@@ -60,8 +60,8 @@ class Detection:
         Raises:
             InputError: There is no such metric.
         """
-        if self.main_metric not in METRICS:
-            raise InputError(f"main_metric={self.main_metric!r}: {nearest(str(self.main_metric), METRICS)}")
+        if not isinstance(self.main_metric, str) or self.main_metric not in METRICS:
+            raise InputError(f"main_metric={self.main_metric!r:.80}: {nearest(str(self.main_metric), METRICS)}")
 
     def check(
         self,
@@ -133,15 +133,21 @@ def evaluate_detector(
         (``loader.dataset.classes``), otherwise their numbers.
 
     Raises:
-        InputError: The loader is empty, a batch does not have this form, or the data contain no box.
+        InputError: The loader is empty or raises, a batch does not have this form, the data contain no box, or the
+            model cannot be run or does not return boxes, labels and scores.
+        ArgumentError: Not a module, not a loader, or a module that cannot be set to evaluation mode.
+        WeightError: The model has a parameter or buffer without values.
         MissingExtraError: pycocotools is not installed.
     """
+    check_network("model", model)
+    check_can_be_changed({"": model})
     device = device_of(model)
     detections: Targets = []
     targets: Targets = []
     with evaluation_mode(model):
         for images, batch_targets in map(images_and_targets, batches_of(loader, "val_loader")):
-            outputs = model(_to_device(images, device))
+            outputs = call_model(model, (_to_device(images, device),))
+            _check_outputs(model, outputs, len(images))
             pairs = list(zip(_to_device(outputs, "cpu"), _to_device(batch_targets, "cpu"), strict=True))
             if accelerator is not None:
                 # As objects, because the number of boxes differs between images.
@@ -149,7 +155,7 @@ def evaluate_detector(
             detections += [output for output, _ in pairs]
             targets += [target for _, target in pairs]
     if not targets:
-        raise InputError("the loader to evaluate on is empty")
+        raise InputError("loader: the loader to evaluate on is empty")
     num_classes = num_classes_of(model)
     # Also the classes that the model knows and no image shows: the model may detect them, wrongly.
     names = _class_names(loader, [*targets, *detections], least=0 if num_classes is None else num_classes - 1)
@@ -192,7 +198,12 @@ def num_classes_of(model: nn.Module) -> int | None:
 
     Returns:
         The number of classes, the background included; ``None`` for a model that has none of the known heads.
+
+    Raises:
+        ArgumentError: Not a module.
     """
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"model: expected a torch.nn.Module, got a {type(model).__name__}")
     for path in (
         "head.classification_head.num_columns",  # SSD
         "head.classification_head.num_classes",  # RetinaNet, FCOS
@@ -308,6 +319,27 @@ def _class_names(loader: Any, labelled: Targets, least: int = 0) -> list[str]:
     names = [str(name) for name in listed] if isinstance(listed, list | tuple) else []
     highest = max([least, *(int(target["labels"].max()) for target in labelled if len(target["labels"]))])
     return names + [str(number) for number in range(len(names) + 1, highest + 1)]
+
+
+def _check_outputs(model: nn.Module, outputs: Any, images: int) -> None:
+    """Raises unless a model returned what a detector returns in evaluation mode, for each image."""
+    is_list = isinstance(outputs, list | tuple) and len(outputs) == images
+    if not is_list or not all(map(_is_detection, outputs)):
+        raise InputError(
+            f"model: {type(model).__name__} in evaluation mode returns {describe_tensors(outputs)}; detection needs "
+            "boxes [N, 4], labels [N] and scores [N] for each image, as torchvision's detectors return them"
+        )
+
+
+def _is_detection(output: Any) -> bool:
+    if not isinstance(output, dict):
+        return False
+    values: list[Any] = [output.get(key) for key in ("boxes", "labels", "scores")]
+    if not all(isinstance(value, Tensor) for value in values):
+        return False
+    boxes, labels, scores = values
+    whole = not labels.is_floating_point()
+    return bool(whole and labels.ndim == 1 and boxes.shape == (len(labels), 4) and scores.shape == labels.shape)
 
 
 def _check_labels(targets: Targets, num_classes: int, where: str) -> None:
