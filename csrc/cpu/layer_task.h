@@ -25,11 +25,11 @@ inline Way way_of(const Layer& layer, const Formula& formula) {
 
 // One layer in the pipeline.
 struct LayerTask {
-  LayerTask(const Layer& layer, const Formula& formula, const Kernels& kernels)
+  LayerTask(const Layer& layer, const Formula& formula, const Kernels& kernels, bool in_float64)
       : job{&layer, formula, 1, layer.channels, formula.compress == Compress::None ? layer.taps : 1},
-        real(layer.dtype == DType::F64 ? kernels.f64 : kernels.f32),
+        real(in_float64 || layer.dtype == DType::F64 ? kernels.f64 : kernels.f32),
         way(way_of(layer, formula)),
-        size(layer.dtype == DType::F64 ? 8 : 4) {
+        size(&real == &kernels.f64 ? 8 : 4) {
     if (way == Way::Filters) {
       job.points = layer.filters();
       job.coordinates *= layer.channels;
