@@ -210,7 +210,7 @@ def _compute(
 ) -> None:
     """Adds the entropies of some jobs to those found for their units, in one call of the backend.
 
-    In float64: rounding in float32 would let backends and instruction sets rank units of almost equal scores differently.
+    In float64: after rounding in float32, backends and instruction sets would rank units of near scores differently.
     """
     weights = [weight for job in jobs for weight in job.weights]
     results = iter(

@@ -12,14 +12,14 @@ TIE = 1e-9
 def merge_ties(values: np.ndarray, *, absolute: bool = False) -> np.ndarray:
     """Makes numbers equal that differ by no more than rounding, so that a stable sort ranks them by their positions.
 
-    Without it, units of mathematically equal scores (copies of one filter, say) would be ranked by the last digit, which
-    depends on the instruction set. Rounding to a grid would not do: a number next to a border of the grid could fall on
-    either side. Numbers are merged with their neighbours instead, whatever their place.
+    Without it, units of mathematically equal scores (copies of one filter, say) would be ranked by the last digit,
+    which depends on the instruction set. Rounding to a grid would not do: a number next to a border of the grid could
+    fall on either side. Numbers are merged with their neighbours instead, whatever their place.
 
     Args:
         values: Float64 ``[n]``, in any order.
-        absolute: Whether numbers within :data:`TIE` of the next smaller one are ties, as for entropies in nats. Default:
-            those within :data:`TIE` times their own magnitude.
+        absolute: Whether numbers within :data:`TIE` of the next smaller one are ties, as for entropies in nats.
+            Default: those within :data:`TIE` times their own magnitude.
 
     Returns:
         Float64 ``[n]``: of each run of ties all have the value of the smallest. NaN and infinities are unchanged.
