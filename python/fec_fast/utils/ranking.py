@@ -18,8 +18,8 @@ def merge_ties(values: np.ndarray, *, absolute: bool = False) -> np.ndarray:
 
     Args:
         values: Float64 ``[n]``, in any order.
-        absolute: Whether numbers within :data:`TIE` of the next smaller one are ties, as for entropies in nats.
-            Default: those within :data:`TIE` times their own magnitude.
+        absolute: Whether numbers within :data:`TIE` of the next smaller one are ties, and those so near 0 are 0, as for
+            entropies in nats, which are not negative. Default: those within :data:`TIE` times their own magnitude.
 
     Returns:
         Float64 ``[n]``: of each run of ties all have the value of the smallest. NaN and infinities are unchanged.
@@ -28,7 +28,6 @@ def merge_ties(values: np.ndarray, *, absolute: bool = False) -> np.ndarray:
     finite = np.flatnonzero(np.isfinite(values))
     order = finite[np.argsort(values[finite], kind="stable")]
     rising = values[order]
-    starts = np.ones(len(rising), dtype=bool)
-    starts[1:] = np.diff(rising) > TIE * (1.0 if absolute else np.abs(rising[1:]))
-    merged[order] = rising[starts][np.cumsum(starts) - 1]
+    apart = np.diff(rising, prepend=0.0 if absolute else -np.inf) > TIE * (1.0 if absolute else np.abs(rising))
+    merged[order] = np.concatenate([np.zeros(1), rising[apart]])[np.cumsum(apart)]
     return merged
