@@ -78,10 +78,11 @@ bool all_finite(const Part& part) {
   return true;
 }
 
-[[noreturn]] void fail(const char* what, const Part& part) {
+[[noreturn]] void fail(const char* what, const fec::Formula& formula, const Part& part) {
   const fec::Layer& l = part.layer;
-  std::fprintf(stderr, "%s: dtype %d, algorithm %d, sizes %ld %ld %ld %ld, strides %ld %ld %ld %ld\n", what,
-               int(l.dtype), int(l.algorithm), long(l.outer), long(l.inner), long(l.channels), long(l.taps),
+  std::fprintf(stderr, "%s: dtype %d, algorithm %d, compress %d, entropy %d, axis %d, tau %g * %g, sizes %ld %ld %ld %ld, strides %ld %ld %ld %ld\n", what,
+               int(l.dtype), int(l.algorithm), int(formula.compress), int(formula.entropy), int(formula.axis), formula.tau,
+               formula.tau_scale, long(l.outer), long(l.inner), long(l.channels), long(l.taps),
                long(l.stride_outer), long(l.stride_inner), long(l.stride_channel), long(l.stride_tap));
   std::abort();
 }
@@ -136,7 +137,7 @@ Part part_from(Bytes& bytes) {
   Part part;
   fec::Layer& l = part.layer;
   const Shape shape{bytes.byte() < 192 ? 1 : size_from(bytes), size_from(bytes), size_from(bytes), size_from(bytes)};
-  const Wide elements = Wide(shape.outer) * shape.inner * (Wide(shape.channels) * shape.taps);
+  const double elements = double(shape.outer) * double(shape.inner) * double(shape.channels) * double(shape.taps);
   const bool is_small = shape.outer >= 0 && shape.inner >= 0 && shape.channels >= 0 && shape.taps >= 0 &&
                         elements <= 1 << 20 && shape.outer <= 1 << 20 && shape.inner <= 1 << 20 &&
                         shape.channels <= 1 << 20 && shape.taps <= 1 << 20;
@@ -154,17 +155,17 @@ Part part_from(Bytes& bytes) {
     }
   }
   // The memory that the layer needs, and not a byte more.
-  Wide last = 0;
+  double last = 0;
   const int64_t sizes[] = {l.outer, l.inner, l.channels, l.taps};
   const int64_t strides[] = {l.stride_outer, l.stride_inner, l.stride_channel, l.stride_tap};
   bool is_empty = false;
   for (int i = 0; i < 4; ++i) {
     if (sizes[i] < 0 || strides[i] < 0) part.is_real = false;
     is_empty |= sizes[i] == 0;
-    if (sizes[i] > 0) last += Wide(sizes[i] - 1) * strides[i];
+    if (sizes[i] > 0) last += double(sizes[i] - 1) * double(strides[i]);
   }
-  const Wide needed = is_empty ? 0 : (last + 1) * fec::element_bytes(l.dtype);
-  const Wide filters = Wide(l.outer) * l.inner;
+  const double needed = is_empty ? 0 : (last + 1) * double(fec::element_bytes(l.dtype));
+  const double filters = double(l.outer) * double(l.inner);
   if (needed < 0 || needed > 1 << 20 || filters < 0 || filters > 1 << 12) part.is_real = false;
   const size_t held = part.is_real ? static_cast<size_t>(needed) : 64;
   part.weight.reset(new char[held]);
@@ -214,21 +215,21 @@ void call(Bytes& bytes) {
   const bool formula_passes = passes([&] { fec::check_formula(formula); });
   if (formula_passes != (std::isfinite(formula.tau) && formula.tau >= 0 && std::isfinite(formula.tau_scale) &&
                          formula.tau_scale > 0)) {
-    fail("the formula was judged wrongly", parts[0]);
+    fail("the formula was judged wrongly", formula, parts[0]);
   }
   const bool threads_pass = passes([&] { fec::check_threads(threads); });
-  if (threads_pass != (threads >= 1 && threads <= 1 << 16)) fail("the threads were judged wrongly", parts[0]);
+  if (threads_pass != (threads >= 1 && threads <= 1 << 16)) fail("the threads were judged wrongly", formula, parts[0]);
   bool all_pass = formula_passes && threads_pass, all_real = true;
   double work = 0;
   for (const Part& part : parts) {
     const bool weight_passes = passes([&] { fec::checked_filters(part.layer, formula, 0); });
-    if (weight_passes != is_sound(part.layer, formula)) fail("a layer was judged wrongly", part);
+    if (weight_passes != is_sound(part.layer, formula)) fail("a layer was judged wrongly", formula, part);
     if (!weight_passes) {
       all_pass = false;
       continue;
     }
     const bool result_passes = passes([&] { fec::check_result(part.layer, 0); });
-    if (result_passes != has_sound_result(part.layer)) fail("a result was judged wrongly", part);
+    if (result_passes != has_sound_result(part.layer)) fail("a result was judged wrongly", formula, part);
     all_pass = all_pass && result_passes;
     all_real = all_real && part.is_real;
     const double filters = double(part.layer.filters()), channels = double(part.layer.channels);
@@ -246,7 +247,7 @@ void call(Bytes& bytes) {
       found = fec::entropies(layers.data(), static_cast<int64_t>(layers.size()), formula,
                              {now, set.c_str(), nullptr, in_float64});
     } catch (const std::invalid_argument&) {  // no such instruction set
-      if (set.empty() || set == "baseline") fail("an instruction set is missing", parts[0]);
+      if (set.empty() || set == "baseline") fail("an instruction set is missing", formula, parts[0]);
       return;
     }
     ++computed;
@@ -254,7 +255,7 @@ void call(Bytes& bytes) {
     for (size_t i = 0; i < parts.size() && bad < 0; ++i) {
       if (!all_finite(parts[i])) bad = static_cast<int64_t>(i);
     }
-    if (found != bad) fail("weights that are not finite were missed, or others were not", parts[0]);
+    if (found != bad) fail("weights that are not finite were missed, or others were not", formula, parts[0]);
     if (bad >= 0) return;
     for (Part& part : parts) {
       const int64_t filters = part.layer.filters();
@@ -262,13 +263,13 @@ void call(Bytes& bytes) {
           double(formula.axis == fec::Axis::Channels ? part.layer.channels : filters);
       for (int64_t i = 0; i < filters; ++i) {
         const double nats = part.results[static_cast<size_t>(i)];
-        if (!(nats >= 0 && nats <= std::log(std::fmax(1, points)))) fail("an entropy is out of range", part);
+        if (!(nats >= 0 && nats <= std::log(std::fmax(1, points)))) fail("an entropy is out of range", formula, part);
       }
       if (filters == 0) continue;
       if (part.first.empty()) {
         part.first.assign(part.results.get(), part.results.get() + filters);
       } else if (std::memcmp(part.first.data(), part.results.get(), static_cast<size_t>(filters) * 8) != 0) {
-        fail("not the same bits on more threads", part);
+        fail("not the same bits on more threads", formula, part);
       }
     }
   }
