@@ -1,8 +1,8 @@
 """The Python tests of the kernels under the sanitizers of GCC: builds the extension with one, and runs pytest with it.
 
-``python -m helpers.sanitized address`` (in ``tests``), or ``thread``; a folder to build in, and arguments for pytest, may
-follow. Without them the fast tests of tests/kernels/test_parity.py run, and those of the removed sets that need no other
-process. As a plugin of pytest (``-p helpers.sanitized``) this module puts the extension in the place of the ordinary one.
+``python -m helpers.sanitized address`` (in ``tests``), or ``thread``; a folder to build in, and arguments for pytest in
+place of ``SELECTION``, may follow. As a plugin of pytest (``-p helpers.sanitized``) this module puts the extension in the
+place of the ordinary one.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ OPTIONS = {
     "address": {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"},
     "thread": {"TSAN_OPTIONS": "halt_on_error=1"},
 }
+# Fast tests that start no process: another would not have the sanitizer's library.
 SELECTION = [
     "tests/kernels/test_parity.py",
     "tests/reliability/test_removed_sets.py",
