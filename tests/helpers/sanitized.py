@@ -1,8 +1,8 @@
 """The Python tests of the kernels under the sanitizers of GCC: builds the extension with one, and runs pytest with it.
 
 ``python -m helpers.sanitized address`` (in ``tests``), or ``thread``; a folder to build in, and arguments for pytest in
-place of ``SELECTION``, may follow. As a plugin of pytest (``-p helpers.sanitized``) this module puts the extension in the
-place of the ordinary one.
+place of ``SELECTION``, may follow. As a plugin of pytest (``-p helpers.sanitized``) this module puts the extension in
+the place of the ordinary one.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def run(sanitizer: str, folder: Path, arguments: list[str]) -> int:
 
 
 def _replace_extension(file: str) -> None:
-    name = "fec_fast.scoring.backends._native"  # the package must not be imported before: it would load the ordinary one
-    assert "fec_fast" not in sys.modules
+    assert "fec_fast" not in sys.modules, "the package has loaded the ordinary extension"
+    name = "fec_fast.scoring.backends._native"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
