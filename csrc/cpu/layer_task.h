@@ -55,6 +55,7 @@ struct LayerTask {
   int64_t kept_bytes() const { return !keep ? 0 : way == Way::Sorted ? units * piece : tiles * piece; }
   // Bytes per thread: data that is not kept, and the scratch memory of the kernels.
   int64_t scratch_bytes() const {
+    if (units == 0) return 0;  // an empty layer: its other sizes may be anything
     if (way == Way::Sorted) return rounded(piece, 64) + 2 * piece;
     if (way == Way::Channels) return row_sums_bytes() + rounded(job.points, kSide) * (job.coordinates + 1) * size;
     return rounded(piece, 64) + kTileScratch * size;
