@@ -86,12 +86,12 @@ bool interrupted() {
 
 int64_t entropies(const std::vector<Row>& rows, const Addresses& results, const std::string& compress,
                   const std::string& entropy, const std::string& axis, double tau, double tau_scale, int threads,
-                  const std::string& instruction_set) {
+                  const std::string& instruction_set, bool in_float64) {
   fec::check_threads(threads);
   const fec::Formula formula = formula_of(compress, entropy, axis, tau, tau_scale);
   std::vector<fec::Layer> layers = layers_of(rows, formula);
   set_results(layers, results);
-  const fec::Options options{threads, instruction_set.c_str(), interrupted};
+  const fec::Options options{threads, instruction_set.c_str(), interrupted, in_float64};
   try {
     py::gil_scoped_release release;
     return fec::entropies(layers.data(), static_cast<int64_t>(layers.size()), formula, options);
@@ -161,7 +161,7 @@ PYBIND11_MODULE(_native, m) {
       "(ValueError); that the memory is there is the caller's business.";
   m.def("entropies", &entropies, py::arg("layers"), py::arg("results"), py::kw_only(), py::arg("compress"),
         py::arg("entropy"), py::arg("axis"), py::arg("tau"), py::arg("tau_scale"), py::arg("threads"),
-        py::arg("instruction_set") = "",
+        py::arg("instruction_set") = "", py::arg("in_float64") = false,
         "Writes the entropies of all layers, float64, to one address each; returns -1 or the index of the first layer with a non-finite weight. Raises what a handler of a signal raises meanwhile.");
   m.def("instruction_sets", &instruction_sets, "The instruction sets built, with whether this processor has them.");
 #ifdef _OPENMP

@@ -38,6 +38,10 @@ inline int64_t product(int64_t a, int64_t b, int64_t number) {
   return result;
 }
 
+inline bool is_empty(const Layer& layer) {
+  return layer.outer == 0 || layer.inner == 0 || layer.channels == 0 || layer.taps == 0;
+}
+
 // The number of filters of a layer whose sizes, strides and pointer are sound.
 inline int64_t checked_filters(const Layer& layer, const Formula& formula, int64_t number) {
   const int64_t sizes[] = {layer.outer, layer.inner, layer.channels, layer.taps};
@@ -46,14 +50,15 @@ inline int64_t checked_filters(const Layer& layer, const Formula& formula, int64
     if (size < 0) refuse(number, "a size is negative");
   }
   const int64_t filters = product(layer.outer, layer.inner, number);
-  const int64_t elements = product(product(filters, layer.channels, number), layer.taps, number);
+  int64_t room = 1;  // an empty layer's other sizes are multiplied, too
+  for (const int64_t size : sizes) room = product(room, size == 0 ? 1 : size, number);
   if (filters > kMostFilters || layer.channels > kMostFilters) {
     refuse(number, "it has more than 2^31 filters or channels");
   }
   if (layer.algorithm == Algorithm::Sorted && !sortable(layer, formula)) {
     refuse(number, "sorted needs axis=channels and one number per channel");
   }
-  if (elements == 0) return filters;
+  if (is_empty(layer)) return filters;
   int64_t last = 0;  // the offset of the last element
   for (int i = 0; i < 4; ++i) {
     if (strides[i] < 0) refuse(number, "a stride is negative");

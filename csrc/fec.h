@@ -41,6 +41,7 @@ struct Options {
   int threads;
   const char* instruction_set;  // empty: the widest that this processor has
   bool (*interrupted)() = nullptr;  // asked now and then, in the calling thread: whether to give up
+  bool in_float64 = false;  // compute in float64, whatever the weights are stored in
 };
 
 // Thrown by `entropies` once `interrupted` has returned true. The results are not valid then.

@@ -57,10 +57,11 @@ struct Batch {
 };
 
 // Makes a batch of the layers from `next` on, and moves `next` behind them.
-Batch batch_from(int64_t& next, const Layer* layers, int64_t count, const Formula& formula, const Kernels& kernels) {
+Batch batch_from(int64_t& next, const Layer* layers, int64_t count, const Formula& formula, const Kernels& kernels,
+                 bool in_float64) {
   Batch batch;
   for (int64_t bytes = 0; next < count; ++next) {
-    LayerTask task(layers[next], formula, kernels);
+    LayerTask task(layers[next], formula, kernels, in_float64);
     bytes += std::max(task.kept_bytes(), layers[next].filters() * layers[next].channels * task.size);
     if (!batch.tasks.empty() && bytes > kBatch) break;
     batch.pieces.emplace_back(layers[next]);
@@ -179,7 +180,7 @@ int64_t entropies(const Layer* layers, int64_t count, const Formula& formula, co
     finishing = std::move(measuring);
     measuring = std::move(looking);
     const int64_t begin = end;
-    looking = batch_from(end, layers, count, formula, kernels);
+    looking = batch_from(end, layers, count, formula, kernels, options.in_float64);
     pipeline.step(finishing, measuring, looking);
     const int64_t bad = set_scales(looking);
     if (bad >= 0) return begin + bad;

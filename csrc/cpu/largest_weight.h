@@ -34,6 +34,10 @@ inline double magnitude_of(DType dtype, uint64_t bits) {
 class Pieces {
  public:
   explicit Pieces(const Layer& layer) : layer_(layer) {
+    if (layer.outer == 0 || layer.inner == 0 || layer.channels == 0 || layer.taps == 0) {
+      run_ = 0;  // nothing to search, whatever the strides are
+      return;
+    }
     std::sort(std::begin(dims_), std::end(dims_), [](const Dimension& a, const Dimension& b) {
       return std::make_pair(a.size == 1, a.stride) < std::make_pair(b.size == 1, b.stride);
     });

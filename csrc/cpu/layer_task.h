@@ -25,11 +25,11 @@ inline Way way_of(const Layer& layer, const Formula& formula) {
 
 // One layer in the pipeline.
 struct LayerTask {
-  LayerTask(const Layer& layer, const Formula& formula, const Kernels& kernels)
+  LayerTask(const Layer& layer, const Formula& formula, const Kernels& kernels, bool in_float64)
       : job{&layer, formula, 1, layer.channels, formula.compress == Compress::None ? layer.taps : 1},
-        real(layer.dtype == DType::F64 ? kernels.f64 : kernels.f32),
+        real(in_float64 || layer.dtype == DType::F64 ? kernels.f64 : kernels.f32),
         way(way_of(layer, formula)),
-        size(layer.dtype == DType::F64 ? 8 : 4) {
+        size(&real == &kernels.f64 ? 8 : 4) {
     if (way == Way::Filters) {
       job.points = layer.filters();
       job.coordinates *= layer.channels;
@@ -55,6 +55,7 @@ struct LayerTask {
   int64_t kept_bytes() const { return !keep ? 0 : way == Way::Sorted ? units * piece : tiles * piece; }
   // Bytes per thread: data that is not kept, and the scratch memory of the kernels.
   int64_t scratch_bytes() const {
+    if (units == 0) return 0;  // an empty layer: its other sizes may be anything
     if (way == Way::Sorted) return rounded(piece, 64) + 2 * piece;
     if (way == Way::Channels) return row_sums_bytes() + rounded(job.points, kSide) * (job.coordinates + 1) * size;
     return rounded(piece, 64) + kTileScratch * size;

@@ -56,11 +56,31 @@ FEC_INLINE int64_t filter_offset(const Layer& layer, int64_t filter) {
 template <class T>
 struct Readers;
 
+// A narrower storage type, read as float64: exact.
+template <class Read>
+struct Widened {
+  using Storage = typename Read::Storage;
+  FEC_INLINE double get(Storage x) { return double(Read::get(x)); }
+  FEC_INLINE Vec<double> many(const Storage* p) {
+    Vec<double> wide{};
+    for (int l = 0; l < Of<double>::lanes; ++l) wide[l] = get(p[l]);
+    return wide;
+  }
+};
+
 template <>
 struct Readers<double> {
   template <class F>
-  FEC_INLINE void visit(DType, F f) {
-    f(ReadF64{});
+  FEC_INLINE void visit(DType dtype, F f) {
+    if (dtype == DType::F64) {
+      f(ReadF64{});
+    } else if (dtype == DType::F32) {
+      f(Widened<ReadF32>{});
+    } else if (dtype == DType::F16) {
+      f(Widened<ReadF16>{});
+    } else {
+      f(Widened<ReadBF16>{});
+    }
   }
 };
 

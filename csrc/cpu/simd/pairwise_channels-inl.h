@@ -92,10 +92,10 @@ FEC_INLINE void block_of(const Points<T>& points, int64_t row, int64_t column, T
 // The blocks of a tile that are right of the diagonal panels or on them.
 template <class T>
 struct Tiling {
-  Tiling(const Points<T>& points, int64_t row, int64_t column)
+  Tiling(const Points<T>& points, int64_t row, int64_t left)
       : row_end(row + kTile < points.count ? row + kTile : points.count),
-        column(column),
-        column_end(column + kTile < points.count ? column + kTile : points.count) {}
+        column(left),
+        column_end(left + kTile < points.count ? left + kTile : points.count) {}
 
   static int64_t diagonal(int64_t row) { return row / Panel<T>::width * Panel<T>::width; }
   int64_t first_column(int64_t row) const { return diagonal(row) > column ? diagonal(row) : column; }

@@ -55,7 +55,7 @@ static void similarity_scans(void* memory, void* scratch, int64_t channels, int6
   for (int64_t l = 0; l < count; ++l) {
     const double exponent = sizeof(T) == 4 ? double(int32_t(exponents[l])) : double(int64_t(exponents[l]));
     const double mean = (__builtin_log(double(product[l])) + exponent * 0.6931471805599453) / double(channels);
-    out[l] = mean > 0 ? 0 : -mean;
+    out[l] = clamped_entropy(-mean, channels);
   }
 }
 

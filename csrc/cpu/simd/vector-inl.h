@@ -108,7 +108,10 @@ FEC_INLINE V larger(V a, V b) {
 template <class T>
 FEC_INLINE Vec<T> root(Vec<T> x) {
   Vec<T> y{};
-  for (int l = 0; l < Of<T>::lanes; ++l) y[l] = sizeof(T) == 4 ? __builtin_sqrtf(x[l]) : __builtin_sqrt(x[l]);
+  for (int l = 0; l < Of<T>::lanes; ++l) {
+    if constexpr (sizeof(T) == 4) y[l] = __builtin_sqrtf(x[l]);
+    else y[l] = __builtin_sqrt(x[l]);
+  }
   return y;
 }
 
@@ -163,7 +166,7 @@ FEC_INLINE Vec<T> first_of(int64_t n, Vec<T> x, T rest) {
   using U = typename Of<T>::U;
   U lane{};
   for (int l = 0; l < Of<T>::lanes; ++l) lane[l] = typename Of<T>::Bits(l);
-  const typename Of<T>::Bits end = n < 0 ? 0 : n > Of<T>::lanes ? Of<T>::lanes : n;
+  const auto end = static_cast<typename Of<T>::Bits>(n < 0 ? 0 : n > Of<T>::lanes ? Of<T>::lanes : n);
   return lane < end ? x : splat(rest);
 }
 

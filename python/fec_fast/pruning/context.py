@@ -23,6 +23,7 @@ from ..scoring.formula import Formula
 from ..utils.errors import LayerError
 from ..utils.model_index import ModelIndex
 from ..utils.modules import check_not_sharded
+from ..utils.ranking import merge_ties
 from ..utils.weights import check_weights
 from .arguments import check_norms, check_scoring_arguments
 from .criteria import ENTROPY_CRITERIA, GRADIENT_CRITERIA, RECONSTRUCTION, Criterion
@@ -42,7 +43,8 @@ class PruningContext:
         example_inputs: The inputs it was traced with.
         trace: Its trace.
         coupling: Its coupled sets.
-        scores: For each set float64 ``[units]``; units with the lowest scores are removed first.
+        scores: For each set float64 ``[units]``; units with the lowest scores are removed first, of equal scores the
+            first unit (:func:`fec_fast.utils.ranking.merge_ties`).
         criterion: The criterion that gave the scores, a name or a callable.
         criterion_name: The criterion's name in the plan.
         formula: Of the entropies.
@@ -217,7 +219,7 @@ class PruningContext:
         scores = [
             torch.tensor([score_of[label] for label in coupled.units], dtype=torch.float64) for coupled in coupling.sets
         ]
-        return replace(self, coupling=coupling, scores=scores, **changes)
+        return replace(self, coupling=coupling, scores=_with_ties(scores), **changes)
 
 
 def build_context(
@@ -276,7 +278,7 @@ def build_context(
         example_inputs,
         trace,
         coupling,
-        scores,
+        _with_ties(scores),
         criterion,
         criterion_name,
         formula,
@@ -285,6 +287,11 @@ def build_context(
         backend,
         notes=tuple(notes),
     )
+
+
+def _with_ties(scores: Sequence[Tensor]) -> list[Tensor]:
+    """The scores of all sets, those equal that differ by no more than rounding: the first unit is removed first."""
+    return [torch.from_numpy(merge_ties(of_set.numpy())) for of_set in scores]
 
 
 def _reasons(coupling: Coupling) -> str:

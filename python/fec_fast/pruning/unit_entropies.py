@@ -27,6 +27,8 @@ from .layer_sides import UnitsOfSide, as_filters
 # in large layers. What the estimate by parts costs in accuracy: docs/formula.md.
 MOST_COMPARED = 256
 PART = 128
+# Weights in one call of the kernels: on a GPU they are copied to float64.
+_MOST_ELEMENTS = 2**25
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +81,13 @@ def entropies(
     for one in formula.parts():
         jobs = _channel_jobs(sides) if one.axis == "channels" else _filter_jobs(sides, one, most_compared, part)
         together: list[_Job] = []
+        elements = 0
         for job in jobs:
-            if job.is_copy:  # computed at once, so that copies do not pile up in memory
-                _compute([job], sides, one, backend, found)
-            else:
-                together.append(job)
+            together.append(job)
+            elements += sum(weight.numel() for weight in job.weights)
+            if job.is_copy or elements > _MOST_ELEMENTS:  # computed at once, so that copies do not pile up in memory
+                _compute(together, sides, one, backend, found)
+                together, elements = [], 0
         _compute(together, sides, one, backend, found)
     return found
 
@@ -204,7 +208,10 @@ def _compute(
     backend: ResolvedBackend,
     found: Sequence[np.ndarray],
 ) -> None:
-    """Adds the entropies of some jobs to those found for their units, in one call of the backend."""
+    """Adds the entropies of some jobs to those found for their units, in one call of the backend.
+
+    In float64: after rounding in float32, backends and instruction sets would rank units of near scores differently.
+    """
     weights = [weight for job in jobs for weight in job.weights]
     results = iter(
         ops.entropies(
@@ -214,6 +221,7 @@ def _compute(
             groups=[job.groups for job in jobs for _ in job.weights],
             names=[sides[job.side].layer for job in jobs for _ in job.weights],
             backend=backend,
+            in_float64=True,
         )
     )
     for job in jobs:

@@ -23,6 +23,8 @@ from ..graph.trace import Trace
 from ..scoring.backends.registry import ResolvedBackend, resolve
 from ..scoring.formula import Formula
 from ..utils.errors import ArgumentError, LayerError, WeightError
+from ..utils.precision import in_float64
+from ..utils.ranking import merge_ties
 from . import unit_entropies
 from .criteria import CLASSICAL_CRITERIA, ENTROPY_CRITERIA, Criterion, bn_scale, l1, l2, random, sum_per_filter
 from .layer_sides import LayerSide, UnitsOfSide, as_filters
@@ -139,7 +141,7 @@ def _batch_norm_scores(sets: Sequence[CoupledChannels], tensors: Mapping[str, Te
         total = torch.zeros(len(coupled.units), dtype=torch.float64)
         for norm in norms:
             key = (f"{norm}.weight", 0)
-            values = divide_by_mean(bn_scale(tensors[key[0]].detach().to("cpu", torch.float64)))
+            values = divide_by_mean(bn_scale(in_float64(tensors[key[0]].detach().cpu())))
             total += torch.stack([values[unit[key]].mean() for unit in coupled.members])
         scores.append(total / len(norms))
     return scores
@@ -196,7 +198,8 @@ def side_entropies(
 
     Returns:
         For each side that has an entropy, the units of its filters or slices, and float64 ``[units]``, in nats, as
-        :func:`fec_fast.pruning.unit_entropies.entropies` returns them.
+        :func:`fec_fast.pruning.unit_entropies.entropies` returns them, but for ties
+        (:func:`fec_fast.utils.ranking.merge_ties`).
 
     Raises:
         WeightError: A weight is NaN or infinite, or cannot be read; the layer is named.
@@ -222,7 +225,7 @@ def side_entropies(
     ]
     found = unit_entropies.entropies(weight_sides, formula, backend)
     return [
-        (side, of_weight.units, values)
+        (side, of_weight.units, merge_ties(values, absolute=True))
         for side, of_weight, values in zip(layer_sides, weight_sides, found, strict=True)
         if not np.isnan(values).all()
     ]
@@ -244,10 +247,10 @@ def _apply_criterion(function: Criterion, sides_of_layer: Sequence[LayerSide], w
     if function in (l1, l2):
         results = _norms_of_sides(function, weight, axes, use.groups)
     else:
-        filters = [as_filters(weight, axis, use.groups).float() for axis in axes]
-        # A function of the user's is given copies, which it may write to.
         is_ours = function in CLASSICAL_CRITERIA.values()
-        results = [function(each if is_ours else each.clone()) for each in filters]
+        filters = [as_filters(weight, axis, use.groups) for axis in axes]
+        # A function of the user's is given copies, which it may write to.
+        results = [function(in_float64(each) if is_ours else each.float().clone()) for each in filters]
     checked = []
     for axis, result in zip(axes, results, strict=True):
         try:
@@ -275,7 +278,8 @@ def _norms_of_sides(function: Criterion, weight: Tensor, axes: Sequence[int], gr
     rows = max(1, _BLOCK_ELEMENTS * len(weight) // weight.numel()) if groups == 1 else len(weight)
     sums_of_axes: list[list[Tensor]] = [[] for _ in axes]
     for block in weight.split(rows):  # type: ignore[no-untyped-call]
-        terms = block.float().abs() if function is l1 else block.float().square()
+        wide = in_float64(block)
+        terms = wide.abs() if function is l1 else wide.square()
         for sums, axis in zip(sums_of_axes, axes, strict=True):
             sums.append(sum_per_filter(as_filters(terms, axis, groups)))
     # A block holds whole filters (axis 0), but only a part of every slice (axis 1).

@@ -56,6 +56,7 @@ def entropies(
     names: Sequence[str] | None = None,
     algorithm: str = "auto",
     backend: str | ResolvedBackend = "auto",
+    in_float64: bool = False,
 ) -> list[Tensor]:
     """Computes the entropy of every filter of every weight, in one call of the extension.
 
@@ -73,6 +74,8 @@ def entropies(
         backend: A backend's name, ``"auto"``, or what :func:`fec_fast.scoring.backends.registry.resolve` returned,
             which is not looked up again. ``"cpu"`` and ``"torch"`` score weights on other devices by copies, with a
             warning.
+        in_float64: Whether to compute in float64, whatever the dtype of the weights. Backends, instruction sets and
+            devices then agree to some ``1e-13`` nats, so that they rank filters alike.
 
     Returns:
         For each weight a float64 CPU tensor ``[filters]`` in nats; an empty one for a weight without filters.
@@ -99,7 +102,7 @@ def entropies(
     if not weights:  # an operator without a tensor has no device to be dispatched by
         return []
     used = resolve(backend, weights[0].device.type)
-    return entropies_of_checked(list(weights), formula, axes, groups, names, algorithm, used)
+    return entropies_of_checked(list(weights), formula, axes, groups, names, algorithm, used, in_float64)
 
 
 def entropies_of_checked(
@@ -110,8 +113,11 @@ def entropies_of_checked(
     names: Sequence[str] | None,
     algorithm: str,
     backend: ResolvedBackend,
+    in_float64: bool = False,
 ) -> list[Tensor]:
     """Does what :func:`entropies` does, for weights that are known to be readable; at least one."""
+    if in_float64 and backend.name != "cpu":
+        weights = [weight.detach().double() for weight in weights]
     call = _Arguments(
         weights,
         list(axes),
@@ -129,7 +135,7 @@ def entropies_of_checked(
         if backend.name in _ON_PROCESSOR:
             if not all(weight.is_cpu for weight in weights):
                 call = replace(call, weights=_on_cpu(weights, backend.requested))
-            return _on_processor(call, apart=False)
+            return _on_processor(call, apart=False, in_float64=in_float64)
         _check_devices(call.weights, backend.name)
         results = _fetched(call.weights, *_on_device(call), backend.name)
         on_cpu = functools.partial(_one_on_cpu, call)
@@ -289,13 +295,16 @@ def _schema() -> str:
     return f"({', '.join(arguments)}) -> Tensor[]"
 
 
-def _on_processor(call: _Arguments, *, apart: bool) -> list[Tensor]:
-    """The entropies of CPU tensors: the sum of the formula's parts; see :func:`cpu.entropies` for ``apart``."""
+def _on_processor(call: _Arguments, *, apart: bool, in_float64: bool = False) -> list[Tensor]:
+    """The entropies of CPU tensors: the sum of the formula's parts; see :func:`cpu.entropies` for the options."""
     in_torch = call.backend == "torch" or not cpu.built()
-    compute = torch_operators.entropies if in_torch else functools.partial(cpu.entropies, apart=apart)
+    compute = torch_operators.entropies
+    if not in_torch:
+        compute = functools.partial(cpu.entropies, in_float64=in_float64, apart=apart)
+    weights = [weight.double() for weight in call.weights] if in_torch and in_float64 else call.weights
     of_parts = []
     for part in call.formula.parts():
-        results, first_bad = compute(call.weights, part, **call.layout)
+        results, first_bad = compute(weights, part, **call.layout)
         if first_bad >= 0:
             raise _not_finite(call.weights, first_bad)
         of_parts.append(results)

@@ -1,4 +1,4 @@
-"""Precision of float32 products: torch may compute them in TF32 or bfloat16 where a user allows it."""
+"""Precision: float32 products without TF32 or bfloat16, and float64 copies without flush-to-zero."""
 
 from __future__ import annotations
 
@@ -6,10 +6,36 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .critical_section import put_back_by, surely_closed
 
 FULL = "ieee"  # torch's name for float32 arithmetic in its newer settings
+
+
+def in_float64(values: Tensor) -> Tensor:
+    """Copies numbers to float64. Subnormal ones keep their values, where ``torch.set_flush_denormal`` would lose them.
+
+    Args:
+        values: Of any floating dtype, on any device.
+
+    Returns:
+        The same shape and device, float64; the tensor itself if that is its dtype.
+    """
+    if values.dtype not in (torch.float32, torch.bfloat16) or not _flushes_to_zero():
+        return values.double()
+    if values.dtype == torch.bfloat16:
+        bits = values.contiguous().view(torch.int16).int() << 16
+    else:
+        bits = values.contiguous().view(torch.int32)
+    magnitudes = bits & 0x7FFFFFFF
+    subnormal = magnitudes.double() * 2.0**-149
+    return torch.where(magnitudes < 0x00800000, torch.where(bits < 0, -subnormal, subnormal), values.double())
+
+
+def _flushes_to_zero() -> bool:
+    """Whether this thread reads subnormal numbers as 0."""
+    return not float(torch.tensor(2.0**-149, dtype=torch.float32).double())
 
 
 @surely_closed

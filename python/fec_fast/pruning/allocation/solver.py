@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ...utils.ranking import merge_ties
+
 # From removal counts ``[..., sets]`` to the size of the network that is left, ``[...]``.
 SizeFunction = Callable[[np.ndarray], np.ndarray]
 
@@ -92,7 +94,8 @@ class RemovalSteps:
         step_thresholds = [row[np.isfinite(row)] for row in step_thresholds]
         set_numbers = np.repeat(np.arange(len(step_thresholds)), [len(row) for row in step_thresholds])
         # Stable, so that the steps of one set stay in their order where thresholds are equal.
-        order = np.argsort(np.concatenate([*step_thresholds, np.zeros(0)]), kind="stable")
+        # Ties, so that sets of equal layers do not take turns by the last digit.
+        order = np.argsort(merge_ties(np.concatenate([*step_thresholds, np.zeros(0)])), kind="stable")
         self._sets = set_numbers[order]
         self._allowed_counts = allowed_counts
 

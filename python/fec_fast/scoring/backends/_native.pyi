@@ -14,5 +14,6 @@ def entropies(
     tau_scale: float,
     threads: int,
     instruction_set: str = "",
+    in_float64: bool = False,
 ) -> int: ...
 def instruction_sets() -> list[tuple[str, bool]]: ...
