@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..utils.compat import ConvolutionBase, storage_id
 from ..utils.computed_weights import computed_attributes, weight_parts
+from ..utils.critical_section import surely_left
 from ..utils.errors import InputError
 from ..utils.forward import (
     call_model,
@@ -294,7 +295,7 @@ def _watch(index: ModelIndex, example_inputs: Any, mode: TracingMode, training: 
     with (
         restored_buffers(index, training=training),
         plain_operators(index),
-        warnings.catch_warnings(),
+        surely_left(warnings.catch_warnings()),
         restored_parameters(index) as replaced,
     ):
         warnings.simplefilter("ignore", UserWarning)

@@ -15,6 +15,7 @@ from ..utils.errors import ArgumentError, CheckpointError, PlanError, nearest
 from ..utils.files import atomic_folder, sha256
 from ..utils.model_index import ModelIndex
 from ..utils.modules import unwrap, unwrap_for_surgery
+from ..utils.public_call import interruptible
 from ..utils.reading import parse_json
 from ..utils.tensor_files import TensorFile, write_tensors
 from ..utils.undo import all_or_nothing
@@ -57,6 +58,7 @@ def save(result: Pruned, folder: str | os.PathLike[str]) -> Path: ...
 def save(model: nn.Module, plan: Plan, folder: str | os.PathLike[str]) -> Path: ...
 
 
+@interruptible
 def save(*args: Any, **kwargs: Any) -> Path:  # noqa: D417 (describes the parameters of both forms)
     """Writes a pruned model: ``plan.json``, ``model.safetensors`` and ``checkpoint.json`` with their checksums.
 
@@ -155,6 +157,7 @@ def _argument(name: str, value: Any) -> str:
     return f"{name}={shown}" if name else shown
 
 
+@interruptible
 def load(model: Model, folder: str | os.PathLike[str]) -> Model:
     """Prunes a model in place by a checkpoint's plan and fills it with the checkpoint's weights.
 

@@ -13,12 +13,14 @@ from ..utils.critical_section import one_thread_at_a_time
 from ..utils.model_index import ModelIndex
 from ..utils.modules import named_tensors, unwrap_for_surgery
 from ..utils.number_attributes import in_type_of
+from ..utils.public_call import interruptible
 from ..utils.undo import UndoLog, all_or_nothing, set_data
 from .plan import Plan, check_plan
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
+@interruptible
 def apply_plan(model: nn.Module, plan: Plan) -> None:
     """Prunes a model in place by a plan.
 
