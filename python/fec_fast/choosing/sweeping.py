@@ -19,7 +19,7 @@ from ..recovery.calibration import DATA_FREE, calibration_batches
 from ..recovery.compensation import IMAGES
 from ..scoring.formula import Formula
 from ..utils.copying import copied_model
-from ..utils.critical_section import surely_closed
+from ..utils.critical_section import put_back_by, surely_closed
 from ..utils.distributed import launched_processes
 from ..utils.errors import ArgumentError, FecError, FecWarning, InputError
 from ..utils.evaluation import is_at_chance
@@ -212,16 +212,17 @@ def _recovery_images(index: ModelIndex, loader: Any) -> Any:
         return loader
     generators = generators_of(loader)
     restore = [restorer_of(generator) for generator in generators]
-    with restored_randomness():
+
+    def put_back() -> None:
+        for call in restore:
+            if call is not None:
+                call()
+
+    with restored_randomness(), put_back_by(put_back):
         seed_all(0)
         for generator in generators:
             generator.manual_seed(0)
-        try:
-            return [(batch,) for batch in calibration_batches(loader, IMAGES, index)]
-        finally:
-            for call in restore:
-                if call is not None:
-                    call()
+        return [(batch,) for batch in calibration_batches(loader, IMAGES, index)]
 
 
 def _stored_points(folder: PointFolder | None, jobs: Sequence[Combination], beside: dict[str, Any]) -> dict[str, Any]:
