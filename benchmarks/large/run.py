@@ -1,8 +1,8 @@
 """Memory and time of every step on large models: score, prune, prove, recover, save, load.
 
-Every network is handled in a new process, on one thread, with random weights and a ratio of 0.5. The memory of a step is
-what the process grows by at most meanwhile: what the step returns is in it, the model before it is not. ``load`` prunes
-the model in place, so that the process is smaller afterwards. Times are CPU seconds.
+Every network is handled in a new process, on one thread, with random weights and a ratio of 0.5. The memory of a step
+is what the process grows by at most meanwhile: what the step returns is in it, the model before it is not. ``load``
+prunes the model in place, so that the process is smaller afterwards. Times are CPU seconds.
 
     pip install '.[bench]' && python -m benchmarks.large [--only NAME ...]
 
@@ -77,7 +77,6 @@ def _measure_in_this_process(case: Case) -> dict[str, Any]:
         step("compensate", lambda: fec_fast.compensate(model, result.model, result.plan, images, progress=False))
     with tempfile.TemporaryDirectory() as folder:
         path = step("save", lambda: fec_fast.save(result, f"{folder}/saved"))
-        del result
         step("load", lambda: fec_fast.load(model, path))
     return {**facts, "steps": steps}
 
