@@ -172,7 +172,7 @@ def raises_interrupts(handler: Any) -> bool:
     return handler is signal.default_int_handler or isinstance(handler, InterruptKeeper)
 
 
-@contextlib.contextmanager
+@surely_closed
 def interrupts_deferred() -> Iterator[Callable[[], bool]]:
     """Defers Ctrl-C: the handler of SIGINT is called at the end of the block, if there was one meanwhile.
 
@@ -196,7 +196,8 @@ def interrupts_deferred() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: bool(arrived) and raises_interrupts(own)
     finally:
-        signal.signal(signal.SIGINT, own)
+        if signal.getsignal(signal.SIGINT) is remember:  # else this comes late, and the handler is set back already
+            signal.signal(signal.SIGINT, own)
         if arrived:
             own(signal.SIGINT, arrived[0])
 
