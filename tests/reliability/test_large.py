@@ -60,7 +60,7 @@ def convolutions(model: nn.Module) -> list[nn.Conv2d]:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the memory of the process from /proc")
 def test_the_memory_that_steps_take(tmp_path: Path) -> None:
-    """A copy for `prune`, for the proof the model in float64 and what the allocator keeps, the new weights for `load`."""
+    """A copy for `prune`, for the proof the model in float64 and what malloc keeps, the new weights for `load`."""
     torch.manual_seed(0)
     model = nn.Sequential(
         *[layer for _ in range(6) for layer in (nn.Conv2d(512, 512, 3, padding=1), nn.ReLU())], nn.Conv2d(512, 4, 1)
