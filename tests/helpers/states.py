@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fec_fast import Plan
-from fec_fast.plan.proof_values import masked
+from fec_fast.plan.proof_values import mask
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
@@ -28,7 +28,7 @@ def masked_copy(model: nn.Module, plan: Plan) -> nn.Module:
     tensors = {**dict(copied.named_parameters()), **dict(copied.named_buffers())}
     with torch.no_grad():
         for name in plan.keep.keys() & tensors.keys():
-            tensors[name].copy_(masked(name, tensors[name], plan.keep[name]))
+            mask(name, tensors[name], plan.keep[name])
     return copied
 
 

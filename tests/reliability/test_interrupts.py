@@ -19,17 +19,12 @@ from torch import nn
 import fec_fast
 from fec_fast.vision import networks, weights
 from helpers.everything import Restless, of_model, of_process
-from helpers.interruptions import Outcome, press_at_random
+from helpers.interruptions import press_at_random, report
 from helpers.training import dot_loader, dropout_classifier
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 ROUNDS = [6, pytest.param(400, marks=(pytest.mark.slow, pytest.mark.sweep))]
 Round = tuple[Callable[[], Any], Callable[[], None]]
-
-
-def report(call: str, outcomes: list[Outcome]) -> None:
-    late = max(outcome.seconds for outcome in outcomes)
-    print(f"{call}: {len(outcomes)} times Ctrl-C, 0 changed, 0 swallowed, returned after {late:.3f} s at most")
 
 
 def leaves(call: Callable[[], Any], *models: nn.Module, inputs: Any = IMAGES) -> Round:

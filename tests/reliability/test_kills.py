@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import warnings
 from pathlib import Path
 
@@ -19,12 +20,14 @@ import fec_fast
 from fec_fast.pruning.allocation import sensitivity_cache
 from fec_fast.utils.files import is_scratch
 from fec_fast.vision import networks
+from helpers import sweeping
 from helpers.comparison import same_weights
 from helpers.kills import in_child, kill_at_random
 from helpers.training import dot_loader, dropout_classifier
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 KILLS = [5, pytest.param(200, marks=(pytest.mark.slow, pytest.mark.sweep))]
+BUDGETS = tuple(f"macs={share}" for share in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7))
 IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
@@ -138,6 +141,40 @@ def test_the_cache_of_sensitivities(tmp_path: Path, kills: int) -> None:
     kill_at_random(lambda: measure(cache), check, kills, within=0.4)
     assert measure(cache) == whole
     print(f"sensitivity cache: {kills} kills, 0 values lost")
+
+
+@pytest.mark.parametrize("kills", KILLS)
+def test_the_results_of_a_sweep(tmp_path: Path, kills: int) -> None:
+    """A sweep that is killed again and again loses no network, and ends with those of one that was not killed."""
+    model, results = sweeping.network(), tmp_path / "results"
+    images = torch.randn(64, 1, 6, 6, generator=torch.Generator().manual_seed(3))
+
+    def sweep(folder: Path | None) -> fec_fast.Sweep:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return sweeping.quick_sweep(model, loader=images, budgets=BUDGETS, results=folder)
+
+    whole = sweep(None)
+    known: list[int] = []
+
+    def check() -> None:
+        files = [path for path in results.glob("*") if not is_scratch(path)]
+        points = [json.loads(path.read_text())["point"] for path in files]
+        assert all(point in figures for point in points), "a network is mixed of several"
+        known.append(len(points))
+        assert known == sorted(known), "measured networks were lost"
+        if known[-1] > len(figures) - 2:  # nearly done: begin anew, so that every kill finds something to do
+            shutil.rmtree(results)
+            known.clear()
+
+    figures = [point.figures() for point in whole.points]
+    assert len(figures) == 2 * len(BUDGETS)
+    kill_at_random(lambda: sweep(results), check, kills, within=1.0)
+    found = sweep(results)
+    assert found.dense == whole.dense and [point.figures() for point in found.points] == figures
+    assert [point.plan for point in found.points] == [point.plan for point in whole.points]
+    assert len(list(results.iterdir())) == len(figures)
+    print(f"sweep: {kills} kills, 0 networks lost, 0 mixed")
 
 
 def test_a_line_that_a_kill_has_torn_is_measured_again(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ COMMANDS = {  # and the optional packages that its modules import
     "gpu.triton_resources": (),
     "gpu.triton_throughput": (),
     "imports": (),
+    "large": (),
     "pictures": ("PIL",),
     "proof": (),
     "recipes": (),

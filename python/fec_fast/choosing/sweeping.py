@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,12 +20,14 @@ from ..recovery.compensation import IMAGES
 from ..scoring.formula import Formula
 from ..utils.arguments import check_network, check_path
 from ..utils.copying import copied_model
+from ..utils.critical_section import put_back_by, surely_closed
 from ..utils.distributed import launched_processes
 from ..utils.errors import ArgumentError, FecError, FecWarning, InputError
 from ..utils.evaluation import is_at_chance
 from ..utils.forward import describe_tensors
 from ..utils.model_index import ModelIndex
 from ..utils.progress import progress_bar
+from ..utils.public_call import interruptible
 from ..utils.random_state import generators_of, restored_randomness, restorer_of, seed_all
 from ..utils.timing import time_model, warn_if_busy
 from ..utils.weights import state_digest
@@ -41,6 +42,7 @@ DEFAULT_BUDGETS = tuple(Budget(macs=share) for share in (0.2, 0.35, 0.5, 0.65, 0
 _SAME_VALUE = 0.002
 
 
+@interruptible
 def sweep(
     model: nn.Module,
     example_inputs: Any,
@@ -185,7 +187,7 @@ def sweep(
     if failed:
         name, reason = next(iter(failed.items()))
         warnings.warn(
-            f"{len(failed)} of {len(jobs)} networks failed, such as {name}: {reason}", FecWarning, stacklevel=2
+            f"{len(failed)} of {len(jobs)} networks failed, such as {name}: {reason}", FecWarning, stacklevel=3
         )
     if latency:
 
@@ -212,16 +214,17 @@ def _recovery_images(index: ModelIndex, loader: Any) -> Any:
         return loader
     generators = generators_of(loader)
     restore = [restorer_of(generator) for generator in generators]
-    with restored_randomness():
+
+    def put_back() -> None:
+        for call in restore:
+            if call is not None:
+                call()
+
+    with restored_randomness(), put_back_by(put_back):
         seed_all(0)
         for generator in generators:
             generator.manual_seed(0)
-        try:
-            return [(batch,) for batch in calibration_batches(loader, IMAGES, index)]
-        finally:
-            for call in restore:
-                if call is not None:
-                    call()
+        return [(batch,) for batch in calibration_batches(loader, IMAGES, index)]
 
 
 def _stored_points(folder: PointFolder | None, jobs: Sequence[Combination], beside: Beside) -> dict[str, Any]:
@@ -281,7 +284,7 @@ def _latencies(
 _LATENCY_PRECISION, _LATENCY_SECONDS = 0.01, 2.0
 
 
-@contextlib.contextmanager
+@surely_closed
 def _collected_warnings(told: dict[str, list[str]], name: str) -> Iterator[None]:
     """Keeps the warnings of one network, by what they are about, to give each of them once at the end."""
     with warnings.catch_warnings(record=True) as caught:
@@ -294,7 +297,7 @@ def _collected_warnings(told: dict[str, list[str]], name: str) -> Iterator[None]
 
 def _warn_once(told: dict[str, list[str]], total: int) -> None:
     for texts in told.values():
-        warnings.warn(f"{len(texts)} of {total} networks, such as {texts[0]}", FecWarning, stacklevel=3)
+        warnings.warn(f"{len(texts)} of {total} networks, such as {texts[0]}", FecWarning, stacklevel=4)
 
 
 def _warn_about_data(metric: SweepMetric, dense: float) -> None:
@@ -303,14 +306,14 @@ def _warn_about_data(metric: SweepMetric, dense: float) -> None:
             f"{metric.name} is measured on the images that the networks are recovered on: give held-out data as "
             "val_loader=",
             FecWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     if metric.classes is not None and is_at_chance(dense, metric.classes):
         warnings.warn(
             f"the dense network's accuracy of {dense:.4f} is about that of guessing among {metric.classes} classes: "
             "load its weights, and check how images are normalised",
             FecWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -323,5 +326,5 @@ def _warn_about_chance(metric: SweepMetric, dense: DenseNetwork, points: Sequenc
             f"{len(lost)} of {len(points)} networks are no better than guessing among {metric.classes} classes, such "
             f"as {lost[0].name} with {lost[0].value:.4f}: remove less, recover on images, or train with tune=",
             FecWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -7,6 +7,7 @@ import io
 import json as json_module
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,11 +17,13 @@ from torch import Tensor, nn
 
 from ..graph.counts import count
 from ..plan import checkpoint
+from ..utils.critical_section import surely_closed
 from ..utils.errors import FecError, InputError, missing_extra
 from ..utils.evaluation import evaluate
 from ..utils.files import atomic_file
 from ..utils.forward import call_model, evaluation_mode
 from ..utils.outputs import named_tensors_in
+from ..utils.public_call import interruptible
 from ..utils.text import text_table
 from ..utils.timing import measure_latency, warn_if_busy
 from ..vision import data
@@ -40,6 +43,7 @@ def _formats() -> None:
 
 
 @export.command("onnx")
+@interruptible
 def export_onnx_command(
     model: ModelName,
     checkpoint_folder: _Checkpoint,
@@ -63,15 +67,11 @@ def export_onnx_command(
     with evaluation_mode(network):
         expected = [tensor for _, tensor in named_tensors_in(call_model(network, example))]
     with atomic_file(out.absolute()) as temporary:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")  # torch's exporter warns about its own code
-            logging.disable(logging.WARNING)
-            try:
+        try:
+            with _quiet_exporter():
                 program: Any = torch.onnx.export(network, (example,), dynamo=True, verbose=False)
-            except Exception as error:
-                raise InputError(f"torch.onnx.export cannot write this network: {error}") from error
-            finally:
-                logging.disable(logging.NOTSET)
+        except Exception as error:
+            raise InputError(f"torch.onnx.export cannot write this network: {error}") from error
         onnx.save(program.model_proto, temporary)
         session = onnxruntime.InferenceSession(temporary.read_bytes(), providers=["CPUExecutionProvider"])
         found = session.run(None, {session.get_inputs()[0].name: example.numpy()})
@@ -82,6 +82,18 @@ def export_onnx_command(
     say(f"{out}: {size:,} bytes; onnxruntime's outputs are torch's to {difference:.1g} of the largest")
     document = {"format": "fec_fast.onnx", "version": 1, "file": str(out), "bytes": size, "difference": difference}
     write_json(json, json_module.dumps(document, indent=1) + "\n")
+
+
+@surely_closed
+def _quiet_exporter() -> Iterator[None]:
+    """Keeps torch's exporter from reporting on its own code."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def _difference(expected: list[Tensor], found: list[Tensor]) -> float:

@@ -17,7 +17,7 @@ from torch import nn
 
 from ..utils.code_lines import line_that_raised
 from ..utils.compat import TorchDispatchMode
-from ..utils.critical_section import surely_closed
+from ..utils.critical_section import put_back_by, surely_closed
 from ..utils.errors import InputError
 from ..utils.forward import call_model, copied_inputs, plain_operators, restored_parameters, undisturbed
 from ..utils.model_index import ModelIndex
@@ -87,11 +87,8 @@ def unchanged(network: ModelIndex, mode: TorchDispatchMode, guard: ParameterGuar
     """
     with plain_operators(network), undisturbed(network, training=training), restored_parameters(network) as replaced:
         shapes = {name: tensor.shape for name, tensor in network.tensors.items()}
-        try:
-            with mode:
-                yield
-        finally:
-            guard.restore()
+        with put_back_by(guard.restore), mode:
+            yield
         for name in replaced():
             if network.tensors[name].shape != shapes[name]:
                 raise InputError(

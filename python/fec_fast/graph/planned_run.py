@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..utils.code_lines import line_of_model_code
 from ..utils.compat import TorchDispatchMode
-from ..utils.critical_section import surely_closed
+from ..utils.critical_section import put_back_by, surely_closed
 from ..utils.errors import InputError
 from ..utils.forward import call_model, copied_inputs
 from ..utils.model_index import ModelIndex
@@ -181,13 +181,15 @@ class PlannedRun:
     def _changed(self, attributes: Sequence[tuple[HeldSize, int | list[int]]]) -> Iterator[None]:
         places = [(self._network.modules[size.module], size.attribute) for size, _ in attributes]
         values = [getattr(module, attribute) for module, attribute in places]
-        try:
+
+        def restore() -> None:
+            for (module, attribute), value in zip(places, values, strict=True):
+                setattr(module, attribute, value)
+
+        with put_back_by(restore):
             for (module, attribute), value, (_, numbers) in zip(places, values, attributes, strict=True):
                 setattr(module, attribute, in_type_of(value, numbers))
             yield
-        finally:
-            for (module, attribute), value in zip(places, values, strict=True):
-                setattr(module, attribute, value)
 
 
 def goes_same_way(left: RunReport, right: RunReport) -> bool:

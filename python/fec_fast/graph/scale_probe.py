@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..utils.compat import TorchDispatchMode, operator_name
+from ..utils.critical_section import put_back_by
 from ..utils.errors import InputError
 from ..utils.forward import call_model, copied_inputs, plain_operators, restored_parameters, undisturbed
 from ..utils.model_index import ModelIndex
@@ -63,11 +64,14 @@ def computed_scales(index: ModelIndex, example_inputs: Any, scales: Mapping[str,
         for layer, values in held.items():
             for name, value in values.items():
                 setattr(index.modules[layer], name, value * _CHANGE)
-        try:
-            with contextlib.suppress(InputError), mode.running.watching(), mode, block_value_access():
-                call_model(index.model, given)
-        finally:
-            mode.guard.restore()
+        with (
+            put_back_by(mode.guard.restore),
+            contextlib.suppress(InputError),
+            mode.running.watching(),
+            mode,
+            block_value_access(),
+        ):
+            call_model(index.model, given)
     return {
         layer
         for layer, factors in scales.items()

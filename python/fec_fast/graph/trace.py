@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..utils.compat import ConvolutionBase, storage_id
 from ..utils.computed_weights import computed_attributes, weight_parts
+from ..utils.critical_section import put_back_by, surely_left
 from ..utils.errors import InputError
 from ..utils.forward import (
     call_model,
@@ -294,18 +295,16 @@ def _watch(index: ModelIndex, example_inputs: Any, mode: TracingMode, training: 
     with (
         restored_buffers(index, training=training),
         plain_operators(index),
-        warnings.catch_warnings(),
+        surely_left(warnings.catch_warnings()),
         restored_parameters(index) as replaced,
     ):
         warnings.simplefilter("ignore", UserWarning)
         given = copied_inputs(example_inputs)
         values = block_value_access() if mode.evaluate is call_shape_only else ValueAccess(pin_read)
-        try:
+        with put_back_by(mode.guard.restore):
             with mode.watching(), values:
                 outputs = call_model(index.model, given)
             written = dict.fromkeys((*replaced(), *mode.guard.written))
-        finally:
-            mode.guard.restore()
     returned = [tensor for _, tensor in named_tensors_in(outputs)]
     tracker.pin(returned, OUTPUTS)
     left_behind = _pin_outliving(tracker, returned)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypedDict, TypeVar, overload
+from typing import Any, Protocol, TypeVar, overload
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -17,36 +15,25 @@ from ..utils.errors import ArgumentError, CheckpointError, PlanError, nearest
 from ..utils.files import atomic_folder, sha256
 from ..utils.model_index import ModelIndex
 from ..utils.modules import unwrap, unwrap_for_surgery
-from ..utils.reading import MOST_JSON_BYTES, parse_json, read_bytes
-from ..utils.tensor_files import metadata_of, tensors_of_bytes, write_tensors
+from ..utils.public_call import interruptible
+from ..utils.reading import parse_json
+from ..utils.tensor_files import TensorFile, write_tensors
 from ..utils.undo import all_or_nothing
+from .checkpoint_files import (
+    FILES,
+    FORMAT,
+    MANIFEST,
+    PLAN,
+    VERSION,
+    WEIGHTS,
+    parse_manifest,
+    read_manifest,
+    verified_contents,
+    verified_plan,
+)
 from .plan import Plan, check_plan
 from .shapes import persistent_shapes, shapes_fingerprint
 from .surgery import prune_in_place
-
-_FORMAT = "fec_fast.checkpoint"
-_VERSION = 1
-_MANIFEST, _PLAN, _WEIGHTS = "checkpoint.json", "plan.json", "model.safetensors"
-_FILES = (_MANIFEST, _PLAN, _WEIGHTS)
-_MOST_MANIFEST_BYTES = 1 << 16
-
-
-class _StoredFile(TypedDict):
-    bytes: Annotated[int, msgspec.Meta(ge=0)]
-    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-
-
-class _Head(TypedDict):
-    format: str
-    version: int
-
-
-_Files = TypedDict("_Files", {"plan.json": _StoredFile, "model.safetensors": _StoredFile})
-
-
-class _Manifest(_Head):
-    files: _Files
-
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -71,6 +58,7 @@ def save(result: Pruned, folder: str | os.PathLike[str]) -> Path: ...
 def save(model: nn.Module, plan: Plan, folder: str | os.PathLike[str]) -> Path: ...
 
 
+@interruptible
 def save(*args: Any, **kwargs: Any) -> Path:  # noqa: D417 (describes the parameters of both forms)
     """Writes a pruned model: ``plan.json``, ``model.safetensors`` and ``checkpoint.json`` with their checksums.
 
@@ -101,14 +89,14 @@ def save(*args: Any, **kwargs: Any) -> Path:  # noqa: D417 (describes the parame
     tensors, aliases = _unique(_state(unwrap(model)))
     _check_pruned_by(plan, model)
     with atomic_folder(target) as temporary:
-        (temporary / _PLAN).write_text(plan.to_json(), encoding="utf-8")
-        write_tensors(temporary / _WEIGHTS, tensors, {"format": "pt", "aliases": json.dumps(aliases)})
+        (temporary / PLAN).write_text(plan.to_json(), encoding="utf-8")
+        write_tensors(temporary / WEIGHTS, tensors, {"format": "pt", "aliases": json.dumps(aliases)})
         files = {
             name: {"bytes": (temporary / name).stat().st_size, "sha256": sha256(temporary / name)}
-            for name in (_PLAN, _WEIGHTS)
+            for name in (PLAN, WEIGHTS)
         }
-        manifest = {"format": _FORMAT, "version": _VERSION, "files": files}
-        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        manifest = {"format": FORMAT, "version": VERSION, "files": files}
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     return target
 
 
@@ -169,6 +157,7 @@ def _argument(name: str, value: Any) -> str:
     return f"{name}={shown}" if name else shown
 
 
+@interruptible
 def load(model: Model, folder: str | os.PathLike[str]) -> Model:
     """Prunes a model in place by a checkpoint's plan and fills it with the checkpoint's weights.
 
@@ -190,10 +179,9 @@ def load(model: Model, folder: str | os.PathLike[str]) -> Model:
     """
     index = ModelIndex.of(unwrap_for_surgery(model))
     with torch.inference_mode(False):  # or the new tensors could not be trained
-        path, contents = _verified_contents(folder)
-        plan = _parse_plan(contents[_PLAN])
+        path, plan, stored = verified_contents(folder)
         check_plan(plan, index)
-        weights = _matching_weights(_state(index.model), plan, path, contents.pop(_WEIGHTS))
+        weights = _matching_weights(_state(index.model), plan, path, stored)
         # Everything was checked: names, shapes and dtypes were compared, and every tensor is on its device already.
         with all_or_nothing() as undo:
             prune_in_place(index, plan, undo, weights)
@@ -212,8 +200,7 @@ def read_plan(folder: str | os.PathLike[str]) -> Plan:
     Raises:
         CheckpointError: The checkpoint is missing, truncated or edited.
     """
-    _, contents = _verified_contents(folder)
-    return _parse_plan(contents[_PLAN])
+    return verified_plan(folder)
 
 
 def check_destination(folder: str | os.PathLike[str]) -> Path:
@@ -232,81 +219,15 @@ def check_destination(folder: str | os.PathLike[str]) -> Path:
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise CheckpointError(f"{folder} is not a folder; give the name of a new folder or of an older checkpoint")
     if target.is_dir():
-        foreign = sorted(entry.name for entry in target.iterdir() if entry.name not in _FILES)
+        foreign = sorted(entry.name for entry in target.iterdir() if entry.name not in FILES)
         if foreign:
             raise CheckpointError(
                 f"{folder} holds {foreign[0]!r}, which is no part of a checkpoint, and is not overwritten; "
                 f"give the name of a new folder"
             )
         if any(target.iterdir()):
-            _parse_manifest(target, _read_manifest(target))  # the files might still belong to another program
+            parse_manifest(target, read_manifest(target))  # the files might still belong to another program
     return target
-
-
-def _read(folder: Path, name: str, most: int) -> bytes:
-    """Reads a file of a checkpoint, which may have so many bytes."""
-    if not folder.is_dir():
-        raise CheckpointError(f"there is no checkpoint folder {folder}")
-    try:
-        return read_bytes(folder / name, most, CheckpointError)
-    except (FileNotFoundError, IsADirectoryError):
-        if name == _MANIFEST:
-            raise CheckpointError(f"{folder} is not a checkpoint: it has no {name}") from None
-        raise CheckpointError(f"{folder} is incomplete: it has no {name}") from None
-    except OSError as error:
-        raise CheckpointError(f"{folder / name} cannot be read: {error}") from error
-
-
-def _read_manifest(folder: Path) -> bytes:
-    return _read(folder, _MANIFEST, _MOST_MANIFEST_BYTES)
-
-
-def _parse_manifest(folder: Path, content: bytes) -> _Manifest:
-    """Checks the content of ``checkpoint.json``."""
-    file = folder / _MANIFEST
-    damaged = f"{file} is damaged, save the checkpoint again: it"
-    head = parse_json(content, _Head, damaged, CheckpointError)
-    if (head["format"], head["version"]) != (_FORMAT, _VERSION):
-        raise CheckpointError(
-            f"{file}: format {head['format']!r} version {head['version']!r}; expected {_FORMAT!r} version {_VERSION}"
-        )
-    return parse_json(content, _Manifest, damaged, CheckpointError)
-
-
-def _verified_contents(folder: str | os.PathLike[str]) -> tuple[Path, dict[str, bytes]]:
-    """Returns a checkpoint's path and the contents of its plan and weights, which match the manifest's checksums.
-
-    Each file is read once, and what was compared is what is used: another process may replace the checkpoint at any
-    moment, and the plan of one must not meet the weights of another.
-    """
-    path = check_path("folder", folder)
-    manifest_content = _read_manifest(path)
-    files = _parse_manifest(path, manifest_content)["files"]
-    contents: dict[str, bytes] = {}
-    for name, expected in ((_PLAN, files["plan.json"]), (_WEIGHTS, files["model.safetensors"])):
-        try:
-            contents[name] = _read_as_listed(path, name, expected)
-        except CheckpointError as error:
-            if path.is_dir() and _read_manifest(path) != manifest_content:
-                raise CheckpointError(f"{path} was replaced by another checkpoint meanwhile; load it again") from error
-            raise
-    return path, contents
-
-
-def _read_as_listed(folder: Path, name: str, expected: _StoredFile) -> bytes:
-    """Reads a file that must have the size and checksum of the manifest."""
-    file = folder / name
-    size = file.stat().st_size if file.is_file() else expected["bytes"]
-    if size != expected["bytes"]:
-        raise CheckpointError(f"{file} has {size} bytes, {_MANIFEST} says {expected['bytes']}: truncated?")
-    content = _read(folder, name, size if name == _WEIGHTS else min(size, MOST_JSON_BYTES))
-    if len(content) != size or hashlib.sha256(content).hexdigest() != expected["sha256"]:
-        raise CheckpointError(f"{file} has another SHA-256 than {_MANIFEST} says: edited or damaged")
-    return content
-
-
-def _parse_plan(content: bytes) -> Plan:
-    return Plan.from_json(content)
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
@@ -349,24 +270,23 @@ def _unique(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]
     return tensors, aliases
 
 
-def _matching_weights(state: dict[str, Tensor], plan: Plan, path: Path, content: bytes) -> dict[str, Tensor]:
-    """Reads the weights of a checkpoint and checks that they fit a model after pruning.
+def _matching_weights(state: dict[str, Tensor], plan: Plan, path: Path, file: TensorFile) -> dict[str, Tensor]:
+    """Checks that the weights of a checkpoint fit a model after pruning.
 
     Args:
         state: The parameters and persistent buffers of the model before pruning.
         plan: The plan that will be applied to it.
         path: The checkpoint.
-        content: The content of its file of weights.
+        file: Its weights; they are taken out.
 
     Returns:
         For each name in ``state`` the new value, on the device of the old one. Tied tensors get one value.
     """
-    stored = tensors_of_bytes(content, path / _WEIGHTS)
-    text = metadata_of(content).get("aliases", "{}")
-    aliases = parse_json(text, dict[str, str], f"{path / _WEIGHTS}: the list of its tied tensors", CheckpointError)
+    stored, text = file.tensors, file.metadata.get("aliases", "{}")
+    aliases = parse_json(text, dict[str, str], f"{path / WEIGHTS}: the list of its tied tensors", CheckpointError)
     for name, first_name in aliases.items():
         if first_name not in stored:
-            raise CheckpointError(f"{path / _WEIGHTS}: {name!r} shall be tied to {first_name!r}, which it lacks")
+            raise CheckpointError(f"{path / WEIGHTS}: {name!r} shall be tied to {first_name!r}, which it lacks")
     stored.update({name: stored[first_name] for name, first_name in aliases.items()})
     for name in stored:
         if name not in state:
@@ -390,4 +310,5 @@ def _matching_weights(state: dict[str, Tensor], plan: Plan, path: Path, content:
         if first_name != name and not torch.equal(stored[first_name], new):
             raise CheckpointError(f"the model shares {first_name!r} and {name!r}, which differ in {path}")
         weights[name] = weights[first_name] if first_name != name else new.to(tensor.device)
+    stored.clear()
     return weights

@@ -146,9 +146,7 @@ def _prove(index: ModelIndex, pruned: ModelIndex, plan: Plan, example_inputs: An
     comparison = _first_run(index, pruned, plan, example_inputs, tolerance)
     drawn = drawn_inputs(example_inputs, 0)
     for seed in range(_DRAWS):
-        comparison.draw(seed)
-        for training in (False, True) if seed == 0 else (False,):
-            comparison.run_drawn((drawn, example_inputs), training=training)
+        comparison.run_drawn(seed, (drawn, example_inputs), (False, True) if seed == 0 else (False,))
         if not comparison.not_read():
             break
     return comparison.proof()
@@ -208,16 +206,31 @@ class _Comparison:
 
     def run_own(self, inputs: Any) -> None:
         """Compares the networks with their own weights; raises if they differ or cannot be run."""
-        self._pair.set_own()
-        full, small = (self._run(network, inputs, training=False) for network in (self._pair.full, self._pair.small))
-        self._compare(full, small, _OWN, lambda: self._disturbed(inputs, training=False))
+        with self._pair.filled(self._pair.full, None):
+            full = self._run(self._pair.full, inputs, training=False)
+        with self._pair.filled(self._pair.small, None):
+            small = self._run(self._pair.small, inputs, training=False)
+        self._compare(full, small, _OWN, lambda: self._disturbed(None, inputs, training=False))
 
-    def draw(self, seed: int) -> None:
-        """Gives both networks drawn weights."""
-        self._pair.draw(seed)
+    def run_drawn(self, seed: int, choices: Sequence[Any], modes: Sequence[bool]) -> None:
+        """Compares the networks with drawn weights, on the first inputs that the original can be run on with them.
 
-    def run_drawn(self, choices: Sequence[Any], *, training: bool) -> None:
-        """Compares the networks with drawn weights, on the first inputs that the original can be run on with them."""
+        Args:
+            seed: Of the weights.
+            choices: Inputs.
+            modes: Whether to run them in training mode, for each run.
+        """
+        with self._pair.filled(self._pair.full, seed):
+            found = {training: self._first_finite(choices, training=training) for training in modes}
+        runs = {training: run for training, run in found.items() if run is not None}
+        with self._pair.filled(self._pair.small, seed):
+            small = {training: self._run(self._pair.small, runs[training][0], training=training) for training in runs}
+        for training, (inputs, full) in runs.items():
+            disturbed = functools.partial(self._disturbed, seed, inputs, training=training)
+            self._compare(full, small[training], _TRAINING if training else _DRAWN, disturbed)
+
+    def _first_finite(self, choices: Sequence[Any], *, training: bool) -> tuple[Any, Run] | None:
+        """The first inputs that the original can be run on with drawn weights, and the run; or a note that none are."""
         name, why = _TRAINING if training else _DRAWN, ""
         for inputs in choices:
             try:
@@ -226,13 +239,12 @@ class _Comparison:
                 why = (str(error.__cause__ or error).strip().splitlines() or [""])[0][:160]
                 continue
             if all(bool(torch.isfinite(tensor).all()) for tensor in full.outputs.values()):
-                small = self._run(self._pair.small, inputs, training=training)
-                self._compare(full, small, name, functools.partial(self._disturbed, inputs, training=training))
-                return
+                return inputs, full
             why = "an output is NaN or infinite with them"
         note = f"{name} were not compared: {why}"
         if note not in self._result.notes:
             self._result = replace(self._result, notes=(*self._result.notes, note))
+        return None
 
     def not_read(self) -> tuple[tuple[str, int], ...]:
         """The narrowed layers with kept input channels that were zero in every run, and how many."""
@@ -256,7 +268,7 @@ class _Comparison:
         norms = self._norms if network is self._pair.full else None
         return run_network(network, inputs, self._layers, training=training, double=self._double, norms=norms)
 
-    def _disturbed(self, inputs: Any, *, training: bool) -> Run:
+    def _disturbed(self, seed: int | None, inputs: Any, *, training: bool) -> Run:
         """What the original computes on inputs that differ by some roundings."""
         generator = torch.Generator().manual_seed(0)
 
@@ -267,7 +279,8 @@ class _Comparison:
             signs = torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(exact) * 2 - 1
             return exact * (1 + 4 * torch.finfo(exact.dtype).eps * signs)
 
-        return self._run(self._pair.full, map_tensors(disturb, inputs), training=training)
+        with self._pair.filled(self._pair.full, seed):
+            return self._run(self._pair.full, map_tensors(disturb, inputs), training=training)
 
     def _compare(self, full: Run, small: Run, name: str, disturbed: Callable[[], Run]) -> None:
         """Takes a run into the result; raises if the networks differ by more than rounding explains.

@@ -11,12 +11,14 @@ from torch.optim import Optimizer
 from ..utils.compat import tree_leaves
 from ..utils.errors import ArgumentError, PlanError
 from ..utils.model_index import ModelIndex
+from ..utils.public_call import interruptible
 from ..utils.undo import UndoLog, all_or_nothing
 from .plan import Plan, expect_plan
 from .shapes import fingerprint
 from .surgery import select_kept
 
 
+@interruptible
 def remap_optimizer(optimizer: Optimizer, plan: Plan, model: nn.Module) -> None:
     """Prunes an optimizer's state to the channels that a plan has kept, so that training continues.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..utils.compat import ConvolutionBase, NormBase
+from ..utils.compat import ConvolutionBase, NormBase, storage_id
 from ..utils.copying import copied_model
 from ..utils.errors import EquivalenceError
 from ..utils.forward import map_tensors
@@ -69,6 +70,9 @@ def check_values(index: ModelIndex, pruned: ModelIndex, plan: Plan) -> None:
 class NetworkPair:
     """Copies of a model and of its pruned network that are given the same weights.
 
+    Parameters take memory only while they have values (:meth:`filled`), so that a large model is in memory once more in
+    the precision of the proof, and not for both networks at a time.
+
     Attributes:
         full: The index of the copy of the original; its removed channels are masked.
         small: The index of the copy of the pruned network.
@@ -86,66 +90,81 @@ class NetworkPair:
                 ``"matrices"``, with several; never those of convolutions, linear layers, batch and instance norms. A
                 model that divides by them is compared with the values that they have.
         """
-        copies = [copied_model(each) for each in (index, pruned)]
-        self.full, self.small = (ModelIndex.of(copied.double() if double else copied) for copied in copies)
+        self.full, self.small = (ModelIndex.of(_copy_without_values(each, double)) for each in (index, pruned))
         self._plan, self._left = plan, left
         self._index = index
         self._narrowed_in: dict[str, list[str]] = {}  # by module
         for name in plan.keep:
             self._narrowed_in.setdefault(name.rpartition(".")[0], []).append(name)
+        self._drawn_with: int | None = None
         self._uniform: dict[torch.dtype, Tensor] = {}
         self._normal: dict[torch.dtype, Tensor] = {}
         self._start = 0
 
-    def set_own(self) -> None:
-        """Gives both the weights of the original."""
-        for name in self._index.first_names.values():
-            self._set(name, self._own(name))
-
-    def draw(self, seed: int) -> None:
-        """Gives both drawn weights, with which every channel is alive, as far as weights decide it.
-
-        Filters are normal, with a sum of zero and a variance of one over the number of their inputs: what they compute
-        varies around their bias. Biases, and the weights and biases of batch norms, are positive. Other parameters, and
-        buffers that are narrowed, keep half to one and a half times their value; a zero becomes small and positive.
+    @contextlib.contextmanager
+    def filled(self, network: ModelIndex, seed: int | None) -> Iterator[None]:
+        """Gives one of the networks weights inside the context.
 
         Args:
-            seed: Of the draw.
+            network: :attr:`full` or :attr:`small`.
+            seed: ``None``: the weights of the original. A number: drawn weights, with which every channel is alive, as
+                far as weights decide it. Filters are normal, with a sum of zero and a variance of one over the number
+                of their inputs: what they compute varies around their bias. Biases, and the weights and biases of batch
+                norms, are positive. Other parameters, and buffers that are narrowed, keep half to one and a half times
+                their value; a zero becomes small and positive. Equal seeds give both networks equal weights.
+
+        Yields:
+            Nothing.
         """
+        for storage, size in _storages(network):
+            storage.resize_(size)
+        if seed is not None:
+            self._prepare_draws(seed)
+        with torch.no_grad():
+            for name in self._index.first_names.values():
+                self._set(network, name, self._value(name, is_drawn=seed is not None))
+        yield
+        for storage, _ in _storages(network):
+            storage.resize_(0)
+
+    def _prepare_draws(self, seed: int) -> None:
+        self._start = 0
+        if self._drawn_with == seed:
+            return
+        self._drawn_with = seed
         generator = torch.Generator().manual_seed(seed)
         for dtype in dict.fromkeys(t.dtype for t in self.full.tensors.values() if t.is_floating_point()):
             self._uniform[dtype] = torch.rand(_BLOCK, generator=generator).to(dtype)
             self._normal[dtype] = torch.randn(_BLOCK, generator=generator).to(dtype)
-        self._start = 0
-        for name in self._index.first_names.values():
-            own = self._own(name)
-            is_drawn = isinstance(self._index.tensors[name], nn.Parameter) or name in self._plan.keep
-            if is_drawn and own.is_floating_point():
-                self._start = (self._start + 7919) % _BLOCK  # tensors of one shape differ
-                own = self._drawn(name, own)
-            self._set(name, own)
 
-    def _own(self, name: str) -> Tensor:
-        """The value of a tensor in the original."""
-        return self._index.tensors[name].detach().to(self.full.tensors[name].dtype)
+    def _value(self, name: str, *, is_drawn: bool) -> Tensor:
+        """The value of a tensor of the original, or a drawn one."""
+        own = self._index.tensors[name].detach()
+        is_drawn = is_drawn and (isinstance(self._index.tensors[name], nn.Parameter) or name in self._plan.keep)
+        if not (is_drawn and own.is_floating_point()):
+            return own
+        self._start = (self._start + 7919) % _BLOCK  # tensors of one shape differ
+        return self._drawn(name, own)
 
     def _drawn(self, name: str, own: Tensor) -> Tensor:
         module, attribute = self._owner(name)
+        dtype = self.full.tensors[name].dtype
         is_layer = isinstance(module, ConvolutionBase | nn.Linear)
         filters = 1 if is_layer and getattr(module, "transposed", False) else 0
         inputs = own.numel() // max(1, own.shape[filters]) if own.dim() > 1 else 1
         if is_layer and inputs > 1:
-            normal = self._repeated(self._normal, own)
+            normal = self._repeated(self._normal[dtype], own)
             others = [dim for dim in range(own.dim()) if dim != filters]
             return normal.sub_(normal.mean(others, keepdim=True)).mul_(inputs**-0.5)
-        uniform = self._repeated(self._uniform, own)
+        uniform = self._repeated(self._uniform[dtype], own)
         if is_layer or isinstance(module, NormBase):
             return 0.2 * uniform if attribute == "running_mean" else uniform + 0.5
+        own = own.to(dtype)
         return torch.where(own == 0, 0.1 * uniform, own * (uniform + 0.5))
 
-    def _repeated(self, blocks: Mapping[torch.dtype, Tensor], like: Tensor) -> Tensor:
+    def _repeated(self, block: Tensor, like: Tensor) -> Tensor:
         """A block of random numbers, from where this tensor begins, repeated to the tensor's shape."""
-        block, count = blocks[like.dtype], like.numel()
+        count = like.numel()
         if count <= _BLOCK - self._start:
             values = block[self._start : self._start + count].clone()
         else:
@@ -157,13 +176,15 @@ class NetworkPair:
         prefix, _, attribute = name.rpartition(".")
         return self._index.modules.get(prefix), attribute
 
-    def _set(self, name: str, value: Tensor) -> None:
-        """Gives a tensor of both networks a value: what the plan keeps of it, and with its other channels masked."""
-        axes = self._plan.keep.get(name, {})
-        with torch.no_grad():
-            self.small.tensors[name].copy_(select_kept(value, axes) if axes else value)
-            to_mask = self._masked_axes(name, value)
-            self.full.tensors[name].copy_(masked(name, value, to_mask) if to_mask else value)
+    def _set(self, network: ModelIndex, name: str, value: Tensor) -> None:
+        """Gives a tensor of a network a value: what the plan keeps of it, or the whole with other channels masked."""
+        target = network.tensors[name]
+        if network is self.small:
+            axes = self._plan.keep.get(name, {})
+            target.copy_(select_kept(value, axes) if axes else value)
+        else:
+            target.copy_(value)
+            mask(name, target, self._masked_axes(name, value))
 
     def _masked_axes(self, name: str, value: Tensor) -> Mapping[str, list[int]]:
         """What the plan keeps of a tensor, along the axes on which its removed channels are masked."""
@@ -192,25 +213,55 @@ class NetworkPair:
         )
 
 
-def masked(name: str, tensor: Tensor, axes: Mapping[str, list[int]]) -> Tensor:
-    """A tensor whose removed channels are zero.
+def _copy_without_values(index: ModelIndex, double: bool) -> nn.Module:
+    """A copy of a model whose parameters have no memory yet, in float64 or in the precision of the original."""
+    memo: dict[int, Any] = {}
+    with torch.inference_mode(False):
+        for tensor in index.tensors.values():
+            if type(tensor) is nn.Parameter and tensor.is_floating_point() and tensor.layout == torch.strided:
+                dtype = torch.float64 if double else tensor.dtype
+                memo[id(tensor)] = nn.Parameter(torch.empty_like(tensor, dtype=dtype), tensor.requires_grad)
+    copied = copied_model(index, memo)
+    if double:
+        copied.double()
+    for storage, _ in _storages(ModelIndex.of(copied)):
+        storage.resize_(0)
+    return copied
+
+
+def _storages(index: ModelIndex) -> list[tuple[torch.UntypedStorage, int]]:
+    """The storages that belong to one parameter of a copy each, and the bytes that they need."""
+    parameters = {id(tensor): tensor for tensor in index.tensors.values() if type(tensor) is nn.Parameter}
+    found: dict[int, tuple[torch.UntypedStorage, int]] = {}
+    shared: set[int] = set()
+    for parameter in parameters.values():
+        if parameter.layout != torch.strided or not parameter.untyped_storage().resizable():
+            continue
+        storage, size, key = (
+            parameter.untyped_storage(),
+            parameter.numel() * parameter.element_size(),
+            storage_id(parameter),
+        )
+        if key in found or storage.nbytes() not in (0, size):
+            shared.add(key)
+        found[key] = storage, size
+    return [entry for key, entry in found.items() if key not in shared]
+
+
+def mask(name: str, tensor: Tensor, axes: Mapping[str, list[int]]) -> None:
+    """Sets the removed channels of a tensor to zero.
 
     Args:
         name: Its name. A running variance keeps its values: batch norm divides by it, and its weight, bias and mean are
             zero for the channel.
-        tensor: The tensor before pruning.
+        tensor: A tensor of the shape before pruning, which is changed.
         axes: The kept indices by axis.
-
-    Returns:
-        A copy.
     """
-    tensor = tensor.clone()
     if not name.endswith("running_var"):
         for axis, kept in axes.items():
             is_removed = torch.ones(tensor.shape[int(axis)], dtype=torch.bool)
             is_removed[kept] = False
             tensor.index_fill_(int(axis), is_removed.nonzero().flatten().to(tensor.device), 0)
-    return tensor
 
 
 def drawn_inputs(example_inputs: Any, seed: int) -> Any:

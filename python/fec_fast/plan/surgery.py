@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,12 +13,14 @@ from ..utils.critical_section import one_thread_at_a_time
 from ..utils.model_index import ModelIndex
 from ..utils.modules import named_tensors, unwrap_for_surgery
 from ..utils.number_attributes import in_type_of
+from ..utils.public_call import interruptible
 from ..utils.undo import UndoLog, all_or_nothing, set_data
 from .plan import Plan, check_plan
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
+@interruptible
 def apply_plan(model: nn.Module, plan: Plan) -> None:
     """Prunes a model in place by a plan.
 
@@ -44,7 +45,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> None:
         prune_in_place(index, plan, undo)
 
 
-def prune_in_place(index: ModelIndex, plan: Plan, undo: UndoLog, values: Mapping[str, Tensor] | None = None) -> None:
+def prune_in_place(index: ModelIndex, plan: Plan, undo: UndoLog, values: dict[str, Tensor] | None = None) -> None:
     """Prunes a model in place by a plan that is known to fit.
 
     Args:
@@ -52,19 +53,20 @@ def prune_in_place(index: ModelIndex, plan: Plan, undo: UndoLog, values: Mapping
         plan: A plan that :func:`fec_fast.plan.plan.check_plan` has accepted for this model.
         undo: Where each change is announced; see :func:`fec_fast.utils.undo.all_or_nothing`.
         values: What tensors become, by name, on their devices and of their shapes after pruning, in any dtype of the
-            same kind; all names of a tied tensor have one value. By default every tensor keeps its own values.
+            same kind; all names of a tied tensor have one value. They are taken out one by one, to be in memory no
+            longer than they are needed. By default every tensor keeps its own values.
     """
     with torch.inference_mode(False):  # or the new tensors could not be trained
         _prune_in_place(index, plan, undo, {} if values is None else values)
 
 
-def _prune_in_place(index: ModelIndex, plan: Plan, undo: UndoLog, values: Mapping[str, Tensor]) -> None:
+def _prune_in_place(index: ModelIndex, plan: Plan, undo: UndoLog, values: dict[str, Tensor]) -> None:
     # All new tensors are made before the first change: running out of memory here leaves the model unchanged.
     new_data: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}
     written: dict[int, tuple[Tensor, Tensor]] = {}
     taken: set[int] = set()
     for name in {**plan.keep, **values}:
-        tensor, axes, value = index.tensors[name], plan.keep.get(name), values.get(name)
+        tensor, axes, value = index.tensors[name], plan.keep.get(name), values.pop(name, None)
         if id(tensor) in new_data or id(tensor) in written:  # a tied tensor has several names and is changed once
             continue
         if axes is None and value is not None and value.dtype == tensor.dtype:
@@ -83,7 +85,8 @@ def _prune_in_place(index: ModelIndex, plan: Plan, undo: UndoLog, values: Mappin
     for tensor, data, grad in new_data.values():
         undo.tensor(tensor)
         set_data(tensor, data, grad)
-    for tensor, value in written.values():
+    while written:
+        _, (tensor, value) = written.popitem()
         undo.values(tensor)
         with torch.no_grad():
             tensor.copy_(value)

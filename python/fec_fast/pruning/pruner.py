@@ -131,6 +131,7 @@ class PruneResult:
         check_plan(self.plan, index)
         return compare_latency(index.model, self.model, example_inputs, min_run_time)
 
+    @interruptible
     def report(
         self,
         path: str | os.PathLike[str],

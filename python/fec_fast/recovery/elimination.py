@@ -100,6 +100,8 @@ class LinearSystem:
         error = float(torch.cholesky_inverse(factor).mul_(own).sum())
         half = product - move @ own / 2
         used = slice(self._used, self._used + len(rows))
+        if used.stop > self._steps.shape[1]:  # units of other systems too are left out at a time, more than expected
+            self._widen_panel()
         self._steps[:, used], self._moves[:, used], self._halves[:, used] = step.mT, move, half
         self._used += len(rows)
         shape = len(self.units), self._width, len(rows)
@@ -130,6 +132,10 @@ class LinearSystem:
         self._steps, self._moves, self._halves = (self._inverse.new_empty(len(self._inverse), most) for _ in range(3))
         self._used = 0
         self._is_left = torch.ones(len(self.units), dtype=torch.bool)
+
+    def _widen_panel(self) -> None:
+        panels = (self._steps, self._moves, self._halves)
+        self._steps, self._moves, self._halves = (torch.cat([panel, torch.empty_like(panel)], 1) for panel in panels)
 
     def _end_panel(self) -> None:
         """Brings the matrices up to date, and drops the units that were left out."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import re
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..utils.critical_section import surely_closed, surely_left
 from ..utils.errors import missing_extra
 from ..utils.html import Html, escape
 
@@ -56,7 +56,7 @@ def check_plotting() -> None:
         raise missing_extra("matplotlib", "report", "a report") from error
 
 
-@contextlib.contextmanager
+@surely_closed
 def drawing(width: float, height: float) -> Iterator[Any]:
     """Makes an empty figure in the style of the report.
 
@@ -74,7 +74,7 @@ def drawing(width: float, height: float) -> Iterator[Any]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context():
+    with surely_left(matplotlib.rc_context()):
         matplotlib.rcdefaults()  # whatever styles the user has set
         matplotlib.rcParams.update(_STYLE)  # type: ignore[arg-type]  # its keys are literals
         figure = Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
@@ -98,7 +98,7 @@ def to_svg(figure: Any, name: str, description: str) -> Html:
     for axes in figure.axes:
         axes.patch.set_visible(False)
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": name}):
+    with surely_left(matplotlib.rc_context({"svg.hashsalt": name})):
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", metadata=nothing)
     svg = buffer.getvalue()

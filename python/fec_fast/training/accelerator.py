@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..utils.compat import ACCELERATE_ATTRIBUTES, accelerate_gradient_state, reset_accelerator_state
-from ..utils.critical_section import surely_closed
+from ..utils.critical_section import put_back_by, surely_closed
 from ..utils.distributed import check_accelerate, process_group_destroyed_at_exit
 from ..utils.errors import BackendError
 
@@ -52,7 +52,16 @@ def temporary_accelerator(
     # The state of the processes (PartialState) outlives the accelerator, because a process group can be joined once
     # only. But an accelerator that shards the weights overwrites this attribute of it.
     distributed_type_before = state.distributed_type
-    try:
+
+    def restore() -> None:
+        # In place: all accelerators hold this one dictionary.
+        gradient_state.clear()
+        gradient_state.update(gradient_state_before)
+        if first_in_process:
+            reset_accelerator_state()
+            state.distributed_type = distributed_type_before
+
+    with put_back_by(restore):
         try:
             accelerator = accelerate.Accelerator(
                 mixed_precision=mixed_precision,
@@ -69,13 +78,6 @@ def temporary_accelerator(
                 f"mixed_precision={mixed_precision!r} is not supported on {device!r}; use 'no' or 'bf16'"
             )
         yield accelerator
-    finally:
-        # In place: all accelerators hold this one dictionary.
-        gradient_state.clear()
-        gradient_state.update(gradient_state_before)
-        if first_in_process:
-            reset_accelerator_state()
-            state.distributed_type = distributed_type_before
 
 
 @surely_closed
@@ -90,12 +92,14 @@ def unprepared_at_end(model: nn.Module) -> Iterator[None]:
     """
     own = vars(model)
     before = {name: own[name] for name in ACCELERATE_ATTRIBUTES if name in own}
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         for name in ACCELERATE_ATTRIBUTES:
             own.pop(name, None)
         own.update(before)
+
+    with put_back_by(restore):
+        yield
 
 
 def training_device() -> torch.device:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..utils.critical_section import put_back_by
 from ..utils.errors import InputError, LayerError, nearest
 from ..utils.forward import call_model, describe_tensors, map_tensors, undisturbed
 from ..utils.modules import device_of
@@ -158,11 +159,8 @@ def check_feature_layers(student: nn.Module, teacher: nn.Module, layers: Mapping
     map_sizes = []
     for network, names in ((student, list(layers)), (teacher, list(layers.values()))):
         recorder = _OutputRecorder(network, names)
-        try:
-            with undisturbed(network):
-                call_model(network, map_tensors(partial(Tensor.to, device=device_of(network), copy=True), images))
-        finally:
-            recorder.close()
+        with put_back_by(recorder.close), undisturbed(network):
+            call_model(network, map_tensors(partial(Tensor.to, device=device_of(network), copy=True), images))
         for name in names:
             output = recorder.outputs.get(name)
             if not isinstance(output, Tensor) or output.ndim != 4:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..utils.arguments import check_network, check_path
+from ..utils.critical_section import put_back_by
 from ..utils.distributed import check_accelerate
 from ..utils.errors import ArgumentError, FecWarning, InputError
 from ..utils.forward import restored_modes
@@ -164,14 +165,16 @@ def finetune(
                     f"nothing to resume in {state_folder}: training starts from the beginning", FecWarning, stacklevel=3
                 )
             trainer = Trainer(accelerator, inputs, conditions)
-            try:
-                start_trackers(accelerator, conditions)
-                trainer.run(state, progress)
-            finally:
+
+            def end() -> None:
                 trainer.close()
                 # Not accelerator.end_training(), which would also leave the process group for good.
                 for started in accelerator.trackers:
                     started.finish()
+
+            with put_back_by(end):
+                start_trackers(accelerator, conditions)
+                trainer.run(state, progress)
     best = None if chosen.patience is None else best_epoch_of(trainer.history, task.main_metric)
     return FinetuneResult(model, trainer.history, str(trainer.stopped), best)
 

@@ -7,7 +7,6 @@ effect when ``training.json`` is replaced by a rename. A kill at any moment ther
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -23,8 +22,8 @@ from torch import Tensor, nn
 
 from ..utils.errors import CheckpointError
 from ..utils.files import atomic_file, is_scratch, make_folders, sha256, write_text
-from ..utils.reading import read_bytes, read_json
-from ..utils.tensor_files import tensors_of_bytes, write_tensors
+from ..utils.reading import read_json
+from ..utils.tensor_files import read_tensors, write_tensors
 
 _FORMAT = "fec_fast training state"
 _VERSION = 2
@@ -201,10 +200,12 @@ def read_state(folder: Path, settings: Mapping[str, Any], model: nn.Module) -> T
             )
         index = read_json(folder / _INDEX, _Index, CheckpointError)
         file = folder / index["file"]
-        content = read_bytes(file, file.stat().st_size, CheckpointError)  # read once: what is compared is what is used
-        if hashlib.sha256(content).hexdigest() != index["sha256"]:
-            raise CheckpointError(f"{file} was truncated or edited: its checksum is not the one in {_INDEX}")
-        tensors = tensors_of_bytes(content, file)
+
+        def check(digest: str) -> None:
+            if digest != index["sha256"]:
+                raise CheckpointError(f"{file} was truncated or edited: its checksum is not the one in {_INDEX}")
+
+        tensors = read_tensors(file, check).tensors
         groups: dict[str, dict[str, Tensor]] = {kind: {} for kind in _TENSOR_FIELDS}
         for key, value in tensors.items():
             kind, _, name = key.partition("/")

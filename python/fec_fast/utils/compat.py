@@ -160,12 +160,22 @@ def without_dispatch_modes() -> Iterator[None]:
     Yields:
         Nothing.
     """
-    modes = [_python_dispatch._pop_mode() for _ in _python_dispatch._get_current_dispatch_mode_stack()]
+    modes = list(_python_dispatch._get_current_dispatch_mode_stack())
     try:
+        for _ in modes:
+            _python_dispatch._pop_mode()
         yield
     finally:
-        for mode in reversed(modes):
-            _python_dispatch._push_mode(mode)
+        try:
+            _push_missing(modes)
+        except BaseException:
+            _push_missing(modes)
+            raise
+
+
+def _push_missing(modes: list[Any]) -> None:
+    for mode in modes[len(_python_dispatch._get_current_dispatch_mode_stack()) :]:
+        _python_dispatch._push_mode(mode)
 
 
 def without_function_modes() -> contextlib.AbstractContextManager[None]:

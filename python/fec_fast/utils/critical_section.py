@@ -30,7 +30,8 @@ def surely_closed(function: Callable[_P, Iterator[_R]]) -> Callable[_P, contextl
 
     A ``with`` statement does not leave its context if Ctrl-C arrives when it has just been entered, or is about to be
     left. Then the generator waits until Python drops it, which may be never, or when its values are old. Inside a
-    public function (:class:`OpenedContexts`) it is closed in time.
+    public function (:class:`OpenedContexts`) it is closed in time: before the context around it is left, which has the
+    older values, or when the function ends.
 
     Args:
         function: A generator function with one ``yield``.
@@ -42,12 +43,60 @@ def surely_closed(function: Callable[_P, Iterator[_R]]) -> Callable[_P, contextl
 
     @functools.wraps(function)
     def made(*args: _P.args, **kwargs: _P.kwargs) -> contextlib.AbstractContextManager[_R]:
-        manager = make(*args, **kwargs)
-        if _opened.generators is not None:
-            _opened.generators.append(manager.gen)
-        return manager
+        return _SurelyClosed(make(*args, **kwargs))
 
     return made
+
+
+class _SurelyClosed(contextlib.AbstractContextManager[_R]):
+    """A context that first leaves those that were entered in its block and were not left."""
+
+    def __init__(self, manager: Any) -> None:
+        self._manager = manager
+        self._opened: list[Generator[Any, None, None]] = []
+        self._own_start = self._block_start = 0
+
+    def __enter__(self) -> _R:
+        self._opened = [] if _opened.generators is None else _opened.generators
+        self._own_start = len(self._opened)
+        self._opened.append(self._manager.gen)
+        value: _R = self._manager.__enter__()
+        self._block_start = len(self._opened)  # between are the contexts that this one is made of
+        return value
+
+    def __exit__(self, *error: Any) -> bool | None:
+        try:
+            _close(self._opened, self._block_start)
+        except BaseException as other:
+            self._manager.__exit__(type(other), other, other.__traceback__)
+            raise
+        try:
+            is_handled: bool | None = self._manager.__exit__(*error)
+            return is_handled
+        finally:
+            if self._manager.gen.gi_frame is None:  # it has ended, Ctrl-C or not
+                del self._opened[self._own_start :]
+
+
+def _close(generators: list[Generator[Any, None, None]], start: int) -> None:
+    """Closes generators from the last one to that at a position, and forgets them."""
+    for generator in reversed(generators[start:]):
+        generator.close()
+    del generators[start:]
+
+
+@surely_closed
+def surely_left(manager: contextlib.AbstractContextManager[_R]) -> Iterator[_R]:
+    """Makes a context of another library one that is left whatever happens, as :func:`surely_closed` says.
+
+    Args:
+        manager: Such as ``warnings.catch_warnings()``.
+
+    Yields:
+        What it yields.
+    """
+    with manager as value:
+        yield value
 
 
 class OpenedContexts:
@@ -60,8 +109,7 @@ class OpenedContexts:
 
     def close(self) -> None:
         """Leaves those that were not left, the last one first, and ends the remembering. It may be called twice."""
-        for generator in reversed(self._own):
-            generator.close()
+        _close(self._own, 0)
         _opened.generators = self._before
 
 
@@ -124,7 +172,7 @@ def raises_interrupts(handler: Any) -> bool:
     return handler is signal.default_int_handler or isinstance(handler, InterruptKeeper)
 
 
-@contextlib.contextmanager
+@surely_closed
 def interrupts_deferred() -> Iterator[Callable[[], bool]]:
     """Defers Ctrl-C: the handler of SIGINT is called at the end of the block, if there was one meanwhile.
 
@@ -148,7 +196,8 @@ def interrupts_deferred() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: bool(arrived) and raises_interrupts(own)
     finally:
-        signal.signal(signal.SIGINT, own)
+        if signal.getsignal(signal.SIGINT) is remember:  # else this comes late, and the handler is set back already
+            signal.signal(signal.SIGINT, own)
         if arrived:
             own(signal.SIGINT, arrived[0])
 

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .critical_section import surely_closed
+from .critical_section import interrupts_deferred, put_back_by, surely_closed
 
 try:
     import fcntl
@@ -131,21 +131,30 @@ def remove_abandoned(folder: Path) -> None:
 def _scratch_folder(target: Path) -> Iterator[Path]:
     """Makes a locked scratch folder beside a path, and removes it, or what has its name at the end."""
     remove_abandoned(target.parent)
-    while True:
-        # Not by tempfile: the folder has the permissions that the process gives to new folders.
-        scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_SCRATCH}")
-        os.mkdir(scratch)
-        with contextlib.suppress(FileNotFoundError):  # another writer found it before it was locked, and removed it
-            lock = os.open(scratch, os.O_RDONLY)
-            _locked(lock, wait=True)
-            if scratch.exists():
-                break
-            os.close(lock)
-    try:
+    scratch, lock = target, -1
+
+    def remove() -> None:
+        nonlocal lock
+        if lock >= 0:
+            lock, closed = -1, lock
+            os.close(closed)
+        if scratch != target:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    with put_back_by(remove):
+        with interrupts_deferred():
+            while lock < 0:
+                # Not by tempfile: the folder has the permissions that the process gives to new folders.
+                made = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_SCRATCH}")
+                os.mkdir(made)
+                scratch = made
+                with contextlib.suppress(FileNotFoundError):  # another writer removed it before it was locked
+                    lock = os.open(scratch, os.O_RDONLY)
+                    _locked(lock, wait=True)
+                    if not scratch.exists():
+                        os.close(lock)
+                        lock = -1
         yield scratch
-    finally:
-        os.close(lock)
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _locked(descriptor: int, *, wait: bool) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import zipfile
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -28,6 +29,28 @@ _MOST_HEADER_BYTES = 8 * MEGABYTE
 T = TypeVar("T")
 
 
+def open_regular(path: Path, error: type[FecError]) -> BufferedReader:
+    """Opens a file to read it; a pipe or a device, which might never end, is refused.
+
+    Args:
+        path: The file.
+        error: The class of the error for what is refused.
+
+    Returns:
+        The open file.
+
+    Raises:
+        FecError: Of the given class. Not a regular file.
+        OSError: The file is missing or cannot be read.
+    """
+    # Not blocking: a pipe that nobody writes to would hold the call up for ever. Files do not heed it.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise error(f"{path} is not a regular file; give one")
+    return os.fdopen(descriptor, "rb")
+
+
 def read_bytes(path: Path, most: int, error: type[FecError]) -> bytes:
     """Reads a whole file that may not be larger than a bound.
 
@@ -43,12 +66,8 @@ def read_bytes(path: Path, most: int, error: type[FecError]) -> bytes:
         FecError: Of the given class. The file is larger, or not a regular file.
         OSError: The file is missing or cannot be read.
     """
-    # Not blocking: a pipe that nobody writes to would hold the call up for ever. Files do not heed it.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(descriptor, "rb") as stream:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise error(f"{path} is not a regular file; give one")
+    with open_regular(path, error) as stream:
+        status = os.fstat(stream.fileno())
         content = b"" if status.st_size > most else stream.read(most + 1)
         if status.st_size > most or len(content) > most:
             size = max(status.st_size, len(content))

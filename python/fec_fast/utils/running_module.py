@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules import module as hooks
+from torch.utils.hooks import RemovableHandle
 
-from .critical_section import surely_closed
+from .critical_section import put_back_by, surely_closed
 
 
 def modules_that_raised(error: BaseException, modules: Mapping[str, nn.Module]) -> list[str]:
@@ -80,13 +81,14 @@ class RunningModule:
             if threading.get_ident() == thread:
                 self.name, self.inputs, self._calls = self._stack.pop()
 
-        handles = [
-            hooks.register_module_forward_pre_hook(enter),
-            hooks.register_module_forward_hook(leave, always_call=True),
-        ]
-        try:
-            yield
-        finally:
+        handles: list[RemovableHandle] = []
+
+        def restore() -> None:
             for handle in handles:
                 handle.remove()
             self.name, self.inputs, self._calls, self._stack = "", (), {}, []
+
+        with put_back_by(restore):
+            handles.append(hooks.register_module_forward_pre_hook(enter))
+            handles.append(hooks.register_module_forward_hook(leave, always_call=True))
+            yield

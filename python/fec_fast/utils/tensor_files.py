@@ -2,20 +2,55 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from io import BufferedReader
 from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypedDict, TypeVar
 
+import msgspec
 import safetensors
-from safetensors.torch import load, save_file
+import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import CheckpointError
-from .reading import check_tensor_header
+from .reading import check_tensor_header, open_regular, parse_json
 
 _SYSTEM_ERROR = re.compile(r"os error (\d+)")
+_CHUNK = 1 << 20
+_T = TypeVar("_T")
+_Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+# What the format calls the types that torch has in every supported version.
+DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "U16": torch.uint16,
+    "I32": torch.int32,
+    "U32": torch.uint32,
+    "I64": torch.int64,
+    "U64": torch.uint64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+}
+
+
+class _Entry(TypedDict):
+    """How the header describes a tensor."""
+
+    dtype: str
+    shape: Annotated[list[_Size], msgspec.Meta(max_length=64)]
+    data_offsets: tuple[_Size, _Size]
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -38,34 +73,109 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
 
 
-def tensors_of_bytes(content: bytes, file: Path) -> dict[str, Tensor]:
-    """Reads tensors from the content of a file.
+class TensorFile(NamedTuple):
+    """The content of a file of tensors.
+
+    Attributes:
+        tensors: Tensors on the CPU, in memory of their own, by name.
+        metadata: The text that is stored with them, by name.
+        sha256: The checksum of the file, 64 hexadecimal digits.
+    """
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    sha256: str
+
+
+def read_tensors(file: Path, check: Callable[[str], None]) -> TensorFile:
+    """Reads tensors from a file, each byte once and into its place: no second copy is in memory.
 
     Args:
-        content: The whole content.
-        file: The file, for messages.
+        file: The file.
+        check: Is called with the checksum of the whole file before anything else is said about its content; it raises
+            for a checksum that is not the expected one.
 
     Returns:
-        Tensors on the CPU, in memory of their own, by name.
+        The content.
 
     Raises:
-        CheckpointError: It is not in the safetensors format.
+        CheckpointError: The file is not regular, or not in the safetensors format.
+        OSError: The file is missing or cannot be read.
     """
-    check_tensor_header(content[:8], len(content), str(file), CheckpointError)
+    with open_regular(file, CheckpointError) as stream:
+        source = _Hashed(stream)
+        try:
+            tensors, metadata = _tensors_from(source, os.fstat(stream.fileno()).st_size, file)
+        except CheckpointError:
+            source.read_rest()
+            check(source.sha256)
+            raise
+        source.read_rest()
+    check(source.sha256)
+    return TensorFile(tensors, metadata, source.sha256)
+
+
+class _Hashed:
+    """A stream that computes the checksum of what is read from it."""
+
+    def __init__(self, stream: BufferedReader) -> None:
+        self._stream, self._digest = stream, hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def read(self, count: int) -> bytes:
+        """Reads so many bytes, or as many as there are."""
+        content = self._stream.read(count)
+        self._digest.update(content)
+        return content
+
+    def read_into(self, memory: memoryview) -> bool:
+        """Fills memory; false where the file ends before."""
+        while memory:
+            count = self._stream.readinto(memory[:_CHUNK])
+            if not count:
+                return False
+            self._digest.update(memory[:count])
+            memory = memory[count:]
+        return True
+
+    def read_rest(self) -> None:
+        """Reads what is left, for the checksum."""
+        while self.read(_CHUNK):
+            pass
+
+
+def _tensors_from(source: _Hashed, size: int, file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    start = source.read(8)
+    check_tensor_header(start, size, str(file), CheckpointError)
+    length = int.from_bytes(start, "little")
+    damaged = f"{file} cannot be read: its header"
+    header = parse_json(source.read(length), dict[str, dict[str, Any] | None], damaged, CheckpointError)
+    metadata = _converted(header.pop("__metadata__", None) or {}, dict[str, str], damaged)  # null is none too
+    entries = {name: _converted(entry, _Entry, damaged) for name, entry in header.items()}
+    tensors, offset = {}, 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+        dtype, shape, (begin, end) = DTYPES.get(entry["dtype"]), entry["shape"], entry["data_offsets"]
+        if dtype is None:
+            raise CheckpointError(f"{damaged} gives {name!r} the type {entry['dtype']!r}, which torch has not")
+        if begin != offset or end - begin != math.prod(shape) * dtype.itemsize or end > size - 8 - length:
+            raise CheckpointError(f"{damaged} gives {name!r} the bytes {begin} to {end}, which do not fit its shape")
+        try:
+            tensors[name] = torch.empty(shape, dtype=dtype)
+        except RuntimeError as cause:  # no element, but sizes whose product overflows
+            raise CheckpointError(f"{damaged} gives {name!r} the shape {shape}: {cause}") from cause
+        if end > begin and not source.read_into(tensors[name].view(-1).view(torch.uint8).numpy().data):
+            raise CheckpointError(f"{file} cannot be read: it is truncated")
+        offset = end
+    if offset != size - 8 - length:
+        raise CheckpointError(f"{damaged} leaves {size - 8 - length - offset} bytes without a tensor")
+    return dict(sorted(tensors.items())), metadata  # in one order in all processes, which share them out in turn
+
+
+def _converted(value: Any, schema: type[_T], damaged: str) -> _T:
     try:
-        return dict(sorted(load(content).items()))  # in one order in all processes, which share them out in turn
-    except Exception as error:  # safetensors raises several kinds on damaged bytes
-        raise CheckpointError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
-
-
-def metadata_of(content: bytes) -> dict[str, str]:
-    """The text that is stored with tensors.
-
-    Args:
-        content: The whole content of a file that :func:`tensors_of_bytes` can read.
-
-    Returns:
-        Text by name, as :func:`write_tensors` was given it.
-    """
-    length = int.from_bytes(content[:8], "little")
-    return dict(json.loads(content[8 : 8 + length]).get("__metadata__") or {})  # null is none too
+        return msgspec.convert(value, schema)
+    except msgspec.ValidationError as cause:
+        raise CheckpointError(f"{damaged} does not have the expected content: {cause}") from cause

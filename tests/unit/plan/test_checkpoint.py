@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import fec_fast
-from fec_fast.plan import checkpoint
+from fec_fast.plan import checkpoint, checkpoint_files
 from fec_fast.utils import files, tensor_files
 from fec_fast.utils.files import sha256
 from fec_fast.vision import zoo
@@ -397,29 +397,29 @@ def test_a_buffer_that_was_added_after_pruning_is_refused(pruned: fec_fast.Prune
         fec_fast.save(model, pruned.plan, tmp_path / "x")
 
 
-@pytest.mark.parametrize("moment", ["manifest", "plan"])
+@pytest.mark.parametrize("moment", ["parse_manifest", "_read_plan", "read_tensors"])
 def test_a_checkpoint_that_is_replaced_while_it_is_read_is_refused(
     pruned: fec_fast.PruneResult, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """The plan of one checkpoint never meets the weights of another."""
     torch.manual_seed(8)
     other = fec_fast.prune(fresh(), EXAMPLE, ratio=0.25)
-    name, read = f"_parse_{moment}", getattr(checkpoint, f"_parse_{moment}")
+    read = getattr(checkpoint_files, moment)
 
     def replaced_behind(*args: Any) -> Any:
-        monkeypatch.setattr(checkpoint, name, read)  # once
+        monkeypatch.setattr(checkpoint_files, moment, read)  # once
         parsed = read(*args)
         fec_fast.save(other, folder)
         return parsed
 
-    monkeypatch.setattr(checkpoint, name, replaced_behind)
+    monkeypatch.setattr(checkpoint_files, moment, replaced_behind)
     model = fresh()
     before = snapshot(model)
-    if moment == "manifest":
+    if moment != "read_tensors":
         with pytest.raises(fec_fast.CheckpointError, match="replaced by another checkpoint meanwhile"):
             fec_fast.load(model, folder)
         assert_untouched(model, before)
-    else:  # all files were read before the plan is parsed
+    else:  # all files were read
         assert_same_weights(fec_fast.load(model, folder), pruned.model)
     assert_same_weights(fec_fast.load(fresh(), folder), other.model)
 

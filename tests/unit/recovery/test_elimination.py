@@ -137,3 +137,13 @@ def test_units_with_fewer_columns_or_none() -> None:
     for unit in errors.argsort().tolist()[1:]:
         removed += columns[unit]
         assert float(errors[unit]) == pytest.approx(least_squares_error(covariance, weight, removed), rel=1e-9)
+
+
+def test_a_system_with_few_of_many_units() -> None:
+    """More of its units are left out at a time than it alone would allow."""
+    units, here = 2000, list(range(1100, 1200))
+    covariance, weight = torch.eye(100, dtype=torch.float64), torch.full((100, 4), 2.0, dtype=torch.float64)
+    few = LinearSystem(covariance, weight @ weight.T, here, torch.arange(100)[:, None])
+    order = [*range(1100), *here, *range(1200, units)]
+    errors = eliminate([few], units, order)
+    assert torch.allclose(errors[here], 16.0 * torch.arange(1, 101, dtype=torch.float64))

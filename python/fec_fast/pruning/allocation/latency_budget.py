@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ...graph.size_model import SizeModel
 from ...utils.compat import ConvolutionBase
+from ...utils.critical_section import put_back_by
 from ...utils.errors import BudgetError, InputError
 from ...utils.forward import call_model, copied_inputs, undisturbed
 from ...utils.model_index import ModelIndex
@@ -31,6 +32,7 @@ from .solver import smallest_removal
 
 # The widths that a layer is timed at, as shares of its own width.
 GRID = (0.125, 0.25, 0.5, 0.75, 1.0)
+_OPTIONS = ("kernel_size", "stride", "padding", "dilation", "output_padding", "transposed")
 # The number of pruned networks that a search measures at most.
 _MAX_MEASURED = 10
 # How long a network that is too slow is given to be as fast as the budget asks for once.
@@ -319,38 +321,38 @@ def _note(target: float, timing: Timing, remark: str) -> str:
 def _layer_shapes(context: PruningContext) -> list[tuple[str, LayerShape]]:
     """Runs the model: for every call of a convolution or linear layer, the name of its weight and its shape."""
     shapes: list[tuple[str, LayerShape]] = []
-    handles = []
-    for weight, use in context.trace.weight_uses.items():
-        module = context.index.modules[use.layer]
-        if not isinstance(module, nn.Linear | ConvolutionBase):
-            continue
+    handles: list[Any] = []
 
-        def hook(module: Any, inputs: Any, *, weight: str = weight, use: Any = use) -> None:
-            source = inputs[0]
-            is_linear = isinstance(module, nn.Linear)
-            names = (
-                () if is_linear else ("kernel_size", "stride", "padding", "dilation", "output_padding", "transposed")
-            )
-            shape = LayerShape(
-                kind=nn.Linear if is_linear else ConvolutionBase,
-                inputs=len(use.inputs),
-                outputs=len(use.outputs),
-                groups=use.groups,
-                whole_groups=use.whole_groups,
-                image=tuple(source.shape[:-1]) if is_linear else (source.shape[0], *source.shape[2:]),
-                options=tuple((name, getattr(module, name)) for name in names),
-                dtype=source.dtype,
-                device=source.device,
-            )
-            shapes.append((weight, shape))
-
-        handles.append(module.register_forward_pre_hook(hook))
-    try:
-        with undisturbed(context.index):
-            call_model(context.model, copied_inputs(context.example_inputs))
-    finally:
+    def remove_hooks() -> None:
         for handle in handles:
             handle.remove()
+
+    with put_back_by(remove_hooks):
+        for weight, use in context.trace.weight_uses.items():
+            module = context.index.modules[use.layer]
+            if not isinstance(module, nn.Linear | ConvolutionBase):
+                continue
+
+            def hook(module: Any, inputs: Any, *, weight: str = weight, use: Any = use) -> None:
+                source = inputs[0]
+                is_linear = isinstance(module, nn.Linear)
+                shape = LayerShape(
+                    kind=nn.Linear if is_linear else ConvolutionBase,
+                    inputs=len(use.inputs),
+                    outputs=len(use.outputs),
+                    groups=use.groups,
+                    whole_groups=use.whole_groups,
+                    image=tuple(source.shape[:-1]) if is_linear else (source.shape[0], *source.shape[2:]),
+                    options=() if is_linear else tuple((name, getattr(module, name)) for name in _OPTIONS),
+                    dtype=source.dtype,
+                    device=source.device,
+                )
+                shapes.append((weight, shape))
+
+            handles.append(module.register_forward_pre_hook(hook))
+
+        with undisturbed(context.index):
+            call_model(context.model, copied_inputs(context.example_inputs))
     return shapes
 
 

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ...utils.critical_section import surely_left
 from ...utils.errors import InputError, missing_extra
 
 _COCO_DETECTIONS = 100
@@ -85,7 +86,7 @@ def average_precisions(
     detection_rows = [row for image, output in enumerate(detections) for row in _annotations(image, output, classes)]
     if not any(map(_counts, target_rows)):
         raise InputError("there is no box to find: average precision is not defined")
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+    with surely_left(contextlib.redirect_stdout(io.StringIO())):  # pycocotools prints its progress
         truth, detected = (_coco_dataset(rows, len(targets), classes) for rows in (target_rows, detection_rows))
         evaluation = COCOeval(truth, detected, "bbox")
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]

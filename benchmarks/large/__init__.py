@@ -1,0 +1,1 @@
+"""Memory and time of every step on large models."""

@@ -1,0 +1,3 @@
+from benchmarks.large.run import main
+
+main()

@@ -1,0 +1,181 @@
+"""The files of a checkpoint: read once each, and compared with the checksums that ``checkpoint.json`` lists."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, TypedDict
+
+import msgspec
+
+from ..utils.arguments import check_path
+from ..utils.errors import CheckpointError
+from ..utils.reading import MOST_JSON_BYTES, open_regular, parse_json, read_bytes
+from ..utils.tensor_files import TensorFile, read_tensors
+from .plan import Plan
+
+FORMAT = "fec_fast.checkpoint"
+VERSION = 1
+MANIFEST, PLAN, WEIGHTS = "checkpoint.json", "plan.json", "model.safetensors"
+FILES = (MANIFEST, PLAN, WEIGHTS)
+_MOST_MANIFEST_BYTES = 1 << 16
+
+
+class _StoredFile(TypedDict):
+    bytes: Annotated[int, msgspec.Meta(ge=0)]
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class _Head(TypedDict):
+    format: str
+    version: int
+
+
+_Files = TypedDict("_Files", {"plan.json": _StoredFile, "model.safetensors": _StoredFile})
+
+
+class Manifest(_Head):
+    """The schema of ``checkpoint.json``."""
+
+    files: _Files
+
+
+def _read(folder: Path, name: str, most: int) -> bytes:
+    """Reads a file of a checkpoint, which may have so many bytes."""
+    with _of_checkpoint(folder, name):
+        return read_bytes(folder / name, most, CheckpointError)
+
+
+@contextlib.contextmanager
+def _of_checkpoint(folder: Path, name: str) -> Iterator[None]:
+    """Raises for a checkpoint what the reading of one of its files raises."""
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no checkpoint folder {folder}")
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError):
+        if name == MANIFEST:
+            raise CheckpointError(f"{folder} is not a checkpoint: it has no {name}") from None
+        raise CheckpointError(f"{folder} is incomplete: it has no {name}") from None
+    except OSError as error:
+        raise CheckpointError(f"{folder / name} cannot be read: {error}") from error
+
+
+def read_manifest(folder: Path) -> bytes:
+    """Reads ``checkpoint.json``.
+
+    Args:
+        folder: The checkpoint.
+
+    Returns:
+        Its content.
+
+    Raises:
+        CheckpointError: The folder or the file is missing, or the file is too large or cannot be read.
+    """
+    return _read(folder, MANIFEST, _MOST_MANIFEST_BYTES)
+
+
+def parse_manifest(folder: Path, content: bytes) -> Manifest:
+    """Checks the content of ``checkpoint.json``.
+
+    Args:
+        folder: The checkpoint, for messages.
+        content: What :func:`read_manifest` returned.
+
+    Returns:
+        The document.
+
+    Raises:
+        CheckpointError: It is damaged, or of another format or version.
+    """
+    file = folder / MANIFEST
+    damaged = f"{file} is damaged, save the checkpoint again: it"
+    head = parse_json(content, _Head, damaged, CheckpointError)
+    if (head["format"], head["version"]) != (FORMAT, VERSION):
+        raise CheckpointError(
+            f"{file}: format {head['format']!r} version {head['version']!r}; expected {FORMAT!r} version {VERSION}"
+        )
+    return parse_json(content, Manifest, damaged, CheckpointError)
+
+
+def verified_contents(folder: str | os.PathLike[str]) -> tuple[Path, Plan, TensorFile]:
+    """Reads a checkpoint, whose files must match the manifest's checksums.
+
+    Each file is read once, and what was compared is what is used: another process may replace the checkpoint at any
+    moment, and the plan of one must not meet the weights of another.
+
+    Args:
+        folder: The checkpoint.
+
+    Returns:
+        Its path, plan and weights.
+
+    Raises:
+        CheckpointError: A file is missing, truncated or edited, or the checkpoint was replaced meanwhile.
+    """
+    path = check_path("folder", folder)
+    with _of_one_checkpoint(path) as files:
+        plan = _read_plan(path, files["plan.json"])
+        file, expected = path / WEIGHTS, files["model.safetensors"]
+        with _of_checkpoint(path, WEIGHTS):
+            _check_size(file, expected)
+            weights = read_tensors(file, lambda digest: _check_digest(file, digest, expected))
+    return path, Plan.from_json(plan), weights
+
+
+def verified_plan(folder: str | os.PathLike[str]) -> Plan:
+    """Reads the plan of a checkpoint after comparing all checksums; the weights are not kept.
+
+    Args:
+        folder: The checkpoint.
+
+    Returns:
+        The plan.
+
+    Raises:
+        CheckpointError: As for :func:`verified_contents`.
+    """
+    path = check_path("folder", folder)
+    with _of_one_checkpoint(path) as files:
+        plan = _read_plan(path, files["plan.json"])
+        file, expected = path / WEIGHTS, files["model.safetensors"]
+        with _of_checkpoint(path, WEIGHTS):
+            _check_size(file, expected)
+            with open_regular(file, CheckpointError) as stream:
+                _check_digest(file, hashlib.file_digest(stream, "sha256").hexdigest(), expected)
+    return Plan.from_json(plan)
+
+
+@contextlib.contextmanager
+def _of_one_checkpoint(path: Path) -> Iterator[_Files]:
+    """Yields what the manifest lists; says so where an error has come because another checkpoint took the place."""
+    manifest_content = read_manifest(path)
+    files = parse_manifest(path, manifest_content)["files"]
+    try:
+        yield files
+    except CheckpointError as error:
+        if path.is_dir() and read_manifest(path) != manifest_content:
+            raise CheckpointError(f"{path} was replaced by another checkpoint meanwhile; load it again") from error
+        raise
+
+
+def _read_plan(folder: Path, expected: _StoredFile) -> bytes:
+    _check_size(folder / PLAN, expected)
+    content = _read(folder, PLAN, min(expected["bytes"], MOST_JSON_BYTES))
+    _check_digest(folder / PLAN, hashlib.sha256(content).hexdigest(), expected)
+    return content
+
+
+def _check_size(file: Path, expected: _StoredFile) -> None:
+    size = file.stat().st_size if file.is_file() else expected["bytes"]
+    if size != expected["bytes"]:
+        raise CheckpointError(f"{file} has {size} bytes, {MANIFEST} says {expected['bytes']}: truncated?")
+
+
+def _check_digest(file: Path, digest: str, expected: _StoredFile) -> None:
+    if digest != expected["sha256"]:
+        raise CheckpointError(f"{file} has another SHA-256 than {MANIFEST} says: edited or damaged")
