@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import subprocess
-import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -76,9 +75,7 @@ def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        if package == "fec-fast":  # imported from a source tree that is not installed
-            return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
-        return "not installed"
+        return "not installed"  # fec-fast too, where it is imported from its sources: the commit is recorded beside it
 
 
 def _commit() -> str:

@@ -1,7 +1,7 @@
 """Private interfaces of torch and accelerate, in one place: each entry says which public interface is missing.
 
 No other module of the package imports or reads an underscore name of another library (tests/repo/test_layers.py).
-Checked with torch 2.6 to 2.14 and accelerate 1.0 to 1.15.
+Checked with torch 2.6 to 2.14 and accelerate 1.1 to 1.15.
 """
 
 from __future__ import annotations
@@ -125,11 +125,7 @@ def _is_composed(func: Any) -> bool:
 
 
 def is_transformed(tensor: Tensor) -> bool:
-    """Whether a tensor stands for others inside ``torch.vmap`` or ``torch.func.grad``; public torch does not say.
-
-    Args:
-        tensor: Any tensor.
-    """
+    """Whether a tensor stands for others inside ``torch.vmap`` or ``torch.func.grad``; public torch does not say."""
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
@@ -282,11 +278,7 @@ def compiled_module(module: nn.Module) -> nn.Module | None:
 
 
 def communication_hooks(ddp: nn.parallel.DistributedDataParallel) -> list[Any]:
-    """The communication hooks of a ``DistributedDataParallel``; they cannot be listed otherwise.
-
-    Args:
-        ddp: The wrapper.
-    """
+    """The communication hooks of a ``DistributedDataParallel``; they cannot be listed otherwise."""
     return list(getattr(ddp, "_comm_hooks", ()))
 
 
