@@ -86,15 +86,6 @@ def _remap_sound(_: Path) -> dict[str, Any]:
     return {"optimizer": made, "plan": plan(), "model": model}
 
 
-def _training_pruner(model: Any, optimizer: Any = None, **options: Any) -> None:
-    if optimizer is None:
-        try:  # of the model itself, so that what is wrong with the model is met
-            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        except Exception:
-            optimizer = torch.optim.SGD(network().parameters(), lr=0.1)
-    fec_fast.TrainingPruner(model, optimizer, **options)
-
-
 def _saved(folder: Path) -> Path:
     return fec_fast.save(small(), plan(), folder / "saved")
 
@@ -196,51 +187,6 @@ FUNCTIONS: dict[str, Subject] = {
             "budget": {**bad.NO_NUMBERS, "None": lambda: None},
             "train": {"number": lambda: 3, "None": lambda: None, "text": lambda: "x", "object": bad.Thing},
             "rounds": WHOLE,
-        },
-    ),
-    "TrainingPruner": Subject(
-        _training_pruner,
-        lambda _: {
-            "model": network(),
-            "example_inputs": IMAGE,
-            "budget": fec_fast.Budget(params=0.3),
-            "schedule": fec_fast.PruningSchedule.one_shot(1, recover="images"),
-            "images": loader(),
-        },
-        {
-            "model": RUN,
-            "example_inputs": bad.NO_INPUTS,
-            "optimizer": without(bad.NO_PATHS, "None"),
-            "budget": {**bad.NO_NUMBERS, "None": lambda: None},
-            "schedule": {**bad.NO_NUMBERS, "None": lambda: None},
-            "copies": without({**bad.NO_MODELS, **bad.NO_NUMBERS}, "list", "dict"),
-            "images": {"None": lambda: None, "generator": lambda: iter(loader()), "number": lambda: 3},
-            "ddp": without(bad.NO_MODELS, "None"),
-            "state": {"dict": dict, "list": list, "number": lambda: 3, "text": lambda: "x", "object": bad.Thing},
-            "criterion": without(WORDS, "None"),
-            "min_channels": WHOLE,
-            "round_to": WHOLE,
-        },
-    ),
-    "PruningSchedule": Subject(
-        fec_fast.PruningSchedule,
-        lambda _: {"at": (1, 2), "curve": "until budget", "every": 3, "share": 0.1},
-        {
-            "at": {**WHOLE, "words": lambda: "ab", "text inside": lambda: ("a",), "descending": lambda: (2, 1)},
-            "curve": WORDS,
-            "unit": WORDS,
-            "recover": without(WORDS, "None"),
-            "every": {**WHOLE, "None": lambda: None},
-            "share": {**NOT_ZERO, "one": lambda: 1, "None": lambda: None},
-        },
-    ),
-    "PruningSchedule.cubic": Subject(
-        fec_fast.PruningSchedule.cubic,
-        lambda _: {"at": (1, 2)},
-        {
-            "at": {**WHOLE, "words": lambda: "ab", "None": lambda: None},
-            "unit": WORDS,
-            "recover": without(WORDS, "None"),
         },
     ),
     "couplings": Subject(

@@ -12,6 +12,7 @@ from torch import nn
 
 import fec_fast
 from fec_fast import detection, voc, zoo
+from fec_fast.vision.box_images import collate_lists
 from helpers import bad_values as bad
 from helpers import voc_folders
 from helpers.bad_calls import (
@@ -30,6 +31,7 @@ from helpers.bad_calls import (
     result,
     without,
 )
+from helpers.bad_training_calls import TRAINING
 from helpers.bad_values import IMAGE, Make, loader, network
 
 TEXT = without({**bad.NO_NAMES, "None": lambda: None}, "empty", "unknown", "long", "surrogate")
@@ -169,6 +171,7 @@ METHODS: dict[str, Subject] = {
             "example_inputs": without(bad.NO_INPUTS, "None"),
             "title": without(TEXT, "None"),
             "sensitivity": RECORDS,
+            "sweep": RECORDS,
             "images": {**bad.NO_LOADERS, "one channel": lambda: [torch.zeros(1, 8, 8)]},
             "filters": {
                 **bad.NO_NAMES,
@@ -295,6 +298,7 @@ METHODS: dict[str, Subject] = {
             "path": {**bad.NO_PATHS, "missing": lambda: "nowhere", "empty": lambda: ""},
             "batch_size": WHOLE,
             "seed": NUMBER,
+            "held_out": {**NUMBER, "one": lambda: 1.0, "zero": lambda: 0},
             "image_size": {**WHOLE, "three": lambda: (1, 2, 3), "text in it": lambda: ("a", "b")},
             "classes": {**bad.NO_NAMES, "number in it": lambda: [3], "others": lambda: ["dog"], "none": tuple},
             "splits": {
@@ -308,8 +312,8 @@ METHODS: dict[str, Subject] = {
             "workers": WHOLE,
         },
     ),
-    "voc.collate_lists": Subject(
-        voc.collate_lists,
+    "collate_lists": Subject(
+        collate_lists,
         lambda _: {"samples": [(IMAGE[0], _target())]},
         {"samples": {**bad.NO_NUMBERS, "None": lambda: None, "numbers": lambda: [1, 2], "three": lambda: [(1, 2, 3)]}},
     ),
@@ -343,7 +347,8 @@ METHODS: dict[str, Subject] = {
 NOT_CALLED_BY_USERS = {
     *("BackendInfo", "ChannelSet", "Compensation", "Counts", "Couplings", "DenseNetwork", "Epoch", "FilterExplanation"),
     *("FinetuneResult", "Latency", "LayerCount", "LayerExplanation", "LayerInfo", "LayerRecovery", "ModelScores"),
-    *("Pinned", "Plan", "Proof", "PruneResult", "Sensitivity", "Sweep", "SweepPoint", "voc.VocImages"),
+    *("Pinned", "Plan", "Proof", "PruneResult", "Sensitivity", "Sweep", "SweepPoint"),
+    *("PruningRound", "PruningSchedule.due", "PruningSchedule.is_over", "PruningSchedule.size_after"),
     *("detection.Detection.check", "detection.Detection.objective"),
 }
 # Parameters of which every value has a meaning: what is true or false, and what the two forms of save() take.
@@ -364,7 +369,7 @@ class Row:
 
 def subjects() -> dict[str, Subject]:
     """The tables of functions and methods. A name is that of a callable, and a word or two where it has several."""
-    return {**FUNCTIONS, **METHODS}
+    return {**FUNCTIONS, **METHODS, **TRAINING}
 
 
 def rows() -> list[Row]:

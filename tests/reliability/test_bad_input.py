@@ -66,6 +66,7 @@ RIGHT = {
     *(("zoo.input_shape", "name", kind) for kind in ("empty", "unknown", "long", "surrogate")),
     *((subject, "seed", "negative") for subject in ("voc.load_voc",)),
     ("voc.load_voc", "workers", "zero"),
+    ("voc.load_voc", "splits", "None"),
     # which labels there are depends on the model
     *(("detection.images_and_targets", "batch", kind) for kind in ("label 0", "negative label")),
     *(("detection.num_classes_of", "model", kind) for kind in ("scripted", "traced")),

@@ -14,7 +14,7 @@ from ..pruning.pruner import PruneResult
 from ..utils.arguments import check_number, check_path
 from ..utils.errors import ArgumentError, BudgetError, InputError, nearest
 from ..utils.html import html_panel
-from ..utils.reading import parse_json
+from ..utils.reading import check_json_text, parse_json
 from ..utils.text import text_table
 from .figure import draw_sweep
 from .points import DenseNetwork, StoredFigures, SweepPoint
@@ -165,7 +165,9 @@ class Sweep:
 
         Raises:
             InputError: It is not the JSON of a sweep.
+            ArgumentError: ``text`` is not text.
         """
+        check_json_text(text)
         document = parse_json(text, _Document, "the JSON of a sweep", InputError)
         points = tuple(entry.to_point() for entry in document.points)
         return cls(document.metric, document.dense, points, document.failed)

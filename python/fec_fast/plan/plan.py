@@ -14,7 +14,7 @@ from ..utils.errors import ArgumentError, PlanError, list_some
 from ..utils.html import html_panel, share_bar
 from ..utils.model_index import ModelIndex
 from ..utils.number_attributes import as_numbers
-from ..utils.reading import parse_json
+from ..utils.reading import check_json_text, parse_json
 from ..utils.text import counted
 from .shapes import persistent_shapes, pruned_shapes, shapes_fingerprint, weight_name
 from .validation import validate_entries
@@ -165,8 +165,7 @@ class Plan:
             PlanError: The text is not a plan, the plan has another version, or its entries contradict one another.
             ArgumentError: ``text`` is not text.
         """
-        if not isinstance(text, str | bytes):
-            raise ArgumentError(f"from_json: text is a {type(text).__name__}: give the text that to_json wrote")
+        check_json_text(text)
         # The types are checked by validate_entries: its messages name layers, where a schema's name positions.
         document: Any = parse_json(text, Any, "the plan", PlanError)
         if not isinstance(document, dict) or document.pop("format", None) != FORMAT:

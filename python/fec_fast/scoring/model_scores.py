@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..utils.errors import ArgumentError, InputError, LayerError, WeightError, nearest
 from ..utils.html import html_panel
 from ..utils.model_index import checked_modules
-from ..utils.reading import parse_json
+from ..utils.reading import check_json_text, parse_json
 from ..utils.text import counted, text_table
 from . import ops
 from .backends.registry import resolve
@@ -229,8 +229,7 @@ class ModelScores(Mapping[str, Tensor]):
             FormulaError: Its formula does not exist.
             ArgumentError: ``text`` is not text.
         """
-        if not isinstance(text, str | bytes):
-            raise ArgumentError(f"from_json: text is a {type(text).__name__}: give the text that to_json returned")
+        check_json_text(text)
         head = parse_json(text, _Head, "the JSON of scores", InputError)
         if (head["format"], head["version"]) != (_FORMAT, _VERSION):
             raise InputError(

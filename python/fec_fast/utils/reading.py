@@ -11,11 +11,11 @@ import stat
 import zipfile
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
-from .errors import FecError
+from .errors import ArgumentError, FecError
 
 MEGABYTE = 1 << 20
 # JSON: a plan of the largest networks has some 3 million numbers. A number takes about 40 bytes of memory once it is
@@ -73,6 +73,19 @@ def read_bytes(path: Path, most: int, error: type[FecError]) -> bytes:
             size = max(status.st_size, len(content))
             raise error(f"{path} has {size:,} bytes; such a file may have at most {most:,}: check where it comes from")
     return content
+
+
+def check_json_text(text: Any) -> None:
+    """Checks the argument ``text`` of a public ``from_json``.
+
+    Args:
+        text: What was given.
+
+    Raises:
+        ArgumentError: It is neither text nor bytes.
+    """
+    if not isinstance(text, str | bytes):
+        raise ArgumentError(f"from_json: text is a {type(text).__name__}: give the text that to_json returned")
 
 
 def parse_json(content: str | bytes, schema: type[T], what: str, error: type[FecError]) -> T:

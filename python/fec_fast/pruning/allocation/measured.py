@@ -10,7 +10,7 @@ import msgspec
 
 from ...utils.errors import InputError
 from ...utils.html import html_panel
-from ...utils.reading import parse_json
+from ...utils.reading import check_json_text, parse_json
 from ...utils.text import counted, text_table
 
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
@@ -84,7 +84,9 @@ class Sensitivity:
 
         Raises:
             InputError: It is not the JSON of a sensitivity, or its entries contradict one another.
+            ArgumentError: ``text`` is not text.
         """
+        check_json_text(text)
         what = "the JSON of a sensitivity"
         document = parse_json(text, _Document, what, InputError)
         if set(document.units) != set(document.values) or not document.values:
