@@ -70,7 +70,8 @@ def test_the_memory_that_steps_take(tmp_path: Path) -> None:
     fec_fast.prune(chain(3), IMAGES)  # what a first call alone does
     kept: list[fec_fast.PruneResult] = []
     assert peak_extra_mib(lambda: fec_fast.score_model(model)) < 0.5 * size
-    assert peak_extra_mib(lambda: kept.append(fec_fast.prune(model, image, ratio=0.3, verify=False))) < 1.2 * size
+    pruning = peak_extra_mib(lambda: kept.append(fec_fast.prune(model, image, ratio=0.3, verify=False)))
+    assert pruning < 0.5 * size + 6 * largest  # scores in float64 take copies of twice the size of a tensor
     result, smaller = kept[0], mib(kept[0].model)
     assert smaller > 0.45 * size
     proof = peak_extra_mib(lambda: fec_fast.verify_equivalence(model, result.model, result.plan, image))

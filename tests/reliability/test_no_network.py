@@ -39,7 +39,7 @@ for module in pkgutil.walk_packages(fec_fast.__path__, "fec_fast."):
     if module.name != "fec_fast.__main__" and not module.name.startswith("fec_fast.integrations."):
         importlib.import_module(module.name)
 
-from helpers.bad_calls import subjects
+from helpers.bad_method_calls import subjects
 
 warnings.simplefilter("ignore")
 for name, subject in subjects().items():

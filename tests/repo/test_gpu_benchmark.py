@@ -70,9 +70,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     package = sys.modules[resolve.__module__]
     monkeypatch.setitem(package._BACKENDS, "cuda", lambda: package.BackendInfo("cuda", True, True, ""))
     monkeypatch.setattr(ops, "_check_devices", lambda weights, backend: None)
-    monkeypatch.setattr(ops, "_check_backend_of_cpu", lambda backend: None)
+    monkeypatch.setattr(ops, "_ON_PROCESSOR", (*ops._ON_PROCESSOR, "cuda"))
 
-    def operator(weights: Any, formula: Any, **options: Any) -> Any:
+    def operator(weights: Any, formula: Any, *, in_float64: bool, **options: Any) -> Any:
         return cuda.entropies(weights, formula, **options), -1
 
     monkeypatch.setattr(cpu, "entropies", operator)

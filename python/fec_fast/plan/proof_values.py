@@ -90,7 +90,7 @@ class NetworkPair:
                 ``"matrices"``, with several; never those of convolutions, linear layers, batch and instance norms. A
                 model that divides by them is compared with the values that they have.
         """
-        self.full, self.small = (ModelIndex.of(_copy_without_values(each, double)) for each in (index, pruned))
+        self.full, self.small = (_copy_without_values(each, double) for each in (index, pruned))
         self._plan, self._left = plan, left
         self._index = index
         self._narrowed_in: dict[str, list[str]] = {}  # by module
@@ -213,8 +213,8 @@ class NetworkPair:
         )
 
 
-def _copy_without_values(index: ModelIndex, double: bool) -> nn.Module:
-    """A copy of a model whose parameters have no memory yet, in float64 or in the precision of the original."""
+def _copy_without_values(index: ModelIndex, double: bool) -> ModelIndex:
+    """The index of a copy of a model whose parameters have no memory yet, in float64 or as precise as the original."""
     memo: dict[int, Any] = {}
     with torch.inference_mode(False):
         for tensor in index.tensors.values():
@@ -224,9 +224,10 @@ def _copy_without_values(index: ModelIndex, double: bool) -> nn.Module:
     copied = copied_model(index, memo)
     if double:
         copied.double()
-    for storage, _ in _storages(ModelIndex.of(copied)):
+    found = ModelIndex.of(copied)
+    for storage, _ in _storages(found):
         storage.resize_(0)
-    return copied
+    return found
 
 
 def _storages(index: ModelIndex) -> list[tuple[torch.UntypedStorage, int]]:

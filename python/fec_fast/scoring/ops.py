@@ -301,10 +301,9 @@ def _on_processor(call: _Arguments, *, apart: bool, in_float64: bool = False) ->
     compute = torch_operators.entropies
     if not in_torch:
         compute = functools.partial(cpu.entropies, in_float64=in_float64, apart=apart)
-    weights = [weight.double() for weight in call.weights] if in_torch and in_float64 else call.weights
     of_parts = []
     for part in call.formula.parts():
-        results, first_bad = compute(weights, part, **call.layout)
+        results, first_bad = compute(call.weights, part, **call.layout)
         if first_bad >= 0:
             raise _not_finite(call.weights, first_bad)
         of_parts.append(results)
