@@ -1,8 +1,8 @@
 """Segmentation: handwritten digits on photographs, and a small U-Net that finds their pixels.
 
 The data set needs no download of its own: scikit-learn's digits, doubled in size and tinted, are put on the JPEG images
-of CIFAR-10 at random places. A pixel has the class of its digit, 1 to 10, or 0 where the photograph is. Test images have
-other digits and other photographs than training images.
+of CIFAR-10 at random places. A pixel has the class of its digit, 1 to 10, or 0 where the photograph is. Test images
+have other digits and other photographs than training images.
 """
 
 from __future__ import annotations
