@@ -7,13 +7,15 @@ have other digits and other photographs than training images.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import cross_entropy, interpolate
 
 from benchmarks.study import data
+from fec_fast.training.tasks.base import BatchLoss
 
 CLASSES = 11  # the background and ten digits
 INK = 0.35  # from this brightness on, of 1, a pixel of a digit has its class
@@ -124,3 +126,36 @@ def overlap(scores: Tensor, classes: Tensor) -> Tensor:
     both = ((found == classes) & (classes > 0)).sum((1, 2))
     either = ((found > 0) | (classes > 0)).sum((1, 2))
     return both.double() / either.clamp(min=1)
+
+
+class Segmentation:
+    """A class per pixel, trained with cross entropy: a task of :func:`fec_fast.finetune`."""
+
+    name, main_metric = "segmentation", "overlap"
+
+    def check(self, *arguments: Any, **options: Any) -> None:
+        """Nothing: the data are made here."""
+
+    def objective(self, *arguments: Any, **options: Any) -> _PixelLoss:
+        """The loss of a training."""
+        return _PixelLoss()
+
+    def evaluate(self, model: nn.Module, loader: Iterable[Any], accelerator: Any = None) -> dict[str, float]:
+        """The mean overlap over the images of a loader."""
+        training = model.training
+        with torch.inference_mode():
+            found = torch.cat([overlap(model.eval()(x), y) for x, y in loader])
+        model.train(training)
+        return {"overlap": float(found.mean())}
+
+
+class _PixelLoss:
+    def loss(self, network: nn.Module, batch: Any, where: str) -> BatchLoss:
+        x, y = batch
+        return BatchLoss(cross_entropy(network(x), y), len(x))
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None:
+        pass

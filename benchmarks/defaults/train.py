@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 
 import fec_fast
 from benchmarks.common.environment import ROOT
-from benchmarks.defaults.segmentation import SegmentationImages, UNet
+from benchmarks.defaults.segmentation import Segmentation, SegmentationImages, UNet
 from benchmarks.study import data
 from benchmarks.study.run import DENSE, halved
 
@@ -58,15 +58,14 @@ class GrowingImages:
             yield interpolate(x, size, mode="bilinear", antialias=True) if size < x.shape[-1] else x, y
 
 
-def trained(name: str, model: nn.Module, loader: Any, epochs: int, work: Path) -> None:
+def trained(name: str, model: nn.Module, loader: Any, epochs: int, work: Path, task: Any = None) -> None:
     """Trains a network and writes its weights, unless they are there."""
     weights = DENSE / f"{name}.safetensors"
     if weights.is_file():
         return
     model.to(memory_format=torch.channels_last)
-    result = fec_fast.finetune(
-        model, loader, epochs=epochs, checkpoint=work / name, resume=(work / name).is_dir(), **TRAINING
-    )
+    state = {"checkpoint": work / name, "resume": (work / name).is_dir()}
+    result = fec_fast.finetune(model, loader, task=task, epochs=epochs, **state, **TRAINING)
     for epoch in result.history:
         print(epoch)
     model.to(memory_format=torch.contiguous_format)
@@ -86,7 +85,7 @@ def main() -> None:
     normalise = data.normaliser("vgg16")
     torch.manual_seed(0)
     unet_images = SegmentationImages(cifar, digits, normalise, UNET_STEPS)
-    trained("unet", UNet(), unet_images, UNET_EPOCHS, arguments.work)
+    trained("unet", UNet(), unet_images, UNET_EPOCHS, arguments.work, Segmentation())
     torch.manual_seed(0)
     trained("densenet", densenet(), GrowingImages(cifar, normalise), len(SIZES), arguments.work)
 
