@@ -19,6 +19,8 @@ FILES = sorted(BENCHMARKS.rglob("*.py"))
 COMMANDS = {  # and the optional packages that its modules import
     "coverage": ("torchvision",),
     "coverage.packages_run": ("torchvision",),
+    "defaults": ("torchvision", "PIL"),
+    "defaults.train": ("torchvision", "PIL"),
     "detection": ("torchvision", "PIL"),
     "detection.pictures": ("torchvision", "PIL"),
     "gpu": (),

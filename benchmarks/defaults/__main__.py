@@ -1,0 +1,3 @@
+from benchmarks.defaults.run import main
+
+main()
