@@ -60,6 +60,7 @@ class TrainingPruner:
         budget: The budget.
     """
 
+    @interruptible
     def __init__(
         self,
         model: nn.Module,
@@ -223,6 +224,7 @@ class TrainingPruner:
             )
         return to_state(self._progress, self.schedule, str(self.budget))
 
+    @interruptible
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Narrows model, copies and optimizers to where a stored training was; load their own states afterwards.
 
