@@ -65,14 +65,14 @@ def checked_network(model: Any) -> nn.Module:
 
 
 def checked_optimizers(optimizer: Any, index: ModelIndex) -> tuple[Optimizer, ...]:
-    """The optimizers as a tuple.
+    """The optimizers that hold a model's parameters, without what wraps them.
 
     Args:
-        optimizer: One, or a sequence of them.
+        optimizer: One, or a sequence of them; they may be wrapped.
         index: The index of the model.
 
     Returns:
-        The optimizers.
+        The optimizers, at least one.
 
     Raises:
         ArgumentError: Another object, or an optimizer that holds no parameter of the model.
@@ -80,11 +80,12 @@ def checked_optimizers(optimizer: Any, index: ModelIndex) -> tuple[Optimizer, ..
     given = (optimizer,) if isinstance(optimizer, Optimizer) or not isinstance(optimizer, Sequence) else optimizer
     for each in given:
         check_optimizer(each)
-        for inner in acting_optimizers(each):
-            held_parameters(inner, index)
-    if not given:
+    acting = tuple(inner for each in given for inner in acting_optimizers(each))
+    for inner in acting:
+        held_parameters(inner, index)
+    if not acting:
         raise ArgumentError("optimizer=(): give the optimizer that trains the model, or all of them")
-    return tuple(given)
+    return acting
 
 
 def checked_copies(copies: Any, network: nn.Module) -> tuple[nn.Module, ...]:
