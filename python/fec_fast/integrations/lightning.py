@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from ..plan.plan import Plan
 from ..pruning.allocation.budget import Budget
 from ..pruning.during_training.schedule import PruningSchedule
-from ..pruning.during_training.stored_state import PruningRound, narrow_as_stored
+from ..pruning.during_training.stored_state import narrow_as_stored
 from ..pruning.during_training.training_pruner import TrainingPruner
 from ..utils.errors import ArgumentError, CheckpointError, LayerError, missing_extra, nearest
+from . import trainer_callback
 from .tested_versions import warn_if_untested
 
 _PACKAGES = {"lightning.pytorch": "lightning", "pytorch_lightning": "pytorch-lightning"}
@@ -39,15 +39,21 @@ def _callback_class() -> Any:
 _Callback: Any = _callback_class()
 
 
-class PruningCallback(_Callback):  # type: ignore[misc]
+class PruningCallback(trainer_callback.TrainerCallback, _Callback):  # type: ignore[misc]
     """Prunes a network of a ``LightningModule`` in rounds, in place; see :class:`fec_fast.TrainingPruner`.
 
     ``trainer.fit(module, loader, ckpt_path=...)`` resumes: a new module at full width is narrowed before Lightning
-    loads its weights. After the training, ``fec_fast.save(callback, folder)`` writes the network with its plan.
+    loads its weights. A second ``fit`` of the same module goes on with the rounds of the first. After the training,
+    ``fec_fast.save(callback, folder)`` writes the network with its plan.
 
     Attributes:
         pruner: The ``TrainingPruner`` of the last training; ``None`` before the first.
+        model: The network that is pruned; ``fec_fast.save(callback, folder)`` takes it from here.
+        plan: All rounds so far as one plan against the original network; ``None`` before the first.
+        rounds: The rounds that were made.
     """
+
+    _started_by = "trainer.fit"
 
     def __init__(
         self,
@@ -80,22 +86,6 @@ class PruningCallback(_Callback):  # type: ignore[misc]
         self._network, self._copies, self._example_inputs = network, tuple(copies), example_inputs
         self._options = {"budget": budget, "schedule": schedule, "images": images, **options}
         self._stored: Mapping[str, Any] | None = None
-        self.pruner: TrainingPruner | None = None
-
-    @property
-    def model(self) -> nn.Module:
-        """The network that was pruned last; ``fec_fast.save(callback, folder)`` takes it from here."""
-        return self._trained().model
-
-    @property
-    def plan(self) -> Plan | None:
-        """All rounds so far as one plan against the original network; ``None`` before the first."""
-        return self._trained().plan
-
-    @property
-    def rounds(self) -> tuple[PruningRound, ...]:
-        """The rounds that were made."""
-        return self._trained().rounds
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Sees to it that the network is narrowed before weights of a checkpoint are loaded.
@@ -139,14 +129,14 @@ class PruningCallback(_Callback):  # type: ignore[misc]
         Raises:
             FecError: As :class:`fec_fast.TrainingPruner` says.
         """
-        wrapper = trainer.strategy.model
+        wrapper, network = trainer.strategy.model, self._named(pl_module, self._network)
         self.pruner = TrainingPruner(
-            self._named(pl_module, self._network),
+            network,
             list(trainer.optimizers),
             self._example_inputs,
             copies=self._averages(trainer, pl_module),
             ddp=wrapper if isinstance(wrapper, DistributedDataParallel) else None,
-            state=self._stored,
+            state=self._earlier_state(network) if self._stored is None else self._stored,
             **self._options,
         )
 
@@ -209,13 +199,6 @@ class PruningCallback(_Callback):  # type: ignore[misc]
             raise LayerError(
                 f"the {type(pl_module).__name__} has no network {name!r}; {nearest(name, children)}"
             ) from None
-
-    def _trained(self) -> TrainingPruner:
-        if self.pruner is None:
-            raise ArgumentError(
-                "the PruningCallback has no pruner yet: it is made by trainer.fit; give the callback to the Trainer"
-            )
-        return self.pruner
 
 
 def _average(module: nn.Module) -> nn.Module:

@@ -12,16 +12,17 @@ from typing import Any
 from torch import nn
 
 from ..plan.checkpoint import Pruned, load, save
-from ..plan.plan import Plan, expect_plan
+from ..plan.plan import expect_plan
 from ..pruning.allocation.budget import Budget
 from ..pruning.during_training.schedule import PruningSchedule
-from ..pruning.during_training.stored_state import PruningRound, narrow_as_stored, progress_of
+from ..pruning.during_training.stored_state import narrow_as_stored, progress_of
 from ..pruning.during_training.training_pruner import TrainingPruner
 from ..utils.arguments import check_path
 from ..utils.errors import ArgumentError, CheckpointError, missing_extra
 from ..utils.files import atomic_folder, write_text
 from ..utils.modules import unwrap
 from ..utils.reading import read_json
+from . import trainer_callback
 from .tested_versions import warn_if_untested
 
 try:
@@ -36,7 +37,7 @@ _Callback: Any = TrainerCallback
 _STATE, _CONFIG, _PRUNED = "fec_fast_pruning.json", "config.json", "pruned"
 
 
-class PruningCallback(_Callback):  # type: ignore[misc]
+class PruningCallback(trainer_callback.TrainerCallback, _Callback):  # type: ignore[misc]
     """Prunes the model of a ``Trainer`` in rounds, in place; see :class:`fec_fast.TrainingPruner`.
 
     Every checkpoint of the ``Trainer`` gets the state of the pruning beside its other files. To resume, give the
@@ -44,8 +45,13 @@ class PruningCallback(_Callback):  # type: ignore[misc]
     with its plan and its config.
 
     Attributes:
-        pruner: The ``TrainingPruner`` of the training; ``None`` before it.
+        pruner: The ``TrainingPruner`` of the last training; ``None`` before the first.
+        model: The model that is pruned; ``fec_fast.save(callback, folder)`` and :func:`save_pretrained` take it.
+        plan: All rounds so far as one plan against the original model; ``None`` before the first.
+        rounds: The rounds that were made.
     """
+
+    _started_by = "trainer.train"
 
     def __init__(
         self,
@@ -80,22 +86,6 @@ class PruningCallback(_Callback):  # type: ignore[misc]
         self._stored_step = 0
         self._trainer: Any = None
         self._guard: Any = None
-        self.pruner: TrainingPruner | None = None
-
-    @property
-    def model(self) -> nn.Module:
-        """The model that is pruned; ``fec_fast.save(callback, folder)`` and :func:`save_pretrained` take it."""
-        return self._trained().model
-
-    @property
-    def plan(self) -> Plan | None:
-        """All rounds so far as one plan against the original model; ``None`` before the first."""
-        return self._trained().plan
-
-    @property
-    def rounds(self) -> tuple[PruningRound, ...]:
-        """The rounds that were made."""
-        return self._trained().rounds
 
     def attach(self, trainer: Any) -> None:
         """Tells the callback its ``Trainer``, from which it takes the ``DistributedDataParallel`` of several processes.
@@ -141,7 +131,7 @@ class PruningCallback(_Callback):  # type: ignore[misc]
             CheckpointError: The training goes on from another checkpoint than the callback's.
             FecError: As :class:`fec_fast.TrainingPruner` says.
         """
-        earlier = self.pruner if self.pruner is not None and self.pruner.model is kwargs["model"] else None
+        earlier = self._earlier_state(kwargs["model"])
         if earlier is None and state.global_step != self._stored_step:
             raise CheckpointError(
                 f"the training starts at step {state.global_step}, the pruning at step {self._stored_step}: give the "
@@ -154,7 +144,7 @@ class PruningCallback(_Callback):  # type: ignore[misc]
             self._example_inputs,
             copies=self._copies,
             ddp=wrapped if isinstance(wrapped, nn.parallel.DistributedDataParallel) else None,
-            state=self._stored if earlier is None else earlier.state_dict(),
+            state=self._stored if earlier is None else earlier,
             **self._options,
         )
 
@@ -208,13 +198,6 @@ class PruningCallback(_Callback):  # type: ignore[misc]
 
     def _all_copies(self) -> list[nn.Module]:
         return [self._copies] if isinstance(self._copies, nn.Module) else list(self._copies)
-
-    def _trained(self) -> TrainingPruner:
-        if self.pruner is None:
-            raise ArgumentError(
-                "the PruningCallback has no pruner yet: it is made by trainer.train; give the callback to the Trainer"
-            )
-        return self.pruner
 
 
 def save_pretrained(result: Pruned, folder: str | os.PathLike[str]) -> Path:

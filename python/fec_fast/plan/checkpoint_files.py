@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, TypedDict
 
@@ -118,12 +118,8 @@ def verified_contents(folder: str | os.PathLike[str]) -> tuple[Path, Plan, Tenso
         CheckpointError: A file is missing, truncated or edited, or the checkpoint was replaced meanwhile.
     """
     path = check_path("folder", folder)
-    with _of_one_checkpoint(path) as files:
-        plan = _read_plan(path, files["plan.json"])
-        file, expected = path / WEIGHTS, files["model.safetensors"]
-        with _of_checkpoint(path, WEIGHTS):
-            _check_size(file, expected)
-            weights = read_tensors(file, lambda digest: _check_digest(file, digest, expected))
+    with _plan_and_digest_check(path) as (plan, check):
+        weights = read_tensors(path / WEIGHTS, check)
     return path, Plan.from_json(plan), weights
 
 
@@ -140,23 +136,25 @@ def verified_plan(folder: str | os.PathLike[str]) -> Plan:
         CheckpointError: As for :func:`verified_contents`.
     """
     path = check_path("folder", folder)
-    with _of_one_checkpoint(path) as files:
-        plan = _read_plan(path, files["plan.json"])
-        file, expected = path / WEIGHTS, files["model.safetensors"]
-        with _of_checkpoint(path, WEIGHTS):
-            _check_size(file, expected)
-            with open_regular(file, CheckpointError) as stream:
-                _check_digest(file, hashlib.file_digest(stream, "sha256").hexdigest(), expected)
+    with _plan_and_digest_check(path) as (plan, check), open_regular(path / WEIGHTS, CheckpointError) as weights:
+        check(hashlib.file_digest(weights, "sha256").hexdigest())
     return Plan.from_json(plan)
 
 
 @contextlib.contextmanager
-def _of_one_checkpoint(path: Path) -> Iterator[_Files]:
-    """Yields what the manifest lists; says so where an error has come because another checkpoint took the place."""
+def _plan_and_digest_check(path: Path) -> Iterator[tuple[bytes, Callable[[str], None]]]:
+    """Reads the plan of a checkpoint, and yields it with the check of the weights' digest, which the block reads.
+
+    Where an error has come because another checkpoint took the place, it says so.
+    """
     manifest_content = read_manifest(path)
     files = parse_manifest(path, manifest_content)["files"]
     try:
-        yield files
+        plan = _read_plan(path, files["plan.json"])
+        with _of_checkpoint(path, WEIGHTS):
+            file, expected = path / WEIGHTS, files["model.safetensors"]
+            _check_size(file, expected)
+            yield plan, lambda digest: _check_digest(file, digest, expected)
     except CheckpointError as error:
         if path.is_dir() and read_manifest(path) != manifest_content:
             raise CheckpointError(f"{path} was replaced by another checkpoint meanwhile; load it again") from error

@@ -83,7 +83,7 @@ def check_norms(norms: object) -> None:
 
 
 def default_criterion(model: object, formula: Formula | None, calibration: object, recover: object) -> str:
-    """The criterion where the caller names none: that which is best with the data at hand (docs/recovery.md).
+    """The criterion where the caller names none: the best with the given data (docs/recovery.md).
 
     Args:
         model: The model.
@@ -204,12 +204,24 @@ def check_round_arguments(rounds: int, train: Callable[..., Any], options: Mappi
         raise ArgumentError(f"rounds={rounds}: give at most {_MOST_ROUNDS}; each is to remove something")
     if not callable(train):
         raise ArgumentError(f"train: expected a function of a model and a round, got {type(train).__name__}")
+    check_options_of_rounds(options)
+
+
+def check_options_of_rounds(options: Mapping[str, Any]) -> None:
+    """Checks that options for ``prune`` leave it to the budget how much each of several rounds removes.
+
+    Args:
+        options: The options.
+
+    Raises:
+        RatioError: ``remove`` or ``ratio`` is given, or ``ratios`` does not name a policy.
+    """
     for name in ("ratio", "remove"):
         if options.get(name) is not None:
             raise RatioError(
                 f"{name}=: give budget= alone; a share does not say how much each of several rounds removes"
             )
-    if not (options.get("ratios") is None or isinstance(options["ratios"], str)):
+    if not isinstance(options.get("ratios"), str | None):
         raise RatioError("ratios=: name a policy; ratios by layer and measured sensitivities hold for one round only")
 
 

@@ -11,10 +11,12 @@ from ..graph.groups import couple_channels
 from ..graph.size_model import SizeModel
 from ..graph.trace import trace_model
 from ..utils.model_index import ModelIndex
+from ..utils.public_call import interruptible
 from ..utils.timing import time_model
 from ..utils.weights import check_weights
 
 
+@interruptible
 def network_size(model: nn.Module, example_inputs: Any, quantity: str) -> float:
     """Measures a network in the quantity of a budget.
 

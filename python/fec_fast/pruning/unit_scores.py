@@ -175,7 +175,7 @@ def scoring_backend(trace: Trace, tensors: Mapping[str, Tensor]) -> ResolvedBack
         BackendError: The backend cannot run here.
     """
     devices = {use.weight_in(tensors).device for use in trace.weight_uses.values()}
-    return resolve("auto", devices.pop().type) if len(devices) == 1 else resolve("auto")
+    return resolve("auto", devices.pop().type if len(devices) == 1 else "cpu")
 
 
 def side_entropies(

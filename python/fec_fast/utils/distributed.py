@@ -91,7 +91,7 @@ class Processes:
         failure: Exception | None = None
         try:
             results = work()
-        except Exception as error:  # sent to the other processes first, which would otherwise wait for ever
+        except Exception as error:  # raised below: the other processes wait for the message
             failure = error
         message = None if failure is None else f"process {self.rank}: {failure}"
         gathered = gather_object([(results, message)])

@@ -43,7 +43,7 @@ def open_regular(path: Path, error: type[FecError]) -> BufferedReader:
         FecError: Of the given class. Not a regular file.
         OSError: The file is missing or cannot be read.
     """
-    # Not blocking: a pipe that nobody writes to would hold the call up for ever. Files do not heed it.
+    # Not blocking: otherwise the call would never return for a pipe that nobody writes to. It has no effect on files.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

@@ -119,6 +119,20 @@ def test_epochs_and_accumulated_batches_are_counted_as_lightning_does() -> None:
     assert trainer.global_step == 8 and [made.steps for made in pruning.rounds] == [3]
 
 
+def test_a_second_training_goes_on(tmp_path: Path) -> None:
+    module, pruning = Classifier(), callback(schedule=PruningSchedule.linear([3, 20]))
+    trainer = fit(module, pruning)
+    assert [made.steps for made in pruning.rounds] == [3]
+    trainer.fit_loop.max_epochs = 6
+    trainer.fit(module, loader())
+    assert [made.steps for made in pruning.rounds] == [3, 20]
+    fec_fast.save(pruning, tmp_path / "saved")
+    assert_same_state(fec_fast.load(network(5), tmp_path / "saved"), state(module.net))
+    other = Classifier(seed=1)
+    fit(other, pruning, max_epochs=1)
+    assert [made.steps for made in pruning.rounds] == [3] and pruning.model is other.net
+
+
 def test_copies_in_the_module_are_narrowed_too(tmp_path: Path) -> None:
     from torch.optim.swa_utils import AveragedModel
 

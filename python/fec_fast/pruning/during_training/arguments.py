@@ -16,13 +16,22 @@ from ...plan.plan import Plan
 from ...plan.shapes import fingerprint
 from ...recovery.calibration import DATA_FREE, calibration_batches, count_images
 from ...recovery.compensation import FEWEST_IMAGES
-from ...utils.errors import ArgumentError, FecWarning, InputError, RatioError, WeightError, nearest
+from ...utils.critical_section import surely_left
+from ...utils.errors import ArgumentError, FecWarning, InputError, WeightError, nearest
 from ...utils.model_index import ModelIndex
 from ...utils.modules import check_not_made_for_inference, check_not_sharded, modules_of, unwrap
 from ...utils.random_state import restored_randomness
 from ...utils.weights import check_weights
+from ..allocation.allocate import AllocationRequest
 from ..allocation.budget import Budget
-from ..arguments import calibration_needs, check_calibration, check_scoring_arguments, default_criterion, images_suffice
+from ..arguments import (
+    calibration_needs,
+    check_calibration,
+    check_options_of_rounds,
+    check_scoring_arguments,
+    default_criterion,
+    images_suffice,
+)
 from ..measured_size import network_size
 from ..pruner import prune
 from .plain_forward import without_autocast
@@ -56,14 +65,14 @@ def checked_network(model: Any) -> nn.Module:
 
 
 def checked_optimizers(optimizer: Any, index: ModelIndex) -> tuple[Optimizer, ...]:
-    """The optimizers as a tuple.
+    """The optimizers that hold a model's parameters, without what wraps them.
 
     Args:
-        optimizer: One, or a sequence of them.
+        optimizer: One, or a sequence of them; they may be wrapped.
         index: The index of the model.
 
     Returns:
-        The optimizers.
+        The optimizers, at least one.
 
     Raises:
         ArgumentError: Another object, or an optimizer that holds no parameter of the model.
@@ -71,11 +80,12 @@ def checked_optimizers(optimizer: Any, index: ModelIndex) -> tuple[Optimizer, ..
     given = (optimizer,) if isinstance(optimizer, Optimizer) or not isinstance(optimizer, Sequence) else optimizer
     for each in given:
         check_optimizer(each)
-        for inner in acting_optimizers(each):
-            held_parameters(inner, index)
-    if not given:
+    acting = tuple(inner for each in given for inner in acting_optimizers(each))
+    for inner in acting:
+        held_parameters(inner, index)
+    if not acting:
         raise ArgumentError("optimizer=(): give the optimizer that trains the model, or all of them")
-    return tuple(given)
+    return acting
 
 
 def checked_copies(copies: Any, network: nn.Module) -> tuple[nn.Module, ...]:
@@ -130,7 +140,7 @@ def checked_options(
 
     Raises:
         ArgumentError: An argument of the wrong kind; images that are missing, not needed, or cannot be read twice.
-        RatioError: A ratio, or a calibration that is missing or not needed.
+        RatioError: A share to remove, or a calibration that is missing or not needed.
         InputError: Too few images, or none that the model can be run on.
         WeightError: Weights in half precision, which cannot be recovered.
     """
@@ -146,10 +156,8 @@ def checked_options(
         if name not in known:
             hint = "say it in the schedule" if name == "recover" else nearest(name, known)
             raise ArgumentError(f"{name}=: no option of prune in a round; {hint}")
-    if options.get("ratio") is not None:
-        raise RatioError("ratio=: give budget= alone; a ratio does not say how much each of several rounds removes")
-    if not isinstance(options.get("ratios"), str | None):
-        raise RatioError("ratios=: name a policy; ratios by layer and measured sensitivities hold for one round only")
+    check_options_of_rounds(options)
+    policy = AllocationRequest(ratios=options.get("ratios"), budget=budget).policy  # an unknown name raises here
     for name, data in (("images", images), ("calibration", options.get("calibration"))):
         if isinstance(data, Iterator):
             raise ArgumentError(f"{name}: a {type(data).__name__} can be read once only, and rounds are many: a list?")
@@ -169,11 +177,9 @@ def checked_options(
         default_criterion(network, options.get("formula"), calibration, recover) if criterion is None else criterion
     )
     check_scoring_arguments(criterion, options.get("formula"), options.get("sides", "both"), options.get("ignore", ()))
-    policy = options.get("ratios")
-    if not (recover is not None and images_suffice(criterion, policy)) or calibration is not None:
-        check_calibration(criterion, policy, calibration)
-    elif not calibration_needs(criterion, policy):
-        check_calibration(criterion, policy, None)
+    if calibration is None and images_suffice(criterion, policy):
+        calibration = recover
+    check_calibration(criterion, policy, calibration)
     return dict(options)
 
 
@@ -217,7 +223,7 @@ def check_reachable(
     if options.get("criterion") is not None and not calibration_needs(options["criterion"], None):
         names, scoring = (*_STRUCTURE, *_SCORING), {}
     trial = {**{name: value for name, value in options.items() if name in names}, **scoring}
-    with restored_randomness(), warnings.catch_warnings(), without_autocast([network]):
+    with restored_randomness(), surely_left(warnings.catch_warnings()), without_autocast([network]):
         warnings.simplefilter("ignore", FecWarning)  # of a plan that is not used
         size = network_size(network, example_inputs, budget.quantity)
         result = prune(network, example_inputs, budget=budget, **trial)

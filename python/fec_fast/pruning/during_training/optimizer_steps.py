@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from ...plan.optimizer_state import acting_optimizers, narrowed_states
+from ...plan.optimizer_state import narrowed_states
 from ...plan.plan import Plan
 from ...utils.errors import PlanError
 from ...utils.model_index import ModelIndex
@@ -29,15 +29,16 @@ class OptimizerSteps:
         """Begins to count.
 
         Args:
-            optimizers: Those that are narrowed in every round, at least one; they may be wrappers.
+            optimizers: Those that are narrowed in every round, at least one; no wrappers of others.
         """
         self.taken = 0
-        self._counted = weakref.ref(acting_optimizers(optimizers[0])[0])
-        self._own = weakref.WeakSet(each for optimizer in optimizers for each in acting_optimizers(optimizer))
+        self._counted = weakref.ref(optimizers[0])
+        self._own = weakref.WeakSet(optimizers)
         self._checked: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._names: dict[int, tuple[str, Tensor]] = {}
         self._round = 0
-        # Torch keeps the hooks for all optimizers of the process, and for ever: they must not keep this object alive.
+        # Torch keeps the hooks, for all optimizers of the process, until they are removed: they must not keep this
+        # object alive.
         this = weakref.ref(self)
 
         def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -106,7 +107,7 @@ def check_states(optimizers: Sequence[Optimizer], plan: Plan, index: ModelIndex)
     """Checks that the states of optimizers can be narrowed, before a round needs it.
 
     Args:
-        optimizers: The optimizers; they may be wrappers.
+        optimizers: The optimizers, without wrappers.
         plan: A plan that narrows the model.
         index: The index of the model.
 
@@ -115,5 +116,4 @@ def check_states(optimizers: Sequence[Optimizer], plan: Plan, index: ModelIndex)
         PlanError: A state is factored or otherwise not of its parameter's shape.
     """
     for optimizer in optimizers:
-        for each in acting_optimizers(optimizer):
-            narrowed_states(each, plan, index)
+        narrowed_states(optimizer, plan, index)

@@ -107,7 +107,7 @@ def agreed(work: Callable[[], _R], together: bool) -> _R:
     result, failure = None, None
     try:
         result = work()
-    except Exception as error:  # the others are told first, which would otherwise wait for ever
+    except Exception as error:  # raised below: the others wait for the message
         failure = error
     rank = torch.distributed.get_rank()
     messages: list[str | None] = [None] * number_of_processes()
@@ -158,7 +158,7 @@ def from_first(work: Callable[[], RoundPlan]) -> RoundPlan:
     if is_first:
         try:
             planned = work()
-        except Exception as error:  # the others are told first, which would otherwise wait for ever
+        except Exception as error:  # raised below: the others wait for the message
             failure = error
     message = None if failure is None else f"{type(failure).__name__}: {failure}"
     # Text, numbers and bytes: the plan as JSON, the tensors as safetensors.

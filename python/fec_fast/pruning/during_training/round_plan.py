@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,15 +30,16 @@ class RoundPlan:
 
     Attributes:
         plan: The plan for the present model; ``None`` where the model is small enough already.
-        values: For the model and each copy, in this order, the tensors that recovery has changed, by name.
+        values: For the model and each copy, in this order, the tensors that recovery has changed, by name; empty
+            without a plan.
         size_before: The size before the round, in the budget's quantity.
         size_after: The size after it.
     """
 
     plan: Plan | None
-    values: list[dict[str, Tensor]] = field(default_factory=list)
-    size_before: float = 0.0
-    size_after: float = 0.0
+    values: list[dict[str, Tensor]]
+    size_before: float
+    size_after: float
 
 
 def plan_round(
@@ -46,7 +47,7 @@ def plan_round(
     copies: Sequence[nn.Module],
     example_inputs: Any,
     quantity: str,
-    size_wanted: Any,
+    size_wanted: Callable[[float], float],
     schedule: PruningSchedule,
     images: Any,
     options: Mapping[str, Any],
@@ -84,10 +85,10 @@ def plan_round(
         elif schedule.recover == DATA_FREE:
             recover = DATA_FREE
         result = prune(model, example_inputs, budget=Budget(**{quantity: amount}), recover=recover, **options)
-        plan, values = result.plan, [_changed(ModelIndex.of(model), result.plan, result.model)]
+        plan = result.plan
         if schedule.recover == BATCH_NORM:
             reestimate(result.model, images)
-            values = [_changed(ModelIndex.of(model), plan, result.model)]
+        values = [_changed(ModelIndex.of(model), plan, result.model)]
         for copy in copies:
             if schedule.recover is None:
                 values.append({})

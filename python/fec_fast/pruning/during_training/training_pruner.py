@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ...plan.composition import compose
-from ...plan.optimizer_state import StateChange, acting_optimizers, held_parameters, narrowed_states, set_states
+from ...plan.optimizer_state import StateChange, held_parameters, narrowed_states, set_states
 from ...plan.plan import Plan, check_plan
 from ...plan.shapes import fingerprint
 from ...plan.surgery import prune_in_place
@@ -60,6 +60,7 @@ class TrainingPruner:
         budget: The budget.
     """
 
+    @interruptible
     def __init__(
         self,
         model: nn.Module,
@@ -223,6 +224,7 @@ class TrainingPruner:
             )
         return to_state(self._progress, self.schedule, str(self.budget))
 
+    @interruptible
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Narrows model, copies and optimizers to where a stored training was; load their own states afterwards.
 
@@ -296,7 +298,7 @@ class TrainingPruner:
         indices, changes = agreed(lambda: self._prepared(plan, index), together)
         with all_or_nothing() as undo:
             self._renewed_if_undone(undo)
-            for each, values in zip(indices, found.values or [{} for _ in indices], strict=True):
+            for each, values in zip(indices, found.values, strict=True):
                 _drop_gradients(each, undo)
                 values = {name: value.to(each.tensors[name].device) for name, value in values.items()}
                 prune_in_place(each, plan, undo, values)
@@ -334,8 +336,7 @@ class TrainingPruner:
         return [
             change
             for optimizer in self._optimizers
-            for each in acting_optimizers(optimizer)
-            for change in narrowed_states(each, plan, index, pruned_too=pruned_too)
+            for change in narrowed_states(optimizer, plan, index, pruned_too=pruned_too)
         ]
 
     def _check_first_states(self, trial: Plan) -> None:
@@ -344,8 +345,9 @@ class TrainingPruner:
         self._trial = None
 
     def _held_names(self, index: ModelIndex) -> frozenset[str]:
-        inner = [each for optimizer in self._optimizers for each in acting_optimizers(optimizer)]
-        return frozenset(index.first_names[id(one)] for each in inner for one in held_parameters(each, index))
+        return frozenset(
+            index.first_names[id(one)] for optimizer in self._optimizers for one in held_parameters(optimizer, index)
+        )
 
     def _renewed_if_undone(self, undo: UndoLog) -> None:
         if self._ddp is not None:

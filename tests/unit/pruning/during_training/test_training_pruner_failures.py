@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import re
+import signal
 from datetime import timedelta
 from typing import Any
 
@@ -20,7 +21,8 @@ from fec_fast import ArgumentError, Budget, BudgetError, CheckpointError, PlanEr
 from fec_fast.plan import optimizer_state, surgery
 from fec_fast.pruning.during_training import round_plan, stored_state, training_pruner
 from fec_fast.utils import undo
-from helpers.interruptions import Interrupted, press_at_random, raise_at
+from helpers.interruptions import Interrupted, keyboard, press_at_random, raise_at
+from helpers.networks import SharedWeight
 from helpers.training_loops import BUDGET, EXAMPLE, SCHEDULE, Loop, adamw, network
 
 MODULES = (training_pruner, round_plan, stored_state, optimizer_state, surgery, undo)
@@ -68,6 +70,24 @@ def test_ctrl_c_at_random_moments_of_a_round_leaves_all_as_it_was() -> None:
         assert loop.pruner.step() is not None
 
     press_at_random(make, rounds=5, seed=2)
+
+
+def test_ctrl_c_that_the_model_ignores_still_ends_the_call() -> None:
+    pressed: list[bool] = []
+
+    class Deaf(SharedWeight):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            if not pressed:
+                pressed.append(True)
+                with contextlib.suppress(KeyboardInterrupt):
+                    signal.raise_signal(signal.SIGINT)
+            return super().forward(image)
+
+    with keyboard(), pytest.raises(KeyboardInterrupt):
+        pruner(model=Deaf())
+    pressed.clear()
+    with keyboard(), pytest.raises(KeyboardInterrupt):
+        fec_fast.prune_iteratively(Deaf(), EXAMPLE, budget=BUDGET, train=lambda model, number: None, rounds=1)
 
 
 def test_an_error_in_a_round_names_it_and_the_round_can_be_made_later(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +246,9 @@ def pruner(**options: Any) -> fec_fast.TrainingPruner:
         ({"schedule": "cubic"}, ArgumentError, "schedule='cubic': give a fec_fast.PruningSchedule, such as"),
         ({"copies": network().head}, ArgumentError, "copies[0]: this Linear is no copy of the model"),
         ({"ratio": 0.5}, RatioError, "ratio=: give budget= alone"),
+        ({"remove": 0.5}, RatioError, "remove=: give budget= alone"),
         ({"ratios": {"one": 0.5}}, RatioError, "ratios=: name a policy"),
+        ({"ratios": "globl"}, ArgumentError, "ratios='globl': nearest: 'global'"),
         ({"recover": "images"}, ArgumentError, "recover=: no option of prune in a round; say it in the schedule"),
         ({"min_chanels": 2}, ArgumentError, "min_chanels=: no option of prune in a round; nearest: 'min_channels'"),
         ({"criterion": "taylor"}, RatioError, "criterion='taylor' needs calibration="),
