@@ -15,7 +15,7 @@ from ..utils.errors import ArgumentError, InputError, list_some, missing_extra, 
 from .box_transforms import AUGMENTATIONS, make_box_transform
 from .boxes import AnnotatedImage
 from .held_out import check_share
-from .loaders import Loader, check_positive, check_seed, check_unscaled, ends_with_single_image
+from .loaders import Loader, check_classes, check_positive, check_seed, check_unscaled, ends_with_single_image
 from .picture_files import LONGEST_SIDE, in_rgb
 
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -74,13 +74,7 @@ class BoxOptions:
         _ = self.width_and_height
         if self.augment not in AUGMENTATIONS:
             raise InputError(f"augment={self.augment!r}: {nearest(str(self.augment), AUGMENTATIONS)}")
-        classes = self.classes
-        if classes is not None:
-            is_list = isinstance(classes, list | tuple)
-            if not is_list or not classes or not all(isinstance(name, str) and name for name in classes):
-                raise ArgumentError(f"classes={classes!r:.80}: give a list of names")
-            if len(set(classes)) != len(classes):
-                raise InputError(f"classes={list(classes)}: a name is given twice")
+        check_classes(self.classes)
         try:
             import PIL  # noqa: F401 (imported only to see that they are there)
             from torchvision.transforms import v2  # noqa: F401

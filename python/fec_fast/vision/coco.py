@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..utils.arguments import check_path
 from ..utils.errors import ArgumentError, FecWarning, InputError, list_some
 from .box_images import BoxOptions, box_loaders
 from .coco_annotations import Instances
@@ -76,13 +77,14 @@ def load_coco(
     Warns:
         UserWarning: A share is held out, or boxes were dropped or clipped.
     """
+    folder = check_path("path", path)
     options = BoxOptions(image_size, classes, augment, limit, workers, held_out)
     options.check(batch_size, seed, f"data 'coco:{path}'")
     if check is not None and not isinstance(check, bool):
         raise ArgumentError(f"check={check!r:.80}: give True, False or None")
     files = _names("annotations", annotations)
     folders = _names("images", images)
-    root = DataRoot(Path(path), "coco")
+    root = DataRoot(folder, "coco")
     files = files or _found_files(root)
     instances = [Instances(root, file) for file in files]
     if len(instances) == 1:

@@ -11,8 +11,9 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..utils.arguments import check_path
 from ..utils.errors import FecWarning, InputError
-from .loaders import DataOptions, Loader, check_positive, check_torchvision, make_loaders, transforms_for
+from .loaders import DataOptions, Loader, check_positive, check_seed, check_torchvision, make_loaders, transforms_for
 from .picture_files import in_rgb, opened_picture
 from .sources import Archive, Folder, Source
 
@@ -41,11 +42,13 @@ def load_image_folder(path: str | Path, batch_size: int = 64, seed: int = 0, **o
         ArgumentError: There is no such option, or a value has the wrong type.
         MissingExtraError: torchvision or Pillow is not installed.
     """
+    file = check_path("path", path)
     check_positive("batch_size", batch_size)
+    check_seed(seed)
     parsed = DataOptions.of(options)
     purpose = f"data 'imagefolder:{path}'"
     check_torchvision(purpose)
-    train, held_out = _open_parts(Path(path), parsed.limit, purpose)
+    train, held_out = _open_parts(file, parsed.limit, purpose)
     _check_files((train, held_out), parsed.check, purpose)
     train.transform, held_out.transform = transforms_for(parsed, train.image(0))
     return make_loaders(train, held_out, batch_size, seed, parsed.workers)

@@ -115,6 +115,25 @@ def check_seed(seed: Any) -> None:
         raise ArgumentError(f"seed={seed!r:.80}: give an integer of at most 53 bits")
 
 
+def check_classes(classes: Any) -> None:
+    """Checks the option ``classes``: names, each of them once, or ``None``.
+
+    Args:
+        classes: The option's value.
+
+    Raises:
+        ArgumentError: It is no list of names.
+        InputError: A name is given twice.
+    """
+    if classes is None:
+        return
+    is_list = isinstance(classes, list | tuple)
+    if not is_list or not classes or not all(isinstance(name, str) and name for name in classes):
+        raise ArgumentError(f"classes={classes!r:.80}: give a list of names")
+    if len(set(classes)) != len(classes):
+        raise InputError(f"classes={list(classes)}: a name is given twice")
+
+
 def check_torchvision(purpose: str) -> None:
     """Checks that torchvision and Pillow are installed.
 

@@ -15,7 +15,16 @@ from .box_images import BoxOptions, loaders_of, transformed
 from .box_transforms import make_box_transform
 from .boxes import LARGEST_CORNER, AnnotatedImage, Box, BoxCheck
 from .held_out import check_share, refuse_share, take_share
-from .loaders import DataOptions, Loader, check_positive, check_torchvision, make_loaders, transforms_for
+from .loaders import (
+    DataOptions,
+    Loader,
+    check_classes,
+    check_positive,
+    check_seed,
+    check_torchvision,
+    make_loaders,
+    transforms_for,
+)
 from .record_fields import (
     LABEL_KEYS,
     OBJECT_KEYS,
@@ -88,6 +97,8 @@ def load_records(
         UserWarning: A share is held out.
     """
     check_positive("batch_size", batch_size)
+    check_seed(seed)
+    check_classes(classes)
     check_share(held_out)
     if box_format not in BOX_FORMATS:
         raise InputError(f"box_format={box_format!r}: {nearest(str(box_format), BOX_FORMATS)}")
