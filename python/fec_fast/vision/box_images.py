@@ -141,11 +141,18 @@ class BoxImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         """Reads, resizes and transforms an image with its boxes.
 
         Raises:
-            InputError: The image cannot be decoded.
+            InputError: The image cannot be decoded, has another size than its annotation says, or is too large to be
+                taken without ``image_size``.
         """
         example = self.examples[index]
+        where = f"{self._pictures.where}: {example.file}"
         with self._pictures.picture(example.file) as opened:
-            picture = decoded(opened, self._size, example.upright)
+            upright = example.upright
+            if upright is None:
+                upright = is_turned(opened, example.size, where, "its annotation")
+            if self._size is None:
+                check_unscaled(opened.size, where)
+            picture = decoded(opened, self._size, upright)
         return transformed(picture, example, self._labels, self._transform)
 
 
@@ -174,6 +181,30 @@ def upright_size(opened: Any) -> tuple[int, int]:
     width, height = opened.size
     sideways = opened.getexif().get(0x0112, 1) in _SIDEWAYS
     return (height, width) if sideways else (width, height)
+
+
+def is_turned(opened: Any, size: tuple[int, int], subject: str, origin: str) -> bool:
+    """Whether an opened picture has the size of its annotation only once it is turned as its EXIF data say.
+
+    Args:
+        opened: The opened PIL image.
+        size: Width and height in the annotation.
+        subject: The subject of the error message: which picture it is.
+        origin: Where the size is from, for the message.
+
+    Returns:
+        True or false.
+
+    Raises:
+        InputError: It has this size neither as stored nor turned.
+    """
+    as_stored = opened.size
+    if size not in (as_stored, upright_size(opened)):
+        raise InputError(
+            f"{subject} has {as_stored[0]} x {as_stored[1]} pixels, but {size[0]} x {size[1]} in {origin}: its boxes "
+            "would lie elsewhere"
+        )
+    return bool(size != as_stored)
 
 
 def transformed(

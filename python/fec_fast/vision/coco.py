@@ -63,7 +63,8 @@ def load_coco(
         limit: Uses only the first ``limit`` images of both parts. ``None`` uses all.
         workers: Number of processes that decode images. 0 decodes in this process.
         check: Whether the header of every picture is read before training. ``None`` does so for up to 100,000
-            pictures, and warns where there are more.
+            pictures, and warns where there are more. A picture that is not checked is compared with the size in its
+            annotation when it is read.
 
     Returns:
         The training and the held-out loader. A batch is a list of images and a list of targets, see

@@ -22,6 +22,7 @@ from .loaders import (
     check_positive,
     check_seed,
     check_torchvision,
+    check_unscaled,
     make_loaders,
     transforms_for,
 )
@@ -212,12 +213,16 @@ class RecordBoxes(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         """Returns an image with its boxes, transformed. Boxes without an area in the image are left out.
 
         Raises:
-            InputError: The record has no such image or objects.
+            InputError: The record has no such image or objects, or the image is too large to be taken without
+                ``image_size``.
         """
         from PIL import Image
 
         record = record_at(self._records, index)
-        picture = picture_of(value_of(record, self._image, index), f"{WHERE}: {self._image} of record {index}")
+        picture_name = f"{WHERE}: {self._image} of record {index}"
+        picture = picture_of(value_of(record, self._image, index), picture_name)
+        if self._size is None:
+            check_unscaled(picture.size, picture_name)
         where = f"{WHERE}: {self._objects} of record {index}"
         check, boxes, names = BoxCheck(), [], []
         for box, category in objects_of(value_of(record, self._objects, index), where):

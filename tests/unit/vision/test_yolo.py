@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 pytest.importorskip("torchvision")
 
 from fec_fast.utils.errors import FecWarning, InputError  # noqa: E402
-from fec_fast.vision import data  # noqa: E402
+from fec_fast.vision import data, loaders  # noqa: E402
 from fec_fast.vision.yolo import load_yolo  # noqa: E402
 from fec_fast.vision.yolo_annotations import label_file  # noqa: E402
 from helpers import box_folders  # noqa: E402
@@ -108,6 +108,13 @@ def test_pictures_are_turned_as_their_exif_data_say(folder: Path) -> None:
         image, target = load_yolo(folder, image_size=size)[1].dataset[0]
         assert image.shape == (3, 20, 40) and target["boxes"].tolist() == [[0, 0, 20, 20]]
         assert image[0, :8].min() > 0.9 and image[2, 12:].min() > 0.9  # turned, red is above
+
+
+def test_large_pictures_need_a_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaders, "_MOST_UNSCALED", 40 * 20 - 1)
+    with pytest.raises(InputError, match=" has 40 x 20 pixels; .* give image_size="):
+        load_yolo(folder)
+    assert load_yolo(folder, image_size=10)[1].dataset[0][0].shape == (3, 10, 10)
 
 
 @pytest.mark.parametrize(
