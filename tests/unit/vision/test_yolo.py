@@ -143,6 +143,7 @@ HEAD = "train: images/train\nval: images/val\n"
         (lambda f: (f / "data.yaml").unlink(), "there is no data.yaml; write one with names"),
         (_write("data.yaml", "- a"), "must hold keys and values"),
         (_write("data.yaml", "a: *b"), "data.yaml is not YAML: it has a reference"),
+        (_write("data.yaml", "#" * 36_001), r"^\S+data.yaml has 36,001 bytes; such a file may have at most 36,000"),
         (_write("data.yaml", HEAD), "names is missing"),
         (_write("data.yaml", HEAD + "names: {1: a}"), "names must have the keys 0, 1, 2"),
         (_write("data.yaml", HEAD + "names: [a, a]"), "names has a name twice"),
