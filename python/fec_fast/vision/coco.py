@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..utils.arguments import check_path
-from ..utils.errors import ArgumentError, FecWarning, InputError, list_some
+from ..utils.errors import ArgumentError, InputError, list_some
 from .box_images import BoxOptions, box_loaders
 from .coco_annotations import Instances
 from .data_root import DataRoot
 from .held_out import refuse_share, take_share
-from .loaders import Loader
+from .loaders import Loader, are_headers_read
 
-# The number of pictures whose headers are read unless the user decides otherwise.
-_MOST_CHECKED_BY_DEFAULT = 100_000
 # COCO's own names, and those of tools that write one folder per part.
 _TRAIN = re.compile(r"annotations/instances_train\w*\.json|train/_annotations\.coco\.json")
 _HELD_OUT = tuple(
@@ -99,14 +96,7 @@ def load_coco(
     places = folders * 2 if len(folders) == 1 else folders
     places = places or [_picture_folder(root, part.file, part.images[0].file_name) for part in instances]
     chosen = [part[:limit] for part in parts]
-    count = sum(map(len, chosen))
-    if check is None and count > _MOST_CHECKED_BY_DEFAULT:
-        warnings.warn(
-            f"{root.where}: {count:,} pictures are not checked before training, and one that cannot be read would end "
-            "the training with its name; set check=True to check them",
-            FecWarning,
-            stacklevel=2,
-        )
+    check_headers = are_headers_read(check, sum(map(len, chosen)), root.where)
     labels = ("the training images", "the held-out images")
     examples = [
         part.annotated(
@@ -115,7 +105,7 @@ def load_coco(
             some,
             label,
             crowds=label == labels[1],
-            check_headers=count <= _MOST_CHECKED_BY_DEFAULT if check is None else check,
+            check_headers=check_headers,
         )
         for part, place, some, label in zip(instances, places, chosen, labels, strict=True)
     ]

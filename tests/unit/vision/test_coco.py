@@ -99,6 +99,15 @@ def test_pictures_that_are_turned_by_exif(folder: Path) -> None:
         held_out.dataset[0]
 
 
+def test_a_warning_reports_that_many_pictures_are_not_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "val2017/d.jpg").write_bytes(b"no image")
+    monkeypatch.setattr(loaders, "_MOST_CHECKED_BY_DEFAULT", 4)
+    with pytest.warns(FecWarning, match="5 files are not checked before training"):
+        load_coco(folder)
+    with pytest.raises(InputError, match="d.jpg cannot be read"):
+        load_coco(folder, check=True)
+
+
 def test_large_pictures_need_a_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loaders, "_MOST_UNSCALED", 40 * 20 - 1)
     for check in (None, False):

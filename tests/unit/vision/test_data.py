@@ -82,6 +82,8 @@ def test_loaders_of_ones_own(tmp_path: Path) -> None:
         ({"workers": -1}, InputError),
         ({"image_size": 2.5}, ArgumentError),
         ({"augment": "cifra"}, InputError),
+        ({"check": "no"}, ArgumentError),
+        ({"download": 1}, ArgumentError),
         ({"mean": (0.5, 0.5)}, ArgumentError),
         ({"imagesize": 32}, ArgumentError),
     ],
