@@ -15,7 +15,7 @@ from ..utils.errors import ArgumentError, InputError, list_some, missing_extra, 
 from .box_transforms import AUGMENTATIONS, make_box_transform
 from .boxes import AnnotatedImage
 from .held_out import check_share
-from .loaders import Loader, check_classes, check_positive, check_seed, check_unscaled, ends_with_single_image
+from .loaders import Loader, check_classes, check_positive, check_seed, check_unscaled, make_loader
 from .picture_files import LONGEST_SIDE, in_rgb
 
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -309,15 +309,7 @@ def loaders_of(train: Any, held_out: Any, batch_size: int, seed: int, workers: i
         The training and the held-out loader.
     """
     return (
-        DataLoader(
-            train,
-            batch_size,
-            shuffle=True,
-            drop_last=ends_with_single_image(train, batch_size),
-            generator=torch.Generator().manual_seed(seed),
-            collate_fn=collate_lists,
-            num_workers=workers,
-        ),
+        make_loader(train, batch_size, seed, train=True, collate_fn=collate_lists, num_workers=workers),
         DataLoader(held_out, batch_size, collate_fn=collate_lists, num_workers=workers),
     )
 
