@@ -69,19 +69,21 @@ def combinations_of(
         ArgumentError: An argument of the wrong kind.
         BudgetError: A budget out of its range.
     """
+    lists: dict[str, list[Any]] = {}  # an iterator can be gone through once only
     for argument, values in (("budgets", budgets), ("policies", policies), ("criteria", criteria)):
         is_list = isinstance(values, Iterable) and not isinstance(values, str | bytes | Tensor | Budget)
-        if not is_list or not list(values):
+        lists[argument] = list(values) if is_list else []
+        if not lists[argument]:
             raise ArgumentError(f"{argument}={values!r:.80}: give a list with at least one entry")
     if not isinstance(formula, Formula | None):
         raise ArgumentError(f"formula: expected a fec_fast.Formula, got {type(formula).__name__}")
     jobs: dict[str, Combination] = {}
-    for entry in budgets:
+    for entry in lists["budgets"]:
         budget = Budget.parse(entry) if isinstance(entry, str) else entry
         if not isinstance(budget, Budget):
             raise ArgumentError(f"budgets: {budget!r} is no fec_fast.Budget and no text such as 'macs=0.5'")
-        for given_policy in policies:
-            for given_criterion in criteria:
+        for given_policy in lists["policies"]:
+            for given_criterion in lists["criteria"]:
                 criterion = given_criterion
                 if criterion is None:
                     criterion = default_criterion(index.model, formula, None, loader)

@@ -101,10 +101,15 @@ class Sweep:
             takes them.
 
         Raises:
-            ArgumentError: The point is of another sweep.
+            ArgumentError: The point is of another sweep, or this sweep was read from JSON.
             PlanError: The model has changed since.
         """
-        if self._remake is None or point not in self.points:
+        if self._remake is None:
+            raise ArgumentError(
+                "make: this sweep has no plans, for JSON does not hold them: run the sweep again, or prune by the "
+                "budget, policy and criterion of the point"
+            )
+        if point not in self.points:
             raise ArgumentError("make: give a point of this sweep, such as sweep.make(sweep.smallest())")
         return self._remake(point)
 

@@ -89,7 +89,8 @@ def amount_of(word: str, entry: Mapping[str, Any], where: str) -> Budget | float
         hint = "latency has no share: --keep latency=3ms" if name == "latency" else nearest(name, known)
         raise BudgetError(f"{where}: {word} one of {', '.join(known)}; {hint}")
     if isinstance(amount, str) and (word == "remove" or name == FILTERS):
-        raise BudgetError(f"{where}: give a share, such as 0.5. What may be left is said by keep: macs=1.2G")
+        hint = "; an amount that may be left belongs to keep, such as macs=1.2G" if name != FILTERS else ""
+        raise BudgetError(f"{where}: give a share, such as 0.5{hint}")
     if name == "latency" and not isinstance(amount, str):
         raise BudgetError(f"{where}: give a time with its unit, such as 3ms")
     if name == FILTERS:

@@ -58,8 +58,9 @@ def sweep_command(
 
     --remove and --keep may be repeated. Without them: 20, 35, 50, 65 and 80 % of the multiply-accumulates removed.
     """
-    budgets = [amount for amount in amounts_of(remove, keep, budget) if isinstance(amount, Budget)]
-    if len(budgets) < len([*(remove or ()), *(keep or ()), *(budget or ())]):
+    amounts = amounts_of(remove, keep, budget)
+    budgets = [amount for amount in amounts if isinstance(amount, Budget)]
+    if len(budgets) < len(amounts):
         raise InputError("filters=SHARE: a sweep compares networks by size: give params=, macs=, memory= or latency=")
     if out is not None:
         checkpoint.check_destination(out)

@@ -82,16 +82,14 @@ def write_report_of_folder(request: ReportRequest, input_shape: tuple[int, ...] 
     plan = checkpoint.read_plan(request.folder)
     if stored is not None and stored.fingerprint != plan.fingerprint:
         raise InputError(f"--sensitivity {request.sensitivity}: it is of another network than {request.folder}")
-    known: dict[str, Any] = {}
+    known: dict[str, Any] = {"sensitivity": stored}
     facts = [f"stored in {request.folder}"]
     if request.model is not None and input_shape is not None:
-        known = _of_model(request, request.model, input_shape, plan)
+        known |= _of_model(request, request.model, input_shape, plan, measured_on)
         if request.weights is None:
             facts.append("without the weights before pruning (--weights): no pictures of filters")
     else:
         facts.append("without the model before pruning (--model): no parameters and multiply-accumulates")
-    if stored is not None:
-        known["sensitivity"] = stored
     title = f"{request.model or request.folder.resolve().name}, pruned"
     facts += known.pop("facts", [])
     return write_report(request.out, report_content(plan, title, facts=facts, filters=filters, sweep=sweep, **known))
@@ -104,7 +102,9 @@ def _stored_sensitivity(name: str | None) -> Sensitivity | None:
     return Sensitivity.from_json(read_bytes(Path(name), MOST_JSON_BYTES, InputError))
 
 
-def _of_model(request: ReportRequest, name: str, input_shape: tuple[int, ...], plan: Plan) -> dict[str, Any]:
+def _of_model(
+    request: ReportRequest, name: str, input_shape: tuple[int, ...], plan: Plan, measured_on: str | None
+) -> dict[str, Any]:
     """What the model before pruning adds."""
     original = zoo.build(name)
     if request.weights is not None:
@@ -119,11 +119,11 @@ def _of_model(request: ReportRequest, name: str, input_shape: tuple[int, ...], p
         "before": count(original, example),
         "after": count(pruned, example),
     }
-    if request.sensitivity is not None and _stored_sensitivity(request.sensitivity) is None:
+    if measured_on is not None:
         criterion = plan.criterion if plan.criterion in CRITERIA else DEFAULT_CRITERION
-        held_out = data.load(request.sensitivity)[1]
+        held_out = data.load(measured_on)[1]
         known["sensitivity"] = measure_sensitivity(original, example, held_out, criterion=criterion)
-        known["facts"] = [f"sensitivity: accuracy on the held-out part of {request.sensitivity}, by {criterion}"]
+        known["facts"] = [f"sensitivity: accuracy on the held-out part of {measured_on}, by {criterion}"]
     if request.images is not None:
         known["images"] = _images(request.images)
     return known

@@ -47,7 +47,7 @@ def _in_words(budget: str) -> str:
     """A budget, such as ``"macs=0.5"`` or ``"macs=1.2G"``, in words that cannot be read backwards."""
     name, _, amount = budget.partition("=")
     try:
-        return f"{name} − {float(amount):.0%}" if name != "latency_ms" else f"{name} ≤ {amount}"
+        return f"{name} − {100 * float(amount):g}%" if name != "latency_ms" else f"{name} ≤ {amount}"
     except ValueError:
         return f"{name} ≤ {amount}"
 

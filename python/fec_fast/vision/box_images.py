@@ -15,7 +15,7 @@ from ..utils.errors import ArgumentError, InputError, list_some, missing_extra, 
 from .box_transforms import AUGMENTATIONS, make_box_transform
 from .boxes import AnnotatedImage
 from .held_out import check_share
-from .loaders import Loader, check_positive, check_seed, check_unscaled, ends_with_single_image
+from .loaders import Loader, check_classes, check_positive, check_seed, check_unscaled, make_loader
 from .picture_files import LONGEST_SIDE, in_rgb
 
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -74,13 +74,7 @@ class BoxOptions:
         _ = self.width_and_height
         if self.augment not in AUGMENTATIONS:
             raise InputError(f"augment={self.augment!r}: {nearest(str(self.augment), AUGMENTATIONS)}")
-        classes = self.classes
-        if classes is not None:
-            is_list = isinstance(classes, list | tuple)
-            if not is_list or not classes or not all(isinstance(name, str) and name for name in classes):
-                raise ArgumentError(f"classes={classes!r:.80}: give a list of names")
-            if len(set(classes)) != len(classes):
-                raise InputError(f"classes={list(classes)}: a name is given twice")
+        check_classes(self.classes)
         try:
             import PIL  # noqa: F401 (imported only to see that they are there)
             from torchvision.transforms import v2  # noqa: F401
@@ -147,11 +141,18 @@ class BoxImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         """Reads, resizes and transforms an image with its boxes.
 
         Raises:
-            InputError: The image cannot be decoded.
+            InputError: The image cannot be decoded, has another size than its annotation says, or is too large to be
+                taken without ``image_size``.
         """
         example = self.examples[index]
+        where = f"{self._pictures.where}: {example.file}"
         with self._pictures.picture(example.file) as opened:
-            picture = decoded(opened, self._size, example.upright)
+            upright = example.upright
+            if upright is None:
+                upright = is_turned(opened, example.size, where, "its annotation")
+            if self._size is None:
+                check_unscaled(opened.size, where)
+            picture = decoded(opened, self._size, upright)
         return transformed(picture, example, self._labels, self._transform)
 
 
@@ -180,6 +181,30 @@ def upright_size(opened: Any) -> tuple[int, int]:
     width, height = opened.size
     sideways = opened.getexif().get(0x0112, 1) in _SIDEWAYS
     return (height, width) if sideways else (width, height)
+
+
+def is_turned(opened: Any, size: tuple[int, int], subject: str, origin: str) -> bool:
+    """Whether an opened picture has the size of its annotation only once it is turned as its EXIF data say.
+
+    Args:
+        opened: The opened PIL image.
+        size: Width and height in the annotation.
+        subject: The subject of the error message: which picture it is.
+        origin: Where the size is from, for the message.
+
+    Returns:
+        True or false.
+
+    Raises:
+        InputError: It has this size neither as stored nor turned.
+    """
+    as_stored = opened.size
+    if size not in (as_stored, upright_size(opened)):
+        raise InputError(
+            f"{subject} has {as_stored[0]} x {as_stored[1]} pixels, but {size[0]} x {size[1]} in {origin}: its boxes "
+            "would lie elsewhere"
+        )
+    return bool(size != as_stored)
 
 
 def transformed(
@@ -284,15 +309,7 @@ def loaders_of(train: Any, held_out: Any, batch_size: int, seed: int, workers: i
         The training and the held-out loader.
     """
     return (
-        DataLoader(
-            train,
-            batch_size,
-            shuffle=True,
-            drop_last=ends_with_single_image(train, batch_size),
-            generator=torch.Generator().manual_seed(seed),
-            collate_fn=collate_lists,
-            num_workers=workers,
-        ),
+        make_loader(train, batch_size, seed, train=True, collate_fn=collate_lists, num_workers=workers),
         DataLoader(held_out, batch_size, collate_fn=collate_lists, num_workers=workers),
     )
 

@@ -26,7 +26,8 @@ class AnnotatedImage:
         difficult: One flag per object: whether VOC marks it as difficult to recognise. ``None`` where there
             are no such flags.
         crowd: One flag per object: whether COCO's box covers a crowd of objects. ``None`` likewise.
-        upright: Whether size and boxes are those of the picture once it is turned as its EXIF data say.
+        upright: Whether size and boxes are those of the picture once it is turned as its EXIF data say. ``None``: its
+            header was not read; the size tells when the picture is.
     """
 
     name: str
@@ -36,7 +37,7 @@ class AnnotatedImage:
     classes: tuple[str, ...]
     difficult: tuple[bool, ...] | None = None
     crowd: tuple[bool, ...] | None = None
-    upright: bool = False
+    upright: bool | None = False
 
 
 @dataclass

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..utils.arguments import check_path
 from ..utils.distributed import launched_processes
 from ..utils.errors import InputError, nearest
 from .loaders import (
     DataOptions,
     Loader,
     check_positive,
+    check_seed,
     check_torchvision,
     first_of_each_class,
     make_loaders,
@@ -40,7 +42,9 @@ def load_cifar(
         ArgumentError: There is no such option, or a value has the wrong type.
         MissingExtraError: torchvision or Pillow is not installed.
     """
+    check_path("path", path)
     check_positive("batch_size", batch_size)
+    check_seed(seed)
     parsed = DataOptions.of(options)
     purpose = f"data 'torchvision:{name}:{path}'"
     check_torchvision(purpose)

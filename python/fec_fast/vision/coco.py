@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..utils.errors import ArgumentError, FecWarning, InputError, list_some
+from ..utils.arguments import check_path
+from ..utils.errors import ArgumentError, InputError, list_some
 from .box_images import BoxOptions, box_loaders
 from .coco_annotations import Instances
 from .data_root import DataRoot
 from .held_out import refuse_share, take_share
-from .loaders import Loader
+from .loaders import Loader, are_headers_read
 
-# The number of pictures whose headers are read unless the user decides otherwise.
-_MOST_CHECKED_BY_DEFAULT = 100_000
 # COCO's own names, and those of tools that write one folder per part.
 _TRAIN = re.compile(r"annotations/instances_train\w*\.json|train/_annotations\.coco\.json")
 _HELD_OUT = tuple(
@@ -62,7 +60,8 @@ def load_coco(
         limit: Uses only the first ``limit`` images of both parts. ``None`` uses all.
         workers: Number of processes that decode images. 0 decodes in this process.
         check: Whether the header of every picture is read before training. ``None`` does so for up to 100,000
-            pictures, and warns where there are more.
+            pictures, and warns where there are more. A picture that is not checked is compared with the size in its
+            annotation when it is read.
 
     Returns:
         The training and the held-out loader. A batch is a list of images and a list of targets, see
@@ -76,13 +75,14 @@ def load_coco(
     Warns:
         UserWarning: A share is held out, or boxes were dropped or clipped.
     """
+    folder = check_path("path", path)
     options = BoxOptions(image_size, classes, augment, limit, workers, held_out)
     options.check(batch_size, seed, f"data 'coco:{path}'")
     if check is not None and not isinstance(check, bool):
         raise ArgumentError(f"check={check!r:.80}: give True, False or None")
     files = _names("annotations", annotations)
     folders = _names("images", images)
-    root = DataRoot(Path(path), "coco")
+    root = DataRoot(folder, "coco")
     files = files or _found_files(root)
     instances = [Instances(root, file) for file in files]
     if len(instances) == 1:
@@ -96,14 +96,7 @@ def load_coco(
     places = folders * 2 if len(folders) == 1 else folders
     places = places or [_picture_folder(root, part.file, part.images[0].file_name) for part in instances]
     chosen = [part[:limit] for part in parts]
-    count = sum(map(len, chosen))
-    if check is None and count > _MOST_CHECKED_BY_DEFAULT:
-        warnings.warn(
-            f"{root.where}: {count:,} pictures are not checked before training, and one that cannot be read would end "
-            "the training with its name; set check=True to check them",
-            FecWarning,
-            stacklevel=2,
-        )
+    check_headers = are_headers_read(check, sum(map(len, chosen)), root.where)
     labels = ("the training images", "the held-out images")
     examples = [
         part.annotated(
@@ -112,7 +105,7 @@ def load_coco(
             some,
             label,
             crowds=label == labels[1],
-            check_headers=count <= _MOST_CHECKED_BY_DEFAULT if check is None else check,
+            check_headers=check_headers,
         )
         for part, place, some, label in zip(instances, places, chosen, labels, strict=True)
     ]

@@ -9,7 +9,7 @@ import msgspec
 
 from ..utils.errors import InputError, list_some
 from ..utils.reading import MEGABYTE, decode_json
-from .box_images import upright_size
+from .box_images import is_turned
 from .boxes import LARGEST_CORNER, LONGEST_NAME, MOST_OBJECTS, AnnotatedImage, Box, BoxCheck
 from .data_root import DataRoot
 
@@ -133,6 +133,7 @@ class Instances:
             part: What they are, for the warnings.
             crowds: Whether boxes of crowds are kept. Evaluation wants them, a training does not.
             check_headers: Whether the headers of the pictures are read, and compared with the sizes in the file.
+                Otherwise that is done when a picture is read.
 
         Returns:
             One annotation per image; those without boxes too.
@@ -152,9 +153,10 @@ class Instances:
             )
         check, found = BoxCheck(), []
         for image, file in zip(images, files, strict=True):
-            size, upright = (image.width, image.height), False
+            size, upright = (image.width, image.height), None
             if check_headers:
-                upright = self._is_turned(root, file, size)
+                with root.picture(file) as opened:
+                    upright = is_turned(opened, size, f"{root.where}: {file}", self.file)
             boxes, classes, flags = [], [], []
             for box, name, crowd in self._annotations[image.id]:
                 if crowd and not crowds:
@@ -172,14 +174,3 @@ class Instances:
             )
         check.report(root.where, part, stacklevel=3)
         return found
-
-    def _is_turned(self, root: DataRoot, file: str, size: tuple[int, int]) -> bool:
-        """Whether a picture has its size only once it is turned as its EXIF data say."""
-        with root.picture(file) as opened:
-            as_stored, upright = opened.size, upright_size(opened)
-        if size not in (as_stored, upright):
-            raise InputError(
-                f"{root.where}: {file} has {as_stored[0]} x {as_stored[1]} pixels, but {size[0]} x {size[1]} in "
-                f"{self.file}: its boxes would lie elsewhere"
-            )
-        return bool(size != as_stored)

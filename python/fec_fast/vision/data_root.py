@@ -69,6 +69,13 @@ class DataRoot:
         """The content of a file of at most this number of bytes; ``InputError`` if it is larger or damaged."""
         return self._source.read(self._prefix + file, most)
 
+    def read_text(self, file: str, most: int) -> str:
+        """The text of a file, likewise; ``InputError`` if it is not in UTF-8."""
+        try:
+            return self.read(file, most).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.where}: {file} is not text in UTF-8: {error}") from error
+
     def picture(self, file: str) -> AbstractContextManager[Any]:
         """Opens a picture; see :func:`fec_fast.vision.picture_files.opened_picture`."""
         name = self._prefix + file

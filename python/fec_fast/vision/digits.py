@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset, default_collate
 
 from ..utils.errors import missing_extra
-from .loaders import Loader, check_positive, first_of_each_class, make_loader
+from .loaders import Loader, check_positive, check_seed, first_of_each_class, make_loader
 
 
 def load_digits(batch_size: int = 64, seed: int = 0, limit: int | None = None) -> tuple[Loader, Loader]:
@@ -28,11 +28,12 @@ def load_digits(batch_size: int = 64, seed: int = 0, limit: int | None = None) -
         (450 images). Batches are images float32 ``[B, 1, 8, 8]`` in [0, 1] and labels int64 ``[B]`` in 0..9.
 
     Raises:
-        ArgumentError: ``batch_size`` is not an integer.
+        ArgumentError: ``batch_size`` or ``seed`` is not an integer.
         InputError: ``batch_size`` is not positive.
         MissingExtraError: scikit-learn is not installed.
     """
     check_positive("batch_size", batch_size)
+    check_seed(seed)
     try:
         from sklearn import datasets
         from sklearn.model_selection import train_test_split

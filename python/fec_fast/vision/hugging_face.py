@@ -29,6 +29,7 @@ def load_saved(path: str | Path, batch_size: int = 64, seed: int = 0, **options:
 
     Raises:
         InputError: The folder is missing or damaged, or the data cannot be used.
+        ArgumentError: An argument has the wrong type.
         MissingExtraError: ``datasets`` is not installed.
     """
     where, folder = f"data 'hf:{path}'", check_path("path", path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,15 +10,23 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..utils.errors import FecWarning, InputError
-from .loaders import DataOptions, Loader, check_positive, check_torchvision, make_loaders, transforms_for
+from ..utils.arguments import check_path
+from ..utils.errors import InputError
+from .loaders import (
+    DataOptions,
+    Loader,
+    are_headers_read,
+    check_positive,
+    check_seed,
+    check_torchvision,
+    make_loaders,
+    transforms_for,
+)
 from .picture_files import in_rgb, opened_picture
 from .sources import Archive, Folder, Source
 
 # The endings that torchvision's ImageFolder accepts.
 _ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-# The number of files whose headers are read unless the user decides otherwise; it takes some seconds.
-_MOST_CHECKED_BY_DEFAULT = 100_000
 
 
 def load_image_folder(path: str | Path, batch_size: int = 64, seed: int = 0, **options: Any) -> tuple[Loader, Loader]:
@@ -41,12 +48,16 @@ def load_image_folder(path: str | Path, batch_size: int = 64, seed: int = 0, **o
         ArgumentError: There is no such option, or a value has the wrong type.
         MissingExtraError: torchvision or Pillow is not installed.
     """
+    file = check_path("path", path)
     check_positive("batch_size", batch_size)
+    check_seed(seed)
     parsed = DataOptions.of(options)
     purpose = f"data 'imagefolder:{path}'"
     check_torchvision(purpose)
-    train, held_out = _open_parts(Path(path), parsed.limit, purpose)
-    _check_files((train, held_out), parsed.check, purpose)
+    train, held_out = _open_parts(file, parsed.limit, purpose)
+    if are_headers_read(parsed.check, len(train) + len(held_out), purpose):
+        train.check_headers()
+        held_out.check_headers()
     train.transform, held_out.transform = transforms_for(parsed, train.image(0))
     return make_loaders(train, held_out, batch_size, seed, parsed.workers)
 
@@ -111,21 +122,6 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
     def _opened(self, index: int) -> AbstractContextManager[Any]:
         name = self.files[index]
         return opened_picture(lambda: self.source.read(name), f"image {self.source.describe(name)}")
-
-
-def _check_files(parts: tuple[LabelledImages, LabelledImages], check: bool | None, purpose: str) -> None:
-    """Reads the headers of all files, or warns that there are too many to do so by default."""
-    count = sum(map(len, parts))
-    if check is None and count > _MOST_CHECKED_BY_DEFAULT:
-        warnings.warn(
-            f"{purpose}: {count:,} files are not checked before training, and one that cannot be read would end the "
-            "training with its name; set check=True to check them",
-            FecWarning,
-            stacklevel=4,
-        )
-    elif check is not False:
-        for part in parts:
-            part.check_headers()
 
 
 def _open_parts(path: Path, limit: int | None, purpose: str) -> tuple[LabelledImages, LabelledImages]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from ..utils.errors import ArgumentError, InputError, missing_extra, nearest
+from ..utils.errors import ArgumentError, FecWarning, InputError, missing_extra, nearest
 from .transforms import AUGMENTATIONS, make_transforms
 
 Loader = DataLoader[Any]
 _LARGEST = 1 << 53
+# The number of files whose headers are read unless the user decides otherwise; it takes some seconds.
+_MOST_CHECKED_BY_DEFAULT = 100_000
 # Pixels of an image that is not scaled to a size that was asked for: its tensors take 30 bytes each.
 _MOST_UNSCALED = 4_000_000
 
@@ -63,6 +66,9 @@ class DataOptions:
                 raise ArgumentError(f"{name}={value!r}: give an integer")
             if not minimum <= value <= _LARGEST:
                 raise InputError(f"{name}={value!r:.80}: give at least {minimum}, and at most 53 bits")
+        for name, types in (("check", bool | None), ("download", bool)):
+            if not isinstance(getattr(self, name), types):
+                raise ArgumentError(f"{name}={getattr(self, name)!r:.80}: give True or False")
         if self.augment not in AUGMENTATIONS:
             raise InputError(f"augment={self.augment!r}: {nearest(str(self.augment), AUGMENTATIONS)}")
         for name in ("mean", "std"):
@@ -113,6 +119,48 @@ def check_seed(seed: Any) -> None:
     """Checks that a seed is one that torch takes; ``ArgumentError`` otherwise."""
     if isinstance(seed, bool) or not isinstance(seed, int) or abs(seed) > _LARGEST:
         raise ArgumentError(f"seed={seed!r:.80}: give an integer of at most 53 bits")
+
+
+def check_classes(classes: Any) -> None:
+    """Checks the option ``classes``: names, each of them once, or ``None``.
+
+    Args:
+        classes: The option's value.
+
+    Raises:
+        ArgumentError: It is no list of names.
+        InputError: A name is given twice.
+    """
+    if classes is None:
+        return
+    is_list = isinstance(classes, list | tuple)
+    if not is_list or not classes or not all(isinstance(name, str) and name for name in classes):
+        raise ArgumentError(f"classes={classes!r:.80}: give a list of names")
+    if len(set(classes)) != len(classes):
+        raise InputError(f"classes={list(classes)}: a name is given twice")
+
+
+def are_headers_read(check: bool | None, count: int, where: str) -> bool:
+    """Whether the headers of all files are read before training; warns if they are too many to do so by default.
+
+    Args:
+        check: The user's decision; ``None`` for the default.
+        count: The number of files.
+        where: The data set, for the warning.
+
+    Returns:
+        True or false.
+    """
+    if check is not None:
+        return check
+    if count > _MOST_CHECKED_BY_DEFAULT:
+        warnings.warn(
+            f"{where}: {count:,} files are not checked before training, and one that cannot be read would end the "
+            "training with its name; set check=True to check them",
+            FecWarning,
+            stacklevel=4,
+        )
+    return count <= _MOST_CHECKED_BY_DEFAULT
 
 
 def check_torchvision(purpose: str) -> None:

@@ -98,10 +98,10 @@ def _most_pixels(image: Any, content: bytes) -> int:
 
 
 def in_rgb(image: Any) -> Any:
-    """Decodes an opened picture.
+    """Decodes a picture.
 
     Args:
-        image: What :func:`opened_picture` yields.
+        image: What :func:`opened_picture` yields, or another PIL image.
 
     Returns:
         The image in RGB; the same object where it is, for a copy would double its memory.

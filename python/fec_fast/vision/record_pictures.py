@@ -25,7 +25,7 @@ def picture_of(value: Any, where: str) -> Any:
         where: What it is, for the messages.
 
     Returns:
-        A PIL image in RGB.
+        A PIL image in RGB; the given one if it is.
 
     Raises:
         InputError: It is something else, damaged, or has more than 24 million pixels.
@@ -36,7 +36,7 @@ def picture_of(value: Any, where: str) -> Any:
         if value.width * value.height > MOST_PIXELS:
             raise InputError(f"{where} has {value.width} x {value.height} pixels; at most {MOST_PIXELS:,} are used")
         try:
-            return value.convert("RGB")
+            return in_rgb(value)
         except Exception as error:  # a picture of a file is decoded here
             raise InputError(f"{where} cannot be decoded ({type(error).__name__}: {error})") from error
     if isinstance(value, Mapping):  # as Hugging Face datasets store an image
@@ -57,7 +57,7 @@ def picture_of(value: Any, where: str) -> Any:
     if isinstance(value, Tensor):
         value = value.detach().cpu().numpy()
     if isinstance(value, np.ndarray):
-        return Image.fromarray(_pixels(value, where)).convert("RGB")
+        return in_rgb(Image.fromarray(_pixels(value, where)))
     raise InputError(f"{where} is a {type(value).__name__}: give a PIL image, an array, the bytes of a file or a path")
 
 

@@ -15,7 +15,17 @@ from .box_images import BoxOptions, loaders_of, transformed
 from .box_transforms import make_box_transform
 from .boxes import LARGEST_CORNER, AnnotatedImage, Box, BoxCheck
 from .held_out import check_share, refuse_share, take_share
-from .loaders import DataOptions, Loader, check_positive, check_torchvision, make_loaders, transforms_for
+from .loaders import (
+    DataOptions,
+    Loader,
+    check_classes,
+    check_positive,
+    check_seed,
+    check_torchvision,
+    check_unscaled,
+    make_loaders,
+    transforms_for,
+)
 from .record_fields import (
     LABEL_KEYS,
     OBJECT_KEYS,
@@ -88,6 +98,8 @@ def load_records(
         UserWarning: A share is held out.
     """
     check_positive("batch_size", batch_size)
+    check_seed(seed)
+    check_classes(classes)
     check_share(held_out)
     if box_format not in BOX_FORMATS:
         raise InputError(f"box_format={box_format!r}: {nearest(str(box_format), BOX_FORMATS)}")
@@ -201,12 +213,16 @@ class RecordBoxes(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         """Returns an image with its boxes, transformed. Boxes without an area in the image are left out.
 
         Raises:
-            InputError: The record has no such image or objects.
+            InputError: The record has no such image or objects, or the image is too large to be taken without
+                ``image_size``.
         """
         from PIL import Image
 
         record = record_at(self._records, index)
-        picture = picture_of(value_of(record, self._image, index), f"{WHERE}: {self._image} of record {index}")
+        picture_name = f"{WHERE}: {self._image} of record {index}"
+        picture = picture_of(value_of(record, self._image, index), picture_name)
+        if self._size is None:
+            check_unscaled(picture.size, picture_name)
         where = f"{WHERE}: {self._objects} of record {index}"
         check, boxes, names = BoxCheck(), [], []
         for box, category in objects_of(value_of(record, self._objects, index), where):

@@ -57,7 +57,7 @@ class Folder:
         seen: set[tuple[int, int]] = set()
         for parent, folders, files in os.walk(self.root, followlinks=True):
             status = os.stat(parent)
-            if (status.st_dev, status.st_ino) in seen:  # a link back to a folder above would be followed for ever
+            if (status.st_dev, status.st_ino) in seen:  # a link back to a folder above would be followed without end
                 folders.clear()
                 continue
             seen.add((status.st_dev, status.st_ino))

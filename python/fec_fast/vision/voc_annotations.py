@@ -60,11 +60,8 @@ def read_split(root: VocRoot, split: str, limit: int | None) -> list[AnnotatedIm
         there = [name[len("ImageSets/Main/") : -len(".txt")] for name in lists if "_" not in name]
         hint = f"; there are {list_some(there)}: name two of them by splits=" if there else ""
         raise InputError(f"{root.where}: there is no {list_file}{hint}")
+    lines = root.read_text(list_file, _MOST_LIST_BYTES).splitlines()
     # VOC's lists for one class have a second column.
-    try:
-        lines = root.read(list_file, _MOST_LIST_BYTES).decode("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{root.where}: {list_file} is not text in UTF-8: {error}") from error
     names = [line.split()[0] for line in lines if line.strip()]
     if not names:
         raise InputError(f"{root.where}: {list_file} names no image")

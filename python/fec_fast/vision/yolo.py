@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..utils.arguments import check_path
 from ..utils.errors import missing_extra
 from .box_images import BoxOptions, box_loaders
 from .data_root import DataRoot
@@ -56,13 +57,13 @@ def load_yolo(
     Warns:
         UserWarning: A share is held out, or boxes were dropped or clipped.
     """
+    folder, file = check_path("path", path), None
     options = BoxOptions(image_size, classes, augment, limit, workers, held_out)
     options.check(batch_size, seed, f"data 'yolo:{path}'")
     try:
         import yaml  # noqa: F401 (imported only to see that it is there)
     except ImportError as error:
         raise missing_extra("pyyaml", "detection", f"data 'yolo:{path}'") from error
-    folder, file = Path(path), None
     if folder.suffix.lower() in (".yaml", ".yml") and not folder.is_dir():
         folder, file = folder.parent, folder.name
     root = DataRoot(folder, "yolo")

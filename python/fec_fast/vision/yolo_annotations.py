@@ -63,12 +63,11 @@ def read_yolo_file(root: DataRoot, file: str | None) -> YoloFile:
             )
         (file,) = found
     where = f"{root.where}: {file}"
+    text = root.read_text(file, MOST_YAML_BYTES)
     try:
-        content = parse_yaml(root.read(file, MOST_YAML_BYTES).decode("utf-8"), number_keys=True)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where} is not text in UTF-8: {error}") from error
+        content = parse_yaml(text, number_keys=True)
     except InputError as error:
-        raise InputError(f"{where} {error}" if root.where not in str(error) else str(error)) from error
+        raise InputError(f"{where} {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{where} must hold keys and values, such as names: [cat, dog]")
     if "kpt_shape" in content:
@@ -149,10 +148,7 @@ def _pictures(root: DataRoot, entry: Any, key: str, bases: Sequence[str], where:
 def _listed(root: DataRoot, file: str, base: str) -> list[str]:
     """The pictures that a text file lists, one per line."""
     where = f"{root.where}: {file}"
-    try:
-        lines = root.read(file, _MOST_LIST_BYTES).decode("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where} is not text in UTF-8: {error}") from error
+    lines = root.read_text(file, _MOST_LIST_BYTES).splitlines()
     pictures = []
     folders = dict.fromkeys([posixpath.dirname(file), base, ""])
     for line in filter(None, map(str.strip, lines)):
@@ -216,10 +212,7 @@ def _read_boxes(
     root: DataRoot, file: str, size: tuple[int, int], names: Sequence[str], check: BoxCheck
 ) -> list[tuple[Box, str]]:
     """Reads one text file: a class and a box, or an outline, per line."""
-    try:
-        lines = root.read(file, _MOST_LABEL_BYTES).decode("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{root.where}: {file} is not text in UTF-8: {error}") from error
+    lines = root.read_text(file, _MOST_LABEL_BYTES).splitlines()
     if len(lines) > MOST_OBJECTS:
         raise InputError(f"{root.where}: {file} has more than {MOST_OBJECTS:,} lines")
     objects = []

@@ -46,6 +46,13 @@ def test_points_are_what_prune_gives() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_iterators_are_gone_through_once() -> None:
+    lists: dict[str, Any] = {"budgets": ["macs=0.3", "macs=0.5"], "policies": ["entropy"], "criteria": ["l1", "fec_l1"]}
+    expected = quick_sweep(network(), **lists).points
+    found = quick_sweep(network(), **{name: iter(values) for name, values in lists.items()}).points
+    assert [point.name for point in found] == [point.name for point in expected] and len(found) == 4
+
+
 def _sizes(model: nn.Module) -> tuple[int, int]:
     counts = fec_fast.prune(model, EXAMPLE, ratio=0.1).before
     return counts.parameters, counts.macs

@@ -47,7 +47,11 @@ def test_amounts_that_may_be_left(text: str, budget: Budget) -> None:
 @pytest.mark.parametrize(
     ("remove", "keep", "words"),
     [
-        (["macs=1.2G"], None, "--remove macs=1.2G: give a share, such as 0.5. What may be left is said by keep"),
+        (
+            ["macs=1.2G"],
+            None,
+            "--remove macs=1.2G: give a share, such as 0.5; an amount that may be left belongs to keep",
+        ),
         (["latency=3ms"], None, "latency has no share: --keep latency=3ms"),
         (["parms=0.5"], None, "nearest: 'params'"),
         (["0.5"], None, "--remove '0.5': write NAME=NUMBER"),
@@ -56,7 +60,7 @@ def test_amounts_that_may_be_left(text: str, budget: Budget) -> None:
         (["params="], None, "give a share"),
         (None, ["latency=3"], "give a time with its unit"),
         (None, ["params=30"], "between 0 and 1"),
-        (None, ["filters=many"], "give a share"),
+        (None, ["filters=many"], "give a share, such as 0.5$"),
         (None, ["macs=1.2X"], "a unit"),
         (None, ["params=nan"], "between 0 and 1"),
     ],

@@ -21,7 +21,7 @@ from pycocotools.cocoeval import COCOeval  # noqa: E402
 
 from fec_fast.training.tasks.average_precision import average_precisions  # noqa: E402
 from fec_fast.utils.errors import ArgumentError, FecWarning, InputError  # noqa: E402
-from fec_fast.vision import data  # noqa: E402
+from fec_fast.vision import data, loaders  # noqa: E402
 from fec_fast.vision.coco import load_coco  # noqa: E402
 from helpers import box_folders  # noqa: E402
 
@@ -88,12 +88,32 @@ def test_files_and_folders_by_name(folder: Path) -> None:
 
 def test_pictures_that_are_turned_by_exif(folder: Path) -> None:
     box_folders.picture(folder / "val2017/d.jpg", (20, 40), orientation=6)  # upright: 40 x 20
-    image, target = load_coco(folder)[1].dataset[0]
-    assert image.shape == (3, 20, 40) and target["boxes"][0].tolist() == [0, 0, 20, 20]
+    for check in (None, False):
+        image, target = load_coco(folder, check=check)[1].dataset[0]
+        assert image.shape == (3, 20, 40) and target["boxes"][0].tolist() == [0, 0, 20, 20]
     box_folders.picture(folder / "val2017/d.jpg", (20, 40))
     with pytest.raises(InputError, match="d.jpg has 20 x 40 pixels, but 40 x 20 in annotations/instances_val2017.json"):
         load_coco(folder)
-    assert load_coco(folder, check=False)[1].dataset[0][0].shape == (3, 40, 20)
+    held_out = load_coco(folder, check=False)[1]
+    with pytest.raises(InputError, match="d.jpg has 20 x 40 pixels, but 40 x 20 in its annotation"):
+        held_out.dataset[0]
+
+
+def test_a_warning_reports_that_many_pictures_are_not_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "val2017/d.jpg").write_bytes(b"no image")
+    monkeypatch.setattr(loaders, "_MOST_CHECKED_BY_DEFAULT", 4)
+    with pytest.warns(FecWarning, match="5 files are not checked before training"):
+        load_coco(folder)
+    with pytest.raises(InputError, match="d.jpg cannot be read"):
+        load_coco(folder, check=True)
+
+
+def test_large_pictures_need_a_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaders, "_MOST_UNSCALED", 40 * 20 - 1)
+    for check in (None, False):
+        with pytest.raises(InputError, match="a.jpg has 40 x 20 pixels; .* give image_size="):
+            load_coco(folder, check=check)
+        assert load_coco(folder, image_size=10, check=check)[1].dataset[0][0].shape == (3, 10, 10)
 
 
 NUMBERS = st.integers(0, 15)

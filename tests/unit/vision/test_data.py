@@ -1,11 +1,22 @@
 """Data sets by name."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from fec_fast.utils.errors import ArgumentError, InputError
 from fec_fast.vision import data
+from fec_fast.vision.cifar import load_cifar
+from fec_fast.vision.coco import load_coco
+from fec_fast.vision.digits import load_digits
+from fec_fast.vision.hugging_face import load_saved
+from fec_fast.vision.image_folder import load_image_folder
+from fec_fast.vision.records import load_records
+from fec_fast.vision.voc import load_voc
+from fec_fast.vision.yolo import load_yolo
 
 
 @pytest.mark.parametrize(
@@ -14,6 +25,29 @@ from fec_fast.vision import data
 def test_batch_size_is_checked(batch_size: int, error: type[Exception]) -> None:
     with pytest.raises(error, match="batch_size"):
         data.load("sklearn:digits", batch_size)
+
+
+def load_cifar10(path: Any, **options: Any) -> Any:
+    return load_cifar("cifar10", path, **options)
+
+
+LOADERS = (load_voc, load_coco, load_yolo, load_saved, load_image_folder, load_cifar10)
+
+
+@pytest.mark.parametrize("load", LOADERS)
+@pytest.mark.parametrize("path", [5, None, "a\0b", "\ud800"])
+def test_paths_are_checked(load: Any, path: Any) -> None:
+    with pytest.raises(ArgumentError, match="path="):
+        load(path)
+
+
+@pytest.mark.parametrize("seed", ["x", 1.5, True, 1 << 70])
+def test_seeds_are_checked(seed: Any, tmp_path: Path) -> None:
+    records = [{"image": np.zeros((2, 2), np.uint8), "label": number} for number in range(2)]
+    loads = [partial(load, tmp_path) for load in LOADERS if load is not load_saved]  # it needs the extra first
+    for load in (*loads, load_digits, partial(load_records, (records, records)), partial(data.load, "sklearn:digits")):
+        with pytest.raises(ArgumentError, match="seed="):
+            load(seed=seed)
 
 
 @pytest.mark.parametrize("spec", ["sklearn:digit", "digits", "imagefolder:", "", "mnist"])
@@ -48,6 +82,8 @@ def test_loaders_of_ones_own(tmp_path: Path) -> None:
         ({"workers": -1}, InputError),
         ({"image_size": 2.5}, ArgumentError),
         ({"augment": "cifra"}, InputError),
+        ({"check": "no"}, ArgumentError),
+        ({"download": 1}, ArgumentError),
         ({"mean": (0.5, 0.5)}, ArgumentError),
         ({"imagesize": 32}, ArgumentError),
     ],

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fec_fast.utils.errors import InputError
-from fec_fast.vision import data, image_folder
+from fec_fast.vision import data, loaders
 from fec_fast.vision.image_folder import load_image_folder
 from helpers.image_folders import all_batches, write_images
 
@@ -140,7 +140,7 @@ def test_a_warning_reports_that_many_files_are_not_checked(tmp_path: Path, monke
     for name in ("train", "val"):
         write_images(tmp_path, name, ("cat", "dog"))
     (tmp_path / "val" / "dog" / "1.png").write_bytes(b"no image")
-    monkeypatch.setattr(image_folder, "_MOST_CHECKED_BY_DEFAULT", 5)
+    monkeypatch.setattr(loaders, "_MOST_CHECKED_BY_DEFAULT", 5)
     with pytest.warns(UserWarning, match="12 files are not checked before training"):
         data.load(f"imagefolder:{tmp_path}")
     with pytest.raises(InputError, match=r"1.png"):

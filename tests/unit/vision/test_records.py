@@ -20,7 +20,7 @@ from PIL import Image  # noqa: E402
 
 import fec_fast  # noqa: E402
 from fec_fast.utils.errors import ArgumentError, FecWarning, InputError, MissingExtraError  # noqa: E402
-from fec_fast.vision import data  # noqa: E402
+from fec_fast.vision import data, loaders  # noqa: E402
 from fec_fast.vision.record_pictures import picture_of  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*are held out:UserWarning")
@@ -191,6 +191,9 @@ class Broken(list):
         (records(), {"image": "photo"}, InputError, "record 0 has no photo, only image, label"),
         (records(), {"download": True}, ArgumentError, "no option 'download'"),
         (records(), {"batch_size": 0}, InputError, "batch_size=0"),
+        (records(), {"classes": 5}, ArgumentError, "classes=5"),
+        (records(), {"classes": "ab"}, ArgumentError, "classes='ab'"),
+        (records(), {"classes": ["a", "a"]}, InputError, "a name is given twice"),
         ({"test": records()}, {}, InputError, "no part 'train', only test"),
         (boxed(), {}, InputError, r"names of their categories: give classes=\[...\]"),
         (boxed(), {"classes": ["a"], "mean": [1, 2, 3]}, ArgumentError, "no option 'mean'"),
@@ -222,6 +225,14 @@ def test_wrong_objects_are_named(objects: Any, words: str) -> None:
     train, _ = data.load((rows, rows), classes=["a", "b"], augment="none")
     with pytest.raises(InputError, match=words):
         train.dataset[1]
+
+
+@pytest.mark.parametrize(("rows", "options"), [(boxed(2), {"classes": ["a", "b"]}), (records(2), {})])
+def test_large_pictures_need_a_size(rows: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaders, "_MOST_UNSCALED", 16 * 12 - 1)
+    with pytest.raises(InputError, match="has 16 x 12 pixels; .* give image_size="):
+        data.load((rows, rows), augment="none", **options)[0].dataset[0]
+    assert data.load((rows, rows), augment="none", image_size=8, **options)[0].dataset[0][0].shape == (3, 8, 8)
 
 
 @pytest.mark.parametrize("label", [-1, 0.5, None, "x", [1], float("inf")])

@@ -13,7 +13,7 @@ pytest.importorskip("torchvision")
 pytest.importorskip("defusedxml")
 
 from fec_fast.utils.errors import ArgumentError, FecWarning, InputError  # noqa: E402
-from fec_fast.vision import data  # noqa: E402
+from fec_fast.vision import data, loaders  # noqa: E402
 from fec_fast.vision.voc import load_voc  # noqa: E402
 from helpers import voc_folders  # noqa: E402
 
@@ -53,6 +53,13 @@ def test_resized_images_take_their_boxes_along(folder: Path) -> None:
     assert targets[0]["boxes"].tolist() == [[15, 5, 45, 20]]
     images, _ = next(iter(load_voc(folder, image_size=32)[1]))
     assert images[0].shape == (3, 32, 32)
+
+
+def test_large_pictures_need_a_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaders, "_MOST_UNSCALED", 64 * 48 - 1)
+    with pytest.raises(InputError, match="a.jpg has 64 x 48 pixels; .* give image_size="):
+        load_voc(folder)
+    assert load_voc(folder, image_size=10)[1].dataset[0][0].shape == (3, 10, 10)
 
 
 @pytest.mark.parametrize("augment", ["ssd", "microscope", "none"])

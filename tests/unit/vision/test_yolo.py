@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 pytest.importorskip("torchvision")
 
 from fec_fast.utils.errors import FecWarning, InputError  # noqa: E402
-from fec_fast.vision import data  # noqa: E402
+from fec_fast.vision import data, loaders  # noqa: E402
 from fec_fast.vision.yolo import load_yolo  # noqa: E402
 from fec_fast.vision.yolo_annotations import label_file  # noqa: E402
 from helpers import box_folders  # noqa: E402
@@ -110,6 +110,13 @@ def test_pictures_are_turned_as_their_exif_data_say(folder: Path) -> None:
         assert image[0, :8].min() > 0.9 and image[2, 12:].min() > 0.9  # turned, red is above
 
 
+def test_large_pictures_need_a_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaders, "_MOST_UNSCALED", 40 * 20 - 1)
+    with pytest.raises(InputError, match=" has 40 x 20 pixels; .* give image_size="):
+        load_yolo(folder)
+    assert load_yolo(folder, image_size=10)[1].dataset[0][0].shape == (3, 10, 10)
+
+
 @pytest.mark.parametrize(
     ("picture", "text"),
     [
@@ -136,6 +143,7 @@ HEAD = "train: images/train\nval: images/val\n"
         (lambda f: (f / "data.yaml").unlink(), "there is no data.yaml; write one with names"),
         (_write("data.yaml", "- a"), "must hold keys and values"),
         (_write("data.yaml", "a: *b"), "data.yaml is not YAML: it has a reference"),
+        (_write("data.yaml", "#" * 36_001), r"^\S+data.yaml has 36,001 bytes; such a file may have at most 36,000"),
         (_write("data.yaml", HEAD), "names is missing"),
         (_write("data.yaml", HEAD + "names: {1: a}"), "names must have the keys 0, 1, 2"),
         (_write("data.yaml", HEAD + "names: [a, a]"), "names has a name twice"),
