@@ -15,16 +15,21 @@ from fec_fast.utils import timing
 
 
 def pytest_configure() -> None:
-    """Gives each of pytest-xdist's processes its share of the cores: threads that compete for them wait in turns."""
+    """Gives each of pytest-xdist's processes its share of the cores: threads that compete for them wait in turns.
+
+    And takes back the size of a terminal: pytest imports readline, and GNU readline writes COLUMNS and LINES to the
+    environment that these processes inherit. Tests of the program would see lines of 80 columns.
+    """
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if workers > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
 
 
 @pytest.fixture(autouse=True)
-def as_in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Takes back what other packages leave in the process: a width of the terminal, accelerate's shared state."""
-    monkeypatch.delenv("COLUMNS", raising=False)
+def as_in_a_new_process() -> Iterator[None]:
+    """Takes back what a test leaves in the process: accelerate's shared state."""
     yield
     state = sys.modules.get("accelerate.state")
     if state is not None and state.PartialState._shared_state and state.PartialState().num_processes == 1:

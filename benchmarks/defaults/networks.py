@@ -13,7 +13,6 @@ from benchmarks.defaults.segmentation import UNet, composed, overlap
 from benchmarks.defaults.train import densenet
 from benchmarks.recovery.networks import NAMES as CLASSIFIERS
 from benchmarks.recovery.networks import Bench
-from benchmarks.study import data
 from benchmarks.study.run import DENSE
 
 NAMES = {
@@ -50,12 +49,9 @@ class Subjects:
 
     def test(self, name: str, *, choice: bool) -> list[tuple[Tensor, Tensor]]:
         """Test images with labels (of pixels, for segmentation), in batches."""
-        if name in CLASSIFIERS:
+        if name != "unet":
             return self.bench.choice(name) if choice else self.bench.test(name)
-        cifar, normalise = self.bench.cifar, data.normaliser("vgg16")
-        if name == "densenet":
-            images = cifar.choice if choice else tuple(part[4000:] for part in cifar.test)
-            return data.tested(images, normalise, self.most)
+        cifar, normalise = self.bench.source(name)
         photographs = (cifar.choice if choice else cifar.test)[0][-self.most :]
         generator = torch.Generator().manual_seed(int(choice))
         inputs, classes = composed(photographs, self.bench.digits.test, generator, normalise)
@@ -63,14 +59,11 @@ class Subjects:
 
     def calibration(self, name: str, count: int, seed: int) -> list[Tensor]:
         """Training images without labels, in batches, drawn by the seed."""
-        if name in CLASSIFIERS:
+        if name != "unet":
             return self.bench.calibration(name, count, seed)
-        normalise = data.normaliser("vgg16")
-        if name == "densenet":
-            return [x for x, _ in data.calibration(self.bench.cifar, normalise, count, seed)]
+        cifar, normalise = self.bench.source(name)
         generator = torch.Generator().manual_seed(1000 + seed)
-        chosen = torch.randint(len(self.bench.cifar.train[0]), (count,), generator=generator)
-        photographs = self.bench.cifar.train[0][chosen]
+        photographs = cifar.train[0][torch.randint(len(cifar.train[0]), (count,), generator=generator)]
         return list(composed(photographs, self.bench.digits.train, generator, normalise)[0].split(250))
 
 

@@ -8,14 +8,12 @@ An interrupted training continues after its last epoch. The weights are written 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch import nn
 
 import fec_fast
 from benchmarks.common.environment import ROOT
@@ -37,25 +35,6 @@ def densenet() -> nn.Module:
     model.features.conv0 = nn.Conv2d(3, 24, 3, padding=1, bias=False)
     model.features.pool0 = nn.Identity()
     return model
-
-
-class GrowingImages:
-    """Augmented training images; their size grows with the epoch.
-
-    Attributes:
-        iteration: The epoch, counted from 0; set by ``fec_fast.finetune``.
-    """
-
-    def __init__(self, images: data.Images, normalise: data.Normalise) -> None:
-        self.images, self.normalise, self.iteration = images, normalise, 0
-
-    def __len__(self) -> int:
-        return DENSENET_STEPS
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        size = SIZES[self.iteration]
-        for x, y in data.loader(self.images, self.normalise, DENSENET_STEPS, seed=self.iteration):
-            yield interpolate(x, size, mode="bilinear", antialias=True) if size < x.shape[-1] else x, y
 
 
 def trained(name: str, model: nn.Module, loader: Any, epochs: int, work: Path, task: Any = None) -> None:
@@ -86,8 +65,9 @@ def main() -> None:
     torch.manual_seed(0)
     unet_images = SegmentationImages(cifar, digits, normalise, UNET_STEPS)
     trained("unet", UNet(), unet_images, UNET_EPOCHS, arguments.work, Segmentation())
+    growing = data.GrowingImages(cifar, normalise, SIZES, DENSENET_STEPS)
     torch.manual_seed(0)
-    trained("densenet", densenet(), GrowingImages(cifar, normalise), len(SIZES), arguments.work)
+    trained("densenet", densenet(), growing, len(SIZES), arguments.work)
 
 
 if __name__ == "__main__":

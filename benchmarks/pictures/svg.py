@@ -37,23 +37,23 @@ def text(
     return f'<text {place} fill="{fill}" font-size="{size}"{weight}>{escape(words)}</text>'
 
 
-def box(x: float, y: float, width: float, height: float, *, fill: str = "#eef2f5", stroke: str = FAINT) -> str:
+def box(x: float, y: float, width: float, height: float) -> str:
     """A rectangle with round corners."""
-    return f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="5" fill="{fill}" stroke="{stroke}"/>'
-
-
-def cell(x: float, y: float, colour: str, *, width: float = CELL, height: float = CELL) -> str:
-    """A channel, or one part of a weight."""
     place = f'x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}"'
+    return f'<rect {place} rx="5" fill="#eef2f5" stroke="{FAINT}"/>'
+
+
+def cell(x: float, y: float, colour: str) -> str:
+    """A channel, or one part of a weight."""
+    place = f'x="{x:g}" y="{y:g}" width="{CELL}" height="{CELL}"'
     return f'<rect {place} fill="{colour}" stroke="#fff" stroke-width="2"/>'
 
 
-def cross(x: float, y: float, *, width: float = CELL, height: float = CELL) -> str:
+def cross(x: float, y: float) -> str:
     """A cross over a cell that is removed: not by its colour alone."""
-    return (
-        f'<path d="M{x + 5:g} {y + 5:g} {x + width - 5:g} {y + height - 5:g} M{x + width - 5:g} {y + 5:g} '
-        f'{x + 5:g} {y + height - 5:g}" stroke="#fff" stroke-width="2"/>'
-    )
+    left, top, right, bottom = (f"{place:g}" for place in (x + 5, y + 5, x + CELL - 5, y + CELL - 5))
+    lines = f"M{left} {top} {right} {bottom} M{right} {top} {left} {bottom}"
+    return f'<path d="{lines}" stroke="#fff" stroke-width="2"/>'
 
 
 def stack(x: float, y: float, channels: int, removed: Iterable[int] = (), colour: str = KEPT) -> str:
@@ -80,8 +80,7 @@ def grid(
     return "".join(shapes)
 
 
-def arrow(*points: tuple[float, float], colour: str = INK, width: float = 1.5, dashed: bool = False) -> str:
+def arrow(*points: tuple[float, float], width: float = 1.5) -> str:
     """A line through points, with a head at its end."""
     path = " ".join(f"{x:g} {y:g}" for x, y in points)
-    dash = ' stroke-dasharray="5 4"' if dashed else ""
-    return f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="{width:g}"{dash} marker-end="url(#arrow)"/>'
+    return f'<path d="M{path}" fill="none" stroke="{INK}" stroke-width="{width:g}" marker-end="url(#arrow)"/>'

@@ -9,13 +9,11 @@ interrupted training continues. The weights are written to benchmarks/results/de
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch import nn
 
 import fec_fast
 from benchmarks.common.environment import ROOT
@@ -35,25 +33,6 @@ def mobilenet() -> nn.Module:
     return model
 
 
-class GrowingImages:
-    """Augmented training images; their size grows with the epoch.
-
-    Attributes:
-        iteration: The epoch, counted from 0; set by ``fec_fast.finetune``.
-    """
-
-    def __init__(self, images: data.Images, normalise: data.Normalise) -> None:
-        self.images, self.normalise, self.iteration = images, normalise, 0
-
-    def __len__(self) -> int:
-        return STEPS
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        size = SIZES[self.iteration]
-        for x, y in data.loader(self.images, self.normalise, STEPS, seed=self.iteration):
-            yield interpolate(x, size, mode="bilinear", antialias=True) if size < x.shape[-1] else x, y
-
-
 def main() -> None:
     """Trains and writes the weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -70,7 +49,7 @@ def main() -> None:
     state = arguments.work / "mobilenetv2"
     result = fec_fast.finetune(
         model,
-        GrowingImages(images, normalise),
+        data.GrowingImages(images, normalise, SIZES, STEPS),
         epochs=len(SIZES),
         optimizer="adamw",
         lr=2e-3,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import random
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from fec_fast.vision import networks
@@ -128,6 +129,34 @@ def loader(images: Images, normalise: Normalise, steps: int, seed: int) -> DataL
     data = Augmented(images, normalise)
     sampler = RandomSampler(data, num_samples=images.batch * steps, generator=torch.Generator().manual_seed(seed))
     return DataLoader(data, batch_size=images.batch, sampler=sampler)
+
+
+class GrowingImages:
+    """Augmented training images; their size grows with the epoch.
+
+    Attributes:
+        iteration: The epoch, counted from 0; set by ``fec_fast.finetune``.
+    """
+
+    def __init__(self, images: Images, normalise: Normalise, sizes: Sequence[int], steps: int) -> None:
+        """Stores what is drawn from.
+
+        Args:
+            images: The images; ``batch`` of them make a step.
+            normalise: From images as stored to inputs.
+            sizes: Height and width in each epoch.
+            steps: Steps per epoch.
+        """
+        self.images, self.normalise, self.sizes, self.steps = images, normalise, sizes, steps
+        self.iteration = 0
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        size = self.sizes[self.iteration]
+        for x, y in loader(self.images, self.normalise, self.steps, seed=self.iteration):
+            yield interpolate(x, size, mode="bilinear", antialias=True) if size < x.shape[-1] else x, y
 
 
 def tested(images: tuple[Tensor, Tensor], normalise: Normalise, count: int) -> Pairs:

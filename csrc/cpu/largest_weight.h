@@ -6,6 +6,7 @@
 #include <cstring>
 #include <utility>
 
+#include "checks.h"
 #include "cpu/kernels.h"
 
 namespace fec::cpu {
@@ -34,7 +35,7 @@ inline double magnitude_of(DType dtype, uint64_t bits) {
 class Pieces {
  public:
   explicit Pieces(const Layer& layer) : layer_(layer) {
-    if (layer.outer == 0 || layer.inner == 0 || layer.channels == 0 || layer.taps == 0) {
+    if (is_empty(layer)) {
       run_ = 0;  // nothing to search, whatever the strides are
       return;
     }

@@ -101,6 +101,16 @@ class Interrupted(BaseException):
     """What is raised at a line; neither an Exception, which the code might catch, nor Ctrl-C, which it might defer."""
 
 
+def _make_traced(call: Callable[[], Any], trace: Callable[[Any, str, Any], Any]) -> None:
+    """Makes a call under a trace function, and puts the present one back."""
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+
+
 def raise_at(call: Callable[[], Any], at: int | None, files: Container[str]) -> int:
     """Makes a call, raising just before its ``at``-th step: a line or a return of some files. Returns the steps."""
     steps = 0
@@ -116,12 +126,7 @@ def raise_at(call: Callable[[], Any], at: int | None, files: Container[str]) -> 
                 raise Interrupted(f"{frame.f_code.co_filename}:{frame.f_lineno} {event}")
         return trace
 
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
+    _make_traced(call, trace)
     return steps
 
 
@@ -145,12 +150,7 @@ def places_of(call: Callable[[], Any], folder: str) -> dict[Place, int]:
             places[place] = places.get(place, 0) + 1
         return trace
 
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
+    _make_traced(call, trace)
     return places
 
 
@@ -178,10 +178,5 @@ def raise_before(call: Callable[[], Any], place: Place, number: int) -> bool:
                 raise Interrupted(f"{place.file}:{place.line} {place.event}, time {number}")
         return trace_lines
 
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
+    _make_traced(call, trace)
     return raised

@@ -360,10 +360,7 @@ BYTES: dict[str, Mutator] = {
 
 
 def _of_tree(change: Callable[[bytes, str, random.Random], bytes]) -> dict[str, Mutator]:
-    def mutator(name: str) -> Mutator:
-        return lambda content, rng: change(content, name, rng)
-
-    return {name: mutator(name) for name in _TREE}
+    return {name: lambda content, rng, name=name: change(content, name, rng) for name in _TREE}
 
 
 FORMATS: dict[str, dict[str, Mutator]] = {

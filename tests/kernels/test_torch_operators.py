@@ -77,6 +77,32 @@ def test_equal_channels_have_entropy_exactly_zero() -> None:
         assert got[7] == 0 and float(got[:7].min()) > 0.1
 
 
+@pytest.mark.parametrize("axis", ["channels", "filters"])
+def test_subnormal_weights_where_torch_reads_them_as_zero(axis: Any) -> None:
+    weight, formula = random(8, 6, 3, 3) * 1e-40, Formula("rms", axis=axis)
+    want = compare(weight, formula)
+    assert float(want.min()) > 0.1
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor always reads subnormal numbers")
+    try:
+        got = compare(weight, formula)
+    finally:
+        torch.set_flush_denormal(False)
+    assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("axis", ["channels", "filters"])
+def test_in_float64_close_points_keep_their_digits(axis: Any) -> None:
+    """Distances from one product, which float32 weights get otherwise, have an error of 1e-8 of the points' length."""
+    weight, formula = random(24, 8, 3, 3) * 1e-5, Formula("none", axis=axis)
+    weight[0] = 1
+    want = reference.entropy(weight, formula)
+    (got,) = ops.entropies([weight], formula, axes=[0], groups=[1], backend="torch", in_float64=True)
+    assert float((got - want).abs().max()) < 1e-13
+    (rough,) = ops.entropies([weight], formula, axes=[0], groups=[1], backend="torch")
+    assert axis == "channels" or float((rough - want).abs().max()) > 1e-13
+
+
 def test_what_cannot_be_scored() -> None:
     weights = [random(4, 3), random(4, 3)]
     weights[1][2, 1] = float("inf")

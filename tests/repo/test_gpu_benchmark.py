@@ -22,7 +22,7 @@ from benchmarks.gpu import parity as gpu_parity
 from benchmarks.gpu import run as gpu_run
 from benchmarks.gpu.page import table_of_throughput
 from fec_fast.scoring import ops, reference
-from fec_fast.scoring.backends import cpu, cuda
+from fec_fast.scoring.backends import cuda
 from fec_fast.scoring.backends.registry import resolve
 from helpers import emulated
 
@@ -70,12 +70,13 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     package = sys.modules[resolve.__module__]
     monkeypatch.setitem(package._BACKENDS, "cuda", lambda: package.BackendInfo("cuda", True, True, ""))
     monkeypatch.setattr(ops, "_check_devices", lambda weights, backend: None)
-    monkeypatch.setattr(ops, "_ON_PROCESSOR", (*ops._ON_PROCESSOR, "cuda"))
 
-    def operator(weights: Any, formula: Any, *, in_float64: bool, **options: Any) -> Any:
-        return cuda.entropies(weights, formula, **options), -1
+    def operator(*arguments: Any) -> Any:
+        """What the operator does for CUDA tensors, which the dispatcher would have to see."""
+        call = ops._Arguments(*arguments)
+        return cuda.entropies(call.weights, call.formula, **call.layout, apart=True)
 
-    monkeypatch.setattr(cpu, "entropies", operator)
+    monkeypatch.setattr(torch.ops.fec_fast, "entropy", operator)
     resolved = package.resolve
     monkeypatch.setattr(ops, "resolve", lambda backend, device="cpu": resolved(backend, "cuda"))
 

@@ -116,7 +116,7 @@ def entropies_of_checked(
     in_float64: bool = False,
 ) -> list[Tensor]:
     """Does what :func:`entropies` does, for weights that are known to be readable; at least one."""
-    if in_float64 and backend.name != "cpu":
+    if in_float64 and backend.name not in _ON_PROCESSOR:  # a GPU's kernels compute in the dtype of the weights
         weights = [weight.detach().double() for weight in weights]
     call = _Arguments(
         weights,
@@ -297,9 +297,9 @@ def _schema() -> str:
 
 def _on_processor(call: _Arguments, *, apart: bool, in_float64: bool = False) -> list[Tensor]:
     """The entropies of CPU tensors: the sum of the formula's parts; see :func:`cpu.entropies` for the options."""
-    in_torch = call.backend == "torch" or not cpu.built()
-    compute = torch_operators.entropies
-    if not in_torch:
+    if call.backend == "torch" or not cpu.built():
+        compute = functools.partial(torch_operators.entropies, in_float64=in_float64)
+    else:
         compute = functools.partial(cpu.entropies, in_float64=in_float64, apart=apart)
     of_parts = []
     for part in call.formula.parts():

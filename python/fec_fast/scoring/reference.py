@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..utils.precision import in_float64
 from .formula import Formula
 
 
@@ -25,7 +26,7 @@ def filters_of(weight: Tensor, *, axis: int = 0, groups: int = 1) -> Tensor:
     Returns:
         ``[filters, channels, taps]`` in float64.
     """
-    w = weight.detach().to(torch.float64)
+    w = in_float64(weight.detach())
     w = w.reshape(w.shape[0], w.shape[1], -1)
     if axis == 0:
         return w

@@ -24,6 +24,7 @@ def entropies(
     axes: Sequence[int],
     groups: Sequence[int],
     algorithm: str = "auto",
+    in_float64: bool = False,
 ) -> tuple[list[Tensor], int]:
     """Computes the entropies of all weights, one after another.
 
@@ -33,6 +34,7 @@ def entropies(
         axes: The axis of each weight on which its filters lie, 0 or 1.
         groups: The groups of each weight's layer.
         algorithm: ``"auto"``, ``"sorted"`` or ``"pairwise"``, as for the kernels.
+        in_float64: Whether weights of narrower dtypes get distances as exact as those of float64: slower.
 
     Returns:
         For each weight a float64 tensor ``[filters]`` in nats, and the position of the first weight with a value that
@@ -48,11 +50,11 @@ def entropies(
             return [], i
         # The entropy of distances has sums that no scan makes.
         in_order = chosen == "sorted" and formula.entropy != "distance"
-        results.append(_entropy(weight, formula, axis, group, in_order))
+        results.append(_entropy(weight, formula, axis, group, in_order, in_float64))
     return results, -1
 
 
-def _entropy(weight: Tensor, formula: Formula, axis: int, groups: int, in_order: bool) -> Tensor:
+def _entropy(weight: Tensor, formula: Formula, axis: int, groups: int, in_order: bool, in_float64: bool) -> Tensor:
     """The entropies of one weight, ``[filters]``."""
     if not weight.numel():
         return torch.zeros(filter_count(weight, axis, groups), dtype=torch.float64)
@@ -65,7 +67,7 @@ def _entropy(weight: Tensor, formula: Formula, axis: int, groups: int, in_order:
     given = None if formula.tau is None else formula.tau * 2.0**-exponent
     if in_order:
         return _from_sorted(points[..., 0], formula, given)
-    return _from_pairs(points, formula, given, exact=weight.dtype == torch.float64)
+    return _from_pairs(points, formula, given, exact=in_float64 or weight.dtype == torch.float64)
 
 
 def _from_sorted(points: Tensor, formula: Formula, tau: float | None) -> Tensor:
