@@ -13,6 +13,8 @@ from benchmarks.common.pages import bullets, paragraph
 from fec_fast.utils.files import write_text
 
 RESULTS = ROOT / "benchmarks" / "results"
+# Runs before this moment ranked channels by scores in float32.
+_SCORES_IN_FLOAT64 = "2026-11-28T10:31"
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def measured_on(document: dict[str, Any], parts: Iterable[dict[str, Any]]) -> st
     counts: Counter[str] = Counter()
     commits: dict[str, dict[str, None]] = defaultdict(dict)
     for part in parts:
-        run = document["runs"][part["run"]] if "run" in part else part.get("machine", document.get("machine"))
+        run = _run_of(document, part)
         counts[describe(run)] += 1
         commits[describe(run)][describe_commit(run)] = None
     described = {machine: f"{machine}; {'; '.join(commits[machine])}." for machine in counts}
@@ -75,3 +77,26 @@ def measured_on(document: dict[str, Any], parts: Iterable[dict[str, Any]]) -> st
         f"{count:,} of {counts.total():,} results: {described[machine]}" for machine, count in counts.items()
     )
     return paragraph("Measured on:") + runs
+
+
+def older_scores(document: dict[str, Any], parts: Iterable[dict[str, Any]]) -> str:
+    """A sentence about the parts whose networks were pruned by scores in float32; nothing if there are none.
+
+    Args:
+        document: The content of the result file.
+        parts: Its parts, as for :func:`measured_on`. One without a date is older than the dates.
+    """
+    older = [_run_of(document, part).get("date", "") < _SCORES_IN_FLOAT64 for part in parts]
+    if not any(older):
+        return ""
+    return paragraph(
+        f"{'These' if all(older) else f'{sum(older):,} of these'} results are older than the scores in float64",
+        "([reliability.md](reliability.md#numbers)): where scores are nearly equal, other channels may be removed",
+        "today; scoring on a CPU takes about half as much time again ([formula.md](formula.md)).",
+    )
+
+
+def _run_of(document: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    """The run that measured a part of a result file."""
+    run = document["runs"][part["run"]] if "run" in part else part.get("machine", document.get("machine"))
+    return dict(run)

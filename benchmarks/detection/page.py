@@ -8,9 +8,9 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.common.pages import code, heading, page_of, paragraph, write_page, written_by
-from benchmarks.common.results import measured_on
+from benchmarks.common.results import measured_on, older_scores
 from benchmarks.common.tables import markdown_table
-from benchmarks.detection.stages import IMITATED, LISTS, Arm, arms, at_once, latency
+from benchmarks.detection.stages import IMITATED, LISTS, Arm, arms, untuned, latency
 
 MEASURES = {
     "coco": "COCO, 0.5 to 0.95",
@@ -50,7 +50,7 @@ def page(document: dict[str, Any]) -> str:
     """
     settings, images, seeds = document["settings"], document["images"], finished(document)
     arm = selected(document, seeds)
-    stages = ["dense", *map(at_once, settings["policies"]), *(each.name for each in arms(settings))]
+    stages = ["dense", *map(untuned, settings["policies"]), *(each.name for each in arms(settings))]
     measures = {title: _measure(key) for key, title in MEASURES.items()}
     classes = next(iter(seeds.values()))["dense"]["test"]["by_class"]
     by_class = {
@@ -72,7 +72,7 @@ def page(document: dict[str, Any]) -> str:
         paragraph(f"{arm.name[0].upper()}{arm.name[1:]}, minus {arm.control.name}, in points:"),
         _differences(seeds, arm),
         paragraph("By class, COCO (overlap 0.5 to 0.95) and VOC (all points):"),
-        _table(seeds, "test", ["dense", arm.control.name, at_once(str(arm.policy)), arm.name], by_class),
+        _table(seeds, "test", ["dense", arm.control.name, untuned(str(arm.policy)), arm.name], by_class),
         paragraph(EARLIER_RUN),
         *_latency(seeds, arm),
         heading("Validation images"),
@@ -98,6 +98,7 @@ def _method(document: dict[str, Any], seeds: Seeds, arm: Arm) -> list[str]:
     settings, images = document["settings"], document["images"]
     rows = list(seeds.values())
     dense, pruned = rows[0]["dense"], rows[0][arm.name]
+    trained = [row for stages in rows for row in stages.values() if "training_seconds" in row]
     parameters, macs = (100 * (1 - pruned[key] / dense[key]) for key in ("parameters", "macs"))
     seconds = [
         spread([row[n]["training_seconds"] for row in rows], 1, 0) for n in ("dense", arm.control.name, arm.name)
@@ -112,7 +113,8 @@ def _method(document: dict[str, Any], seeds: Seeds, arm: Arm) -> list[str]:
         written_by("python -m benchmarks.detection --page-only", "ssd.json"),
         paragraph("The results were measured by"),
         code(f"python -m benchmarks.detection --data bccd-voc.zip {options} --seeds {len(seeds)}"),
-        measured_on(document, [row for stages in rows for row in stages.values() if "training_seconds" in row]),
+        measured_on(document, trained),
+        older_scores(document, trained),
         paragraph(
             "The paper reports an SSD with 55.72 % fewer parameters and an mAP that is 1.04 points higher. Its data,",
             "training and formula are not public; this is not a reproduction. It measures the difference on a detector",
@@ -137,7 +139,7 @@ def _method(document: dict[str, Any], seeds: Seeds, arm: Arm) -> list[str]:
             f"not excluded): dense {seconds[0]}, trained further {seconds[1]}, pruned {seconds[2]}.",
         ),
         paragraph(
-            f"**Pruning.** `prune(model, example, budget=Budget(params={settings['budget']}),",
+            f"**Pruning.** `prune(model, example, budget=Budget.remove(params={settings['budget']}),",
             f"round_to={settings['round_to']}, criterion='fec', ratios=POLICY)` with the policies",
             f"{', '.join(settings['policies'])}. Selected by COCO mAP on `val`: **{arm.policy}** ({arm.name}); it",
             f"removes {parameters:.1f} % of the parameters and {macs:.1f} % of the multiply-accumulates.",
@@ -233,7 +235,7 @@ def _script(settings: dict[str, Any], arm: Arm) -> list[str]:
             "result = fec_fast.prune(",
             "    model,",
             f"    [torch.rand(3, {size}, {size})],",
-            f"    budget=fec_fast.Budget(params={settings['budget']}),",
+            f"    budget=fec_fast.Budget.remove(params={settings['budget']}),",
             f"    round_to={settings['round_to']},",
             '    criterion="fec",',
             f'    ratios="{arm.policy}",',

@@ -26,7 +26,7 @@ import fec_fast
 from benchmarks.common.environment import ROOT
 from benchmarks.common.results import RESULTS, read_result, run_number, write_result
 from benchmarks.detection.page import write
-from benchmarks.detection.stages import IMITATED, LISTS, arms, at_once, latency
+from benchmarks.detection.stages import IMITATED, LISTS, arms, untuned, latency
 from fec_fast import Budget
 from fec_fast.graph.counts import count
 from fec_fast.training.tasks.detection import Detection, evaluate_detector
@@ -150,9 +150,9 @@ class Study:
         dense = self.stage(seed, "dense", self.build(), options.epochs, options.lr, seed)
         rows = self.document["seeds"][str(seed)]
         for policy in options.policies:
-            if at_once(policy) not in rows:
+            if untuned(policy) not in rows:
                 result = self.prune(dense, policy)
-                rows[at_once(policy)] = self.measured(result.model)
+                rows[untuned(policy)] = self.measured(result.model)
                 rows[latency(policy)] = asdict(compare_latency(dense, result.model, example(), min_run_time=5.0))
                 self.write()
         for arm in arms(self.document["settings"]):

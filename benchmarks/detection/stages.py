@@ -49,9 +49,9 @@ def arms(settings: Mapping[str, Any]) -> list[Arm]:
     return listed
 
 
-def at_once(policy: str) -> str:
+def untuned(policy: str) -> str:
     """The name of the stage of a network that was pruned and not yet fine-tuned."""
-    return f"{policy}, at once"
+    return f"{policy}, untuned"
 
 
 def latency(policy: str) -> str:

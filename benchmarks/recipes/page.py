@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.common.environment import ROOT, describe, describe_commit
 from benchmarks.common.pages import code, heading, page_of, paragraph, write_page, written_by
-from benchmarks.common.results import RESULTS, read_result
+from benchmarks.common.results import RESULTS, older_scores, read_result
 from benchmarks.common.tables import markdown_table
 
 DENSE = "_dense"
@@ -153,6 +153,7 @@ def page(runs: dict[str, dict[str, Any]]) -> str:
             "`benchmarks/results/dense/resnet56.safetensors` was trained on the lossless images, then for three epochs",
             "on the JPEG images by `python -m benchmarks.study`.",
         ),
+        older_scores({}, runs.values()),
         *complete,
         heading("Short runs on a small part of real images", 1),
         paragraph(

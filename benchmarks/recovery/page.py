@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.common.figures import pyplot, write_figure
 from benchmarks.common.pages import bullets, code, heading, page_of, paragraph, write_page, written_by
-from benchmarks.common.results import measured_on
+from benchmarks.common.results import measured_on, older_scores
 from benchmarks.recovery.methods import (
     BUDGETS,
     COUNTED_METHODS,
@@ -146,6 +146,7 @@ def _method(document: dict[str, Any]) -> list[str]:
             f"{draws}.",
         ),
         measured_on(document, document["rows"]),
+        older_scores(document, document["rows"]),
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.common.figures import pyplot, write_figure
 from benchmarks.common.pages import bullets, code, heading, page_of, paragraph, write_page, written_by
-from benchmarks.common.results import measured_on
+from benchmarks.common.results import measured_on, older_scores
 from benchmarks.study import comparisons, tables
 from benchmarks.study.estimates import estimate
 from benchmarks.study.jobs import CHOSEN_ON, POLICY
@@ -101,6 +101,7 @@ def _method(document: dict[str, Any]) -> list[str]:
             f"cells were not measured; the command continues with them. By device: {devices(document)}.",
         ),
         measured_on(document, document["rows"]),
+        older_scores(document, document["rows"]),
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.common.pages import code, page_of, paragraph, write_page, written_by
-from benchmarks.common.results import measured_on
+from benchmarks.common.results import measured_on, older_scores
 from benchmarks.study.jobs import POLICY
 from benchmarks.study.page import devices
 from benchmarks.study.rows import CRITERION, STAGES, Rows
@@ -36,6 +36,7 @@ def page(document: dict[str, Any]) -> str:
             f"are 95 %. Rows by device: {devices(document)}.",
         ),
         measured_on(document, document["rows"]),
+        older_scores(document, document["rows"]),
         *(block for tuned, stage in STAGES.items() for block in _stage(rows, list(document["dense"]), tuned, stage)),
     )
 

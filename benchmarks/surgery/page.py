@@ -6,7 +6,7 @@ import statistics
 from typing import Any
 
 from benchmarks.common.pages import bullets, page_of, paragraph, written_by
-from benchmarks.common.results import measured_on
+from benchmarks.common.results import measured_on, older_scores
 from benchmarks.common.tables import markdown_table
 
 SIDES = {"l1": "the L1 criterion", "default": "the default"}  # of fec_fast: keys of a row, and their names
@@ -41,6 +41,7 @@ def page(result: dict[str, Any]) -> str:
             "Torch-Pruning's time divided by ours.",
         ),
         measured_on(result, networks.values()),
+        older_scores(result, networks.values()),
         *([paragraph(result["note"])] if "note" in result else []),
         bullets(_summary(networks, ratios)),
         markdown_table(

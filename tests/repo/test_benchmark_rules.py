@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.common.pages import DOCS
-from benchmarks.common.results import RESULTS, measured_on, read_result, run_number, write_result
+from benchmarks.common.results import RESULTS, measured_on, older_scores, read_result, run_number, write_result
 from benchmarks.common.tables import markdown_table, significant
 from benchmarks.gpu.page import table_of_throughput
 
@@ -150,6 +150,13 @@ def test_the_parts_of_a_result_name_their_run() -> None:
     assert "commit not recorded, date not recorded" in text.replace("\n  ", " ")
     assert "- 1 of 3 results: " in text and run["date"] in text.replace("\n  ", " ")
     assert measured_on(document, [{}]).startswith("Measured on: Some CPU")
+
+
+def test_a_page_says_which_results_are_older_than_scores_in_float64() -> None:
+    document = {"machine": {}, "runs": [{"date": "2026-11-28T10:30:59+00:00"}, {"date": "2026-11-28T10:32:00+00:00"}]}
+    assert older_scores(document, [{"run": 1}]) == ""
+    assert older_scores(document, [{}, {"run": 0}]).startswith("These results are older")
+    assert older_scores(document, [{"run": 1}, {"run": 0}, {}]).startswith("2 of these results are older")
 
 
 def test_tables_and_numbers() -> None:

@@ -196,7 +196,7 @@ class _Demo:
             self.shown = result
             self._check_file(result)
         self.console.print(
-            f"  {100 * budget:.0f} % of the parameters removed by {method}: {100 * fmean(at_once):.1f} % at once, "
+            f"  {100 * budget:.0f} % of the parameters removed by {method}: {100 * fmean(at_once):.1f} % untuned, "
             f"{100 * fmean(tuned):.1f} % tuned"
         )
         return {
@@ -264,7 +264,7 @@ def _print(figures: Mapping[str, Any], console: Console) -> None:
     width = min(14, max(4, (min(console.width, 80) - 46) // 2))
     dense, machine, settings = figures["dense"], figures["machine"], figures["settings"]
     table = Table(box=None, pad_edge=False, show_edge=False)
-    for title in ("removed", "by", "MACs", "at once", "", "tuned", ""):
+    for title in ("removed", "by", "MACs", "untuned", "", "tuned", ""):
         table.add_column(title, no_wrap=True)
     for budget in figures["budgets"]:
         for method, row in budget["methods"].items():
@@ -284,7 +284,7 @@ def _print(figures: Mapping[str, Any], console: Console) -> None:
             f"\nremoved: of the {short_number(dense['parameters'])} parameters. "
             f"Dense: {short_number(dense['macs'])} MACs, {100 * fmean(dense['at_once']):.1f} %, "
             f"tuned {100 * tuned:.1f} %.\n"
-            f"at once: right after the cut. tuned: {settings['finetune_epochs']} epochs later, means of "
+            f"untuned: right after the cut. tuned: {settings['finetune_epochs']} epochs later, means of "
             f"{settings['repeats']} runs.\n"
             f"Accuracy on {images} held-out digits: less than about {noise:.1f} points may be chance.\n"
             f"{DEFAULTS}: the defaults, recovered on 1,024 training images without labels.\n"
@@ -305,7 +305,7 @@ def _remarks(budgets: Sequence[Mapping[str, Any]]) -> list[str]:
             mean = {method: fmean(row[key]) for method, row in budget["methods"].items()}
             better = [method for method in METHODS if mean[method] > mean[DEFAULTS]]
             if better:
-                below.append(f"{', '.join(better)} at {100 * budget['removed']:.0f} %")
+                below.append(f"{' and '.join(better)} with {100 * budget['removed']:.0f} % removed")
         if below:
-            lines.append(f"{words}, {DEFAULTS} is below {'; '.join(below)}.")
+            lines.append(f"{words}, {DEFAULTS} is below {'; below '.join(below)}.")
     return lines

@@ -101,8 +101,9 @@ def test_where_the_defaults_are_not_the_best_is_said() -> None:
     assert "fec_fast is below" not in shown(figures_of(GOOD, GOOD))
     bad = copy.deepcopy(GOOD)
     bad[0], bad[2] = [0.9, 0.95, 0.4], [0.1, 0.2, 0.3]
-    assert "Tuned, fec_fast is below l1 at 50 %; l1, random at 95 %." in shown(figures_of(GOOD, bad))
-    assert "Right after the cut, fec_fast is below l1 at 50 %; l1, random at 95 %." in shown(figures_of(bad, GOOD))
+    words = "fec_fast is below l1 with 50 % removed; below l1 and random with 95 % removed."
+    assert f"Tuned, {words}" in shown(figures_of(GOOD, bad), 200)
+    assert f"Right after the cut, {words}" in shown(figures_of(bad, GOOD), 200)
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
