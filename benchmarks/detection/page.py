@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.common.pages import code, heading, page_of, paragraph, write_page, written_by
 from benchmarks.common.results import measured_on, older_scores
 from benchmarks.common.tables import markdown_table
-from benchmarks.detection.stages import IMITATED, LISTS, Arm, arms, untuned, latency
+from benchmarks.detection.stages import IMITATED, LISTS, Arm, arms, latency, untuned
 
 MEASURES = {
     "coco": "COCO, 0.5 to 0.95",

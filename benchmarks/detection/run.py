@@ -26,7 +26,7 @@ import fec_fast
 from benchmarks.common.environment import ROOT
 from benchmarks.common.results import RESULTS, read_result, run_number, write_result
 from benchmarks.detection.page import write
-from benchmarks.detection.stages import IMITATED, LISTS, arms, untuned, latency
+from benchmarks.detection.stages import IMITATED, LISTS, arms, latency, untuned
 from fec_fast import Budget
 from fec_fast.graph.counts import count
 from fec_fast.training.tasks.detection import Detection, evaluate_detector

@@ -75,7 +75,7 @@ def plan_round(
         wanted = size_wanted(present)
         if wanted >= present:
             return RoundPlan(None, [], present, present)
-        amount = wanted
+        amount: Any = wanted
         if quantity != "latency_ms":
             # A share of the present size. Slightly less, so that rounding does not cost one more unit.
             amount = 1 - wanted / present - 1e-12
