@@ -19,7 +19,7 @@ from ..graph.counts import count
 from ..plan import checkpoint
 from ..utils.critical_section import surely_closed
 from ..utils.errors import FecError, InputError, missing_extra
-from ..utils.evaluation import evaluate
+from ..utils.evaluation import evaluate, warn_if_at_chance
 from ..utils.files import atomic_file
 from ..utils.forward import call_model, evaluation_mode
 from ..utils.outputs import named_tensors_in
@@ -129,12 +129,15 @@ def compare_command(
     entries = []
     for name, network in networks.items():
         counts = count(network, example)
+        accuracy = None if held_out is None else evaluate(network, held_out)
+        if accuracy is not None:
+            warn_if_at_chance(network, example, accuracy, name)
         entries.append(
             {
                 "name": name,
                 "parameters": counts.parameters,
                 "macs": counts.macs,
-                "accuracy": None if held_out is None else evaluate(network, held_out),
+                "accuracy": accuracy,
                 "latency_ms": times.get(name),
             }
         )

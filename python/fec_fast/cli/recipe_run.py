@@ -28,6 +28,7 @@ from ..training.tasks.detection import Detection
 from ..utils.copying import copied_model
 from ..utils.distributed import launched_processes
 from ..utils.errors import CheckpointError, FecWarning, InputError
+from ..utils.evaluation import warn_if_at_chance
 from ..utils.files import write_text
 from ..utils.machine import describe_machine
 from ..utils.model_index import ModelIndex
@@ -105,7 +106,12 @@ def run_recipe(
         network.cpu()
         values = ", ".join(f"{name} {value:.4f}" for name, value in metrics[stage].items())
         console.print(folded(f"{stage:<14} {values}"), soft_wrap=True)
+        # Right after the cut, what recovers the network may be still to come.
+        if main and "accuracy" in metrics[stage] and (stage != "pruned" or not recovers):
+            warn_if_at_chance(network, example, metrics[stage]["accuracy"], stage)
 
+    images, recalibrated = _images(recipe), recipe.content.get("recalibrate")
+    recovers = bool(images or recalibrated)
     start = time.perf_counter()
     device = training_device()
     with restored_randomness():
@@ -115,7 +121,6 @@ def run_recipe(
         latency = result.latency(model, example, min_run_time=0.5)
         console.print(folded(result.summary(latency)), soft_wrap=True)
         measure("pruned", result.model)
-        images, recalibrated = _images(recipe), recipe.content.get("recalibrate")
         if images:
             networks = model.to(device), result.model.to(device)
             recovery = compensate(*networks, result.plan, train, ridge=_RIDGE, images=images, progress=progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from .arguments import batches_of, check_network
 from .batches import check_labels, images_and_labels
-from .errors import ArgumentError, InputError
+from .errors import ArgumentError, FecWarning, InputError
 from .forward import call_model, describe_tensors, evaluation_mode
 from .modules import check_can_be_changed, device_of
 from .public_call import interruptible
@@ -68,6 +69,27 @@ def is_at_chance(accuracy: float, classes: int) -> bool:
         True or false; false for one class.
     """
     return classes > 1 and accuracy <= 1 / classes + _ABOVE_CHANCE
+
+
+def warn_if_at_chance(model: nn.Module, inputs: Tensor, accuracy: float, description: str) -> None:
+    """Warns if a classifier's accuracy is about that of guessing.
+
+    Args:
+        model: The classifier; other models give no warning.
+        inputs: What it can be called on, on its device.
+        accuracy: In [0, 1].
+        description: Which network it is, for the message.
+    """
+    with evaluation_mode(model):
+        logits = call_model(model, inputs)
+    classes = logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 2 else 0
+    if is_at_chance(accuracy, classes):
+        warnings.warn(
+            f"{description}: the accuracy of {accuracy:.4f} is about that of guessing among {classes} classes. Was too "
+            "much removed, or do weights, labels or normalisation not belong together?",
+            FecWarning,
+            stacklevel=2,
+        )
 
 
 def measured_number(

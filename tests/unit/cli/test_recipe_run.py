@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import fec_fast
 from fec_fast.cli import app as cli
 from fec_fast.cli import recipe as recipes
-from fec_fast.utils.errors import CheckpointError
+from fec_fast.utils.errors import CheckpointError, FecWarning
 from fec_fast.vision import data, zoo
 from helpers import detection
 from helpers.recipes import CLASSIFIERS, FOLDER, write_digits
@@ -123,8 +123,12 @@ def test_an_interrupted_run_resumes_to_the_same_figures(
     with pytest.raises(CheckpointError, match="another recipe: dense was True and is False"):
         other = recipes.read_recipe(recipe, ["dense=false"], {"weights": str(weights)})
         fec_fast.cli.recipe_run.run_recipe(other, out, resume=True)
-    done = run(*arguments, "--resume")
+    with pytest.warns(FecWarning) as warned:
+        done = run(*arguments, "--resume")
     assert done.exit_code == 0, done.output
+    at_chance = " ".join(str(warning.message) for warning in warned if "guessing among" in str(warning.message))
+    stages = [stage for stage in ("before", "pruned", "recalibrated") if f"{stage}: the accuracy" in at_chance]
+    assert stages == ["before", "recalibrated"]  # random weights; what is cut is re-estimated after it
     found = json.loads((out / "results.json").read_text())
     assert found["metrics"] == whole["metrics"] and found["size"] == whole["size"]
     # The dense and the pruned network had the same training.
