@@ -17,7 +17,7 @@ from ..plan.alignment import alignment_notes
 from ..plan.equivalence import Proof
 from ..plan.plan import Plan, check_plan
 from ..plan.widths import layer_widths
-from ..recovery.calibration import DATA_FREE, calibration_batches
+from ..recovery.calibration import DATA_FREE, calibration_batches, warn_if_few
 from ..recovery.compensation import IMAGES, Compensation, compensate
 from ..report.content import MeasuredSweep
 from ..report.writer import check_report_path, write_report
@@ -317,6 +317,11 @@ def prune(
         calibration = images
         request = replace(request, calibration=calibration)
     check_calibration(criterion, request.policy, calibration)
+    if recover is None and images_suffice(criterion, request.policy) and not isinstance(calibration, str):
+        batches = calibration_batches(calibration, IMAGES, model)
+        warn_if_few(batches, stacklevel=4)
+        calibration = [(batch,) for batch in batches]
+        request = replace(request, calibration=calibration)
     context = build_context(model, example_inputs, criterion, formula, sides, ignore, calibration, norms)
     trial = find_plan(context, request, verify=verify)
     context, counts, plan, pruned, proof = trial.context, trial.counts, trial.plan, trial.pruned, trial.proof

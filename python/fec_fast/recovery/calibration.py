@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from ..utils.arguments import batches_of
 from ..utils.batches import pair_of
 from ..utils.compat import tree_leaves
-from ..utils.errors import ArgumentError, InputError
+from ..utils.errors import ArgumentError, FecWarning, InputError
 from ..utils.forward import call_model, describe_tensors, map_tensors, undisturbed
 from ..utils.model_index import ModelIndex
 from ..utils.modules import device_of
@@ -21,6 +22,7 @@ from ..utils.modules import device_of
 # many, of at least this many images.
 MOST_BATCHES = 64
 FEWEST_IMAGES = 32
+_FEW_IMAGES = 128  # below it a warning is given
 # Given in place of images: noise stands in for them.
 DATA_FREE = "data-free"
 
@@ -151,6 +153,23 @@ def calibration_batches(calibration: Any, images: int, model: nn.Module | ModelI
     if not number:
         raise InputError("the calibration has no images: give a loader that yields some, or a tensor of images")
     return _joined(batches, max(FEWEST_IMAGES, -(-number // MOST_BATCHES)))
+
+
+def warn_if_few(batches: list[Any], stacklevel: int) -> None:
+    """Warns if calibration images are few.
+
+    Args:
+        batches: Of :func:`calibration_batches`.
+        stacklevel: Of the caller's code, as ``warnings.warn`` would be given it here.
+    """
+    number = sum(map(count_images, batches))
+    if number < _FEW_IMAGES:
+        warnings.warn(
+            f"{number} calibration images are few: layers are fitted to what these have in common; give 500 to 1,000 "
+            "(without labels)",
+            FecWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def image_seeds(inputs: Any) -> Tensor:

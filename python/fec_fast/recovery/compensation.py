@@ -24,7 +24,7 @@ from ..utils.precision import full_float32
 from ..utils.progress import progress_bar
 from ..utils.public_call import interruptible
 from ..utils.text import text_table
-from .calibration import DATA_FREE, calibration_batches, count_images
+from .calibration import DATA_FREE, calibration_batches, count_images, warn_if_few
 from .data_free import fit_on_noise
 from .layer_fits import LayerFits, LayerRecovery, write_tensors
 
@@ -32,7 +32,6 @@ ROWS = 20_000
 IMAGES = 1_024
 MEMORY = 4.0
 FEWEST_IMAGES = 8
-FEW_IMAGES = 128  # below it a warning is given
 # Noise tells less about a layer's inputs than images do, so weights stay nearer to where they are.
 NOISE_RIDGE = 0.1
 
@@ -183,13 +182,7 @@ def compensate(
         raise InputError(
             f"{number} calibration image(s) are too few: give at least {FEWEST_IMAGES}, better some hundreds"
         )
-    if number < FEW_IMAGES:
-        warnings.warn(
-            f"{number} calibration images are few: layers are fitted to what these have in common; give 500 to 1,000 "
-            "(without labels)",
-            FecWarning,
-            stacklevel=3,
-        )
+    warn_if_few(batches, stacklevel=4)
     with one_thread_at_a_time(), full_float32():
         small = ModelIndex.of(copied_model(after))
         fits = LayerFits(before, small, plan, ridge, rows, int(memory * 2**30))

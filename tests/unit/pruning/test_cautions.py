@@ -90,6 +90,20 @@ def test_finetune_warns_if_the_first_evaluation_is_at_chance() -> None:
         fec_fast.finetune(classifier(), dot_loader(), val_loader=held_out, epochs=2, lr=0.05, progress=False)
 
 
+def test_few_images_to_choose_channels_by_are_warned_of() -> None:
+    options: dict[str, Any] = {"criterion": "reconstruction", "ratios": "uniform", "budget": fec_fast.Budget(macs=0.5)}
+    images = torch.randn(128, 3, 8, 8)
+    for calibration in (images, iter(images.split(32))):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", fec_fast.FecWarning)
+            fec_fast.prune(chain(16, 16, 4), IMAGE, calibration=calibration, **options)
+    for recover in (None, images[:127]):  # chosen and recovered on the same images: one warning
+        with pytest.warns(fec_fast.FecWarning) as warned:
+            fec_fast.prune(chain(16, 16, 4), IMAGE, calibration=images[:127], recover=recover, **options)
+        assert [str(each.message)[:31] for each in warned] == ["127 calibration images are few:"]
+        assert recover is not None or warned[0].filename == __file__
+
+
 def test_recovery_warns_of_few_images() -> None:
     model = chain(16, 16, 4)
     result = fec_fast.prune(model, IMAGE)
