@@ -66,11 +66,15 @@ def _exit_code(error: BaseException) -> int:
 
 @contextlib.contextmanager
 def _one_line_warnings() -> Iterator[None]:
-    """Prints warnings as one line each, without the line of the program that gave them."""
-    original = warnings.formatwarning
+    """Prints warnings as one line each, without the line of the program that gave them, and none twice."""
+    original, printed = warnings.formatwarning, set[str]()
 
     def in_one_line(message: Warning | str, *args: Any, **options: Any) -> str:
-        return "warning: " + " ".join(str(message).split()) + "\n"
+        line = "warning: " + " ".join(str(message).split()) + "\n"
+        if line in printed:
+            return ""
+        printed.add(line)
+        return line
 
     warnings.formatwarning = in_one_line
     try:

@@ -186,9 +186,9 @@ def compensate(
     with one_thread_at_a_time(), full_float32():
         small = ModelIndex.of(copied_model(after))
         fits = LayerFits(before, small, plan, ridge, rows, int(memory * 2**30))
-        with progress_bar("original", len(batches), shown=progress) as done:
+        with progress_bar("recovery: original network", len(batches), shown=progress) as done:
             batches = list(fits.gather_targets(batches, done))
-        with progress_bar("layers", fits.layers, shown=progress) as done:
+        with progress_bar("recovery: layers", fits.layers, shown=progress) as done:
             fits.fit(batches, done)
     write_tensors(after, {name: small.tensors[name] for name in fits.changed})
     used = sum(map(count_images, batches))

@@ -65,10 +65,10 @@ def fit_on_noise(
             small.tensors[name].copy_(select_kept(dense.index.tensors[name], plan.keep.get(name, {})))
     before = {name: tensor.clone() for name, tensor in small.tensors.items() if name.endswith("running_mean")}
     fits = make_fits(dense.index, small)
-    with progress_bar("original", len(dense.batches), shown=progress) as done:
+    with progress_bar("recovery: original network", len(dense.batches), shown=progress) as done:
         batches = list(fits.gather_targets(dense.batches, done))
     fits.leave(dense.unknown, "no batch norm comes before it, so nothing is known of its inputs without images")
-    with progress_bar("layers", fits.layers, shown=progress) as done:
+    with progress_bar("recovery: layers", fits.layers, shown=progress) as done:
         fits.fit(batches, done)
     values = {name: small.tensors[name] for name in fits.changed}
     for name in fits.changed:

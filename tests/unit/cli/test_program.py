@@ -148,6 +148,14 @@ def test_json_goes_to_a_file_or_alone_to_the_standard_output(
     assert json.loads((tmp_path / "result.json").read_text()).keys() == document.keys()
 
 
+def test_equal_warnings_are_printed_once(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "few.py").write_text("import torch\ndef loaders():\n    return [torch.randn(20, 1, 8, 8)], []\n")
+    few = ["--calibrate", f"{tmp_path / 'few.py'}:loaders"]  # channels are chosen by them, and recovered on them
+    done = run_python("-m", "fec_fast", "prune", DIGITS, "--weights", weights, *few, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("warning: 20 calibration images are few") == 1
+
+
 def test_compare(weights: Path, pruned: Path) -> None:
     pytest.importorskip("sklearn")
     with pytest.warns(fec_fast.FecWarning, match="^dense: the accuracy .* guessing among 10 classes"):  # random weights
