@@ -11,6 +11,9 @@ Box = tuple[float, float, float, float]
 
 MOST_OBJECTS, LONGEST_NAME = 10_000, 200  # of an image, of a class
 LARGEST_CORNER = 1e6  # pixels; no picture that is decoded is as wide
+# Pixels. Boxes become float32, whose numbers are 0.002 apart at the far edge of the widest picture: a thinner box could
+# lose its area.
+_SMALLEST_SIDE = 0.01
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,11 @@ class BoxCheck:
             slack: By how many pixels a box may reach beyond the image without being reported: rounding of the format.
 
         Returns:
-            The part; ``None`` if it has no area.
+            The part; ``None`` if it has no area: it is less than 0.01 pixels wide or high.
         """
         left, top, right, bottom = box
         inside = max(left, 0.0), max(top, 0.0), min(right, float(size[0])), min(bottom, float(size[1]))
-        if right <= left or bottom <= top or inside[2] <= inside[0] or inside[3] <= inside[1]:
+        if min(inside[2] - inside[0], inside[3] - inside[1]) < _SMALLEST_SIDE:
             self.dropped.append(description)
             return None
         if max(inside[0] - left, inside[1] - top, right - inside[2], bottom - inside[3]) > slack:
