@@ -5,11 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ..utils.arguments import check_path
 from ..utils.errors import FecError, InputError, missing_extra
+from ..utils.reading import read_json
 from .loaders import Loader
 from .record_fields import image_key
 from .records import load_records
+
+
+class _DataFile(msgspec.Struct):
+    filename: str
+
+
+class _State(msgspec.Struct):
+    """``state.json`` of a saved data set, as far as it is checked here."""
+
+    data_files: list[_DataFile] = msgspec.field(name="_data_files")
 
 
 def load_saved(path: str | Path, batch_size: int = 64, seed: int = 0, **options: Any) -> tuple[Loader, Loader]:
@@ -39,6 +52,9 @@ def load_saved(path: str | Path, batch_size: int = 64, seed: int = 0, **options:
         raise missing_extra("datasets", "hf", where) from error
     if not folder.is_dir():
         raise InputError(f"{where}: there is no such folder; save one by dataset.save_to_disk({str(path)!r})")
+    for state in (folder / "state.json", *sorted(folder.glob("*/state.json"))):
+        if state.is_file():
+            _check_listed_files(state)
     try:
         found = datasets.load_from_disk(str(folder.absolute()))
         parts = dict(found) if isinstance(found, datasets.DatasetDict) else {"": found}
@@ -54,6 +70,15 @@ def load_saved(path: str | Path, batch_size: int = 64, seed: int = 0, **options:
         return load_records(parts.get("", parts), batch_size, seed, **options)
     except FecError as error:
         raise type(error)(f"{where}: {error}") from error
+
+
+def _check_listed_files(state: Path) -> None:
+    """Raises if a data set lists a file outside its folder, or one twice, whose rows would be read again each time."""
+    listed = [file.filename for file in read_json(state, _State, InputError).data_files]
+    outside = [name for name in listed if Path(name).name != name]
+    if outside or len(set(listed)) < len(listed):
+        fault = f"{outside[0]!r:.80}, which is not in its folder" if outside else "a file twice"
+        raise InputError(f"{state} lists {fault}: save the data again by dataset.save_to_disk")
 
 
 def _undecoded(part: Any, datasets: Any) -> Any:

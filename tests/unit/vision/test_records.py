@@ -1,6 +1,7 @@
 """Dictionaries as data: lists, iterables and Hugging Face data sets, for classifiers and detectors."""
 
 import io
+import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -302,3 +303,14 @@ def test_what_is_wrong_in_a_saved_folder_is_named(datasets: Any, tmp_path: Path)
     datasets.Dataset.from_list(rows, features=features).save_to_disk(tmp_path / "named")
     with pytest.raises(InputError, match="is only the path '/etc/passwd'"):
         data.load(f"hf:{tmp_path / 'named'}")
+    state = tmp_path / "named" / "state.json"
+    listed = json.loads(state.read_text())
+    (file,) = listed["_data_files"]
+    for files, match in (
+        ([file, file], "lists a file twice: save the data again"),
+        ([{"filename": f"../paths/{file['filename']}"}], "lists '../paths/.*', which is not in its folder"),
+        ([{"name": 3}], "missing required field `filename`"),
+    ):
+        state.write_text(json.dumps({**listed, "_data_files": files}))
+        with pytest.raises(InputError, match=match):
+            data.load(f"hf:{tmp_path / 'named'}")
