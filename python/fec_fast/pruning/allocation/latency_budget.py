@@ -296,7 +296,8 @@ def search_latency(
     no_removal = np.zeros(len(finest), dtype=np.int64)
     whole = measurements.time_network(context, no_removal.tolist(), tolerance / 2)
     if whole.seconds <= target:
-        return no_removal, _note(target, runtime, whole, ["the model is that fast already, nothing was removed"])
+        remarks = ["the model is that fast already, nothing was removed", *_doubt(whole, tolerance)]
+        return no_removal, _note(target, runtime, whole, remarks)
     forecast = LatencyForecast(context, sizes, whole.seconds, measurements)
     search = _Search(context, forecast, thresholds, measurements, target, tolerance)
     step = _liked_step(search, sizes, allowed_of)
@@ -320,15 +321,14 @@ def search_latency(
             f"ms and the dense one {1e3 * dense.seconds:.4g} ms, measured in turns; the target is no longer faster "
             "than the dense network: measure on an idle machine, or give a lower target"
         )
-    remarks = []
+    remarks: list[str] = []
     if step > 1:
         remarks.append(f"widths in multiples of {step} were the fastest")
     if not search.is_met_within(tolerance):
         remarks.append("no nearer network was found")
         if search.fastest_missed is not None:
             remarks[-1] += f": the next one measured takes {1e3 * search.fastest_missed.seconds:.4g} ms"
-    if measured.half_width > tolerance * measured.seconds:
-        remarks.append(f"the machine is too unsteady to tell {100 * tolerance:g} %")
+    remarks += _doubt(measured, tolerance)
     remarks.append(
         f"in turns with the dense network: {1e3 * pruned.seconds:.4g} ms, dense {1e3 * dense.seconds:.4g} ms"
     )
@@ -348,6 +348,12 @@ def _liked_step(search: _Search, sizes: SizeModel, allowed_of: Callable[[int], S
         if rate > _LIKED * best_rate:
             best_step, best_rate = step, rate
     return best_step
+
+
+def _doubt(timing: Timing, tolerance: float) -> list[str]:
+    """A remark on a time that is not certain enough."""
+    unsteady = timing.half_width > tolerance * timing.seconds
+    return [f"the machine is too unsteady to tell {100 * tolerance:g} %"] if unsteady else []
 
 
 def _budget(seconds: float, runtime: str) -> str:
