@@ -296,8 +296,8 @@ def search_latency(
     no_removal = np.zeros(len(finest), dtype=np.int64)
     whole = measurements.time_network(context, no_removal.tolist(), tolerance / 2)
     if whole.seconds <= target:
-        remarks = ["the model is that fast already, nothing was removed", *_doubt(whole, tolerance)]
-        return no_removal, _note(target, runtime, whole, remarks)
+        already = ["the model is that fast already, nothing was removed", *_doubt(whole, tolerance)]
+        return no_removal, _note(target, runtime, whole, already)
     forecast = LatencyForecast(context, sizes, whole.seconds, measurements)
     search = _Search(context, forecast, thresholds, measurements, target, tolerance)
     step = _liked_step(search, sizes, allowed_of)
