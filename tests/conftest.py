@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from fec_fast.pruning.allocation.layer_times import FOLDER_VARIABLE
 from fec_fast.utils import timing
 
 
@@ -22,6 +23,7 @@ def pytest_configure() -> None:
     """
     for name in ("COLUMNS", "LINES"):
         os.environ.pop(name, None)
+    os.environ[FOLDER_VARIABLE] = ""  # no test reads the user's tables of latency, or writes there
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if workers > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))

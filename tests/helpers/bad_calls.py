@@ -297,7 +297,7 @@ FUNCTIONS: dict[str, Subject] = {
     "PruneResult.latency": Subject(
         lambda original, example_inputs, **options: result().latency(original, example_inputs, **options),
         lambda _: {"original": network(), "example_inputs": IMAGE, "min_run_time": 0.01},
-        {"original": RUN, "example_inputs": bad.NO_INPUTS, "min_run_time": NOT_ZERO},
+        {"original": RUN, "example_inputs": bad.NO_INPUTS, "min_run_time": NOT_ZERO, "runtime": WORDS},
     ),
     "channel_distances": Subject(
         fec_fast.channel_distances,
@@ -340,7 +340,9 @@ FUNCTIONS: dict[str, Subject] = {
         {name: NOT_ZERO for name in ("params", "macs", "memory", "latency_ms")},
     ),
     "Budget by latency": Subject(
-        fec_fast.Budget, lambda _: {"latency_ms": 5.0}, {"latency_ms": {**NUMBER, "zero": lambda: 0}}
+        fec_fast.Budget,
+        lambda _: {"latency_ms": 5.0},
+        {"latency_ms": {**NUMBER, "zero": lambda: 0}, "runtime": WORDS},
     ),
     "Budget.parse": Subject(
         fec_fast.Budget.parse,
@@ -351,6 +353,8 @@ FUNCTIONS: dict[str, Subject] = {
                 "no number": lambda: "params=x",
                 "NaN": lambda: "params=nan",
                 "unknown": lambda: "size=0.5",
+                "unknown runtime": lambda: "latency=3ms@onnx",
+                "a runtime without latency": lambda: "macs=0.5@onnxruntime",
                 "twice": lambda: "params=0.5=0.5",
                 "huge": lambda: "params=1e999",
             }

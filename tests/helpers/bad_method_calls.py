@@ -137,7 +137,9 @@ RECORDS: dict[str, Make] = without(bad.NO_PLANS, "None", "other")
 NO_PATHS = {**bad.NO_PATHS, "missing folder": lambda: "no/such/folder/a.html"}
 
 METHODS: dict[str, Subject] = {
-    "Budget by text": Subject(fec_fast.Budget, lambda _: {"latency": "5 ms"}, {"latency": without(LEFT, "bool")}),
+    "Budget by text": Subject(
+        fec_fast.Budget, lambda _: {"latency": "5 ms"}, {"latency": without(LEFT, "bool"), "runtime": WORDS}
+    ),
     "Budget.remove": Subject(
         fec_fast.Budget.remove, lambda _: {"params": 0.5}, {name: SHARES for name in ("params", "macs", "memory")}
     ),
@@ -145,7 +147,7 @@ METHODS: dict[str, Subject] = {
         fec_fast.Budget.keep, lambda _: {"params": 0.5}, {"params": SHARES, "macs": SHARES, "memory": SHARES}
     ),
     "Budget.keep by text": Subject(
-        fec_fast.Budget.keep, lambda _: {"latency": "5 ms"}, {"latency": LEFT, "params": LEFT}
+        fec_fast.Budget.keep, lambda _: {"latency": "5 ms"}, {"latency": LEFT, "params": LEFT, "runtime": WORDS}
     ),
     "Budget.share_of": Subject(
         fec_fast.Budget(params="5k").share_of, lambda _: {"size": 10_000}, {"size": {**NUMBER, "zero": lambda: 0}}

@@ -21,7 +21,17 @@ OPTIONS: dict[str, list[str]] = {
     "--ratio": [*NUMBERS[:-1], "1"],
     "--budget": ["", "params", "params=", "params=x", "params=nan", "size=0.5", "params=0.5=0.5", "params=2"],
     "--remove": ["", "params", "params=", "params=x", "params=nan", "macs=1.2G", "latency=3ms", "filters=1"],
-    "--keep": ["", "params", "params=", "params=x", "params=nan", "macs=1.2X", "latency=3", "filters=1"],
+    "--keep": [
+        "",
+        "params",
+        "params=",
+        "params=x",
+        "params=nan",
+        "macs=1.2X",
+        "latency=3",
+        "latency=3ms@onnx",
+        "filters=1",
+    ],
     "--ratios": WORDS,
     "--calibrate": [
         "",

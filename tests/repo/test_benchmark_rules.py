@@ -30,6 +30,7 @@ COMMANDS = {  # and the optional packages that its modules import
     "gpu.triton_throughput": (),
     "imports": (),
     "large": (),
+    "latency": ("torchvision",),
     "pictures": ("PIL",),
     "proof": (),
     "recipes": (),

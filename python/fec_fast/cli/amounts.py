@@ -30,7 +30,7 @@ Keep = Annotated[
         "--keep",
         metavar="NAME=AMOUNT",
         help="What may be left: a share as for --remove (params=0.3), or an amount: macs=1.2G, params=5M, memory=50MB, "
-        "latency=3ms.",
+        "latency=3ms, or latency=3ms@onnxruntime (torch.compile, openvino).",
     ),
 ]
 BudgetText = Annotated[

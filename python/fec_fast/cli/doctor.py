@@ -26,7 +26,8 @@ _EXTRAS = {
     "demo": ("fec-fast demo, sklearn:digits", ("accelerate", "torchmetrics", "sklearn")),
     "report": ("pictures", ("matplotlib",)),
     "tensorboard": ("logs for TensorBoard", ("tensorboard",)),
-    "onnx": ("fec-fast export onnx", ("onnx", "onnxscript", "onnxruntime")),
+    "onnx": ("fec-fast export onnx, latency in onnxruntime", ("onnx", "onnxscript", "onnxruntime")),
+    "openvino": ("latency in openvino", ("openvino", "onnx", "onnxscript")),
     "torch-pruning": ("FEC as an importance for Torch-Pruning", ("torch_pruning",)),
 }
 

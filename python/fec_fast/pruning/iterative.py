@@ -12,7 +12,7 @@ from ..plan.composition import compose
 from ..plan.shapes import fingerprint
 from ..utils.errors import ArgumentError, TrainingError
 from ..utils.model_index import ModelIndex
-from .allocation.budget import Budget
+from .allocation.budget import Budget, round_budget
 from .arguments import check_round_arguments
 from .measured_size import network_size
 from .pruner import PruneResult, prune
@@ -58,7 +58,7 @@ def prune_iteratively(
     if not isinstance(budget, Budget):
         raise ArgumentError(f"budget={budget!r}: give a fec_fast.Budget, such as Budget(params=0.7)")
     check_round_arguments(rounds, train, options)
-    size_before = network_size(model, example_inputs, budget.quantity)
+    size_before = network_size(model, example_inputs, budget)
     is_share = budget.quantity != "latency_ms"
     target = size_before * (1 - budget.share_of(size_before)) if is_share else budget.amount
     result: PruneResult | None = None
@@ -69,8 +69,8 @@ def prune_iteratively(
         if is_share:
             # What this round removes, as a share of the network that the earlier rounds left. Slightly less, so that
             # rounding does not cost one more unit.
-            amount = 1 - amount / network_size(network, example_inputs, budget.quantity) - 1e-12
-        pruned = prune(network, example_inputs, budget=Budget(**{budget.quantity: amount}), **options)
+            amount = 1 - amount / network_size(network, example_inputs, budget) - 1e-12
+        pruned = prune(network, example_inputs, budget=round_budget(budget, amount), **options)
         result = pruned if result is None else _joined(result, pruned)
         train(result.model, number)
         if fingerprint(ModelIndex.of(result.model)) != result.plan.pruned_fingerprint:

@@ -12,26 +12,28 @@ from ..graph.size_model import SizeModel
 from ..graph.trace import trace_model
 from ..utils.model_index import ModelIndex
 from ..utils.public_call import interruptible
+from ..utils.runtimes import deployed
 from ..utils.timing import time_model
 from ..utils.weights import check_weights
+from .allocation.budget import Budget
 
 
 @interruptible
-def network_size(model: nn.Module, example_inputs: Any, quantity: str) -> float:
+def network_size(model: nn.Module, example_inputs: Any, budget: Budget) -> float:
     """Measures a network in the quantity of a budget.
 
     Args:
         model: The network, which is not changed.
         example_inputs: What it is called on.
-        quantity: A name of :data:`fec_fast.pruning.allocation.budget.QUANTITIES`.
+        budget: Says the quantity, and of latency the runtime.
 
     Returns:
         Parameters, multiply-accumulates, bytes or milliseconds.
     """
     index = ModelIndex.of(model)
     check_weights(index)
-    if quantity == "latency_ms":
-        return 1e3 * time_model(index, example_inputs).seconds
+    if budget.quantity == "latency_ms":
+        return 1e3 * time_model(deployed(index, example_inputs, budget.runtime), example_inputs).seconds
     trace = trace_model(index, example_inputs)
     coupling = couple_channels(trace)
-    return float(getattr(SizeModel(index, trace, coupling), quantity)(np.zeros(len(coupling.sets))))
+    return float(getattr(SizeModel(index, trace, coupling), budget.quantity)(np.zeros(len(coupling.sets))))

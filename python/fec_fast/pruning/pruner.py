@@ -26,6 +26,7 @@ from ..utils.errors import ArgumentError, FecWarning
 from ..utils.html import html_panel, share_bar
 from ..utils.model_index import ModelIndex
 from ..utils.public_call import interruptible
+from ..utils.runtimes import TORCH
 from ..utils.text import change, short_number
 from ..utils.timing import Latency, compare_latency
 from .allocation.allocate import AllocationRequest, Ratios, removed_shares
@@ -110,7 +111,9 @@ class PruneResult:
         return replace(self, plan=self.plan.with_notes(recovery.note), recovery=recovery)
 
     @interruptible
-    def latency(self, original: nn.Module, example_inputs: Any, *, min_run_time: float = 1.0) -> Latency:
+    def latency(
+        self, original: nn.Module, example_inputs: Any, *, min_run_time: float = 1.0, runtime: str = TORCH
+    ) -> Latency:
         """Measures how long one call takes before and after pruning, in evaluation mode, with torch's threads.
 
         Args:
@@ -118,18 +121,23 @@ class PruneResult:
             example_inputs: What both models are called on: a tensor or list is the single argument, a tuple the
                 positional arguments, a dictionary the keyword arguments. Use the batch size that you will use.
             min_run_time: How long to measure each model, in seconds.
+            runtime: Where both run: ``"torch"`` (the default), ``"torch.compile"``, ``"onnxruntime"`` or
+                ``"openvino"``. What a runtime computes is compared with torch first.
 
         Returns:
             Both medians in seconds, with the device and the threads; :meth:`summary` can show them.
 
         Raises:
             PlanError: ``original`` does not have the shapes that were pruned.
-            ArgumentError: The models are on different devices, or ``min_run_time`` is not positive.
-            InputError: A model cannot be run on the example inputs.
+            ArgumentError: The models are on different devices, or ``min_run_time`` is not positive, or an unknown
+                runtime.
+            MissingExtraError: The runtime is not installed.
+            InputError: A model cannot be run on the example inputs, or not in the runtime.
+            FecError: The runtime computes other outputs than torch.
         """
         index = ModelIndex.of(original)
         check_plan(self.plan, index)
-        return compare_latency(index.model, self.model, example_inputs, min_run_time)
+        return compare_latency(index.model, self.model, example_inputs, min_run_time, runtime)
 
     @interruptible
     def report(

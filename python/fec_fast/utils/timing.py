@@ -18,6 +18,7 @@ from .forward import call_model, copied_inputs, undisturbed
 from .model_index import ModelIndex
 from .modules import device_of
 from .public_call import interruptible
+from .runtimes import TORCH, check_runtime, deployed, require_runtime
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ _SLOWER = 1.2
 
 
 @interruptible
-def measure_latency(model: nn.Module, example_inputs: Any, min_run_time: float = 1.0) -> float:
+def measure_latency(model: nn.Module | ModelIndex, example_inputs: Any, min_run_time: float = 1.0) -> float:
     """Measures the time of one call in evaluation mode, without gradients, on as many threads as torch is set to.
 
     Args:
@@ -153,6 +154,7 @@ class Latency:
         device: The device of both: the name of the GPU, or ``"cpu"``.
         threads: The number of threads that torch uses on the CPU.
         disagreement: By how many times repeated medians of one of the models differ: about 1 on an idle machine.
+        runtime: What ran them: one of :data:`fec_fast.utils.runtimes.RUNTIMES`.
     """
 
     before: float
@@ -160,19 +162,23 @@ class Latency:
     device: str
     threads: int
     disagreement: float = 1.0
+    runtime: str = TORCH
 
     def __str__(self) -> str:
         """One line, in milliseconds. It says so if the machine was busy."""
         busy = ""
         if self.disagreement > BUSY:
             busy = f"; the machine was busy: repeated medians differ by a factor of {self.disagreement:.2g}"
+        where = self.device if self.runtime == TORCH else f"{self.device} in {self.runtime}"
         return (
             f"latency: {1e3 * self.before:.3g} ms before, {1e3 * self.after:.3g} ms after "
-            f"({self.before / self.after:.2f} times as fast) on {self.device}, {self.threads} thread(s){busy}"
+            f"({self.before / self.after:.2f} times as fast) on {where}, {self.threads} thread(s){busy}"
         )
 
 
-def compare_latency(original: nn.Module, pruned: nn.Module, example_inputs: Any, min_run_time: float = 1.0) -> Latency:
+def compare_latency(
+    original: nn.Module, pruned: nn.Module, example_inputs: Any, min_run_time: float = 1.0, runtime: str = TORCH
+) -> Latency:
     """Measures two models in turns by :func:`measure_latency`, each twice.
 
     A warning is given if the two medians of a model disagree, or if the pruned model is slower than the original.
@@ -182,15 +188,19 @@ def compare_latency(original: nn.Module, pruned: nn.Module, example_inputs: Any,
         pruned: The model after pruning. It is left unchanged.
         example_inputs: The inputs of both, as for :func:`fec_fast.prune`; the latency is that of this batch size.
         min_run_time: The time to measure each for, in seconds. Default: 1 s.
+        runtime: Where they run, one of :data:`fec_fast.utils.runtimes.RUNTIMES`; ``"torch"`` by default.
 
     Returns:
         The smaller medians of both, the device and the number of threads.
 
     Raises:
-        ArgumentError: The models lie on different devices, or min_run_time is not positive.
-        InputError: A model cannot be run on the example inputs.
+        ArgumentError: The models lie on different devices, min_run_time is not positive, or an unknown runtime.
+        MissingExtraError: The runtime is not installed.
+        InputError: A model cannot be run on the example inputs, or not in the runtime.
+        FecError: The runtime computes other outputs than torch.
     """
     _check_run_time(min_run_time)
+    require_runtime(check_runtime(runtime))
     devices = [{tensor.device for tensor in [*model.parameters(), *model.buffers()]} for model in (original, pruned)]
     if devices[0] != devices[1]:
         names = [", ".join(sorted(map(str, devices_of_one))) for devices_of_one in devices]
@@ -199,7 +209,8 @@ def compare_latency(original: nn.Module, pruned: nn.Module, example_inputs: Any,
         torch.cuda.get_device_name(used) if used.type == "cuda" else str(used) for used in sorted(devices[0], key=str)
     )
     # In turns: what disturbs one of them for a while is seen, because the other half of its time was undisturbed.
-    halves = [[measure_latency(model, example_inputs, min_run_time / 2) for model in (original, pruned)] for _ in "12"]
+    networks = [deployed(model, example_inputs, runtime) for model in (original, pruned)]
+    halves = [[measure_latency(network, example_inputs, min_run_time / 2) for network in networks] for _ in "12"]
     before, after = ([half[place] for half in halves] for place in (0, 1))
     warn_if_busy("the original", before)
     warn_if_busy("the pruned model", after)
@@ -210,7 +221,8 @@ def compare_latency(original: nn.Module, pruned: nn.Module, example_inputs: Any,
             FecWarning,
             stacklevel=3,
         )
-    return Latency(min(before), min(after), device, torch.get_num_threads(), max(map(_disagreement, (before, after))))
+    disagreement = max(map(_disagreement, (before, after)))
+    return Latency(min(before), min(after), device, torch.get_num_threads(), disagreement, runtime)
 
 
 def warn_if_busy(what: str, medians: Sequence[float]) -> None:

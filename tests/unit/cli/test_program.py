@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -184,11 +185,29 @@ def test_compare_doubts_times_that_disagree(weights: Path, pruned: Path, monkeyp
 
 
 @pytest.mark.slow
+def test_compare_in_a_runtime(weights: Path, pruned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    measure = deploying.measure_latency
+    monkeypatch.setattr(deploying, "measure_latency", lambda network, example: measure(network, example, 0.01))
+    done = run("compare", DIGITS, pruned, "--weights", weights, "--runtime", "onnxruntime", "--json", "-")
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["runtime"] == "onnxruntime" and document["threads"] == torch.get_num_threads()
+    assert all(entry["latency_ms"] > 0 for entry in document["networks"])
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    absent = run("compare", DIGITS, pruned, "--weights", weights, "--runtime", "openvino")
+    assert absent.exit_code == 2 and "pip install 'fec_fast[openvino]'" in absent.stderr
+    unknown = run("compare", DIGITS, pruned, "--weights", weights, "--runtime", "tensorrt")
+    assert unknown.exit_code == 2 and "runtime='tensorrt': give one of torch, torch.compile" in unknown.stderr
+
+
+@pytest.mark.slow
 def test_export_onnx(pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
     file = tmp_path / "pruned.onnx"
-    monkeypatch.setattr(deploying, "_PARITY", -1.0)
+    monkeypatch.setattr(deploying, "PARITY", -1.0)
     wrong = run("export", "onnx", DIGITS, pruned, "--out", file)
     assert wrong.exit_code == 2 and "computes other outputs than torch" in wrong.stderr and os.listdir(tmp_path) == []
     monkeypatch.undo()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from ...graph.size_model import SizeModel
 from ...utils.errors import ArgumentError, BudgetError, RatioError, nearest
+from ...utils.runtimes import require_runtime
 from ..arguments import check_positive_integer
 from ..context import PruningContext
 from ..criteria import RECONSTRUCTION
@@ -112,6 +114,7 @@ class AllocationRequest:
     Raises:
         RatioError: A ratio outside [0, 1), or a contradiction.
         ArgumentError: An argument of the wrong kind.
+        MissingExtraError: The runtime of a latency budget is not installed.
     """
 
     ratio: float | None = None
@@ -125,6 +128,8 @@ class AllocationRequest:
         """Checks every argument, and that none contradicts another."""
         if self.budget is not None and not isinstance(self.budget, Budget):
             raise ArgumentError(f"budget={self.budget!r}: give a fec_fast.Budget, such as Budget(params=0.7)")
+        if self.budget is not None:
+            require_runtime(self.budget.runtime)
         if self.ratio is not None:
             check_ratio("ratio", self.ratio)
             if self.ratios is not None:
@@ -185,17 +190,23 @@ class AllocationRequest:
             )
             return counts, []
         sizes = SizeModel(context.index, context.trace, coupling)
-        allowed_counts = [
-            allowed_removal_counts(coupled, coupling.axis_lengths, self.round_to, self.min_channels)
-            for coupled in coupling.sets
-        ]
+
+        def allowed_of(step: int) -> list[np.ndarray]:
+            multiple = math.lcm(self.round_to, step)
+            return [
+                allowed_removal_counts(coupled, coupling.axis_lengths, multiple, self.min_channels)
+                for coupled in coupling.sets
+            ]
+
+        allowed_counts = allowed_of(1)
         if self.budget.quantity == "latency_ms":
-            check_reachable(context, self.budget.amount / 1e3, allowed_counts)
+            measurements.latency.runtime = self.budget.runtime
+            check_reachable(context, self.budget.amount / 1e3, allowed_counts, self.budget.runtime)
         thresholds = self._thresholds(context, sizes, measurements)
         if self.budget.quantity == "latency_ms":
             target = self.budget.amount / 1e3
             latency_counts, note = search_latency(
-                context, sizes, target, TOLERANCE, thresholds, allowed_counts, measurements.latency
+                context, sizes, target, TOLERANCE, thresholds, allowed_of, measurements.latency
             )
             return latency_counts.tolist(), [note, self._spread_note(), *measurements.notes]
         size_of = getattr(sizes, self.budget.quantity)

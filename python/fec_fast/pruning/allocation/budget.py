@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 import sys
-from dataclasses import InitVar, dataclass, fields
+from dataclasses import InitVar, dataclass
 from typing import Any
 
 from ...utils.arguments import check_number
 from ...utils.errors import ArgumentError, BudgetError, nearest
+from ...utils.runtimes import RUNTIMES, TORCH, check_runtime
 
 # The quantities that can be limited, with their names in notes and messages.
 QUANTITIES = {
@@ -48,10 +49,12 @@ class Budget:
         latency_ms: Milliseconds that a call on the example inputs may take, in evaluation mode, on the model's device,
             with the number of threads torch is set to. It is measured, see
             :mod:`fec_fast.pruning.allocation.latency_budget`.
+        runtime: What the latency is measured in: ``"torch"`` (the default), ``"torch.compile"``, ``"onnxruntime"`` or
+            ``"openvino"``. ``latency="3 ms@onnxruntime"`` says the same.
 
     Raises:
-        BudgetError: None or several are given, or one is out of its range.
-        ArgumentError: Neither a number nor a text.
+        BudgetError: None or several are given, or one is out of its range; a runtime without a latency.
+        ArgumentError: Neither a number nor a text; an unknown runtime.
     """
 
     params: float | str | None = None
@@ -59,6 +62,7 @@ class Budget:
     memory: float | str | None = None
     latency_ms: float | None = None
     latency: InitVar[str | None] = None
+    runtime: str = TORCH
 
     def __post_init__(self, latency: str | None) -> None:
         """Checks that exactly one target is given and in range.
@@ -66,17 +70,22 @@ class Budget:
         Args:
             latency: The same as ``latency_ms``, with its unit, such as ``"3 ms"``.
         """
-        given = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        given = {name: getattr(self, name) for name in QUANTITIES}
         given = {name: value for name, value in {**given, "latency": latency}.items() if value is not None}
         if len(given) != 1:
             listed = ", ".join(f"{name}={value!r}" for name, value in given.items()) or "nothing"
             raise BudgetError(f"Budget: give exactly one of {', '.join(QUANTITIES)}, latency, not {listed}")
         ((name, value),) = given.items()
+        check_runtime(self.runtime)
         if name == "latency":
             if not isinstance(value, str):
                 raise ArgumentError(f"Budget(latency={value!r}): give a text with a unit, such as '3 ms'")
-            object.__setattr__(self, "latency_ms", _absolute("latency_ms", value))
+            time, runtime = _time_and_runtime(value, self.runtime)
+            object.__setattr__(self, "latency_ms", _absolute("latency_ms", time))
+            object.__setattr__(self, "runtime", runtime)
             return
+        if name != "latency_ms" and self.runtime != TORCH:
+            raise BudgetError(f"Budget({name}={value!r}, runtime={self.runtime!r}): a runtime belongs to latency=")
         if isinstance(value, str) and name != "latency_ms":
             if _absolute(name, value) < 1:
                 raise ArgumentError(f"Budget({name}={value!r}): write a share as a number, not as a text")
@@ -123,6 +132,7 @@ class Budget:
         macs: float | str | None = None,
         memory: float | str | None = None,
         latency: str | None = None,
+        runtime: str = TORCH,
     ) -> Budget:
         """A budget by what may be left: ``Budget.keep(params=0.3)``, ``Budget.keep(macs="1.2G")``.
 
@@ -131,6 +141,7 @@ class Budget:
             macs: Share of the multiply-accumulates, in (0, 1), or how many, such as ``"1.2G"``.
             memory: Share of the memory, in (0, 1), or how much, such as ``"50 MB"``.
             latency: The time of one call, such as ``"3 ms"``.
+            runtime: What the latency is measured in, see :class:`Budget`; ``"torch"`` by default.
 
         Returns:
             The budget.
@@ -149,14 +160,15 @@ class Budget:
                         f"number between 0 and 1, or a text such as {_EXAMPLES[name]}"
                     )
                 targets[name] = round(1 - value, 12)  # 1 - 0.3 shall be 0.7 where it is shown
-        return cls(targets["params"], targets["macs"], targets["memory"], latency=latency)
+        return cls(targets["params"], targets["macs"], targets["memory"], latency=latency, runtime=runtime)
 
     @classmethod
     def parse(cls, text: str) -> Budget:
         """Reads a budget from a command line.
 
         Args:
-            text: ``"NAME=NUMBER"``, for instance ``"params=0.7"``, ``"macs=1.2G"`` or ``"latency=3 ms"``.
+            text: ``"NAME=NUMBER"``, for instance ``"params=0.7"``, ``"macs=1.2G"``, ``"latency=3 ms"`` or
+                ``"latency=3 ms@onnxruntime"``.
 
         Returns:
             The budget.
@@ -171,6 +183,9 @@ class Budget:
             hint = nearest(name, (*QUANTITIES, "latency"))
             raise BudgetError(f"budget {text!r}: write NAME=NUMBER, such as params=0.7 or macs=1.2G; {hint}")
         value: float | str = target
+        runtime = TORCH
+        if name == "latency_ms":
+            target, runtime = _time_and_runtime(target, TORCH)
         try:
             value = float(target)
         except ValueError:
@@ -179,7 +194,7 @@ class Budget:
         if name == "latency":
             value = target
         targets: dict[str, Any] = {name: value}
-        return cls(**targets)
+        return cls(**targets, runtime=runtime)
 
     @property
     def quantity(self) -> str:
@@ -216,9 +231,40 @@ class Budget:
         return 1 - self.amount / size
 
     def __str__(self) -> str:
-        """For instance ``params=0.7`` or ``macs=1.2G``."""
+        """For instance ``params=0.7``, ``macs=1.2G`` or ``latency_ms=3@onnxruntime``."""
         value = getattr(self, self.quantity)
-        return f"{self.quantity}={value if isinstance(value, str) else format(self.amount, 'g')}"
+        runtime = "" if self.runtime == TORCH else f"@{self.runtime}"
+        return f"{self.quantity}={value if isinstance(value, str) else format(self.amount, 'g')}{runtime}"
+
+
+def round_budget(budget: Budget, amount: float) -> Budget:
+    """The budget for a round of several: of the same quantity, in the same runtime.
+
+    Args:
+        budget: The budget of all rounds.
+        amount: The share to remove in this one; of latency the milliseconds.
+
+    Returns:
+        The budget of the round.
+    """
+    targets: dict[str, Any] = {budget.quantity: amount}
+    return Budget(**targets, runtime=budget.runtime)
+
+
+def _time_and_runtime(text: str, runtime: str) -> tuple[str, str]:
+    """Splits a time such as ``"3 ms@onnxruntime"``; a runtime that was given apart must not contradict it."""
+    time, at, named = text.partition("@")
+    if not at:
+        return text, runtime
+    named = named.strip()
+    if named not in RUNTIMES:
+        raise ArgumentError(
+            f"budget 'latency={text}': {named!r} is no runtime; write one of {', '.join(RUNTIMES)} after the @; "
+            f"{nearest(named, RUNTIMES)}"
+        )
+    if runtime not in (TORCH, named):
+        raise BudgetError(f"Budget(latency={text!r}, runtime={runtime!r}): the text names another runtime; give one")
+    return time, named
 
 
 def _absolute(quantity: str, text: str) -> float:

@@ -17,7 +17,7 @@ from ...recovery.compensation import IMAGES as MOST_IMAGES
 from ...recovery.compensation import compensate
 from ...utils.model_index import ModelIndex
 from ...utils.modules import named_tensors
-from ..allocation.budget import Budget
+from ..allocation.budget import Budget, round_budget
 from ..measured_size import network_size
 from ..pruner import prune
 from .plain_forward import without_autocast
@@ -46,7 +46,7 @@ def plan_round(
     model: nn.Module,
     copies: Sequence[nn.Module],
     example_inputs: Any,
-    quantity: str,
+    budget: Budget,
     size_wanted: Callable[[float], float],
     schedule: PruningSchedule,
     images: Any,
@@ -58,7 +58,7 @@ def plan_round(
         model: The model, without wrappers.
         copies: Averages of its weights, without wrappers.
         example_inputs: What the model is called on.
-        quantity: The budget's.
+        budget: Says the quantity, and of latency the runtime.
         size_wanted: From the present size to the size after the round.
         schedule: Says how the weights are recovered.
         images: What they are recovered on, if they are.
@@ -71,12 +71,12 @@ def plan_round(
         FecError: As :func:`fec_fast.prune` and the recovery say.
     """
     with without_autocast([model, *copies]):
-        present = network_size(model, example_inputs, quantity)
+        present = network_size(model, example_inputs, budget)
         wanted = size_wanted(present)
         if wanted >= present:
             return RoundPlan(None, [], present, present)
         amount: Any = wanted
-        if quantity != "latency_ms":
+        if budget.quantity != "latency_ms":
             # A share of the present size. Slightly less, so that rounding does not cost one more unit.
             amount = 1 - wanted / present - 1e-12
         recover: Any = None
@@ -84,7 +84,7 @@ def plan_round(
             recover = [(batch,) for batch in calibration_batches(images, MOST_IMAGES, model)]  # the same for the copies
         elif schedule.recover == DATA_FREE:
             recover = DATA_FREE
-        result = prune(model, example_inputs, budget=Budget(**{quantity: amount}), recover=recover, **options)
+        result = prune(model, example_inputs, budget=round_budget(budget, amount), recover=recover, **options)
         plan = result.plan
         if schedule.recover == BATCH_NORM:
             reestimate(result.model, images)
@@ -101,7 +101,7 @@ def plan_round(
                 batches = None if schedule.recover == DATA_FREE else recover
                 compensate(copy, pruned, plan, batches, example_inputs=example_inputs)
             values.append(_changed(index, plan, pruned))
-        return RoundPlan(plan, values, present, network_size(result.model, example_inputs, quantity))
+        return RoundPlan(plan, values, present, network_size(result.model, example_inputs, budget))
 
 
 def _changed(index: ModelIndex, plan: Plan, pruned: nn.Module) -> dict[str, Tensor]:

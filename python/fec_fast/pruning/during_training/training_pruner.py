@@ -279,7 +279,7 @@ class TrainingPruner:
             try:
                 with one_thread_at_a_time():
                     return plan_round(
-                        *(network, self._copies, self._example_inputs, self.budget.quantity),
+                        *(network, self._copies, self._example_inputs, self.budget),
                         *(size_wanted, self.schedule, self._images, self._options),
                     )
             except FecError as error:

@@ -342,3 +342,28 @@ def test_an_absolute_target_in_rounds() -> None:
 def test_wrong_absolute_targets_are_refused(make: Any, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         make()
+
+
+@given(
+    milliseconds=st.floats(1e-3, 1e6),
+    runtime=st.sampled_from(["torch", "torch.compile", "onnxruntime", "openvino"]),
+)
+def test_a_runtime_in_the_text_of_a_budget(milliseconds: float, runtime: str) -> None:
+    budget = Budget.keep(latency=f"{milliseconds!r} ms", runtime=runtime)
+    assert budget == Budget.keep(latency=f"{milliseconds!r} ms @ {runtime}")
+    assert budget == Budget(latency_ms=milliseconds, runtime=runtime)
+    assert budget == Budget.parse(f"latency={milliseconds!r}ms@{runtime}")
+    again = Budget.parse(str(budget))  # as stored results have it
+    assert again.runtime == runtime and again.amount == pytest.approx(milliseconds, rel=1e-5)
+    assert ("@" in str(budget)) == (runtime != "torch")
+
+
+def test_a_runtime_that_contradicts() -> None:
+    with pytest.raises(fec_fast.BudgetError, match="the text names another runtime"):
+        Budget.keep(latency="3 ms@openvino", runtime="onnxruntime")
+    with pytest.raises(fec_fast.BudgetError, match="a runtime belongs to latency="):
+        Budget.keep(macs=0.5, runtime="onnxruntime")
+    with pytest.raises(fec_fast.ArgumentError, match="nearest: 'onnxruntime'"):
+        Budget.parse("latency=3 ms@onnx")
+    with pytest.raises(fec_fast.BudgetError, match="is not a number"):
+        Budget.parse("latency_ms=x@onnxruntime")

@@ -1,0 +1,142 @@
+"""ONNX: a network as the content of an ONNX file, a single layer likewise, and outputs compared with torch's."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .critical_section import surely_closed
+from .errors import InputError, missing_extra
+
+# The largest difference between the outputs of torch and of another runtime that is accepted, relative to the largest.
+PARITY = 1e-3
+
+
+def require_onnx(purpose: str) -> None:
+    """Checks that what writes and runs ONNX files is installed.
+
+    Args:
+        purpose: What needs it, the subject of the error message.
+
+    Raises:
+        MissingExtraError: It is not.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401 (torch's exporter needs it)
+    except ImportError as error:
+        raise missing_extra("onnx, onnxscript and onnxruntime", "onnx", purpose) from error
+
+
+def exported(network: nn.Module, example_inputs: Any) -> Any:
+    """Writes a network in its present mode as an ONNX model, by torch's exporter.
+
+    Args:
+        network: The network, on the CPU.
+        example_inputs: A tensor or list is the single argument, a tuple the positional arguments, a dictionary the
+            keyword arguments.
+
+    Returns:
+        The ``onnx.ModelProto``.
+
+    Raises:
+        InputError: The exporter cannot write this network.
+    """
+    arguments: dict[str, Any] = {"args": (example_inputs,)}
+    if isinstance(example_inputs, tuple):
+        arguments["args"] = example_inputs
+    elif isinstance(example_inputs, dict):
+        arguments = {"args": (), "kwargs": example_inputs}
+    try:
+        with _quiet_exporter():
+            program: Any = torch.onnx.export(network, dynamo=True, verbose=False, **arguments)
+            return program.model_proto
+    except Exception as error:
+        raise InputError(f"torch.onnx.export cannot write this network: {error}") from error
+
+
+@surely_closed
+def _quiet_exporter() -> Iterator[None]:
+    """Keeps torch's exporter from reporting on its own code."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+def layer_model(source: Tensor, weight: Tensor, options: Mapping[str, Any] | None) -> bytes:
+    """Writes one convolution or linear layer without bias as an ONNX model.
+
+    Args:
+        source: An input of it, float16, float32 or float64.
+        weight: Its weight, as torch lays it out.
+        options: Of a convolution: ``stride``, ``padding``, ``dilation``, ``groups`` and ``transposed``, and
+            ``output_padding`` of a transposed one; ``None`` for a linear layer.
+
+    Returns:
+        The content of an ONNX file.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    types = {torch.float16: TensorProto.FLOAT16, torch.float32: TensorProto.FLOAT, torch.float64: TensorProto.DOUBLE}
+    if options is None:
+        weight = weight.t().contiguous()
+        node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    else:
+        padding = options["padding"]
+        attributes: dict[str, Any] = {
+            "strides": options["stride"],
+            "dilations": options["dilation"],
+            "group": options["groups"],
+        }
+        if padding == "same":
+            attributes["auto_pad"] = "SAME_UPPER"
+        elif padding != "valid":
+            attributes["pads"] = [*padding, *padding]
+        if options["transposed"]:
+            attributes["output_padding"] = options["output_padding"]
+        node = helper.make_node("ConvTranspose" if options["transposed"] else "Conv", ["x", "w"], ["y"], **attributes)
+    graph = helper.make_graph(
+        [node],
+        "layer",
+        [helper.make_tensor_value_info("x", types[source.dtype], list(source.shape))],
+        [helper.make_tensor_value_info("y", types[source.dtype], None)],
+        [numpy_helper.from_array(weight.numpy(), "w")],
+    )
+    content: bytes = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9
+    ).SerializeToString()
+    return content
+
+
+def relative_difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    """The largest difference between outputs, relative to the largest value of each.
+
+    Args:
+        expected: Tensors.
+        found: Tensors to compare with them.
+
+    Returns:
+        The difference; infinite if numbers or shapes differ.
+    """
+    if [tensor.shape for tensor in expected] != [tensor.shape for tensor in found]:
+        return float("inf")
+    return max(
+        (
+            float((a.double() - b.double()).abs().max()) / (float(a.double().abs().max()) or 1.0)
+            for a, b in zip(expected, found, strict=True)
+            if a.numel()
+        ),
+        default=0.0,
+    )
