@@ -8,6 +8,9 @@ import fec_fast.vision.zoo as zoo
 from .choosing.points import DenseNetwork, SweepPoint
 from .choosing.result import Sweep
 from .choosing.sweeping import sweep
+from .deployment.int8 import Int8Export, export_int8
+from .deployment.pt2e import Pt2eExport, export_pt2e
+from .deployment.quantisation import Agreement
 from .graph.counts import Counts, LayerCount
 from .plan.checkpoint import load, save
 from .plan.composition import compose
@@ -54,11 +57,13 @@ from .utils.errors import (
     WeightError,
 )
 from .utils.evaluation import evaluate
+from .utils.onnx_files import OnnxExport, export_onnx
 from .utils.timing import Latency
 
 __version__: str
 
 __all__ = [
+    "Agreement",
     "ArgumentError",
     "BackendError",
     "BackendInfo",
@@ -79,6 +84,7 @@ __all__ = [
     "Formula",
     "FormulaError",
     "InputError",
+    "Int8Export",
     "Latency",
     "LayerCount",
     "LayerError",
@@ -87,6 +93,7 @@ __all__ = [
     "LayerRecovery",
     "MissingExtraError",
     "ModelScores",
+    "OnnxExport",
     "Pinned",
     "Plan",
     "PlanError",
@@ -94,6 +101,7 @@ __all__ = [
     "PruneResult",
     "PruningRound",
     "PruningSchedule",
+    "Pt2eExport",
     "RatioError",
     "Sensitivity",
     "Sweep",
@@ -113,6 +121,9 @@ __all__ = [
     "detection",
     "evaluate",
     "explain",
+    "export_int8",
+    "export_onnx",
+    "export_pt2e",
     "finetune",
     "load",
     "measure_sensitivity",

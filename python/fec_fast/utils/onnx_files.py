@@ -1,0 +1,251 @@
+"""ONNX files: written by torch's exporter, and compared with what torch computes before anyone gets them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .arguments import check_network, check_path
+from .critical_section import surely_closed
+from .errors import ArgumentError, FecError, InputError, missing_extra
+from .files import atomic_file
+from .forward import call_model, copied_inputs, undisturbed
+from .modules import device_of, unwrap
+from .outputs import named_tensors_in
+from .public_call import interruptible
+
+# The largest difference between torch's and onnxruntime's outputs that is accepted, relative to the largest output.
+_PARITY = 1e-3
+_ABOUT_SOURCES = {"pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node"}
+
+
+@dataclass(frozen=True)
+class OnnxExport:
+    """An ONNX file that computes what the network computes in torch.
+
+    Attributes:
+        file: The absolute path of the file.
+        bytes: Its size.
+        difference: The largest difference between the outputs of onnxruntime and of torch on the example inputs,
+            relative to the largest output.
+    """
+
+    file: Path
+    bytes: int
+    difference: float
+
+    def __str__(self) -> str:
+        """One line: the file, its size, and how far its outputs are from torch's."""
+        return (
+            f"{self.file}: {self.bytes:,} bytes; onnxruntime's outputs are torch's to {self.difference:.1g} of the "
+            "largest"
+        )
+
+
+@interruptible
+def export_onnx(
+    model: nn.Module, example_inputs: Any, file: str | os.PathLike[str], *, any_batch: bool = False
+) -> OnnxExport:
+    """Writes a network as ONNX, and compares what onnxruntime computes with what torch does.
+
+    The file appears whole and compared, or not at all; an older file of that name stays until then.
+
+    Args:
+        model: Any network, pruned or not, on any device; it may be wrapped by ``DataParallel`` or ``torch.compile``. It
+            is exported in evaluation mode and left unchanged.
+        example_inputs: A tensor, or a tuple of tensors for a network with several inputs. The file takes these shapes.
+        file: The file to write, such as ``"pruned.onnx"``. Its folder exists.
+        any_batch: Whether the file takes batches ``[B, ...]`` of any size B.
+
+    Returns:
+        The path, the size and the largest difference.
+
+    Raises:
+        MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
+        ArgumentError: An argument has the wrong type.
+        InputError: The network cannot be run on the inputs, torch cannot export it, or there is no such folder.
+        FecError: onnxruntime computes other outputs than torch.
+        OSError: The disk is full, or the file cannot be written.
+    """
+    target = check_target(file)
+    with atomic_file(target) as temporary:
+        difference = write_onnx(model, example_inputs, temporary, "export_onnx", any_batch=any_batch)
+    return OnnxExport(target, target.stat().st_size, difference)
+
+
+def check_target(file: Any) -> Path:
+    """Checks that a file can be written, before the work.
+
+    Args:
+        file: The argument ``file`` of a public function.
+
+    Returns:
+        The absolute path.
+
+    Raises:
+        ArgumentError: It is not a path.
+        InputError: It is a folder, or is in a folder that does not exist.
+    """
+    target = Path(os.path.abspath(check_path("file", file)))
+    if target.is_dir():
+        raise InputError(f"file={file!s:.200}: that is a folder; give the name of a file")
+    if not target.parent.is_dir():
+        raise InputError(f"file={file!s:.200}: there is no folder {target.parent!s:.200}; make it before")
+    return target
+
+
+def require_onnx(purpose: str) -> None:
+    """Checks that onnx, onnxscript and onnxruntime are installed.
+
+    Args:
+        purpose: What needs them, for the message.
+
+    Raises:
+        MissingExtraError: One of them is not.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401 (torch's exporter needs it)
+    except ImportError as error:
+        raise missing_extra("onnx, onnxscript and onnxruntime", "onnx", purpose) from error
+
+
+def write_onnx(model: Any, example_inputs: Any, file: Path, purpose: str, *, any_batch: bool = False) -> float:
+    """Writes a network to a file that nobody reads yet, and compares it with torch.
+
+    Args:
+        model: See :func:`export_onnx`.
+        example_inputs: See :func:`export_onnx`.
+        file: A temporary path, see :func:`fec_fast.utils.files.atomic_file`.
+        purpose: What needs the file, for the messages.
+        any_batch: See :func:`export_onnx`.
+
+    Returns:
+        The largest relative difference.
+
+    Raises:
+        FecError: As :func:`export_onnx`.
+    """
+    require_onnx(purpose)
+    import onnx
+
+    check_network("model", model)
+    network = unwrap(model)
+    inputs = _positional(example_inputs, device_of(network))
+    if any_batch:  # torch takes a size of 1 for a constant
+        inputs = tuple(each.repeat(2, *[1] * (each.ndim - 1)) if len(each) == 1 else each for each in inputs)
+    with undisturbed(network):
+        expected = [tensor.detach().cpu() for _, tensor in named_tensors_in(call_model(network, copied_inputs(inputs)))]
+        shapes = tuple({0: torch.export.Dim("batch")} for _ in inputs) if any_batch else None
+        try:
+            with quiet_exporter():
+                program: Any = torch.onnx.export(
+                    network, copied_inputs(inputs), dynamic_shapes=shapes, dynamo=True, verbose=False
+                )
+                onnx.save(_without_paths(program.model_proto), file)
+        except OSError:
+            raise
+        except Exception as error:
+            batches = " for batches of any size" if any_batch else ""
+            raise InputError(f"{purpose}: torch.onnx.export cannot write this network{batches}: {error}") from error
+    found = [torch.from_numpy(array) for array in OnnxRun(file)(*inputs)]
+    difference = _difference(expected, found)
+    if not difference <= _PARITY:  # NaN too
+        raise FecError(
+            f"{purpose}: onnxruntime computes other outputs than torch for this network (relative difference "
+            f"{difference:.2g}); try other versions of torch, onnxscript and onnxruntime"
+        )
+    return difference
+
+
+class OnnxRun:
+    """An ONNX file in onnxruntime, on the CPU.
+
+    Attributes:
+        session: onnxruntime's session.
+    """
+
+    def __init__(self, file: Path, threads: int = 0) -> None:
+        """Reads a file.
+
+        Args:
+            file: The ONNX file.
+            threads: Threads inside operators; 0 leaves the number to onnxruntime.
+        """
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # errors alone
+        self.session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
+
+    @property
+    def input_names(self) -> list[str]:
+        """The names of the inputs, in order."""
+        return [entry.name for entry in self.session.get_inputs()]
+
+    def __call__(self, *inputs: Tensor) -> list[Any]:
+        """Runs the network.
+
+        Args:
+            *inputs: One tensor per input, in order.
+
+        Returns:
+            The outputs as NumPy arrays.
+        """
+        arrays = [tensor.detach().cpu().numpy() for tensor in inputs]
+        return [np.asarray(array) for array in self.session.run(None, dict(zip(self.input_names, arrays, strict=True)))]
+
+
+@surely_closed
+def quiet_exporter() -> Iterator[None]:
+    """Keeps torch's exporter and onnxruntime's quantiser from reporting on their own code."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(before)
+
+
+def _without_paths(proto: Any) -> Any:
+    """Takes out of an ONNX network where its operators are in the source code: names of the writer's folders."""
+    for node in [*proto.graph.node, *(node for function in proto.functions for node in function.node)]:
+        kept = [(entry.key, entry.value) for entry in node.metadata_props if entry.key not in _ABOUT_SOURCES]
+        del node.metadata_props[:]
+        for key, value in kept:
+            node.metadata_props.add(key=key, value=value)
+    return proto
+
+
+def _positional(example_inputs: Any, device: torch.device) -> tuple[Tensor, ...]:
+    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    if not inputs or not all(isinstance(each, Tensor) and each.ndim for each in inputs):
+        raise ArgumentError(f"example_inputs={example_inputs!r:.80}: give a tensor, or a tuple of tensors, for ONNX")
+    return tuple(each.to(device) for each in inputs)
+
+
+def _difference(expected: list[Tensor], found: list[Tensor]) -> float:
+    """The largest difference between outputs, relative to the largest value; infinite if their shapes differ."""
+    if [tensor.shape for tensor in expected] != [tensor.shape for tensor in found]:
+        return float("inf")
+    differences = [
+        float((a.double() - b.double()).abs().max()) / (float(a.double().abs().max()) or 1.0)
+        for a, b in zip(expected, found, strict=True)
+        if a.numel()
+    ]
+    return float(np.max(differences)) if differences else 0.0  # NaN if one is
