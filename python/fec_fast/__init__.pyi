@@ -15,6 +15,7 @@ from .graph.counts import Counts, LayerCount
 from .plan.checkpoint import load, save
 from .plan.composition import compose
 from .plan.equivalence import Proof, verify_equivalence
+from .plan.model_card import ModelCard
 from .plan.optimizer_state import remap_optimizer
 from .plan.plan import Plan
 from .plan.surgery import apply_plan
@@ -92,6 +93,7 @@ __all__ = [
     "LayerInfo",
     "LayerRecovery",
     "MissingExtraError",
+    "ModelCard",
     "ModelScores",
     "OnnxExport",
     "Pinned",

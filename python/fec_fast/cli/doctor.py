@@ -26,7 +26,8 @@ _EXTRAS = {
     "demo": ("fec-fast demo, sklearn:digits", ("accelerate", "torchmetrics", "sklearn")),
     "report": ("pictures", ("matplotlib",)),
     "tensorboard": ("logs for TensorBoard", ("tensorboard",)),
-    "onnx": ("fec-fast export onnx", ("onnx", "onnxscript", "onnxruntime")),
+    "onnx": ("fec-fast export onnx and int8", ("onnx", "onnxscript", "onnxruntime")),
+    "torchao": ("fec-fast export pt2e", ("torchao",)),
     "torch-pruning": ("FEC as an importance for Torch-Pruning", ("torch_pruning",)),
 }
 

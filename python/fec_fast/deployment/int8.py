@@ -204,7 +204,7 @@ def _layer_of(node: Any) -> str:
 
 
 def _nodes_in_int8(file: Path) -> set[str]:
-    """The names of the operators whose input and weight are dequantised integers, which onnxruntime computes in int8."""
+    """The names of the operators whose input and weight are dequantised integers: onnxruntime computes them in int8."""
     import onnx
 
     graph = onnx.load(file).graph

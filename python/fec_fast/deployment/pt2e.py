@@ -19,7 +19,7 @@ from ..utils.errors import FecError, InputError, missing_extra
 from ..utils.files import atomic_file
 from ..utils.forward import call_model, undisturbed
 from ..utils.model_index import ModelIndex
-from ..utils.onnx_files import check_target, quiet_exporter
+from ..utils.onnx_files import check_target, finite_outputs, quiet_exporter
 from ..utils.outputs import named_tensors_in
 from ..utils.public_call import interruptible
 from .quantisation import IMAGES, Agreement, agreement_of, example_of, quantisation_inputs, warn_if_far
@@ -94,7 +94,7 @@ def export_pt2e(
     example = (torch.zeros_like(image),)  # the file keeps it: it must not be one of the images
     shapes = ({0: torch.export.Dim("batch")},)
     with undisturbed(network):
-        call_model(network, example)
+        finite_outputs(network, image)
         own = copied_model(ModelIndex.of(network)).eval()  # batch norms are folded into its weights
         try:
             with quiet_exporter():

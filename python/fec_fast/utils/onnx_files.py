@@ -170,6 +170,29 @@ def write_onnx(model: Any, example_inputs: Any, file: Path, purpose: str, *, any
     return difference
 
 
+def finite_outputs(network: nn.Module, inputs: Any) -> list[Tensor]:
+    """Runs a network that is to be written.
+
+    Args:
+        network: The network, in evaluation mode.
+        inputs: Its inputs, as :func:`fec_fast.utils.forward.call_model` takes them.
+
+    Returns:
+        Its outputs, on the CPU.
+
+    Raises:
+        InputError: It cannot be run, has no outputs, or computes NaN or infinity.
+    """
+    outputs = [tensor.detach().cpu() for _, tensor in named_tensors_in(call_model(network, copied_inputs(inputs)))]
+    if not outputs:
+        raise InputError(f"model: the {type(network).__name__} returns no tensor")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in outputs):
+        raise InputError(
+            f"model: the {type(network).__name__} computes NaN or infinite values on these inputs: check its weights"
+        )
+    return outputs
+
+
 class OnnxRun:
     """An ONNX file in onnxruntime, on the CPU.
 
@@ -177,11 +200,11 @@ class OnnxRun:
         session: onnxruntime's session.
     """
 
-    def __init__(self, file: Path, threads: int = 0) -> None:
+    def __init__(self, file: Path | bytes, threads: int = 0) -> None:
         """Reads a file.
 
         Args:
-            file: The ONNX file.
+            file: The ONNX file, or its content.
             threads: Threads inside operators; 0 leaves the number to onnxruntime.
         """
         import onnxruntime
@@ -189,7 +212,8 @@ class OnnxRun:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors alone
-        self.session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
+        content = file.read_bytes() if isinstance(file, Path) else file
+        self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     @property
     def input_names(self) -> list[str]:

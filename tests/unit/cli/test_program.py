@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -181,20 +180,3 @@ def test_compare_doubts_times_that_disagree(weights: Path, pruned: Path, monkeyp
         said = [str(warning.message) for warning in caught if "the machine was busy" in str(warning.message)]
         assert len(said) == doubted and all("are 92 ms and 0.3 ms" in text for text in said)
         assert done.stdout.splitlines()[2].split()[-1] == ("0.4" if doubted else "1")
-
-
-@pytest.mark.slow
-def test_export_onnx(pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
-    file = tmp_path / "pruned.onnx"
-    monkeypatch.setattr(deploying, "_PARITY", -1.0)
-    wrong = run("export", "onnx", DIGITS, pruned, "--out", file)
-    assert wrong.exit_code == 2 and "computes other outputs than torch" in wrong.stderr and os.listdir(tmp_path) == []
-    monkeypatch.undo()
-    done = run("export", "onnx", DIGITS, pruned, "--out", file, "--json", "-")
-    assert done.exit_code == 0, done.output
-    document = json.loads(done.stdout)
-    assert document["bytes"] == file.stat().st_size and document["difference"] < 1e-4
-    refused = run("export", "onnx", DIGITS, pruned, "--out", file)
-    assert refused.exit_code == 2 and "--force" in refused.stderr
