@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[2]
         ("benchmarks.study.trials_page", "trials.json", "trials.md"),
         ("benchmarks.detection.page", "ssd.json", "ssd.md"),
         ("benchmarks.recovery.page", "recovery.json", "recovery.md"),
+        ("benchmarks.int8.page", "int8.json", "int8.md"),
     ],
 )
 def test_a_page_is_that_of_the_results(writer: str, results: str, page: str) -> None:
