@@ -221,9 +221,9 @@ def _limits() -> str:
             "products may saturate: compare there before you use the file.",
             "ONNX Runtime's calibration by entropy is not offered: with its 128 bins it found the same ranges as "
             "`minmax` on ResNet-20, to the last bit of accuracy and error.",
-            "The file of PT2E describes every operator in JSON; for small networks that is more than their weights. Its "
-            "latency was not measured here. Without `torch.compile`, torch computes in float32 what the integers stand "
-            "for.",
+            "The file of PT2E describes every operator in JSON; for small networks that is more than their weights. "
+            "Its latency was not measured here. Without `torch.compile`, torch computes in float32 what the integers "
+            "stand for.",
             'Where the agreement is poor, a warning says so. Then: more images; `method="percentile"`; the first and '
             "the last layer in `float_layers`.",
         ]
