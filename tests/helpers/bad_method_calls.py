@@ -354,7 +354,18 @@ NOT_CALLED_BY_USERS = {
     *("detection.Detection.check", "detection.Detection.objective"),
 }
 # Parameters of which every value has a meaning: what is true or false, and what the two forms of save() take.
-ANY_VALUE = {"progress", "verify", "resume", "latency", "accelerator", "args", "kwargs", "options", "overrides"}
+ANY_VALUE = {
+    "any_batch",
+    "progress",
+    "verify",
+    "resume",
+    "latency",
+    "accelerator",
+    "args",
+    "kwargs",
+    "options",
+    "overrides",
+}
 
 
 @dataclass(frozen=True)

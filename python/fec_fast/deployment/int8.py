@@ -90,7 +90,7 @@ def export_int8(
     Raises:
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
         ArgumentError: An argument has the wrong type or an unknown value.
-        LayerError: ``float_layers`` names no layer of the network.
+        LayerError: ``float_layers`` names no layer of the network, or no layer has a weight.
         InputError: There are no images, the network cannot be run on them, torch cannot export it, or onnxruntime
             cannot quantise it.
         WeightError: Weights are not in float32.

@@ -76,6 +76,7 @@ def export_pt2e(
         InputError: There are no images, the network cannot be run on them, torch cannot export it, or torchao cannot
             quantise it.
         WeightError: Weights are not in float32.
+        LayerError: No layer has a weight.
         FecError: The file computes something else after it was read.
         OSError: The disk is full, or the file cannot be written.
     """

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from ..recovery.calibration import calibration_batches
 from ..utils.arguments import check_network
-from ..utils.errors import ArgumentError, FecWarning, InputError, WeightError
-from ..utils.modules import device_of, named_tensors, unwrap
+from ..utils.errors import ArgumentError, FecWarning, InputError, LayerError, WeightError
+from ..utils.modules import check_can_be_changed, device_of, named_tensors, unwrap
 
 # Images that the ranges of activations are measured on.
 IMAGES = 512
+_QUANTISED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
 # Below this share of images with the same answer, or above this error, something is worth a look.
 _FEW_AGREE, _LARGE_ERROR = 0.95, 0.25
 
@@ -60,11 +61,15 @@ def quantisation_inputs(model: Any, calibration: Any, images: int) -> tuple[nn.M
         ArgumentError: Not a module, or not images, or a wrong number.
         InputError: There are no images, or the network takes more than one tensor.
         WeightError: Weights are not in float32.
+        LayerError: No layer has a weight.
     """
     check_network("model", model)
     if isinstance(images, bool) or not isinstance(images, int) or images < 1:
         raise ArgumentError(f"images={images!r:.80}: give a positive whole number of images")
     network = unwrap(model)
+    check_can_be_changed({"": network})
+    if not any(isinstance(module, _QUANTISED) for module in network.modules()):
+        raise LayerError("model: it has no convolution or linear layer whose weight could be quantised")
     for name, tensor in named_tensors(network).items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32 or tensor.is_quantized or tensor.is_complex():
             raise WeightError(

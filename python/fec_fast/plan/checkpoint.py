@@ -120,7 +120,7 @@ def save(  # noqa: D417 (describes the parameters of both forms)
         write_tensors(temporary / WEIGHTS, tensors, {"format": "pt", "aliases": json.dumps(aliases)})
         names, exported = [PLAN, WEIGHTS], None
         if onnx is not None:
-            difference = write_onnx(model, onnx, temporary / ONNX, "save(..., onnx=...)", any_batch=True)
+            difference = write_onnx(model, onnx, temporary / ONNX, "save", any_batch=True, argument="onnx")
             exported = OnnxExport(target / ONNX, (temporary / ONNX).stat().st_size, difference)
             names.append(ONNX)
         if model_card:

@@ -20,8 +20,8 @@ from .arguments import check_network, check_path
 from .critical_section import surely_closed
 from .errors import ArgumentError, FecError, InputError, missing_extra
 from .files import atomic_file
-from .forward import call_model, copied_inputs, undisturbed
-from .modules import device_of, unwrap
+from .forward import call_model, copied_inputs, describe_tensors, undisturbed
+from .modules import check_can_be_changed, device_of, unwrap
 from .outputs import named_tensors_in
 from .public_call import interruptible
 
@@ -122,7 +122,15 @@ def require_onnx(purpose: str) -> None:
         raise missing_extra("onnx, onnxscript and onnxruntime", "onnx", purpose) from error
 
 
-def write_onnx(model: Any, example_inputs: Any, file: Path, purpose: str, *, any_batch: bool = False) -> float:
+def write_onnx(
+    model: Any,
+    example_inputs: Any,
+    file: Path,
+    purpose: str,
+    *,
+    any_batch: bool = False,
+    argument: str = "example_inputs",
+) -> float:
     """Writes a network to a file that nobody reads yet, and compares it with torch.
 
     Args:
@@ -131,6 +139,7 @@ def write_onnx(model: Any, example_inputs: Any, file: Path, purpose: str, *, any
         file: A temporary path, see :func:`fec_fast.utils.files.atomic_file`.
         purpose: What needs the file, for the messages.
         any_batch: See :func:`export_onnx`.
+        argument: The name of the argument that holds the inputs, for the messages.
 
     Returns:
         The largest relative difference.
@@ -143,11 +152,12 @@ def write_onnx(model: Any, example_inputs: Any, file: Path, purpose: str, *, any
 
     check_network("model", model)
     network = unwrap(model)
-    inputs = _positional(example_inputs, device_of(network))
+    check_can_be_changed({"": network})
+    inputs = _positional(argument, example_inputs, device_of(network))
     if any_batch:  # torch takes a size of 1 for a constant
         inputs = tuple(each.repeat(2, *[1] * (each.ndim - 1)) if len(each) == 1 else each for each in inputs)
     with undisturbed(network):
-        expected = [tensor.detach().cpu() for _, tensor in named_tensors_in(call_model(network, copied_inputs(inputs)))]
+        expected = finite_outputs(network, inputs)
         shapes = tuple({0: torch.export.Dim("batch")} for _ in inputs) if any_batch else None
         try:
             with quiet_exporter():
@@ -160,7 +170,10 @@ def write_onnx(model: Any, example_inputs: Any, file: Path, purpose: str, *, any
         except Exception as error:
             batches = " for batches of any size" if any_batch else ""
             raise InputError(f"{purpose}: torch.onnx.export cannot write this network{batches}: {error}") from error
-    found = [torch.from_numpy(array) for array in OnnxRun(file)(*inputs)]
+    try:
+        found = [torch.from_numpy(array) for array in OnnxRun(file)(*inputs)]
+    except Exception as error:
+        raise InputError(f"{purpose}: onnxruntime cannot run the exported network: {error}") from error
     difference = _difference(expected, found)
     if not difference <= _PARITY:  # NaN too
         raise FecError(
@@ -256,10 +269,12 @@ def _without_paths(proto: Any) -> Any:
     return proto
 
 
-def _positional(example_inputs: Any, device: torch.device) -> tuple[Tensor, ...]:
+def _positional(argument: str, example_inputs: Any, device: torch.device) -> tuple[Tensor, ...]:
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     if not inputs or not all(isinstance(each, Tensor) and each.ndim for each in inputs):
-        raise ArgumentError(f"example_inputs={example_inputs!r:.80}: give a tensor, or a tuple of tensors, for ONNX")
+        raise ArgumentError(f"{argument}={example_inputs!r:.80}: give a tensor, or a tuple of tensors, for ONNX")
+    if any(each.is_meta or each.layout != torch.strided for each in inputs):
+        raise InputError(f"{argument}: {describe_tensors(inputs)} are not dense tensors with values")
     return tuple(each.to(device) for each in inputs)
 
 
