@@ -124,12 +124,12 @@ def card_text(card: ModelCard, kind: str, plan: Plan, sizes: Sizes, onnx: OnnxEx
 
 
 def _head(card: ModelCard) -> list[str]:
-    # Text in double quotes as JSON writes it is text in YAML too.
+    # Text in double quotes as JSON writes it is text in YAML too, but for pairs of surrogates.
     lines = ["---", LIBRARY, "tags:", *(f"- {tag}" for tag in _TAGS)]
     if card.base_model is not None and not _is_built(card.base_model):
-        lines.append(f"base_model: {json.dumps(card.base_model)}")
+        lines.append(f"base_model: {json.dumps(card.base_model, ensure_ascii=False)}")
     if card.license is not None:
-        lines.append(f"license: {json.dumps(card.license)}")
+        lines.append(f"license: {json.dumps(card.license, ensure_ascii=False)}")
     return [*lines, "---\n"]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -65,7 +65,9 @@ def test_how_a_network_of_the_zoo_is_built_is_said(result: fec_fast.PruneResult,
     assert 'model = fec_fast.zoo.build("torchvision:resnet18")' in text
 
 
+@settings(deadline=None, max_examples=60)
 @given(text=st.text(max_size=40))
+@example(text="\U00010000 \\ \" ' # : |")
 def test_any_line_is_the_same_in_the_head(text: str) -> None:
     from fec_fast.plan.model_card import card_text, sizes_of
 
