@@ -35,7 +35,7 @@ from benchmarks.common.pages import write_page
 from benchmarks.common.results import RESULTS, read_result, run_number, write_result
 from benchmarks.latency.networks import NAMES, SIZES, build
 from benchmarks.latency.page import DOUBTED, page
-from fec_fast.utils.onnx_file import PARITY, exported, relative_difference
+from fec_fast.utils.onnx_model import PARITY, exported, relative_difference
 from fec_fast.utils.outputs import named_tensors_in
 from fec_fast.utils.runtimes import ONNXRUNTIME, TORCH, onnx_call
 

@@ -8,10 +8,14 @@ import fec_fast.vision.zoo as zoo
 from .choosing.points import DenseNetwork, SweepPoint
 from .choosing.result import Sweep
 from .choosing.sweeping import sweep
+from .deployment.int8 import Int8Export, export_int8
+from .deployment.pt2e import Pt2eExport, export_pt2e
+from .deployment.quantisation import Agreement
 from .graph.counts import Counts, LayerCount
 from .plan.checkpoint import load, save
 from .plan.composition import compose
 from .plan.equivalence import Proof, verify_equivalence
+from .plan.model_card import ModelCard
 from .plan.optimizer_state import remap_optimizer
 from .plan.plan import Plan
 from .plan.surgery import apply_plan
@@ -54,11 +58,13 @@ from .utils.errors import (
     WeightError,
 )
 from .utils.evaluation import evaluate
+from .utils.onnx_files import OnnxExport, export_onnx
 from .utils.timing import Latency
 
 __version__: str
 
 __all__ = [
+    "Agreement",
     "ArgumentError",
     "BackendError",
     "BackendInfo",
@@ -79,6 +85,7 @@ __all__ = [
     "Formula",
     "FormulaError",
     "InputError",
+    "Int8Export",
     "Latency",
     "LayerCount",
     "LayerError",
@@ -86,7 +93,9 @@ __all__ = [
     "LayerInfo",
     "LayerRecovery",
     "MissingExtraError",
+    "ModelCard",
     "ModelScores",
+    "OnnxExport",
     "Pinned",
     "Plan",
     "PlanError",
@@ -94,6 +103,7 @@ __all__ = [
     "PruneResult",
     "PruningRound",
     "PruningSchedule",
+    "Pt2eExport",
     "RatioError",
     "Sensitivity",
     "Sweep",
@@ -113,6 +123,9 @@ __all__ = [
     "detection",
     "evaluate",
     "explain",
+    "export_int8",
+    "export_onnx",
+    "export_pt2e",
     "finetune",
     "load",
     "measure_sensitivity",

@@ -31,6 +31,7 @@ from helpers.bad_calls import (
     result,
     without,
 )
+from helpers.bad_export_calls import EXPORTS
 from helpers.bad_training_calls import TRAINING
 from helpers.bad_values import IMAGE, Make, loader, network
 
@@ -347,6 +348,7 @@ METHODS: dict[str, Subject] = {
 }
 # Made by the package alone, or called by it with arguments that it has checked.
 NOT_CALLED_BY_USERS = {
+    *("Agreement", "Int8Export", "OnnxExport", "Pt2eExport"),
     *("BackendInfo", "ChannelSet", "Compensation", "Counts", "Couplings", "DenseNetwork", "Epoch", "FilterExplanation"),
     *("FinetuneResult", "Latency", "LayerCount", "LayerExplanation", "LayerInfo", "LayerRecovery", "ModelScores"),
     *("Pinned", "Plan", "Proof", "PruneResult", "Sensitivity", "Sweep", "SweepPoint"),
@@ -354,7 +356,18 @@ NOT_CALLED_BY_USERS = {
     *("detection.Detection.check", "detection.Detection.objective"),
 }
 # Parameters of which every value has a meaning: what is true or false, and what the two forms of save() take.
-ANY_VALUE = {"progress", "verify", "resume", "latency", "accelerator", "args", "kwargs", "options", "overrides"}
+ANY_VALUE = {
+    "any_batch",
+    "progress",
+    "verify",
+    "resume",
+    "latency",
+    "accelerator",
+    "args",
+    "kwargs",
+    "options",
+    "overrides",
+}
 
 
 @dataclass(frozen=True)
@@ -371,7 +384,7 @@ class Row:
 
 def subjects() -> dict[str, Subject]:
     """The tables of functions and methods. A name is that of a callable, and a word or two where it has several."""
-    return {**FUNCTIONS, **METHODS, **TRAINING}
+    return {**FUNCTIONS, **METHODS, **TRAINING, **EXPORTS}
 
 
 def rows() -> list[Row]:

@@ -36,6 +36,7 @@ NEEDS = {
     "docs/choosing.md": Needs((*_TRAINING, "matplotlib"), True),
     "docs/couplings.md": Needs(("torchvision", "torch_pruning", "onnxscript", "onnxruntime"), True),
     "docs/finetuning.md": Needs((*_TRAINING, "torchvision"), True),
+    "docs/int8.md": Needs(("onnxscript", "onnxruntime"), True),
     "docs/report.md": Needs(("matplotlib",)),
     "docs/scale.md": Needs(("torchvision",)),
     "docs/ssd.md": Needs(_DETECTION, True, blood_cells),

@@ -65,6 +65,8 @@ RIGHT = {
     # a network that is not of the zoo may have any name
     *(("zoo.input_shape", "name", kind) for kind in ("empty", "unknown", "long", "surrogate")),
     *((subject, "seed", "negative") for subject in ("voc.load_voc",)),
+    *(("export_onnx", "model", kind) for kind in ("empty", "no parameters")),
+    *((subject, "images", "huge") for subject in ("export_int8", "export_pt2e")),  # as many as there are
     ("voc.load_voc", "workers", "zero"),
     ("voc.load_voc", "splits", "None"),
     # which labels there are depends on the model

@@ -17,8 +17,10 @@ import torch
 from torch import nn
 
 import fec_fast
+from fec_fast.plan.checkpoint_check import check_checkpoint
 from fec_fast.pruning.allocation import sensitivity_cache
 from fec_fast.utils.files import is_scratch
+from fec_fast.utils.onnx_files import OnnxRun
 from fec_fast.vision import networks
 from helpers import sweeping
 from helpers.comparison import same_weights
@@ -65,6 +67,59 @@ def test_saving(tmp_path: Path, kills: int) -> None:
     print(
         f"save: {kills} kills, 0 lost, 0 mixed; {found.count(1)} times the second; {sum(left)} scratch folders removed"
     )
+
+
+@pytest.mark.parametrize("kills", KILLS)
+def test_saving_with_a_card(tmp_path: Path, kills: int) -> None:
+    """Checkpoints with and without a card replace each other: the card is that of the plan and the weights beside."""
+    results = [fec_fast.prune(network(seed), IMAGES, ratio=share) for seed, share in ((0, 0.5), (1, 0.25))]
+    folder = fec_fast.save(results[0], tmp_path / "saved", model_card=True)
+    found: list[bool] = []
+
+    def save_in_turns() -> None:
+        for result, has_card in itertools.cycle(zip(results, (True, False), strict=True)):
+            fec_fast.save(result, folder, model_card=has_card)
+
+    def check() -> None:
+        checked, model = check_checkpoint(folder), fec_fast.load(network(7), folder)
+        (match,) = [i for i, result in enumerate(results) if same_weights(model, result.model)]
+        assert checked.card == (None if match else "as written") and not checked.others
+        if not match:
+            assert f"| {results[0].after.parameters:,} |" in (folder / "README.md").read_text()
+        found.append(bool(match))
+
+    assert kill_at_random(save_in_turns, check, kills, within=0.2) == 0
+    print(f"save with a card: {kills} kills, 0 lost, 0 mixed; {sum(found)} times the second")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [3, pytest.param(200, marks=pytest.mark.sweep)])
+def test_files_of_other_runtimes(tmp_path: Path, kills: int) -> None:
+    """An int8 file, and a checkpoint with an ONNX file: the old one or the new one, whole."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    result = fec_fast.prune(network(0), IMAGES, ratio=0.5)
+    file, folder = tmp_path / "int8.onnx", fec_fast.save(result, tmp_path / "saved")
+    file.write_bytes(b"the old file")
+    fec_fast.export_int8(result.model, tmp_path / "first.onnx", IMAGES)  # imports what the children then have
+    (tmp_path / "first.onnx").unlink()
+
+    def write() -> None:
+        fec_fast.save(result, folder, onnx=IMAGES)
+        fec_fast.export_int8(result.model, file, IMAGES)
+
+    def check() -> None:
+        assert check_checkpoint(folder).onnx in (None, "runs in onnxruntime")
+        if file.read_bytes() != b"the old file":
+            OnnxRun(file)(IMAGES)
+            file.write_bytes(b"the old file")
+        assert {path.name for path in tmp_path.iterdir() if not is_scratch(path)} == {"saved", "int8.onnx"}
+
+    kill_at_random(write, check, kills, within=4.0)
+    write()
+    check()
+    assert sorted(os.listdir(tmp_path)) == ["int8.onnx", "saved"]
+    print(f"export_int8 and save with ONNX: {kills} kills, 0 lost, 0 mixed")
 
 
 @pytest.mark.parametrize("kills", KILLS)

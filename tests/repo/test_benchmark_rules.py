@@ -29,6 +29,7 @@ COMMANDS = {  # and the optional packages that its modules import
     "gpu.triton_resources": (),
     "gpu.triton_throughput": (),
     "imports": (),
+    "int8": ("PIL",),
     "large": (),
     "latency": ("torchvision",),
     "pictures": ("PIL",),

@@ -34,6 +34,7 @@ ROOT = Path(__file__).parents[2]
         ("benchmarks.detection.page", "ssd.json", "ssd.md"),
         ("benchmarks.recovery.page", "recovery.json", "recovery.md"),
         ("benchmarks.latency.page", "latency.json", "latency.md"),
+        ("benchmarks.int8.page", "int8.json", "int8.md"),
     ],
 )
 def test_a_page_is_that_of_the_results(writer: str, results: str, page: str) -> None:

@@ -19,12 +19,13 @@ ALLOWED: dict[str, set[str]] = {
     "vision": {"utils"},
     "recovery": {"graph", "plan", "utils"},
     "training": {"plan", "utils"},
+    "deployment": {"recovery", "utils"},
     "report": {"scoring", "graph", "plan", "utils"},
     "pruning": {"scoring", "graph", "plan", "recovery", "report", "utils"},
     "choosing": {"pruning", "recovery", "training", "scoring", "graph", "plan", "utils"},
     "integrations": {"pruning", "report", "recovery", "training", "vision", "scoring", "graph", "plan", "utils"},
     "cli": {
-        *("integrations", "choosing", "pruning", "report", "recovery", "training", "vision"),
+        *("integrations", "choosing", "pruning", "report", "recovery", "training", "deployment", "vision"),
         *("scoring", "graph", "plan", "utils"),
     },
 }

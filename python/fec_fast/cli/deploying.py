@@ -1,8 +1,9 @@
-"""``fec-fast export onnx`` and ``fec-fast compare``: pruned networks in use, and side by side."""
+"""``fec-fast export``, ``compare`` and ``load-check``: pruned networks in use, side by side, and handed on."""
 
 from __future__ import annotations
 
 import json as json_module
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,15 +11,16 @@ import torch
 import typer
 from torch import Tensor, nn
 
+from ..deployment.int8 import METHODS, export_int8
+from ..deployment.pt2e import export_pt2e
+from ..deployment.quantisation import IMAGES
 from ..graph.counts import count
 from ..plan import checkpoint
-from ..utils.errors import FecError, InputError
+from ..plan.checkpoint_check import check_checkpoint
+from ..utils.errors import InputError
 from ..utils.evaluation import evaluate, warn_if_at_chance
-from ..utils.files import atomic_file
-from ..utils.forward import call_model, evaluation_mode
-from ..utils.onnx_file import PARITY, exported, relative_difference, require_onnx
-from ..utils.outputs import named_tensors_in
-from ..utils.public_call import interruptible
+from ..utils.onnx_files import export_onnx
+from ..utils.onnx_model import require_onnx
 from ..utils.runtimes import TORCH, check_runtime, deployed, require_runtime
 from ..utils.text import text_table
 from ..utils.timing import measure_latency, warn_if_busy
@@ -27,6 +29,12 @@ from .options import DATA_HELP, Force, InputShape, ModelName, Weights, build_mod
 from .output import Json, say, write_json
 
 _Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder that prune, finetune or sweep wrote.")]
+_Out = Annotated[Path, typer.Option("-o", "--out", help="The file, such as pruned.onnx.")]
+_Calibrate = Annotated[
+    str,
+    typer.Option(metavar="DATA", help=f"{DATA_HELP}. Its training images say how large activations are."),
+]
+_Images = Annotated[int, typer.Option(help="Most images of --calibrate that are used.")]
 
 export = typer.Typer(no_args_is_help=True, help="Write a pruned network for other programs.")
 
@@ -37,38 +45,95 @@ def _formats() -> None:
 
 
 @export.command("onnx")
-@interruptible
 def export_onnx_command(
     model: ModelName,
     checkpoint_folder: _Checkpoint,
-    out: Annotated[Path, typer.Option("-o", "--out", help="The file, such as pruned.onnx.")],
+    out: _Out,
     force: Force = False,
     json: Json = None,
     input_shape: InputShape = None,
 ) -> None:
     """Write a pruned network as ONNX, and compare what onnxruntime computes with what torch does."""
+    _check_file(out, force)
+    require_onnx("export onnx")
+    exported = export_onnx(_pruned(model, checkpoint_folder), example_input(model, input_shape), out)
+    say(f"{out}{str(exported).removeprefix(str(exported.file))}")
+    document = {"format": "fec_fast.onnx", "version": 1, "file": str(out), "bytes": exported.bytes}
+    write_json(json, json_module.dumps({**document, "difference": exported.difference}, indent=1) + "\n")
+
+
+@export.command("int8")
+def export_int8_command(
+    model: ModelName,
+    checkpoint_folder: _Checkpoint,
+    out: _Out,
+    calibrate: _Calibrate,
+    images: _Images = IMAGES,
+    method: Annotated[
+        str, typer.Option(help="How the range of an activation is chosen: " + " or ".join(METHODS) + ".")
+    ] = "minmax",
+    float_layers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--float", metavar="LAYER", help="Layer, or module with layers, that stays in float32; repeatable."
+        ),
+    ] = None,
+    force: Force = False,
+    json: Json = None,
+) -> None:
+    """Write a pruned network as ONNX in int8, and compare what onnxruntime computes with the float network."""
+    _check_file(out, force)
+    require_onnx("export int8")
+    network, loader = _pruned(model, checkpoint_folder), data.load(calibrate)[0]
+    exported = export_int8(network, out, loader, images=images, method=method, float_layers=float_layers or ())
+    say(f"{out}{str(exported).removeprefix(str(exported.file))}")
+    document = {
+        "format": "fec_fast.int8",
+        "version": 1,
+        "file": str(out),
+        "bytes": exported.bytes,
+        "float_bytes": exported.float_bytes,
+        "difference": exported.difference,
+        "agreement": asdict(exported.agreement),
+        "int8_layers": exported.int8_layers,
+        "float_layers": exported.float_layers,
+    }
+    write_json(json, json_module.dumps(document, indent=1) + "\n")
+
+
+@export.command("pt2e")
+def export_pt2e_command(
+    model: ModelName,
+    checkpoint_folder: _Checkpoint,
+    out: _Out,
+    calibrate: _Calibrate,
+    images: _Images = IMAGES,
+    force: Force = False,
+    json: Json = None,
+) -> None:
+    """Write a pruned network in int8 as a program of torch.export (PT2E), and compare it with the float network."""
+    _check_file(out, force)
+    exported = export_pt2e(_pruned(model, checkpoint_folder), out, data.load(calibrate)[0], images=images)
+    say(f"{out}{str(exported).removeprefix(str(exported.file))}")
+    document = {
+        "format": "fec_fast.pt2e",
+        "version": 1,
+        "file": str(out),
+        "bytes": exported.bytes,
+        "agreement": asdict(exported.agreement),
+        "int8_layers": exported.int8_layers,
+    }
+    write_json(json, json_module.dumps(document, indent=1) + "\n")
+
+
+def _check_file(out: Path, force: bool) -> None:
     check_out(out, force)
     if not out.absolute().parent.is_dir():
         raise InputError(f"--out {out}: there is no folder {out.absolute().parent}")
-    require_onnx("export onnx")
-    import onnx
-    import onnxruntime
 
-    network = checkpoint.load(build_model(model, None, warn=False), checkpoint_folder).eval()
-    example = example_input(model, input_shape)
-    with evaluation_mode(network):
-        expected = [tensor for _, tensor in named_tensors_in(call_model(network, example))]
-    with atomic_file(out.absolute()) as temporary:
-        onnx.save(exported(network, example), temporary)
-        session = onnxruntime.InferenceSession(temporary.read_bytes(), providers=["CPUExecutionProvider"])
-        found = session.run(None, {session.get_inputs()[0].name: example.numpy()})
-        difference = relative_difference(expected, [torch.as_tensor(value) for value in found])
-        if not difference <= PARITY:
-            raise FecError(f"onnxruntime computes other outputs than torch (relative difference {difference:.2g})")
-    size = out.stat().st_size
-    say(f"{out}: {size:,} bytes; onnxruntime's outputs are torch's to {difference:.1g} of the largest")
-    document = {"format": "fec_fast.onnx", "version": 1, "file": str(out), "bytes": size, "difference": difference}
-    write_json(json, json_module.dumps(document, indent=1) + "\n")
+
+def _pruned(model: str, folder: Path) -> nn.Module:
+    return checkpoint.load(build_model(model, None, warn=False), folder).eval()
 
 
 def compare_command(
@@ -94,7 +159,7 @@ def compare_command(
     example = example_input(model, input_shape)
     networks: dict[str, nn.Module] = {"dense": build_model(model, weights, warn=data_name is not None).eval()}
     for folder in checkpoints:
-        networks[str(folder)] = checkpoint.load(build_model(model, None, warn=False), folder).eval()
+        networks[str(folder)] = _pruned(model, folder)
     held_out = None if data_name is None else data.load(data_name)[1]
     times = _latencies(networks, example, runtime or TORCH) if latency or runtime else {}
     entries = []
@@ -135,6 +200,16 @@ def _comparison(entries: list[dict[str, Any]]) -> str:
     return text_table(("network", *shown), rows, "l" + "r" * len(shown))
 
 
+def load_check_command(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A checkpoint, such as one from the Hub.")],
+    json: Json = None,
+) -> None:
+    """Check a checkpoint (plan, weights, checksums, card, ONNX), and say what it is and how to load it."""
+    checked = check_checkpoint(folder)
+    say(checked)
+    write_json(json, checked.to_json())
+
+
 def register(app: typer.Typer) -> None:
     """Adds these commands to the program.
 
@@ -143,3 +218,4 @@ def register(app: typer.Typer) -> None:
     """
     app.add_typer(export, name="export")
     app.command("compare")(compare_command)
+    app.command("load-check")(load_check_command)

@@ -26,8 +26,9 @@ _EXTRAS = {
     "demo": ("fec-fast demo, sklearn:digits", ("accelerate", "torchmetrics", "sklearn")),
     "report": ("pictures", ("matplotlib",)),
     "tensorboard": ("logs for TensorBoard", ("tensorboard",)),
-    "onnx": ("fec-fast export onnx, latency in onnxruntime", ("onnx", "onnxscript", "onnxruntime")),
+    "onnx": ("fec-fast export onnx and int8, latency in onnxruntime", ("onnx", "onnxscript", "onnxruntime")),
     "openvino": ("latency in openvino", ("openvino", "onnx", "onnxscript")),
+    "torchao": ("fec-fast export pt2e", ("torchao",)),
     "torch-pruning": ("FEC as an importance for Torch-Pruning", ("torch_pruning",)),
 }
 

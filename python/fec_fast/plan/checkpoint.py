@@ -15,22 +15,25 @@ from ..utils.errors import ArgumentError, CheckpointError, PlanError, nearest
 from ..utils.files import atomic_folder, sha256
 from ..utils.model_index import ModelIndex
 from ..utils.modules import unwrap, unwrap_for_surgery
+from ..utils.onnx_files import OnnxExport, write_onnx
+from ..utils.onnx_model import require_onnx
 from ..utils.public_call import interruptible
 from ..utils.reading import parse_json
 from ..utils.tensor_files import TensorFile, write_tensors
 from ..utils.undo import all_or_nothing
 from .checkpoint_files import (
-    FILES,
+    CARD,
     FORMAT,
     MANIFEST,
+    ONNX,
     PLAN,
     VERSION,
     WEIGHTS,
-    parse_manifest,
-    read_manifest,
+    check_replaceable,
     verified_contents,
     verified_plan,
 )
+from .model_card import ModelCard, card_text, sizes_of
 from .plan import Plan, check_plan
 from .shapes import persistent_shapes, shapes_fingerprint
 from .surgery import prune_in_place
@@ -51,18 +54,31 @@ class Pruned(Protocol):
 
 
 @overload
-def save(result: Pruned, folder: str | os.PathLike[str]) -> Path: ...
+def save(
+    result: Pruned, folder: str | os.PathLike[str], *, onnx: Any = None, model_card: bool | ModelCard = False
+) -> Path: ...
 
 
 @overload
-def save(model: nn.Module, plan: Plan, folder: str | os.PathLike[str]) -> Path: ...
+def save(
+    model: nn.Module,
+    plan: Plan,
+    folder: str | os.PathLike[str],
+    *,
+    onnx: Any = None,
+    model_card: bool | ModelCard = False,
+) -> Path: ...
 
 
 @interruptible
-def save(*args: Any, **kwargs: Any) -> Path:  # noqa: D417 (describes the parameters of both forms)
+def save(  # noqa: D417 (describes the parameters of both forms)
+    *args: Any, onnx: Any = None, model_card: bool | ModelCard = False, **kwargs: Any
+) -> Path:
     """Writes a pruned model: ``plan.json``, ``model.safetensors`` and ``checkpoint.json`` with their checksums.
 
-    Call it as ``save(result, folder)`` or as ``save(model, plan, folder)``. Both write the same files.
+    Call it as ``save(result, folder)`` or as ``save(model, plan, folder)``. Both write the same files. On request there
+    is an ONNX file beside them, and a ``README.md`` for people and for the Hugging Face Hub, to which
+    ``huggingface_hub.upload_folder`` brings the folder as it is.
 
     The files are written into a scratch folder beside, which is then renamed. On Linux, an older checkpoint of that
     name is replaced by one exchange. Elsewhere it is moved aside first, and a kill at that moment leaves it beside
@@ -74,26 +90,49 @@ def save(*args: Any, **kwargs: Any) -> Path:  # noqa: D417 (describes the parame
             or ``torch.compile``; so may that of a result.
         plan: With a model, the plan that made it from the original, for instance one from :func:`fec_fast.compose`.
         folder: The folder to write. It may exist if it is empty or holds a checkpoint and nothing else.
+        onnx: Example inputs, as for :func:`fec_fast.export_onnx`: adds ``model.onnx``, which takes batches of any size
+            and is compared with torch before. ``None``: no such file.
+        model_card: ``True`` adds ``README.md`` with the plan, the sizes and how to load the model. A
+            :class:`fec_fast.ModelCard` adds to it what it was made from, its licence and its accuracy.
 
     Returns:
         The absolute path of the folder.
 
     Raises:
         ArgumentError: The arguments match neither form, or one of them has the wrong type.
-        CheckpointError: The folder holds something else, or the model has a state that is not a tensor.
+        CheckpointError: The folder holds something else, a card that was edited, or the model has a state that is not
+            a tensor.
+        MissingExtraError: ``onnx`` is given, and the packages for it are not installed.
+        InputError: The network cannot be run on ``onnx``, or torch cannot export it.
+        FecError: The ONNX network computes other outputs than torch.
         PlanError: The plan leaves other names or shapes than the model has.
         OSError: The disk is full, or the folder cannot be written to. After any error an older checkpoint is whole.
     """
     model, plan, folder = _save_arguments(args, kwargs)
+    if not isinstance(model_card, bool | ModelCard):
+        raise ArgumentError(f"save: model_card={model_card!r:.80}: give True, False or a fec_fast.ModelCard")
+    if onnx is not None:
+        require_onnx("save(..., onnx=...)")
     target = check_destination(folder)
     tensors, aliases = _unique(_state(unwrap(model)))
     _check_pruned_by(plan, model)
     with atomic_folder(target) as temporary:
         (temporary / PLAN).write_text(plan.to_json(), encoding="utf-8")
         write_tensors(temporary / WEIGHTS, tensors, {"format": "pt", "aliases": json.dumps(aliases)})
+        names, exported = [PLAN, WEIGHTS], None
+        if onnx is not None:
+            difference = write_onnx(model, onnx, temporary / ONNX, "save", any_batch=True, argument="onnx")
+            exported = OnnxExport(target / ONNX, (temporary / ONNX).stat().st_size, difference)
+            names.append(ONNX)
+        if model_card:
+            result = kwargs.get("result", args[0] if args else None)
+            sizes = sizes_of(result, unwrap(model), plan, (temporary / WEIGHTS).stat().st_size)
+            card = model_card if isinstance(model_card, ModelCard) else ModelCard()
+            text = card_text(card, type(unwrap(model)).__name__, plan, sizes, exported)
+            (temporary / CARD).write_text(text, encoding="utf-8")
+            names.append(CARD)
         files = {
-            name: {"bytes": (temporary / name).stat().st_size, "sha256": sha256(temporary / name)}
-            for name in (PLAN, WEIGHTS)
+            name: {"bytes": (temporary / name).stat().st_size, "sha256": sha256(temporary / name)} for name in names
         }
         manifest = {"format": FORMAT, "version": VERSION, "files": files}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
@@ -218,15 +257,8 @@ def check_destination(folder: str | os.PathLike[str]) -> Path:
     target = Path(os.path.abspath(check_path("folder", folder)))
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise CheckpointError(f"{folder} is not a folder; give the name of a new folder or of an older checkpoint")
-    if target.is_dir():
-        foreign = sorted(entry.name for entry in target.iterdir() if entry.name not in FILES)
-        if foreign:
-            raise CheckpointError(
-                f"{folder} holds {foreign[0]!r}, which is no part of a checkpoint, and is not overwritten; "
-                f"give the name of a new folder"
-            )
-        if any(target.iterdir()):
-            parse_manifest(target, read_manifest(target))  # the files might still belong to another program
+    if target.is_dir() and any(target.iterdir()):
+        check_replaceable(target)
     return target
 
 

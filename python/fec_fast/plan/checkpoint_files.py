@@ -7,12 +7,13 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import Annotated, NotRequired, TypedDict
 
 import msgspec
 
 from ..utils.arguments import check_path
 from ..utils.errors import CheckpointError
+from ..utils.files import sha256
 from ..utils.reading import MOST_JSON_BYTES, open_regular, parse_json, read_bytes
 from ..utils.tensor_files import TensorFile, read_tensors
 from .plan import Plan
@@ -20,7 +21,8 @@ from .plan import Plan
 FORMAT = "fec_fast.checkpoint"
 VERSION = 1
 MANIFEST, PLAN, WEIGHTS = "checkpoint.json", "plan.json", "model.safetensors"
-FILES = (MANIFEST, PLAN, WEIGHTS)
+CARD, ONNX = "README.md", "model.onnx"  # if they are asked for; load() does not look at them
+FILES = (MANIFEST, PLAN, WEIGHTS, CARD, ONNX)
 _MOST_MANIFEST_BYTES = 1 << 16
 
 
@@ -34,7 +36,15 @@ class _Head(TypedDict):
     version: int
 
 
-_Files = TypedDict("_Files", {"plan.json": _StoredFile, "model.safetensors": _StoredFile})
+_Files = TypedDict(
+    "_Files",
+    {
+        "plan.json": _StoredFile,
+        "model.safetensors": _StoredFile,
+        "README.md": NotRequired[_StoredFile],
+        "model.onnx": NotRequired[_StoredFile],
+    },
+)
 
 
 class Manifest(_Head):
@@ -62,6 +72,32 @@ def _of_checkpoint(folder: Path, name: str) -> Iterator[None]:
         raise CheckpointError(f"{folder} is incomplete: it has no {name}") from None
     except OSError as error:
         raise CheckpointError(f"{folder / name} cannot be read: {error}") from error
+
+
+def check_replaceable(folder: Path) -> None:
+    """Checks that a folder holds a checkpoint and nothing that would be lost if it were replaced.
+
+    Args:
+        folder: A folder with files.
+
+    Raises:
+        CheckpointError: A file is no part of the checkpoint, or its card was edited since it was written.
+    """
+    present = {entry.name for entry in folder.iterdir()}
+    foreign = sorted(present - set(FILES))
+    if not foreign:
+        files = parse_manifest(folder, read_manifest(folder))["files"]  # they might still belong to another program
+        foreign = sorted(name for name in present & {CARD, ONNX} if name not in files)
+        if CARD in present and "README.md" in files and sha256(folder / CARD) != files["README.md"]["sha256"]:
+            raise CheckpointError(
+                f"{folder / CARD} was edited since it was written, and is not overwritten; move it, or give the name "
+                "of a new folder"
+            )
+    if foreign:
+        raise CheckpointError(
+            f"{folder} holds {foreign[0]!r}, which is no part of a checkpoint, and is not overwritten; "
+            f"give the name of a new folder"
+        )
 
 
 def read_manifest(folder: Path) -> bytes:

@@ -19,7 +19,7 @@ from .errors import ArgumentError, FecError, InputError, missing_extra, nearest
 from .forward import call_model, copied_inputs, undisturbed
 from .model_index import ModelIndex
 from .modules import device_of
-from .onnx_file import PARITY, exported, layer_model, relative_difference, require_onnx
+from .onnx_model import PARITY, exported, layer_model, relative_difference, require_onnx
 from .outputs import named_tensors_in
 
 TORCH, COMPILED, ONNXRUNTIME, OPENVINO = "torch", "torch.compile", "onnxruntime", "openvino"
@@ -131,7 +131,7 @@ def layer_call(source: Tensor, weight: Tensor, options: Mapping[str, Any] | None
     Args:
         source: An input of it, on the CPU.
         weight: Its weight.
-        options: See :func:`fec_fast.utils.onnx_file.layer_model`.
+        options: See :func:`fec_fast.utils.onnx_model.layer_model`.
         runtime: ``"onnxruntime"`` or ``"openvino"``, installed.
 
     Returns:
@@ -178,7 +178,7 @@ def onnx_call(content: bytes, example_inputs: Any, runtime: str) -> Callable[[],
     """Loads the content of an ONNX file into a runtime.
 
     Args:
-        content: What :func:`fec_fast.utils.onnx_file.exported` wrote, as bytes.
+        content: What :func:`fec_fast.utils.onnx_model.exported` wrote, as bytes.
         example_inputs: The inputs that it was written with.
         runtime: ``"onnxruntime"`` or ``"openvino"``, installed.
 

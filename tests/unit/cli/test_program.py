@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -200,20 +199,3 @@ def test_compare_in_a_runtime(weights: Path, pruned: Path, monkeypatch: pytest.M
     assert absent.exit_code == 2 and "pip install 'fec_fast[openvino]'" in absent.stderr
     unknown = run("compare", DIGITS, pruned, "--weights", weights, "--runtime", "tensorrt")
     assert unknown.exit_code == 2 and "runtime='tensorrt': give one of torch, torch.compile" in unknown.stderr
-
-
-@pytest.mark.slow
-def test_export_onnx(pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
-    file = tmp_path / "pruned.onnx"
-    monkeypatch.setattr(deploying, "PARITY", -1.0)
-    wrong = run("export", "onnx", DIGITS, pruned, "--out", file)
-    assert wrong.exit_code == 2 and "computes other outputs than torch" in wrong.stderr and os.listdir(tmp_path) == []
-    monkeypatch.undo()
-    done = run("export", "onnx", DIGITS, pruned, "--out", file, "--json", "-")
-    assert done.exit_code == 0, done.output
-    document = json.loads(done.stdout)
-    assert document["bytes"] == file.stat().st_size and document["difference"] < 1e-4
-    refused = run("export", "onnx", DIGITS, pruned, "--out", file)
-    assert refused.exit_code == 2 and "--force" in refused.stderr

@@ -16,7 +16,7 @@ from fec_fast import Budget
 from fec_fast.graph.counts import count
 from fec_fast.pruning.allocation import latency_budget, layer_times
 from fec_fast.utils import runtimes, timing
-from fec_fast.utils.onnx_file import layer_model, relative_difference
+from fec_fast.utils.onnx_model import layer_model, relative_difference
 from fec_fast.utils.runtimes import COMPILED, ONNXRUNTIME, OPENVINO, RUNTIMES, TORCH, deployed
 
 IMAGE = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from .errors import InputError, missing_extra
 
 # The largest difference between the outputs of torch and of another runtime that is accepted, relative to the largest.
 PARITY = 1e-3
+_ABOUT_SOURCES = {"pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node"}
 
 
 def require_onnx(purpose: str) -> None:
@@ -36,16 +38,17 @@ def require_onnx(purpose: str) -> None:
         raise missing_extra("onnx, onnxscript and onnxruntime", "onnx", purpose) from error
 
 
-def exported(network: nn.Module, example_inputs: Any) -> Any:
+def exported(network: nn.Module, example_inputs: Any, dynamic_shapes: Any = None) -> Any:
     """Writes a network in its present mode as an ONNX model, by torch's exporter.
 
     Args:
         network: The network, on the CPU.
         example_inputs: A tensor or list is the single argument, a tuple the positional arguments, a dictionary the
             keyword arguments.
+        dynamic_shapes: As for ``torch.onnx.export``: which sizes are not constants.
 
     Returns:
-        The ``onnx.ModelProto``.
+        The ``onnx.ModelProto``, without paths of the machine it was made on.
 
     Raises:
         InputError: The exporter cannot write this network.
@@ -56,23 +59,37 @@ def exported(network: nn.Module, example_inputs: Any) -> Any:
     elif isinstance(example_inputs, dict):
         arguments = {"args": (), "kwargs": example_inputs}
     try:
-        with _quiet_exporter():
-            program: Any = torch.onnx.export(network, dynamo=True, verbose=False, **arguments)
-            return program.model_proto
+        with quiet_exporter():
+            program: Any = torch.onnx.export(
+                network, dynamic_shapes=dynamic_shapes, dynamo=True, verbose=False, **arguments
+            )
+            return _without_paths(program.model_proto)
     except Exception as error:
-        raise InputError(f"torch.onnx.export cannot write this network: {error}") from error
+        batches = " for batches of any size" if dynamic_shapes else ""
+        raise InputError(f"torch.onnx.export cannot write this network{batches}: {error}") from error
 
 
 @surely_closed
-def _quiet_exporter() -> Iterator[None]:
-    """Keeps torch's exporter from reporting on its own code."""
+def quiet_exporter() -> Iterator[None]:
+    """Keeps torch's exporter and onnxruntime's quantiser from reporting on their own code."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
+        before = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:
             yield
         finally:
-            logging.disable(logging.NOTSET)
+            logging.disable(before)
+
+
+def _without_paths(proto: Any) -> Any:
+    """Takes out of an ONNX network where its operators are in the source code: names of the writer's folders."""
+    for node in [*proto.graph.node, *(node for function in proto.functions for node in function.node)]:
+        kept = [(entry.key, entry.value) for entry in node.metadata_props if entry.key not in _ABOUT_SOURCES]
+        del node.metadata_props[:]
+        for key, value in kept:
+            node.metadata_props.add(key=key, value=value)
+    return proto
 
 
 def layer_model(source: Tensor, weight: Tensor, options: Mapping[str, Any] | None) -> bytes:
@@ -128,15 +145,13 @@ def relative_difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> 
         found: Tensors to compare with them.
 
     Returns:
-        The difference; infinite if numbers or shapes differ.
+        The difference; infinite if numbers or shapes differ, NaN if one is.
     """
     if [tensor.shape for tensor in expected] != [tensor.shape for tensor in found]:
         return float("inf")
-    return max(
-        (
-            float((a.double() - b.double()).abs().max()) / (float(a.double().abs().max()) or 1.0)
-            for a, b in zip(expected, found, strict=True)
-            if a.numel()
-        ),
-        default=0.0,
-    )
+    differences = [
+        float((a.double() - b.double()).abs().max()) / (float(a.double().abs().max()) or 1.0)
+        for a, b in zip(expected, found, strict=True)
+        if a.numel()
+    ]
+    return float(np.max(differences)) if differences else 0.0

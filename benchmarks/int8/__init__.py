@@ -1,0 +1,1 @@
+"""Pruned networks in 8 bits: what is lost, and what is won."""

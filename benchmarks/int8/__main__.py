@@ -1,0 +1,3 @@
+from benchmarks.int8.run import main
+
+main()

@@ -1,0 +1,50 @@
+"""export_pt2e: a program of torch.export in int8, read again before it appears."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import fec_fast
+from fec_fast.deployment import pt2e
+from helpers.everything import of_model
+
+IMAGES = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.slow
+def test_int8_is_near_the_float_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torchao")
+    torch.manual_seed(0)
+    dense = fec_fast.zoo.build("zoo:resnet-digits")
+    dense(IMAGES)
+    model = fec_fast.prune(dense.eval(), IMAGES[:1], ratio=0.5).model
+    before = of_model(model)
+    done = fec_fast.export_pt2e(model, tmp_path / "a.pt2", IMAGES)
+    assert of_model(model) == before and os.listdir(tmp_path) == ["a.pt2"]
+    assert done.bytes == done.file.stat().st_size and done.agreement.images == 40 and done.int8_layers == 10
+    with torch.no_grad():
+        expected, found = model(IMAGES), torch.export.load(done.file).module()(IMAGES)
+    error = float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt())
+    assert 0 < error < 0.1 and done.agreement.error == pytest.approx(error, rel=1e-3)
+    with zipfile.ZipFile(done.file) as archive:  # int8 weights alone, neither images nor paths of this machine
+        content = b"".join(archive.read(name) for name in archive.namelist())
+    assert os.path.dirname(torch.__file__).encode() not in content
+    assert IMAGES[0].numpy().tobytes()[:64] not in content
+    assert sum(tensor.numel() for tensor in model.parameters()) * 4 > done.bytes
+    monkeypatch.setattr(pt2e.np, "array_equal", lambda *_: False)
+    with pytest.raises(fec_fast.FecError, match="computes something else after it was read"):
+        fec_fast.export_pt2e(model, tmp_path / "b.pt2", IMAGES)
+    assert os.listdir(tmp_path) == ["a.pt2"]
+
+
+def test_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torchao.quantization.pt2e.quantize_pt2e", None)
+    with pytest.raises(
+        fec_fast.MissingExtraError, match=r"export_pt2e needs torchao: pip install 'fec_fast\[torchao\]'"
+    ):
+        fec_fast.export_pt2e(fec_fast.zoo.build("zoo:resnet-digits"), tmp_path / "a.pt2", IMAGES)
