@@ -86,7 +86,7 @@ class PrunedTrainer(_Base):
         Args:
             cfg: The content of the YAML file, or its path.
             weights: The pruned network.
-            verbose: Whether ultralytics prints the layers.
+            verbose: Whether ultralytics logs the size.
 
         Returns:
             The network that is trained.
@@ -103,7 +103,7 @@ class PrunedTrainer(_Base):
                 f"{'no weights' if weights is None else 'weights that were not pruned'}, so at full width: leave out "
                 "pretrained=, and resume from the last.pt of a training of the pruned network"
             )
-        model = super().get_model(cfg, None, verbose)
+        model = super().get_model(cfg, None, verbose=False)
         try:
             apply_plan(model, plan)
         except PlanError as error:
@@ -119,6 +119,8 @@ class PrunedTrainer(_Base):
         except RuntimeError as error:
             raise LayerError(f"the weights are not those of the pruned network (fused?): {error}") from error
         store_plan(model, plan)
+        if verbose:
+            model.info()
         return model
 
 

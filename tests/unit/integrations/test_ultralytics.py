@@ -1,0 +1,352 @@
+"""Networks of ultralytics: pruned inside a YOLO object, then validated, trained, resumed, exported, saved and loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import nn
+
+pytest.importorskip("ultralytics", reason="needs the extra 'ultralytics': pip install 'fec_fast[ultralytics]'")
+
+import ultralytics  # noqa: E402
+from PIL import Image  # noqa: E402
+from ultralytics import RTDETR, YOLO  # noqa: E402
+from ultralytics.utils.torch_utils import unwrap_model  # noqa: E402
+
+import fec_fast  # noqa: E402
+from fec_fast import Budget  # noqa: E402
+from fec_fast.integrations import ultralytics as integration  # noqa: E402
+from fec_fast.utils.errors import ArgumentError, CheckpointError, InputError, PlanError  # noqa: E402
+
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
+
+HALF = Budget.remove(macs=0.5)
+EXAMPLE = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+CONFIGS = Path(ultralytics.__file__).parent / "cfg" / "models"
+
+
+def with_statistics(yolo: Any) -> Any:
+    """Means and variances that are not those of a new network, so that folding and fitting have something to do."""
+    drawn = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for module in yolo.model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1, generator=drawn)
+                module.running_var.uniform_(0.5, 1.5, generator=drawn)
+                module.weight.uniform_(0.5, 1.5, generator=drawn)
+    yolo.model.eval()
+    return yolo
+
+
+def two_classes(folder: Path, family: str = "v8/yolov8.yaml") -> Any:
+    """A network of size n for two classes."""
+    content = yaml.safe_load((CONFIGS / family).read_text(encoding="utf-8")) | {"nc": 2}
+    file = folder / Path(family).name.replace(".yaml", "n.yaml")
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    torch.manual_seed(0)
+    return with_statistics(YOLO(str(file)))
+
+
+def outputs(yolo: Any) -> torch.Tensor:
+    """What the head computes for the example, in evaluation mode."""
+    with torch.no_grad():
+        found = yolo.model.eval()(EXAMPLE)
+    while isinstance(found, tuple | list):
+        found = found[0]
+    return found
+
+
+def widths(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in unwrap_model(model).named_parameters()}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A made-up data set: ten images to train on, four to validate on, one box in each."""
+    root, drawn = tmp_path_factory.mktemp("boxes"), np.random.default_rng(0)
+    for part, count in (("train", 10), ("val", 4)):
+        for kind in ("images", "labels"):
+            (root / kind / part).mkdir(parents=True)
+        for number in range(count):
+            picture = Image.fromarray(drawn.integers(0, 255, (64, 64, 3), dtype=np.uint8))
+            picture.save(root / "images" / part / f"{number}.png")
+            (root / "labels" / part / f"{number}.txt").write_text(f"{number % 2} 0.5 0.5 0.4 0.4\n")
+    file = root / "data.yaml"
+    file.write_text(f"path: {root}\ntrain: images/train\nval: images/val\nnames: {{0: round, 1: square}}\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pruned network, as a folder; every test loads its own."""
+    yolo = two_classes(tmp_path_factory.mktemp("dense"))
+    integration.prune(yolo, budget=HALF, imgsz=64)
+    return integration.save(yolo, tmp_path_factory.mktemp("pruned") / "yolo")
+
+
+def settings(data: Path, folder: Path, **others: Any) -> dict[str, Any]:
+    """Of trainings and validations of a moment."""
+    small = {"imgsz": 64, "batch": 5, "workers": 0, "device": "cpu", "plots": False, "verbose": False}
+    return {"data": str(data), "project": str(folder), "name": "run", "exist_ok": True, **small, **others}
+
+
+class Interrupted(Exception):
+    """Ends a training."""
+
+
+def interrupt(trainer: Any) -> None:
+    raise Interrupted
+
+
+@pytest.fixture(scope="module")
+def interrupted(saved: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The last.pt of a training that ended after the first of three epochs."""
+    yolo, folder = integration.load(saved), tmp_path_factory.mktemp("interrupted")
+    yolo.add_callback("on_model_save", interrupt)
+    with pytest.raises(Interrupted):
+        yolo.train(epochs=3, **settings(data, folder))
+    return folder / "run" / "weights" / "last.pt"
+
+
+@pytest.mark.parametrize(
+    "name", ["yolov5n", "yolov10n", "yolo12n", "yolo11n-seg", "yolo26n-pose", "yolov8n-obb", "yolo11n-cls"]
+)
+def test_every_family_and_task_is_pruned_and_loaded_again(name: str, tmp_path: Path) -> None:
+    yolo = with_statistics(YOLO(f"{name}.yaml"))
+    head = outputs(yolo).shape
+    result = integration.prune(yolo, budget=HALF, imgsz=64, verify=False)
+    assert yolo.model is result.model and result.after.macs <= 0.5 * result.before.macs
+    assert result.plan.pinned
+    assert outputs(yolo).shape == head
+    again = integration.load(integration.save(yolo, tmp_path / "saved"))
+    assert torch.equal(outputs(again), outputs(yolo))
+    assert type(again) is type(yolo) and again.task == yolo.task and again.names == yolo.names
+
+
+def test_rtdetr_keeps_its_own_class(tmp_path: Path) -> None:
+    content = yaml.safe_load((CONFIGS / "rt-detr" / "rtdetr-l.yaml").read_text(encoding="utf-8"))
+    content |= {"scales": {"l": [0.33, 0.25, 128]}, "nc": 2}
+    (tmp_path / "rtdetr-tiny.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    model = with_statistics(RTDETR(str(tmp_path / "rtdetr-tiny.yaml")))
+    integration.prune(model, budget=Budget.remove(macs=0.3), imgsz=64, verify=False)
+    again = integration.load(integration.save(model, tmp_path / "saved"))
+    assert isinstance(again, RTDETR) and torch.equal(outputs(again), outputs(model))
+
+
+def test_pruning_again_gives_one_plan_for_the_original(tmp_path: Path) -> None:
+    yolo = two_classes(tmp_path)
+    first = integration.prune(yolo, budget=Budget.remove(macs=0.3), imgsz=64, verify=False)
+    second = integration.prune(yolo, budget=Budget.remove(macs=0.3), imgsz=64, verify=False)
+    assert integration.plan_of(yolo) == fec_fast.compose(first.plan, second.plan)
+    again = integration.load(integration.save(yolo, tmp_path / "saved"))
+    assert torch.equal(outputs(again), outputs(yolo))
+
+
+def test_it_recovers_on_the_images_of_its_data_set(data: Path, tmp_path: Path) -> None:
+    reference = outputs(two_classes(tmp_path))
+    errors, pictures = {}, list((data.parent / "images" / "train").glob("*.png"))
+    folder = torch.stack([torch.from_numpy(np.array(Image.open(each))) for each in sorted(pictures)])
+    images = folder.permute(0, 3, 1, 2).float() / 255
+    by_hand = {"yaml": str(data), "folder": data.parent / "images", "tensor": images, "noise": "data-free", "no": None}
+    for name, recover in by_hand.items():
+        yolo = two_classes(tmp_path)
+        result = integration.prune(
+            yolo, budget=HALF, imgsz=64, recover=recover, criterion="l1", verify=False
+        )
+        assert (result.recovery is None) == (name == "no")
+        errors[name] = float((outputs(yolo) - reference).norm())
+    assert errors["yaml"] == errors["folder"] == pytest.approx(errors["tensor"], rel=1e-3)
+    assert errors["yaml"] < errors["no"] and errors["noise"] < errors["no"]
+
+
+def test_calibration_images_are_those_that_predict_sees(data: Path, saved: Path) -> None:
+    yolo, folder = integration.load(saved), data.parent / "images" / "val"
+    seen: list[torch.Tensor] = []
+    yolo.add_callback("on_predict_start", lambda predictor: predictor.model.register_forward_pre_hook(see))
+
+    def see(module: nn.Module, inputs: Any) -> None:
+        seen.append(inputs[0].clone())
+
+    yolo.predict(str(folder), imgsz=64, batch=2, rect=False, verbose=False, device="cpu")
+    loader = integration.calibration_images(yolo, folder, imgsz=64, batch=2)
+    assert len(loader) == 2 and all(torch.equal(a, b) for a, b in zip(loader, seen[-2:], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(loader, seen[-2:], strict=True)), "a second pass gives the same"
+    assert integration.calibration_images(yolo, data, imgsz=64, images=5).files[::4] == [
+        str(data.parent / "images" / "train" / name) for name in ("0.png", "8.png")
+    ]
+
+
+def test_val_predict_and_train_keep_the_widths(saved: Path, data: Path, tmp_path: Path) -> None:
+    yolo, seen = integration.load(saved), []
+    plan, before, given = integration.plan_of(yolo), widths(yolo.model), outputs(yolo)
+    yolo.add_callback("on_train_start", lambda trainer: seen.extend([trainer.model, trainer.ema.ema]))
+    yolo.add_callback("on_train_start", lambda trainer: starts.append(trainer.model.state_dict()))
+    starts: list[dict[str, torch.Tensor]] = []
+    weights = {name: tensor.clone() for name, tensor in yolo.model.state_dict().items()}
+    yolo.val(**settings(data, tmp_path))
+    assert len(yolo.predict(str(data.parent / "images" / "val"), imgsz=64, verbose=False)) == 4
+    assert torch.equal(outputs(yolo), given), "neither changes the network"
+    yolo.train(epochs=1, **settings(data, tmp_path))
+    assert all(widths(model) == before for model in (*seen, yolo.model)) and len(seen) == 2
+    assert starts[0].keys() == weights.keys() and yolo.names == {0: "round", 1: "square"}
+    assert integration.plan_of(yolo) == plan and not torch.equal(outputs(yolo), given)
+    best = integration.from_checkpoint(yolo.trainer.best)
+    assert torch.equal(outputs(best), outputs(yolo))
+    again = integration.load(integration.save(yolo, tmp_path / "tuned"))
+    assert torch.equal(outputs(again), outputs(yolo)) and again.names == yolo.names
+
+
+def test_training_starts_from_the_pruned_weights(saved: Path, data: Path, tmp_path: Path) -> None:
+    yolo, first = integration.load(saved), {}
+    weights = {name: tensor.clone() for name, tensor in yolo.model.state_dict().items()}
+
+    def look(trainer: Any) -> None:
+        first.update(trainer.model.state_dict())
+        raise Interrupted
+
+    yolo.add_callback("on_train_start", look)
+    with pytest.raises(Interrupted):
+        yolo.train(epochs=1, **settings(data, tmp_path))
+    assert all(torch.equal(first[name], tensor) for name, tensor in weights.items())
+
+
+def test_a_training_is_resumed_at_its_widths(interrupted: Path, saved: Path) -> None:
+    yolo, starts = integration.from_checkpoint(interrupted), []
+    stored = yolo.ckpt["ema"].state_dict()
+
+    def look(trainer: Any) -> None:
+        starts.append((trainer.start_epoch, len(trainer.optimizer.state)))
+        assert all(torch.equal(trainer.ema.ema.state_dict()[name], tensor) for name, tensor in stored.items())
+
+    yolo.add_callback("on_train_start", look)
+    yolo.train(resume=True)
+    assert starts[0][0] == 1 and starts[0][1] > 100 and yolo.trainer.epoch == 2
+    assert widths(yolo.model) == widths(integration.load(saved).model)
+
+
+def test_stock_code_predicts_with_a_pruned_checkpoint_but_refuses_or_undoes_it_in_training(
+    interrupted: Path, saved: Path, data: Path, tmp_path: Path
+) -> None:
+    stock = YOLO(str(interrupted))
+    assert torch.equal(outputs(stock), outputs(integration.from_checkpoint(interrupted)))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        stock.train(resume=True)
+    stock = YOLO(str(interrupted))
+    stock.ckpt["epoch"] = -1
+    stock.add_callback("on_train_start", lambda trainer: wide.append(widths(trainer.model)))
+    stock.add_callback("on_train_start", interrupt)
+    wide: list[dict[str, torch.Size]] = []
+    with pytest.raises(Interrupted):
+        stock.train(epochs=1, **settings(data, tmp_path))
+    pruned = widths(integration.load(saved).model)
+    assert sum(map(torch.Size.numel, wide[0].values())) > 1.5 * sum(map(torch.Size.numel, pruned.values()))
+
+
+def test_the_file_for_several_processes_trains_the_widths_in_a_fresh_one(saved: Path, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("cloudpickle")
+    from ultralytics.utils.dist import ddp_cleanup, generate_ddp_file
+
+    yolo = integration.load(saved)
+    yolo.add_callback("on_train_start", interrupt)
+    with pytest.raises(Interrupted):
+        yolo.train(epochs=1, **settings(data, tmp_path))
+    trainer = yolo.trainer
+    trainer.callbacks = {}
+    trainer.model = trainer.get_model(cfg=yolo.model.yaml, weights=yolo.model)
+    file = generate_ddp_file(trainer)
+    try:
+        done = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=120)
+    finally:
+        ddp_cleanup(trainer, file)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert widths(integration.from_checkpoint(trainer.last).model) == widths(yolo.model)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_an_export_computes_what_the_pruned_network_computes(
+    runtime: str, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = pytest.importorskip(runtime)
+    yolo = integration.load(saved)
+    expected = outputs(yolo).numpy()
+    monkeypatch.chdir(tmp_path)  # the file is written where the process is
+    if runtime == "onnxruntime":
+        file = yolo.export(format="onnx", imgsz=64, simplify=False, device="cpu")
+        (found, *_) = package.InferenceSession(file).run(None, {"images": EXAMPLE.numpy()})
+    else:
+        (file,) = Path(yolo.export(format="openvino", imgsz=64, device="cpu")).glob("*.xml")
+        exact = {"INFERENCE_PRECISION_HINT": "f32"}  # the default is bfloat16 where the processor has it
+        found = package.Core().compile_model(str(file), "CPU", exact)(EXAMPLE.numpy())[0]
+    assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
+def test_what_cannot_be_pruned_is_refused(saved: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="expected an ultralytics.YOLO or RTDETR object, got a DetectionModel"):
+        integration.prune(two_classes(tmp_path).model, budget=HALF)
+    fused = two_classes(tmp_path)
+    fused.fuse(verbose=False)
+    with pytest.raises(ArgumentError, match=r"before fuse\(\)"):
+        integration.prune(fused, budget=HALF)
+    yolo = two_classes(tmp_path)
+    dense = yolo.model
+    for imgsz in (50, 0, "64"):
+        with pytest.raises(ArgumentError, match="a multiple of 32 pixels"):
+            integration.prune(yolo, budget=HALF, imgsz=imgsz)
+    with pytest.raises(fec_fast.BudgetError):
+        integration.prune(yolo, budget=Budget(macs=1), imgsz=64)
+    (tmp_path / "empty").mkdir()
+    for missing in (tmp_path / "empty", tmp_path / "no.yaml"):
+        with pytest.raises(InputError, match="data"):
+            integration.prune(yolo, budget=HALF, imgsz=64, recover=missing)
+    with pytest.raises(ArgumentError, match="was not pruned"):
+        integration.save(yolo, tmp_path / "saved")
+    assert yolo.model is dense and type(yolo) is YOLO and integration.plan_of(yolo) is None
+
+
+def test_trainings_that_would_undo_the_pruning_are_refused(saved: Path, data: Path, tmp_path: Path) -> None:
+    yolo = integration.load(saved)
+    with pytest.raises(ArgumentError, match="no weights, so at full width"):
+        yolo.train(epochs=1, pretrained=False, **settings(data, tmp_path))
+    with pytest.raises(ArgumentError, match="tune the dense network"):
+        yolo.tune(data=str(data))
+    three = tmp_path / "three.yaml"
+    three.write_text(data.read_text().replace("1: square", "1: square, 2: star"))
+    with pytest.raises(PlanError, match="pruned with 2 classes, the data have 3"):
+        integration.load(saved).train(epochs=1, **settings(three, tmp_path))
+
+
+def test_damaged_and_foreign_folders_and_files_are_refused(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="give what save wrote"):
+        integration.load(tmp_path)
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="something other"):
+        integration.save(integration.load(saved), tmp_path)
+    with pytest.raises(CheckpointError, match="no such file"):
+        integration.from_checkpoint(tmp_path / "last.pt")
+    dense = two_classes(tmp_path)
+    dense.save(str(tmp_path / "dense.pt"))
+    with pytest.raises(CheckpointError, match="was not pruned"):
+        integration.from_checkpoint(tmp_path / "dense.pt")
+    (file,) = saved.glob("*.yaml")
+    whole = file.read_text()
+    try:
+        for edited, message in (
+            (whole.replace("SPPF", "torch_load"), "'torch_load', which is no layer"),
+            (whole.replace("SPPF", "Path"), "'Path', which is no layer"),
+            (whole + "activation: exit()\n", r"activation 'exit\(\)'"),
+            ("nc: 2\n", "edited or damaged"),
+            ("nc: [", "is not YAML"),
+        ):
+            file.write_text(edited)
+            with pytest.raises(CheckpointError, match=message):
+                integration.load(saved)
+    finally:
+        file.write_text(whole)
+    assert integration.save(integration.load(saved), saved) == saved, "its own folder is replaced"
