@@ -102,13 +102,19 @@ class CalibrationImages:
 
     def __len__(self) -> int:
         """The number of batches."""
-        return -(-len(self.files) // self._predictor.args.batch)
+        batch: int = self._predictor.args.batch
+        return -(-len(self.files) // batch)
 
     def __iter__(self) -> Iterator[Tensor]:
         """Reads the images: float32 ``[B, channels, imgsz, imgsz]`` in RGB order, on the network's device."""
-        self._predictor.setup_source(self.files)
-        for _, pictures, _ in self._predictor.dataset:
-            yield self._predictor.preprocess(pictures)
+        from ultralytics.data.loaders import LoadImagesAndVideos
+
+        predictor = self._predictor
+        predictor.setup_source(self.files[0])  # sets sizes; from a list it would hold all images at once
+        for _, pictures, _ in LoadImagesAndVideos(
+            self.files, batch=predictor.args.batch, channels=getattr(predictor.model, "channels", 3)
+        ):
+            yield predictor.preprocess(pictures)
 
 
 def calibration_images(

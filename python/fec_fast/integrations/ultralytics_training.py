@@ -5,6 +5,7 @@ Ultralytics, and what is derived from it, is licensed under AGPL-3.0 or a licenc
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any
 
@@ -16,7 +17,8 @@ from ..utils.errors import ArgumentError, LayerError, PlanError, missing_extra
 from .tested_versions import warn_if_untested
 
 try:
-    from ultralytics import RTDETR, YOLO
+    from ultralytics import RTDETR as RTDETR
+    from ultralytics import YOLO as YOLO
     from ultralytics.nn.tasks import BaseModel
 except ImportError as error:
     raise missing_extra("ultralytics", "ultralytics", "fec_fast.integrations.ultralytics") from error
@@ -43,14 +45,18 @@ def stored_plan(model: nn.Module) -> Plan | None:
     return None if text is None else Plan.from_json(text)
 
 
-def store_plan(model: nn.Module, plan: Plan) -> None:
-    """Lets a pruned network carry its plan.
+def store_plan(model: Any, plan: Plan) -> None:
+    """Lets a pruned network carry its plan, and sets the widths that only exported networks read.
 
     Args:
         model: The network inside a ``YOLO`` object.
         plan: Its plan against the network of the YAML file.
     """
     setattr(model, _PLAN, plan.to_json())
+    for block in model.modules():
+        # forward halves what cv1 gives; forward_split, which replaces it in exports, cuts at this attribute.
+        if hasattr(block, "forward_split"):
+            block.c = block.cv1.conv.out_channels // 2
 
 
 def network_of(yolo: Any) -> Any:
@@ -77,7 +83,7 @@ def network_of(yolo: Any) -> Any:
     return model
 
 
-class PrunedTrainer(_Base):
+class PrunedTrainer(_Base):  # type: ignore[misc]
     """A trainer whose networks have the widths of the pruned one. :func:`pruned_trainer` derives it for each task."""
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
@@ -103,16 +109,16 @@ class PrunedTrainer(_Base):
                 f"{'no weights' if weights is None else 'weights that were not pruned'}, so at full width: leave out "
                 "pretrained=, and resume from the last.pt of a training of the pruned network"
             )
-        model = super().get_model(cfg, None, verbose=False)
+        classes = weights.yaml.get("nc"), self.data["nc"]
+        model = super().get_model(copy.deepcopy(cfg), None, verbose=False)  # it writes the number of classes there
         try:
             apply_plan(model, plan)
         except PlanError as error:
-            classes = weights.yaml.get("nc"), self.data["nc"]
             raise PlanError(
                 f"the network was pruned with {classes[0]} classes, the data have {classes[1]}: train it on these data "
                 "before it is pruned"
                 if classes[0] != classes[1]
-                else f"the network of {cfg!r:.80} is not the one that was pruned: {error}"
+                else f"the network of the YAML file is not the one that was pruned: {error}"
             ) from error
         try:
             model.load_state_dict(weights.float().state_dict())
@@ -139,7 +145,7 @@ def pruned_trainer(trainer: type) -> type:
     return type(f"Pruned{trainer.__name__}", (PrunedTrainer, trainer), {"__module__": __name__})
 
 
-class _Pruned(_Base):
+class _Pruned(_Base):  # type: ignore[misc]
     """What the objects of pruned networks do otherwise than ``YOLO`` and ``RTDETR``."""
 
     def train(self, trainer: Any = None, **kwargs: Any) -> Any:

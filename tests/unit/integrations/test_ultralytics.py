@@ -1,9 +1,11 @@
-"""Networks of ultralytics: pruned inside a YOLO object, then validated, trained, resumed, exported, saved and loaded."""
+"""Networks of ultralytics: pruned in a YOLO object, then validated, trained, resumed, exported, saved and loaded."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ import torch
 import yaml
 from torch import nn
 
+# Read when it is imported: its settings go elsewhere than home, and it neither downloads nor installs.
+os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="yolo-settings-")
+os.environ["YOLO_OFFLINE"], os.environ["YOLO_AUTOINSTALL"] = "true", "false"
 pytest.importorskip("ultralytics", reason="needs the extra 'ultralytics': pip install 'fec_fast[ultralytics]'")
 
 import ultralytics  # noqa: E402
@@ -21,9 +26,8 @@ from ultralytics import RTDETR, YOLO  # noqa: E402
 from ultralytics.utils.torch_utils import unwrap_model  # noqa: E402
 
 import fec_fast  # noqa: E402
-from fec_fast import Budget  # noqa: E402
+from fec_fast import ArgumentError, Budget, CheckpointError, InputError, PlanError  # noqa: E402
 from fec_fast.integrations import ultralytics as integration  # noqa: E402
-from fec_fast.utils.errors import ArgumentError, CheckpointError, InputError, PlanError  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
 
@@ -115,9 +119,7 @@ def interrupted(saved: Path, data: Path, tmp_path_factory: pytest.TempPathFactor
     return folder / "run" / "weights" / "last.pt"
 
 
-@pytest.mark.parametrize(
-    "name", ["yolov5n", "yolov10n", "yolo12n", "yolo11n-seg", "yolo26n-pose", "yolov8n-obb", "yolo11n-cls"]
-)
+@pytest.mark.parametrize("name", ["yolov5n", "yolov10n", "yolo11n-seg", "yolo26n-pose", "yolov8n-obb", "yolo11n-cls"])
 def test_every_family_and_task_is_pruned_and_loaded_again(name: str, tmp_path: Path) -> None:
     yolo = with_statistics(YOLO(f"{name}.yaml"))
     head = outputs(yolo).shape
@@ -150,52 +152,39 @@ def test_pruning_again_gives_one_plan_for_the_original(tmp_path: Path) -> None:
 
 
 def test_it_recovers_on_the_images_of_its_data_set(data: Path, tmp_path: Path) -> None:
-    reference = outputs(two_classes(tmp_path))
-    errors, pictures = {}, list((data.parent / "images" / "train").glob("*.png"))
-    folder = torch.stack([torch.from_numpy(np.array(Image.open(each))) for each in sorted(pictures)])
-    images = folder.permute(0, 3, 1, 2).float() / 255
-    by_hand = {"yaml": str(data), "folder": data.parent / "images", "tensor": images, "noise": "data-free", "no": None}
-    for name, recover in by_hand.items():
-        yolo = two_classes(tmp_path)
-        result = integration.prune(
-            yolo, budget=HALF, imgsz=64, recover=recover, criterion="l1", verify=False
-        )
-        assert (result.recovery is None) == (name == "no")
-        errors[name] = float((outputs(yolo) - reference).norm())
-    assert errors["yaml"] == errors["folder"] == pytest.approx(errors["tensor"], rel=1e-3)
-    assert errors["yaml"] < errors["no"] and errors["noise"] < errors["no"]
+    yolo, plain = two_classes(tmp_path), two_classes(tmp_path)
+    reference = outputs(plain)
+    result = integration.prune(yolo, budget=HALF, imgsz=64, recover=data, criterion="l1", verify=False)
+    fec_fast.apply_plan(plain.model, result.plan)
+    assert result.recovery is not None and result.recovery.note in result.plan.notes
+    assert (outputs(yolo) - reference).norm() < (outputs(plain) - reference).norm() / 2
 
 
-def test_calibration_images_are_those_that_predict_sees(data: Path, saved: Path) -> None:
+def test_calibration_images_are_those_of_the_files(data: Path, saved: Path) -> None:
     yolo, folder = integration.load(saved), data.parent / "images" / "val"
-    seen: list[torch.Tensor] = []
-    yolo.add_callback("on_predict_start", lambda predictor: predictor.model.register_forward_pre_hook(see))
-
-    def see(module: nn.Module, inputs: Any) -> None:
-        seen.append(inputs[0].clone())
-
-    yolo.predict(str(folder), imgsz=64, batch=2, rect=False, verbose=False, device="cpu")
-    loader = integration.calibration_images(yolo, folder, imgsz=64, batch=2)
-    assert len(loader) == 2 and all(torch.equal(a, b) for a, b in zip(loader, seen[-2:], strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(loader, seen[-2:], strict=True)), "a second pass gives the same"
-    assert integration.calibration_images(yolo, data, imgsz=64, images=5).files[::4] == [
-        str(data.parent / "images" / "train" / name) for name in ("0.png", "8.png")
-    ]
+    files = [folder / f"{number}.png" for number in range(4)]
+    pictures = np.stack([np.array(Image.open(file)) for file in files])
+    expected = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+    loader = integration.calibration_images(yolo, folder, imgsz=64, batch=3)
+    for _ in range(2):
+        batches = list(loader)
+        assert len(batches) == len(loader) == 2 and torch.equal(torch.cat(batches), expected)
+    train = data.parent / "images" / "train"
+    for source in (data, data.parent / "images"):
+        some = integration.calibration_images(yolo, source, imgsz=64, images=5).files
+        assert some == [str(train / f"{number}.png") for number in (0, 2, 4, 6, 8)]
 
 
 def test_val_predict_and_train_keep_the_widths(saved: Path, data: Path, tmp_path: Path) -> None:
     yolo, seen = integration.load(saved), []
     plan, before, given = integration.plan_of(yolo), widths(yolo.model), outputs(yolo)
     yolo.add_callback("on_train_start", lambda trainer: seen.extend([trainer.model, trainer.ema.ema]))
-    yolo.add_callback("on_train_start", lambda trainer: starts.append(trainer.model.state_dict()))
-    starts: list[dict[str, torch.Tensor]] = []
-    weights = {name: tensor.clone() for name, tensor in yolo.model.state_dict().items()}
     yolo.val(**settings(data, tmp_path))
     assert len(yolo.predict(str(data.parent / "images" / "val"), imgsz=64, verbose=False)) == 4
     assert torch.equal(outputs(yolo), given), "neither changes the network"
     yolo.train(epochs=1, **settings(data, tmp_path))
     assert all(widths(model) == before for model in (*seen, yolo.model)) and len(seen) == 2
-    assert starts[0].keys() == weights.keys() and yolo.names == {0: "round", 1: "square"}
+    assert yolo.names == {0: "round", 1: "square"}
     assert integration.plan_of(yolo) == plan and not torch.equal(outputs(yolo), given)
     best = integration.from_checkpoint(yolo.trainer.best)
     assert torch.equal(outputs(best), outputs(yolo))
@@ -217,7 +206,7 @@ def test_training_starts_from_the_pruned_weights(saved: Path, data: Path, tmp_pa
     assert all(torch.equal(first[name], tensor) for name, tensor in weights.items())
 
 
-def test_a_training_is_resumed_at_its_widths(interrupted: Path, saved: Path) -> None:
+def test_a_training_is_resumed_at_its_widths(interrupted: Path, saved: Path, tmp_path: Path) -> None:
     yolo, starts = integration.from_checkpoint(interrupted), []
     stored = yolo.ckpt["ema"].state_dict()
 
@@ -226,7 +215,7 @@ def test_a_training_is_resumed_at_its_widths(interrupted: Path, saved: Path) -> 
         assert all(torch.equal(trainer.ema.ema.state_dict()[name], tensor) for name, tensor in stored.items())
 
     yolo.add_callback("on_train_start", look)
-    yolo.train(resume=True)
+    yolo.train(resume=True, save_dir=str(tmp_path))
     assert starts[0][0] == 1 and starts[0][1] > 100 and yolo.trainer.epoch == 2
     assert widths(yolo.model) == widths(integration.load(saved).model)
 
@@ -237,7 +226,7 @@ def test_stock_code_predicts_with_a_pruned_checkpoint_but_refuses_or_undoes_it_i
     stock = YOLO(str(interrupted))
     assert torch.equal(outputs(stock), outputs(integration.from_checkpoint(interrupted)))
     with pytest.raises(RuntimeError, match="size mismatch"):
-        stock.train(resume=True)
+        stock.train(resume=True, save_dir=str(tmp_path))
     stock = YOLO(str(interrupted))
     stock.ckpt["epoch"] = -1
     stock.add_callback("on_train_start", lambda trainer: wide.append(widths(trainer.model)))
@@ -249,7 +238,9 @@ def test_stock_code_predicts_with_a_pruned_checkpoint_but_refuses_or_undoes_it_i
     assert sum(map(torch.Size.numel, wide[0].values())) > 1.5 * sum(map(torch.Size.numel, pruned.values()))
 
 
-def test_the_file_for_several_processes_trains_the_widths_in_a_fresh_one(saved: Path, data: Path, tmp_path: Path) -> None:
+def test_the_file_for_several_processes_trains_the_widths_in_a_fresh_one(
+    saved: Path, data: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("cloudpickle")
     from ultralytics.utils.dist import ddp_cleanup, generate_ddp_file
 
