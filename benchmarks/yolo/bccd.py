@@ -80,15 +80,17 @@ class Study:
 
     def trained(self, stage: str, yolo: Any, epochs: int, lr: float) -> Any:
         """Trains a network, or goes on with an interrupted training, or opens one that has ended."""
+        from ultralytics import YOLO
+
         last = self.work / stage / "weights" / "last.pt"
-        if last.is_file():
-            pruned = yolo.model is not None and integration().plan_of(yolo) is not None
-            yolo = integration().from_checkpoint(last) if pruned else type(yolo)(str(last))
-            if yolo.ckpt.get("epoch", -1) < 0:  # ultralytics takes the epoch out of the file at the end
-                return type(yolo)(str(last.with_name("best.pt"))) if not pruned else best(last)
-            yolo.train(resume=True)
+        if not last.is_file():
+            yolo.train(project=str(self.work), name=stage, exist_ok=True, **self.settings(epochs, lr))
             return yolo
-        yolo.train(project=str(self.work), name=stage, exist_ok=True, **self.settings(epochs, lr))
+        opened = YOLO if integration().plan_of(yolo) is None else integration().from_checkpoint
+        yolo = opened(str(last))
+        if yolo.ckpt["epoch"] < 0:  # ultralytics takes the epoch out of the file at the end of a training
+            return opened(str(last.with_name("best.pt")))
+        yolo.train(resume=True)
         return yolo
 
     def measure(self, stage: str, yolo: Any, dense: Any) -> None:
@@ -133,11 +135,6 @@ def integration() -> Any:
     from fec_fast.integrations import ultralytics
 
     return ultralytics
-
-
-def best(last: Path) -> Any:
-    """The best network of a training of a pruned one that has ended."""
-    return integration().from_checkpoint(last.with_name("best.pt"))
 
 
 def main() -> None:

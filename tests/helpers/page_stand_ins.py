@@ -47,6 +47,21 @@ def own_boxes(namespace: Namespace, folder: Path, monkeypatch: pytest.MonkeyPatc
     short_training(namespace, folder, monkeypatch)
 
 
+def own_yolo(namespace: Namespace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network with random weights in place of a trained one, drawn images in place of cells, one short epoch."""
+    from helpers.yolo_data import without_network, write_boxes
+
+    without_network()
+    from ultralytics import YOLO
+    from ultralytics.engine.model import Model
+
+    write_boxes(folder / "cells", classes=80)
+    YOLO("yolo11n.yaml").save(str(folder / "yolo11n.pt"))
+    train = Model.train
+    short = {"epochs": 1, "imgsz": 64, "batch": 5, "workers": 0, "device": "cpu", "plots": False}
+    monkeypatch.setattr(Model, "train", lambda self, *args, **kwargs: train(self, *args, **{**kwargs, **short}))
+
+
 def few_digits(namespace: Namespace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """40 of each digit in place of all: what the pages print of accuracies is not compared."""
     monkeypatch.setattr(fec_fast.data, "load", functools.partial(fec_fast.data.load, limit=40))

@@ -23,7 +23,7 @@ try:
 except ImportError as error:
     raise missing_extra("ultralytics", "ultralytics", "fec_fast.integrations.ultralytics") from error
 
-warn_if_untested("ultralytics", "8.4", "8.4")
+warn_if_untested("ultralytics", "8.4.190", "8.4")
 
 _Base: Any = object  # a trainer of ultralytics
 _PLAN = "fec_fast_plan"  # text, so that its files can be read where this package is not

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,9 @@ import torch
 import yaml
 from torch import nn
 
-# Read when it is imported: its settings go elsewhere than home, and it neither downloads nor installs.
-os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="yolo-settings-")
-os.environ["YOLO_OFFLINE"], os.environ["YOLO_AUTOINSTALL"] = "true", "false"
+from helpers.yolo_data import without_network, write_boxes
+
+without_network()
 pytest.importorskip("ultralytics", reason="needs the extra 'ultralytics': pip install 'fec_fast[ultralytics]'")
 
 import ultralytics  # noqa: E402
@@ -74,17 +72,7 @@ def widths(model: nn.Module) -> dict[str, torch.Size]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A made-up data set: ten images to train on, four to validate on, one box in each."""
-    root, drawn = tmp_path_factory.mktemp("boxes"), np.random.default_rng(0)
-    for part, count in (("train", 10), ("val", 4)):
-        for kind in ("images", "labels"):
-            (root / kind / part).mkdir(parents=True)
-        for number in range(count):
-            picture = Image.fromarray(drawn.integers(0, 255, (64, 64, 3), dtype=np.uint8))
-            picture.save(root / "images" / part / f"{number}.png")
-            (root / "labels" / part / f"{number}.txt").write_text(f"{number % 2} 0.5 0.5 0.4 0.4\n")
-    file = root / "data.yaml"
-    file.write_text(f"path: {root}\ntrain: images/train\nval: images/val\nnames: {{0: round, 1: square}}\n")
-    return file
+    return write_boxes(tmp_path_factory.mktemp("boxes"))
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +172,7 @@ def test_val_predict_and_train_keep_the_widths(saved: Path, data: Path, tmp_path
     assert torch.equal(outputs(yolo), given), "neither changes the network"
     yolo.train(epochs=1, **settings(data, tmp_path))
     assert all(widths(model) == before for model in (*seen, yolo.model)) and len(seen) == 2
-    assert yolo.names == {0: "round", 1: "square"}
+    assert yolo.names == {0: "kind0", 1: "kind1"}
     assert integration.plan_of(yolo) == plan and not torch.equal(outputs(yolo), given)
     best = integration.from_checkpoint(yolo.trainer.best)
     assert torch.equal(outputs(best), outputs(yolo))
@@ -308,7 +296,7 @@ def test_trainings_that_would_undo_the_pruning_are_refused(saved: Path, data: Pa
     with pytest.raises(ArgumentError, match="tune the dense network"):
         yolo.tune(data=str(data))
     three = tmp_path / "three.yaml"
-    three.write_text(data.read_text().replace("1: square", "1: square, 2: star"))
+    three.write_text(data.read_text().replace("1: kind1", "1: kind1, 2: kind2"))
     with pytest.raises(PlanError, match="pruned with 2 classes, the data have 3"):
         integration.load(saved).train(epochs=1, **settings(three, tmp_path))
 
