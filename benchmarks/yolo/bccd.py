@@ -52,11 +52,11 @@ def write_data(source: Path, folder: Path, limit: int | None) -> Path:
                 width, height = image.size
                 box = ((left + right) / 2 / width, (top + bottom) / 2 / height)
                 box += ((right - left) / width, (bottom - top) / height)
-                lines.append(f"{classes.index(name)} " + " ".join(f"{number:.6f}" for number in box))
-            (folder / "labels" / split / f"{image.name}.txt").write_text("\n".join(lines) + "\n")
+                lines.append(f"{classes.index(name)} " + " ".join(f"{number:.6f}" for number in box) + "\n")
+            (folder / "labels" / split / f"{image.name}.txt").write_bytes("".join(lines).encode())
     names = "".join(f"  {number}: {name}\n" for number, name in enumerate(classes))
     paths = "".join(f"{split}: images/{split}\n" for split in SPLITS)
-    (folder / "data.yaml").write_text(f"path: {folder.resolve()}\n{paths}names:\n{names}")
+    (folder / "data.yaml").write_bytes(f"path: {folder.resolve()}\n{paths}names:\n{names}".encode())
     return folder / "data.yaml"
 
 
