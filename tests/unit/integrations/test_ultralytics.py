@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
+import importlib
+import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import torch
 import yaml
 from torch import nn
 
+from helpers import yolo_data
+from helpers.processes import run_python, torchrun
 from helpers.yolo_data import without_network, write_boxes
 
 without_network()
@@ -25,6 +29,7 @@ from ultralytics.utils.torch_utils import unwrap_model  # noqa: E402
 
 import fec_fast  # noqa: E402
 from fec_fast import ArgumentError, Budget, CheckpointError, InputError, PlanError  # noqa: E402
+from fec_fast.integrations import tested_versions  # noqa: E402
 from fec_fast.integrations import ultralytics as integration  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
@@ -241,11 +246,41 @@ def test_the_file_for_several_processes_trains_the_widths_in_a_fresh_one(
     trainer.model = trainer.get_model(cfg=yolo.model.yaml, weights=yolo.model)
     file = generate_ddp_file(trainer)
     try:
-        done = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=120)
+        done = run_python(file, timeout=240)
     finally:
         ddp_cleanup(trainer, file)
     assert done.returncode == 0, done.stderr[-2000:]
     assert widths(integration.from_checkpoint(trainer.last).model) == widths(yolo.model)
+
+
+@pytest.mark.distributed
+def test_two_processes_train_the_same_narrow_network(saved: Path, data: Path, tmp_path: Path) -> None:
+    program = Path(yolo_data.__file__).with_name("yolo_pair.py")
+    done = torchrun(program, saved, data, tmp_path, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    size = sum(parameter.numel() for parameter in integration.load(saved).model.parameters())
+    assert first == second and first["wrapped"] and first["parameters"] == first["average"] == size
+    assert widths(integration.from_checkpoint(tmp_path / "run" / "weights" / "last.pt").model) == widths(
+        integration.load(saved).model
+    )
+
+
+def test_older_patches_and_newer_versions_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    for installed, warned in (("8.4.189", True), ("8.4.190", False), ("8.4.300", False), ("8.5.0", True)):
+        monkeypatch.setattr(tested_versions, "version", lambda package, installed=installed: installed)
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            tested_versions.warn_if_untested("ultralytics", "8.4.190", "8.4")
+        assert bool(seen) == warned, installed
+
+
+def test_where_ultralytics_is_missing_the_error_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("fec_fast.integrations.ultralytics", "fec_fast.integrations.ultralytics_training"):
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "ultralytics", None)
+    with pytest.raises(fec_fast.MissingExtraError, match=r"pip install 'fec_fast\[ultralytics\]'"):
+        importlib.import_module("fec_fast.integrations.ultralytics")
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
