@@ -112,7 +112,7 @@ def interrupted(saved: Path, data: Path, tmp_path_factory: pytest.TempPathFactor
     return folder / "run" / "weights" / "last.pt"
 
 
-@pytest.mark.parametrize("name", ["yolov5n", "yolov10n", "yolo11n-seg", "yolo26n-pose", "yolov8n-obb", "yolo11n-cls"])
+@pytest.mark.parametrize("name", ["yolov10n", "yolo11n-seg", "yolo26n-pose", "yolov8n-obb", "yolo11n-cls"])
 def test_every_family_and_task_is_pruned_and_loaded_again(name: str, tmp_path: Path) -> None:
     yolo = with_statistics(YOLO(f"{name}.yaml"))
     head = outputs(yolo).shape
