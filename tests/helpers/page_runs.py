@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from helpers.page_stand_ins import StandIn, blood_cells, few_digits, own_boxes, trained_resnet
+from helpers.page_stand_ins import StandIn, blood_cells, few_digits, own_boxes, own_yolo, trained_resnet
 from helpers.pages import PAGES, blocks, name_of
 
 
@@ -40,6 +40,7 @@ NEEDS = {
     "docs/report.md": Needs(("matplotlib",)),
     "docs/scale.md": Needs(("torchvision",)),
     "docs/ssd.md": Needs(_DETECTION, True, blood_cells),
+    "docs/yolo.md": Needs(("ultralytics", "onnx"), True, own_yolo),
     "docs/training_loops.md": Needs((*_TRAINING, "torchvision", "lightning", "transformers"), True),
 }
 WITH_PYTHON = [page for page in PAGES if any(block.language in ("python", "py") for block in blocks(page))]

@@ -47,6 +47,24 @@ def own_boxes(namespace: Namespace, folder: Path, monkeypatch: pytest.MonkeyPatc
     short_training(namespace, folder, monkeypatch)
 
 
+def own_yolo(namespace: Namespace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights in place of trained ones, drawn images in place of cells, small ones, and one epoch."""
+    from helpers.yolo_data import without_network, write_boxes
+
+    without_network()
+    from ultralytics import YOLO
+    from ultralytics.engine.model import Model
+
+    from fec_fast.integrations import ultralytics as integration
+
+    write_boxes(folder / "cells", classes=80)
+    YOLO("yolo11n.yaml").save(str(folder / "yolo11n.pt"))
+    train, prune = Model.train, integration.prune
+    monkeypatch.setattr(integration, "prune", lambda yolo, **options: prune(yolo, **{**options, "imgsz": 64}))
+    short = {"epochs": 1, "imgsz": 64, "batch": 5, "workers": 0, "device": "cpu", "plots": False}
+    monkeypatch.setattr(Model, "train", lambda self, *args, **kwargs: train(self, *args, **{**kwargs, **short}))
+
+
 def few_digits(namespace: Namespace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """40 of each digit in place of all: what the pages print of accuracies is not compared."""
     monkeypatch.setattr(fec_fast.data, "load", functools.partial(fec_fast.data.load, limit=40))

@@ -13,6 +13,7 @@ from benchmarks.common.pages import DOCS
 from benchmarks.common.results import RESULTS, measured_on, older_scores, read_result, run_number, write_result
 from benchmarks.common.tables import markdown_table, significant
 from benchmarks.gpu.page import table_of_throughput
+from benchmarks.yolo.page import table_of_networks
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FILES = sorted(BENCHMARKS.rglob("*.py"))
@@ -48,6 +49,8 @@ COMMANDS = {  # and the optional packages that its modules import
     "study.formula_choice": ("PIL",),
     "study.trials": ("PIL",),
     "surgery": ("torchvision", "torch_pruning"),
+    "yolo": ("torchvision",),
+    "yolo.bccd": ("torchvision", "PIL"),
 }
 
 
@@ -168,6 +171,10 @@ def test_tables_and_numbers() -> None:
         markdown_table(("a", "b"), [(1,)])
     numbers = (0.0, 0.01234, 1.234, 12.34, 1234.5, float("inf"))
     assert [significant(number) for number in numbers] == ["0", "0.0123", "1.23", "12.3", "1,234", "inf"]
+
+
+def test_the_yolo_page_has_the_table_of_the_results() -> None:
+    assert table_of_networks(read_result(RESULTS / "yolo.json")).strip() in (DOCS / "yolo.md").read_text()
 
 
 def test_the_gpu_page_has_the_tables_of_the_results() -> None:

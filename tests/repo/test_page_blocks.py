@@ -19,6 +19,7 @@ TUTORIALS = DOCS / "tutorials"  # test_tutorial_blocks.py runs them: another pro
 NOT_RUN = {
     "docs/budgets.md": 1,  # milliseconds of another machine
     "docs/gpu.md": 1,  # needs a GPU
+    "docs/yolo.md": 1,  # resumes an interrupted training
 }
 
 

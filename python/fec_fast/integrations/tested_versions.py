@@ -14,19 +14,19 @@ def warn_if_untested(package: str, first: str, last: str) -> None:
 
     Args:
         package: The distribution.
-        first: The oldest tested version, such as ``"2.4"``.
-        last: The newest tested version; its later patches count as tested.
+        first: The oldest tested version, such as ``"2.4"`` or ``"8.4.190"``.
+        last: The newest tested version, such as ``"2.6"``; its later patches count as tested.
     """
-    installed = version(package)
-    if not _numbers(first) <= _numbers(installed) <= _numbers(last):
+    installed, oldest, newest = (_numbers(each) for each in (version(package), first, last))
+    if not (oldest <= installed[: len(oldest)] and installed[: len(newest)] <= newest):
         warnings.warn(
-            f"{package} {installed} is installed, fec_fast was tested with {first} to {last}: check a short training, "
-            f"or install {package}=={last}.*",
+            f"{package} {version(package)} is installed, fec_fast was tested with {first} to {last}: check a short "
+            f"training, or install {package}=={last}.*",
             FecWarning,
             stacklevel=3,
         )
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """Major and minor version."""
-    return tuple(int(number) for number in re.findall(r"\d+", text)[:2])
+    """The numbers of a version: major, minor, and those that follow."""
+    return tuple(int(number) for number in re.findall(r"\d+", text))

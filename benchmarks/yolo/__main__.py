@@ -1,0 +1,3 @@
+from benchmarks.yolo.run import main
+
+main()
