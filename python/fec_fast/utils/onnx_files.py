@@ -50,7 +50,8 @@ def export_onnx(
 ) -> OnnxExport:
     """Writes a network as ONNX, and compares what onnxruntime computes with what torch does.
 
-    The file appears whole and compared, or not at all; an older file of that name stays until then.
+    The file appears whole and compared, or not at all; an older file of that name stays until then. Ctrl-C waits until
+    torch's exporter has ended.
 
     Args:
         model: Any network, pruned or not, on any device; it may be wrapped by ``DataParallel`` or ``torch.compile``. It

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .critical_section import surely_closed
+from .critical_section import interrupts_deferred, surely_closed
 from .errors import InputError, missing_extra
 
 # The largest difference between the outputs of torch and of another runtime that is accepted, relative to the largest.
@@ -59,7 +59,8 @@ def exported(network: nn.Module, example_inputs: Any, dynamic_shapes: Any = None
     elif isinstance(example_inputs, dict):
         arguments = {"args": (), "kwargs": example_inputs}
     try:
-        with quiet_exporter():
+        # A Ctrl-C raised in what torch's C++ calls here would end the process (seen with torch 2.14): it waits.
+        with quiet_exporter(), interrupts_deferred():
             program: Any = torch.onnx.export(
                 network, dynamic_shapes=dynamic_shapes, dynamo=True, verbose=False, **arguments
             )
