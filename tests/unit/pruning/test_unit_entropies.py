@@ -112,6 +112,27 @@ def test_equal_units_have_no_entropy_in_parts_either() -> None:
     assert found.tolist() == [0.0] * 30
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    compress=st.sampled_from(["rms", "absmean", "mean"]),
+    axis=st.sampled_from(["filters", "channels"]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    scale=st.sampled_from([1e-30, 1.0, 1e30]),
+    seed=st.integers(0, 10**6),
+)
+def test_points_that_differ_by_rounding_alone_have_no_entropy(compress, axis, dtype, scale, seed) -> None:
+    """Taps in another order have the same mean, but for the last digit: tau would be that digit."""
+    generator = torch.Generator().manual_seed(seed)
+    taps = torch.randn(1, 1, 9, generator=generator, dtype=torch.float64).expand(6, 5, 9)
+    order = torch.rand(6, 5, 9, generator=generator).argsort(-1)
+    weight = (scale * taps.gather(-1, order)).reshape(6, 5, 3, 3).to(dtype)
+    side = WeightSide(weight, 0, 1, UnitsOfSide.of(np.arange(6)), "conv")
+    formula = Formula(compress=compress, entropy="softmax", axis=axis)
+    assert entropies([side], formula, resolve("cpu"))[0].tolist() == [0.0] * 6
+    weight[5, 4] *= 1 + 1e-6  # a difference of weights is one
+    assert max(entropies([side], formula, resolve("cpu"))[0]) > 0.1
+
+
 def test_a_layer_of_ordinary_width_has_the_scores_of_score_model() -> None:
     torch.manual_seed(0)
     assert PART < MOST_COMPARED
