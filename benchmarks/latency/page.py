@@ -56,11 +56,12 @@ def page(result: dict[str, Any]) -> str:
             "threads and the widths. A [latency budget](budgets.md#latency) is measured in the runtime where the",
             "network is deployed:",
         ),
+        "<!-- not run: the milliseconds depend on the machine -->\n",
         code(
             "result = fec_fast.prune(model, example, "
             'budget=fec_fast.Budget.keep(latency="3 ms", runtime="onnxruntime"))',
             'print(result.latency(model, example, runtime="onnxruntime"))',
-            language="py",
+            language="python",
         ),
         heading("Speed-up at half of the multiply-accumulates"),
         paragraph(

@@ -18,6 +18,7 @@ from helpers.pages import DOCS, PAGES, ROOT, blocks, commands, name_of
 TUTORIALS = DOCS / "tutorials"  # test_tutorial_blocks.py runs them: another process, where there are several
 NOT_RUN = {
     "docs/budgets.md": 1,  # milliseconds of another machine
+    "docs/latency.md": 1,  # likewise
     "docs/gpu.md": 1,  # needs a GPU
     "docs/yolo.md": 1,  # resumes an interrupted training
 }
