@@ -69,12 +69,20 @@ def commands(folder: Path, out: Path) -> dict[str, list[str | Path]]:
         "run": ["run", folder / "recipe.yaml", "--data", data, *weights, "--out", out / "run"],
         "info": ["info"],
         "doctor": ["doctor"],
-        "export": ["export", "onnx", MODEL, folder / "pruned", "--out", out / "pruned.onnx"],
+        "export onnx": ["export", "onnx", MODEL, folder / "pruned", "--out", out / "pruned.onnx"],
+        "export int8": ["export", "int8", MODEL, folder / "pruned", "--calibrate", data, "--out", out / "int8.onnx"],
+        "load-check": ["load-check", folder / "pruned"],
     }
 
 
 NAMES = list(commands(Path(), Path()))
-NEEDS = {"report": "matplotlib", "export": "onnxscript", "finetune": "accelerate", "run": "jsonschema"}
+NEEDS = {
+    "report": "matplotlib",
+    "export onnx": "onnxscript",
+    "export int8": "onnxscript",
+    "finetune": "accelerate",
+    "run": "jsonschema",
+}
 
 
 def test_every_command_is_tried() -> None:
