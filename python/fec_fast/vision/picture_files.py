@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -44,12 +45,10 @@ def opened_picture(read: Callable[[], bytes], subject: str) -> Iterator[Any]:
     Raises:
         InputError: The file is not a picture, is damaged, or has more than 24 million pixels (fewer in some formats).
     """
-    from PIL import Image
-
     try:
         content = read()
         _check_webp(content, subject)
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        with _opened(io.BytesIO(content)) as image:
             width, height = image.size
             most = _most_pixels(image, content)
             _check_size(width, height, most, subject)
@@ -59,6 +58,25 @@ def opened_picture(read: Callable[[], bytes], subject: str) -> Iterator[Any]:
     except Exception as error:  # a decoder may raise anything on damaged bytes
         kind = type(error).__name__
         raise InputError(f"{subject} cannot be read ({kind}: {error}): remove or replace it") from error
+
+
+def _opened(stream: io.BytesIO) -> Any:
+    from PIL import Image, UnidentifiedImageError
+
+    if Image.open.__module__ == Image.__name__:
+        return Image.open(stream, formats=_FORMATS)
+    # Another package has replaced it: that of ultralytics installs a package when a file is damaged. So this does what
+    # Pillow's own does.
+    Image.init()
+    start = stream.read(16)
+    for name in _FORMATS:
+        factory, accepts = Image.OPEN[name]
+        if accepts is None or accepts(start) is True:
+            stream.seek(0)
+            # What Pillow's readers raise where the file is of another format.
+            with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):
+                return factory(stream, "")
+    raise UnidentifiedImageError(f"cannot identify image file {stream!r}")
 
 
 def _check_size(width: int, height: int, most: int, subject: str) -> None:

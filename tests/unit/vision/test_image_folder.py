@@ -111,10 +111,16 @@ def test_imagenet_style(tmp_path: Path) -> None:
     assert float(rows[-1]) == pytest.approx((top + 27.5) / height, abs=0.02)
 
 
+@pytest.mark.parametrize("replaced", [False, True])
 @pytest.mark.parametrize("part", ["train", "val"])
-def test_damaged_images_are_named_before_training_or_in_it(tmp_path: Path, part: str) -> None:
+def test_damaged_images_are_named_before_training_or_in_it(
+    tmp_path: Path, part: str, replaced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a package has replaced Pillow's function that opens pictures, as ultralytics does."""
     pytest.importorskip("torchvision")
     image = pytest.importorskip("PIL.Image")
+    if replaced:
+        monkeypatch.setattr(image, "open", lambda *args, **options: pytest.fail("that of another package is called"))
     for name in ("train", "val"):
         write_images(tmp_path, name, ("cat", "dog"))
     damaged = tmp_path / part / "dog" / "1.png"
