@@ -28,8 +28,9 @@ from ..pruning.reporting import report_content
 from ..report.charts import Curve
 from ..report.content import CurveChart
 from ..report.figures import check_plotting
-from ..report.writer import check_report_path, write_report
+from ..report.writer import write_report
 from ..training.finetuning import finetune
+from ..utils.arguments import check_file_to_write
 from ..utils.errors import CheckpointError, InputError, nearest
 from ..utils.evaluation import evaluate
 from ..utils.files import write_text
@@ -103,10 +104,10 @@ def run_demo(
     settings, console = settings or DemoSettings(), console or Console()
     if network not in NETWORKS:
         raise InputError(f"the demo has no network {network!r}; {nearest(network, NETWORKS)}")
-    if output is not None and (Path(output).is_dir() or not Path(output).absolute().parent.is_dir()):
-        raise InputError(f"output={str(output)!r} must name a file in an existing folder")
+    if output is not None:
+        check_file_to_write("output", output)
     if report is not None:
-        check_report_path(report)
+        check_file_to_write("report", report)
         check_plotting()
     start = time.perf_counter()
     with restored_randomness(), _one_thread():

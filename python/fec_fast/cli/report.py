@@ -17,7 +17,8 @@ from ..pruning.allocation.measured import Sensitivity
 from ..pruning.allocation.sensitivity import measure_sensitivity
 from ..pruning.criteria import CRITERIA, DEFAULT_CRITERION
 from ..pruning.reporting import report_content
-from ..report.writer import check_report_path, write_report
+from ..report.writer import write_report
+from ..utils.arguments import check_file_to_write
 from ..utils.errors import InputError
 from ..utils.reading import MOST_JSON_BYTES, read_bytes
 from ..vision import data, zoo
@@ -75,7 +76,7 @@ def write_report_of_folder(request: ReportRequest, input_shape: tuple[int, ...] 
     if request.weights is not None and request.model is None:
         raise InputError(f"--weights {request.weights}: give the model they belong to with --model")
     filters = [_filter(text) for text in request.filters]
-    check_report_path(request.out)
+    check_file_to_write("--out", request.out)
     sweep = None
     if request.sweep is not None:
         sweep = Sweep.from_json(read_bytes(request.sweep, MOST_JSON_BYTES, InputError))

@@ -11,9 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..utils.arguments import check_file_to_write
 from ..utils.errors import ArgumentError, InputError, LayerError, nearest
 from ..utils.files import atomic_file
-from ..utils.onnx_files import OnnxRun, check_target, write_onnx
+from ..utils.onnx_files import OnnxRun, write_onnx
 from ..utils.onnx_model import quiet_exporter, require_onnx
 from ..utils.public_call import interruptible
 from .quantisation import IMAGES, Agreement, agreement_of, quantisation_inputs, warn_if_far
@@ -98,7 +99,7 @@ def export_int8(
         FecError: The float ONNX network computes other outputs than torch.
         OSError: The disk is full, or the file cannot be written.
     """
-    target = check_target(file)
+    target = check_file_to_write("file", file)
     if not isinstance(method, str) or method not in METHODS:
         raise ArgumentError(f"method={method!r:.80}: give one of {', '.join(METHODS)}")
     kept = _names(float_layers)

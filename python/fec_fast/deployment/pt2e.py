@@ -14,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..utils.arguments import check_file_to_write
 from ..utils.copying import copied_model
 from ..utils.errors import FecError, InputError, missing_extra
 from ..utils.files import atomic_file
 from ..utils.forward import call_model, undisturbed
 from ..utils.model_index import ModelIndex
-from ..utils.onnx_files import check_target, finite_outputs
+from ..utils.onnx_files import finite_outputs
 from ..utils.onnx_model import quiet_exporter
 from ..utils.outputs import named_tensors_in
 from ..utils.public_call import interruptible
@@ -81,7 +82,7 @@ def export_pt2e(
         FecError: The file computes something else after it was read.
         OSError: The disk is full, or the file cannot be written.
     """
-    target = check_target(file)
+    target = check_file_to_write("file", file)
     try:
         with quiet_exporter():
             from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e

@@ -20,8 +20,9 @@ from ..plan.widths import layer_widths
 from ..recovery.calibration import DATA_FREE, calibration_batches, warn_if_few
 from ..recovery.compensation import IMAGES, Compensation, compensate
 from ..report.content import MeasuredSweep
-from ..report.writer import check_report_path, write_report
+from ..report.writer import write_report
 from ..scoring.formula import Formula
+from ..utils.arguments import check_file_to_write
 from ..utils.errors import ArgumentError, FecWarning
 from ..utils.html import html_panel, share_bar
 from ..utils.model_index import ModelIndex
@@ -177,7 +178,7 @@ class PruneResult:
             LayerError: A layer or a filter of ``filters`` does not exist.
             ArgumentError: An argument of the wrong kind, or one that needs the original.
         """
-        check_report_path(path)
+        check_file_to_write("path", path)
         facts = [] if self.proof is None else [str(self.proof).partition("\n")[0]]
         content = report_content(
             self.plan,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..utils.arguments import check_path
-from ..utils.errors import ArgumentError, InputError
+from ..utils.arguments import check_file_to_write
+from ..utils.errors import ArgumentError
 from ..utils.files import write_text
 from .content import ReportContent
 from .layer_facts import facts_of
@@ -26,27 +26,6 @@ from .sweep import sweep_section
 from .weights import check_filter_names
 
 
-def check_report_path(path: str | os.PathLike[str]) -> Path:
-    """Checks that a report can be written to a file, so that an error comes before a long computation.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The absolute path.
-
-    Raises:
-        ArgumentError: Not a path.
-        InputError: A folder, or a file in a folder that does not exist.
-    """
-    file = Path(os.path.abspath(check_path("path", path)))
-    if file.is_dir():
-        raise InputError(f"report {str(path)!r} is a folder: give the name of a file, such as report.html")
-    if not file.parent.is_dir():
-        raise InputError(f"report {str(path)!r}: there is no folder {file.parent}; make it first")
-    return file
-
-
 def write_report(path: str | os.PathLike[str], content: ReportContent) -> Path:
     """Writes a report: the whole file, or nothing if anything fails.
 
@@ -63,7 +42,7 @@ def write_report(path: str | os.PathLike[str], content: ReportContent) -> Path:
         ArgumentError: Filters or images without the original.
         MissingExtraError: matplotlib is not installed.
     """
-    file = check_report_path(path)
+    file = check_file_to_write("path", path)
     if content.original is None:
         for name, given in (("filters", content.filters), ("images", content.images)):
             if given:

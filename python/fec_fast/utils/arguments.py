@@ -58,6 +58,28 @@ def check_path(name: str, value: Any) -> Path:
     return Path(text)
 
 
+def check_file_to_write(name: str, value: Any) -> Path:
+    """Checks that a file can be written, so that an error comes before a long computation.
+
+    Args:
+        name: The argument's name, for the message.
+        value: Its value: text or a path object.
+
+    Returns:
+        The absolute path.
+
+    Raises:
+        ArgumentError: It is not a path.
+        InputError: It is a folder, or is in a folder that does not exist.
+    """
+    file = Path(os.path.abspath(check_path(name, value)))
+    if file.is_dir():
+        raise InputError(f"{name}={str(value)!r:.200}: that is a folder; give the name of a file")
+    if not file.parent.is_dir():
+        raise InputError(f"{name}={str(value)!r:.200}: there is no folder {file.parent!s:.200}; make it first")
+    return file
+
+
 def check_network(name: str, model: Any) -> None:
     """Checks that an argument is a network that can be run: all its tensors have values.
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .arguments import check_network, check_path
+from .arguments import check_file_to_write, check_network
 from .errors import ArgumentError, FecError, InputError
 from .files import atomic_file
 from .forward import call_model, copied_inputs, describe_tensors, undisturbed
@@ -70,31 +70,10 @@ def export_onnx(
         FecError: onnxruntime computes other outputs than torch.
         OSError: The disk is full, or the file cannot be written.
     """
-    target = check_target(file)
+    target = check_file_to_write("file", file)
     with atomic_file(target) as temporary:
         difference = write_onnx(model, example_inputs, temporary, "export_onnx", any_batch=any_batch)
     return OnnxExport(target, target.stat().st_size, difference)
-
-
-def check_target(file: Any) -> Path:
-    """Checks that a file can be written, before the work.
-
-    Args:
-        file: The argument ``file`` of a public function.
-
-    Returns:
-        The absolute path.
-
-    Raises:
-        ArgumentError: It is not a path.
-        InputError: It is a folder, or is in a folder that does not exist.
-    """
-    target = Path(os.path.abspath(check_path("file", file)))
-    if target.is_dir():
-        raise InputError(f"file={file!s:.200}: that is a folder; give the name of a file")
-    if not target.parent.is_dir():
-        raise InputError(f"file={file!s:.200}: there is no folder {target.parent!s:.200}; make it before")
-    return target
 
 
 def write_onnx(

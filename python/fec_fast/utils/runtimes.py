@@ -6,6 +6,7 @@ A network is compared with torch before it is handed out: a time of something el
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
@@ -19,6 +20,7 @@ from .errors import ArgumentError, FecError, InputError, missing_extra, nearest
 from .forward import call_model, copied_inputs, undisturbed
 from .model_index import ModelIndex
 from .modules import device_of
+from .onnx_files import OnnxRun
 from .onnx_model import PARITY, exported, layer_model, relative_difference, require_onnx
 from .outputs import named_tensors_in
 
@@ -174,6 +176,18 @@ def _compiled(index: ModelIndex, inputs: Any) -> Callable[[], list[Tensor]]:
     return call
 
 
+@functools.cache
+def _openvino_core() -> Any:
+    """The ``openvino.Core``, which the process keeps.
+
+    With OpenVINO 2026.4.1, once the last one was freed, the next signal, such as Ctrl-C, ended the process by a
+    segmentation fault. It was seen with OpenVINO alone.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def onnx_call(content: bytes, example_inputs: Any, runtime: str) -> Callable[[], list[Tensor]]:
     """Loads the content of an ONNX file into a runtime.
 
@@ -188,16 +202,10 @@ def onnx_call(content: bytes, example_inputs: Any, runtime: str) -> Callable[[],
     feed = [leaf.numpy() for leaf in tree_leaves(example_inputs) if isinstance(leaf, Tensor)]
     threads = torch.get_num_threads()
     if runtime == ONNXRUNTIME:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        named = dict(zip([entry.name for entry in session.get_inputs()], feed, strict=True))
-        return lambda: [torch.from_numpy(array) for array in session.run(None, named)]
-    import openvino
-
-    core = openvino.Core()
+        run = OnnxRun(content, threads)
+        named = dict(zip(run.input_names, feed, strict=True))  # once: a small network takes some microseconds
+        return lambda: [torch.from_numpy(array) for array in run.session.run(None, named)]
+    core = _openvino_core()
     # In float32, as torch computes it: on some processors the default is bfloat16.
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     request = core.compile_model(core.read_model(content, b""), "CPU", settings).create_infer_request()

@@ -118,12 +118,11 @@ def test_bars_are_as_long_as_the_accuracy(width: int) -> None:
 def test_wrong_names_are_found_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="nearest: 'vgg-digits'"):
         demo.run_demo(network="vgg-digit")
-    for output in (tmp_path / "nowhere" / "demo.json", tmp_path):
-        with pytest.raises(InputError, match="existing folder"):
-            demo.run_demo(output)
-    for report, message in ((tmp_path / "nowhere" / "demo.html", "there is no folder"), (tmp_path, "is a folder")):
-        with pytest.raises(InputError, match=message):
-            demo.run_demo(None, report)
+    for file, message in ((tmp_path / "nowhere" / "demo.html", "there is no folder"), (tmp_path, "is a folder")):
+        with pytest.raises(InputError, match=f"^output=.*{message}"):
+            demo.run_demo(file)
+        with pytest.raises(InputError, match=f"^report=.*{message}"):
+            demo.run_demo(None, file)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'fec_fast\[report\]'"):
         demo.run_demo(None, tmp_path / "demo.html")
