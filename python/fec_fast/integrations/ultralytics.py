@@ -1,7 +1,7 @@
 """Ultralytics: prunes the network in a ``YOLO`` or ``RTDETR`` object, which then validates, trains and exports it.
 
-Ultralytics is licensed under AGPL-3.0, or a licence that its makers sell; this package does not contain it. What you
-make with it is under that licence too.
+Ultralytics is licensed under AGPL-3.0, or a licence that its makers sell; this package does not contain it. Read that
+licence before you give away what you make with ultralytics.
 """
 
 from __future__ import annotations

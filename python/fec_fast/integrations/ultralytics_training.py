@@ -1,6 +1,6 @@
 """Ultralytics' trainers for pruned networks: they rebuild the network from its YAML file, and here narrow it again.
 
-Ultralytics, and what is derived from it, is licensed under AGPL-3.0 or a licence that its makers sell.
+Ultralytics is licensed under AGPL-3.0, or a licence that its makers sell.
 """
 
 from __future__ import annotations

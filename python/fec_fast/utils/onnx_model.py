@@ -42,7 +42,7 @@ def exported(network: nn.Module, example_inputs: Any, dynamic_shapes: Any = None
     """Writes a network in its present mode as an ONNX model, by torch's exporter.
 
     Args:
-        network: The network, on the CPU.
+        network: The network.
         example_inputs: A tensor or list is the single argument, a tuple the positional arguments, a dictionary the
             keyword arguments.
         dynamic_shapes: As for ``torch.onnx.export``: which sizes are not constants.
