@@ -112,12 +112,10 @@ def default_policy(ratios: Any, budget: object, criterion: object, recover: obje
         recover: What the pruned network is recovered on, or ``None`` for no recovery.
 
     Returns:
-        ``"reconstruction"`` for a budget where the criterion is that too and the network is recovered on images; else
-        ``ratios``.
+        ``"reconstruction"`` for a budget where the criterion is that too and the network is recovered; else ``ratios``.
     """
-    on_images = recover is not None and not isinstance(recover, str)
     unnamed = ratios is None and budget is not None
-    return RECONSTRUCTION if unnamed and on_images and criterion == RECONSTRUCTION else ratios
+    return RECONSTRUCTION if unnamed and recover is not None and criterion == RECONSTRUCTION else ratios
 
 
 def _has_batch_norm(model: object) -> bool:

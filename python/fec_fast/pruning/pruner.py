@@ -256,7 +256,8 @@ def prune(
             named layer: layers that are not named (nor coupled to one) are kept whole. ``None``: 0.5 if ``budget`` is
             not given.
         budget: The size that the pruned network must reach; ``None`` if shares are given.
-        ratios: With a budget: how removal is spread over the layers. ``"entropy"`` (the default): by how many
+        ratios: With a budget: how removal is spread over the layers. ``None`` (the default): ``"reconstruction"`` if
+            the network is recovered and the criterion is that too; else ``"entropy"``. ``"entropy"``: by how many
             filters of a layer are effectively distinct. ``"uniform"``: the same share everywhere. ``"global"``: by one
             ranking of all units' scores. ``"reconstruction"``: by the error that is left in the layers that read the
             channels, once their other inputs make up for it. ``"sensitivity"``: by what is measured on the calibration,

@@ -301,8 +301,14 @@ def test_the_images_of_the_recovery_choose_too() -> None:
     assert fec_fast.prune(model, IMAGE, recover=once(), **options).plan.keep == kept[0]  # by default, with images
     by_norm = fec_fast.prune(model, IMAGE, criterion="l1", ratios="entropy", **options).plan.keep
     assert fec_fast.prune(model, IMAGE, recover=once(), criterion="l1", **options).plan.keep == by_norm
-    result = fec_fast.prune(model, IMAGE, recover="data-free", criterion="reconstruction", **options)
+    options["budget"] = Budget(macs=0.5)
+    result = fec_fast.prune(model, IMAGE, recover="data-free", **options)
     assert result.recovery is not None and result.recovery.method == "data-free"
+    named: dict[str, Any] = {"criterion": "reconstruction", "calibration": "data-free", **options}
+    by_noise, by_entropy = (
+        fec_fast.prune(model, IMAGE, ratios=ratios, **named).plan.keep for ratios in ("reconstruction", "entropy")
+    )
+    assert result.plan.keep == by_noise != by_entropy
 
 
 @pytest.mark.parametrize(
