@@ -17,6 +17,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "fec_l1, entropy": {"criterion": "fec_l1", "ratios": "entropy"},
     "reconstruction, entropy": {"criterion": "reconstruction", "ratios": "entropy"},
     "reconstruction, reconstruction": {"criterion": "reconstruction", "ratios": "reconstruction"},
+    "fec_l1, ablation": {"criterion": "fec_l1", "ratios": "ablation"},
+    "ablation, ablation": {"criterion": "ablation", "ratios": "ablation"},
 }
 # What follows the cut. Without images: nothing, or recovery on noise. With images: batch norm, or least squares.
 RECOVERIES = ("none", "data-free", "re-estimated", "least squares")

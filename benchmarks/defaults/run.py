@@ -61,7 +61,7 @@ class Measurement:
             options["recover"] = "data-free"
         elif job.recovery == "least squares":
             options["recover"] = batches
-        elif "reconstruction" in options.values():
+        elif {"reconstruction", "ablation"} & set(options.values()):
             options["calibration"] = batches if job.has_images else "data-free"
         start = time.process_time()
         budget = Budget(**{job.currency: job.share})

@@ -136,7 +136,7 @@ def _method(document: dict[str, Any]) -> list[str]:
             "otherwise, and except Model Folding, which merges channels into as many.",
             f"`{DEFAULT}` is what `prune(..., budget=..., recover=images)` does, and",
             '`data-free, chosen by reconstruction` is `prune(..., ratios="entropy", recover="data-free")`; by default',
-            "the ratios come from the reconstruction too ([defaults.md](defaults.md)). Neuron Merging (Kim et al.,",
+            "the ratios come from the reconstruction too. Neuron Merging (Kim et al.,",
             "NeurIPS 2020), Model Folding with REPAIR (Wang et al., ICLR 2025) and GRAIL (Tang et al., CPAL 2026) are",
             "written from the papers and the authors' code in",
             "[baselines.py](../benchmarks/recovery/baselines.py). `re-estimated` is `fec_fast.recalibrate`,",

@@ -103,8 +103,8 @@ def prune_command(
     ratios: Annotated[
         str | None,
         typer.Option(
-            help="Policy that spreads a budget over the layers: entropy, uniform, global, sensitivity or "
-            "reconstruction. Default: reconstruction with the images of --calibrate, else entropy."
+            help="Policy that spreads a budget over the layers: entropy, uniform, global, sensitivity, reconstruction "
+            "or ablation. Default: reconstruction with --calibrate, else entropy."
         ),
     ] = None,
     calibrate: Annotated[
@@ -113,7 +113,7 @@ def prune_command(
             metavar="DATA",
             help="Data as for finetune, such as imagefolder:PATH. On its training images the kept channels take over "
             "the work of the removed ones, without labels; criteria and policies that measure (taylor, fisher, "
-            "reconstruction, sensitivity) use them too. data-free: recovery without images.",
+            "reconstruction, ablation, sensitivity) use them too. data-free: recovery without images.",
         ),
     ] = None,
     images: Annotated[int, typer.Option(help="Most images that the recovery of --calibrate uses.")] = IMAGES,

@@ -16,7 +16,15 @@ from ..recovery.calibration import DATA_FREE
 from ..scoring.formula import Formula
 from ..utils.compat import BatchNormBase
 from ..utils.errors import ArgumentError, RatioError
-from .criteria import DEFAULT_CRITERION, ENTROPY_CRITERIA, GRADIENT_CRITERIA, RECONSTRUCTION, Criterion, criterion_name
+from .criteria import (
+    DEFAULT_CRITERION,
+    ENTROPY_CRITERIA,
+    ERROR_CRITERIA,
+    GRADIENT_CRITERIA,
+    RECONSTRUCTION,
+    Criterion,
+    criterion_name,
+)
 
 _MOST_ROUNDS = 1000
 _LABELLED = "a loader of images and labels"
@@ -135,11 +143,11 @@ def calibration_needs(criterion: str | Criterion, policy: str | None) -> dict[st
     needs = {}
     if criterion in GRADIENT_CRITERIA:
         needs[f"criterion={criterion!r}"] = _LABELLED
-    if criterion == RECONSTRUCTION:
+    if criterion in ERROR_CRITERIA:
         needs[f"criterion={criterion!r}"] = _UNLABELLED
     if policy == "sensitivity":
         needs[f"ratios={policy!r}"] = f"{_LABELLED}, or a function from a model to a number"
-    if policy == RECONSTRUCTION:
+    if policy in ERROR_CRITERIA:
         needs[f"ratios={policy!r}"] = _UNLABELLED
     return needs
 
@@ -173,7 +181,7 @@ def check_calibration(criterion: str | Criterion, policy: str | None, calibratio
         user, form = next(iter(needs.items()))
         raise RatioError(f"{user} needs calibration=, {form}")
     if calibration is not None and not needs:
-        users = "ratios='sensitivity' or 'reconstruction' and criterion='taylor', 'fisher' or 'reconstruction'"
+        users = "ratios='sensitivity', 'reconstruction' or 'ablation' and criterion='taylor', 'fisher' or these two"
         raise RatioError(f"only {users} need calibration=, nothing else does: leave it out")
     if isinstance(calibration, str):
         for user, form in needs.items():

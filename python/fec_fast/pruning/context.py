@@ -26,11 +26,11 @@ from ..utils.modules import check_not_sharded
 from ..utils.ranking import merge_ties
 from ..utils.weights import check_weights
 from .arguments import check_norms, check_scoring_arguments
-from .criteria import ENTROPY_CRITERIA, GRADIENT_CRITERIA, RECONSTRUCTION, Criterion
+from .criteria import ENTROPY_CRITERIA, ERROR_CRITERIA, GRADIENT_CRITERIA, RECONSTRUCTION, Criterion
 from .gradient_scores import score_by_gradients
 from .input_ties import trace_with_ties
 from .plan_builder import lowest_units, make_plan, unit_labels
-from .reconstruction import removal_errors
+from .unit_errors import removal_errors
 from .unit_scores import score_units, scoring_backend
 
 
@@ -269,8 +269,11 @@ def build_context(
     notes: list[str] = []
     if criterion in GRADIENT_CRITERIA:
         scores = score_by_gradients(str(criterion), index, trace, coupling.sets, calibration, sides)
-    elif criterion == RECONSTRUCTION:
-        scores, notes = removal_errors(index, trace, coupling.sets, calibration, example_inputs)
+    elif criterion in ERROR_CRITERIA:
+        made_up_for = criterion == RECONSTRUCTION
+        scores, notes = removal_errors(
+            index, trace, coupling.sets, calibration, example_inputs, made_up_for=made_up_for
+        )
     else:
         scores = score_units(coupling.sets, trace, index.tensors, criterion, formula, sides, backend)
     return PruningContext(

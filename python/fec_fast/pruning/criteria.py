@@ -102,11 +102,12 @@ CLASSICAL_CRITERIA: dict[str, Criterion] = {"l1": l1, "l2": l2, "fpgm": fpgm, "b
 # "fec_l1" is the entropy times the L1 norm of the same filter or slice, "fec" the entropy alone. Where all filters of
 # a layer are far apart, their entropies hardly differ, and their norms separate them better (docs/study.md).
 ENTROPY_CRITERIA = ("fec_l1", "fec")
-# By gradients on labelled images (gradient_scores), and by what other channels make up for on images without labels
-# (reconstruction). They take the images from calibration=.
+# By gradients on labelled images (gradient_scores), and by the errors of the layers that read a channel on images
+# without labels (unit_errors). They take the images from calibration=.
 GRADIENT_CRITERIA = ("taylor", "fisher")
-RECONSTRUCTION = "reconstruction"
-CRITERIA = (*ENTROPY_CRITERIA, *CLASSICAL_CRITERIA, *GRADIENT_CRITERIA, RECONSTRUCTION)
+RECONSTRUCTION, ABLATION = "reconstruction", "ablation"
+ERROR_CRITERIA = (RECONSTRUCTION, ABLATION)
+CRITERIA = (*ENTROPY_CRITERIA, *CLASSICAL_CRITERIA, *GRADIENT_CRITERIA, *ERROR_CRITERIA)
 DEFAULT_CRITERION = "fec_l1"
 
 

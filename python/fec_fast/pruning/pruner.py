@@ -260,15 +260,15 @@ def prune(
             the network is recovered and the criterion is that too; else ``"entropy"``. ``"entropy"``: by how many
             filters of a layer are effectively distinct. ``"uniform"``: the same share everywhere. ``"global"``: by one
             ranking of all units' scores. ``"reconstruction"``: by the error that is left in the layers that read the
-            channels, once their other inputs make up for it. ``"sensitivity"``: by what is measured on the calibration,
-            or a :class:`fec_fast.Sensitivity` that was measured before. A mapping: in these proportions. A policy
-            object of :mod:`fec_fast.pruning.allocation.policies` has other constants than the named policies.
-            Without a budget, a mapping is the same as ``remove``.
+            channels, once their other inputs make up for it; ``"ablation"``: if nothing does. ``"sensitivity"``: by
+            what is measured on the calibration, or a :class:`fec_fast.Sensitivity` that was measured before. A mapping:
+            in these proportions. A policy object of :mod:`fec_fast.pruning.allocation.policies` has other constants
+            than the named policies. Without a budget, a mapping is the same as ``remove``.
         ratio: An older spelling of ``remove`` with a number.
         calibration: What the criterion and the ratios are measured on; ``None`` if neither needs it, or ``recover`` has
-            the images. ``"reconstruction"`` takes a loader, an iterable of batches or a tensor of images, without
-            labels or with labels that are ignored, and uses the first 1,024 images; or ``"data-free"``, where noise
-            stands in for images behind batch norms. The criteria ``"taylor"`` and ``"fisher"`` take a
+            the images. ``"reconstruction"`` and ``"ablation"`` take a loader, an iterable of batches or a tensor of
+            images, without labels or with labels that are ignored, and use the first 1,024 images; or ``"data-free"``,
+            where noise stands in for images behind batch norms. The criteria ``"taylor"`` and ``"fisher"`` take a
             loader of images and labels, and use as many. ``ratios="sensitivity"`` takes such a loader, or a function
             from a model to a number, higher being better; see :func:`fec_fast.measure_sensitivity`.
         criterion: ``None`` (the default): ``"reconstruction"`` if ``recover`` has images, or is ``"data-free"`` and the
@@ -277,13 +277,14 @@ def prune(
             set needs a batch norm then) or ``"random"`` (by torch's global generator), see
             :mod:`fec_fast.pruning.criteria`; or a function from weights ``[filters, channels, *kernel]`` to one number
             per filter. On the calibration: ``"reconstruction"``, the error that other channels cannot make up for;
+            ``"ablation"``, the error if nothing makes up for the channel, for networks that are not recovered;
             ``"taylor"`` and ``"fisher"``, from gradients of the loss (:mod:`fec_fast.pruning.gradient_scores`). The
             lowest are removed first.
         formula: Of the entropies when the criterion is ``"fec_l1"`` (the default with a formula) or ``"fec"``; ``None``
             is ``Formula()``.
         sides: ``"both"`` (the default) scores a channel by the filters that make it times the slices that read it
             (``"taylor"``, ``"fisher"``: plus); ``"producer"`` by the filters alone. It has no effect on
-            ``"reconstruction"``, ``"bn_scale"`` and ``"random"``.
+            ``"reconstruction"``, ``"ablation"``, ``"bn_scale"`` and ``"random"``.
         ignore: Names of layers, or of modules that hold layers, that keep their channels; by default none.
         min_channels: The number of output channels that every layer keeps, or all where it has fewer; 1 by default.
         round_to: Channels are removed in multiples of this, so that every width (also within a group) that was a

@@ -1,9 +1,10 @@
-"""Backward elimination: in which order columns of linear systems are left out, so that the rest makes up for most."""
+"""Backward elimination: in which order columns of linear systems are left out, so that the least error is left."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +14,94 @@ _PANEL = 64
 # Where many units are left, one in this many is left out at a time, if they hardly depend on one another.
 _AT_ONCE = 64
 _DEPENDENT = 0.1
+
+
+class System(Protocol):
+    """The part of a layer that units share.
+
+    Attributes:
+        units: Int64 ``[n]``: the units that have columns here, rising, among them some that were left out.
+    """
+
+    units: Tensor
+
+    def errors(self) -> Tensor:
+        """What leaving out each unit adds to the squared error, float64 ``[n]``; 0 for units that were left out."""
+
+    def find(self, units: Tensor) -> Tensor:
+        """The positions in :attr:`units` of those of some units that have columns here, int64."""
+
+    def dependence(self, positions: Tensor) -> Tensor:
+        """How much leaving out units changes what that of others costs: float64 ``[m, m]``, from 0 to 1."""
+
+    def remove(self, positions: Tensor) -> float:
+        """Leaves out units; returns what this adds to the squared error."""
+
+
+class AblatedSystem:
+    """The part of a layer that units share, when nothing makes up for those that are left out.
+
+    The squared error is ``tr(W_R' S_RR W_R)`` with the columns ``R`` of the units that are left out.
+
+    Attributes:
+        units: Int64 ``[n]``: the units that have columns here, rising.
+    """
+
+    def __init__(self, covariance: Tensor, products: Tensor, units: Sequence[int], columns: Tensor) -> None:
+        """Adds up what pairs of units have in common.
+
+        Args:
+            covariance: float64 ``[columns, columns]``: ``S``, of the layer's inputs.
+            products: float64 ``[columns, columns]``: ``W W'``, of the weights ``W`` ``[columns, outputs]``.
+            units: The numbers of the units that have columns here.
+            columns: Int64 ``[n, b]``: the columns of each of these units; ``-1`` where a unit has fewer than ``b``.
+        """
+        self.units = torch.as_tensor(units)
+        flat = columns.flatten()
+        shared = covariance[flat][:, flat] * products[flat][:, flat]
+        missing = flat < 0
+        shared[missing] = 0
+        shared[:, missing] = 0
+        number, width = columns.shape
+        self._shared = shared.view(number, width, number, width).sum((1, 3))
+        self._errors = self._shared.diagonal().clone()
+
+    def errors(self) -> Tensor:
+        """What leaving out each unit adds to the squared error: float64 ``[n]``; 0 for units that were left out.
+
+        It is negative where a unit is of the opposite sign as those that were left out, in the mean.
+        """
+        return self._errors
+
+    def find(self, units: Tensor) -> Tensor:
+        """The positions in :attr:`units` of those of some units that have columns here, int64."""
+        return _find(self.units, units)
+
+    def dependence(self, positions: Tensor) -> Tensor:
+        """How much leaving out units changes what that of others costs: float64 ``[m, m]``, from 0 to 1.
+
+        Args:
+            positions: Int64 ``[m]``: their positions in :attr:`units`.
+        """
+        block = self._shared[positions][:, positions]
+        own = block.diagonal()
+        return torch.nan_to_num(block.square() / (own[:, None] * own), nan=0.0, posinf=1.0)
+
+    def remove(self, positions: Tensor) -> float:
+        """Leaves out units.
+
+        Args:
+            positions: Int64 ``[m]``: their positions in :attr:`units`, each for the first time.
+
+        Returns:
+            What this adds to the squared error.
+        """
+        among = self._shared[positions][:, positions]
+        added = self._errors[positions].sum() + among.sum() - among.diagonal().sum()
+        self._errors += 2 * self._shared[:, positions].sum(1)
+        self._errors[positions] = 0
+        self._shared[positions] = 0  # what is left out stays without cost
+        return float(added)
 
 
 class LinearSystem:
@@ -57,8 +146,7 @@ class LinearSystem:
 
     def find(self, units: Tensor) -> Tensor:
         """The positions in :attr:`units` of those of some units that have columns here, int64."""
-        positions = torch.searchsorted(self.units, units).clamp(max=len(self.units) - 1)
-        return positions[self.units[positions] == units]
+        return _find(self.units, units)
 
     def dependence(self, positions: Tensor) -> Tensor:
         """How much the removal of units changes what that of others costs: float64 ``[m, m]``, from 0 to 1.
@@ -150,7 +238,13 @@ class LinearSystem:
         self._begin_panel()
 
 
-def eliminate(systems: Sequence[LinearSystem], units: int, order: Sequence[int] | None = None) -> Tensor:
+def _find(present: Tensor, units: Tensor) -> Tensor:
+    """The positions of those of some units that are among rising units."""
+    positions = torch.searchsorted(present, units).clamp(max=len(present) - 1)
+    return positions[present[positions] == units]
+
+
+def eliminate(systems: Sequence[System], units: int, order: Sequence[int] | None = None) -> Tensor:
     """Leaves out units one after the other: next is the one that adds the least to the squared errors of all systems.
 
     Args:
@@ -159,8 +253,8 @@ def eliminate(systems: Sequence[LinearSystem], units: int, order: Sequence[int] 
         order: Another order, a permutation of all units; ``None``: the cheapest first.
 
     Returns:
-        float64 ``[units]``: the sum of the errors when the unit, and those before it, are left out. It rises strictly
-        in the order.
+        float64 ``[units]``: the sum of the errors when the unit, and those before it, are left out; or the highest so
+        far, where that is higher. It rises strictly in the order.
     """
     total = torch.zeros(units, dtype=torch.float64)
     left = torch.ones(units, dtype=torch.bool)
@@ -179,14 +273,14 @@ def eliminate(systems: Sequence[LinearSystem], units: int, order: Sequence[int] 
         joint = sum(system.remove(found) for system in systems if len(found := system.find(next_units)))
         shares = single.cumsum(0) / single.sum() if float(single.sum()) > 0 else torch.ones(len(single))
         for unit, share in zip(next_units.tolist(), shares.tolist(), strict=True):
-            total[unit] = max(error + max(joint, 0.0) * share, math.nextafter(float(total.max()), math.inf))
-        error = float(total.max())
+            total[unit] = max(error + joint * share, math.nextafter(float(total.max()), math.inf))
+        error += joint
         left[next_units] = False
         removed += len(next_units)
     return total
 
 
-def _independent(systems: Sequence[LinearSystem], units: Tensor) -> int:
+def _independent(systems: Sequence[System], units: Tensor) -> int:
     """How many of the first of some units hardly change what each other's removal costs, in any system."""
     number = len(units)
     for system in systems:

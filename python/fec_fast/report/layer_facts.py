@@ -111,10 +111,11 @@ def _score_reason(criterion: str, record: dict[str, Any]) -> list[str]:
     if not gone.any() or gone.all():
         return []
     highest, mean = float(scores[gone].max()), float(scores[~gone].mean())
-    if criterion == "reconstruction":
+    if criterion in ("reconstruction", "ablation"):
+        made_up_for = ", once the others make up for them, " if criterion == "reconstruction" else " "
         return [
-            f"Without the {counted(int(gone.sum()), 'removed unit')}, an estimated error of {highest:.2g} is left in "
-            "the layers that read them (1: as large as their outputs)."
+            f"Without the {counted(int(gone.sum()), 'removed unit')}{made_up_for}an estimated error of {highest:.2g} "
+            "is left in the layers that read them (1: as large as their outputs)."
         ]
     if mean <= 0:
         return []

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fec_fast.recovery import elimination
-from fec_fast.recovery.elimination import LinearSystem, eliminate
+from fec_fast.recovery.elimination import AblatedSystem, LinearSystem, eliminate
 
 System = tuple[Tensor, Tensor, Tensor]  # covariance, weight, columns by unit
 
@@ -147,3 +147,55 @@ def test_a_system_with_few_of_many_units() -> None:
     order = [*range(1100), *here, *range(1200, units)]
     errors = eliminate([few], units, order)
     assert torch.allclose(errors[here], 16.0 * torch.arange(1, 101, dtype=torch.float64))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    units=st.integers(1, 7),
+    widths=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    outputs=st.integers(1, 30),
+    missing=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_every_step_of_an_ablation_is_the_cheapest_and_its_error_the_change(
+    units, widths, outputs, missing, seed
+) -> None:
+    systems: list[System] = []
+    for number, width in enumerate(widths):
+        covariance, weight = system(units * width, outputs, seed + number)
+        columns = torch.randperm(units * width, generator=torch.Generator().manual_seed(seed)).view(units, width)
+        if missing and width > 1:
+            columns[0, -1] = -1
+        systems.append((covariance, weight, columns))
+
+    def change(removed: list[int]) -> float:
+        total = 0.0
+        for covariance, weight, columns in systems:
+            gone = [int(c) for unit in removed for c in columns[unit] if c >= 0]
+            total += float((weight[gone] * (covariance[gone][:, gone] @ weight[gone])).sum())
+        return total
+
+    parts = [AblatedSystem(s, w @ w.T, list(range(units)), columns) for s, w, columns in systems]
+    total = eliminate(parts, units)
+    order, removed, highest = total.argsort().tolist(), [], 0.0
+    for unit in order:
+        cheapest = min(change([*removed, other]) for other in range(units) if other not in removed)
+        removed.append(unit)
+        assert change(removed) == pytest.approx(cheapest, rel=1e-9)
+        highest = max(highest, change(removed))
+        assert float(total[unit]) == pytest.approx(highest, rel=1e-9)
+
+
+def test_many_units_are_ablated_at_once_with_the_same_errors() -> None:
+    covariance, weight = system(300, 40, 0)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(1)).tolist()
+    total = eliminate(
+        [AblatedSystem(covariance, weight @ weight.T, list(range(300)), torch.arange(300)[:, None])], 300, order
+    )
+    ranked = total[order]
+    assert bool((ranked.diff() > 0).all())
+    assert float(total.max()) >= float((weight * (covariance @ weight)).sum()) * (1 - 1e-9)
+    for count in (250, 275, 299):  # one at a time by then: the running maximum is exact from the last step on
+        gone = order[:count]
+        exact = float((weight[gone] * (covariance[gone][:, gone] @ weight[gone])).sum())
+        assert float(ranked[count - 1]) >= exact * (1 - 1e-9)

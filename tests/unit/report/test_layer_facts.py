@@ -62,12 +62,16 @@ def test_a_layer_that_lost_much_says_why(model: nn.Module) -> None:
     assert by_name["head"].why == ("Keeps all its filters: its channels are outputs of the model.",)
 
 
-def test_the_error_of_a_reconstruction_is_named(model: nn.Module) -> None:
+@pytest.mark.parametrize(
+    ("criterion", "words"),
+    [("reconstruction", ", once the others make up for them, an"), ("ablation", " an")],
+)
+def test_the_error_of_what_was_removed_is_named(model: nn.Module, criterion: str, words: str) -> None:
     images = torch.randn(64, 3, 8, 8)
-    result = fec_fast.prune(model, images[:1], ratios={"wide": 0.5}, criterion="reconstruction", calibration=images)
+    result = fec_fast.prune(model, images[:1], ratios={"wide": 0.5}, criterion=criterion, calibration=images)
     record = next(record for record in result.plan.sets if record["name"] == "wide")
     error = max(record["scores"][unit] for unit in record["removed"])
-    assert f"Without the 32 removed units, an estimated error of {error:.2g} is left" in facts(result)["wide"].why[1]
+    assert f"Without the 32 removed units{words} estimated error of {error:.2g} is left" in facts(result)["wide"].why[1]
 
 
 def test_the_largest_filters_are_named(model: nn.Module) -> None:

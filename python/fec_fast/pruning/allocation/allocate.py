@@ -13,14 +13,15 @@ from ...utils.errors import ArgumentError, BudgetError, RatioError, nearest
 from ...utils.runtimes import require_runtime
 from ..arguments import check_positive_integer
 from ..context import PruningContext
-from ..criteria import RECONSTRUCTION
-from ..reconstruction import removal_errors
+from ..criteria import ABLATION, RECONSTRUCTION
+from ..unit_errors import removal_errors
 from .budget import QUANTITIES, Budget
 from .latency_budget import LatencyMeasurements, check_reachable, search_latency
 from .measured import Sensitivity
 from .policies import (
     DEFAULT_POLICY,
     POLICIES,
+    AblationPolicy,
     EntropyPolicy,
     GlobalPolicy,
     ReconstructionPolicy,
@@ -43,6 +44,7 @@ _SPREAD_BY = {
     "global": 'by the policy "global": all units in one ranking, by their share of what is left of their set',
     "sensitivity": "by sensitivity: most is lost where the measured value falls least for what is saved",
     RECONSTRUCTION: 'by the policy "reconstruction": most is lost where other channels make up for it best',
+    ABLATION: 'by the policy "ablation": most is lost where the layers that read it change least',
     "profile": "in the given proportions",
 }
 
@@ -55,7 +57,7 @@ class Measurements:
         latency: Measured times of layers and networks.
         sensitivity: The meter of the calibration; ``None`` before it was used.
         removal_errors: By the label of a unit, the error when it and those before it are removed
-            (:mod:`fec_fast.pruning.reconstruction`), in the order of another criterion than ``"reconstruction"``.
+            (:mod:`fec_fast.pruning.unit_errors`), in the order of another criterion than that of the policy.
         notes: Notes on what was measured, for the plan.
     """
 
@@ -159,7 +161,7 @@ class AllocationRequest:
     def policy(self) -> str | None:
         """The name of the policy for ratios; ``None`` without a budget, and for ratios by layer or measured ones."""
         if isinstance(self.ratios, ReconstructionPolicy):
-            return RECONSTRUCTION
+            return _name_of(self.ratios)
         return self.ratios if isinstance(self.ratios, str) else None
 
     @property
@@ -236,6 +238,8 @@ class AllocationRequest:
             ratios = GlobalPolicy()
         elif ratios == RECONSTRUCTION:
             ratios = ReconstructionPolicy()
+        elif ratios == ABLATION:
+            ratios = AblationPolicy()
         if isinstance(ratios, EntropyPolicy):
             return ratios.thresholds(context, prices)
         if isinstance(ratios, GlobalPolicy):
@@ -244,7 +248,7 @@ class AllocationRequest:
             return knapsack_thresholds(ratios, context, prices)
         assert self.calibration is not None
         if isinstance(ratios, ReconstructionPolicy):
-            return ratios.thresholds(self._removal_errors(context, measurements), prices)
+            return ratios.thresholds(self._removal_errors(context, measurements, _name_of(ratios)), prices)
         if measurements.sensitivity is None:
             measurements.sensitivity = SensitivityMeter(self.calibration)
         return knapsack_thresholds(measurements.sensitivity.measure(context), context, prices)
@@ -254,20 +258,26 @@ class AllocationRequest:
         ratios = DEFAULT_POLICY if self.ratios is None else self.ratios
         if not isinstance(ratios, str):
             kinds = {EntropyPolicy: "entropy", GlobalPolicy: "global", Sensitivity: "sensitivity"}
-            kinds |= {ReconstructionPolicy: RECONSTRUCTION}
+            kinds |= {ReconstructionPolicy: RECONSTRUCTION, AblationPolicy: ABLATION}
             ratios = kinds.get(type(ratios), "profile")
         return f"{SPREAD} {_SPREAD_BY[ratios]}"
 
-    def _removal_errors(self, context: PruningContext, measurements: Measurements) -> list[np.ndarray]:
+    def _removal_errors(self, context: PruningContext, measurements: Measurements, policy: str) -> list[np.ndarray]:
         """For each set the rising errors when its units are removed in the order of the criterion."""
         sets = context.coupling.sets
-        if context.criterion_name == RECONSTRUCTION:
+        if context.criterion_name == policy:
             return [np.sort(scores.numpy()) for scores in context.scores]
         known = measurements.removal_errors
         if not known:
             orders = [np.argsort(scores.numpy(), kind="stable").tolist() for scores in context.scores]
             errors, measurements.notes = removal_errors(
-                context.index, context.trace, sets, self.calibration, context.example_inputs, orders
+                context.index,
+                context.trace,
+                sets,
+                self.calibration,
+                context.example_inputs,
+                orders,
+                made_up_for=policy == RECONSTRUCTION,
             )
             for coupled, values in zip(sets, errors, strict=True):
                 known.update(zip(coupled.units, values.tolist(), strict=True))
@@ -294,6 +304,10 @@ class AllocationRequest:
         if removed - requested > TOLERANCE * requested:
             note += ", as near as whole steps of the widths come"
         return note
+
+
+def _name_of(policy: ReconstructionPolicy) -> str:
+    return ABLATION if isinstance(policy, AblationPolicy) else RECONSTRUCTION
 
 
 def _prices(size_of: SizeFunction, sets: int) -> np.ndarray:

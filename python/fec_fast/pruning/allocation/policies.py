@@ -26,7 +26,7 @@ from ..context import PruningContext
 from ..unit_scores import side_entropies
 from .sensitivity import lower_hull
 
-POLICIES = ("uniform", "entropy", "global", "sensitivity", "reconstruction")
+POLICIES = ("uniform", "entropy", "global", "sensitivity", "reconstruction", "ablation")
 DEFAULT_POLICY = "entropy"  # it kept the most accuracy in docs/study.md
 
 
@@ -155,7 +155,7 @@ class ReconstructionPolicy:
 
     The cost of a set is the error of the layers that read it, relative to their outputs, when its units alone are
     removed in the order of the criterion and the other channels make up for them
-    (:func:`fec_fast.pruning.reconstruction.removal_errors`). What each further unit adds, on the lower convex hull, is
+    (:func:`fec_fast.pruning.unit_errors.removal_errors`). What each further unit adds, on the lower convex hull, is
     divided by its price, as in a knapsack: the error is measured, not estimated from weights.
 
     An error of one set alone does not know that the errors of all sets add up, nor that the layer behind sees what is
@@ -184,6 +184,15 @@ class ReconstructionPolicy:
             _hull_slopes(row) / (np.arange(len(row), 0, -1) / len(row)) ** self.share_power / price**self.price_power
             for row, price in zip(errors, prices, strict=True)
         ]
+
+
+@dataclass(frozen=True)
+class AblationPolicy(ReconstructionPolicy):
+    """The policy ``"ablation"``: removes the units that cost the least, for what they save, when they are left out.
+
+    As :class:`ReconstructionPolicy`, but nothing makes up for the units that are removed. It is meant for networks that
+    are not recovered: what others could make up for is lost there too.
+    """
 
 
 def _shares_of_remaining(rising: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Reconstruction: exactly redundant channels cost nothing, and errors are those of least squares on the images."""
+"""Removal errors: those of least squares on the images, or of channels that are left out without compensation."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import fec_fast
 from fec_fast import Budget
-from fec_fast.pruning import context, reconstruction
+from fec_fast.pruning import context, unit_errors
 from fec_fast.pruning.allocation import allocate
-from fec_fast.pruning.allocation.policies import ReconstructionPolicy
+from fec_fast.pruning.allocation.policies import AblationPolicy, ReconstructionPolicy
 from fec_fast.pruning.context import PruningContext, build_context
 from tests.helpers.networks import Blocks, SharedWeight
 
@@ -23,12 +23,12 @@ IMAGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 IMAGES = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-def measured(model: nn.Module, images: Any = IMAGES) -> PruningContext:
-    return build_context(model, IMAGE, "reconstruction", None, "both", (), images)
+def measured(model: nn.Module, images: Any = IMAGES, criterion: str = "reconstruction") -> PruningContext:
+    return build_context(model, IMAGE, criterion, None, "both", (), images)
 
 
-def scores(model: nn.Module, images: Any = IMAGES) -> list[list[float]]:
-    return [values.tolist() for values in measured(model, images).scores]
+def scores(model: nn.Module, images: Any = IMAGES, criterion: str = "reconstruction") -> list[list[float]]:
+    return [values.tolist() for values in measured(model, images, criterion).scores]
 
 
 def chain(width: int = 6) -> nn.Sequential:
@@ -41,8 +41,8 @@ def chain(width: int = 6) -> nn.Sequential:
 @pytest.fixture
 def no_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
     """Errors on the images themselves, not those to be expected on others."""
-    monkeypatch.setattr(reconstruction, "_RIDGE", 1e-12)
-    plain = reconstruction.gather_input_covariances
+    monkeypatch.setattr(unit_errors, "_RIDGE", 1e-12)
+    plain = unit_errors.gather_input_covariances
 
     def without_shrinkage(*arguments: Any) -> Any:
         found = plain(*arguments)
@@ -50,7 +50,7 @@ def no_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
             layer.shrinkage.zero_()
         return found
 
-    monkeypatch.setattr(reconstruction, "gather_input_covariances", without_shrinkage)
+    monkeypatch.setattr(unit_errors, "gather_input_covariances", without_shrinkage)
 
 
 @pytest.mark.usefixtures("no_ridge")
@@ -86,6 +86,38 @@ def test_errors_are_those_of_least_squares_on_the_images() -> None:
         assert errors[order[removed - 1]] == pytest.approx(expected, rel=1e-3)
 
 
+def test_ablation_errors_are_the_changes_of_the_output_on_the_images() -> None:
+    model = chain()
+    errors = measured(model, criterion="ablation").scores[0].tolist()
+    order = sorted(range(6), key=errors.__getitem__)
+    with torch.no_grad():
+        hidden = model[:3](IMAGES).double()
+        reader = copy.deepcopy(model[3]).double()
+        target = reader(hidden)
+        energy = (target - target.mean((0, 2, 3), keepdim=True)).square().sum()
+        highest = 0.0
+        for removed in range(1, 7):
+            masked = hidden.clone()
+            masked[:, order[:removed]] = 0
+            change = target - reader(masked)
+            change -= change.mean((0, 2, 3), keepdim=True)
+            highest = max(highest, float(change.square().sum() / energy))
+            assert errors[order[removed - 1]] == pytest.approx(highest, rel=1e-3)
+    assert highest == pytest.approx(1)
+
+
+def test_ablation_sees_what_batch_norm_and_readers_make_of_a_channel() -> None:
+    model = chain()
+    with torch.no_grad():
+        model[1].weight[2] = 0  # constant, whatever its filter
+        model[3].weight[:, 4] = 0  # nobody reads it
+    for calibration in (IMAGES, "data-free"):
+        first = scores(model, calibration, "ablation")[0]
+        free = sorted(range(6), key=first.__getitem__)[:2]
+        assert set(free) == {2, 4} and max(first[unit] for unit in free) < 1e-6
+        assert min(value for unit, value in enumerate(first) if unit not in free) > 1e-3
+
+
 @settings(max_examples=10, deadline=None)
 @given(
     width=st.integers(1, 5),
@@ -99,7 +131,7 @@ def test_the_last_error_of_a_set_is_that_of_all_who_read_only_it(width, branch, 
     torch.manual_seed(0)
     model = Blocks(width, branch, group, groups, extra).eval()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reconstruction, "_MOST_COLUMNS", limit)
+        patch.setattr(unit_errors, "_MOST_COLUMNS", limit)
         found = measured(model)
     for coupled, values in zip(found.coupling.sets, found.scores, strict=True):
         assert bool((values > 0).all())
@@ -161,8 +193,9 @@ def test_noise_does_not_take_the_place_of_labels() -> None:
 
 
 @pytest.mark.parametrize("budget", [Budget(params=0.4), Budget(macs=0.4), Budget(memory=0.1)])
-@pytest.mark.parametrize("criterion", ["reconstruction", "l1"])
-def test_budgets_are_met(criterion: str, budget: Budget) -> None:
+@pytest.mark.parametrize("ratios", ["reconstruction", "ablation"])
+@pytest.mark.parametrize("criterion", ["reconstruction", "ablation", "l1"])
+def test_budgets_are_met(criterion: str, ratios: str, budget: Budget) -> None:
     torch.manual_seed(0)
     model = SharedWeight().eval()
     result = fec_fast.prune(
@@ -170,10 +203,10 @@ def test_budgets_are_met(criterion: str, budget: Budget) -> None:
         IMAGE,
         criterion=criterion,
         budget=budget,
-        ratios="reconstruction",
+        ratios=ratios,
         calibration=[IMAGES[:40], IMAGES[40:]],
     )
-    assert f"budget {budget}" in result.plan.notes[0]
+    assert f"budget {budget}" in result.plan.notes[0] and ratios in "; ".join(result.plan.notes)
 
 
 def test_the_order_of_another_criterion_is_kept() -> None:
@@ -197,6 +230,16 @@ def test_the_order_of_another_criterion_is_kept() -> None:
     assert both.to_json() == named.to_json()
 
 
+def test_the_two_policies_differ_and_have_objects() -> None:
+    model = chain(16)
+    options: dict[str, Any] = {"criterion": "l1", "budget": Budget(macs=0.5), "calibration": IMAGES}
+    plans = [
+        fec_fast.prune(model, IMAGE, ratios=ratios, **options).plan
+        for ratios in ("ablation", AblationPolicy(), "reconstruction", ReconstructionPolicy())
+    ]
+    assert plans[0].to_json() == plans[1].to_json() != plans[2].to_json() == plans[3].to_json()
+
+
 class HardCoded(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -210,11 +253,11 @@ class HardCoded(nn.Module):
 @pytest.mark.parametrize("criterion", ["reconstruction", "l1"])
 def test_images_are_run_once_when_it_is_planned_again(criterion: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    plain = reconstruction.removal_errors
+    plain = unit_errors.removal_errors
 
-    def counted(*arguments: Any) -> Any:
+    def counted(*arguments: Any, **options: Any) -> Any:
         calls.append(arguments)
-        return plain(*arguments)
+        return plain(*arguments, **options)
 
     for module in (context, allocate):
         monkeypatch.setattr(module, "removal_errors", counted)
@@ -273,11 +316,10 @@ def test_bad_calibration_is_refused(calibration: Any, kind: type, words: str) ->
 
 
 def test_a_policy_without_images_is_refused() -> None:
-    for ratios in ("reconstruction", ReconstructionPolicy()):
-        with pytest.raises(
-            fec_fast.RatioError, match="ratios='reconstruction' needs calibration=, a loader or a tensor"
-        ):
-            fec_fast.prune(chain(), IMAGE, budget=Budget(params=0.5), ratios=ratios)
+    for name, policy in (("reconstruction", ReconstructionPolicy()), ("ablation", AblationPolicy())):
+        for ratios in (name, policy):
+            with pytest.raises(fec_fast.RatioError, match=f"ratios='{name}' needs calibration=, a loader or a tensor"):
+                fec_fast.prune(chain(), IMAGE, budget=Budget(params=0.5), ratios=ratios)
     with pytest.raises(fec_fast.RatioError, match="nothing else does: leave it out"):
         fec_fast.prune(chain(), IMAGE, ratio=0.5, calibration=IMAGES)
 

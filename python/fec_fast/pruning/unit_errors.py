@@ -1,4 +1,7 @@
-"""Reconstruction: what the removal of units costs the layers that read them, once their other inputs make up for it."""
+"""Removal errors: what the removal of units costs the layers that read them, with and without compensation.
+
+With it, their other inputs make up for the removal ("reconstruction"); without, nothing does ("ablation").
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from ..graph.trace import Trace
 from ..graph.weight_labels import WeightUse
 from ..recovery.calibration import DATA_FREE, calibration_batches
 from ..recovery.data_free import copy_on_noise
-from ..recovery.elimination import LinearSystem, eliminate
+from ..recovery.elimination import AblatedSystem, LinearSystem, System, eliminate
 from ..recovery.input_covariance import LayerInputs, gather_input_covariances
 from ..utils.errors import InputError, list_some
 from ..utils.model_index import ModelIndex
@@ -37,13 +40,14 @@ class _Reader:
     """A layer that reads channels, as linear systems.
 
     Attributes:
-        inverse: float64 ``[parts, columns, columns]``: of the regularised covariance of its inputs.
+        moments: float64 ``[parts, columns, columns]``: the covariance of its inputs; the inverse of the regularised
+            one where the inputs make up for one another.
         products: float64 ``[parts, columns, columns]``: ``W W'`` of its weights ``W`` ``[columns, outputs]``, scaled so
             that the energy of the whole output is 1.
         labels: Int64 ``[parts, columns]``: the unit that each column belongs to.
     """
 
-    inverse: Tensor
+    moments: Tensor
     products: Tensor
     labels: np.ndarray
 
@@ -55,12 +59,15 @@ def removal_errors(
     calibration: Any,
     example_inputs: Any,
     orders: Sequence[Sequence[int]] | None = None,
+    *,
+    made_up_for: bool = True,
 ) -> tuple[list[Tensor], list[str]]:
     """The error of every coupled set alone, when its units are removed one after the other.
 
-    The error of a layer that reads the set is the squared error of its output, relative to the output's variance, when
-    its weights on the channels that are left are fitted anew. It is a function of the covariance of the layer's inputs
-    and of its weights, so nothing is fitted (:meth:`fec_fast.recovery.elimination.LinearSystem.errors`). The errors of
+    The error of a layer that reads the set is the squared error of its output, around the mean and relative to the
+    output's variance, when its weights on the channels that are left are fitted anew, or stay as they are. It is a
+    function of the covariance of the layer's inputs and of its weights, so nothing is fitted
+    (:meth:`fec_fast.recovery.elimination.LinearSystem.errors`, :class:`~.AblatedSystem`). The errors of
     several layers have the same cause and add up coherently: the sum is multiplied by the number of layers, because the
     square of a sum of ``n`` terms is up to ``n`` times the sum of their squares. A layer that passes channels on
     (depthwise, or convolutions that lose whole groups) has no error of its own: it arises where the channel is read.
@@ -75,6 +82,7 @@ def removal_errors(
         example_inputs: What the model was traced on.
         orders: For each set the order in which its units are removed; ``None``: the unit that costs the least comes
             next.
+        made_up_for: Whether the weights on the channels that are left are fitted anew.
 
     Returns:
         For each set float64 ``[units]``: the error when the unit, and those before it in the order, are removed. And
@@ -107,12 +115,13 @@ def removal_errors(
                     f"layer {use.layer!r} reads NaN, infinity, or values whose products overflow, on the calibration: "
                     "check the weights and how the images are normalised"
                 )
-            readers[name] = _reader(seen[name], columns[name][1])
+            readers[name] = _reader(seen[name], columns[name][1], made_up_for)
         else:
             readers[name] = _blind_reader(use.weight_in(index.tensors), use, roots)
+    kind = LinearSystem if made_up_for else AblatedSystem
     errors: list[Tensor] = []
     for number, coupled in enumerate(sets):
-        systems = {name: _systems(coupled, reader) for name, reader in readers.items()}
+        systems = {name: _systems(coupled, reader, kind) for name, reader in readers.items()}
         reading = [name for name, of_layer in systems.items() if of_layer]
         in_order = None if orders is None else orders[number]
         total = eliminate(list(chain.from_iterable(systems.values())), len(coupled.units), in_order)
@@ -151,14 +160,16 @@ def _columns(
     return torch.from_numpy(slots.reshape(-1, size, slots.shape[2])), labels.reshape(-1, size)
 
 
-def _reader(layer: LayerInputs, labels: np.ndarray) -> _Reader:
+def _reader(layer: LayerInputs, labels: np.ndarray, made_up_for: bool) -> _Reader:
     """A layer whose inputs were seen."""
+    products = layer.weight @ layer.weight.mT
+    if not made_up_for:
+        return _Reader(layer.covariance, _scaled(products, (layer.covariance * products).sum()), labels)
     diagonal = layer.covariance.diagonal(dim1=1, dim2=2)
     mean = diagonal.mean(1)
     mean = torch.where(mean > 0, mean, 1.0)  # inputs that never vary: any regularisation will do
     covariance = layer.covariance * (1 - layer.shrinkage)[:, None, None]
     covariance.diagonal(dim1=1, dim2=2).add_((layer.shrinkage + _RIDGE)[:, None] * mean[:, None])
-    products = layer.weight @ layer.weight.mT
     energy = (covariance * products).sum()
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
     return _Reader(inverse, _scaled(products, energy), labels)
@@ -176,18 +187,18 @@ def _scaled(products: Tensor, energy: Tensor) -> Tensor:
     return products / energy if float(energy) > 0 else products
 
 
-def _systems(coupled: CoupledChannels, reader: _Reader) -> list[LinearSystem]:
+def _systems(coupled: CoupledChannels, reader: _Reader, kind: type[LinearSystem | AblatedSystem]) -> list[System]:
     """The systems of a layer's groups that read channels of a set."""
-    systems = []
+    systems: list[System] = []
     position = np.full(max(int(reader.labels.max()), *coupled.units) + 1, -1)
     position[list(coupled.units)] = np.arange(len(coupled.units))
-    for inverse, products, labels in zip(reader.inverse, reader.products, reader.labels, strict=True):
+    for moments, products, labels in zip(reader.moments, reader.products, reader.labels, strict=True):
         unit_of = position[labels]
         columns = np.flatnonzero(unit_of >= 0)
         if len(columns):
             columns = columns[np.argsort(unit_of[columns], kind="stable")]
             table, units = _by_label(columns, unit_of[columns])
-            systems.append(LinearSystem(inverse, products, units.tolist(), torch.from_numpy(table)))
+            systems.append(kind(moments, products, units.tolist(), torch.from_numpy(table)))
     return systems
 
 
