@@ -28,7 +28,7 @@ from ..utils.errors import ArgumentError, CheckpointError, InputError
 from ..utils.files import atomic_folder, write_text
 from ..utils.modules import device_of
 from ..utils.reading import MEGABYTE, read_bytes
-from .ultralytics_files import at_most, checked_yaml, full_size, yaml_file
+from .ultralytics_files import BoundedBuilding, checked_yaml, full_size, yaml_file
 from .ultralytics_training import RTDETR, YOLO, adopt, network_of, stored_plan
 
 _PRUNED = "pruned"
@@ -205,8 +205,8 @@ def save(yolo: Any, folder: str | os.PathLike[str]) -> Path:
 def load(folder: str | os.PathLike[str]) -> Any:
     """Builds a ``YOLO`` or ``RTDETR`` object from a folder that :func:`save` has written. No pickle is read.
 
-    Ultralytics builds and runs once what the YAML file describes. Its weights may not be more than those of the network
-    before pruning, but what it needs to run is not bounded: load the folders of strangers where memory is limited.
+    Ultralytics builds what the YAML file describes and runs it once. Its weights may not be more than those of the
+    network before pruning, and its computations not out of proportion to them.
 
     Args:
         folder: The folder.
@@ -226,7 +226,7 @@ def load(folder: str | os.PathLike[str]) -> Any:
     content, plan = checked_yaml(file), read_plan(path / _PRUNED)
     is_rtdetr = content["head"][-1][2] == _RTDETR_HEAD
     try:
-        with at_most(full_size(plan, path / _PRUNED)):
+        with BoundedBuilding(full_size(plan, path / _PRUNED)):
             yolo = RTDETR(str(file)) if is_rtdetr else YOLO(str(file), task=content["task"])
     except CheckpointError:
         raise

@@ -5,28 +5,25 @@ Ultralytics is licensed under AGPL-3.0, or a licence that its makers sell.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.module import (
-    register_module_buffer_registration_hook,
-    register_module_parameter_registration_hook,
-)
 
 from ..plan.checkpoint_files import WEIGHTS
 from ..plan.plan import Plan
+from ..utils.compat import TorchDispatchMode, tree_leaves, tree_map
 from ..utils.errors import CheckpointError, InputError
 from ..utils.reading import read_bytes
 from ..utils.yaml_text import MOST_YAML_BYTES, parse_yaml
 
 # Ultralytics' own networks have at most 99 layers and the number 2048. Classes are numbers too.
 _MOST_REPEATS, _LARGEST_NUMBER = 1000, 65_536
+_LARGEST_TENSOR = 1 << 25
+_MATRICES = re.compile(r"mm\b")
 _ACTIVATION = re.compile(r"(torch\.)?nn\.[A-Z]\w*\((\w+=)?[\w.\-]*\)")  # such as nn.LeakyReLU(0.1)
 
 
@@ -66,7 +63,7 @@ def checked_yaml(file: Path) -> dict[str, Any]:
         scales = [scale[0] for scale in (content.get("scales") or {}).values()]
         depth = max(1, content.get("depth_multiple") or 1, *scales)
         repeats = depth * sum(abs(row[1]) for part in ("backbone", "head") for row in content[part])
-        complete = bool(names) and isinstance(content["task"], str) and isinstance(content["names"], dict)
+        complete = bool(content["head"]) and isinstance(content["task"], str) and isinstance(content["names"], dict)
         complete = complete and all(type(key) is int and type(name) is str for key, name in content["names"].items())
     except (TypeError, KeyError, IndexError, AttributeError):
         complete = False
@@ -121,27 +118,50 @@ def full_size(plan: Plan, pruned: Path) -> int:
     return size
 
 
-@contextlib.contextmanager
-def at_most(size: int) -> Iterator[None]:
-    """Bounds the network that this thread builds in the block.
+class BoundedBuilding(TorchDispatchMode):
+    """Bounds what this thread computes in the block, where ultralytics builds a network and runs it once.
 
-    Args:
-        size: What :func:`full_size` returned.
-
-    Raises:
-        CheckpointError: In the block, before the memory is written to: many more numbers than these.
+    Each operator is first run on the meta device, which shows the sizes of its outputs.
     """
-    thread, left = threading.get_ident(), 2 * size + (1 << 20)  # a head may be built twice
 
-    def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
-        nonlocal left
-        if threading.get_ident() == thread and tensor is not None:
-            left -= tensor.numel()
-            if left < 0:
-                raise CheckpointError(f"the YAML file describes a larger network than the one of {size:,} numbers")
+    def __init__(self, size: int) -> None:
+        """Sets the bounds.
 
-    with (
-        register_module_parameter_registration_hook(count),
-        register_module_buffer_registration_hook(count),
-    ):
-        yield
+        Args:
+            size: What :func:`full_size` returned.
+        """
+        super().__init__()
+        self._size = size
+        self._weights = 2 * size + (1 << 22)  # a head may be built twice; the image is a tensor too
+        self._products = (1 << 30) + 1024 * size  # for an image of 256 x 256: four times as many as YOLO's networks
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs an operator.
+
+        Raises:
+            CheckpointError: It takes more than is left.
+        """
+        kwargs = dict(kwargs or {})
+        on_meta = tree_map(_to_meta, (args, {**kwargs, **({"device": "meta"} if "device" in kwargs else {})}))
+        try:
+            outputs = [leaf for leaf in tree_leaves(func(*on_meta[0], **on_meta[1])) if isinstance(leaf, Tensor)]
+        except (RuntimeError, NotImplementedError):  # what it does depends on values: such operators only select
+            outputs = []
+        inputs = [leaf for leaf in tree_leaves(on_meta) if isinstance(leaf, Tensor)]
+        sizes = [output.numel() for output in outputs]
+        if not inputs or "clone" in str(func):
+            self._weights -= sum(sizes)
+        if len(inputs) > 1 and "convolution" in str(func):
+            self._products -= sum(sizes) * (inputs[1].numel() // max(1, len(inputs[1])))
+        elif len(inputs) > 1 and _MATRICES.search(str(func)):
+            self._products -= sum(sizes) * inputs[-1].shape[-2]
+        if self._weights < 0 or self._products < 0 or max(sizes, default=0) > _LARGEST_TENSOR:
+            raise CheckpointError(
+                f"the YAML file describes a network that needs far more than one with {self._size:,} weights: check "
+                "where it comes from"
+            )
+        return func(*args, **kwargs)
+
+
+def _to_meta(value: Any) -> Any:
+    return value.to("meta") if isinstance(value, Tensor) else value
