@@ -177,5 +177,26 @@ def _ultralytics(folder: Path) -> Target:
     return Target((file.read_bytes(),), "yaml", read)
 
 
+def _transformers(folder: Path) -> Target:
+    """A pruned model of transformers whose config is mutated: transformers builds what it describes."""
+    from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
+
+    from fec_fast.integrations import transformers as integration
+
+    config = ResNetConfig(num_channels=1, embedding_size=4, hidden_sizes=[8], depths=[1], num_labels=3)
+    model = ResNetForImageClassification(config).eval()
+    result = fec_fast.prune(model, {"pixel_values": torch.zeros(1, 1, 32, 32)}, ratio=0.5)
+    file = integration.save_pretrained(result, folder / "saved") / "config.json"
+
+    def read(content: bytes) -> None:
+        file.write_bytes(content)
+        model = integration.from_pretrained(AutoModelForImageClassification, folder / "saved")
+        assert type(model) is ResNetForImageClassification and len(list(model.parameters())) > 10
+
+    return Target((file.read_bytes(),), "json", read)
+
+
 if importlib.util.find_spec("ultralytics") is not None:
     CHECKS["ultralytics YAML"] = _ultralytics
+if importlib.util.find_spec("transformers") is not None:
+    CHECKS["transformers config"] = _transformers

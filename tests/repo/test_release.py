@@ -119,7 +119,8 @@ def lower_bounds() -> dict[str, set[str]]:
     extras = PROJECT["project"]["optional-dependencies"].values()
     for text in [*PROJECT["build-system"]["requires"], *PROJECT["project"]["dependencies"], *sum(extras, [])]:
         requirement = Requirement(text)
-        (bound,) = requirement.specifier
+        # Beside the bound, releases that must not be installed.
+        (bound,) = (each for each in requirement.specifier if each.operator != "!=")
         assert bound.operator == ">=", text
         bounds.setdefault(canonicalize_name(requirement.name), set()).add(bound.version)
     return bounds

@@ -28,7 +28,8 @@ from ..utils.errors import ArgumentError, CheckpointError, InputError
 from ..utils.files import atomic_folder, write_text
 from ..utils.modules import device_of
 from ..utils.reading import MEGABYTE, read_bytes
-from .ultralytics_files import BoundedBuilding, checked_yaml, full_size, yaml_file
+from .bounded_building import BoundedBuilding
+from .ultralytics_files import checked_yaml, yaml_file
 from .ultralytics_training import RTDETR, YOLO, adopt, network_of, stored_plan
 
 _PRUNED = "pruned"
@@ -226,7 +227,7 @@ def load(folder: str | os.PathLike[str]) -> Any:
     content, plan = checked_yaml(file), read_plan(path / _PRUNED)
     is_rtdetr = content["head"][-1][2] == _RTDETR_HEAD
     try:
-        with BoundedBuilding(full_size(plan, path / _PRUNED)):
+        with BoundedBuilding(file, plan, path / _PRUNED):
             yolo = RTDETR(str(file)) if is_rtdetr else YOLO(str(file), task=content["task"])
     except CheckpointError:
         raise

@@ -5,25 +5,19 @@ Ultralytics is licensed under AGPL-3.0, or a licence that its makers sell.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from ..plan.checkpoint_files import WEIGHTS
-from ..plan.plan import Plan
-from ..utils.compat import TorchDispatchMode, tree_leaves, tree_map
 from ..utils.errors import CheckpointError, InputError
 from ..utils.reading import read_bytes
 from ..utils.yaml_text import MOST_YAML_BYTES, parse_yaml
 
 # Ultralytics' own networks have at most 99 layers and the number 2048. Classes are numbers too.
 _MOST_REPEATS, _LARGEST_NUMBER = 1000, 65_536
-_LARGEST_TENSOR = 1 << 25
-_MATRICES = re.compile(r"mm\b")
 _ACTIVATION = re.compile(r"(torch\.)?nn\.[A-Z]\w*\((\w+=)?[\w.\-]*\)")  # such as nn.LeakyReLU(0.1)
 
 
@@ -93,75 +87,3 @@ def _numbers(value: Any) -> Iterator[float]:
         yield abs(value)
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         yield from _numbers(inner)
-
-
-def full_size(plan: Plan, pruned: Path) -> int:
-    """How many numbers the tensors of the network before pruning have, by its plan.
-
-    Args:
-        plan: The plan.
-        pruned: The checkpoint that it is of.
-
-    Returns:
-        The number.
-
-    Raises:
-        CheckpointError: Far more than the pruned weights.
-    """
-    size = sum(math.prod(shape) for shape in plan.shapes.values())
-    stored = (pruned / WEIGHTS).stat().st_size
-    if size > (16 << 20) + 16 * stored:
-        raise CheckpointError(
-            f"{pruned} has weights of {stored:,} bytes, and a plan for a network of {size:,} numbers: check where it "
-            "comes from"
-        )
-    return size
-
-
-class BoundedBuilding(TorchDispatchMode):
-    """Bounds what this thread computes in the block, where ultralytics builds a network and runs it once.
-
-    Each operator is first run on the meta device, which shows the sizes of its outputs.
-    """
-
-    def __init__(self, size: int) -> None:
-        """Sets the bounds.
-
-        Args:
-            size: What :func:`full_size` returned.
-        """
-        super().__init__()
-        self._size = size
-        self._weights = 2 * size + (1 << 22)  # a head may be built twice; the image is a tensor too
-        self._products = (1 << 30) + 1024 * size  # for an image of 256 x 256: four times as many as YOLO's networks
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs an operator.
-
-        Raises:
-            CheckpointError: It takes more than is left.
-        """
-        kwargs = dict(kwargs or {})
-        on_meta = tree_map(_to_meta, (args, {**kwargs, **({"device": "meta"} if "device" in kwargs else {})}))
-        try:
-            outputs = [leaf for leaf in tree_leaves(func(*on_meta[0], **on_meta[1])) if isinstance(leaf, Tensor)]
-        except (RuntimeError, NotImplementedError):  # what it does depends on values: such operators only select
-            outputs = []
-        inputs = [leaf for leaf in tree_leaves(on_meta) if isinstance(leaf, Tensor)]
-        sizes = [output.numel() for output in outputs]
-        if not inputs or "clone" in str(func):
-            self._weights -= sum(sizes)
-        if len(inputs) > 1 and "convolution" in str(func):
-            self._products -= sum(sizes) * (inputs[1].numel() // max(1, len(inputs[1])))
-        elif len(inputs) > 1 and _MATRICES.search(str(func)):
-            self._products -= sum(sizes) * inputs[-1].shape[-2]
-        if self._weights < 0 or self._products < 0 or max(sizes, default=0) > _LARGEST_TENSOR:
-            raise CheckpointError(
-                f"the YAML file describes a network that needs far more than one with {self._size:,} weights: check "
-                "where it comes from"
-            )
-        return func(*args, **kwargs)
-
-
-def _to_meta(value: Any) -> Any:
-    return value.to("meta") if isinstance(value, Tensor) else value
