@@ -18,8 +18,10 @@ from torch import nn
 import fec_fast
 from fec_fast.plan.checkpoint_check import check_checkpoint
 from fec_fast.pruning.allocation import layer_times
+from fec_fast.pruning.during_training.stored_state import progress_of
 from fec_fast.utils.errors import CheckpointError
-from helpers.fuzzing import Target, Tiny
+from fec_fast.utils.reading import parse_json
+from helpers.fuzzing import Target, Tiny, tiny
 
 
 class Tied(nn.Module):
@@ -133,6 +135,33 @@ def _latency_table(folder: Path) -> Target:
     return Target((json.dumps(document).encode(),), "json", read)
 
 
+def _pruning_state(_: Path) -> Target:
+    """The state of a pruning during training, which a checkpoint of the training holds."""
+    image, schedule = torch.zeros(1, 1, 4, 4), fec_fast.PruningSchedule.linear((1, 2, 3), unit="epochs")
+
+    def pruner() -> Any:
+        model = tiny()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return fec_fast.TrainingPruner(model, optimizer, image, budget=fec_fast.Budget(params=0.6), schedule=schedule)
+
+    started = pruner()
+    started.end_epoch()
+    started.end_epoch()
+    sound = started.state_dict()
+    assert sound["rounds"] and sound["plan"]
+
+    def read(content: bytes) -> None:
+        state = parse_json(content, dict[str, Any], "state", CheckpointError)
+        resumed = pruner()
+        resumed.load_state_dict(state)
+        found = progress_of(state)
+        assert all(0 <= size < 1e301 for each in found.rounds for size in (each.size_before, each.size_after))
+        numbers, steps = [each.number for each in found.rounds], [each.steps for each in found.rounds]
+        assert numbers == sorted(set(numbers)) and steps == sorted(steps) and max([0, *steps]) <= found.steps
+
+    return Target((json.dumps(sound).encode(),), "json", read)
+
+
 CHECKS: dict[str, Callable[[Path], Target]] = {
     **{
         f"load-check {name}": lambda folder, name=name: _load_check(folder, name)
@@ -140,6 +169,7 @@ CHECKS: dict[str, Callable[[Path], Target]] = {
     },
     "ONNX network": _onnx,
     "latency table": _latency_table,
+    "pruning state": _pruning_state,
 }
 
 
