@@ -140,6 +140,17 @@ def test_the_oldest_dependencies_are_the_bounds() -> None:
         assert str(pinned[name]).startswith("==") and pinned[name].contains(version), name
 
 
+def test_the_bounds_that_leave_out_known_holes_are_those_of_the_page() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8").split("## Dependencies")[1].split("\n## ")[0]
+    stated = {Requirement(text) for text in re.findall(r"`([a-z]+[><=!0-9.,]+[0-9])`", page) if ">=" in text}
+    extras = PROJECT["project"]["optional-dependencies"]
+    declared = list(map(Requirement, [*PROJECT["project"]["dependencies"], *sum(extras.values(), [])]))
+    assert {each.name for each in stated} >= {"pillow", "transformers", "onnxruntime", "lightning", "torch"}
+    for requirement in stated:
+        found = [each.specifier for each in declared if each.name == requirement.name]
+        assert found and set(found) == {requirement.specifier}, requirement
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_workflows_are_pinned_and_have_few_rights(path: Path) -> None:
     content = load_yaml(path)
