@@ -10,6 +10,7 @@ import io
 import json
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def memory_for(size: int) -> int:
 def run_once(content: bytes) -> dict[str, Any]:
     """Loads a network and runs it on zeros; a size that may vary is 1.
 
-    On Linux the memory that this process may take is bounded from now on: see :func:`memory_for`.
+    On Linux the memory that this process may take meanwhile is bounded: see :func:`memory_for`.
 
     Args:
         content: The content of an ONNX file.
@@ -50,13 +51,13 @@ def run_once(content: bytes) -> dict[str, Any]:
     Returns:
         ``{"inputs": {name: shape}}``, or ``{"error": text}``.
     """
-    with contextlib.redirect_stdout(io.StringIO()):  # onnxruntime prints about some errors before it raises them
+    # onnxruntime prints about some errors before it raises them.
+    with contextlib.redirect_stdout(io.StringIO()), _bounded_memory(memory_for(len(content))):
         return _answer(content)
 
 
 def _answer(content: bytes) -> dict[str, Any]:
     try:
-        _bound_memory(memory_for(len(content)))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4
@@ -78,14 +79,23 @@ def _answer(content: bytes) -> dict[str, Any]:
     return {"inputs": inputs}
 
 
-def _bound_memory(more: int) -> None:
-    """Lets this process take so many bytes beside those that it has. Only Linux counts them so."""
+@contextlib.contextmanager
+def _bounded_memory(more: int) -> Iterator[None]:
+    """Lets this process take so many bytes in the block, beside those that it has. Only Linux counts them so."""
     status = Path("/proc/self/statm")
-    if status.exists():
-        import resource
+    if not status.exists():
+        yield
+        return
+    import resource
 
-        present = int(status.read_text(encoding="ascii").split()[5]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_DATA, (present + more, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    present = int(status.read_text(encoding="ascii").split()[5]) * resource.getpagesize()
+    limits = [present + more, *(limit for limit in before if limit != resource.RLIM_INFINITY)]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def main() -> None:
