@@ -16,12 +16,15 @@ import torch
 from torch import nn
 
 import fec_fast
+from fec_fast.cli import recipe_run
+from fec_fast.cli.recipe import read_recipe
 from fec_fast.plan.checkpoint_check import check_checkpoint
 from fec_fast.pruning.allocation import layer_times
 from fec_fast.pruning.during_training.stored_state import progress_of
 from fec_fast.utils.errors import CheckpointError
 from fec_fast.utils.reading import parse_json
-from helpers.fuzzing import Target, Tiny, tiny
+from helpers import yolo_data
+from helpers.fuzzing import RECIPE, Target, Tiny, tiny
 
 
 class Tied(nn.Module):
@@ -162,6 +165,20 @@ def _pruning_state(_: Path) -> Target:
     return Target((json.dumps(sound).encode(),), "json", read)
 
 
+def _stored_recipe(folder: Path) -> Target:
+    """The recipe that a run has stored in its folder: a run that goes on must have the same."""
+    (folder / "recipe.yaml").write_bytes(RECIPE)
+    recipe = read_recipe(folder / "recipe.yaml")
+    (folder / "run").mkdir()
+
+    def read(content: bytes) -> None:
+        (folder / "run" / "recipe.json").write_bytes(content)
+        recipe_run._check_folder(folder / "run", recipe, resume=True)
+        assert json.loads(content) == recipe.content
+
+    return Target((json.dumps(recipe.content).encode(),), "json", read)
+
+
 CHECKS: dict[str, Callable[[Path], Target]] = {
     **{
         f"load-check {name}": lambda folder, name=name: _load_check(folder, name)
@@ -170,12 +187,15 @@ CHECKS: dict[str, Callable[[Path], Target]] = {
     "ONNX network": _onnx,
     "latency table": _latency_table,
     "pruning state": _pruning_state,
+    "stored recipe": _stored_recipe,
 }
 
 
 def _ultralytics(folder: Path) -> Target:
     """A pruned detector whose YAML file is mutated: ultralytics builds what it describes."""
     import yaml
+
+    yolo_data.without_network()
     from ultralytics import YOLO
 
     from fec_fast.integrations import ultralytics as integration

@@ -86,7 +86,7 @@ def _warn_of_old_torch(version: str) -> None:
             f"torch {version} reads .pth files with a fault (CVE-2026-24747): a file that was made for it can corrupt "
             "memory and run code. Read files of strangers with torch 2.10 or newer, or as safetensors",
             FecWarning,
-            stacklevel=4,
+            stacklevel=5,  # the caller of load_weights
         )
 
 
