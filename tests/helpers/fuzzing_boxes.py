@@ -1,4 +1,4 @@
-"""Readers of COCO, YOLO, saved Hugging Face data, sweeps and sensitivities, for the tests of damaged files."""
+"""Readers of COCO, YOLO, saved Hugging Face data, sweeps and sensitivities, and the list of all readers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import fec_fast
 from fec_fast.vision import data
 from helpers import box_folders
 from helpers.fuzzing import READERS, Target, picture, tiny
+from helpers.fuzzing_checks import CHECKS
 
 _COCO = ("annotations/instances_train2017.json", "train2017/a.jpg")
 _YOLO = ("data.yaml", "labels/train/a.txt", "list.txt", "images/train/a.jpg")
@@ -104,4 +105,5 @@ ALL_READERS: dict[str, Callable[[Path], Target]] = {
     **{f"saved {name}": _of(_saved, name) for name in _SAVED},
     "sweep JSON": _sweep,
     "sensitivity JSON": _sensitivity,
+    **CHECKS,
 }

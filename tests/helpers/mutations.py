@@ -20,6 +20,8 @@ from json.encoder import encode_basestring_ascii
 from typing import Any
 from xml.etree import ElementTree
 
+from helpers.mutations_onnx import changed_graph
+
 Mutator = Callable[[bytes, random.Random], bytes]
 Step = tuple[str, int]
 
@@ -373,6 +375,7 @@ FORMATS: dict[str, dict[str, Mutator]] = {
     "png": {"chunk": _chunk},
     "zip": {"entry": _entry},
     "pickle": {"opcode": _opcode},
+    "onnx": {"graph": changed_graph},
 }
 
 

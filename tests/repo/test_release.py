@@ -119,7 +119,8 @@ def lower_bounds() -> dict[str, set[str]]:
     extras = PROJECT["project"]["optional-dependencies"].values()
     for text in [*PROJECT["build-system"]["requires"], *PROJECT["project"]["dependencies"], *sum(extras, [])]:
         requirement = Requirement(text)
-        (bound,) = requirement.specifier
+        # Beside the bound, releases that must not be installed.
+        (bound,) = (each for each in requirement.specifier if each.operator != "!=")
         assert bound.operator == ">=", text
         bounds.setdefault(canonicalize_name(requirement.name), set()).add(bound.version)
     return bounds
@@ -137,6 +138,17 @@ def test_the_oldest_dependencies_are_the_bounds() -> None:
         assert len(versions) == 1, f"{name} has several bounds: {versions}"
         (version,) = versions
         assert str(pinned[name]).startswith("==") and pinned[name].contains(version), name
+
+
+def test_the_bounds_that_leave_out_known_holes_are_those_of_the_page() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8").split("## Dependencies")[1].split("\n## ")[0]
+    stated = {Requirement(text) for text in re.findall(r"`([a-z]+[><=!0-9.,]+[0-9])`", page) if ">=" in text}
+    extras = PROJECT["project"]["optional-dependencies"]
+    declared = list(map(Requirement, [*PROJECT["project"]["dependencies"], *sum(extras.values(), [])]))
+    assert {each.name for each in stated} >= {"pillow", "transformers", "onnxruntime", "lightning", "torch"}
+    for requirement in stated:
+        found = [each.specifier for each in declared if each.name == requirement.name]
+        assert found and set(found) == {requirement.specifier}, requirement
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)

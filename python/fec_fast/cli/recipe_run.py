@@ -210,7 +210,8 @@ def _check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
         if changed:
             key = changed[0]
             raise CheckpointError(
-                f"--out {folder} holds a run of another recipe: {key} was {stored.get(key)!r} and is {own.get(key)!r}"
+                f"--out {folder} holds a run of another recipe: {key:.80} was {stored.get(key)!r:.200} and is "
+                f"{own.get(key)!r:.200}"
             )
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..plan.checkpoint import Pruned, load, save
+from ..plan.checkpoint import Pruned, load, read_plan, save
 from ..plan.plan import expect_plan
 from ..pruning.allocation.budget import Budget
 from ..pruning.during_training.schedule import PruningSchedule
@@ -23,6 +24,7 @@ from ..utils.files import atomic_folder, write_text
 from ..utils.modules import unwrap
 from ..utils.reading import read_json
 from . import trainer_callback
+from .bounded_building import BoundedBuilding
 from .tested_versions import warn_if_untested
 
 try:
@@ -31,10 +33,12 @@ try:
 except ImportError as error:
     raise missing_extra("transformers", "transformers", "fec_fast.integrations.transformers") from error
 
-warn_if_untested("transformers", "5.0", "5.24")
+warn_if_untested("transformers", "5.3", "5.24")
 
 _Callback: Any = TrainerCallback
 _STATE, _CONFIG, _PRUNED = "fec_fast_pruning.json", "config.json", "pruned"
+# What names code in a config: transformers up to 5.2 loaded such code even where it was told not to (CVE-2026-5241).
+_CODE = re.compile(r"auto_map|trust_remote_code|(attn|experts)_implementation")
 
 
 class PruningCallback(trainer_callback.TrainerCallback, _Callback):  # type: ignore[misc]
@@ -246,21 +250,44 @@ def from_pretrained(model_class: Any, folder: str | os.PathLike[str]) -> Any:
         The pruned model, on the CPU in evaluation mode, as transformers' own function returns it.
 
     Raises:
-        CheckpointError: The folder is missing or damaged, or is no such folder.
+        CheckpointError: The folder is missing or damaged, or is no such folder; its config names code, or describes a
+            network that cannot be built, or is larger than the one that was pruned.
         PlanError: The class is not the one that was pruned.
         ArgumentError: Not a class of models.
     """
     path = check_path("folder", folder)
     if not (path / _CONFIG).is_file() or not (path / _PRUNED).is_dir():
         raise CheckpointError(f"{folder} has no {_CONFIG} or no folder {_PRUNED!r}: give what save_pretrained wrote")
-    config = AutoConfig.from_pretrained(path)
-    if hasattr(model_class, "from_config"):
-        model = model_class.from_config(config)
-    elif isinstance(model_class, type) and issubclass(model_class, PreTrainedModel):
-        model = model_class(config)
-    else:
-        raise ArgumentError(f"model_class={model_class!r:.80}: give a class of models, such as {config.architectures}")
+    names = _config_without_code(path / _CONFIG).get("architectures")
+    is_auto = hasattr(model_class, "from_config")
+    if not is_auto and not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
+        raise ArgumentError(f"model_class={model_class!r:.80}: give a class of models, such as {names!r:.200}")
+    plan = read_plan(path / _PRUNED)
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True)
+        with BoundedBuilding(path / _CONFIG, plan, path / _PRUNED):
+            model = model_class.from_config(config) if is_auto else model_class(config)
+    except CheckpointError:
+        raise
+    except Exception as error:  # transformers raises many kinds for what is no config
+        kind = type(error).__name__
+        raise CheckpointError(f"{path / _CONFIG}: no network can be built from it ({kind}: {error})") from error
     return load(model, path / _PRUNED).eval()
+
+
+def _config_without_code(file: Path) -> dict[str, Any]:
+    """Reads a config, and raises if it names code, which transformers might load from the folder or from the Hub."""
+    config = read_json(file, dict[str, Any], CheckpointError)
+    waiting: list[Any] = [config]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if code := next((name for name in value if _CODE.search(name)), None):
+                raise CheckpointError(f"{file} has {code!r:.80}, which names code: give what save_pretrained wrote")
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return config
 
 
 def _read_state(folder: Path) -> dict[str, Any]:

@@ -7,13 +7,12 @@ licence before you give away what you make with ultralytics.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..plan.checkpoint import load as load_weights
 from ..plan.checkpoint import read_plan
@@ -28,13 +27,14 @@ from ..utils.arguments import check_number, check_path
 from ..utils.errors import ArgumentError, CheckpointError, InputError
 from ..utils.files import atomic_folder, write_text
 from ..utils.modules import device_of
-from ..utils.reading import read_bytes
-from ..utils.yaml_text import MOST_YAML_BYTES, parse_yaml
+from ..utils.reading import MEGABYTE, read_bytes
+from .bounded_building import BoundedBuilding
+from .ultralytics_files import checked_yaml, yaml_file
 from .ultralytics_training import RTDETR, YOLO, adopt, network_of, stored_plan
 
 _PRUNED = "pruned"
 _RTDETR_HEAD = "RTDETRDecoder"
-_ACTIVATION = re.compile(r"(torch\.)?nn\.[A-Z]\w*\((\w+=)?[\w.\-]*\)")  # such as nn.LeakyReLU(0.1)
+_MOST_LIST_BYTES = 16 * MEGABYTE
 
 
 def prune(
@@ -189,7 +189,7 @@ def save(yolo: Any, folder: str | os.PathLike[str]) -> Path:
         raise ArgumentError("yolo: its network was not pruned; call prune of fec_fast.integrations.ultralytics first")
     target = Path(os.path.abspath(check_path("folder", folder)))
     foreign = [each.name for each in target.iterdir()] if target.is_dir() else [target.name] * target.exists()
-    if foreign and not (len(foreign) == 2 and _PRUNED in foreign and _yaml_file(target)):
+    if foreign and not (len(foreign) == 2 and _PRUNED in foreign and yaml_file(target)):
         raise CheckpointError(f"{folder} holds something other than a pruned YOLO; name a new folder")
     content = {name: value for name, value in model.yaml.items() if name not in ("yaml_file", "scale")}
     scale = model.yaml.get("scale")
@@ -206,6 +206,9 @@ def save(yolo: Any, folder: str | os.PathLike[str]) -> Path:
 def load(folder: str | os.PathLike[str]) -> Any:
     """Builds a ``YOLO`` or ``RTDETR`` object from a folder that :func:`save` has written. No pickle is read.
 
+    Ultralytics builds what the YAML file describes and runs it once. Its weights may not be more than those of the
+    network before pruning, and its computations not out of proportion to them.
+
     Args:
         folder: The folder.
 
@@ -213,17 +216,24 @@ def load(folder: str | os.PathLike[str]) -> Any:
         The object, on the CPU in evaluation mode.
 
     Raises:
-        CheckpointError: The folder is missing or damaged, or its YAML file names what is no layer.
+        CheckpointError: The folder is missing or damaged, or its YAML file names what is no layer, or a network that is
+            larger than the one that was pruned, or that ultralytics cannot build.
         PlanError: The network of the YAML file is not the one that was pruned.
     """
     path = check_path("folder", folder)
-    file = _yaml_file(path)
+    file = yaml_file(path)
     if file is None or not (path / _PRUNED).is_dir():
         raise CheckpointError(f"{folder} has no YAML file or no folder {_PRUNED!r}: give what save wrote")
-    content = _checked_yaml(file)
+    content, plan = checked_yaml(file), read_plan(path / _PRUNED)
     is_rtdetr = content["head"][-1][2] == _RTDETR_HEAD
-    yolo = RTDETR(str(file)) if is_rtdetr else YOLO(str(file), task=content["task"])
-    plan = read_plan(path / _PRUNED)
+    try:
+        with BoundedBuilding(file, plan, path / _PRUNED):
+            yolo = RTDETR(str(file)) if is_rtdetr else YOLO(str(file), task=content["task"])
+    except CheckpointError:
+        raise
+    except Exception as error:  # ultralytics raises many kinds for what is no network
+        kind = type(error).__name__
+        raise CheckpointError(f"{file}: ultralytics cannot build its network ({kind}: {error})") from error
     model = load_weights(yolo.model, path / _PRUNED).eval()
     model.names = content["names"]
     yolo.model = None
@@ -288,7 +298,7 @@ def _image_files(data: Path) -> list[str]:
     files: list[Path] = []
     for source in sources:
         if source.is_file() and source.suffix == ".txt":  # a list of images, relative to itself
-            lines = source.read_text(encoding="utf-8").split("\n")
+            lines = read_bytes(source, _MOST_LIST_BYTES, InputError).decode(errors="replace").split("\n")
             files += [source.parent / line.strip() for line in lines if line.strip()]
         else:
             files += source.rglob("*")
@@ -297,35 +307,3 @@ def _image_files(data: Path) -> list[str]:
     if not images:
         raise InputError(f"data={str(data)!r}: no images there; give a folder of images or the YAML file of a data set")
     return images
-
-
-def _yaml_file(folder: Path) -> Path | None:
-    """The only YAML file of a folder."""
-    files = list(folder.glob("*.yaml")) if folder.is_dir() else []
-    return files[0] if len(files) == 1 else None
-
-
-def _checked_yaml(file: Path) -> dict[str, Any]:
-    """The content of a YAML file. Ultralytics calls what it names, so this must be layers."""
-    from ultralytics.nn import tasks
-
-    try:
-        content = parse_yaml(read_bytes(file, MOST_YAML_BYTES, CheckpointError).decode(), number_keys=True)
-    except (InputError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file} {error}") from error
-    try:
-        names = [row[2] for part in ("backbone", "head") for row in content[part]]
-        complete = bool(names) and isinstance(content["task"], str) and isinstance(content["names"], dict)
-    except (TypeError, KeyError, IndexError):
-        complete = False
-    if not complete:
-        raise CheckpointError(f"{file} was edited or damaged: give what save wrote")
-    for name in names:
-        home, plain = (nn, name[3:]) if str(name).startswith("nn.") else (tasks, str(name))
-        kind = getattr(home, plain, None)
-        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-            raise CheckpointError(f"{file} names {name!r:.80}, which is no layer of ultralytics")
-    activation = content.get("activation")  # ultralytics evaluates it as Python
-    if activation is not None and not _ACTIVATION.fullmatch(str(activation)):
-        raise CheckpointError(f"{file} has the activation {activation!r:.80}, which is no layer of torch.nn")
-    return dict(content)

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..utils.errors import CheckpointError
-from ..utils.onnx_files import OnnxRun
-from ..utils.onnx_model import quiet_exporter
+from ..utils.onnx_trial import try_onnx
 from ..utils.reading import parse_json, read_bytes
 from ..utils.tensor_files import TensorFile
 from .checkpoint_files import CARD, FILES, ONNX, WEIGHTS, parse_manifest, read_manifest, verified_contents
@@ -23,15 +21,6 @@ from .shapes import shapes_fingerprint
 
 _MOST_CARD_BYTES = 1 << 20
 _MOST_ONNX_BYTES = 2 << 30  # the format's own bound
-_DTYPES = {
-    "tensor(float)": torch.float32,
-    "tensor(double)": torch.float64,
-    "tensor(float16)": torch.float16,
-    "tensor(int64)": torch.int64,
-    "tensor(int32)": torch.int32,
-    "tensor(bool)": torch.bool,
-    "tensor(uint8)": torch.uint8,
-}
 
 
 @dataclass(frozen=True)
@@ -155,19 +144,7 @@ def _checked_onnx(folder: Path, expected: str) -> tuple[str, dict[str, list[Any]
         import onnxruntime  # noqa: F401
     except ImportError:
         return "not run: pip install 'fec_fast[onnx]' installs what runs it", {}
-    try:
-        with quiet_exporter():
-            run = OnnxRun(content)
-            entries = run.session.get_inputs()
-            run(*(_zeros(entry.shape, entry.type) for entry in entries))
-    except Exception as error:
-        raise CheckpointError(f"{folder / ONNX} cannot be run: {error}") from error
-    return "runs in onnxruntime", {entry.name: list(entry.shape) for entry in entries}
-
-
-def _zeros(shape: list[Any], kind: str) -> Tensor:
-    """Zeros for an input of an ONNX network; a size that may vary is 1."""
-    return torch.zeros([size if isinstance(size, int) else 1 for size in shape], dtype=_DTYPES[kind])
+    return "runs in onnxruntime", try_onnx(content, str(folder / ONNX))
 
 
 def _read(file: Path, most: int) -> bytes:

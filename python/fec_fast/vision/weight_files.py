@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickletools
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,8 +14,9 @@ from typing import Any, BinaryIO
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
-from ..utils.errors import CheckpointError
+from ..utils.errors import CheckpointError, FecWarning
 from ..utils.reading import MEGABYTE, check_tensor_file, open_archive
 
 # Tensors are stored as they are, so a file cannot unfold into more than its size. What can is the description of the
@@ -23,6 +26,7 @@ _MOST_DIRECTORY_BYTES = 4 * MEGABYTE
 _MOST_READS = 600_000  # two readings; about 60 reads per tensor in each
 # The first pickle of a file of torch before 1.6.
 _OLD_MARK = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+_SAFE_READER = "2.10"  # the first version of torch without the fault CVE-2026-24747
 _MORE_THAN_TENSORS = (
     "{} holds more than tensors (or is damaged) and is not read, because that could run code: save model.state_dict(), "
     "preferably as safetensors"
@@ -41,9 +45,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises:
         CheckpointError: The file is missing, cannot be read, holds more than tensors, or is too large.
+
+    Warns:
+        FecWarning: Once, for a PyTorch file: torch is older than 2.10, whose reader of such files has a fault.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no weights file {path}")
+    if path.suffix != ".safetensors":
+        _warn_of_old_torch(str(torch.__version__))
     try:
         if path.suffix == ".safetensors":
             check_tensor_file(path, CheckpointError)
@@ -68,6 +77,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if value.layout is not torch.strided or value.is_quantized or not value.is_cpu:
             raise CheckpointError(f"{path}: {name!r} is not a dense tensor with values: save dense tensors")
     return dict(_without_wrapper(loaded))
+
+
+@functools.cache  # once in a process
+def _warn_of_old_torch(version: str) -> None:
+    if TorchVersion(version) < _SAFE_READER:
+        warnings.warn(
+            f"torch {version} reads .pth files with a fault (CVE-2026-24747): a file that was made for it can corrupt "
+            "memory and run code. Read files of strangers with torch 2.10 or newer, or as safetensors",
+            FecWarning,
+            stacklevel=5,  # the caller of load_weights
+        )
 
 
 def _read_torch(path: Path) -> Any:

@@ -35,6 +35,9 @@ def load_weights(model: nn.Module, file: str | Path) -> nn.Module:
         LayerError: The model has parameters on the meta device, which have no values, or its state cannot be read.
         ArgumentError: Not a module, or not a path.
         WeightError: The model was made in inference mode. After any error, and after Ctrl-C, the model is unchanged.
+
+    Warns:
+        FecWarning: Once, for a .pth file read by a torch before 2.10, whose reader has a fault (CVE-2026-24747).
     """
     path = check_path("file", file)
     if not isinstance(model, nn.Module):

@@ -105,6 +105,26 @@ def test_a_model_is_saved_with_its_config_and_loaded_by_its_plan(trained, tmp_pa
         save_pretrained(fec_fast.prune(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)), IMAGES[:1]), folder)
 
 
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"auto_map": {"AutoConfig": "code.Config"}}, "has 'auto_map', which names code"),
+        ({"text": [{"trust_remote_code": True}]}, "has 'trust_remote_code', which names code"),
+        ({"_attn_implementation_internal": "owner/name"}, "has '_attn_implementation_internal', which names code"),
+        ({"hidden_sizes": [60_000, 60_000]}, "needs far more than the one that was pruned"),
+        ({"depths": [1, 100_000]}, "needs far more than the one that was pruned"),
+        ({"model_type": "none"}, "no network can be built from it"),
+        ({"embedding_size": None}, "no network can be built from it"),
+    ],
+)
+def test_a_config_of_a_stranger_neither_runs_code_nor_fills_the_memory(trained, tmp_path, edit, message) -> None:
+    folder = save_pretrained(trained[1], tmp_path / "pruned-resnet")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | edit))
+    with pytest.raises(fec_fast.CheckpointError, match=message):
+        from_pretrained(AutoModelForImageClassification, folder)
+
+
 def test_stock_code_says_that_sizes_differ(trained) -> None:
     """What a user meets who loads a checkpoint of the Trainer without the plan."""
     with pytest.raises(RuntimeError, match="size"):

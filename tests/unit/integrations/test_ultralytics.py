@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -361,7 +362,14 @@ def test_damaged_and_foreign_folders_and_files_are_refused(saved: Path, tmp_path
             (whole + "activation: exit()\n", r"activation 'exit\(\)'"),
             ("nc: 2\n", "edited or damaged"),
             ("nc: [", "is not YAML"),
+            (re.sub(r"head:(.|\n)*?(?=^\w)", "head: []\n", whole, count=1, flags=re.MULTILINE), "edited or damaged"),
+            (whole.replace("[64, 3, 2]", "[65537, 3, 2]"), "the number 65,537"),
+            (whole.replace("- 6\n", "- 60000\n"), "layers; at most 1,000 layers"),
+            (whole.replace("[64, 3, 2]", "[64, 3, -7]"), "cannot build its network"),
+            (whole.replace("0.25, 1024", "20.0, 60000"), "needs far more than the one that was pruned"),  # weights
+            (whole.replace("[64, 3, 2]", "[64, 250, 1]"), "needs far more than the one that was pruned"),  # products
         ):
+            assert edited != whole
             file.write_text(edited)
             with pytest.raises(CheckpointError, match=message):
                 integration.load(saved)

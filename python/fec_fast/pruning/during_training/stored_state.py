@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, TypedDict
@@ -21,6 +23,7 @@ from .schedule import PruningSchedule
 _FORMAT = "fec_fast.training_pruner"
 _VERSION = 1
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+_Size = Annotated[float, msgspec.Meta(ge=0, le=1e300)]
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,11 @@ class Progress:
 
 
 class _Round(TypedDict):
-    number: _Count
+    number: Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
     steps: _Count
     epochs: _Count
-    size_before: float
-    size_after: float
+    size_before: _Size
+    size_after: _Size
 
 
 class _State(TypedDict):
@@ -94,8 +97,8 @@ class _State(TypedDict):
     schedule: dict[str, Any]
     budget: str
     original: str
-    size_before: float
-    target: float
+    size_before: _Size
+    target: _Size
     steps: _Count
     epochs: _Count
     rounds: list[_Round]
@@ -143,6 +146,16 @@ def progress_of(state: Any) -> Progress:
     plan = None if checked["plan"] is None else Plan.from_json(checked["plan"])
     if plan is not None and plan.fingerprint != checked["original"]:
         raise CheckpointError("state: its plan is for another model than it says; it was edited or damaged")
+    counts = [(row["number"], row["steps"], row["epochs"]) for row in checked["rounds"]]
+    # Every round is after the one before, and none after now.
+    in_order = all(
+        a[0] < b[0] and a[1] <= b[1] and a[2] <= b[2]
+        for a, b in itertools.pairwise([*counts, (math.inf, checked["steps"], checked["epochs"])])
+    )
+    sizes = [checked["size_before"], checked["target"]]
+    sizes += [size for row in checked["rounds"] for size in (row["size_before"], row["size_after"])]
+    if not in_order or not all(map(math.isfinite, sizes)):
+        raise CheckpointError("state: its rounds are not in order, or its sizes not numbers; it was edited or damaged")
     return Progress(
         checked["original"],
         checked["size_before"],
