@@ -276,7 +276,7 @@ def from_pretrained(model_class: Any, folder: str | os.PathLike[str]) -> Any:
 
 
 def _config_without_code(file: Path) -> dict[str, Any]:
-    """Reads a config, and raises if it names code, which transformers might load from the folder or from the Hub."""
+    """Reads a config, and raises if it names code or weights, which transformers might load from elsewhere."""
     config = read_json(file, dict[str, Any], CheckpointError)
     waiting: list[Any] = [config]
     while waiting:
@@ -284,6 +284,11 @@ def _config_without_code(file: Path) -> dict[str, Any]:
         if isinstance(value, dict):
             if code := next((name for name in value if _CODE.search(name)), None):
                 raise CheckpointError(f"{file} has {code!r:.80}, which names code: give what save_pretrained wrote")
+            if value.get("use_pretrained_backbone"):
+                raise CheckpointError(
+                    f"{file} has 'use_pretrained_backbone', which downloads weights that the checkpoint's own replace: "
+                    "set it to false"
+                )
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value

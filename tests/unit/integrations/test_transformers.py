@@ -111,6 +111,7 @@ def test_a_model_is_saved_with_its_config_and_loaded_by_its_plan(trained, tmp_pa
         ({"auto_map": {"AutoConfig": "code.Config"}}, "has 'auto_map', which names code"),
         ({"text": [{"trust_remote_code": True}]}, "has 'trust_remote_code', which names code"),
         ({"_attn_implementation_internal": "owner/name"}, "has '_attn_implementation_internal', which names code"),
+        ({"backbone": "resnet18", "use_pretrained_backbone": True}, "which downloads weights"),
         ({"hidden_sizes": [60_000, 60_000]}, "needs far more than the one that was pruned"),
         ({"depths": [1, 100_000]}, "needs far more than the one that was pruned"),
         ({"model_type": "none"}, "no network can be built from it"),
