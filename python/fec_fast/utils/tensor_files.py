@@ -20,7 +20,7 @@ from torch import Tensor
 from .errors import CheckpointError
 from .reading import check_tensor_header, open_regular, parse_json
 
-_SYSTEM_ERROR = re.compile(r"os error (\d+)")
+_SYSTEM_ERROR = re.compile(r"(?:os error |Os { code: )(\d+)")  # as newer and as older releases write it
 _CHUNK = 1 << 20
 _T = TypeVar("_T")
 _Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
