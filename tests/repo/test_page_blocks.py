@@ -68,7 +68,7 @@ def parse(words: list[str]) -> None:
     while True:
         context = command.make_context(name, left, parent=context)
         left = [*getattr(context, "_protected_args", []), *context.args]
-        if not hasattr(command, "resolve_command"):
+        if not left or not hasattr(command, "resolve_command"):
             return
         name, command, left = command.resolve_command(context, left)
 

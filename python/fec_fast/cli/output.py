@@ -15,6 +15,7 @@ import typer
 
 from ..utils.errors import InputError
 from ..utils.files import write_text
+from ..utils.progress import hide_progress, progress_of_one_call
 from ..utils.text import folded, lines_within
 
 # Not in the context of click: newer versions of typer have a copy of click inside, older ones use click itself.
@@ -30,7 +31,7 @@ def one_call() -> Iterator[None]:
     """
     token = _quiet.set(False)
     try:
-        with lines_within(_columns()):
+        with lines_within(_columns()), progress_of_one_call():
             yield
     finally:
         _quiet.reset(token)
@@ -45,8 +46,9 @@ def _columns() -> int | None:
 
 
 def be_quiet() -> None:
-    """Lets :func:`say` print nothing for the rest of this call of the program."""
+    """Lets :func:`say` print nothing, and no bar be shown, for the rest of this call of the program."""
     _quiet.set(True)
+    hide_progress()
 
 
 def is_quiet() -> bool:

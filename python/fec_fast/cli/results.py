@@ -35,7 +35,8 @@ def headline(result: PruneResult) -> str:
         lines.append(str(result.proof).splitlines()[0])
     lines += [f"note: {note}" for note in result.plan.notes]
     if result.plan.pinned:
-        lines.append(f"{len(result.plan.pinned)} layer(s) keep all filters; --layers says which and why")
+        keep = "keeps" if len(result.plan.pinned) == 1 else "keep"
+        lines.append(f"{counted(len(result.plan.pinned), 'layer')} {keep} all filters; --layers says which and why")
     return "\n".join(lines)
 
 

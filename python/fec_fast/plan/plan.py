@@ -260,7 +260,10 @@ def _first_difference(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> str:
         actual = shapes.get(name)
         if actual != tuple(expected):
             difference = f"has no {name}" if actual is None else f"has {name} of shape {list(actual)}"
-            return f"this one {difference}, the plan expects {expected}; build the model the plan was made for"
+            return (
+                f"this one {difference}, the plan expects {expected}; build the model the plan was made for (if that "
+                "was pruned already: fec_fast.compose joins two plans)"
+            )
     return "the names or shapes of its parameters differ; build the model the plan was made for"
 
 

@@ -95,7 +95,8 @@ def _average_statistics(model: nn.Module, norms: list[BatchNormBase], loader: It
             # batch and makes the result the plain average over all images so far.
             for norm in norms:
                 norm.momentum = number / images_so_far
-            call_model(model, map_tensors(lambda image: image.to(device, copy=True), images))
+            given = map_tensors(lambda image: image.to(device, copy=True), images)
+            call_model(model, given, "the images")
     if not images_so_far:
         raise InputError("the loader to recalibrate on is empty: give one that yields images")
     for name, module in model.named_modules():

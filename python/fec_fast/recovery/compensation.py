@@ -23,7 +23,7 @@ from ..utils.modules import unwrap_for_surgery
 from ..utils.precision import full_float32
 from ..utils.progress import progress_bar
 from ..utils.public_call import interruptible
-from ..utils.text import text_table
+from ..utils.text import counted, text_table
 from .calibration import DATA_FREE, calibration_batches, count_images, warn_if_few
 from .data_free import fit_on_noise
 from .layer_fits import LayerFits, LayerRecovery, write_tensors
@@ -60,8 +60,8 @@ class Compensation:
         on_noise = self.method == DATA_FREE
         images = f"{self.images} of {self.images_read}" if self.images < self.images_read else str(self.images)
         how = f"{self.method}, on noise" if on_noise else f"by {self.method} on {images} images without labels"
-        left = f"; {len(self.left)} left as they were" if self.left else ""
-        return f"recovered {how}: {len(self.layers)} layers changed{left}"
+        left = f"; {len(self.left)} left as {'it was' if len(self.left) == 1 else 'they were'}" if self.left else ""
+        return f"recovered {how}: {counted(len(self.layers), 'layer')} changed{left}"
 
     def __repr__(self) -> str:
         """One line; ``str()`` gives the table."""
@@ -171,7 +171,8 @@ def compensate(
         if fits.left and not fits.records:
             layer, reason = next(iter(fits.left.items()))
             warnings.warn(
-                f"nothing was recovered: {len(fits.left)} layers were left as they were, such as {layer!r}: {reason}",
+                f"nothing was recovered: {counted(len(fits.left), 'layer')} could not be fitted, such as {layer!r}: "
+                f"{reason}",
                 FecWarning,
                 stacklevel=3,
             )

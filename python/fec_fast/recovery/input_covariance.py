@@ -75,7 +75,7 @@ def gather_input_covariances(
             mode.seeds = image_seeds(batch)
             inputs = map_tensors(lambda leaf: leaf.to(device, copy=True), batch)
             with mode:
-                call_model(index.model, inputs)
+                call_model(index.model, inputs, "the images")
     return {name: sums.layer_inputs() for name, sums in mode.sums.items()}
 
 

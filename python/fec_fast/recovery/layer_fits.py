@@ -129,7 +129,7 @@ class LayerFits:
                 given = _on(inputs, device, copied=not number or self._writes_inputs)
                 versions = [version_of(tensor) for tensor in tensors_in(given)]
                 with self._mode:
-                    self._mode.end(call_model(self._original.model, given))
+                    self._mode.end(call_model(self._original.model, given, "the images"))
                 self._writes_inputs |= versions != [version_of(tensor) for tensor in tensors_in(given)]
                 number += 1
                 if number == 1:
@@ -199,7 +199,7 @@ class LayerFits:
                 made_at = self._addends_made_at(batch)
                 given = _on(batches[batch], device, copied=self._writes_inputs)
                 with torch.no_grad(), ArrivalMode(self.pruned, made_at, partial(self._arrive, batch), pause):
-                    call_model(model, given)
+                    call_model(model, given, "the images")
 
             return run
 

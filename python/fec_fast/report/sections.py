@@ -42,7 +42,8 @@ def headline(content: ReportContent, facts: Sequence[LayerFacts]) -> Html:
     known = [one for one in facts if one.width.width is not None and one.width.kept is not None]
     filters, kept = sum(one.width.width or 0 for one in known), sum(one.width.kept or 0 for one in known)
     if filters:
-        text = f"in {counted(len(known), 'layer')}"
+        fewer = sum((one.width.kept or 0) < (one.width.width or 0) for one in known)
+        text = f"in {fewer} of {counted(len(known), 'layer')}"
         tiles.append(_tile("filters", f"{filters:,} → {kept:,}", f"{change(filters, kept)} {text}", kept / filters))
     lines = "".join(f"<li>{escape(fact)}</li>" for fact in content.facts)
     return Html(f'<div class="tiles">{"".join(tiles)}</div>' + (f'<ul class="notes">{lines}</ul>' if lines else ""))

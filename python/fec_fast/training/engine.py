@@ -114,6 +114,7 @@ class Trainer:
                         row = self.train_epoch(bar, interrupt)
                         if row is not None:
                             self.history.append(row)
+                            bar.end_epoch(row)
                             self.accelerator.log(log_values(row), step=row.epoch)
                         self.stopped = self._stop_reason()
                         self.finish_epoch(row)

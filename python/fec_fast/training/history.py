@@ -64,7 +64,10 @@ class FinetuneResult:
         """One line; ``history`` has the figures of every epoch."""
         name, epochs = type(self.model).__name__, counted(len(self.history), "epoch")
         loss = f", loss {self.history[-1].loss:.4g}" if self.history else ""
-        return f"<FinetuneResult: {name}, {epochs}{loss}, ended by {self.stopped}>"
+        kept = self.history[(self.best_epoch or 0) - 1] if self.history else None
+        held_out = {} if kept is None or kept.held_out is None else kept.held_out
+        metric = next((f", held-out {name} {value:.4f}" for name, value in held_out.items()), "")
+        return f"<FinetuneResult: {name}, {epochs}{loss}{metric}, ended by {self.stopped}>"
 
 
 def best_epoch_of(history: list[Epoch], metric: str) -> int | None:

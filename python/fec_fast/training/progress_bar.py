@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ProgressBar:
-    """One line with the epoch, the loss, the last epoch's main metric, the speed, a bar and the remaining time.
+    """One line with the epoch, the loss, the main metric of the epoch before, the speed, a bar and the remaining time.
 
     A context manager: the bar is shown while the context lasts. A pipe or a file gets a line without the bar, every
     half minute and at the end.
@@ -74,12 +74,26 @@ class ProgressBar:
         if self.bar is None and self.console is None:
             return
         text = f"epoch {len(history) + 1}/{self.epochs}  loss {loss:.3f}"
-        if history:
-            last = history[-1]
-            metrics, data = (last.metrics, "training") if last.held_out is None else (last.held_out, "held-out")
-            if self.main_metric in metrics:
-                text += f"  {data} {self.main_metric} {metrics[self.main_metric]:.4f}"
-        text += f"  {images_per_second:,.0f} images/s"
+        if history and (metric := self._metric(history[-1])):
+            text += f"  after epoch {history[-1].epoch}: {metric}"
+        self._show(f"{text}  {images_per_second:,.0f} images/s", share)
+
+    def end_epoch(self, row: Epoch) -> None:
+        """Shows the figures of a finished epoch, until the next step.
+
+        Args:
+            row: The epoch.
+        """
+        if self.bar is not None or self.console is not None:
+            text = "  ".join([f"epoch {row.epoch}/{self.epochs}  loss {row.loss:.3f}", self._metric(row)])
+            self._show(text.rstrip(), row.epoch / self.epochs)
+
+    def _metric(self, row: Epoch) -> str:
+        """The main metric of an epoch, such as ``"held-out accuracy 0.9712"``, or nothing."""
+        metrics, data = (row.metrics, "training") if row.held_out is None else (row.held_out, "held-out")
+        return f"{data} {self.main_metric} {metrics[self.main_metric]:.4f}" if self.main_metric in metrics else ""
+
+    def _show(self, text: str, share: float) -> None:
         if self.bar is not None and self.row is not None:
             self.bar.update(self.row, completed=share, description=text)
             return

@@ -27,13 +27,14 @@ _PLAIN = {bool, int, float, str, dict, OrderedDict, set, list, tuple, type(None)
 _CONTAINERS = (list, dict, OrderedDict, set, deque)
 
 
-def call_model(model: nn.Module, example_inputs: Any) -> Any:
+def call_model(model: nn.Module, example_inputs: Any, what: str = "the example inputs") -> Any:
     """Calls a model on example inputs.
 
     Args:
         model: The model.
         example_inputs: A tensor or list is the single argument, a tuple the positional arguments, a dictionary the
             keyword arguments.
+        what: What the inputs are, for the message.
 
     Returns:
         The outputs of the model.
@@ -51,7 +52,7 @@ def call_model(model: nn.Module, example_inputs: Any) -> Any:
         raise
     except Exception as error:
         raise InputError(
-            f"{type(model).__name__} cannot be run on the example inputs ({describe_tensors(example_inputs)}): "
+            f"{type(model).__name__} cannot be run on {what} ({describe_tensors(example_inputs)}): "
             f"{type(error).__name__}: {error}"
         ) from error
 

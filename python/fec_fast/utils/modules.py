@@ -111,6 +111,8 @@ def unwrap(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         hint = "; load the state dict into a model first" if isinstance(model, Mapping) else ""
+        if isinstance(getattr(model, "model", None), nn.Module):
+            hint = "; give its .model"
         raise ArgumentError(f"model: expected a torch.nn.Module, got a {type(model).__name__}{hint}")
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):

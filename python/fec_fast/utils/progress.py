@@ -4,9 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from .critical_section import surely_closed
 from .random_state import restored_randomness
+
+_hidden: ContextVar[bool] = ContextVar("_hidden", default=False)
+
+
+@contextmanager
+def progress_of_one_call() -> Iterator[None]:
+    """Ends what :func:`hide_progress` does with the block, a call of the program."""
+    token = _hidden.set(False)
+    try:
+        yield
+    finally:
+        _hidden.reset(token)
+
+
+def hide_progress() -> None:
+    """Shows no bar for the rest of this call of the program."""
+    _hidden.set(True)
 
 
 @surely_closed
@@ -21,7 +40,7 @@ def progress_bar(description: str, steps: int, *, shown: bool) -> Iterator[Calla
     Yields:
         A function to be called after each step.
     """
-    if not shown:
+    if not shown or _hidden.get():
         yield lambda: None
         return
     # Imported here: rich adds 40 ms to the import of the package. It draws a random number when it is imported.

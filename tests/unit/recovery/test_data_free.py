@@ -167,7 +167,7 @@ def test_layers_in_front_of_the_first_batch_norm_are_left() -> None:
     assert dict(done.left) == {"2": NO_NORM}
     assert [layer.layer for layer in done.layers] == ["5"]
     assert torch.equal(result.model[2].weight, before["2.weight"])
-    assert done.note.endswith("1 layers changed; 1 left as they were")
+    assert done.note.endswith("1 layer changed; 1 left as it was")
 
 
 class BranchWithoutNorm(nn.Module):
@@ -201,7 +201,7 @@ def test_without_batch_norms_nothing_is_guessed(norm: nn.Module) -> None:
     images = torch.randn(2, 3, 6, 6)
     result = fec_fast.prune(model, images, ratio=0.5)
     before = state(result.model)
-    with pytest.warns(UserWarning, match=r"nothing was recovered: 1 layers were left as they were, such as '3': no"):
+    with pytest.warns(UserWarning, match="nothing was recovered: 1 layer could not be fitted, such as '3': no"):
         done = recover(model, result, images)
     assert dict(done.left) == {"3": NO_NORM} and not done.layers
     assert_same_state(result.model, before)

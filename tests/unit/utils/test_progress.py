@@ -25,6 +25,16 @@ def test_nothing_is_shown_if_not_asked_for(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == ""
 
 
+def test_a_quiet_call_of_the_program_hides_bars_until_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.progress_of_one_call():
+        progress.hide_progress()
+        with progress.progress_bar("hidden", 1, shown=True) as done:
+            done()
+    with progress.progress_bar("shown", 1, shown=True) as done:
+        done()
+    assert capsys.readouterr().err == "shown: 1 of 1\n"
+
+
 def test_a_terminal_gets_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     with progress.progress_bar("networks", 2, shown=True) as done:

@@ -190,7 +190,8 @@ class AllocationRequest:
             counts = removal_counts_from_ratios(
                 coupling, self.ratio, self.ratios, self.round_to, self.min_channels, context.layer_names
             )
-            return counts, []
+            unnamed = self.ratio is None and self.ratios is None
+            return counts, ["no amount was given: half of every coupled set was removed"] if unnamed else []
         sizes = SizeModel(context.index, context.trace, coupling)
 
         def allowed_of(step: int) -> list[np.ndarray]:

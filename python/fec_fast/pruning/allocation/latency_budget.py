@@ -23,6 +23,7 @@ from torch import nn
 from ...graph.size_model import SizeModel
 from ...utils.errors import BudgetError, InputError
 from ...utils.model_index import ModelIndex
+from ...utils.progress import progress_bar
 from ...utils.runtimes import TORCH, deployed
 from ...utils.timing import Timing, fastest_call, time_model, warn_if_busy
 from ..context import PruningContext
@@ -144,9 +145,11 @@ class LatencyForecast:
         if measurements.layer_shapes is None:
             measurements.layer_shapes = layer_shapes(context)
         self._sizes, self._scale = sizes, 1.0
-        self._layers = [
-            (measurements.times_of(shape), *sizes.channel_rows[weight]) for weight, shape in measurements.layer_shapes
-        ]
+        self._layers = []
+        with progress_bar("latency: layers", len(measurements.layer_shapes), shown=True) as done:
+            for weight, shape in measurements.layer_shapes:
+                self._layers.append((measurements.times_of(shape), *sizes.channel_rows[weight]))
+                done()
         no_removal = np.zeros(len(context.coupling.sets))
         self._bytes_before = float(sizes.results(no_removal).sum()) or 1.0
         self._remainder = 0.0
@@ -212,6 +215,7 @@ class _Search:
     measurements: LatencyMeasurements
     target: float
     tolerance: float
+    done: Callable[[], None]  # called for every network that was measured
     slowest_met: tuple[np.ndarray, Timing] | None = None  # the network to return: it loses the least
     fastest_missed: Timing | None = None
 
@@ -220,6 +224,7 @@ class _Search:
         near = request * (1 - self.tolerance / 2)
         counts = smallest_removal(self.forecast, request, near, self.thresholds, allowed_counts)
         measured = self.measurements.time_network(self.context, counts.tolist(), self.tolerance / 2)
+        self.done()
         if measured.seconds <= self.target:
             if self.slowest_met is None or measured.seconds > self.slowest_met[1].seconds:
                 self.slowest_met = counts, measured
@@ -299,12 +304,14 @@ def search_latency(
         already = ["the model is that fast already, nothing was removed", *_doubt(whole, tolerance)]
         return no_removal, _note(target, runtime, whole, already)
     forecast = LatencyForecast(context, sizes, whole.seconds, measurements)
-    search = _Search(context, forecast, thresholds, measurements, target, tolerance)
-    step = _liked_step(search, sizes, allowed_of)
-    if step > 1:
-        search.approach(allowed_of(step))
-    if step == 1 or not search.is_met_within(_NEAR):
-        search.approach(finest)
+    most = 1 + len(_STEPS) + 2 * _MAX_MEASURED
+    with progress_bar("latency: networks, at most", most, shown=True) as done:
+        search = _Search(context, forecast, thresholds, measurements, target, tolerance, done)
+        step = _liked_step(search, sizes, allowed_of)
+        if step > 1:
+            search.approach(allowed_of(step))
+        if step == 1 or not search.is_met_within(_NEAR):
+            search.approach(finest)
     if search.slowest_met is None:
         missed = search.fastest_missed
         assert missed is not None

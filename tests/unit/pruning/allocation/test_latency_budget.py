@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -62,13 +63,16 @@ def made_up(monkeypatch: pytest.MonkeyPatch, half_width: float = 0.0) -> Callabl
 
 @pytest.mark.parametrize("policy", ["uniform", "entropy", "global"])
 @pytest.mark.parametrize("share", [0.8, 0.5, 0.3])
-def test_a_latency_is_met(policy: str, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_latency_is_met(
+    policy: str, share: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     seconds = made_up(monkeypatch)
     model = network()
     target = 1e3 * share * seconds(model)
     result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=target), ratios=policy)
     assert 0.96 * target <= 1e3 * seconds(result.model) <= target  # one unit is up to 3 % of the time here
     assert any(f"budget latency_ms={target:g}" in note and "measured" in note for note in result.plan.notes)
+    assert re.search(r"^latency: layers: (\d+) of \1$", capsys.readouterr().err, re.MULTILINE)
 
 
 @pytest.mark.parametrize("step", [8, 16])
