@@ -35,6 +35,11 @@ def page(document: dict[str, Any]) -> str:
         *_use(),
         heading("What int8 costs after pruning"),
         *_aim(rows),
+        measured_on(document, document["rows"]) if document.get("rows") else "",
+        paragraph("The command of these measurements; `FOLDER` holds the images and weights of the [study](study.md):"),
+        code(
+            "pip install '.[bench,vision,train,onnx,torchao]'", "python -m benchmarks.int8 --data FOLDER", language="sh"
+        ),
         heading("Accuracy and size"),
         paragraph(
             "Accuracy in %, with its 95 % interval over the test images. *Against float32*: the difference to the",
@@ -82,7 +87,6 @@ class Rows:
 
 
 def _method(document: dict[str, Any]) -> list[str]:
-    rows = document.get("rows", [])
     return [
         written_by("python -m benchmarks.int8 --page-only", "int8.json"),
         paragraph(
@@ -94,10 +98,6 @@ def _method(document: dict[str, Any]) -> list[str]:
             "`prune(..., budget=Budget.remove(macs=0.5), recover=images)` with 1,000 training images and no training",
             "afterwards. The first 512 of these images calibrate the int8 networks. The accuracy is that of 4,000 test",
             "images, on which nothing was chosen.",
-        ),
-        measured_on(document, rows) if rows else "",
-        code(
-            "pip install '.[bench,vision,train,onnx,torchao]'", "python -m benchmarks.int8 --data FOLDER", language="sh"
         ),
     ]
 

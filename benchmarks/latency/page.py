@@ -48,10 +48,6 @@ def page(result: dict[str, Any]) -> str:
         "Speed where it counts",
         written_by("python -m benchmarks.latency --page-only", "latency.json"),
         paragraph(
-            "`pip install '.[coverage,onnx]' && python -m benchmarks.latency` measures the networks without a result."
-        ),
-        measured_on(result, [*result["networks"].values(), *result["budgets"].values()]),
-        paragraph(
             "Fewer multiply-accumulates (MACs) are not yet a shorter time: it depends on the network, the runtime, the",
             "threads and the widths. A [latency budget](budgets.md#latency) is measured in the runtime where the",
             "network is deployed:",
@@ -63,7 +59,15 @@ def page(result: dict[str, Any]) -> str:
             'print(result.latency(model, example, runtime="onnxruntime"))',
             language="python",
         ),
+        paragraph(
+            "A search takes seconds to minutes, more on a busy machine: it times layers, then whole networks. A",
+            "progress bar shows both.",
+        ),
         heading("Speed-up at half of the multiply-accumulates"),
+        measured_on(result, [*result["networks"].values(), *result["budgets"].values()]),
+        paragraph(
+            "`pip install '.[coverage,onnx]' && python -m benchmarks.latency` measures the networks without a result."
+        ),
         paragraph(
             "Every network has random weights, a batch of one image of 224 x 224 pixels (inception_v3: 299), and loses",
             "the same share of every coupled set, in steps of 8 channels (`round_to=8`), until half of the MACs are",
