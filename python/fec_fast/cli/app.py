@@ -23,6 +23,7 @@ from ..scoring.model_scores import score_model
 from ..training.finetuning import finetune
 from ..utils.distributed import launched_processes
 from ..utils.errors import InputError, LayerError, PlanError
+from ..utils.progress import is_quiet
 from ..utils.reading import MOST_JSON_BYTES, read_bytes
 from ..vision import data, zoo
 from ..vision.weights import load_weights
@@ -41,7 +42,7 @@ from .options import (
     example_input,
     example_shape,
 )
-from .output import Json, is_quiet, say, write_json
+from .output import Json, say, write_json
 from .program import EXIT_CODES, OneLineErrors, before_the_command
 from .recipe import read_recipe
 from .recipe_run import run_recipe
@@ -170,7 +171,7 @@ def prune_command(
         ignore=ignore or (),
     )
     if calibrate is not None:
-        options: dict[str, Any] = {"example_inputs": example, "images": images, "progress": not is_quiet()}
+        options: dict[str, Any] = {"example_inputs": example, "images": images}
         result = result.with_recovery(compensate(network, result.model, result.plan, loader, **options))
     folder = checkpoint.save(result, out)
     say(headline(result))
@@ -293,7 +294,6 @@ def finetune_command(
         checkpoint=state,
         resume=resume,
         log_dir=log,
-        progress=not is_quiet(),
     )
     after = task.evaluate(network, held_out)[task.main_metric]
     say(f"held-out {task.main_metric}: {before:.4f} before, {after:.4f} after {len(result.history)} epochs")
@@ -318,7 +318,6 @@ def run_command(
         read_recipe(recipe, overrides or (), options_given),
         out,
         resume=resume,
-        progress=not is_quiet(),
         console=Console(quiet=True) if is_quiet() else None,
     )
     if launched_processes().rank == 0:

@@ -19,7 +19,7 @@ from ..utils.errors import InputError
 from ..vision import data
 from .amounts import BudgetText, Keep, Remove, amounts_of
 from .options import DATA_HELP, Force, InputShape, Layers, ModelName, Weights, build_model, check_out, example_input
-from .output import Json, is_quiet, say, write_json
+from .output import Json, say, write_json
 from .results import sensitivity_headline
 
 _Data = Annotated[str, typer.Option("--data", help=f"{DATA_HELP}. Accuracy is measured on its held-out part.")]
@@ -85,7 +85,6 @@ def sweep_command(
         tune=tune if epochs else None,
         latency=latency,
         results=results,
-        progress=not is_quiet(),
     )
     main = launched_processes().rank == 0
     if main:
@@ -123,7 +122,6 @@ def sensitivity_command(
         held_out,
         criterion=criterion,
         cache=cache,
-        progress=not is_quiet(),
     )
     if launched_processes().rank == 0:
         say(measured if layers else sensitivity_headline(measured))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import os
 import shutil
 import sys
@@ -15,11 +14,8 @@ import typer
 
 from ..utils.errors import InputError
 from ..utils.files import write_text
-from ..utils.progress import hide_progress, progress_of_one_call
+from ..utils.progress import be_quiet, is_quiet, quiet_until_end
 from ..utils.text import folded, lines_within
-
-# Not in the context of click: newer versions of typer have a copy of click inside, older ones use click itself.
-_quiet: contextvars.ContextVar[bool] = contextvars.ContextVar("quiet", default=False)
 
 
 @contextlib.contextmanager
@@ -29,12 +25,8 @@ def one_call() -> Iterator[None]:
     Yields:
         Nothing.
     """
-    token = _quiet.set(False)
-    try:
-        with lines_within(_columns()), progress_of_one_call():
-            yield
-    finally:
-        _quiet.reset(token)
+    with lines_within(_columns()), quiet_until_end():
+        yield
 
 
 def _columns() -> int | None:
@@ -43,17 +35,6 @@ def _columns() -> int | None:
     if given.isdecimal() and int(given) > 0:
         return max(20, int(given))
     return max(20, shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
-
-
-def be_quiet() -> None:
-    """Lets :func:`say` print nothing, and no bar be shown, for the rest of this call of the program."""
-    _quiet.set(True)
-    hide_progress()
-
-
-def is_quiet() -> bool:
-    """Whether texts for people, and progress bars, are left out."""
-    return _quiet.get()
 
 
 def say(text: object) -> None:

@@ -12,7 +12,8 @@ from typer.core import TyperGroup
 
 from ..utils.errors import FecError, TrainingInterrupted
 from ..utils.machine import package_version
-from .output import be_quiet, one_call
+from ..utils.progress import be_quiet
+from .output import one_call
 
 EXIT_CODES = "Exit codes: 0 success; 1 a fault of the program; 2 wrong input; 130 interrupted by Ctrl-C."
 # What typer raises for wrong options. Newer versions have their own copy of click, so its classes are found from here.

@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ..utils.progress import SECONDS_BETWEEN_LINES
+from ..utils.progress import SECONDS_BETWEEN_LINES, is_quiet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +35,7 @@ class ProgressBar:
         self.row: TaskID | None = None
         self.console: Console | None = None  # of a pipe or a file, which gets a line now and then
         self._text, self._written = "", time.monotonic()
-        if shown:
+        if shown and not is_quiet():
             # Imported here: rich adds 40 ms to the import of the package.
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

@@ -10,22 +10,28 @@ from contextvars import ContextVar
 from .critical_section import surely_closed
 from .random_state import restored_randomness
 
-_hidden: ContextVar[bool] = ContextVar("_hidden", default=False)
+# Not in the context of click: newer versions of typer have a copy of click inside, older ones use click itself.
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
 @contextmanager
-def progress_of_one_call() -> Iterator[None]:
-    """Ends what :func:`hide_progress` does with the block, a call of the program."""
-    token = _hidden.set(False)
+def quiet_until_end() -> Iterator[None]:
+    """Ends with the block, one call of the program, what :func:`be_quiet` does in it."""
+    token = _quiet.set(False)
     try:
         yield
     finally:
-        _hidden.reset(token)
+        _quiet.reset(token)
 
 
-def hide_progress() -> None:
-    """Shows no bar for the rest of this call of the program."""
-    _hidden.set(True)
+def be_quiet() -> None:
+    """Leaves out texts for people, and progress bars, for the rest of this call of the program."""
+    _quiet.set(True)
+
+
+def is_quiet() -> bool:
+    """Whether texts for people, and progress bars, are left out."""
+    return _quiet.get()
 
 
 @surely_closed
@@ -40,7 +46,7 @@ def progress_bar(description: str, steps: int, *, shown: bool) -> Iterator[Calla
     Yields:
         A function to be called after each step.
     """
-    if not shown or _hidden.get():
+    if not shown or is_quiet():
         yield lambda: None
         return
     # Imported here: rich adds 40 ms to the import of the package. It draws a random number when it is imported.

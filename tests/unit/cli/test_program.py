@@ -52,6 +52,13 @@ def test_the_options_before_the_command() -> None:
     assert quiet.exit_code == 0 and quiet.stdout == ""
 
 
+def test_a_quiet_program_shows_no_bars(weights: Path, tmp_path: Path) -> None:
+    command = ["prune", DIGITS, "--weights", weights, "--calibrate", "data-free", "--out"]
+    shown, quiet = run(*command, tmp_path / "a"), run("--quiet", *command, tmp_path / "b")
+    assert shown.exit_code == quiet.exit_code == 0 and quiet.stdout == ""
+    assert "recovery: layers" in shown.stderr and "recovery" not in quiet.stderr
+
+
 @pytest.mark.parametrize("columns", [60, 120])
 def test_help_fits_the_terminal(columns: int) -> None:
     for command in (["--help"], ["prune", "--help"], ["sweep", "--help"]):

@@ -281,6 +281,20 @@ def test_labels_are_ignored_and_the_order_of_images_does_not_matter() -> None:
     assert torch.allclose(torch.tensor(scores(model, IMAGES.flip(0))[0]), whole, rtol=1e-3)
 
 
+def test_images_that_do_not_fit_are_named_as_such() -> None:
+    for options in ({"recover": IMAGES[:, :1]}, {"criterion": "ablation", "calibration": IMAGES[:, :1]}):
+        with pytest.raises(fec_fast.InputError, match=r"cannot be run on the images \(float32 \[\d+, 1, 8, 8\]"):
+            fec_fast.prune(chain(), IMAGE, ratio=0.5, **options)
+
+
+def test_a_plan_without_an_amount_says_how_much_was_removed() -> None:
+    note = "no amount was given: half of every coupled set was removed"
+    assert note in fec_fast.prune(chain(), IMAGE).plan.notes
+    assert note not in fec_fast.prune(chain(), IMAGE, ratio=0.5).plan.notes
+    with pytest.raises(fec_fast.ArgumentError, match="got a PruneResult; give its .model"):
+        fec_fast.prune(fec_fast.prune(chain(), IMAGE), IMAGE)
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_the_model_is_left_bit_for_bit(training: bool) -> None:
     model = nn.Sequential(*chain(), nn.Dropout(0.5)).train(training)

@@ -26,8 +26,8 @@ def test_nothing_is_shown_if_not_asked_for(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_quiet_call_of_the_program_hides_bars_until_its_end(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress.progress_of_one_call():
-        progress.hide_progress()
+    with progress.quiet_until_end():
+        progress.be_quiet()
         with progress.progress_bar("hidden", 1, shown=True) as done:
             done()
     with progress.progress_bar("shown", 1, shown=True) as done:
