@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import zipfile
 from pathlib import Path
 
@@ -48,3 +49,16 @@ def test_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         fec_fast.MissingExtraError, match=r"export_pt2e needs torchao: pip install 'fec_fast\[torchao\]'"
     ):
         fec_fast.export_pt2e(fec_fast.zoo.build("zoo:resnet-digits"), tmp_path / "a.pt2", IMAGES)
+
+
+def test_a_torchao_that_does_not_fit_torch_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "elsewhere" / "torchao"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("import torch\ntorch.utils.no_such_function()\n")
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchao"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(package.parent)
+    model = fec_fast.zoo.build("zoo:resnet-digits").eval()
+    with pytest.raises(fec_fast.MissingExtraError, match="does not fit torch .*no_such_function.*install newer"):
+        fec_fast.export_pt2e(model, tmp_path / "a.pt2", IMAGES)
+    assert not (tmp_path / "a.pt2").exists()
