@@ -11,7 +11,8 @@ from .critical_section import surely_closed
 from .random_state import restored_randomness
 
 # Not in the context of click: newer versions of typer have a copy of click inside, older ones use click itself.
-_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+# None outside a call of the program: options that are parsed there must not silence a process that uses the library.
+_quiet: ContextVar[bool | None] = ContextVar("quiet", default=None)
 
 
 @contextmanager
@@ -25,13 +26,14 @@ def quiet_until_end() -> Iterator[None]:
 
 
 def be_quiet() -> None:
-    """Leaves out texts for people, and progress bars, for the rest of this call of the program."""
-    _quiet.set(True)
+    """Leaves out texts for people, and progress bars, for the rest of this call of the program, if there is one."""
+    if _quiet.get() is not None:
+        _quiet.set(True)
 
 
 def is_quiet() -> bool:
     """Whether texts for people, and progress bars, are left out."""
-    return _quiet.get()
+    return bool(_quiet.get())
 
 
 @surely_closed

@@ -30,6 +30,7 @@ def test_a_quiet_call_of_the_program_hides_bars_until_its_end(capsys: pytest.Cap
         progress.be_quiet()
         with progress.progress_bar("hidden", 1, shown=True) as done:
             done()
+    progress.be_quiet()  # outside a call of the program
     with progress.progress_bar("shown", 1, shown=True) as done:
         done()
     assert capsys.readouterr().err == "shown: 1 of 1\n"
