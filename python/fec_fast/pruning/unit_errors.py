@@ -102,7 +102,7 @@ def removal_errors(
     columns = {name: _columns(use, use.weight_in(index.tensors), roots, removable) for name, use in uses.items()}
     slots = {name: of_layer for name, (of_layer, _) in columns.items()}
     if isinstance(calibration, str) and calibration == DATA_FREE:
-        copied = copy_on_noise(index, example_inputs)
+        copied = copy_on_noise(index, example_inputs, of_each_batch=not made_up_for)
         known = {name: slots[name] for name, use in uses.items() if use.layer not in copied.unknown}
         seen = gather_input_covariances(copied.index, copied.batches, known)
     else:

@@ -93,12 +93,14 @@ class CopyOnNoise:
     unknown: set[str]
 
 
-def copy_on_noise(index: ModelIndex, example_inputs: Any) -> CopyOnNoise:
-    """Copies a model, and re-estimates the batch norms of the copy on noise.
+def copy_on_noise(index: ModelIndex, example_inputs: Any, *, of_each_batch: bool = False) -> CopyOnNoise:
+    """Copies a model, and gives the batch norms of the copy the statistics of noise.
 
     Args:
         index: The index of the model, which is left as it was.
         example_inputs: See :func:`fec_fast.recovery.noise.noise_batches`.
+        of_each_batch: Whether the batch norms take the statistics of every batch, and keep none: the noise need not be
+            run through the model before it is used. Else they are re-estimated.
 
     Returns:
         The copy.
@@ -116,10 +118,21 @@ def copy_on_noise(index: ModelIndex, example_inputs: Any) -> CopyOnNoise:
         device = device_of(index.model)
         call_model(index.model, map_tensors(lambda tensor: tensor.to(device, copy=True), example_inputs))
         copied = ModelIndex.of(copied_model(index))
-    batches = noise_batches(example_inputs)
-    if _statistics_of(copied):
+    batches = noise_batches(example_inputs, few=of_each_batch)
+    if of_each_batch:
+        copied = _without_statistics(copied)
+    elif _statistics_of(copied):
         recalibrate(copied.model, [(batch,) for batch in batches])
     return CopyOnNoise(copied, batches, front.layers)
+
+
+def _without_statistics(index: ModelIndex) -> ModelIndex:
+    """The index of a model after its batch norms have given up their statistics."""
+    for module in index.modules.values():
+        if isinstance(module, BatchNormBase) and module.track_running_stats:
+            module.track_running_stats = False
+            module.running_mean = module.running_var = module.num_batches_tracked = None
+    return ModelIndex.of(index.model)
 
 
 def _statistics_of(index: ModelIndex) -> list[str]:

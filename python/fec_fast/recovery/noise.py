@@ -17,15 +17,18 @@ SMALLEST, LARGEST = 1 / 32, 0.6
 # 64 images of 224 x 224; smaller images are more, up to the most.
 PIXELS = 64 * 224 * 224
 FEWEST, MOST = 32, 256
+# Where nothing is fitted or inverted, fewer images do.
+FEW_PIXELS, FEW = PIXELS // 2, 64
 BATCH = 32
 
 
-def noise_batches(example_inputs: Any) -> list[Any]:
+def noise_batches(example_inputs: Any, *, few: bool = False) -> list[Any]:
     """Noise in the form of example inputs; the same at every call.
 
     Args:
         example_inputs: Tensors ``[B, ...]``, nested, or a list of images ``[C, *S]``, as detectors take it. Tensors of
             other than floating-point numbers are repeated.
+        few: Whether means and variances are all that is wanted, and fewer images do.
 
     Returns:
         Batches of :data:`BATCH` images of the same structure, on the same devices.
@@ -33,7 +36,8 @@ def noise_batches(example_inputs: Any) -> list[Any]:
     tensors = list(tensors_in(example_inputs))
     images = isinstance(example_inputs, list) and all(tensor.dim() == 3 for tensor in tensors)
     pixels = max((tensor.shape[2 - images :].numel() for tensor in tensors if tensor.dim() > 2), default=1)
-    count = min(MOST, max(FEWEST, PIXELS // max(pixels, 1)))
+    most, enough = (FEW, FEW_PIXELS) if few else (MOST, PIXELS)
+    count = min(most, max(FEWEST, enough // max(pixels, 1)))
     generator = Generator().manual_seed(0)
 
     def noisy(leaf: Any) -> Any:
