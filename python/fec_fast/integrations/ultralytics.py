@@ -31,9 +31,18 @@ from .ultralytics_images import CalibrationImages as CalibrationImages
 from .ultralytics_images import calibration_images as calibration_images
 from .ultralytics_images import image_size
 from .ultralytics_pruning import PruningCallback as PruningCallback
-from .ultralytics_training import RTDETR, YOLO, adopt, as_pruned, network_of, stored_plan, stored_rounds
+from .ultralytics_training import (
+    PRUNED,
+    RTDETR,
+    YOLO,
+    adopt,
+    as_pruned,
+    full_widths,
+    network_of,
+    stored_plan,
+    stored_rounds,
+)
 
-_PRUNED = "pruned"
 _RTDETR_HEAD = "RTDETRDecoder"
 
 
@@ -124,9 +133,9 @@ def save(yolo: Any, folder: str | os.PathLike[str]) -> Path:
         raise ArgumentError("yolo: its network was not pruned; call prune of fec_fast.integrations.ultralytics first")
     target = Path(os.path.abspath(check_path("folder", folder)))
     foreign = [each.name for each in target.iterdir()] if target.is_dir() else [target.name] * target.exists()
-    if foreign and not (len(foreign) == 2 and _PRUNED in foreign and yaml_file(target)):
+    if foreign and not (len(foreign) == 2 and PRUNED in foreign and yaml_file(target)):
         raise CheckpointError(f"{folder} holds something other than a pruned YOLO; name a new folder")
-    content = {name: value for name, value in model.yaml.items() if name not in ("yaml_file", "scale")}
+    content = {name: value for name, value in full_widths(model).items() if name not in ("yaml_file", "scale")}
     scale = model.yaml.get("scale")
     if scale and "scales" in content:  # only the one that was built: a file's name alone may not tell
         content["scales"] = {scale: content["scales"][scale]}
@@ -134,7 +143,7 @@ def save(yolo: Any, folder: str | os.PathLike[str]) -> Path:
     with atomic_folder(target) as temporary:
         name = Path(model.yaml.get("yaml_file") or "network.yaml").with_suffix(".yaml").name
         write_text(temporary / name, yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
-        save_weights(model, plan, temporary / _PRUNED)
+        save_weights(model, plan, temporary / PRUNED)
     return target
 
 
@@ -157,19 +166,21 @@ def load(folder: str | os.PathLike[str]) -> Any:
     """
     path = check_path("folder", folder)
     file = yaml_file(path)
-    if file is None or not (path / _PRUNED).is_dir():
-        raise CheckpointError(f"{folder} has no YAML file or no folder {_PRUNED!r}: give what save wrote")
-    content, plan = checked_yaml(file), read_plan(path / _PRUNED)
+    if path.suffix == ".pt":
+        raise CheckpointError(f"{folder} is no folder that save wrote: open files of ultralytics with from_checkpoint")
+    if file is None or not (path / PRUNED).is_dir():
+        raise CheckpointError(f"{folder} has no YAML file or no folder {PRUNED!r}: give what save wrote")
+    content, plan = checked_yaml(file), read_plan(path / PRUNED)
     is_rtdetr = content["head"][-1][2] == _RTDETR_HEAD
     try:
-        with BoundedBuilding(file, plan, path / _PRUNED):
+        with BoundedBuilding(file, plan, path / PRUNED):
             yolo = RTDETR(str(file)) if is_rtdetr else YOLO(str(file), task=content["task"])
     except CheckpointError:
         raise
     except Exception as error:  # ultralytics raises many kinds for what is no network
         kind = type(error).__name__
         raise CheckpointError(f"{file}: ultralytics cannot build its network ({kind}: {error})") from error
-    model = load_weights(yolo.model, path / _PRUNED).eval()
+    model = load_weights(yolo.model, path / PRUNED).eval()
     model.names = content["names"]
     yolo.model = None
     adopt(yolo, model, plan)
@@ -181,7 +192,7 @@ def from_checkpoint(file: str | os.PathLike[str]) -> Any:
 
     ``from_checkpoint("last.pt").train(resume=True)`` goes on with an interrupted training; if it was pruned in rounds,
     attach a :class:`PruningCallback` before. ``YOLO("last.pt")`` alone
-    predicts and exports the pruned network, but its ``train`` builds the full widths of the YAML file.
+    predicts and exports the pruned network; its ``train`` ends with a ``KeyError`` that names this function.
 
     Args:
         file: The file. It is a pickle: open those alone that you trust.
@@ -194,9 +205,17 @@ def from_checkpoint(file: str | os.PathLike[str]) -> Any:
         PlanError: Its plan is damaged.
     """
     path = check_path("file", file)
+    if (path / PRUNED).is_dir():
+        raise CheckpointError(f"{file} is a folder that save wrote: open it with load")
     if not path.is_file():
         raise CheckpointError(f"{file}: no such file; give the last.pt or best.pt of a training")
-    yolo = YOLO(str(path))
+    try:
+        yolo = YOLO(str(path))
+    except TypeError as error:
+        raise CheckpointError(
+            f"{file} holds no network, perhaps weights alone, which do not say how to narrow one: give the last.pt or "
+            f"best.pt of a training ({error})"
+        ) from error
     plan = plan_of(yolo)
     if plan is not None:
         adopt(yolo, yolo.model, plan)

@@ -182,8 +182,8 @@ class PruningCallback(trainer_callback.TrainerCallback):
         self._is_complete = True
         if not self._trained().is_finished:
             warnings.warn(
-                f"the training ended after {trainer.epoch + 1} epochs, before the last round of pruning: {self.pruner!r}; "
-                "train longer, or let the schedule end earlier",
+                f"the training ended after {trainer.epoch + 1} epochs, before the last round of pruning: "
+                f"{self.pruner!r}; train longer, or let the schedule end earlier",
                 FecWarning,
                 stacklevel=2,
             )
@@ -273,5 +273,3 @@ def _rounds_in(file: Any) -> StoredRounds:
             "without attach"
         )
     return rounds
-
-

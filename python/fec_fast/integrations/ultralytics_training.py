@@ -10,6 +10,7 @@ import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -32,8 +33,18 @@ except ImportError as error:
 warn_if_untested("ultralytics", "8.4.190", "8.4")
 
 _Base: Any = object  # a trainer of ultralytics
+PRUNED = "pruned"  # the folder with plan and weights that save writes
 # Attributes of networks: text, so that ultralytics' files can be read where this package is not.
 _PLAN, _ROUNDS = "fec_fast_plan", "fec_fast_rounds"
+
+# The first row of the YAML content in a pruned network: no layer. Stock code that builds the full widths from it, and
+# would copy the few weights that fit, ends with a KeyError of this text instead.
+_STOP = [
+    *(-1, 1),
+    "this network was pruned by fec_fast, and stock code would train it at full width: open the file with "
+    "fec_fast.integrations.ultralytics.from_checkpoint, or its folder with load",
+    [],
+]
 
 
 def stored_plan(model: nn.Module) -> Plan | None:
@@ -52,14 +63,30 @@ def stored_plan(model: nn.Module) -> Plan | None:
     return None if text is None else Plan.from_json(text)
 
 
+def full_widths(model: Any) -> dict[str, Any]:
+    """The content of the YAML file of a network, from which ultralytics builds it at full width.
+
+    Args:
+        model: The network inside a ``YOLO`` object; if it was pruned, its own ``yaml`` cannot be built.
+
+    Returns:
+        The content, a copy.
+    """
+    content = copy.deepcopy(model.yaml)
+    if content["backbone"][0] == _STOP:
+        del content["backbone"][0]
+    return dict(content)
+
+
 def store_plan(model: Any, plan: Plan) -> None:
-    """Lets a pruned network carry its plan, and sets the widths that only exported networks read.
+    """Lets a pruned network carry its plan, keeps stock code from building it, and sets widths that exports read.
 
     Args:
         model: The network inside a ``YOLO`` object.
         plan: Its plan against the network of the YAML file.
     """
     setattr(model, _PLAN, plan.to_json())
+    model.yaml = {**full_widths(model), "backbone": [_STOP, *full_widths(model)["backbone"]]}
     for block in model.modules():
         # forward halves what cv1 gives; forward_split, which replaces it in exports, cuts at this attribute.
         if hasattr(block, "forward_split"):
@@ -146,6 +173,11 @@ def network_of(yolo: Any) -> Any:
     if not isinstance(yolo, YOLO | RTDETR):
         raise ArgumentError(f"yolo: expected an ultralytics.YOLO or RTDETR object, got a {type(yolo).__name__}")
     model = yolo.model
+    if isinstance(model, str) and (Path(model) / PRUNED).is_dir():
+        raise ArgumentError(
+            f"yolo: {model!r:.200} is a folder that save of fec_fast.integrations.ultralytics wrote: open it with load "
+            "of the same module, not with YOLO"
+        )
     if not isinstance(model, BaseModel):
         raise ArgumentError(f"yolo: {yolo.model_name!r:.80} is an exported model; give the .pt or .yaml file to YOLO")
     if model.is_fused():
@@ -173,10 +205,13 @@ class PrunedTrainer(_Base):  # type: ignore[misc]
             return
         if self.ddp or self.world_size > 1:
             raise ArgumentError(
-                f"device={self.args.device!r:.80}: ultralytics starts a process for each GPU from a file that it writes, "
-                "which a PruningCallback cannot follow: train on one GPU, or prune before the training"
+                f"device={self.args.device!r:.80}: ultralytics starts a process for each GPU from a file that it "
+                "writes, which a PruningCallback cannot follow: train on one GPU, or prune before the training"
             )
-        for name, is_set in ("distill_model", self.args.distill_model is not None), ("quantize", self.args.quantize == 8):
+        for name, is_set in (
+            ("distill_model", self.args.distill_model is not None),
+            ("quantize", self.args.quantize == 8),
+        ):
             if is_set:
                 raise ArgumentError(
                     f"{name}={getattr(self.args, name)!r:.80} wraps the network in another, which cannot be pruned in "
@@ -187,7 +222,7 @@ class PrunedTrainer(_Base):  # type: ignore[misc]
         """Builds the network at full width, narrows it and copies all weights.
 
         Args:
-            cfg: The content of the YAML file, or its path.
+            cfg: The content of the YAML file, or its path; not read for a pruned network, whose weights hold it.
             weights: The pruned network.
             verbose: Whether ultralytics logs the size.
 
@@ -209,7 +244,7 @@ class PrunedTrainer(_Base):  # type: ignore[misc]
                 "pretrained=, and resume from the last.pt of a training of the pruned network"
             )
         classes = weights.yaml.get("nc"), self.data["nc"]
-        model = super().get_model(copy.deepcopy(cfg), None, verbose=False)  # it writes the number of classes there
+        model = super().get_model(full_widths(weights), None, verbose=False)  # it writes the number of classes there
         try:
             apply_plan(model, plan)
         except PlanError as error:
@@ -244,8 +279,8 @@ class PrunedTrainer(_Base):  # type: ignore[misc]
                 raise
             raise TrainingError(
                 f"epoch {epoch + 1}: the loss or the fitness is not finite after a round of pruning, and last.pt is of "
-                "the network before it: resume from last.pt (from_checkpoint, attach, train(resume=True)), or start with a "
-                "smaller lr0"
+                "the network before it: resume from last.pt (from_checkpoint, attach, train(resume=True)), or start "
+                "with a smaller lr0"
             ) from error
 
 

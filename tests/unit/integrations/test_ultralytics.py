@@ -183,22 +183,32 @@ def test_a_training_is_resumed_at_its_widths(interrupted: Path, saved: Path, tmp
     assert widths(yolo.model) == widths(integration.load(saved).model)
 
 
-def test_stock_code_predicts_with_a_pruned_checkpoint_but_refuses_or_undoes_it_in_training(
-    interrupted: Path, saved: Path, data: Path, tmp_path: Path
+def test_stock_code_uses_a_pruned_checkpoint_but_ends_with_a_hint_where_it_would_undo_it(
+    interrupted: Path, data: Path, tmp_path: Path
 ) -> None:
+    pruned = integration.from_checkpoint(interrupted)
     stock = YOLO(str(interrupted))
-    assert torch.equal(outputs(stock), outputs(integration.from_checkpoint(interrupted)))
+    assert type(stock) is YOLO and torch.equal(outputs(stock), outputs(pruned))
+    stock.val(**settings(data, tmp_path))
+    for options in ({"resume": True, "save_dir": str(tmp_path)}, {"epochs": 1, **settings(data, tmp_path)}):
+        with pytest.raises(KeyError, match="integrations.ultralytics.from_checkpoint"):
+            YOLO(str(interrupted)).train(**options)
     with pytest.raises(RuntimeError, match="size mismatch"):
-        stock.train(resume=True, save_dir=str(tmp_path))
-    stock = YOLO(str(interrupted))
-    stock.ckpt["epoch"] = -1
-    stock.add_callback("on_train_start", lambda trainer: wide.append(widths(trainer.model)))
-    stock.add_callback("on_train_start", interrupt)
-    wide: list[dict[str, torch.Size]] = []
-    with pytest.raises(Interrupted):
-        stock.train(epochs=1, **settings(data, tmp_path))
-    pruned = widths(integration.load(saved).model)
-    assert sum(map(torch.Size.numel, wide[0].values())) > 1.5 * sum(map(torch.Size.numel, pruned.values()))
+        two_classes(tmp_path).model.load_state_dict(pruned.model.state_dict())
+
+
+def test_what_the_wrong_function_opens_is_told_the_right_one(interrupted: Path, saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="open it with load of the same module, not with YOLO"):
+        integration.prune(YOLO(str(saved)), budget=HALF)
+    with pytest.raises(CheckpointError, match="open it with load"):
+        integration.from_checkpoint(saved)
+    with pytest.raises(CheckpointError, match="with from_checkpoint"):
+        integration.load(interrupted)
+    with pytest.raises(CheckpointError, match="its folder 'pruned' is one.*open it with load"):
+        fec_fast.load(two_classes(tmp_path).model, saved)
+    torch.save(two_classes(tmp_path).model.state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match="weights alone"):
+        integration.from_checkpoint(tmp_path / "weights.pt")
 
 
 def test_the_file_for_several_processes_trains_the_widths_in_a_fresh_one(

@@ -50,7 +50,7 @@ def size(model: nn.Module) -> int:
 
 
 def watch(yolo: Any) -> list[int]:
-    """After every epoch, the size of network, average and optimizer, which must be one; each average must have moved."""
+    """After every epoch, the size of network, average and optimizer, which must be one; averages must have moved."""
     sizes: list[int] = []
     before: dict[str, torch.Tensor] = {}
 

@@ -271,7 +271,8 @@ def test_an_average_that_holds_lists_of_tensors_still_follows_the_model_after_a_
             self.ema, self._pairs = copy.deepcopy(model), None
 
         def update(self, model: nn.Module) -> None:
-            self._pairs = self._pairs or [(self.ema.state_dict()[name], own) for name, own in model.state_dict().items()]
+            averages = self.ema.state_dict()
+            self._pairs = self._pairs or [(averages[name], own) for name, own in model.state_dict().items()]
             for average, own in self._pairs:
                 average.copy_(own)
 
