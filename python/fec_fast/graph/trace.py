@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -337,10 +337,21 @@ def _pin_outliving(tracker: LabelTracker, returned: Sequence[Tensor]) -> bool:
     hooked = {id(tensor) for module in modules for tensor in computed_attributes(module).values()}
     memory = {storage_id(tensor) for tensor in returned}
     if any(storage_id(tensor) not in memory for tensor in tracker.outliving()):
-        gc.collect()  # only a cycle of references may hold it
+        # Only a cycle of references may hold it. Collecting takes long, and frees nothing that the model refers to.
+        referred = {id(tensor) for tensor in returned} | {id(each) for module in modules for each in _held_by(module)}
+        if any(id(tensor) not in referred for tensor in tracker.outliving()):
+            gc.collect()
     tensors = [tensor for tensor in tracker.outliving() if id(tensor) not in hooked]
     tracker.pin(tensors, "its channels outlive the run: an attribute, a hook or a closure refers to them")
     return any(storage_id(tensor) not in memory for tensor in tensors)
+
+
+def _held_by(module: nn.Module) -> Iterator[Any]:
+    """The attributes of a module, and the elements of those that are lists, tuples or dictionaries."""
+    for value in vars(module).values():
+        yield value
+        if isinstance(value, list | tuple | dict):
+            yield from value.values() if isinstance(value, dict) else value
 
 
 def _unreached(index: ModelIndex, tracker: LabelTracker) -> tuple[str, ...]:
