@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -338,7 +339,8 @@ def _pin_outliving(tracker: LabelTracker, returned: Sequence[Tensor]) -> bool:
     memory = {storage_id(tensor) for tensor in returned}
     if any(storage_id(tensor) not in memory for tensor in tracker.outliving()):
         # Only a cycle of references may hold it. Collecting takes long, and frees nothing that the model refers to.
-        referred = {id(tensor) for tensor in returned} | {id(each) for module in modules for each in _held_by(module)}
+        held = itertools.chain(returned, *map(_held_by, modules))
+        referred = {id(each) for tensor in held if isinstance(tensor, Tensor) for each in (tensor, tensor._base)}
         if any(id(tensor) not in referred for tensor in tracker.outliving()):
             gc.collect()
     tensors = [tensor for tensor in tracker.outliving() if id(tensor) not in hooked]

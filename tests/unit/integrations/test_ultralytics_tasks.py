@@ -88,7 +88,5 @@ def test_every_task_is_trained_and_exported_at_the_pruned_widths(
     outputs = runtime.InferenceSession(file).run(None, {"images": EXAMPLE.numpy()})
     assert len(outputs) == (2 if task == "segment" else 1)
     for found in outputs:
-        nearest = min(
-            np.abs(found - each).max() / np.abs(each).max() for each in expected if each.shape == found.shape
-        )
+        nearest = min(np.abs(found - each).max() / np.abs(each).max() for each in expected if each.shape == found.shape)
         assert nearest <= 1e-3
