@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..utils.compat import ConvolutionBase, storage_id
+from ..utils.compat import ConvolutionBase, base_of, storage_id
 from ..utils.computed_weights import computed_attributes, weight_parts
 from ..utils.critical_section import put_back_by, surely_left
 from ..utils.errors import InputError
@@ -340,7 +340,7 @@ def _pin_outliving(tracker: LabelTracker, returned: Sequence[Tensor]) -> bool:
     if any(storage_id(tensor) not in memory for tensor in tracker.outliving()):
         # Only a cycle of references may hold it. Collecting takes long, and frees nothing that the model refers to.
         held = itertools.chain(returned, *map(_held_by, modules))
-        referred = {id(each) for tensor in held if isinstance(tensor, Tensor) for each in (tensor, tensor._base)}
+        referred = {id(each) for tensor in held if isinstance(tensor, Tensor) for each in (tensor, base_of(tensor))}
         if any(id(tensor) not in referred for tensor in tracker.outliving()):
             gc.collect()
     tensors = [tensor for tensor in tracker.outliving() if id(tensor) not in hooked]

@@ -19,6 +19,7 @@ from ..plan.plan import Plan
 from ..plan.surgery import apply_plan
 from ..pruning.during_training.schedule import PruningSchedule
 from ..pruning.during_training.stored_state import progress_of
+from ..utils.compat import ULTRALYTICS_RECOVERY
 from ..utils.errors import ArgumentError, CheckpointError, LayerError, PlanError, TrainingError, missing_extra
 from . import trainer_callback
 from .tested_versions import warn_if_untested
@@ -273,7 +274,7 @@ class PrunedTrainer(_Base):  # type: ignore[misc]
             TrainingError: ``last.pt`` has the widths before a round.
         """
         try:
-            return bool(super()._handle_nan_recovery(epoch))
+            return bool(getattr(super(), ULTRALYTICS_RECOVERY)(epoch))
         except RuntimeError as error:
             if "size mismatch" not in str(error):
                 raise
