@@ -37,12 +37,14 @@ from .critical_section import raise_lost_interrupt, surely_closed
 __all__ = [
     "WEIGHT_NORM",
     "ACCELERATE_ATTRIBUTES",
+    "ULTRALYTICS_RECOVERY",
     "BatchNormBase",
     "ConvolutionBase",
     "NormBase",
     "TorchDispatchMode",
     "accelerate_gradient_state",
     "active_modes",
+    "base_of",
     "communication_hooks",
     "compiled_module",
     "forward_pre_hooks",
@@ -73,6 +75,9 @@ WEIGHT_NORM = torch.ops.aten._weight_norm_interface.default
 # What accelerate's prepare puts on a model. Its unwrap_model leaves the first, which shadows the class's method, and
 # the last; an exception leaves all.
 ACCELERATE_ATTRIBUTES = ("forward", "_original_forward", "_is_accelerate_prepared")
+
+# The method of ultralytics' trainers that goes back to the last checkpoint.
+ULTRALYTICS_RECOVERY = "_handle_nan_recovery"
 
 
 class TorchDispatchMode(_python_dispatch.TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -344,6 +349,15 @@ def version_of(tensor: Tensor) -> int:
         tensor: Any tensor; those of inference mode do not count, and give 0.
     """
     return 0 if tensor.is_inference() else tensor._version
+
+
+def base_of(tensor: Tensor) -> Tensor | None:
+    """The tensor of which another is a view, which keeps it alive; ``None`` if it is no view.
+
+    Args:
+        tensor: A tensor.
+    """
+    return tensor._base
 
 
 def storage_id(tensor: Tensor) -> int:
