@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, get_type_hints
@@ -12,7 +11,8 @@ from typing import Any, get_type_hints
 import torch
 from torch import Tensor
 
-from ..utils.errors import ArgumentError, BackendError, FecWarning, FormulaError, WeightError, nearest
+from ..utils.errors import ArgumentError, BackendError, FormulaError, WeightError, nearest
+from ..utils.user_warnings import warn_user
 from ..utils.weights import first_not_finite
 from . import reference
 from .backends import cpu, cuda, torch_operators, triton
@@ -156,11 +156,9 @@ def _on_cpu(weights: list[Tensor], requested: str) -> list[Tensor]:
     """Copies weights that are not all on the CPU to it, with a warning."""
     away = sorted({str(weight.device) for weight in weights if weight.device.type != "cpu"})
     reasons = "".join(f"; {name}: {info.reason}" for name, info in backends().items() if name not in _ON_PROCESSOR)
-    warnings.warn(
+    warn_user(
         f"weights on {', '.join(away)} are copied to the CPU and scored there"
-        + (reasons if requested == "auto" else f", as backend={requested!r} asks"),
-        FecWarning,
-        stacklevel=4,
+        + (reasons if requested == "auto" else f", as backend={requested!r} asks")
     )
     return [weight.detach().cpu() for weight in weights]
 

@@ -34,8 +34,8 @@ def require_onnx(purpose: str) -> None:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401 (torch's exporter needs it)
-    except ImportError as error:
-        raise missing_extra("onnx, onnxscript and onnxruntime", "onnx", purpose) from error
+    except (ImportError, AttributeError) as error:
+        raise missing_extra("onnx, onnxscript and onnxruntime", "onnx", purpose, error) from error
 
 
 def exported(network: nn.Module, example_inputs: Any, dynamic_shapes: Any = None) -> Any:

@@ -59,8 +59,8 @@ def require_runtime(runtime: str) -> None:
             import onnx  # noqa: F401
             import onnxscript  # noqa: F401 (torch's exporter needs it)
             import openvino  # noqa: F401
-        except ImportError as error:
-            raise missing_extra("openvino, onnx and onnxscript", "openvino", f"runtime={runtime!r}") from error
+        except (ImportError, AttributeError) as error:
+            raise missing_extra("openvino, onnx and onnxscript", "openvino", f"runtime={runtime!r}", error) from error
     elif runtime == ONNXRUNTIME:
         require_onnx(f"runtime={runtime!r}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +12,13 @@ import torch
 from torch import nn
 
 from .arguments import check_number
-from .errors import ArgumentError, FecWarning
+from .errors import ArgumentError
 from .forward import call_model, copied_inputs, undisturbed
 from .model_index import ModelIndex
 from .modules import device_of
 from .public_call import interruptible
 from .runtimes import TORCH, check_runtime, deployed, require_runtime
+from .user_warnings import warn_user
 
 
 @dataclass(frozen=True)
@@ -215,11 +215,9 @@ def compare_latency(
     warn_if_busy("the original", before)
     warn_if_busy("the pruned model", after)
     if min(after) > _SLOWER * min(before):
-        warnings.warn(
+        warn_user(
             f"the pruned model takes {min(after) / min(before):.1f} times as long as the original: measure on an idle "
-            "machine, check torch.set_num_threads, and prune to widths that the hardware computes fast (round_to=8)",
-            FecWarning,
-            stacklevel=3,
+            "machine, check torch.set_num_threads, and prune to widths that the hardware computes fast (round_to=8)"
         )
     disagreement = max(map(_disagreement, (before, after)))
     return Latency(min(before), min(after), device, torch.get_num_threads(), disagreement, runtime)
@@ -234,11 +232,9 @@ def warn_if_busy(what: str, medians: Sequence[float]) -> None:
     """
     if _disagreement(medians) > BUSY:
         listed = " and ".join(f"{1e3 * median:.3g} ms" for median in medians)
-        warnings.warn(
+        warn_user(
             f"the machine was busy while latency was measured: repeated medians of {what} are {listed}; let nothing "
-            "else run, and measure again",
-            FecWarning,
-            stacklevel=4,
+            "else run, and measure again"
         )
 
 
