@@ -64,7 +64,7 @@ def export_onnx(
         The path, the size and the largest difference.
 
     Raises:
-        MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
+        MissingExtraError: onnx, onnxscript or onnxruntime is not installed, or torch is older than 2.7.
         ArgumentError: An argument has the wrong type.
         InputError: The network cannot be run on the inputs, torch cannot export it, or there is no such folder.
         FecError: onnxruntime computes other outputs than torch.
