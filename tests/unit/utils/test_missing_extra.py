@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from fec_fast.cli import doctor
 from fec_fast.utils.errors import missing_extra
 from fec_fast.utils.onnx_model import require_exporter
 from fec_fast.vision import zoo
+from helpers.optional import skip_without
 
 REQUIRE = "from fec_fast.utils.onnx_model import require_onnx; require_onnx('this')"
 INTEGRATION = "import fec_fast.integrations.torch_pruning"
@@ -23,7 +25,9 @@ INTEGRATION = "import fec_fast.integrations.torch_pruning"
 
 def last_line(folder: Path, code: str) -> str:
     (folder / "script.py").write_text(code)
-    done = subprocess.run([sys.executable, "script.py"], cwd=folder, capture_output=True, text=True, timeout=120)
+    environment = os.environ | {"PYTHONPATH": str(Path(fec_fast.__file__).parents[1])}
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
     return done.stderr.strip().splitlines()[-1]
 
 
@@ -40,7 +44,7 @@ def last_line(folder: Path, code: str) -> str:
 def test_a_file_of_the_users_in_the_place_of_a_package_is_named(
     tmp_path: Path, file: str, content: str, code: str, package: str
 ) -> None:
-    pytest.importorskip(package)
+    skip_without(package)
     (tmp_path / file).write_text(content)
     line = last_line(tmp_path, code)
     assert "MissingExtraError" in line and "rename that file" in line and "pip install" not in line
