@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..utils.errors import ArgumentError, BackendError, FormulaError, WeightError, nearest
+from ..utils.public_call import names_checked
 from ..utils.user_warnings import warn_user
 from ..utils.weights import first_not_finite
 from . import reference
@@ -212,6 +213,7 @@ def _not_finite(weights: Sequence[Tensor], position: int, names: Sequence[str] |
     )
 
 
+@names_checked
 def channel_distances(weight: Tensor, formula: Formula | None = None, *, filters: slice | None = None) -> Tensor:
     """Computes the matrix of distances that the entropies are made of, to look at or to check.
 
