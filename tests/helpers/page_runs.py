@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from helpers.optional import skip_without
 from helpers.page_stand_ins import StandIn, blood_cells, few_digits, own_boxes, own_yolo, trained_resnet
 from helpers.pages import PAGES, blocks, name_of
 
@@ -57,8 +58,7 @@ def assert_page_runs(
 ) -> None:
     """Runs the blocks of a page in a folder, from top to bottom; skips it where a package is missing."""
     needs = NEEDS.get(name_of(page), Needs())
-    for package in needs.packages:
-        pytest.importorskip(package)
+    skip_without(*needs.packages)
     monkeypatch.chdir(folder)
     namespace: dict[str, Any] = {"__name__": "page"}
     with warnings.catch_warnings(), torch.random.fork_rng():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fec_fast
+from helpers.optional import skip_without
 
 models = pytest.importorskip("torchvision").models
 
@@ -62,8 +63,7 @@ def test_torch_export(pruned) -> None:
 
 
 def test_onnx(pruned, tmp_path) -> None:
-    pytest.importorskip("onnxscript")
-    runtime = pytest.importorskip("onnxruntime")
+    runtime = skip_without("onnxscript", "onnxruntime")
     network, image, expected = pruned
     path = str(tmp_path / "pruned.onnx")
     with warnings.catch_warnings():

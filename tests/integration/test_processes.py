@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-for package in ("accelerate", "torchvision", "pycocotools", "defusedxml"):
-    pytest.importorskip(package)
+from helpers.optional import skip_without
+
+skip_without("accelerate", "torchvision", "pycocotools", "defusedxml")
 
 import fec_fast  # noqa: E402
 from fec_fast.training.tasks.detection import evaluate_detector  # noqa: E402
@@ -115,8 +116,7 @@ def test_after_a_kill_training_resumes_to_the_same_bits(replicated: Path, killed
 
 
 def test_a_recipe_is_run_by_two_processes(tmp_path: Path) -> None:
-    for package in ("yaml", "jsonschema", "sklearn"):
-        pytest.importorskip(package)
+    skip_without("yaml", "jsonschema", "sklearn")
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
     recipe.write_text(
         "model: zoo:vgg-digits\ndata: {name: 'sklearn:digits', limit: 20, batch_size: 50}\n"

@@ -25,6 +25,7 @@ from fec_fast.vision import networks
 from helpers import sweeping
 from helpers.comparison import same_weights
 from helpers.kills import in_child, kill_at_random
+from helpers.optional import skip_without
 from helpers.training import dot_loader, dropout_classifier
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -96,8 +97,7 @@ def test_saving_with_a_card(tmp_path: Path, kills: int) -> None:
 @pytest.mark.parametrize("kills", [3, pytest.param(200, marks=pytest.mark.sweep)])
 def test_files_of_other_runtimes(tmp_path: Path, kills: int) -> None:
     """An int8 file, and a checkpoint with an ONNX file: the old one or the new one, whole."""
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
+    skip_without("onnx", "onnxscript", "onnxruntime")
     result = fec_fast.prune(network(0), IMAGES, ratio=0.5)
     file, folder = tmp_path / "int8.onnx", fec_fast.save(result, tmp_path / "saved")
     file.write_bytes(b"the old file")

@@ -14,6 +14,7 @@ from benchmarks.common.results import RESULTS, measured_on, older_scores, read_r
 from benchmarks.common.tables import markdown_table, significant
 from benchmarks.gpu.page import table_of_throughput
 from benchmarks.yolo.page import table_of_networks
+from helpers.optional import skip_without
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FILES = sorted(BENCHMARKS.rglob("*.py"))
@@ -58,8 +59,7 @@ COMMANDS = {  # and the optional packages that its modules import
 def test_every_command_explains_itself(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for package in COMMANDS[command]:
-        pytest.importorskip(package)
+    skip_without(*COMMANDS[command])
     for module in [name for name in sys.modules if name.startswith("benchmarks.")]:
         monkeypatch.delitem(sys.modules, module)  # else runpy warns that the module is imported already
     monkeypatch.setattr(sys, "argv", [command, "--help"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from helpers.optional import skip_without
 from helpers.pages import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
@@ -24,8 +25,7 @@ def cells_of(notebook: Any) -> list[Any]:
 def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a kernel, which is a process of its own, in an empty folder."""
     nbclient = pytest.importorskip("nbclient", reason="needs nbclient: pip install 'fec_fast[test]'")
-    for package in ("ipykernel", "accelerate", "torchmetrics", "sklearn", "matplotlib", *NEEDS.get(path.stem, ())):
-        pytest.importorskip(package)
+    skip_without("ipykernel", "accelerate", "torchmetrics", "sklearn", "matplotlib", *NEEDS.get(path.stem, ()))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     notebook = nbformat.read(path, 4)
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()

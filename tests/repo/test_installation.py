@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers.optional import skip_without
+
 ROOT = Path(__file__).parents[2]
 SOURCES = ("CMakeLists.txt", "LICENSE", "README.md", "cmake", "csrc", "pyproject.toml", "python")
 
@@ -52,8 +54,7 @@ assert "cpu: not built (not in this installation" in said and "torch: usable" in
 
 def installed(folder: Path, sources: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Installs the package from its sources, with the build tools of this environment: nothing is downloaded."""
-    for package in ("scikit_build_core", "setuptools_scm", "pybind11"):
-        pytest.importorskip(package)
+    skip_without("scikit_build_core", "setuptools_scm", "pybind11")
     options = ["--no-build-isolation", "--no-deps", "--no-index", "--target", str(folder)]
     command = [sys.executable, "-m", "pip", "install", "-v", *options, str(sources)]
     kept = {name: value for name, value in os.environ.items() if name not in ("FEC_NATIVE", "FEC_CUDA", "PYTHONPATH")}

@@ -141,6 +141,13 @@ def test_private_interfaces_of_other_libraries_stay_in_compat() -> None:
     assert not wrong
 
 
+def test_warnings_name_the_users_line() -> None:
+    """Only ``warn_user`` finds it; a number of frames is wrong as soon as another function calls."""
+    calls = re.compile(r"\bwarnings\.warn(_explicit)?\(|\bimport warn\b|\bstacklevel=")
+    giving = {module for module, path in modules().items() if calls.search(path.read_text(encoding="utf-8"))}
+    assert giving == {"utils.user_warnings"}
+
+
 def test_no_public_function_shadows_a_module_beside_it() -> None:
     wrong = set()
     for module, path in modules().items():

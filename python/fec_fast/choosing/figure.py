@@ -34,8 +34,8 @@ def draw_sweep(
     """
     try:
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise missing_extra("matplotlib", "report", "Sweep.plot") from error
+    except (ImportError, AttributeError) as error:
+        raise missing_extra("matplotlib", "report", "Sweep.plot", error) from error
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     ways = dict.fromkeys((point.policy, point.criterion) for point in points)

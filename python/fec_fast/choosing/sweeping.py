@@ -22,7 +22,7 @@ from ..utils.arguments import check_network, check_path
 from ..utils.copying import copied_model
 from ..utils.critical_section import put_back_by, surely_closed
 from ..utils.distributed import launched_processes
-from ..utils.errors import ArgumentError, FecError, FecWarning, InputError
+from ..utils.errors import ArgumentError, FecError, InputError
 from ..utils.evaluation import is_at_chance
 from ..utils.forward import describe_tensors
 from ..utils.model_index import ModelIndex
@@ -30,6 +30,7 @@ from ..utils.progress import progress_bar
 from ..utils.public_call import interruptible
 from ..utils.random_state import generators_of, restored_randomness, restorer_of, seed_all
 from ..utils.timing import time_model, warn_if_busy
+from ..utils.user_warnings import warn_user
 from ..utils.weights import state_digest
 from .combinations import Combination, combinations_of
 from .metric import Metric, SweepMetric, checked_metric
@@ -153,7 +154,7 @@ def sweep(
     missing = [job for job in jobs if job.key not in stored]
     maker.measure_sensitivities([job.criterion for job in missing if job.policy == "sensitivity"])
     missing_here = missing if tune is not None else missing[team.rank :: team.world_size]
-    told: dict[str, list[str]] = {}
+    told: dict[str, dict[str, str]] = {}
     failures: dict[str, FecError] = {}
 
     def measure_jobs() -> dict[str, SweepPoint | str]:
@@ -186,9 +187,7 @@ def sweep(
         raise failures.get(name) or InputError(f"{name}: {reason}")
     if failed:
         name, reason = next(iter(failed.items()))
-        warnings.warn(
-            f"{len(failed)} of {len(jobs)} networks failed, such as {name}: {reason}", FecWarning, stacklevel=3
-        )
+        warn_user(f"{len(failed)} of {len(jobs)} networks failed, such as {name}: {reason}")
     if latency:
 
         def measure_latencies() -> dict[str, Any]:
@@ -285,35 +284,32 @@ _LATENCY_PRECISION, _LATENCY_SECONDS = 0.01, 2.0
 
 
 @surely_closed
-def _collected_warnings(told: dict[str, list[str]], name: str) -> Iterator[None]:
+def _collected_warnings(told: dict[str, dict[str, str]], name: str) -> Iterator[None]:
     """Keeps the warnings of one network, by what they are about, to give each of them once at the end."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
     for warning in caught:
         text = str(warning.message)
-        told.setdefault(re.sub(r"[\d.,]+", "", text.partition(":")[0]), []).append(f"{name}: {text}")
+        told.setdefault(re.sub(r"[\d.,]+", "", text.partition(":")[0]), {}).setdefault(name, text)
 
 
-def _warn_once(told: dict[str, list[str]], total: int) -> None:
+def _warn_once(told: dict[str, dict[str, str]], total: int) -> None:
     for texts in told.values():
-        warnings.warn(f"{len(texts)} of {total} networks, such as {texts[0]}", FecWarning, stacklevel=4)
+        name, text = next(iter(texts.items()))
+        warn_user(f"{len(texts)} of {total} networks, such as {name}: {text}")
 
 
 def _warn_about_data(metric: SweepMetric, dense: float) -> None:
     if metric.measured_on_recovery:
-        warnings.warn(
+        warn_user(
             f"{metric.name} is measured on the images that the networks are recovered on: give held-out data as "
-            "val_loader=",
-            FecWarning,
-            stacklevel=4,
+            "val_loader="
         )
     if metric.classes is not None and is_at_chance(dense, metric.classes):
-        warnings.warn(
+        warn_user(
             f"the dense network's accuracy of {dense:.4f} is about that of guessing among {metric.classes} classes: "
-            "load its weights, and check how images are normalised",
-            FecWarning,
-            stacklevel=4,
+            "load its weights, and check how images are normalised"
         )
 
 
@@ -322,9 +318,7 @@ def _warn_about_chance(metric: SweepMetric, dense: DenseNetwork, points: Sequenc
         return
     lost = [point for point in points if is_at_chance(point.value, metric.classes)]
     if lost:
-        warnings.warn(
+        warn_user(
             f"{len(lost)} of {len(points)} networks are no better than guessing among {metric.classes} classes, such "
-            f"as {lost[0].name} with {lost[0].value:.4f}: remove less, recover on images, or train with tune=",
-            FecWarning,
-            stacklevel=4,
+            f"as {lost[0].name} with {lost[0].value:.4f}: remove less, recover on images, or train with tune="
         )

@@ -14,7 +14,9 @@ import torch
 import typer
 
 from ..scoring.backends.registry import backends
+from ..utils.errors import MissingExtraError
 from ..utils.machine import describe_machine, package_version
+from ..utils.onnx_model import require_exporter
 from .output import Json, say, write_json
 
 # Extras, what they are for, and the packages that they bring.
@@ -120,6 +122,11 @@ def _extras() -> list[_Finding]:
     for extra, (purpose, packages) in _EXTRAS.items():
         missing = [package for package in packages if importlib.util.find_spec(package) is None]
         text = purpose if not missing else f"{purpose}: pip install 'fec_fast[{extra}]' (lacks {', '.join(missing)})"
+        if "onnxscript" in packages and not missing:
+            try:
+                require_exporter(purpose)
+            except MissingExtraError as error:
+                missing, text = ["torch"], str(error)
         findings.append(_Finding(f"extra {extra}", "missing" if missing else "ok", text))
     return findings
 

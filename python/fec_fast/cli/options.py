@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,8 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from ..utils.errors import FecWarning, InputError
+from ..utils.errors import InputError
+from ..utils.user_warnings import warn_user
 from ..vision import zoo
 from ..vision.weights import load_weights
 
@@ -76,7 +76,7 @@ def build_model(name: str, weights: Path | None, *, warn: bool = True) -> nn.Mod
         message = (
             f"RANDOM WEIGHTS: {name} was never trained. Its sizes are right, its scores and accuracies mean nothing; "
         )
-        warnings.warn(message + "give the trained weights with --weights FILE", FecWarning, stacklevel=2)
+        warn_user(message + "give the trained weights with --weights FILE")
     return model if weights is None else load_weights(model, weights)
 
 

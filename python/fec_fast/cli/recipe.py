@@ -136,8 +136,8 @@ def validate(content: Any, name: str) -> None:
     try:
         from jsonschema import Draft202012Validator
         from jsonschema.exceptions import best_match
-    except ImportError as error:
-        raise missing_extra("jsonschema", "train", "recipes") from error
+    except (ImportError, AttributeError) as error:
+        raise missing_extra("jsonschema", "train", "recipes", error) from error
     wrong = best_match(Draft202012Validator(schema()).iter_errors(content))
     if wrong is None:
         return

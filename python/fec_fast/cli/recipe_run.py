@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +26,7 @@ from ..training.history import FinetuneResult
 from ..training.tasks.detection import Detection
 from ..utils.copying import copied_model
 from ..utils.distributed import launched_processes
-from ..utils.errors import CheckpointError, FecWarning, InputError
+from ..utils.errors import CheckpointError, InputError
 from ..utils.evaluation import warn_if_at_chance
 from ..utils.files import write_text
 from ..utils.machine import describe_machine
@@ -35,6 +34,7 @@ from ..utils.model_index import ModelIndex
 from ..utils.random_state import restored_randomness
 from ..utils.reading import read_json
 from ..utils.text import folded
+from ..utils.user_warnings import warn_user
 from ..vision import data, zoo
 from ..vision.weights import load_weights
 from .amounts import amount_of
@@ -87,9 +87,7 @@ def run_recipe(
     if recipe.weights is not None:
         load_weights(model, recipe.weights)
     else:
-        warnings.warn(
-            "the recipe names no weights (--weights): the network starts from random weights", FecWarning, stacklevel=2
-        )
+        warn_user("the recipe names no weights (--weights): the network starts from random weights")
     train, held_out = data.load(**recipe.data)
     shape = _shape(recipe)
     example: Any = torch.randn(shape, generator=torch.Generator().manual_seed(0))

@@ -90,7 +90,7 @@ def export_int8(
         Sizes, layers and agreement. A warning says if the agreement is poor.
 
     Raises:
-        MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
+        MissingExtraError: onnx, onnxscript or onnxruntime is not installed, or torch is older than 2.7.
         ArgumentError: An argument has the wrong type or an unknown value.
         LayerError: ``float_layers`` names no layer of the network, or no layer has a weight.
         InputError: There are no images, the network cannot be run on them, torch cannot export it, or onnxruntime

@@ -90,8 +90,8 @@ def export_pt2e(
                 X86InductorQuantizer,
                 get_default_x86_inductor_quantization_config,
             )
-    except ImportError as error:
-        raise missing_extra("torchao", "torchao", "export_pt2e") from error
+    except (ImportError, AttributeError) as error:
+        raise missing_extra("torchao", "torchao", "export_pt2e", error) from error
     except Exception as error:  # torchao uses parts of torch that others do not have
         raise MissingExtraError(
             f"export_pt2e: the installed torchao does not fit torch {torch.__version__} ({type(error).__name__}: "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,9 @@ from torch import Tensor, nn
 
 from ..recovery.calibration import calibration_batches
 from ..utils.arguments import check_network
-from ..utils.errors import ArgumentError, FecWarning, InputError, LayerError, WeightError
+from ..utils.errors import ArgumentError, InputError, LayerError, WeightError
 from ..utils.modules import check_can_be_changed, device_of, named_tensors, unwrap
+from ..utils.user_warnings import warn_user
 
 # Images that the ranges of activations are measured on.
 IMAGES = 512
@@ -134,4 +134,4 @@ def warn_if_far(agreement: Agreement, file: Path, remedy: str) -> None:
     """
     if (agreement.same is not None and agreement.same < _FEW_AGREE) or not agreement.error <= _LARGE_ERROR:
         message = f"{file.name} is far from the float network: {agreement}; {remedy}"
-        warnings.warn(message, FecWarning, stacklevel=4)
+        warn_user(message)

@@ -24,16 +24,16 @@ _PACKAGES = {"lightning.pytorch": "lightning", "pytorch_lightning": "pytorch-lig
 
 def _callback_class() -> Any:
     """The class of callbacks, of the package that the caller has imported already, if one of the two."""
-    failure: ImportError | None = None
+    failure: Exception | None = None
     for module, package in sorted(_PACKAGES.items(), key=lambda item: item[0] not in sys.modules):
         try:
             kind = importlib.import_module(module).Callback
-        except ImportError as error:
+        except (ImportError, AttributeError) as error:
             failure = error
             continue
         warn_if_untested(package, "2.4", "2.6")
         return kind
-    raise missing_extra("lightning", "lightning", "fec_fast.integrations.lightning") from failure
+    raise missing_extra("lightning", "lightning", "fec_fast.integrations.lightning", failure) from failure
 
 
 _Callback: Any = _callback_class()

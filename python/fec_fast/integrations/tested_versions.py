@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import warnings
 from importlib.metadata import version
 
-from ..utils.errors import FecWarning
+from ..utils.user_warnings import warn_user
 
 
 def warn_if_untested(package: str, first: str, last: str) -> None:
@@ -19,11 +18,9 @@ def warn_if_untested(package: str, first: str, last: str) -> None:
     """
     installed, oldest, newest = (_numbers(each) for each in (version(package), first, last))
     if not (oldest <= installed[: len(oldest)] and installed[: len(newest)] <= newest):
-        warnings.warn(
+        warn_user(
             f"{package} {version(package)} is installed, fec_fast was tested with {first} to {last}: check a short "
-            f"training, or install {package}=={last}.*",
-            FecWarning,
-            stacklevel=3,
+            f"training, or install {package}=={last}.*"
         )
 
 

@@ -33,8 +33,8 @@ from ..utils.modules import named_tensors
 try:
     import torch_pruning as tp
     from torch_pruning.pruner import function
-except ImportError as error:
-    raise missing_extra("torch-pruning", "torch-pruning", "fec_fast.integrations.torch_pruning") from error
+except (ImportError, AttributeError) as error:
+    raise missing_extra("torch-pruning", "torch-pruning", "fec_fast.integrations.torch_pruning", error) from error
 
 CRITERION = "torch-pruning history"
 

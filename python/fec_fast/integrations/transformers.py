@@ -30,8 +30,8 @@ from .tested_versions import warn_if_untested
 try:
     from transformers import AutoConfig, PreTrainedModel, TrainerCallback
     from transformers.trainer_utils import get_last_checkpoint
-except ImportError as error:
-    raise missing_extra("transformers", "transformers", "fec_fast.integrations.transformers") from error
+except (ImportError, AttributeError) as error:
+    raise missing_extra("transformers", "transformers", "fec_fast.integrations.transformers", error) from error
 
 warn_if_untested("transformers", "5.3", "5.24")
 

@@ -28,8 +28,8 @@ try:
     from ultralytics import RTDETR as RTDETR
     from ultralytics import YOLO as YOLO
     from ultralytics.nn.tasks import BaseModel
-except ImportError as error:
-    raise missing_extra("ultralytics", "ultralytics", "fec_fast.integrations.ultralytics") from error
+except (ImportError, AttributeError) as error:
+    raise missing_extra("ultralytics", "ultralytics", "fec_fast.integrations.ultralytics", error) from error
 
 warn_if_untested("ultralytics", "8.4.190", "8.4")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,13 +22,14 @@ from ..report.content import MeasuredSweep
 from ..report.writer import write_report
 from ..scoring.formula import Formula
 from ..utils.arguments import check_file_to_write
-from ..utils.errors import ArgumentError, FecWarning, InputError
+from ..utils.errors import ArgumentError, InputError
 from ..utils.html import html_panel, share_bar
 from ..utils.model_index import ModelIndex
 from ..utils.public_call import interruptible
 from ..utils.runtimes import TORCH
 from ..utils.text import change, short_number
 from ..utils.timing import Latency, compare_latency
+from ..utils.user_warnings import warn_user
 from .allocation.allocate import AllocationRequest, Ratios, removed_shares
 from .allocation.budget import Budget
 from .allocation.measured import Sensitivity
@@ -337,7 +337,7 @@ def prune(
     check_calibration(criterion, request.policy, calibration)
     if recover is None and images_suffice(criterion, request.policy) and not isinstance(calibration, str):
         batches = calibration_batches(calibration, IMAGES, model)
-        warn_if_few(batches, stacklevel=4)
+        warn_if_few(batches)
         calibration = [(batch,) for batch in batches]
         request = replace(request, calibration=calibration)
     context, failure = None, ""
@@ -352,16 +352,16 @@ def prune(
         context = build_context(model, example_inputs, criterion, formula, sides, ignore, norms=norms)
         note = f"the criterion is {criterion!r}, because {ABLATION!r} cannot be measured on noise: {failure}"
         context = replace(context, notes=(*context.notes, note))
-        warnings.warn(f"{note}; give calibration=, images without labels", FecWarning, stacklevel=3)
+        warn_user(f"{note}; give calibration=, images without labels")
     trial = find_plan(context, request, verify=verify)
     context, counts, plan, pruned, proof = trial.context, trial.counts, trial.plan, trial.pruned, trial.proof
     macs = context.trace.macs_by_layer()
     hurt = layers_cut_to_the_bone(plan, [name for name in context.index.modules if macs.get(name)])
     for message in [*unseen_parts(trial), *kept_for_norms(context.coupling), *hurt]:
-        warnings.warn(message, FecWarning, stacklevel=3)  # of the caller: @interruptible is between
+        warn_user(message)
     if not any(counts) and budget is None and (ratio is None or ratio > 0):
         message = "nothing was pruned: the shares to remove are too small for these widths and round_to"
-        warnings.warn(message, FecWarning, stacklevel=3)
+        warn_user(message)
     before = counts_of(context.index, macs)
     sizes = SizeModel(context.index, context.trace, context.coupling)
     after = counts_of(pruned, sizes.macs_by_layer(counts))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,11 +11,12 @@ from torch import nn
 from ..utils.arguments import check_network
 from ..utils.compat import BatchNormBase
 from ..utils.critical_section import put_back_by
-from ..utils.errors import FecWarning, InputError
+from ..utils.errors import InputError
 from ..utils.forward import call_model, map_tensors, restored_modes
 from ..utils.modules import device_of, unwrap
 from ..utils.public_call import interruptible
 from ..utils.undo import undone_upon_error
+from ..utils.user_warnings import warn_user
 from .calibration import count_images, inputs_from
 
 
@@ -45,7 +45,7 @@ def recalibrate(model: nn.Module, loader: Iterable[Any]) -> None:
     """
     if not reestimate(model, loader):
         kind = type(unwrap(model)).__name__
-        warnings.warn(f"{kind} has no batch norm: there is nothing to recalibrate", FecWarning, stacklevel=3)
+        warn_user(f"{kind} has no batch norm: there is nothing to recalibrate")
 
 
 def reestimate(model: nn.Module, loader: Iterable[Any]) -> bool:

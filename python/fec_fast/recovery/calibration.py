@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -13,10 +12,11 @@ from torch import Tensor, nn
 from ..utils.arguments import batches_of
 from ..utils.batches import pair_of
 from ..utils.compat import tree_leaves
-from ..utils.errors import ArgumentError, FecWarning, InputError
+from ..utils.errors import ArgumentError, InputError
 from ..utils.forward import call_model, describe_tensors, map_tensors, undisturbed
 from ..utils.model_index import ModelIndex
 from ..utils.modules import device_of
+from ..utils.user_warnings import warn_user
 
 # Runs in lock step cost a thread each, and small batches are slow: batches are joined until there are at most this
 # many, of at least this many images.
@@ -155,20 +155,17 @@ def calibration_batches(calibration: Any, images: int, model: nn.Module | ModelI
     return _joined(batches, max(FEWEST_IMAGES, -(-number // MOST_BATCHES)))
 
 
-def warn_if_few(batches: list[Any], stacklevel: int) -> None:
+def warn_if_few(batches: list[Any]) -> None:
     """Warns if calibration images are few.
 
     Args:
         batches: Of :func:`calibration_batches`.
-        stacklevel: Of the caller's code, as ``warnings.warn`` would be given it here.
     """
     number = sum(map(count_images, batches))
     if number < _FEW_IMAGES:
-        warnings.warn(
+        warn_user(
             f"{number} calibration images are few: layers are fitted to what these have in common; give 500 to 1,000 "
-            "(without labels)",
-            FecWarning,
-            stacklevel=stacklevel,
+            "(without labels)"
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +15,7 @@ from ..plan.shapes import fingerprint
 from ..utils.compat import storage_id
 from ..utils.copying import copied_model
 from ..utils.critical_section import one_thread_at_a_time
-from ..utils.errors import ArgumentError, FecWarning, InputError, PlanError, WeightError
+from ..utils.errors import ArgumentError, InputError, PlanError, WeightError
 from ..utils.forward import tensors_in
 from ..utils.model_index import ModelIndex
 from ..utils.modules import unwrap_for_surgery
@@ -24,6 +23,7 @@ from ..utils.precision import full_float32
 from ..utils.progress import progress_bar
 from ..utils.public_call import interruptible
 from ..utils.text import counted, text_table
+from ..utils.user_warnings import warn_user
 from .calibration import DATA_FREE, calibration_batches, count_images, warn_if_few
 from .data_free import fit_on_noise
 from .layer_fits import LayerFits, LayerRecovery, write_tensors
@@ -170,11 +170,9 @@ def compensate(
             fits = fit_on_noise(before, after, plan, example_inputs, make_fits, progress)
         if fits.left and not fits.records:
             layer, reason = next(iter(fits.left.items()))
-            warnings.warn(
+            warn_user(
                 f"nothing was recovered: {counted(len(fits.left), 'layer')} could not be fitted, such as {layer!r}: "
-                f"{reason}",
-                FecWarning,
-                stacklevel=3,
+                f"{reason}"
             )
         return Compensation(DATA_FREE, 0, 0, tuple(fits.records), dict(fits.left))
     batches = calibration_batches(calibration, images, before)
@@ -183,7 +181,7 @@ def compensate(
         raise InputError(
             f"{number} calibration image(s) are too few: give at least {FEWEST_IMAGES}, better some hundreds"
         )
-    warn_if_few(batches, stacklevel=4)
+    warn_if_few(batches)
     with one_thread_at_a_time(), full_float32():
         small = ModelIndex.of(copied_model(after))
         fits = LayerFits(before, small, plan, ridge, rows, int(memory * 2**30))
@@ -194,11 +192,9 @@ def compensate(
     write_tensors(after, {name: small.tensors[name] for name in fits.changed})
     used = sum(map(count_images, batches))
     if used < number:
-        warnings.warn(
+        warn_user(
             f"{used} of {number} calibration images were used: memory={memory:g} GiB is not enough for what the model "
-            "computes on more of them at a time; give more memory",
-            FecWarning,
-            stacklevel=3,
+            "computes on more of them at a time; give more memory"
         )
     return Compensation("least squares", used, number, tuple(fits.records), dict(fits.left))
 

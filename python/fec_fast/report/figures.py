@@ -52,8 +52,8 @@ def check_plotting() -> None:
     """
     try:
         import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise missing_extra("matplotlib", "report", "a report") from error
+    except (ImportError, AttributeError) as error:
+        raise missing_extra("matplotlib", "report", "a report", error) from error
 
 
 @surely_closed
@@ -145,8 +145,8 @@ def to_image(values: np.ndarray, description: str, *, scale: int = 1) -> Html:
     try:
         import matplotlib
         from PIL import Image
-    except ImportError as error:
-        raise missing_extra("matplotlib", "report", "a report") from error
+    except (ImportError, AttributeError) as error:
+        raise missing_extra("matplotlib", "report", "a report", error) from error
     if values.ndim == 2:
         picture = Image.fromarray(np.round(np.clip(values, 0, 1) * (_STEPS - 1)).astype(np.uint8))
         colours = matplotlib.colormaps["cividis"](np.linspace(0, 1, _STEPS))[:, :3]

@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from ..utils.errors import FormulaError, nearest
+from ..utils.public_call import constructor_checked
 
 Compress = Literal["rms", "absmean", "mean", "none"]
 Entropy = Literal["similarity", "softmax", "distance"]
 Axis = Literal["channels", "filters", "both"]
 
 
+@constructor_checked
 @dataclass(frozen=True)
 class Formula:
     r"""The choices that define the entropy of a filter.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..utils.errors import ArgumentError, InputError, LayerError, WeightError, nearest
 from ..utils.html import html_panel
 from ..utils.model_index import checked_modules
+from ..utils.public_call import names_checked
 from ..utils.reading import check_json_text, parse_json
 from ..utils.text import counted, text_table
 from . import ops
@@ -257,6 +258,7 @@ class ModelScores(Mapping[str, Tensor]):
         return cls(entropies, layers, content["unscored"], formula, content["backend"])
 
 
+@names_checked
 def score_model(
     model: nn.Module,
     *,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, get_type_hints
@@ -12,7 +11,9 @@ from typing import Any, get_type_hints
 import torch
 from torch import Tensor
 
-from ..utils.errors import ArgumentError, BackendError, FecWarning, FormulaError, WeightError, nearest
+from ..utils.errors import ArgumentError, BackendError, FormulaError, WeightError, nearest
+from ..utils.public_call import names_checked
+from ..utils.user_warnings import warn_user
 from ..utils.weights import first_not_finite
 from . import reference
 from .backends import cpu, cuda, torch_operators, triton
@@ -156,11 +157,9 @@ def _on_cpu(weights: list[Tensor], requested: str) -> list[Tensor]:
     """Copies weights that are not all on the CPU to it, with a warning."""
     away = sorted({str(weight.device) for weight in weights if weight.device.type != "cpu"})
     reasons = "".join(f"; {name}: {info.reason}" for name, info in backends().items() if name not in _ON_PROCESSOR)
-    warnings.warn(
+    warn_user(
         f"weights on {', '.join(away)} are copied to the CPU and scored there"
-        + (reasons if requested == "auto" else f", as backend={requested!r} asks"),
-        FecWarning,
-        stacklevel=4,
+        + (reasons if requested == "auto" else f", as backend={requested!r} asks")
     )
     return [weight.detach().cpu() for weight in weights]
 
@@ -214,6 +213,7 @@ def _not_finite(weights: Sequence[Tensor], position: int, names: Sequence[str] |
     )
 
 
+@names_checked
 def channel_distances(weight: Tensor, formula: Formula | None = None, *, filters: slice | None = None) -> Tensor:
     """Computes the matrix of distances that the entropies are made of, to look at or to check.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -14,9 +13,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..utils.arguments import batches_of
-from ..utils.errors import FecWarning, TrainingError, TrainingInterrupted
+from ..utils.errors import TrainingError, TrainingInterrupted
 from ..utils.evaluation import is_at_chance
 from ..utils.random_state import generators_of, seed_all
+from ..utils.user_warnings import warn_user
 from .ema import ModelEma
 from .fsdp import copy_for_sharding, gather_tensors, shard, shard_like, uses_fsdp2
 from .history import Epoch, best_epoch_of
@@ -246,10 +246,9 @@ class Trainer:
                 f"train_loader gave no batch in epoch {epoch + 1}, though its length is {self.batches}: it can be gone "
                 "through only once; give a torch DataLoader, or a list of batches"
             )
-        warnings.warn(
+        warn_user(
             f"train_loader gave {batches} batches in epoch {epoch + 1}, its length is {self.batches}: the learning "
-            "rate follows the length",
-            stacklevel=2,
+            "rate follows the length"
         )
 
     def _evaluate(self, interrupt: Interrupt) -> dict[str, float] | None:
@@ -275,12 +274,10 @@ class Trainer:
         if not self.accelerator.is_main_process or classes is None or accuracy is None:
             return
         if is_at_chance(accuracy, classes):
-            warnings.warn(
+            warn_user(
                 f"after the first epoch the held-out accuracy of {accuracy:.4f} is about that of guessing among "
                 f"{classes} classes: was too much pruned, is the learning rate of {self.settings.lr:g} too high, or do "
-                "labels and normalisation differ between the loaders?",
-                FecWarning,
-                stacklevel=2,
+                "labels and normalisation differ between the loaders?"
             )
 
     def _broadcast_buffers(self, network: nn.Module) -> None:

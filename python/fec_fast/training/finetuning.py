@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +13,12 @@ from torch.utils.data import DataLoader
 from ..utils.arguments import check_network, check_path
 from ..utils.critical_section import put_back_by
 from ..utils.distributed import check_accelerate
-from ..utils.errors import ArgumentError, FecWarning, InputError
+from ..utils.errors import ArgumentError, InputError
 from ..utils.forward import restored_modes
 from ..utils.modules import check_can_be_changed
 from ..utils.public_call import interruptible
 from ..utils.random_state import restored_randomness
+from ..utils.user_warnings import warn_user
 from ..utils.weights import check_finite
 from .accelerator import temporary_accelerator, unprepared_at_end
 from .batches import batch_count, check_can_be_repeated, length_of
@@ -161,9 +161,7 @@ def finetune(
             if resume and state_folder is not None and has_state(state_folder):
                 state = read_state(state_folder, conditions, model)
             elif resume:
-                warnings.warn(
-                    f"nothing to resume in {state_folder}: training starts from the beginning", FecWarning, stacklevel=3
-                )
+                warn_user(f"nothing to resume in {state_folder}: training starts from the beginning")
             trainer = Trainer(accelerator, inputs, conditions)
 
             def end() -> None:
@@ -187,11 +185,9 @@ def _check_distribution(accelerator: Accelerator, loader: Iterable[Any]) -> None
     from accelerate.utils import parse_flag_from_env
 
     if not uses_fsdp2(accelerator) and parse_flag_from_env("ACCELERATE_USE_FSDP"):
-        warnings.warn(
+        warn_user(
             "accelerate is configured to shard the weights (FSDP), but it does so only across several GPUs: here every "
-            "process holds all weights",
-            FecWarning,
-            stacklevel=4,
+            "process holds all weights"
         )
     if accelerator.num_processes > 1 and not isinstance(loader, DataLoader):
         raise InputError(f"several processes can share a torch DataLoader, not a {type(loader).__name__}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ..utils.errors import ArgumentError, InputError, nearest
+from ..utils.public_call import constructor_checked
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "onecycle")
@@ -37,6 +38,7 @@ _MAY_BE_NONE = ("clip_norm", "ema_decay", "patience", "max_minutes")
 _LARGEST = 1 << 53
 
 
+@constructor_checked
 @dataclass(frozen=True)
 class TrainingSettings:
     """The settings of :func:`fec_fast.finetune`. Every name is also a keyword argument of that function.

@@ -53,8 +53,8 @@ def check_log_folder(log_dir: str | Path | None, log_with: str) -> Path | None:
     if log_with == "tensorboard":
         try:
             importlib.import_module("tensorboard")
-        except ImportError as error:
-            raise missing_extra("tensorboard", "tensorboard", "log_with='tensorboard'") from error
+        except (ImportError, AttributeError) as error:
+            raise missing_extra("tensorboard", "tensorboard", "log_with='tensorboard'", error) from error
     return folder
 
 

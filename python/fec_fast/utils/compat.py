@@ -1,7 +1,7 @@
 """Private interfaces of torch and accelerate, in one place: each entry says which public interface is missing.
 
 No other module of the package imports or reads an underscore name of another library (tests/repo/test_layers.py).
-Checked with torch 2.6 to 2.14 and accelerate 1.1 to 1.15.
+Checked with torch 2.6 to 2.14 and accelerate 1.7 to 1.15.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ def check_accelerate() -> None:
     for package in ("accelerate", "torchmetrics"):
         try:
             importlib.import_module(package)
-        except ImportError as error:
-            raise missing_extra(package, "train", "finetune") from error
+        except (ImportError, AttributeError) as error:
+            raise missing_extra(package, "train", "finetune", error) from error
 
 
 @contextlib.contextmanager

@@ -7,7 +7,12 @@ All errors are :class:`FecError`. Where Python itself would raise ``ValueError``
 from __future__ import annotations
 
 import difflib
+import os
+import sys
+import traceback
 from collections.abc import Iterable, Sequence
+
+from .installed_files import is_installed
 
 
 class FecError(Exception):
@@ -95,18 +100,45 @@ class MissingExtraError(FecError, ImportError):
     """An optional dependency is missing; the message names the command that installs it."""
 
 
-def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:
-    """Builds the error for an optional dependency that is not installed.
+def missing_extra(package: str, extra: str, purpose: str, error: Exception | None) -> MissingExtraError:
+    """Builds the error for an optional dependency that cannot be imported: it is not installed, hidden, or broken.
 
     Args:
-        package: The distribution that could not be imported.
-        extra: The extra of fec_fast that installs it.
-        purpose: What needs it, the subject of the message's sentence.
+        package: The distributions that the import needs.
+        extra: The extra of fec_fast that installs them.
+        purpose: What needs them, the subject of the message's sentence.
+        error: What the import raised; ``None`` if it is known to be missing.
 
     Returns:
         The error, for the caller to raise.
     """
-    return MissingExtraError(f"{purpose} needs {package}: pip install 'fec_fast[{extra}]'")
+    if isinstance(error, MissingExtraError):  # raised by a script that was imported in the package's place
+        return error
+    if (file := _users_file(error)) is not None:
+        return MissingExtraError(
+            f"{purpose} needs {package}, but Python imports {file} in the place of a package: rename that file"
+        )
+    if error is None or isinstance(error, ModuleNotFoundError):
+        return MissingExtraError(f"{purpose} needs {package}: pip install 'fec_fast[{extra}]'")
+    return MissingExtraError(
+        f"{purpose} needs {package}, which cannot be imported ({type(error).__name__}: {error}): versions may not fit; "
+        f"pip install --upgrade 'fec_fast[{extra}]'"
+    )
+
+
+def _users_file(error: Exception | None) -> str | None:
+    """The file of the user's that an import which failed has read, if there is one."""
+    if error is None:
+        return None
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules: list[object] = []
+    if isinstance(error, ImportError):
+        files.append(error.path or "")
+        modules.append(sys.modules.get((error.name or "").partition(".")[0]))
+    elif isinstance(error, AttributeError):
+        modules.append(error.obj)
+    files += [getattr(module, "__file__", None) or "" for module in modules]
+    return next((file for file in files if os.path.isfile(file) and not is_installed(file)), None)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,10 +11,11 @@ from torch import Tensor, nn
 
 from .arguments import batches_of, check_network
 from .batches import check_labels, images_and_labels
-from .errors import ArgumentError, FecWarning, InputError
+from .errors import ArgumentError, InputError
 from .forward import call_model, describe_tensors, evaluation_mode
 from .modules import check_can_be_changed, device_of
 from .public_call import interruptible
+from .user_warnings import warn_user
 
 # An accuracy so little above that of guessing is that of a network that has lost what it had learnt.
 _ABOVE_CHANCE = 0.02
@@ -84,11 +84,9 @@ def warn_if_at_chance(model: nn.Module, inputs: Tensor, accuracy: float, descrip
         logits = call_model(model, inputs)
     classes = logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 2 else 0
     if is_at_chance(accuracy, classes):
-        warnings.warn(
+        warn_user(
             f"{description}: the accuracy of {accuracy:.4f} is about that of guessing among {classes} classes. Was too "
-            "much removed, or do weights, labels or normalisation not belong together?",
-            FecWarning,
-            stacklevel=2,
+            "much removed, or do weights, labels or normalisation not belong together?"
         )
 
 

@@ -10,6 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -51,10 +52,30 @@ def call_model(model: nn.Module, example_inputs: Any, what: str = "the example i
     except InputError:
         raise
     except Exception as error:
+        if (remedy := tensor_in_place_of(example_inputs)) is not None:
+            raise InputError(f"{what}: {remedy}") from error
         raise InputError(
             f"{type(model).__name__} cannot be run on {what} ({describe_tensors(example_inputs)}): "
             f"{type(error).__name__}: {error}"
         ) from error
+
+
+def tensor_in_place_of(inputs: Any) -> str | None:
+    """What to give in the place of inputs that other libraries take: a shape, or NumPy's arrays.
+
+    Args:
+        inputs: Inputs that a model, most often, cannot be run on. One that converts arrays itself can be.
+
+    Returns:
+        A sentence; ``None`` if the inputs are something else.
+    """
+    sizes = list(inputs) if isinstance(inputs, tuple | list) else []
+    if sizes and all(isinstance(size, int) and not isinstance(size, bool) for size in sizes):
+        listed = ", ".join(map(str, sizes))
+        return f"({listed:.80}) is a shape, not a tensor: give torch.randn({listed:.80})"
+    if any(isinstance(leaf, np.ndarray) for leaf in tree_leaves(inputs)):
+        return "a NumPy array is no tensor: give torch.from_numpy(array), with .float() where the weights are float32"
+    return None
 
 
 def copied_inputs(example_inputs: Any) -> Any:

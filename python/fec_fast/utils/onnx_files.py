@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .arguments import check_file_to_write, check_network
 from .errors import ArgumentError, FecError, InputError
 from .files import atomic_file
-from .forward import call_model, copied_inputs, describe_tensors, undisturbed
+from .forward import call_model, copied_inputs, describe_tensors, tensor_in_place_of, undisturbed
 from .modules import check_can_be_changed, device_of, unwrap
 from .onnx_model import PARITY, exported, relative_difference, require_onnx
 from .outputs import named_tensors_in
@@ -64,7 +64,7 @@ def export_onnx(
         The path, the size and the largest difference.
 
     Raises:
-        MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
+        MissingExtraError: onnx, onnxscript or onnxruntime is not installed, or torch is older than 2.7.
         ArgumentError: An argument has the wrong type.
         InputError: The network cannot be run on the inputs, torch cannot export it, or there is no such folder.
         FecError: onnxruntime computes other outputs than torch.
@@ -197,6 +197,9 @@ class OnnxRun:
 def _positional(argument: str, example_inputs: Any, device: torch.device) -> tuple[Tensor, ...]:
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     if not inputs or not all(isinstance(each, Tensor) and each.ndim for each in inputs):
+        remedy = tensor_in_place_of(example_inputs)
+        if remedy is not None:
+            raise ArgumentError(f"{argument}: {remedy}")
         raise ArgumentError(f"{argument}={example_inputs!r:.80}: give a tensor, or a tuple of tensors, for ONNX")
     if any(each.is_meta or each.layout != torch.strided for each in inputs):
         raise InputError(f"{argument}: {describe_tensors(inputs)} are not dense tensors with values")

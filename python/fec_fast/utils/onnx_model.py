@@ -12,13 +12,32 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 from .critical_section import interrupts_deferred, surely_closed
-from .errors import InputError, missing_extra
+from .errors import InputError, MissingExtraError, missing_extra
 
 # The largest difference between the outputs of torch and of another runtime that is accepted, relative to the largest.
 PARITY = 1e-3
+# The first torch whose exporter works with the onnxscript of today. Pruning needs no exporter.
+EXPORTING_TORCH = "2.7"
 _ABOUT_SOURCES = {"pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node"}
+
+
+def require_exporter(purpose: str) -> None:
+    """Checks that torch's exporter to ONNX works: the one of older versions fails with every version of onnxscript.
+
+    Args:
+        purpose: What needs it, the subject of the error message.
+
+    Raises:
+        MissingExtraError: torch is older.
+    """
+    if TorchVersion(torch.__version__) < EXPORTING_TORCH:
+        raise MissingExtraError(
+            f"{purpose} needs torch {EXPORTING_TORCH} or newer, torch {torch.__version__} is installed: "
+            "pip install --upgrade torch torchvision"
+        )
 
 
 def require_onnx(purpose: str) -> None:
@@ -28,14 +47,15 @@ def require_onnx(purpose: str) -> None:
         purpose: What needs it, the subject of the error message.
 
     Raises:
-        MissingExtraError: It is not.
+        MissingExtraError: It is not, or torch is too old.
     """
+    require_exporter(purpose)
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401 (torch's exporter needs it)
-    except ImportError as error:
-        raise missing_extra("onnx, onnxscript and onnxruntime", "onnx", purpose) from error
+    except (ImportError, AttributeError) as error:
+        raise missing_extra("onnx, onnxscript and onnxruntime", "onnx", purpose, error) from error
 
 
 def exported(network: nn.Module, example_inputs: Any, dynamic_shapes: Any = None) -> Any:

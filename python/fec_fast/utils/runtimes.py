@@ -21,7 +21,7 @@ from .forward import call_model, copied_inputs, undisturbed
 from .model_index import ModelIndex
 from .modules import device_of
 from .onnx_files import OnnxRun
-from .onnx_model import PARITY, exported, layer_model, relative_difference, require_onnx
+from .onnx_model import PARITY, exported, layer_model, relative_difference, require_exporter, require_onnx
 from .outputs import named_tensors_in
 
 TORCH, COMPILED, ONNXRUNTIME, OPENVINO = "torch", "torch.compile", "onnxruntime", "openvino"
@@ -55,12 +55,13 @@ def require_runtime(runtime: str) -> None:
         MissingExtraError: It is not; the message has the command that installs it.
     """
     if runtime == OPENVINO:
+        require_exporter(f"runtime={runtime!r}")
         try:
             import onnx  # noqa: F401
             import onnxscript  # noqa: F401 (torch's exporter needs it)
             import openvino  # noqa: F401
-        except ImportError as error:
-            raise missing_extra("openvino, onnx and onnxscript", "openvino", f"runtime={runtime!r}") from error
+        except (ImportError, AttributeError) as error:
+            raise missing_extra("openvino, onnx and onnxscript", "openvino", f"runtime={runtime!r}", error) from error
     elif runtime == ONNXRUNTIME:
         require_onnx(f"runtime={runtime!r}")
 

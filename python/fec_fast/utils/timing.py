@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
-import warnings
+import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,13 @@ import torch
 from torch import nn
 
 from .arguments import check_number
-from .errors import ArgumentError, FecWarning
+from .errors import ArgumentError
 from .forward import call_model, copied_inputs, undisturbed
 from .model_index import ModelIndex
 from .modules import device_of
 from .public_call import interruptible
 from .runtimes import TORCH, check_runtime, deployed, require_runtime
+from .user_warnings import warn_user
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,17 @@ def time_call(call: Callable[[], Any], precision: float, max_seconds: float) -> 
         The median of blocks of calls, and the half-width that was reached. It comes from order statistics, so no
         distribution is assumed.
     """
-    # Imported when used: it imports torch's compiler support, which logs a warning where CUDA is half installed.
-    from torch.utils.benchmark import Timer
-
-    timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+    # Not torch.utils.benchmark, which imports torch's support for compilers: that logs where there is nvcc and no GPU.
+    timer = timeit.Timer(call, timer=_clock)
+    share = max_seconds / 10
+    number = _calls_per_block(timer, share)
     start = time.perf_counter()
     times: list[float] = []
     while True:
-        times = sorted([*times, *timer.blocked_autorange(min_run_time=max_seconds / 10).times])
+        begin = time.perf_counter()
+        while not times or time.perf_counter() - begin < share:
+            times.append(timer.timeit(number) / number)
+        times.sort()
         # The ranks of the interval's ends: n/2 -+ 1.96 sqrt(n)/2, by the normal approximation of the binomial.
         middle, reach = len(times) / 2, 0.98 * math.sqrt(len(times))
         low, high = times[max(0, math.floor(middle - reach))], times[min(len(times) - 1, math.ceil(middle + reach))]
@@ -61,6 +66,30 @@ def time_call(call: Callable[[], Any], precision: float, max_seconds: float) -> 
         enough = high - low <= 2 * precision * median or time.perf_counter() - start > max_seconds
         if enough and len(times) >= _FEWEST:
             return Timing(median, (high - low) / 2)
+
+
+def _clock() -> float:
+    """Seconds, read when the GPU has done what it was given."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter()
+
+
+def _calls_per_block(timer: timeit.Timer, seconds: float) -> int:
+    """How many calls are timed at once, so that reading the clock does not count. The calls meanwhile warm up.
+
+    Args:
+        timer: Of the call.
+        seconds: What is measured before the result is looked at; a block is longer than a thousandth of it.
+
+    Returns:
+        A power of ten.
+    """
+    reading = statistics.median(timer.timeit(0) for _ in range(5))
+    number = 1
+    while (taken := timer.timeit(number)) <= seconds and (reading > 1e-4 * taken or taken < seconds / 1000):
+        number *= 10
+    return number
 
 
 def time_model(
@@ -215,11 +244,9 @@ def compare_latency(
     warn_if_busy("the original", before)
     warn_if_busy("the pruned model", after)
     if min(after) > _SLOWER * min(before):
-        warnings.warn(
+        warn_user(
             f"the pruned model takes {min(after) / min(before):.1f} times as long as the original: measure on an idle "
-            "machine, check torch.set_num_threads, and prune to widths that the hardware computes fast (round_to=8)",
-            FecWarning,
-            stacklevel=3,
+            "machine, check torch.set_num_threads, and prune to widths that the hardware computes fast (round_to=8)"
         )
     disagreement = max(map(_disagreement, (before, after)))
     return Latency(min(before), min(after), device, torch.get_num_threads(), disagreement, runtime)
@@ -234,11 +261,9 @@ def warn_if_busy(what: str, medians: Sequence[float]) -> None:
     """
     if _disagreement(medians) > BUSY:
         listed = " and ".join(f"{1e3 * median:.3g} ms" for median in medians)
-        warnings.warn(
+        warn_user(
             f"the machine was busy while latency was measured: repeated medians of {what} are {listed}; let nothing "
-            "else run, and measure again",
-            FecWarning,
-            stacklevel=4,
+            "else run, and measure again"
         )
 
 

@@ -34,8 +34,8 @@ def parse_yaml(text: str, *, number_keys: bool = False) -> Any:
     """
     try:
         import yaml
-    except ImportError as error:
-        raise missing_extra("pyyaml", "train", "YAML") from error
+    except (ImportError, AttributeError) as error:
+        raise missing_extra("pyyaml", "train", "YAML", error) from error
     if len(text) > MOST_YAML_BYTES:
         raise InputError(f"has {len(text):,} characters; at most {MOST_YAML_BYTES:,} are read")
     try:

@@ -78,8 +78,8 @@ class BoxOptions:
         try:
             import PIL  # noqa: F401 (imported only to see that they are there)
             from torchvision.transforms import v2  # noqa: F401
-        except ImportError as error:
-            raise missing_extra("torchvision and pillow", "detection", purpose) from error
+        except (ImportError, AttributeError) as error:
+            raise missing_extra("torchvision and pillow", "detection", purpose, error) from error
 
     @property
     def width_and_height(self) -> tuple[int, int] | None:

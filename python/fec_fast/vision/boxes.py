@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 
-from ..utils.errors import FecWarning, list_some
+from ..utils.errors import list_some
+from ..utils.user_warnings import warn_user
 
 Box = tuple[float, float, float, float]
 
@@ -76,13 +76,12 @@ class BoxCheck:
             self.clipped.append(description)
         return inside
 
-    def report(self, where: str, part: str, stacklevel: int) -> None:
+    def report(self, where: str, part: str) -> None:
         """Warns of the boxes that were dropped, and of those that were clipped.
 
         Args:
             where: The data set, for the message.
             part: The part of it, such as ``"train"``.
-            stacklevel: As for ``warnings.warn``, counted from here.
         """
         for boxes, fate in (
             (self.dropped, "have no area inside their image and are dropped"),
@@ -90,4 +89,4 @@ class BoxCheck:
         ):
             if boxes:
                 message = f"{where}: {len(boxes)} of {part}'s boxes {fate}: {list_some(boxes)}"
-                warnings.warn(message, FecWarning, stacklevel=stacklevel + 1)
+                warn_user(message)

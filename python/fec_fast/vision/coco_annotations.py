@@ -172,5 +172,5 @@ class Instances:
                     image.file_name, file, size, tuple(boxes), tuple(classes), crowd=tuple(flags), upright=upright
                 )
             )
-        check.report(root.where, part, stacklevel=3)
+        check.report(root.where, part)
         return found

@@ -37,8 +37,8 @@ def load_digits(batch_size: int = 64, seed: int = 0, limit: int | None = None) -
     try:
         from sklearn import datasets
         from sklearn.model_selection import train_test_split
-    except ImportError as error:
-        raise missing_extra("scikit-learn", "demo", "data 'sklearn:digits'") from error
+    except (ImportError, AttributeError) as error:
+        raise missing_extra("scikit-learn", "demo", "data 'sklearn:digits'", error) from error
     pixels, labels = datasets.load_digits(return_X_y=True)
     split = train_test_split(pixels, labels, test_size=450, stratify=labels, random_state=0)
     train_x, held_out_x = (torch.tensor(part / 16.0, dtype=torch.float32).view(-1, 1, 8, 8) for part in split[:2])

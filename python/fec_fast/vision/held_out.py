@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from ..utils.errors import ArgumentError, FecWarning, InputError
+from ..utils.errors import ArgumentError, InputError
+from ..utils.user_warnings import warn_user
 
 DEFAULT_SHARE = 0.2
 
@@ -73,11 +73,9 @@ def take_share(
         range(len(items)), key=lambda at: (hashlib.sha256(names[at].encode("utf-8", "replace")).digest(), at)
     )
     chosen = set(ranks[:count])
-    warnings.warn(
+    warn_user(
         f"{where} {reason}: {count} of its {len(items)} images, chosen by their names, are held out; "
-        "held_out=SHARE holds out another share",
-        FecWarning,
-        stacklevel=3,
+        "held_out=SHARE holds out another share"
     )
     return (
         [item for at, item in enumerate(items) if at not in chosen],

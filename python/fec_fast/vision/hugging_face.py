@@ -48,8 +48,8 @@ def load_saved(path: str | Path, batch_size: int = 64, seed: int = 0, **options:
     where, folder = f"data 'hf:{path}'", check_path("path", path)
     try:
         import datasets
-    except ImportError as error:
-        raise missing_extra("datasets", "hf", where) from error
+    except (ImportError, AttributeError) as error:
+        raise missing_extra("datasets", "hf", where, error) from error
     if not folder.is_dir():
         raise InputError(f"{where}: there is no such folder; save one by dataset.save_to_disk({str(path)!r})")
     for state in (folder / "state.json", *sorted(folder.glob("*/state.json"))):

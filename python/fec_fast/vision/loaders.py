@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from ..utils.errors import ArgumentError, FecWarning, InputError, missing_extra, nearest
+from ..utils.errors import ArgumentError, InputError, missing_extra, nearest
+from ..utils.user_warnings import warn_user
 from .transforms import AUGMENTATIONS, make_transforms
 
 Loader = DataLoader[Any]
@@ -154,11 +154,9 @@ def are_headers_read(check: bool | None, count: int, where: str) -> bool:
     if check is not None:
         return check
     if count > _MOST_CHECKED_BY_DEFAULT:
-        warnings.warn(
+        warn_user(
             f"{where}: {count:,} files are not checked before training, and one that cannot be read would end the "
-            "training with its name; set check=True to check them",
-            FecWarning,
-            stacklevel=4,
+            "training with its name; set check=True to check them"
         )
     return count <= _MOST_CHECKED_BY_DEFAULT
 
@@ -175,8 +173,8 @@ def check_torchvision(purpose: str) -> None:
     try:
         import PIL  # noqa: F401 (imported only to see that it is there)
         import torchvision  # noqa: F401
-    except ImportError as error:
-        raise missing_extra("torchvision and pillow", "vision", purpose) from error
+    except (ImportError, AttributeError) as error:
+        raise missing_extra("torchvision and pillow", "vision", purpose, error) from error
 
 
 def transforms_for(options: DataOptions, first_image: Any) -> tuple[Any, Any]:

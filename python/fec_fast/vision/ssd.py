@@ -77,8 +77,8 @@ def ssd_small(num_classes: int = 21, image_size: int = 192) -> nn.Module:
     try:
         from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
         from torchvision.models.detection.ssd import SSD
-    except ImportError as error:
-        raise missing_extra("torchvision", "detection", "model 'zoo:ssd-small'") from error
+    except (ImportError, AttributeError) as error:
+        raise missing_extra("torchvision", "detection", "model 'zoo:ssd-small'", error) from error
     boxes = DefaultBoxGenerator([[2] for _ in _WIDTHS], scales=_SCALES)
     side = (image_size, image_size)
     model: nn.Module = SSD(SmallExtractor(), boxes, side, num_classes, detections_per_img=100, score_thresh=0.02)

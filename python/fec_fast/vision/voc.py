@@ -68,8 +68,8 @@ def load_voc(
     options.check(batch_size, seed, f"data 'voc:{path}'")
     try:
         import defusedxml  # noqa: F401 (imported only to see that it is there)
-    except ImportError as error:
-        raise missing_extra("defusedxml", "detection", f"data 'voc:{path}'") from error
+    except (ImportError, AttributeError) as error:
+        raise missing_extra("defusedxml", "detection", f"data 'voc:{path}'", error) from error
     if splits is not None and not (
         isinstance(splits, list | tuple) and len(splits) == 2 and all(isinstance(name, str) for name in splits)
     ):

@@ -120,7 +120,7 @@ def read_images(root: VocRoot, names: Sequence[str], part: str, origin: str = ""
         with root.picture(file) as image:
             size = image.size
         images.append(_read_annotation(root, name, file, size, check))
-    check.report(root.where, part, stacklevel=3)
+    check.report(root.where, part)
     return images
 
 

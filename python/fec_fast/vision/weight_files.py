@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import pickletools
-import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,8 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from ..utils.errors import CheckpointError, FecWarning
+from ..utils.errors import CheckpointError
 from ..utils.reading import MEGABYTE, check_tensor_file, open_archive
+from ..utils.user_warnings import warn_user
 
 # Tensors are stored as they are, so a file cannot unfold into more than its size. What can is the description of the
 # tensors in a PyTorch file: about 150 bytes each, of which a single one may stand for 70 bytes of memory.
@@ -82,11 +82,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 @functools.cache  # once in a process
 def _warn_of_old_torch(version: str) -> None:
     if TorchVersion(version) < _SAFE_READER:
-        warnings.warn(
+        warn_user(
             f"torch {version} reads .pth files with a fault (CVE-2026-24747): a file that was made for it can corrupt "
-            "memory and run code. Read files of strangers with torch 2.10 or newer, or as safetensors",
-            FecWarning,
-            stacklevel=5,  # the caller of load_weights
+            "memory and run code. Read files of strangers with torch 2.10 or newer, or as safetensors"
         )
 
 

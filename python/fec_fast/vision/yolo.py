@@ -62,8 +62,8 @@ def load_yolo(
     options.check(batch_size, seed, f"data 'yolo:{path}'")
     try:
         import yaml  # noqa: F401 (imported only to see that it is there)
-    except ImportError as error:
-        raise missing_extra("pyyaml", "detection", f"data 'yolo:{path}'") from error
+    except (ImportError, AttributeError) as error:
+        raise missing_extra("pyyaml", "detection", f"data 'yolo:{path}'", error) from error
     if folder.suffix.lower() in (".yaml", ".yml") and not folder.is_dir():
         folder, file = folder.parent, folder.name
     root = DataRoot(folder, "yolo")

@@ -204,7 +204,7 @@ def read_yolo_images(root: DataRoot, pictures: Sequence[str], names: Sequence[st
             objects = _read_boxes(root, file, size, names, check)
         boxes, classes = zip(*objects, strict=True) if objects else ((), ())
         images.append(AnnotatedImage(picture, picture, size, tuple(boxes), tuple(classes), upright=True))
-    check.report(root.where, part, stacklevel=3)
+    check.report(root.where, part)
     return images
 
 

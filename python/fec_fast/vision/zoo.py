@@ -125,8 +125,8 @@ def _torchvision_factory(name: str, kwargs: dict[str, Any]) -> tuple[Callable[..
     """Returns a builder of torchvision and its arguments, with all downloads switched off."""
     try:
         from torchvision import models
-    except ImportError as error:
-        raise missing_extra("torchvision", "vision", f"model 'torchvision:{name}'") from error
+    except (ImportError, AttributeError) as error:
+        raise missing_extra("torchvision", "vision", f"model 'torchvision:{name}'", error) from error
     networks = models.list_models()
     if name not in networks:
         raise InputError(f"model 'torchvision:{name}': torchvision has no {name!r}; {nearest(name, networks)}")

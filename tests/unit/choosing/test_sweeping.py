@@ -15,6 +15,7 @@ from torch import nn
 
 import fec_fast
 from fec_fast.choosing import sweeping
+from helpers.optional import skip_without
 from helpers.processes import accelerate_launch
 from helpers.sweeping import EXAMPLE, network, quick_sweep, train_together, width
 from helpers.training import dot_loader
@@ -280,8 +281,7 @@ def test_wrong_arguments_are_refused_before_anything_is_pruned(
 @pytest.mark.distributed
 def test_processes_share_a_sweep(tmp_path: Path) -> None:
     """Without a training they share the networks; a training is distributed, so they train each network together."""
-    for package in ("accelerate", "torchmetrics"):
-        pytest.importorskip(package)
+    skip_without("accelerate", "torchmetrics")
     done = accelerate_launch("-m", "helpers.sweeping", tmp_path)
     assert done.returncode == 0, done.stderr
     alone = [point.figures() for point in quick_sweep(network()).points]

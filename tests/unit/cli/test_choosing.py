@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 import fec_fast
 from fec_fast.cli import app as cli
 from fec_fast.vision import zoo
+from helpers.optional import skip_without
 
 # A network of two layers and its data, which need no package but torch.
 MINE = """
@@ -59,8 +60,7 @@ def test_sweep(start: list[str], tmp_path: Path) -> None:
 
 
 def test_sweep_draws_and_tunes(start: list[str], tmp_path: Path) -> None:
-    for package in ("accelerate", "torchmetrics", "matplotlib"):
-        pytest.importorskip(package)
+    skip_without("accelerate", "torchmetrics", "matplotlib")
     options = ["--budget", "macs=0.5", "--epochs", "2", "--within", "100", "--plot", tmp_path / "sweep.svg"]
     done = run("sweep", *start, *options, "--json", "-")
     assert done.exit_code == 0, done.output

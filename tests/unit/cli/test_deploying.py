@@ -15,6 +15,7 @@ import fec_fast
 from fec_fast.cli.app import app
 from fec_fast.utils import onnx_files
 from fec_fast.vision import zoo
+from helpers.optional import skip_without
 
 DIGITS = "zoo:resnet-digits"
 
@@ -36,8 +37,7 @@ def pruned(result: fec_fast.PruneResult, tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_export_onnx(pruned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
+    skip_without("onnx", "onnxscript", "onnxruntime")
     file = pruned.parent / "pruned.onnx"
     monkeypatch.setattr(onnx_files, "PARITY", -1.0)
     wrong = run("export", "onnx", DIGITS, pruned, "--out", file)
@@ -54,8 +54,7 @@ def test_export_onnx(pruned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_export_int8(pruned: Path) -> None:
-    for package in ("onnx", "onnxscript", "onnxruntime", "sklearn"):
-        pytest.importorskip(package)
+    skip_without("onnx", "onnxscript", "onnxruntime", "sklearn")
     file = pruned.parent / "int8.onnx"
     call = ("export", "int8", DIGITS, pruned, "--calibrate", "sklearn:digits", "--images", "32", "--out", file)
     done = run(*call, "--float", "fc", "--json", "-")
@@ -69,8 +68,7 @@ def test_export_int8(pruned: Path) -> None:
 
 @pytest.mark.slow
 def test_export_pt2e(pruned: Path) -> None:
-    for package in ("torchao", "sklearn"):
-        pytest.importorskip(package)
+    skip_without("torchao", "sklearn")
     file = pruned.parent / "int8.pt2"
     call = ("export", "pt2e", DIGITS, pruned, "--calibrate", "sklearn:digits", "--images", "32", "--out", file)
     done = run(*call, "--json", "-")

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from fec_fast.cli import app as cli
 from fec_fast.vision import zoo
+from helpers.optional import skip_without
 
 MODEL = "zoo:vgg-digits"
 COLUMNS = 60
@@ -96,7 +97,7 @@ def test_every_command_is_tried() -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NAMES)
 def test_lines_fit_and_words_stay_whole(name: str, folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip(NEEDS.get(name, "torch"))
+    skip_without(NEEDS.get(name, "torch"))
     folded = run(*commands(folder, tmp_path)[name], COLUMNS=str(COLUMNS), NO_COLOR="1", TERM="dumb")
     assert folded.exit_code == 0, folded.output
     assert folded.stdout.strip()

@@ -17,6 +17,7 @@ import fec_fast
 from fec_fast.cli import app as cli
 from fec_fast.cli import deploying
 from fec_fast.vision import zoo
+from helpers.optional import skip_without
 from helpers.processes import run_python
 
 DIGITS = "zoo:vgg-digits"
@@ -192,8 +193,7 @@ def test_compare_doubts_times_that_disagree(weights: Path, pruned: Path, monkeyp
 
 @pytest.mark.slow
 def test_compare_in_a_runtime(weights: Path, pruned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
+    skip_without("onnx", "onnxscript", "onnxruntime")
     measure = deploying.measure_latency
     monkeypatch.setattr(deploying, "measure_latency", lambda network, example: measure(network, example, 0.01))
     done = run("compare", DIGITS, pruned, "--weights", weights, "--runtime", "onnxruntime", "--json", "-")

@@ -16,6 +16,7 @@ from fec_fast.cli import recipe as recipes
 from fec_fast.utils.errors import CheckpointError, FecWarning
 from fec_fast.vision import data, zoo
 from helpers import detection
+from helpers.optional import skip_without
 from helpers.recipes import CLASSIFIERS, FOLDER, write_digits
 
 pytest.importorskip("yaml")
@@ -165,8 +166,7 @@ def test_finetune_by_a_recipe_and_resumed(recipe: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the recipe names no weights")
 def test_recipe_of_ssd300_runs_a_few_steps_to_its_end(tmp_path: Path) -> None:
-    for package in ("torchvision", "pycocotools", "defusedxml"):
-        pytest.importorskip(package)
+    skip_without("torchvision", "pycocotools", "defusedxml")
     folder = detection.rectangles(tmp_path / "voc")
     less = ("epochs=1", "warmup_epochs=0.5")
     sets = [f"finetune.{value}" for value in less] + [

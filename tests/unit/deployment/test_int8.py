@@ -15,10 +15,10 @@ import fec_fast
 from fec_fast.deployment import int8
 from fec_fast.utils import onnx_files
 from helpers.everything import of_model
+from helpers.optional import skip_without
 
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
-onnxruntime = pytest.importorskip("onnxruntime")
+onnx = skip_without("onnxscript", "onnx")
+onnxruntime = skip_without("onnxruntime")
 pytestmark = pytest.mark.slow
 IMAGES = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from helpers.optional import skip_without
+
 pytest.importorskip("lightning", reason="needs the extra 'lightning': pip install 'fec_fast[lightning]'")
 
 import lightning.pytorch as pl  # noqa: E402
@@ -81,10 +83,10 @@ def test_it_trains_prunes_and_exports(tmp_path: Path) -> None:
     fec_fast.save(pruning, tmp_path / "saved")
     again = fec_fast.load(network(5), tmp_path / "saved")
     assert_same_state(again, state(module.net))
-    pytest.importorskip("onnxscript")
+    runtime = skip_without("onnxscript", "onnxruntime")
     again.eval()
     torch.onnx.export(again, (EXAMPLE,), str(tmp_path / "a.onnx"), dynamo=True, verbose=False)
-    session = pytest.importorskip("onnxruntime").InferenceSession(str(tmp_path / "a.onnx"))
+    session = runtime.InferenceSession(str(tmp_path / "a.onnx"))
     (given,) = session.run(None, {session.get_inputs()[0].name: (EXAMPLE + 1).numpy()})
     torch.testing.assert_close(torch.from_numpy(given), again(EXAMPLE + 1).detach(), atol=1e-4, rtol=1e-4)
 

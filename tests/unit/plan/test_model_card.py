@@ -18,6 +18,7 @@ from fec_fast.plan.checkpoint_check import check_checkpoint
 from fec_fast.utils import onnx_files
 from helpers.comparison import same_weights
 from helpers.networks import SharedWeight
+from helpers.optional import skip_without
 
 yaml = pytest.importorskip("yaml")
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -89,8 +90,7 @@ RESULT = fec_fast.prune(SharedWeight().eval(), IMAGES, ratio=0.5, criterion="l1"
 def test_an_onnx_file_is_compared_and_checked(
     result: fec_fast.PruneResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
+    skip_without("onnx", "onnxscript", "onnxruntime")
     folder = fec_fast.save(result, tmp_path / "saved", onnx=IMAGES[:1], model_card=True)
     assert sorted(os.listdir(folder)) == [
         "README.md",

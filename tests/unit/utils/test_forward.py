@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from fec_fast.utils.forward import evaluation_mode, restored_modes, undisturbed
+import fec_fast
+from fec_fast.utils.forward import call_model, evaluation_mode, restored_modes, undisturbed
 
 
 def mixed() -> nn.Module:
@@ -87,3 +92,44 @@ def test_undisturbed_restores_modes_buffers_and_random_state(training: bool) -> 
     assert modes(model) == before
     assert all(torch.equal(*pair) for pair in zip(model.buffers(), buffers, strict=True))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), [2, 3, 8, 8], torch.Size((2, 3, 8, 8))], ids=["tuple", "list", "Size"])
+def test_a_shape_in_the_place_of_example_inputs_is_answered_with_a_tensor(shape: Any) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
+    for call in calls_with(model, shape):
+        with pytest.raises(
+            fec_fast.FecError, match=r": \(2, 3, 8, 8\) is a shape, not a tensor: give torch.randn\(2, 3, "
+        ):
+            call()
+
+
+def test_an_array_in_the_place_of_example_inputs_is_answered_with_a_tensor() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
+    array = np.zeros((2, 3, 8, 8), np.float32)
+    for inputs in (array, (array,), {"input": array}):
+        for call in calls_with(model, inputs):
+            with pytest.raises(fec_fast.FecError, match=r"a NumPy array is no tensor: give torch.from_numpy\(array\)"):
+                call()
+
+
+def calls_with(model: nn.Module, inputs: Any) -> list[Callable[[], Any]]:
+    """Public functions that take example inputs."""
+    result = fec_fast.prune(model, torch.randn(2, 3, 8, 8), remove=0.5, criterion="l1")
+    budget = fec_fast.Budget.remove(params=0.5)
+    return [
+        lambda: fec_fast.prune(model, inputs, remove=0.5),
+        lambda: fec_fast.couplings(model, inputs),
+        lambda: fec_fast.verify_equivalence(model, result.model, result.plan, inputs),
+        lambda: fec_fast.prune_iteratively(model, inputs, budget=budget, rounds=2, train=print),
+        lambda: fec_fast.measure_sensitivity(model, inputs, lambda network: 1.0),
+        lambda: result.latency(model, inputs),
+    ]
+
+
+def test_a_model_that_takes_arrays_is_run_on_them() -> None:
+    class Converting(nn.Module):
+        def forward(self, array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(array)
+
+    assert call_model(Converting(), np.ones(2)).tolist() == [1.0, 1.0]

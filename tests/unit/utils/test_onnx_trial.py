@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-for package in ("onnx", "onnxruntime"):
-    pytest.importorskip(package)
+from helpers.optional import skip_without
+
+skip_without("onnx", "onnxruntime")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 

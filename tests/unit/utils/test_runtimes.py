@@ -18,14 +18,14 @@ from fec_fast.pruning.allocation import latency_budget, layer_times
 from fec_fast.utils import runtimes, timing
 from fec_fast.utils.onnx_model import layer_model, relative_difference
 from fec_fast.utils.runtimes import COMPILED, ONNXRUNTIME, OPENVINO, RUNTIMES, TORCH, deployed
+from helpers.optional import skip_without
 
 IMAGE = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 NEEDED = {TORCH: (), COMPILED: (), ONNXRUNTIME: ("onnxscript", "onnxruntime"), OPENVINO: ("onnxscript", "openvino")}
 
 
 def need(runtime: str) -> None:
-    for package in NEEDED[runtime]:
-        pytest.importorskip(package)
+    skip_without(*NEEDED[runtime])
     if runtime == COMPILED and shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("torch.compile needs a C++ compiler on CPUs")
 

@@ -274,9 +274,10 @@ def test_hugging_face_classes(datasets: Any, tmp_path: Path) -> None:
 
 
 def test_hugging_face_boxes(datasets: Any, tmp_path: Path) -> None:
+    list_of = getattr(datasets, "List", datasets.Sequence)  # its name from 4.0 on
     objects = {
-        "bbox": datasets.List(datasets.List(datasets.Value("float32"), length=4)),
-        "category": datasets.List(datasets.ClassLabel(names=["cat", "dog"])),
+        "bbox": list_of(list_of(datasets.Value("float32"), length=4)),
+        "category": list_of(datasets.ClassLabel(names=["cat", "dog"])),
     }
     features = datasets.Features({"image": datasets.Image(), "objects": objects})
     found = datasets.Dataset.from_list(boxed(), features=features)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...utils.arguments import check_number
 from ...utils.errors import ArgumentError, BudgetError, nearest
+from ...utils.public_call import constructor_checked, names_checked
 from ...utils.runtimes import RUNTIMES, TORCH, check_runtime
 
 # The quantities that can be limited, with their names in notes and messages.
@@ -28,6 +29,7 @@ _UNITS = {"params": _COUNTS, "macs": _COUNTS, "memory": _BYTES, "latency_ms": _T
 _EXAMPLES = {"params": "'5M'", "macs": "'1.2G'", "memory": "'50 MB'", "latency_ms": "'3 ms'"}
 
 
+@constructor_checked
 @dataclass(frozen=True)
 class Budget:
     """The size that the pruned network must reach; exactly one target is given.
@@ -102,6 +104,7 @@ class Budget:
             )
 
     @classmethod
+    @names_checked
     def remove(cls, *, params: float | None = None, macs: float | None = None, memory: float | None = None) -> Budget:
         """A budget by the share that is removed: ``Budget.remove(params=0.7)`` leaves 30 %.
 
@@ -125,6 +128,7 @@ class Budget:
         return cls(params, macs, memory)
 
     @classmethod
+    @names_checked
     def keep(
         cls,
         *,

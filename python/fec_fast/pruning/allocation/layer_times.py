@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +23,14 @@ from torch import Tensor, nn
 
 from ...utils.compat import ConvolutionBase
 from ...utils.critical_section import put_back_by
-from ...utils.errors import CheckpointError, FecWarning, InputError
+from ...utils.errors import CheckpointError, InputError
 from ...utils.files import make_folders, write_text
 from ...utils.forward import call_model, copied_inputs, undisturbed
 from ...utils.machine import describe_machine
 from ...utils.reading import parse_json, read_bytes
 from ...utils.runtimes import COMPILED, TORCH, layer_call, runtime_version
 from ...utils.timing import Timing, time_call
+from ...utils.user_warnings import warn_user
 from ..context import PruningContext
 
 # The widths that a layer is timed at, as shares of its own width.
@@ -205,11 +205,9 @@ class LayerTables:
             write_text(file, json.dumps(document, indent=1) + "\n")
         except OSError as error:
             self._folder = None  # one warning is enough
-            warnings.warn(
+            warn_user(
                 f"tables of latency are not kept: {file.parent} cannot be written ({error}); name another folder in "
-                f"the environment variable {FOLDER_VARIABLE}",
-                FecWarning,
-                stacklevel=2,
+                f"the environment variable {FOLDER_VARIABLE}"
             )
 
 
@@ -301,7 +299,7 @@ def _stored(file: Path, rows: np.ndarray, columns: np.ndarray) -> np.ndarray | N
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (CheckpointError, OSError) as error:
-        warnings.warn(f"a table of latency is measured anew: {error}", FecWarning, stacklevel=2)
+        warn_user(f"a table of latency is measured anew: {error}")
         return None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,13 +18,14 @@ from ...scoring.formula import Formula
 from ...utils.arguments import batches_of, check_path
 from ...utils.batches import check_labels, images_and_labels
 from ...utils.distributed import launched_processes
-from ...utils.errors import ArgumentError, FecWarning, InputError, LayerError, PlanError, RatioError
+from ...utils.errors import ArgumentError, InputError, LayerError, PlanError, RatioError
 from ...utils.evaluation import evaluate, measured_number
 from ...utils.forward import call_model, undisturbed
 from ...utils.model_index import ModelIndex
 from ...utils.modules import device_of
 from ...utils.progress import progress_bar
 from ...utils.public_call import interruptible
+from ...utils.user_warnings import warn_user
 from ..arguments import check_calibration
 from ..context import PruningContext, build_context
 from ..criteria import DEFAULT_CRITERION, Criterion
@@ -282,12 +282,10 @@ def _checked_calibration(context: PruningContext, calibration: Calibration) -> C
         before = evaluate(model, calibration) if of_dense else 0.0  # type: ignore[arg-type]
         value = measured_number(function, model, "the calibration", f"with {description}", advice)
         if of_dense and before - value > _COSTLY:
-            warnings.warn(
+            warn_user(
                 f"re-estimating batch norm on the calibration costs the dense network {100 * (before - value):.1f} "
                 f"points of accuracy ({before:.4f} before, {value:.4f} after), so every value is too low: give more "
-                "images, batches of at least 32, mixed classes, and the preprocessing of the training",
-                FecWarning,
-                stacklevel=5,
+                "images, batches of at least 32, mixed classes, and the preprocessing of the training"
             )
         return value
 

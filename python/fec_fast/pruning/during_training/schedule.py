@@ -9,6 +9,7 @@ from typing import Any
 from ...recovery.calibration import DATA_FREE
 from ...utils.arguments import check_number
 from ...utils.errors import ArgumentError
+from ...utils.public_call import constructor_checked, names_checked
 from ..arguments import check_positive_integer
 
 ONE_SHOT, LINEAR, CUBIC, UNTIL_BUDGET = "one shot", "linear", "cubic", "until budget"
@@ -19,6 +20,7 @@ _RECOVERIES = (None, IMAGES, DATA_FREE, BATCH_NORM)
 _MOST_ROUNDS = 1000
 
 
+@constructor_checked
 @dataclass(frozen=True)
 class PruningSchedule:
     """The rounds of pruning during a training. Make one by a class method: :meth:`cubic`, :meth:`linear` ...
@@ -72,6 +74,7 @@ class PruningSchedule:
                 raise ArgumentError(f"share={self.share!r}: give a share between 0 and 1, such as 0.1")
 
     @classmethod
+    @names_checked
     def one_shot(cls, at: int, *, unit: str = STEPS, recover: str | None = None) -> PruningSchedule:
         """One round, which reaches the budget.
 
@@ -86,6 +89,7 @@ class PruningSchedule:
         return cls((at,), ONE_SHOT, unit, recover)
 
     @classmethod
+    @names_checked
     def linear(cls, at: Iterable[int], *, unit: str = STEPS, recover: str | None = None) -> PruningSchedule:
         """Rounds that remove equally much of the original.
 
@@ -100,6 +104,7 @@ class PruningSchedule:
         return cls(_numbers(at), LINEAR, unit, recover)
 
     @classmethod
+    @names_checked
     def cubic(cls, at: Iterable[int], *, unit: str = STEPS, recover: str | None = None) -> PruningSchedule:
         """Rounds that remove much at first and little at last.
 
@@ -117,6 +122,7 @@ class PruningSchedule:
         return cls(_numbers(at), CUBIC, unit, recover)
 
     @classmethod
+    @names_checked
     def until_budget(
         cls, first: int, every: int, share: float, *, unit: str = STEPS, recover: str | None = None
     ) -> PruningSchedule:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,11 +18,12 @@ from ...plan.plan import Plan, check_plan
 from ...plan.shapes import fingerprint
 from ...plan.surgery import prune_in_place
 from ...utils.critical_section import one_thread_at_a_time
-from ...utils.errors import ArgumentError, FecError, FecWarning, TrainingError, list_some
+from ...utils.errors import ArgumentError, FecError, TrainingError, list_some
 from ...utils.model_index import ModelIndex
 from ...utils.public_call import interruptible
 from ...utils.text import text_table
 from ...utils.undo import UndoLog, all_or_nothing
+from ...utils.user_warnings import warn_user
 from ..allocation.budget import Budget
 from .arguments import check_reachable, checked_copies, checked_network, checked_optimizers, checked_options
 from .optimizer_steps import OptimizerSteps, check_states
@@ -184,11 +184,9 @@ class TrainingPruner:
             self._idle += 1
             if self._idle == _IDLE_CALLS and not self.is_finished:
                 kind = type(self._optimizers[0]).__name__
-                warnings.warn(
+                warn_user(
                     f"step() was called {_IDLE_CALLS} times without a step of the {kind}: nothing will be pruned; give "
-                    "the optimizer whose step() trains the model",
-                    FecWarning,
-                    stacklevel=2,
+                    "the optimizer whose step() trains the model"
                 )
             return None
         self._idle = 0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from ...utils.errors import BackendError, FecWarning, nearest
+from ...utils.errors import BackendError, nearest
+from ...utils.user_warnings import warn_user
 from . import cpu, cuda, extension, triton
 
 
@@ -119,11 +119,9 @@ def _of_processor() -> str:
         return "cpu"
     if not _told:
         _told.append(True)
-        warnings.warn(
+        warn_user(
             "fec_fast is installed without its compiled kernels: entropies are computed by torch's operators, as exact "
-            f"but slower. For speed: {extension.remedy()}",
-            FecWarning,
-            stacklevel=4,
+            f"but slower. For speed: {extension.remedy()}"
         )
     return "torch"
 

@@ -78,8 +78,8 @@ def average_precisions(
     """
     try:
         from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise missing_extra("pycocotools", "detection", "average precision") from error
+    except (ImportError, AttributeError) as error:
+        raise missing_extra("pycocotools", "detection", "average precision", error) from error
     if len(detections) != len(targets):
         raise InputError(f"detections of {len(detections)} images, but targets of {len(targets)}")
     target_rows = [row for image, target in enumerate(targets) for row in _annotations(image, target, classes)]

@@ -177,6 +177,6 @@ def _make_mixup(alpha: float, classes: int) -> Any:
     """Makes torchvision's mixup transform."""
     try:
         from torchvision.transforms import v2
-    except ImportError as error:
-        raise missing_extra("torchvision", "vision", "mixup") from error
+    except (ImportError, AttributeError) as error:
+        raise missing_extra("torchvision", "vision", "mixup", error) from error
     return v2.MixUp(alpha=alpha, num_classes=classes)

@@ -358,8 +358,8 @@ def _check_installed() -> None:
     try:
         import pycocotools  # noqa: F401 (imported only to see whether it is installed)
         import torchvision  # noqa: F401
-    except ImportError as error:
-        raise missing_extra("torchvision and pycocotools", "detection", "detection") from error
+    except (ImportError, AttributeError) as error:
+        raise missing_extra("torchvision and pycocotools", "detection", "detection", error) from error
 
 
 def _is_image(image: Any) -> bool:

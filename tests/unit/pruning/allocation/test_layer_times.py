@@ -20,6 +20,7 @@ from fec_fast.pruning.allocation.layer_times import FOLDER_VARIABLE, LayerShape,
 from fec_fast.utils.compat import ConvolutionBase
 from fec_fast.utils.runtimes import COMPILED, ONNXRUNTIME, OPENVINO, TORCH
 from fec_fast.utils.timing import Timing, time_call
+from helpers.optional import skip_without
 
 CPU = torch.device("cpu")
 OPTIONS: tuple[tuple[str, Any], ...] = (
@@ -190,8 +191,7 @@ def test_the_folder(measured: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 @pytest.mark.parametrize("runtime", [TORCH, ONNXRUNTIME, OPENVINO])
 def test_real_layers_are_timed(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in {TORCH: (), ONNXRUNTIME: ("onnx", "onnxruntime"), OPENVINO: ("onnx", "openvino")}[runtime]:
-        pytest.importorskip(package)
+    skip_without(*{TORCH: (), ONNXRUNTIME: ("onnx", "onnxruntime"), OPENVINO: ("onnx", "openvino")}[runtime])
     monkeypatch.setattr(layer_times, "GRID", (0.5, 1.0))
     monkeypatch.setattr(layer_times, "time_call", lambda call, *_: time_call(call, 0.5, 0.001))
     transposed = tuple((name, {"transposed": True, "padding": (0, 0)}.get(name, value)) for name, value in OPTIONS)
