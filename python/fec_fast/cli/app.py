@@ -122,7 +122,10 @@ def prune_command(
     weights: Weights = None,
     criterion: Annotated[
         str | None,
-        typer.Option(help=f"One of {', '.join(CRITERIA)}. Default: reconstruction with --calibrate, else fec_l1."),
+        typer.Option(
+            help=f"One of {', '.join(CRITERIA)}. Default: reconstruction with --calibrate; ablation for a budget "
+            "where there are batch norms; else fec_l1."
+        ),
     ] = None,
     sides: Annotated[str, typer.Option(help="both or producer")] = "both",
     input_shape: InputShape = None,
