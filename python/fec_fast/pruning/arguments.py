@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..graph.channel_statistics import NORMS
 from ..recovery.calibration import DATA_FREE
 from ..scoring.formula import Formula
-from ..utils.compat import BatchNormBase
+from ..utils.compat import BatchNormBase, own_modules
 from ..utils.errors import ArgumentError, RatioError
 from .criteria import (
     ABLATION,
@@ -122,22 +122,31 @@ def default_choice(
         The criterion: the caller's, else ``"reconstruction"``, ``"ablation"`` or ``"fec_l1"``. And the ratios: the
         caller's, else with a budget the name of the criterion if that is one of the first two and the data are there.
     """
-    data = recover if calibration is None else calibration
-    on_data = isinstance(data, Iterable) and not isinstance(data, str)
-    possible = formula is None and (on_data or (data in (None, DATA_FREE) and _has_batch_norm(model)))
     if criterion is None:
         criterion = DEFAULT_CRITERION
-        if possible and recover is not None:
-            criterion = RECONSTRUCTION
-        elif possible and budget is not None and ratios in (None, ABLATION) and sides == "both":
-            criterion = ABLATION
+        on_errors = recover is not None or (budget is not None and ratios in (None, ABLATION) and sides == "both")
+        if on_errors and formula is None and _inputs_are_known(model, recover if calibration is None else calibration):
+            criterion = ABLATION if recover is None else RECONSTRUCTION
     if ratios is None and budget is not None and criterion == (ABLATION if recover is None else RECONSTRUCTION):
         ratios = criterion
     return criterion, ratios
 
 
-def _has_batch_norm(model: object) -> bool:
-    return isinstance(model, nn.Module) and any(isinstance(module, BatchNormBase) for module in model.modules())
+def _inputs_are_known(model: object, data: object) -> bool:
+    """Whether data say what the layers read: images, or, with none, the batch norms of the model."""
+    if isinstance(data, Iterable) and not isinstance(data, str):
+        return True
+    if not (data in (None, DATA_FREE) and isinstance(model, nn.Module)):
+        return False
+    waiting, seen = [model], {id(model)}
+    while waiting:  # up to the first: walks of all modules are for the model's index
+        module = waiting.pop()
+        if isinstance(module, BatchNormBase):
+            return True
+        children = [child for child in own_modules(module).values() if child is not None and id(child) not in seen]
+        seen.update(map(id, children))
+        waiting += children
+    return False
 
 
 def calibration_needs(criterion: str | Criterion | None, policy: str | None) -> dict[str, str]:
