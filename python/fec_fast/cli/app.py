@@ -41,9 +41,10 @@ from .options import (
     check_out,
     example_input,
     example_shape,
+    plan_for,
 )
 from .output import Json, say, write_json
-from .program import EXIT_CODES, OneLineErrors, before_the_command
+from .program import EXIT_CODES, OneLineErrors, before_the_command, if_interrupted
 from .recipe import read_recipe
 from .recipe_run import run_recipe
 from .report import ReportRequest, write_report_of_folder
@@ -200,7 +201,9 @@ def explain_command(
     if weights is not None and model is None:
         raise InputError(f"--weights {weights}: give the model they belong to with --model")
     network = None if model is None else build_model(model, weights)
-    explanation = explain(_read_plan(plan), layer, network)
+    stored = _read_plan(plan)
+    with plan_for(str(model), plan):
+        explanation = explain(stored, layer, network)
     count = len(explanation.filters)
     if index is not None and index not in range(count):
         raise LayerError(f"--filter {index}: {layer} has {count} filters in the plan, counted from 0")
@@ -277,7 +280,9 @@ def finetune_command(
     recipe = read_recipe(config, overrides or (), options_given)
     plan = checkpoint.read_plan(checkpoint_folder)
     options = recipe.content.get("model_options", {})
-    network = checkpoint.load(zoo.build(recipe.model, **options), checkpoint_folder)
+    network = zoo.build(recipe.model, **options)
+    with plan_for(recipe.model, checkpoint_folder):
+        checkpoint.load(network, checkpoint_folder)
     teacher = None
     if recipe.content.get("teacher", False):
         if recipe.weights is None:
@@ -316,12 +321,11 @@ def run_command(
 ) -> None:
     """Run a recipe: measure, prune, fine-tune (the dense network too, on request), save, and write the figures."""
     options_given = {"data.name": data_name, "weights": None if weights is None else str(weights)}
-    results = run_recipe(
-        read_recipe(recipe, overrides or (), options_given),
-        out,
-        resume=resume,
-        console=Console(quiet=True) if is_quiet() else None,
-    )
+    whole = read_recipe(recipe, overrides or (), options_given)
+    console = Console(quiet=True) if is_quiet() else None
+    advice = f"finished epochs are kept in {out}: the same command with --resume goes on there"
+    with if_interrupted(advice, training=True):
+        results = run_recipe(whole, out, resume=resume, console=console)
     if launched_processes().rank == 0:
         write_json(json, json_module.dumps(results, indent=1) + "\n")
 
@@ -330,9 +334,13 @@ def run_command(
 def demo_command(
     json: Annotated[Path, typer.Option("--json", help="File for the figures.")] = Path("fec-fast-demo.json"),
     report: Annotated[Path, typer.Option("--report", help="File for the report.")] = Path("fec-fast-demo.html"),
+    force: Annotated[bool, typer.Option("--force", help="Replaces these files.")] = False,
 ) -> None:
     """Show accuracy against size: a small network on real digits, pruned in three ways, in less than a minute."""
-    run_demo(json, report)
+    check_out(json, force, "--json")
+    check_out(report, force, "--report")
+    with if_interrupted("the demo keeps nothing of an unfinished run: start it again"):
+        run_demo(json, report)
 
 
 def _read_plan(path: Path) -> Plan:

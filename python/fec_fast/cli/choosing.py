@@ -20,6 +20,7 @@ from ..vision import data
 from .amounts import BudgetText, Keep, Remove, amounts_of
 from .options import DATA_HELP, Force, InputShape, Layers, ModelName, Weights, build_model, check_out, example_input
 from .output import Json, say, write_json
+from .program import if_interrupted
 from .results import sensitivity_headline
 
 _Data = Annotated[str, typer.Option("--data", help=f"{DATA_HELP}. Accuracy is measured on its held-out part.")]
@@ -74,18 +75,19 @@ def sweep_command(
         finetune(pruned, train, epochs=epochs, progress=False)
 
     tune.__qualname__ = f"finetune for {epochs} epochs on {data_name}"  # points are kept apart by it
-    found = sweep(
-        network,
-        example_input(model, input_shape),
-        train,
-        val_loader=held_out,
-        budgets=budgets or DEFAULT_BUDGETS,
-        policies=policies or (None,),
-        criteria=criteria or (None,),
-        tune=tune if epochs else None,
-        latency=latency,
-        results=results,
-    )
+    with if_interrupted(_kept(results, "--results")):
+        found = sweep(
+            network,
+            example_input(model, input_shape),
+            train,
+            val_loader=held_out,
+            budgets=budgets or DEFAULT_BUDGETS,
+            policies=policies or (None,),
+            criteria=criteria or (None,),
+            tune=tune if epochs else None,
+            latency=latency,
+            results=results,
+        )
     main = launched_processes().rank == 0
     if main:
         say(found)
@@ -116,16 +118,19 @@ def sensitivity_command(
     """Measure how much accuracy each coupled set of layers costs alone, on the held-out data."""
     network = build_model(model, weights).eval()
     _, held_out = data.load(data_name)
-    measured = measure_sensitivity(
-        network,
-        example_input(model, input_shape),
-        held_out,
-        criterion=criterion,
-        cache=cache,
-    )
+    example = example_input(model, input_shape)
+    with if_interrupted(_kept(cache, "--cache")):
+        measured = measure_sensitivity(network, example, held_out, criterion=criterion, cache=cache)
     if launched_processes().rank == 0:
         say(measured if layers else sensitivity_headline(measured))
         write_json(json, measured.to_json())
+
+
+def _kept(folder: Path | None, option: str) -> str:
+    """What is left of a measurement that was interrupted, and how to go on."""
+    if folder is None:
+        return f"nothing that was measured is kept: {option} FOLDER keeps it from the first value on"
+    return f"what was measured is in {folder}: the same command goes on there"
 
 
 def register(app: typer.Typer) -> None:

@@ -25,7 +25,7 @@ from ..utils.runtimes import TORCH, check_runtime, deployed, require_runtime
 from ..utils.text import text_table
 from ..utils.timing import measure_latency, warn_if_busy
 from ..vision import data
-from .options import DATA_HELP, Force, InputShape, ModelName, Weights, build_model, check_out, example_input
+from .options import DATA_HELP, Force, InputShape, ModelName, Weights, build_model, check_out, example_input, plan_for
 from .output import Json, say, write_json
 
 _Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder that prune, finetune or sweep wrote.")]
@@ -133,7 +133,9 @@ def _check_file(out: Path, force: bool) -> None:
 
 
 def _pruned(model: str, folder: Path) -> nn.Module:
-    return checkpoint.load(build_model(model, None, warn=False), folder).eval()
+    network = build_model(model, None, warn=False)
+    with plan_for(model, folder):
+        return checkpoint.load(network, folder).eval()
 
 
 def compare_command(

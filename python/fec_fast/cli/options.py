@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +12,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from ..utils.errors import InputError
+from ..utils.errors import InputError, PlanError
 from ..utils.user_warnings import warn_user
 from ..vision import zoo
 from ..vision.weights import load_weights
@@ -41,19 +43,37 @@ _MOST_ELEMENTS = 1 << 30  # of the example input, 4 GB
 Force = Annotated[bool, typer.Option("--force", help="Replaces what --out names.")]
 
 
-def check_out(out: Path, force: bool) -> None:
-    """Checks that ``--out`` names nothing that would be replaced, or that it may be.
+def check_out(out: Path, force: bool, option: str = "--out") -> None:
+    """Checks that an option names nothing that would be replaced, or that it may be.
 
     Args:
         out: A file or a folder.
         force: The value of ``--force``.
+        option: The option.
 
     Raises:
         InputError: It exists, and may not be replaced.
     """
     occupied = any(out.iterdir()) if out.is_dir() else out.exists()
     if occupied and not force:
-        raise InputError(f"--out {out} exists: add --force to replace it, or give another name")
+        raise InputError(f"{option} {out} exists: add --force to replace it, or give another name")
+
+
+@contextlib.contextmanager
+def plan_for(model: str, folder: Path) -> Iterator[None]:
+    """Names the model and the plan in an error that says that they do not belong together.
+
+    Args:
+        model: The name of the model.
+        folder: The checkpoint, or the file of the plan.
+
+    Yields:
+        Nothing.
+    """
+    try:
+        yield
+    except PlanError as error:
+        raise PlanError(f"model {model}, plan of {folder}: {error}") from error
 
 
 def build_model(name: str, weights: Path | None, *, warn: bool = True) -> nn.Module:

@@ -47,12 +47,31 @@ class OneLineErrors(TyperGroup):
             raise typer.Exit(_exit_code(error)) from error
 
 
+@contextlib.contextmanager
+def if_interrupted(advice: str, *, training: bool = False) -> Iterator[None]:
+    """Says after Ctrl-C what of a long command is kept, and how to go on.
+
+    Args:
+        advice: That, as the end of a sentence.
+        training: Whether the message of a training that was interrupted, which names its state, is shown instead.
+
+    Yields:
+        Nothing.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if training and isinstance(error, TrainingInterrupted):
+            raise
+        raise KeyboardInterrupt(advice) from error
+
+
 def _message(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, TrainingInterrupted):
         return text
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
+        return f"interrupted; {text or 'files are written whole or not at all: run the command again'}"
     if isinstance(error, FecError | OSError):
         return f"error: {text}"
     kind = type(error).__name__

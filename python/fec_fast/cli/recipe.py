@@ -13,7 +13,7 @@ from ..training.settings import TrainingSettings
 from ..training.tasks.base import Task
 from ..training.tasks.classification import Classification
 from ..training.tasks.detection import Detection
-from ..utils.errors import InputError, missing_extra, nearest
+from ..utils.errors import FecError, InputError, missing_extra, nearest
 from ..utils.reading import read_bytes
 from ..utils.yaml_text import MOST_YAML_BYTES, parse_yaml
 
@@ -100,9 +100,14 @@ def read_recipe(
     for key, value in (given or {}).items():
         if value is not None:
             _put(content, key, value)
-    validate(content, "of the command line" if file is None else str(file))
+    name = "of the command line" if file is None else str(file)
+    validate(content, name)
     recipe = Recipe(content)
-    _ = recipe.training  # the schema cannot compare one value with another; the settings do
+    try:
+        _ = recipe.training  # the schema cannot compare one value with another; the settings do
+    except FecError as error:
+        changed = "--set finetune.KEY=VALUE gives a value for this call"
+        raise InputError(f"recipe {name}: finetune: {error}; {changed}") from error
     return recipe
 
 

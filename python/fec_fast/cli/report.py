@@ -23,6 +23,7 @@ from ..utils.errors import InputError
 from ..utils.reading import MOST_JSON_BYTES, read_bytes
 from ..vision import data, zoo
 from ..vision.weights import load_weights
+from .options import plan_for
 
 _IMAGES = 4
 
@@ -111,7 +112,9 @@ def _of_model(
     if request.weights is not None:
         load_weights(original, request.weights)
     example = torch.randn(input_shape, generator=torch.Generator().manual_seed(0))
-    pruned = checkpoint.load(zoo.build(name), request.folder)
+    pruned = zoo.build(name)
+    with plan_for(name, request.folder):
+        checkpoint.load(pruned, request.folder)
     known: dict[str, Any] = {
         "original": original.eval(),
         "pruned": pruned.eval(),

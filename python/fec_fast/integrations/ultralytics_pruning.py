@@ -6,7 +6,6 @@ Ultralytics is licensed under AGPL-3.0, or a licence that its makers sell.
 from __future__ import annotations
 
 import os
-import warnings
 from typing import Any
 
 import torch
@@ -20,7 +19,8 @@ from ..pruning.allocation.budget import Budget
 from ..pruning.during_training.schedule import BATCH_NORM, EPOCHS, IMAGES, UNTIL_BUDGET, PruningSchedule
 from ..pruning.during_training.stored_state import PruningRound
 from ..pruning.during_training.training_pruner import TrainingPruner
-from ..utils.errors import ArgumentError, CheckpointError, FecWarning
+from ..utils.errors import ArgumentError, CheckpointError
+from ..utils.user_warnings import warn_user
 from . import trainer_callback
 from .ultralytics_images import calibration_images, checked_size, training_images
 from .ultralytics_training import (
@@ -181,11 +181,9 @@ class PruningCallback(trainer_callback.TrainerCallback):
         """
         self._is_complete = True
         if not self._trained().is_finished:
-            warnings.warn(
+            warn_user(
                 f"the training ended after {trainer.epoch + 1} epochs, before the last round of pruning: "
-                f"{self.pruner!r}; train longer, or let the schedule end earlier",
-                FecWarning,
-                stacklevel=2,
+                f"{self.pruner!r}; train longer, or let the schedule end earlier"
             )
 
     def teardown(self, trainer: Any) -> None:

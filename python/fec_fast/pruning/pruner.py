@@ -35,7 +35,7 @@ from .allocation.budget import Budget
 from .allocation.measured import Sensitivity
 from .allocation.sensitivity import Calibration
 from .arguments import check_calibration, default_choice, images_suffice
-from .cautions import layers_cut_to_the_bone
+from .cautions import layers_cut_to_the_bone, useless_rounding
 from .context import build_context
 from .criteria import ABLATION, DEFAULT_CRITERION, Criterion
 from .plan_builder import kept_for_norms, layers_by_reason
@@ -357,7 +357,8 @@ def prune(
     context, counts, plan, pruned, proof = trial.context, trial.counts, trial.plan, trial.pruned, trial.proof
     macs = context.trace.macs_by_layer()
     hurt = layers_cut_to_the_bone(plan, [name for name in context.index.modules if macs.get(name)])
-    for message in [*unseen_parts(trial), *kept_for_norms(context.coupling), *hurt]:
+    rounding = useless_rounding(context.coupling, round_to)
+    for message in [*unseen_parts(trial), *kept_for_norms(context.coupling), *hurt, *rounding]:
         warn_user(message)
     if not any(counts) and budget is None and (ratio is None or ratio > 0):
         message = "nothing was pruned: the shares to remove are too small for these widths and round_to"

@@ -14,7 +14,7 @@ from ..plan.plan import Plan
 from ..plan.surgery import select_kept
 from ..utils.compat import BatchNormBase, storage_id
 from ..utils.copying import copied_model
-from ..utils.errors import WeightError
+from ..utils.errors import InputError, WeightError
 from ..utils.forward import call_model, map_tensors, tensors_in, undisturbed
 from ..utils.model_index import ModelIndex
 from ..utils.progress import progress_bar
@@ -112,6 +112,10 @@ def copy_on_noise(index: ModelIndex, example_inputs: Any, *, of_each_batch: bool
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             layer = name.rpartition(".")[0]
             raise WeightError(f"layer {layer!r}: {name} has NaN or infinite values: nothing to fit to", layer=layer)
+    if any(tensor.is_meta for tensor in tensors_in(example_inputs)):
+        raise InputError(
+            "the example inputs have no values (device meta), so noise of their form cannot be run: give others"
+        )
     front = _FrontMode(index)
     with undisturbed(index), front:
         device = next(iter(index.tensors.values())).device

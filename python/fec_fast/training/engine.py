@@ -385,7 +385,7 @@ class Trainer:
         if self.stopped is not None:
             return f"interrupted after the last epoch, {done}: the training is finished, and the model has its weights"
         if self.inputs.state_folder is None:
-            return f"interrupted in epoch {done + 1}; no state was kept (checkpoint=None)"
+            return f"interrupted in epoch {done + 1}; no state was kept: checkpoint= (--state) names a folder for it"
         if not done:
             return "interrupted in epoch 1; no epoch was finished, so there is no state to resume from"
         return (

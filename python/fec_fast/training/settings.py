@@ -128,7 +128,8 @@ class TrainingSettings:
                 raise InputError(f"{name}={value!r}: {nearest(str(value), choices)}")
         if self.warmup_epochs >= self.epochs:
             raise InputError(
-                f"warmup_epochs={self.warmup_epochs} with epochs={self.epochs}: the warm-up must be shorter"
+                f"warmup_epochs={self.warmup_epochs} with epochs={self.epochs}: the warm-up must be shorter than "
+                "the training: lower warmup_epochs, or raise epochs"
             )
         object.__setattr__(self, "feature_layers", _layer_mapping(self.feature_layers))
 

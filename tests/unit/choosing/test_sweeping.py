@@ -228,8 +228,11 @@ def test_warns_where_accuracy_is_no_more_than_chance(trained: nn.Module) -> None
 
 def test_warns_where_recovery_has_seen_the_images(trained: nn.Module) -> None:
     loader = dot_loader(shuffle=False)
-    with pytest.warns(fec_fast.FecWarning, match="give held-out data as val_loader="):
+    with pytest.warns(fec_fast.FecWarning, match="give held-out data as val_loader=") as told:
         fec_fast.sweep(trained, EXAMPLE, loader, budgets=["macs=0.5"], progress=False)
+    # Pruning and recovery say the same of one network.
+    few = [str(warning.message) for warning in told if "images are few" in str(warning.message)]
+    assert len(few) == 1 and few[0].startswith("1 of 1 networks, such as macs=0.5, ")
     with warnings.catch_warnings():
         warnings.filterwarnings("error", ".*val_loader=.*")
         fec_fast.sweep(trained, EXAMPLE, loader, val_loader=loader, budgets=["macs=0.5"], progress=False)

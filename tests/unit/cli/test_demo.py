@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from typer.testing import CliRunner
 
-from fec_fast.cli import demo
+from fec_fast.cli import app, demo
 from fec_fast.utils.errors import InputError, MissingExtraError
 
 _SHORT = demo.DemoSettings(budgets=(0.8,), epochs=1, finetune_epochs=1, repeats=1)
@@ -126,3 +127,18 @@ def test_wrong_names_are_found_before_training(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'fec_fast\[report\]'"):
         demo.run_demo(None, tmp_path / "demo.html")
+
+
+@pytest.mark.parametrize("name", ["fec-fast-demo.json", "fec-fast-demo.html"])
+def test_files_of_an_earlier_demo_are_kept_without_force(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[Path, Path]] = []
+    monkeypatch.setattr(app, "run_demo", lambda figures, report: calls.append((figures, report)))
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text("the earlier one")
+    refused = CliRunner().invoke(app.app, ["demo"])
+    assert refused.exit_code == 2 and f"{name} exists: add --force to replace it" in refused.stderr and not calls
+    assert CliRunner().invoke(app.app, ["demo", "--force"]).exit_code == 0
+    assert CliRunner().invoke(app.app, ["demo", "--json", "other.json", "--report", "other.html"]).exit_code == 0
+    assert calls == [(Path("fec-fast-demo.json"), Path("fec-fast-demo.html")), (Path("other.json"), Path("other.html"))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -15,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 import fec_fast
 from fec_fast.cli import app as cli
-from fec_fast.cli import deploying
+from fec_fast.cli import choosing, deploying
 from fec_fast.vision import zoo
 from helpers.optional import skip_without
 from helpers.processes import run_python
@@ -85,7 +86,7 @@ def test_completion_is_offered() -> None:
             1,
             "error: ZeroDivisionError: by zero (a fault of the program: fec-fast --debug",
         ),
-        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (KeyboardInterrupt(), 130, "interrupted; files are written whole or not at all: run the command again\n"),
         (fec_fast.TrainingInterrupted("resume so"), 130, "resume so\n"),
     ],
 )
@@ -102,6 +103,53 @@ def test_errors_are_one_line_and_have_their_exit_code(
     assert len(lines) == 1 and lines[0].startswith(shown)
     debugged = run("--debug", "score", DIGITS)
     assert debugged.exception is error or isinstance(error, KeyboardInterrupt)
+
+
+@pytest.mark.parametrize(
+    ("function", "call", "error", "shown"),
+    [
+        ("run_demo", ["demo"], KeyboardInterrupt(), "interrupted; the demo keeps nothing of an unfinished run: start "),
+        ("run_demo", ["demo"], fec_fast.TrainingInterrupted("of the inside"), "interrupted; the demo keeps nothing"),
+        ("run_recipe", ["run", "r.yaml", "--out", "o"], KeyboardInterrupt(), "interrupted; finished .* kept in o: "),
+        ("run_recipe", ["run", "r.yaml", "--out", "o"], fec_fast.TrainingInterrupted("resume so"), "resume so\n"),
+        ("sweep", ["sweep", DIGITS, "--results", "a"], KeyboardInterrupt(), "interrupted; what was measured is in a: "),
+        ("sweep", ["sweep", DIGITS], KeyboardInterrupt(), "interrupted; nothing .* kept: --results FOLDER"),
+        ("measure_sensitivity", ["sensitivity", DIGITS], KeyboardInterrupt(), "interrupted; nothing .* kept: --cache"),
+    ],
+)
+def test_ctrl_c_says_what_is_kept_and_how_to_go_on(
+    function: str, call: list[str], error: BaseException, shown: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    skip_without("sklearn", "yaml", "jsonschema")
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    Path("r.yaml").write_text(f"model: {DIGITS}\ndata: {{name: 'sklearn:digits'}}\nfinetune: {{epochs: 1}}\n")
+    monkeypatch.setattr(choosing if call[0] in ("sweep", "sensitivity") else cli, function, fail)
+    data = ["--data", "sklearn:digits"] if call[0] in ("sweep", "sensitivity") else []
+    result = run(*call, *data)
+    lines = [line for line in result.stderr.splitlines(keepends=True) if not line.startswith("warning: ")]
+    assert result.exit_code == 130 and len(lines) == 1 and re.match(shown, lines[0]), result.stderr
+
+
+@pytest.mark.parametrize("command", ["finetune", "explain", "report", "compare", "export onnx"])
+def test_a_plan_of_another_model_is_named_with_the_model(command: str, pruned: Path, tmp_path: Path) -> None:
+    other = "zoo:resnet-digits"
+    calls: dict[str, list[Any]] = {
+        "finetune": [other, "--checkpoint", pruned, "--data", "sklearn:digits", "--set", "finetune.epochs=1"],
+        "explain": [pruned, "features.0", "--model", other],
+        "report": [pruned, "--model", other],
+        "compare": [other, pruned],
+        "export onnx": [other, pruned],
+    }
+    skip_without(*{"finetune": ("sklearn", "yaml", "jsonschema"), "report": ("matplotlib",)}.get(command, ()))
+    skip_without(*(("onnx", "onnxscript", "onnxruntime") if command == "export onnx" else ()))
+    out = [] if command in ("explain", "compare") else ["--out", tmp_path / "out"]
+    result = run(*command.split(), *calls[command], *out)
+    assert result.exit_code == 2
+    assert f"error: model {other}, plan of {pruned}: the plan is for another model: " in result.stderr
 
 
 def test_warnings_are_one_line_and_random_weights_are_loud(weights: Path) -> None:

@@ -66,7 +66,10 @@ def test_schema_knows_every_setting_and_no_other() -> None:
         ("prune={keep: {macs: 1.5}}", r"prune.keep.macs: 1.5 is greater .*; give what may be left"),
         ("prune={keep: {latency: 3}}", r"prune.keep.latency: 3 is not of type 'string'; give the time of one call"),
         ("prune.criterion=fecc", r"prune.criterion: 'fecc' is not one of"),
-        ("finetune.warmup_epochs=9", r"warmup_epochs=9 with epochs=2"),
+        (
+            "finetune.warmup_epochs=9",
+            r"recipe .*: finetune: warmup_epochs=9 with epochs=2: .* lower warmup_epochs, .*; --set finetune.KEY=VALUE",
+        ),
         ("model.name=a", r"model is 'zoo:vgg-digits' and holds no keys"),
         ("finetune.epochs", r"give KEY=VALUE"),
         ("finetune.epochs={", r"not YAML"),

@@ -113,3 +113,24 @@ def test_recovery_warns_of_few_images() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", fec_fast.FecWarning)
         fec_fast.compensate(model, result.model, result.plan, images, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("widths", "round_to", "useless"),
+    [
+        ((12, 20, 4), 64, "the widest is 20"),  # none is as wide
+        ((12, 20, 4), 16, None),  # 20 can become 16
+        ((64, 20, 4), 64, None),  # 64 stays 64, so none of it is removed
+        ((12, 20, 4), 1, None),
+    ],
+)
+def test_a_rounding_that_decides_nothing_is_said(widths: tuple[int, ...], round_to: int, useless: str | None) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = fec_fast.prune(chain(*widths), IMAGE, remove=0.5, round_to=round_to)
+        freely = fec_fast.prune(chain(*widths), IMAGE, remove=0.5)
+    told = [str(warning.message) for warning in caught if "has no effect" in str(warning.message)]
+    assert len(told) == (useless is not None)
+    if useless is not None:
+        assert told[0].startswith(f"round_to={round_to} has no effect: ") and useless in told[0]
+        assert result.plan == freely.plan
