@@ -14,9 +14,8 @@ from ..pruning.allocation.budget import Budget
 from ..pruning.allocation.measured import Sensitivity
 from ..pruning.allocation.sensitivity import measure_sensitivity
 from ..pruning.arguments import calibration_needs, images_suffice
-from ..pruning.criteria import ENTROPY_CRITERIA, Criterion
+from ..pruning.criteria import ABLATION, ENTROPY_CRITERIA, Criterion
 from ..pruning.pruner import PruneResult, prune
-from ..recovery.calibration import DATA_FREE
 from ..recovery.compensation import Compensation, compensate
 from ..scoring.formula import Formula
 from ..utils.model_index import ModelIndex
@@ -92,18 +91,21 @@ class NetworkMaker:
         Raises:
             FecError: As :func:`fec_fast.prune` says.
         """
-        ratios = self._sensitivities[criterion] if policy == "sensitivity" else policy
-        needed = calibration_needs(criterion, None if policy == "sensitivity" else policy)
-        images_do = images_suffice(criterion, None if policy == "sensitivity" else policy)
+        chosen: dict[str, Any] = {"criterion": criterion, "ratios": policy}
+        named_policy: str | None = policy
+        if policy == "sensitivity":
+            chosen["ratios"], named_policy = self._sensitivities[criterion], None
+        if self._images is None and criterion == policy == ABLATION:
+            chosen = {}  # the defaults of prune: measured on noise, where that can be
+        elif calibration_needs(criterion, named_policy):
+            chosen["calibration"] = self._images if images_suffice(criterion, named_policy) else self._loader
         with restored_randomness():
             seed_all(0)
             result = prune(
                 self._index.model,
                 self._example_inputs,
                 budget=budget,
-                ratios=ratios,
-                criterion=criterion,
-                calibration=None if not needed else (self._images or DATA_FREE) if images_do else self._loader,
+                **chosen,
                 **self._options | {"formula": self._formula_for(criterion)},
             )
         recovery = self._recovered(result.model, result.plan)

@@ -90,7 +90,7 @@ def export_pt2e(
                 X86InductorQuantizer,
                 get_default_x86_inductor_quantization_config,
             )
-    except (ImportError, AttributeError) as error:
+    except ImportError as error:
         raise missing_extra("torchao", "torchao", "export_pt2e", error) from error
     except Exception as error:  # torchao uses parts of torch that others do not have
         raise MissingExtraError(

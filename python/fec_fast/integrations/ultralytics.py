@@ -191,8 +191,8 @@ def from_checkpoint(file: str | os.PathLike[str]) -> Any:
     """Opens a ``best.pt`` or ``last.pt`` of a training of a pruned network, so that ``train`` keeps its widths.
 
     ``from_checkpoint("last.pt").train(resume=True)`` goes on with an interrupted training; if it was pruned in rounds,
-    attach a :class:`PruningCallback` before. ``YOLO("last.pt")`` alone
-    predicts and exports the pruned network; its ``train`` ends with a ``KeyError`` that names this function.
+    attach a :class:`PruningCallback` before. ``YOLO("last.pt")`` alone predicts and exports the pruned network; its
+    ``train`` ends with a ``KeyError`` that names this function.
 
     Args:
         file: The file. It is a pickle: open those alone that you trust.

@@ -258,13 +258,13 @@ def prune(
         budget: The size that the pruned network must reach; ``None`` if shares are given.
         ratios: With a budget: how removal is spread over the layers. ``None`` (the default): ``"reconstruction"`` if
             the network is recovered and the criterion is that too; ``"ablation"`` if it is not recovered and the
-            criterion is that; else ``"entropy"``. ``"entropy"``: by how many
-            filters of a layer are effectively distinct. ``"uniform"``: the same share everywhere. ``"global"``: by one
-            ranking of all units' scores. ``"reconstruction"``: by the error that is left in the layers that read the
-            channels, once their other inputs make up for it; ``"ablation"``: if nothing does. ``"sensitivity"``: by
-            what is measured on the calibration, or a :class:`fec_fast.Sensitivity` that was measured before. A mapping:
-            in these proportions. A policy object of :mod:`fec_fast.pruning.allocation.policies` has other constants
-            than the named policies. Without a budget, a mapping is the same as ``remove``.
+            criterion is that; else ``"entropy"``. ``"entropy"``: by how many filters of a layer are effectively
+            distinct. ``"uniform"``: the same share everywhere. ``"global"``: by one ranking of all units' scores.
+            ``"reconstruction"``: by the error that is left in the layers that read the channels, once their other
+            inputs make up for it; ``"ablation"``: if nothing does. ``"sensitivity"``: by what is measured on the
+            calibration, or a :class:`fec_fast.Sensitivity` that was measured before. A mapping: in these proportions.
+            A policy object of :mod:`fec_fast.pruning.allocation.policies` has other constants than the named policies.
+            Without a budget, a mapping is the same as ``remove``.
         ratio: An older spelling of ``remove`` with a number.
         calibration: What the criterion and the ratios are measured on; ``None`` if neither needs it, or ``recover`` has
             the images, or the defaults take noise. ``"reconstruction"`` and ``"ablation"`` take a loader, an iterable
@@ -322,11 +322,11 @@ def prune(
             f"recover={recover!r}: give images (a loader, an iterable of batches, a tensor) or {DATA_FREE!r}"
         )
     ratio, ratios = removed_shares(remove, ratio, ratios, budget)
-    named = criterion is not None or calibration is not None
+    named = criterion, ratios
     data: dict[str, Any] = {"calibration": calibration, "recover": recover}
     criterion, ratios = default_choice(model, criterion, ratios, budget=budget, formula=formula, sides=sides, **data)
-    by_default = criterion == ABLATION and not named
-    calibration = DATA_FREE if by_default else calibration
+    on_noise = named[0] is None and criterion == ABLATION and calibration is None
+    calibration = DATA_FREE if on_noise else calibration
     request = AllocationRequest(ratio, ratios, budget, calibration, min_channels, round_to)
     images = recover
     if not (recover is None or isinstance(recover, str)):
@@ -344,7 +344,7 @@ def prune(
     try:
         context = build_context(model, example_inputs, criterion, formula, sides, ignore, calibration, norms)
     except InputError as error:
-        if not by_default:
+        if not on_noise or named[1] is not None:
             raise
         failure = str(error)
     if context is None:

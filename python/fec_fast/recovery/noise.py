@@ -28,7 +28,7 @@ def noise_batches(example_inputs: Any, *, few: bool = False) -> list[Any]:
     Args:
         example_inputs: Tensors ``[B, ...]``, nested, or a list of images ``[C, *S]``, as detectors take it. Tensors of
             other than floating-point numbers are repeated.
-        few: Whether means and variances are all that is wanted, and fewer images do.
+        few: Whether nothing is fitted to the noise, so that fewer images do.
 
     Returns:
         Batches of at most :data:`BATCH` images, of the same structure, on the same devices.

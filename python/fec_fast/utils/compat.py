@@ -37,6 +37,7 @@ from .critical_section import raise_lost_interrupt, surely_closed
 __all__ = [
     "WEIGHT_NORM",
     "ACCELERATE_ATTRIBUTES",
+    "ULTRALYTICS_AVERAGED",
     "ULTRALYTICS_RECOVERY",
     "BatchNormBase",
     "ConvolutionBase",
@@ -75,7 +76,8 @@ WEIGHT_NORM = torch.ops.aten._weight_norm_interface.default
 # the last; an exception leaves all.
 ACCELERATE_ATTRIBUTES = ("forward", "_original_forward", "_is_accelerate_prepared")
 
-# The method of ultralytics' trainers that goes back to the last checkpoint.
+# Of ultralytics: the lists of tensors of a ModelEMA, and the method of trainers that goes back to the last checkpoint.
+ULTRALYTICS_AVERAGED = "_pairs"
 ULTRALYTICS_RECOVERY = "_handle_nan_recovery"
 
 

@@ -93,6 +93,13 @@ def test_the_network_of_a_point_is_made_again(trained: nn.Module, tmp_path: Path
         quick_sweep(trained).make(point)
 
 
+def test_without_images_the_defaults_are_those_of_prune() -> None:
+    model, budget = network(), fec_fast.Budget(macs=0.5)
+    point = quick_sweep(model, criteria=(None,), budgets=[budget]).points[0]
+    assert (point.criterion, point.policy) == ("ablation", "ablation")
+    assert point.plan is not None and point.plan.keep == fec_fast.prune(model, EXAMPLE, budget=budget).plan.keep
+
+
 def test_an_interrupted_sweep_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = network()
     whole = quick_sweep(model)

@@ -17,6 +17,7 @@ from ...plan.optimizer_state import StateChange, held_parameters, narrowed_state
 from ...plan.plan import Plan, check_plan
 from ...plan.shapes import fingerprint
 from ...plan.surgery import prune_in_place
+from ...utils.compat import ULTRALYTICS_AVERAGED
 from ...utils.critical_section import one_thread_at_a_time
 from ...utils.errors import ArgumentError, FecError, TrainingError, list_some
 from ...utils.model_index import ModelIndex
@@ -375,6 +376,6 @@ def _drop_tensor_lists(holders: Sequence[Any], undo: UndoLog) -> None:
     """
     for holder in holders:
         own = getattr(holder, "__dict__", {})
-        if own.get("_pairs") is not None and not isinstance(holder, nn.Module):
-            undo.entry(own, "_pairs")
-            own["_pairs"] = None
+        if own.get(ULTRALYTICS_AVERAGED) is not None and not isinstance(holder, nn.Module):
+            undo.entry(own, ULTRALYTICS_AVERAGED)
+            own[ULTRALYTICS_AVERAGED] = None
