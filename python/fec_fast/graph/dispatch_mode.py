@@ -74,6 +74,7 @@ class TracingMode(TorchDispatchMode):
         guard: Keeps the parameters that the model's code writes to.
         running: The module whose code is running.
         values_read: Whether the code reads values of a tensor out of torch.
+        needs_values: Whether a run for the shapes alone was stopped, because the code reads values.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class TracingMode(TorchDispatchMode):
         self.operators: list[TracedOperator] = []
         self.costs: list[OperatorCost] = []
         self.allocations: AllocationTracker | None = AllocationTracker(index.tensors.values())
-        self.guard, self.values_read = ParameterGuard(index), False
+        self.guard, self.values_read, self.needs_values = ParameterGuard(index), False, False
         self.running = RunningModule(index.modules)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

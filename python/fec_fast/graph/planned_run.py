@@ -92,6 +92,7 @@ class PlannedRun:
         self.cuts = trace.training_cuts if training else trace.cuts
         self._operators = (trace.training_operators or ()) if training else trace.operators
         self._network, self.inputs, self._count, self._training = network, example_inputs, count, training
+        self._needs_values = trace.needs_values and not training
 
     def run(
         self, attributes: Sequence[tuple[HeldSize, int | list[int]]] = (), *, with_calls: bool = False
@@ -106,11 +107,8 @@ class PlannedRun:
             How it went.
         """
         with self._changed(attributes):
-            # Watching functions besides operators takes time, and is needed only where something does not follow.
-            report = self._run(call_shape_only, with_calls, with_functions=False)
-            if report.failed or report.deviating:
-                report = self._run(call_shape_only, with_calls, with_functions=True)
-            if report.failed:
+            report = None if self._needs_values else self._run_for_shapes(with_calls)
+            if report is None or report.failed:
                 report = self._run(call_with_values, with_calls, with_functions=True)
         if not report.failed:
             # A run that goes another way than the trace does not show where these would be made.
@@ -119,6 +117,13 @@ class PlannedRun:
                 for position, cut in enumerate(self.cuts)
                 if position not in report.requested and cut.divides and cut.planned(self._count) != cut.planned(len)
             }
+        return report
+
+    def _run_for_shapes(self, with_calls: bool) -> RunReport:
+        # Watching functions besides operators takes time, and is needed only where something does not follow.
+        report = self._run(call_shape_only, with_calls, with_functions=False)
+        if report.failed or report.deviating:
+            report = self._run(call_shape_only, with_calls, with_functions=True)
         return report
 
     def line_of(self, position: int) -> str | None:

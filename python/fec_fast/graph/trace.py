@@ -36,6 +36,7 @@ from .dispatch_mode import OperatorCost, TracedOperator, TracingMode
 from .held_sizes import HeldSize
 from .label_sets import LabelPartition, Pin
 from .label_tracker import LabelTracker
+from .rules.registry import DataDependentError
 from .scale_probe import computed_scales
 from .shape_only import ValueAccess, block_value_access, call_shape_only, call_with_values
 from .weight_labels import WeightUse
@@ -67,6 +68,7 @@ class Trace:
             the module.
         costs: The multiply-accumulates of that run, for each operator that is counted.
         allocations: The memory that its results took.
+        needs_values: Whether evaluation mode cannot be run for its shapes alone, because the code reads values.
     """
 
     partition: LabelPartition
@@ -86,6 +88,7 @@ class Trace:
     believed: tuple[tuple[np.ndarray, str], ...]
     costs: tuple[OperatorCost, ...]
     allocations: tuple[Allocation, ...]
+    needs_values: bool
 
     @property
     def scored_uses(self) -> list[WeightUse]:
@@ -156,6 +159,7 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
         tuple(tracker.believed),
         costs,
         allocations,
+        mode.needs_values,
     )
 
 
@@ -166,12 +170,12 @@ def _choose_heads(index: ModelIndex, example_inputs: Any, mode: TracingMode, nor
         return mode
     scales = heads.scales()
     computed = computed_scales(index, example_inputs, scales) if scales else set[str]()
-    whole = heads.whole(index.modules, computed)
+    whole, needs_values = heads.whole(index.modules, computed), mode.needs_values
     if whole:
-        mode = _trace_evaluation(index, example_inputs, norms, whole)
+        mode = _trace_evaluation(index, example_inputs, norms, whole, needs_values=needs_values)
     more = mode.tracker.heads.pinned(index.modules, mode.tracker.sets.partition())
     if more:
-        other = _trace_evaluation(index, example_inputs, norms, {**whole, **more})
+        other = _trace_evaluation(index, example_inputs, norms, {**whole, **more}, needs_values=needs_values)
         mode = other if _removable(other.tracker) > _removable(mode.tracker) else mode
     return mode
 
@@ -182,14 +186,19 @@ def _removable(tracker: LabelTracker) -> int:
     return sum(int(np.count_nonzero(~pinned[use.outputs])) for use in tracker.weight_uses.values())
 
 
-def _trace_evaluation(index: ModelIndex, example_inputs: Any, norms: str, heads: Mapping[str, int]) -> TracingMode:
+def _trace_evaluation(
+    index: ModelIndex, example_inputs: Any, norms: str, heads: Mapping[str, int], *, needs_values: bool = False
+) -> TracingMode:
     """Runs the model in evaluation mode, for its shapes alone where that is possible."""
-    mode = TracingMode(index, call_shape_only, norms, heads)
-    try:
-        _run(index, example_inputs, mode, training=False)
-        return mode
-    except InputError:  # its code depends on values, or it cannot be run at all
-        mode = TracingMode(index, call_with_values, norms, heads)
+    if not needs_values:
+        mode = TracingMode(index, call_shape_only, norms, heads)
+        try:
+            _run(index, example_inputs, mode, training=False)
+            return mode
+        except InputError as error:  # its code depends on values, or it cannot be run at all
+            needs_values = isinstance(error.__cause__, DataDependentError)
+    mode = TracingMode(index, call_with_values, norms, heads)
+    mode.needs_values = needs_values
     try:
         _run(index, example_inputs, mode, training=False)
         return mode

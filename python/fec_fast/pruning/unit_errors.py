@@ -5,7 +5,7 @@ With it, their other inputs make up for the removal ("reconstruction"); without,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -120,8 +120,8 @@ def removal_errors(
             readers[name] = _blind_reader(use.weight_in(index.tensors), use, roots)
     kind = LinearSystem if made_up_for else AblatedSystem
     errors: list[Tensor] = []
-    for number, coupled in enumerate(sets):
-        systems = {name: _systems(coupled, reader, kind) for name, reader in readers.items()}
+    for number, (coupled, reading_it) in enumerate(zip(sets, _readers_of(sets, readers, len(roots)), strict=True)):
+        systems = {name: _systems(coupled, readers[name], kind) for name in reading_it}
         reading = [name for name, of_layer in systems.items() if of_layer]
         in_order = None if orders is None else orders[number]
         total = eliminate(list(chain.from_iterable(systems.values())), len(coupled.units), in_order)
@@ -185,6 +185,19 @@ def _blind_reader(weight: Tensor, use: WeightUse, roots: np.ndarray) -> _Reader:
 
 def _scaled(products: Tensor, energy: Tensor) -> Tensor:
     return products / energy if float(energy) > 0 else products
+
+
+def _readers_of(sets: Sequence[CoupledChannels], readers: Mapping[str, _Reader], labels: int) -> list[list[str]]:
+    """The names of the layers that read channels of each set, in the order of ``readers``; most read those of few."""
+    set_of = np.full(labels, -1)
+    for number, coupled in enumerate(sets):
+        set_of[list(coupled.units)] = number
+    found: list[list[str]] = [[] for _ in sets]
+    for name, reader in readers.items():
+        for number in np.unique(set_of[reader.labels]).tolist():
+            if number >= 0:
+                found[number].append(name)
+    return found
 
 
 def _systems(coupled: CoupledChannels, reader: _Reader, kind: type[LinearSystem | AblatedSystem]) -> list[System]:

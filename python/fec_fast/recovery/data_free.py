@@ -117,10 +117,11 @@ def copy_on_noise(index: ModelIndex, example_inputs: Any, *, of_each_batch: bool
             "the example inputs have no values (device meta), so noise of their form cannot be run: give others"
         )
     front = _FrontMode(index)
-    with undisturbed(index), front:
+    with undisturbed(index):
         device = next(iter(index.tensors.values())).device
-        call_model(index.model, map_tensors(lambda tensor: tensor.to(device, copy=True), example_inputs))
-        copy = copied_model(index)
+        with front:
+            call_model(index.model, map_tensors(lambda tensor: tensor.to(device, copy=True), example_inputs))
+        copy = copied_model(index)  # not inside the mode, which would look into the memo of every tensor's copy
     if of_each_batch:
         _drop_statistics(copy)
     copied = ModelIndex.of(copy)

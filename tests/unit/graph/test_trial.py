@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -246,6 +247,53 @@ def test_a_width_that_decides_behind_a_value_keeps_the_channels_or_is_refused() 
     except fec_fast.EquivalenceError:
         return
     assert result.model.conv.out_channels == 8
+
+
+class ReadsAtItsWidth(nn.Module):
+    """Reads a value at the width that it was written for, and goes another way without values at any other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.conv(x)
+        if features.shape[1] == 8:
+            return self.head(features) * (1 + float(x.sum() != 0))
+        return self.head(features).sigmoid()
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_width_that_decides_whether_values_are_read_is_kept(verify: bool) -> None:
+    torch.manual_seed(0)
+    result = fec_fast.prune(ReadsAtItsWidth().eval(), IMAGE, ratio=0.5, verify=verify)
+    assert result.model.conv.out_channels == 8
+    assert any("goes another way" in note for note in result.plan.notes)
+
+
+class ReadsInEvaluation(nn.Module):
+    """Divides channels at an attribute, and reads a value in evaluation mode, as YOLO's heads do."""
+
+    def __init__(self, ended: list[bool]) -> None:
+        super().__init__()
+        self.conv, self.head, self.c = nn.Conv2d(3, 32, 1), nn.Conv2d(16, 3, 1), 16
+        self.forward = partial(_read_in_evaluation, self, ended)  # runs put attributes of the module back
+
+
+def _read_in_evaluation(model: Any, ended: list[bool], x: Tensor) -> Tensor:
+    ended.append(False)
+    x = model.head(product(model, model.conv(x), model.c))
+    x = x if model.training else x * float(x.abs().amax() > 0)
+    ended[-1] = True
+    return x
+
+
+def test_runs_for_the_shapes_are_not_tried_again_where_the_code_reads_values() -> None:
+    ended: list[bool] = []
+    torch.manual_seed(0)
+    result = fec_fast.prune(ReadsInEvaluation(ended).eval(), IMAGE, ratio=0.5, verify=False)
+    assert result.model.conv.out_channels == 16 and result.model.c == 8
+    assert len(ended) > 3 and ended.count(False) == 1, "the first of the trace alone"
 
 
 class Checked(nn.Module):

@@ -197,6 +197,23 @@ def test_stock_code_uses_a_pruned_checkpoint_but_ends_with_a_hint_where_it_would
         two_classes(tmp_path).model.load_state_dict(pruned.model.state_dict())
 
 
+def test_stock_code_that_is_not_stopped_makes_no_pruned_network(interrupted: Path, saved: Path, tmp_path: Path) -> None:
+    pruned = widths(integration.load(saved).model)
+    dense = two_classes(tmp_path)
+    assert dense.load(str(interrupted)) is dense
+    beside_the_class_branch = {name for name in pruned if ".cv3." not in name}
+    assert {name: widths(dense.model)[name] for name in beside_the_class_branch} == {
+        name: widths(two_classes(tmp_path).model)[name] for name in beside_the_class_branch
+    }
+    (file,) = saved.glob("*.yaml")
+    assert widths(YOLO(str(file)).model) == widths(two_classes(tmp_path).model) != pruned
+    torch.save(dense.model.state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(TypeError, match=r"weights\.pt"):
+        YOLO(str(tmp_path / "weights.pt"))
+    with pytest.raises(TypeError, match="is not a supported model format"):
+        YOLO(str(saved)).predict(torch.rand(1, 3, 64, 64))
+
+
 def test_what_the_wrong_function_opens_is_told_the_right_one(interrupted: Path, saved: Path, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="open it with load of the same module, not with YOLO"):
         integration.prune(YOLO(str(saved)), budget=HALF)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import fec_fast
+from fec_fast import Budget
+from fec_fast.recovery.layer_calls import LayerCallMode
 from fec_fast.recovery.layer_fits import LayerFits
 from fec_fast.recovery.noise import noise_batches
 from fec_fast.utils.errors import ArgumentError, InputError, WeightError
@@ -278,3 +280,18 @@ def test_without_images_the_example_is_needed_and_must_fit() -> None:
         fec_fast.compensate(model, result.model, result.plan)
     with pytest.raises(InputError, match="cannot be run"):
         recover(model, result, torch.randn(2, 4, 6, 6))
+
+
+def test_the_copy_of_a_model_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every tensor's copy is called with a memo that grows: to look through it takes longer than all else."""
+    watched: list[str] = []
+    plain = LayerCallMode.__torch_function__
+
+    def noted(self: Any, function: Any, *arguments: Any) -> Any:
+        watched.append(getattr(function, "__name__", ""))
+        return plain(self, function, *arguments)
+
+    monkeypatch.setattr(LayerCallMode, "__torch_function__", noted)
+    torch.manual_seed(0)
+    fec_fast.prune(Residual().eval(), torch.randn(1, 3, 6, 6), budget=Budget.remove(macs=0.3))
+    assert "conv2d" in watched and "__deepcopy__" not in watched
