@@ -72,8 +72,8 @@ def verdicts(rows: Rows, recovery: str) -> str:
     return markdown_table(["budget", "default minus L1, uniform: mean", "default behind"], lines)
 
 
-def write(document: dict[str, Any]) -> None:
-    """Writes the page."""
+def page(document: dict[str, Any]) -> str:
+    """The text of the page."""
     rows = Rows(document)
     parts = [
         written_by("python -m benchmarks.defaults --page-only", "defaults.json"),
@@ -83,7 +83,8 @@ def write(document: dict[str, Any]) -> None:
             "Right after the cut: accuracy in % on test images of CIFAR-10 (JPEG) that nothing was chosen on; for the",
             "U-Net the intersection over union of pixels. `default` is `prune(model, example, budget=...)` without",
             f"further options, except `recover=`. Calibration: {IMAGES:,} training images without labels. In",
-            "brackets: the difference to the default on the same images, with its 95 % interval.",
+            "brackets: the difference to the default on the same images, with its 95 % interval. One draw of the",
+            "calibration images. Empty cells, and networks and choices that are missing, were not measured.",
         ),
         paragraph(
             "**Dense networks:**",
@@ -94,4 +95,9 @@ def write(document: dict[str, Any]) -> None:
     for recovery in RECOVERIES:
         tables = [table(rows, network, recovery) for network in NAMES]
         parts += [heading(TITLES[recovery]), verdicts(rows, recovery), *tables]
-    write_page("defaults.md", page_of("Defaults", *parts))
+    return page_of("Defaults", *parts)
+
+
+def write(document: dict[str, Any]) -> None:
+    """Writes the page."""
+    write_page("defaults.md", page(document))

@@ -110,14 +110,16 @@ def _findings(rows: Rows) -> list[str]:
     blocks = [
         heading("Defaults compared with the alternatives"),
         paragraph(
-            f"The default criterion is `{CRITERION}`: the entropies of `Formula()` times the L1 norm, on both sides.",
-            f"The default policy is `{POLICY}`; it needs no data. The sentences below are computed from the tables:",
+            f"Where filters alone decide, the criterion is `{CRITERION}`, the entropies of `Formula()` times the L1",
+            f"norm, on both sides, and the policy is `{POLICY}`: it needs no data. A budget without recovery has other",
+            "defaults where a model has batch norms: [defaults](defaults.md). The sentences below are computed from",
+            "the tables:",
             '"level" means that the 95 % interval of the difference contains zero. Criteria are compared under the',
-            'default policy, policies with the criterion `fec`. The intervals behind "criteria ahead" are not widened',
+            'same policy, policies with the criterion `fec`. The intervals behind "criteria ahead" are not widened',
             "for the number of criteria.",
         ),
         paragraph(
-            "The default criterion was chosen among [trials](trials.md) on other test images of CIFAR-10, with",
+            "This criterion was chosen among [trials](trials.md) on other test images of CIFAR-10, with",
             "ResNet-56, ResNet-20 and VGG-16-BN: only the digits are new to it. `fec, both axes` in the tables is the",
             'sum of the entropies of both axes, `Formula("rms", axis="both")`.',
         ),

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("examples/*.md")])
 _BLOCK = re.compile(
-    r"^(?:<!-- not run: (?P<reason>.+) -->\n)?(?P<fence>```+)(?P<language>\w*)[^\n]*\n(?P<source>.*?)^(?P=fence)$",
+    r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?(?P<fence>```+)(?P<language>\w*)[^\n]*\n(?P<source>.*?)^(?P=fence)$",
     re.MULTILINE | re.DOTALL,
 )
 

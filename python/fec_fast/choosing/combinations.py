@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..pruning.allocation.budget import Budget
 from ..pruning.allocation.policies import DEFAULT_POLICY, POLICIES
-from ..pruning.arguments import calibration_needs, check_scoring_arguments, default_criterion, default_policy
-from ..pruning.criteria import ENTROPY_CRITERIA, Criterion, criterion_name
+from ..pruning.arguments import calibration_needs, check_scoring_arguments, default_choice
+from ..pruning.criteria import ABLATION, ENTROPY_CRITERIA, Criterion, criterion_name
 from ..scoring.formula import Formula
 from ..utils.errors import ArgumentError, nearest
 from ..utils.model_index import ModelIndex
@@ -84,16 +84,23 @@ def combinations_of(
             raise ArgumentError(f"budgets: {budget!r} is no fec_fast.Budget and no text such as 'macs=0.5'")
         for given_policy in lists["policies"]:
             for given_criterion in lists["criteria"]:
-                criterion = given_criterion
-                if criterion is None:
-                    criterion = default_criterion(index.model, formula, None, loader)
+                criterion, policy = default_choice(
+                    index.model,
+                    given_criterion,
+                    given_policy,
+                    budget=budget,
+                    formula=formula,
+                    sides=options["sides"],
+                    recover=loader,
+                )
+                policy = policy or DEFAULT_POLICY
                 name, _ = check_scoring_arguments(
                     criterion, formula if criterion in ENTROPY_CRITERIA else None, options["sides"], options["ignore"]
                 )
-                policy = default_policy(given_policy, budget, criterion, loader) or DEFAULT_POLICY
                 if policy not in POLICIES:
                     raise ArgumentError(f"policies: {policy!r}: {nearest(str(policy), POLICIES)}")
-                if loader is None and (needs := calibration_needs(criterion, policy)):
+                on_noise = given_criterion is None and criterion == policy == ABLATION
+                if loader is None and not on_noise and (needs := calibration_needs(criterion, policy)):
                     user, form = next(iter(needs.items()))
                     raise ArgumentError(f"{user} needs loader=, {form}")
                 key = point_key({**conditions, "budget": str(budget), "policy": policy, "criterion": name})

@@ -16,6 +16,7 @@ from ..pruning.allocation.sensitivity import measure_sensitivity
 from ..pruning.arguments import calibration_needs, images_suffice
 from ..pruning.criteria import ENTROPY_CRITERIA, Criterion
 from ..pruning.pruner import PruneResult, prune
+from ..recovery.calibration import DATA_FREE
 from ..recovery.compensation import Compensation, compensate
 from ..scoring.formula import Formula
 from ..utils.model_index import ModelIndex
@@ -102,7 +103,7 @@ class NetworkMaker:
                 budget=budget,
                 ratios=ratios,
                 criterion=criterion,
-                calibration=None if not needed else self._images if images_do else self._loader,
+                calibration=None if not needed else (self._images or DATA_FREE) if images_do else self._loader,
                 **self._options | {"formula": self._formula_for(criterion)},
             )
         recovery = self._recovered(result.model, result.plan)

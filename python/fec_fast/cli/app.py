@@ -12,7 +12,7 @@ from rich.console import Console
 from ..plan import checkpoint
 from ..plan.plan import Plan
 from ..pruning.allocation.budget import Budget
-from ..pruning.arguments import calibration_needs, check_positive_integer, default_criterion, default_policy
+from ..pruning.arguments import calibration_needs, check_positive_integer, default_choice
 from ..pruning.criteria import CRITERIA
 from ..pruning.explanation import explain
 from ..pruning.pruner import prune
@@ -124,7 +124,10 @@ def prune_command(
     weights: Weights = None,
     criterion: Annotated[
         str | None,
-        typer.Option(help=f"One of {', '.join(CRITERIA)}. Default: reconstruction with --calibrate, else fec_l1."),
+        typer.Option(
+            help=f"One of {', '.join(CRITERIA)}. Default: reconstruction with --calibrate; ablation for a budget "
+            "where there are batch norms; else fec_l1."
+        ),
     ] = None,
     sides: Annotated[str, typer.Option(help="both or producer")] = "both",
     input_shape: InputShape = None,
@@ -155,9 +158,8 @@ def prune_command(
     network = build_model(model, weights).eval()
     loader = None if calibrate in (None, DATA_FREE) else data.load(calibrate)[0]
     recover = calibrate if loader is None else loader
-    if criterion is None:
-        criterion = default_criterion(network, None, None, recover)
-    ratios = default_policy(ratios, target, criterion, recover)
+    if recover is not None:
+        criterion, ratios = default_choice(network, criterion, ratios, budget=target, sides=sides, recover=recover)
     result = prune(
         network,
         example,

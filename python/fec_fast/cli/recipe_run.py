@@ -15,7 +15,7 @@ from torch import nn
 
 from ..plan import checkpoint
 from ..pruning.allocation.budget import Budget
-from ..pruning.arguments import calibration_needs, default_criterion, default_policy
+from ..pruning.arguments import calibration_needs, default_choice
 from ..pruning.pruner import PruneResult, prune
 from ..recovery.batch_norm import recalibrate
 from ..recovery.compensation import compensate
@@ -236,17 +236,22 @@ def _pruned(model: nn.Module, example: Any, recipe: Recipe, train: Any) -> Prune
     fields = options.pop("formula", None)
     formula = None if fields is None else Formula.from_dict(fields)
     recover = train if _images(recipe) else None
-    criterion = options.pop("criterion", None) or default_criterion(model, formula, None, recover)
-    options["ratios"] = default_policy(options.get("ratios"), budget, criterion, recover)
-    ratios = options["ratios"] if isinstance(options["ratios"], str) else None
+    criterion, ratios = options.pop("criterion", None), options.pop("ratios", None)
+    if recover is not None:
+        sides = options.get("sides", "both")
+        criterion, ratios = default_choice(
+            model, criterion, ratios, budget=budget, formula=formula, sides=sides, recover=recover
+        )
+    policy = ratios if isinstance(ratios, str) else None
     return prune(
         model,
         example,
         budget=budget,
         remove=share,
         formula=formula,
-        calibration=train if calibration_needs(criterion, ratios) else None,
+        calibration=train if calibration_needs(criterion, policy) else None,
         criterion=criterion,
+        ratios=ratios,
         **options,
     )
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..utils.compat import ConvolutionBase, storage_id
+from ..utils.compat import ConvolutionBase, base_of, storage_id
 from ..utils.computed_weights import computed_attributes, weight_parts
 from ..utils.critical_section import put_back_by, surely_left
 from ..utils.errors import InputError
@@ -337,10 +338,22 @@ def _pin_outliving(tracker: LabelTracker, returned: Sequence[Tensor]) -> bool:
     hooked = {id(tensor) for module in modules for tensor in computed_attributes(module).values()}
     memory = {storage_id(tensor) for tensor in returned}
     if any(storage_id(tensor) not in memory for tensor in tracker.outliving()):
-        gc.collect()  # only a cycle of references may hold it
+        # Only a cycle of references may hold it. Collecting takes long, and frees nothing that the model refers to.
+        held = itertools.chain(returned, *map(_held_by, modules))
+        referred = {id(each) for tensor in held if isinstance(tensor, Tensor) for each in (tensor, base_of(tensor))}
+        if any(id(tensor) not in referred for tensor in tracker.outliving()):
+            gc.collect()
     tensors = [tensor for tensor in tracker.outliving() if id(tensor) not in hooked]
     tracker.pin(tensors, "its channels outlive the run: an attribute, a hook or a closure refers to them")
     return any(storage_id(tensor) not in memory for tensor in tensors)
+
+
+def _held_by(module: nn.Module) -> Iterator[Any]:
+    """The attributes of a module, and the elements of those that are lists, tuples or dictionaries."""
+    for value in vars(module).values():
+        yield value
+        if isinstance(value, list | tuple | dict):
+            yield from value.values() if isinstance(value, dict) else value
 
 
 def _unreached(index: ModelIndex, tracker: LabelTracker) -> tuple[str, ...]:

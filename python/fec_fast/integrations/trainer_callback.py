@@ -22,6 +22,7 @@ class TrainerCallback:
 
     pruner: TrainingPruner | None = None
     _started_by = ""  # the call that starts the training, for messages
+    _remedy = "give the callback to the Trainer"
 
     @property
     def model(self) -> nn.Module:
@@ -41,8 +42,7 @@ class TrainerCallback:
     def _trained(self) -> TrainingPruner:
         if self.pruner is None:
             raise ArgumentError(
-                f"the PruningCallback has no pruner yet: it is made by {self._started_by}; give the callback to the "
-                "Trainer"
+                f"the PruningCallback has no pruner yet: it is made by {self._started_by}; {self._remedy}"
             )
         return self.pruner
 

@@ -7,12 +7,10 @@ licence before you give away what you make with ultralytics.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..plan.checkpoint import load as load_weights
 from ..plan.checkpoint import read_plan
@@ -23,18 +21,29 @@ from ..pruning.allocation.budget import Budget
 from ..pruning.pruner import PruneResult
 from ..pruning.pruner import prune as prune_network
 from ..recovery.calibration import DATA_FREE
-from ..utils.arguments import check_number, check_path
-from ..utils.errors import ArgumentError, CheckpointError, InputError
+from ..utils.arguments import check_path
+from ..utils.errors import ArgumentError, CheckpointError
 from ..utils.files import atomic_folder, write_text
 from ..utils.modules import device_of
-from ..utils.reading import MEGABYTE, read_bytes
 from .bounded_building import BoundedBuilding
 from .ultralytics_files import checked_yaml, yaml_file
-from .ultralytics_training import RTDETR, YOLO, adopt, network_of, stored_plan
+from .ultralytics_images import CalibrationImages as CalibrationImages
+from .ultralytics_images import calibration_images as calibration_images
+from .ultralytics_images import image_size
+from .ultralytics_pruning import PruningCallback as PruningCallback
+from .ultralytics_training import (
+    PRUNED,
+    RTDETR,
+    YOLO,
+    adopt,
+    as_pruned,
+    full_widths,
+    network_of,
+    stored_plan,
+    stored_rounds,
+)
 
-_PRUNED = "pruned"
 _RTDETR_HEAD = "RTDETRDecoder"
-_MOST_LIST_BYTES = 16 * MEGABYTE
 
 
 def prune(
@@ -72,7 +81,7 @@ def prune(
         FecError: As :func:`fec_fast.prune` says.
     """
     model = network_of(yolo)
-    size = _image_size(yolo, imgsz)
+    size = image_size(yolo, imgsz)
     if isinstance(recover, str | os.PathLike) and recover != DATA_FREE:
         recover = calibration_images(yolo, recover, imgsz=size, images=images)
     channels = model.yaml.get("channels", 3)
@@ -82,71 +91,6 @@ def prune(
     earlier = stored_plan(model)
     adopt(yolo, result.model, result.plan if earlier is None else compose(earlier, result.plan))
     return result
-
-
-class CalibrationImages:
-    """Images of a data set as batches of tensors, prepared as ``yolo.predict`` prepares them; iterable again and again.
-
-    Attributes:
-        files: The images, in the order in which they are read.
-    """
-
-    def __init__(self, predictor: Any, files: list[str]) -> None:
-        """Stores the arguments.
-
-        Args:
-            predictor: Ultralytics' predictor of the task, with its network.
-            files: The images.
-        """
-        self._predictor, self.files = predictor, files
-
-    def __len__(self) -> int:
-        """The number of batches."""
-        batch: int = self._predictor.args.batch
-        return -(-len(self.files) // batch)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """Reads the images: float32 ``[B, channels, imgsz, imgsz]`` in RGB order, on the network's device."""
-        from ultralytics.data.loaders import LoadImagesAndVideos
-
-        predictor = self._predictor
-        predictor.setup_source(self.files[0])  # sets sizes; from a list it would hold all images at once
-        for _, pictures, _ in LoadImagesAndVideos(
-            self.files, batch=predictor.args.batch, channels=getattr(predictor.model, "channels", 3)
-        ):
-            yield predictor.preprocess(pictures)
-
-
-def calibration_images(
-    yolo: Any, data: str | os.PathLike[str], *, imgsz: int | None = None, images: int = 256, batch: int = 16
-) -> CalibrationImages:
-    """Images of a data set, through ultralytics' own loading and preprocessing, for :func:`fec_fast.compensate` too.
-
-    Args:
-        yolo: The object whose preprocessing is used.
-        data: The YAML file of a data set, whose training images are used; or a folder, whose images are used (those of
-            its folder ``train``, if it has one).
-        imgsz: Height and width in pixels; ``None``: what the network was trained with.
-        images: How many images, taken evenly from all; at least one.
-        batch: How many images are in a batch.
-
-    Returns:
-        The batches.
-
-    Raises:
-        InputError: No such file or folder, or no images in it.
-        ArgumentError: Not a ``YOLO`` object, or an argument of the wrong kind.
-    """
-    model, size = network_of(yolo), _image_size(yolo, imgsz)
-    for name, number in ("images", images), ("batch", batch):
-        check_number(name, number, "a whole number of at least 1", least=1)
-    found = _image_files(check_path("data", data))
-    files = [found[index * len(found) // images] for index in range(images)] if len(found) > images else found
-    settings = {"imgsz": size, "batch": int(batch), "rect": False, "verbose": False, "save": False}
-    overrides = {**yolo.overrides, **settings, "mode": "predict", "device": str(device_of(model))}
-    predictor = yolo.task_map[yolo.task]["predictor"](overrides=overrides)
-    predictor.setup_model(model=model, verbose=False)
-    return CalibrationImages(predictor, files)
 
 
 def plan_of(yolo: Any) -> Plan | None:
@@ -189,9 +133,9 @@ def save(yolo: Any, folder: str | os.PathLike[str]) -> Path:
         raise ArgumentError("yolo: its network was not pruned; call prune of fec_fast.integrations.ultralytics first")
     target = Path(os.path.abspath(check_path("folder", folder)))
     foreign = [each.name for each in target.iterdir()] if target.is_dir() else [target.name] * target.exists()
-    if foreign and not (len(foreign) == 2 and _PRUNED in foreign and yaml_file(target)):
+    if foreign and not (len(foreign) == 2 and PRUNED in foreign and yaml_file(target)):
         raise CheckpointError(f"{folder} holds something other than a pruned YOLO; name a new folder")
-    content = {name: value for name, value in model.yaml.items() if name not in ("yaml_file", "scale")}
+    content = {name: value for name, value in full_widths(model).items() if name not in ("yaml_file", "scale")}
     scale = model.yaml.get("scale")
     if scale and "scales" in content:  # only the one that was built: a file's name alone may not tell
         content["scales"] = {scale: content["scales"][scale]}
@@ -199,7 +143,7 @@ def save(yolo: Any, folder: str | os.PathLike[str]) -> Path:
     with atomic_folder(target) as temporary:
         name = Path(model.yaml.get("yaml_file") or "network.yaml").with_suffix(".yaml").name
         write_text(temporary / name, yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
-        save_weights(model, plan, temporary / _PRUNED)
+        save_weights(model, plan, temporary / PRUNED)
     return target
 
 
@@ -222,19 +166,21 @@ def load(folder: str | os.PathLike[str]) -> Any:
     """
     path = check_path("folder", folder)
     file = yaml_file(path)
-    if file is None or not (path / _PRUNED).is_dir():
-        raise CheckpointError(f"{folder} has no YAML file or no folder {_PRUNED!r}: give what save wrote")
-    content, plan = checked_yaml(file), read_plan(path / _PRUNED)
+    if path.suffix == ".pt":
+        raise CheckpointError(f"{folder} is no folder that save wrote: open files of ultralytics with from_checkpoint")
+    if file is None or not (path / PRUNED).is_dir():
+        raise CheckpointError(f"{folder} has no YAML file or no folder {PRUNED!r}: give what save wrote")
+    content, plan = checked_yaml(file), read_plan(path / PRUNED)
     is_rtdetr = content["head"][-1][2] == _RTDETR_HEAD
     try:
-        with BoundedBuilding(file, plan, path / _PRUNED):
+        with BoundedBuilding(file, plan, path / PRUNED):
             yolo = RTDETR(str(file)) if is_rtdetr else YOLO(str(file), task=content["task"])
     except CheckpointError:
         raise
     except Exception as error:  # ultralytics raises many kinds for what is no network
         kind = type(error).__name__
         raise CheckpointError(f"{file}: ultralytics cannot build its network ({kind}: {error})") from error
-    model = load_weights(yolo.model, path / _PRUNED).eval()
+    model = load_weights(yolo.model, path / PRUNED).eval()
     model.names = content["names"]
     yolo.model = None
     adopt(yolo, model, plan)
@@ -244,8 +190,9 @@ def load(folder: str | os.PathLike[str]) -> Any:
 def from_checkpoint(file: str | os.PathLike[str]) -> Any:
     """Opens a ``best.pt`` or ``last.pt`` of a training of a pruned network, so that ``train`` keeps its widths.
 
-    ``from_checkpoint("last.pt").train(resume=True)`` goes on with an interrupted training. ``YOLO("last.pt")`` alone
-    predicts and exports the pruned network, but its ``train`` builds the full widths of the YAML file.
+    ``from_checkpoint("last.pt").train(resume=True)`` goes on with an interrupted training; if it was pruned in rounds,
+    attach a :class:`PruningCallback` before. ``YOLO("last.pt")`` alone
+    predicts and exports the pruned network; its ``train`` ends with a ``KeyError`` that names this function.
 
     Args:
         file: The file. It is a pickle: open those alone that you trust.
@@ -258,52 +205,22 @@ def from_checkpoint(file: str | os.PathLike[str]) -> Any:
         PlanError: Its plan is damaged.
     """
     path = check_path("file", file)
+    if (path / PRUNED).is_dir():
+        raise CheckpointError(f"{file} is a folder that save wrote: open it with load")
     if not path.is_file():
         raise CheckpointError(f"{file}: no such file; give the last.pt or best.pt of a training")
-    yolo = YOLO(str(path))
+    try:
+        yolo = YOLO(str(path))
+    except TypeError as error:
+        raise CheckpointError(
+            f"{file} holds no network, perhaps weights alone, which do not say how to narrow one: give the last.pt or "
+            f"best.pt of a training ({error})"
+        ) from error
     plan = plan_of(yolo)
-    if plan is None:
+    if plan is not None:
+        adopt(yolo, yolo.model, plan)
+    elif stored_rounds(yolo.model) is None:
         raise CheckpointError(f"{file}: its network was not pruned: open it with ultralytics.YOLO")
-    adopt(yolo, yolo.model, plan)
+    else:  # before the first round
+        yolo.__class__ = as_pruned(yolo)
     return yolo
-
-
-def _image_size(yolo: Any, imgsz: int | None) -> int:
-    """The size of the example image, a multiple of the network's largest stride."""
-    if imgsz is None:
-        args = yolo.model.args
-        given = args.get("imgsz") if isinstance(args, dict) else args.imgsz
-        imgsz = max(given) if isinstance(given, list | tuple) else int(given or 640)
-    check_number("imgsz", imgsz, "a multiple of 32 pixels", least=32)
-    if imgsz % 32:
-        raise ArgumentError(f"imgsz={imgsz}: give a multiple of 32 pixels")
-    return int(imgsz)
-
-
-def _image_files(data: Path) -> list[str]:
-    """The images of a data set, sorted."""
-    from ultralytics.data.utils import IMG_FORMATS, check_det_dataset
-
-    sources: list[Path] = []
-    if data.suffix.lower() in (".yaml", ".yml"):
-        if not data.is_file():
-            raise InputError(f"data: {data} does not exist")
-        try:
-            train = check_det_dataset(str(data), autodownload=False)["train"]
-        except Exception as error:  # ultralytics raises many kinds
-            raise InputError(f"data: {data} is no data set of ultralytics: {error}") from error
-        sources = [Path(each) for each in (train if isinstance(train, list) else [train])]
-    else:
-        sources = [data / "train" if (data / "train").is_dir() else data]
-    files: list[Path] = []
-    for source in sources:
-        if source.is_file() and source.suffix == ".txt":  # a list of images, relative to itself
-            lines = read_bytes(source, _MOST_LIST_BYTES, InputError).decode(errors="replace").split("\n")
-            files += [source.parent / line.strip() for line in lines if line.strip()]
-        else:
-            files += source.rglob("*")
-    formats = {f".{each}" for each in IMG_FORMATS}
-    images = sorted(str(each) for each in files if each.suffix.lower() in formats)
-    if not images:
-        raise InputError(f"data={str(data)!r}: no images there; give a folder of images or the YAML file of a data set")
-    return images

@@ -68,7 +68,12 @@ def _of_checkpoint(folder: Path, name: str) -> Iterator[None]:
         yield
     except (FileNotFoundError, IsADirectoryError):
         if name == MANIFEST:
-            raise CheckpointError(f"{folder} is not a checkpoint: it has no {name}") from None
+            inner = next((each.parent.name for each in sorted(folder.glob(f"*/{MANIFEST}"))), None)
+            hint = (
+                f"; its folder {inner!r} is one, and {folder.name} was written by an integration: open it with load of "
+                "fec_fast.integrations.ultralytics, or with from_pretrained of fec_fast.integrations.transformers"
+            )
+            raise CheckpointError(f"{folder} is not a checkpoint: it has no {name}{hint if inner else ''}") from None
         raise CheckpointError(f"{folder} is incomplete: it has no {name}") from None
     except OSError as error:
         raise CheckpointError(f"{folder / name} cannot be read: {error}") from error

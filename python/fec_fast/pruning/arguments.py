@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from ..graph.channel_statistics import NORMS
 from ..recovery.calibration import DATA_FREE
 from ..scoring.formula import Formula
-from ..utils.compat import BatchNormBase
+from ..utils.compat import BatchNormBase, own_modules
 from ..utils.errors import ArgumentError, RatioError
 from .criteria import (
+    ABLATION,
     DEFAULT_CRITERION,
     ENTROPY_CRITERIA,
     ERROR_CRITERIA,
@@ -90,51 +91,69 @@ def check_norms(norms: object) -> None:
         raise ArgumentError(f"norms={norms!r}: give {' or '.join(map(repr, NORMS))}")
 
 
-def default_criterion(model: object, formula: Formula | None, calibration: object, recover: object) -> str:
-    """The criterion where the caller names none: the best with the given data (docs/recovery.md).
+def default_choice(
+    model: object,
+    criterion: Any,
+    ratios: Any,
+    *,
+    budget: object,
+    formula: Formula | None = None,
+    sides: str = "both",
+    calibration: object = None,
+    recover: object = None,
+) -> tuple[Any, Any]:
+    """The criterion and the policy where the caller names none: the best with the given data (docs/defaults.md).
+
+    A network that is recovered loses the channels that others make up for. One that is not, and has a budget, loses
+    those that the layers behind miss least: measured on images, or on noise where batch norms say how it is scaled.
+    Else filters decide alone.
 
     Args:
         model: The model.
+        criterion: The caller's, or ``None``.
+        ratios: The caller's, or ``None``.
+        budget: The caller's, or ``None``.
         formula: Of the entropies, or ``None``.
+        sides: ``"both"`` or ``"producer"``, as the caller says.
         calibration: The calibration data of ``prune``, or ``None``.
         recover: What the pruned network is recovered on, or ``None`` for no recovery.
 
     Returns:
-        ``"reconstruction"`` if the network is recovered, on images or, where it has batch norms, without; but
-        ``"fec_l1"`` with a formula, or with a calibration that has no images.
+        The criterion: the caller's, else ``"reconstruction"``, ``"ablation"`` or ``"fec_l1"``. And the ratios: the
+        caller's, else with a budget the name of the criterion if that is one of the first two and the data are there.
     """
-    if recover is None or formula is not None or not (calibration is None or isinstance(calibration, Iterable)):
-        return DEFAULT_CRITERION
-    if isinstance(recover, str) and not _has_batch_norm(model):
-        return DEFAULT_CRITERION
-    return RECONSTRUCTION
+    if criterion is None:
+        criterion = DEFAULT_CRITERION
+        on_errors = recover is not None or (budget is not None and ratios in (None, ABLATION) and sides == "both")
+        if on_errors and formula is None and _inputs_are_known(model, recover if calibration is None else calibration):
+            criterion = ABLATION if recover is None else RECONSTRUCTION
+    if ratios is None and budget is not None and criterion == (ABLATION if recover is None else RECONSTRUCTION):
+        ratios = criterion
+    return criterion, ratios
 
 
-def default_policy(ratios: Any, budget: object, criterion: object, recover: object) -> Any:
-    """What spreads a budget over the layers where the caller names nothing (docs/recovery.md).
-
-    Args:
-        ratios: The caller's, or ``None``.
-        budget: The caller's, or ``None``.
-        criterion: The criterion.
-        recover: What the pruned network is recovered on, or ``None`` for no recovery.
-
-    Returns:
-        ``"reconstruction"`` for a budget where the criterion is that too and the network is recovered; else ``ratios``.
-    """
-    unnamed = ratios is None and budget is not None
-    return RECONSTRUCTION if unnamed and recover is not None and criterion == RECONSTRUCTION else ratios
-
-
-def _has_batch_norm(model: object) -> bool:
-    return isinstance(model, nn.Module) and any(isinstance(module, BatchNormBase) for module in model.modules())
+def _inputs_are_known(model: object, data: object) -> bool:
+    """Whether data say what the layers read: images, or, with none, the batch norms of the model."""
+    if isinstance(data, Iterable) and not isinstance(data, str):
+        return True
+    if not (data in (None, DATA_FREE) and isinstance(model, nn.Module)):
+        return False
+    waiting, seen = [model], {id(model)}
+    while waiting:  # up to the first: walks of all modules are for the model's index
+        module = waiting.pop()
+        if isinstance(module, BatchNormBase):
+            return True
+        children = [child for child in own_modules(module).values() if child is not None and id(child) not in seen]
+        seen.update(map(id, children))
+        waiting += children
+    return False
 
 
-def calibration_needs(criterion: str | Criterion, policy: str | None) -> dict[str, str]:
+def calibration_needs(criterion: str | Criterion | None, policy: str | None) -> dict[str, str]:
     """What needs calibration data, and in what form.
 
     Args:
-        criterion: A name or a callable.
+        criterion: A name or a callable; ``None`` if :func:`default_choice` has chosen nothing.
         policy: The name of the policy for ratios, if there is one.
 
     Returns:

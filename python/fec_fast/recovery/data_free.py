@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ..plan.plan import Plan
 from ..plan.surgery import select_kept
 from ..utils.compat import BatchNormBase, storage_id
 from ..utils.copying import copied_model
-from ..utils.errors import WeightError
+from ..utils.errors import InputError, WeightError
 from ..utils.forward import call_model, map_tensors, tensors_in, undisturbed
 from ..utils.model_index import ModelIndex
-from ..utils.modules import device_of
 from ..utils.progress import progress_bar
 from .batch_norm import recalibrate
 from .layer_calls import LayerCall, LayerCallMode
@@ -113,26 +112,30 @@ def copy_on_noise(index: ModelIndex, example_inputs: Any, *, of_each_batch: bool
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             layer = name.rpartition(".")[0]
             raise WeightError(f"layer {layer!r}: {name} has NaN or infinite values: nothing to fit to", layer=layer)
+    if any(tensor.is_meta for tensor in tensors_in(example_inputs)):
+        raise InputError(
+            "the example inputs have no values (device meta), so noise of their form cannot be run: give others"
+        )
     front = _FrontMode(index)
     with undisturbed(index), front:
-        device = device_of(index.model)
+        device = next(iter(index.tensors.values())).device
         call_model(index.model, map_tensors(lambda tensor: tensor.to(device, copy=True), example_inputs))
-        copied = ModelIndex.of(copied_model(index))
-    batches = noise_batches(example_inputs, few=of_each_batch)
+        copy = copied_model(index)
     if of_each_batch:
-        copied = _without_statistics(copied)
-    elif _statistics_of(copied):
+        _drop_statistics(copy)
+    copied = ModelIndex.of(copy)
+    batches = noise_batches(example_inputs, few=of_each_batch)
+    if not of_each_batch and _statistics_of(copied):
         recalibrate(copied.model, [(batch,) for batch in batches])
     return CopyOnNoise(copied, batches, front.layers)
 
 
-def _without_statistics(index: ModelIndex) -> ModelIndex:
-    """The index of a model after its batch norms have given up their statistics."""
-    for module in index.modules.values():
+def _drop_statistics(model: nn.Module) -> None:
+    """Makes the batch norms of a model take the statistics of each batch, and keep none."""
+    for module in model.modules():
         if isinstance(module, BatchNormBase) and module.track_running_stats:
             module.track_running_stats = False
             module.running_mean = module.running_var = module.num_batches_tracked = None
-    return ModelIndex.of(index.model)
 
 
 def _statistics_of(index: ModelIndex) -> list[str]:

@@ -18,7 +18,7 @@ SMALLEST, LARGEST = 1 / 32, 0.6
 PIXELS = 64 * 224 * 224
 FEWEST, MOST = 32, 256
 # Where nothing is fitted or inverted, fewer images do.
-FEW_PIXELS, FEW = PIXELS // 2, 64
+FEW_PIXELS, FEWEST_OF_FEW, MOST_OF_FEW = PIXELS // 2, 8, 64
 BATCH = 32
 
 
@@ -31,29 +31,30 @@ def noise_batches(example_inputs: Any, *, few: bool = False) -> list[Any]:
         few: Whether means and variances are all that is wanted, and fewer images do.
 
     Returns:
-        Batches of :data:`BATCH` images of the same structure, on the same devices.
+        Batches of at most :data:`BATCH` images, of the same structure, on the same devices.
     """
     tensors = list(tensors_in(example_inputs))
     images = isinstance(example_inputs, list) and all(tensor.dim() == 3 for tensor in tensors)
     pixels = max((tensor.shape[2 - images :].numel() for tensor in tensors if tensor.dim() > 2), default=1)
-    most, enough = (FEW, FEW_PIXELS) if few else (MOST, PIXELS)
-    count = min(most, max(FEWEST, enough // max(pixels, 1)))
+    fewest, most, enough = (FEWEST_OF_FEW, MOST_OF_FEW, FEW_PIXELS) if few else (FEWEST, MOST, PIXELS)
+    count = min(most, max(fewest, enough // max(pixels, 1)))
+    size = min(BATCH, count)
     generator = Generator().manual_seed(0)
 
     def noisy(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or not leaf.dim():
             return leaf
         if not leaf.is_floating_point():
-            return leaf.repeat(-(-BATCH // len(leaf)), *[1] * (leaf.dim() - 1))[:BATCH]
-        return dead_leaves((BATCH, *leaf.shape[1:]), generator).to(leaf)
+            return leaf.repeat(-(-size // len(leaf)), *[1] * (leaf.dim() - 1))[:size]
+        return dead_leaves((size, *leaf.shape[1:]), generator).to(leaf)
 
     def batch() -> Any:
         if not images:
             return tree_map(noisy, example_inputs)
-        chosen = [tensors[i % len(tensors)] for i in range(BATCH)]
+        chosen = [tensors[i % len(tensors)] for i in range(size)]
         return [dead_leaves((1, *image.shape), generator)[0].to(image) for image in chosen]
 
-    return [batch() for _ in range(-(-count // BATCH))]
+    return [batch() for _ in range(-(-count // size))]
 
 
 def dead_leaves(shape: Sequence[int], generator: Generator) -> Tensor:

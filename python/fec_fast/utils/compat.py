@@ -37,12 +37,14 @@ from .critical_section import raise_lost_interrupt, surely_closed
 __all__ = [
     "WEIGHT_NORM",
     "ACCELERATE_ATTRIBUTES",
+    "ULTRALYTICS_RECOVERY",
     "BatchNormBase",
     "ConvolutionBase",
     "NormBase",
     "TorchDispatchMode",
     "accelerate_gradient_state",
     "active_modes",
+    "base_of",
     "communication_hooks",
     "compiled_module",
     "forward_pre_hooks",
@@ -69,10 +71,12 @@ __all__ = [
 # What weight norm calls, by hook and by parametrization (torch.nn.utils.weight_norm).
 WEIGHT_NORM = torch.ops.aten._weight_norm_interface.default
 
-
 # What accelerate's prepare puts on a model. Its unwrap_model leaves the first, which shadows the class's method, and
 # the last; an exception leaves all.
 ACCELERATE_ATTRIBUTES = ("forward", "_original_forward", "_is_accelerate_prepared")
+
+# The method of ultralytics' trainers that goes back to the last checkpoint.
+ULTRALYTICS_RECOVERY = "_handle_nan_recovery"
 
 
 class TorchDispatchMode(_python_dispatch.TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -338,12 +342,13 @@ def operator_returns(operator: Any) -> int:
 
 
 def version_of(tensor: Tensor) -> int:
-    """How often the memory of a tensor was written to.
-
-    Args:
-        tensor: Any tensor; those of inference mode do not count, and give 0.
-    """
+    """How often the memory of a tensor was written to; 0 for one of inference mode, which does not count."""
     return 0 if tensor.is_inference() else tensor._version
+
+
+def base_of(tensor: Tensor) -> Tensor | None:
+    """The tensor of which another is a view, which keeps it alive; ``None`` if it is no view."""
+    return tensor._base
 
 
 def storage_id(tensor: Tensor) -> int:
@@ -386,13 +391,6 @@ def reset_accelerator_state() -> None:
 
 
 def is_fake(tensor: Any) -> bool:
-    """Tells whether a tensor has a shape and no values, as those made under ``FakeTensorMode``.
-
-    Args:
-        tensor: Any tensor.
-
-    Returns:
-        True or false.
-    """
+    """Whether a tensor has a shape and no values, as those made under ``FakeTensorMode``."""
     # By name: to import the class takes half a second, and where nobody did there is no such tensor.
     return any(kind.__name__ == "FakeTensor" for kind in type(tensor).__mro__)

@@ -191,12 +191,16 @@ def restored_attributes(model: nn.Module | ModelIndex) -> Iterator[None]:
 def _restorer_of_attributes(model: nn.Module | ModelIndex) -> Callable[[], None]:
     modules = model.modules if isinstance(model, ModelIndex) else modules_of(model)
     before = [(vars(module), dict(vars(module))) for module in modules.values()]
-    contents = [
-        (value, dict(value) if isinstance(value, dict) else list(value), name in OF_EVERY_MODULE)
-        for _, attributes in before
-        for name, value in attributes.items()
-        if type(value) in _CONTAINERS
-    ]
+    # Most containers of a module are empty. Copies of all would be so many that they start Python's garbage collection.
+    empty, contents = [], []
+    for _, attributes in before:
+        for name, value in attributes.items():
+            if type(value) in _CONTAINERS:
+                if value:
+                    copied = dict(value) if isinstance(value, dict) else list(value)
+                    contents.append((value, copied, name in OF_EVERY_MODULE))
+                else:
+                    empty.append(value)
     generators = [
         restore
         for _, attributes in before
@@ -211,11 +215,11 @@ def _restorer_of_attributes(model: nn.Module | ModelIndex) -> Callable[[], None]
             for name in own.keys() - attributes.keys():
                 del own[name]
             own.update(attributes)
+        for value in empty:
+            if value:
+                value.clear()
         for value, elements, of_torch in contents:
-            if not elements:  # most containers of a module are empty
-                if value:
-                    value.clear()
-            elif of_torch:  # what it held before is restored where it is known what it is
+            if of_torch:  # what it held before is restored where it is known what it is
                 for added in [element for element in value if element not in elements]:
                     value.pop(added) if isinstance(value, dict) else value.remove(added)
             elif len(value) != len(elements) or any(map(operator.is_not, _elements(value), _elements(elements))):

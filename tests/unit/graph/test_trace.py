@@ -171,6 +171,28 @@ def test_a_tensor_that_a_hook_keeps_is_an_output() -> None:
         fec_fast.prune(model, IMAGE, ratio=0.5)
 
 
+@pytest.mark.parametrize("grid", [False, True])
+def test_a_tensor_in_a_cycle_of_references_is_no_output(grid: bool) -> None:
+    """Also where a tensor that a module keeps, such as a detector's grid, would outlive the run anyway."""
+
+    class Cycle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            features = self.first(x)
+            if grid:
+                self.grid = torch.arange(x.shape[-1]).reshape(1, -1).transpose(0, 1)
+            garbage: list[object] = [features]
+            garbage.append(garbage)
+            return self.second(features)
+
+    torch.manual_seed(0)
+    result = fec_fast.prune(Cycle().eval(), IMAGE, ratio=0.5)
+    assert (result.model.first.out_channels, result.model.second.out_channels) == (4, 4)
+
+
 def test_a_model_whose_results_are_not_found_is_refused() -> None:
     class Silent(nn.Sequential):
         def forward(self, x: Tensor) -> str:

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from torch import nn
 
 from helpers import yolo_data
 from helpers.processes import run_python, torchrun
@@ -23,43 +22,27 @@ from helpers.yolo_data import without_network, write_boxes
 without_network()
 pytest.importorskip("ultralytics", reason="needs the extra 'ultralytics': pip install 'fec_fast[ultralytics]'")
 
-import ultralytics  # noqa: E402
 from PIL import Image  # noqa: E402
 from ultralytics import RTDETR, YOLO  # noqa: E402
-from ultralytics.utils.torch_utils import unwrap_model  # noqa: E402
 
 import fec_fast  # noqa: E402
 from fec_fast import ArgumentError, Budget, CheckpointError, InputError, PlanError  # noqa: E402
 from fec_fast.integrations import tested_versions  # noqa: E402
 from fec_fast.integrations import ultralytics as integration  # noqa: E402
+from helpers.yolo_networks import (  # noqa: E402
+    CONFIGS,
+    Interrupted,
+    interrupt,
+    settings,
+    two_classes,
+    widths,
+    with_statistics,
+)
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
 
 HALF = Budget.remove(macs=0.5)
 EXAMPLE = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-CONFIGS = Path(ultralytics.__file__).parent / "cfg" / "models"
-
-
-def with_statistics(yolo: Any) -> Any:
-    """Means and variances that are not those of a new network, so that folding and fitting have something to do."""
-    drawn = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for module in yolo.model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(0, 0.1, generator=drawn)
-                module.running_var.uniform_(0.5, 1.5, generator=drawn)
-                module.weight.uniform_(0.5, 1.5, generator=drawn)
-    yolo.model.eval()
-    return yolo
-
-
-def two_classes(folder: Path, family: str = "v8/yolov8.yaml") -> Any:
-    """A network of size n for two classes."""
-    content = yaml.safe_load((CONFIGS / family).read_text(encoding="utf-8")) | {"nc": 2}
-    file = folder / Path(family).name.replace(".yaml", "n.yaml")
-    file.write_text(yaml.safe_dump(content), encoding="utf-8")
-    torch.manual_seed(0)
-    return with_statistics(YOLO(str(file)))
 
 
 def outputs(yolo: Any) -> torch.Tensor:
@@ -69,10 +52,6 @@ def outputs(yolo: Any) -> torch.Tensor:
     while isinstance(found, tuple | list):
         found = found[0]
     return found
-
-
-def widths(model: nn.Module) -> dict[str, torch.Size]:
-    return {name: parameter.shape for name, parameter in unwrap_model(model).named_parameters()}
 
 
 @pytest.fixture(scope="module")
@@ -87,20 +66,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     yolo = two_classes(tmp_path_factory.mktemp("dense"))
     integration.prune(yolo, budget=HALF, imgsz=64)
     return integration.save(yolo, tmp_path_factory.mktemp("pruned") / "yolo")
-
-
-def settings(data: Path, folder: Path, **others: Any) -> dict[str, Any]:
-    """Of trainings and validations of a moment."""
-    small = {"imgsz": 64, "batch": 5, "workers": 0, "device": "cpu", "plots": False, "verbose": False}
-    return {"data": str(data), "project": str(folder), "name": "run", "exist_ok": True, **small, **others}
-
-
-class Interrupted(Exception):
-    """Ends a training."""
-
-
-def interrupt(trainer: Any) -> None:
-    raise Interrupted
 
 
 @pytest.fixture(scope="module")
@@ -218,22 +183,32 @@ def test_a_training_is_resumed_at_its_widths(interrupted: Path, saved: Path, tmp
     assert widths(yolo.model) == widths(integration.load(saved).model)
 
 
-def test_stock_code_predicts_with_a_pruned_checkpoint_but_refuses_or_undoes_it_in_training(
-    interrupted: Path, saved: Path, data: Path, tmp_path: Path
+def test_stock_code_uses_a_pruned_checkpoint_but_ends_with_a_hint_where_it_would_undo_it(
+    interrupted: Path, data: Path, tmp_path: Path
 ) -> None:
+    pruned = integration.from_checkpoint(interrupted)
     stock = YOLO(str(interrupted))
-    assert torch.equal(outputs(stock), outputs(integration.from_checkpoint(interrupted)))
+    assert type(stock) is YOLO and torch.equal(outputs(stock), outputs(pruned))
+    stock.val(**settings(data, tmp_path))
+    for options in ({"resume": True, "save_dir": str(tmp_path)}, {"epochs": 1, **settings(data, tmp_path)}):
+        with pytest.raises(KeyError, match="integrations.ultralytics.from_checkpoint"):
+            YOLO(str(interrupted)).train(**options)
     with pytest.raises(RuntimeError, match="size mismatch"):
-        stock.train(resume=True, save_dir=str(tmp_path))
-    stock = YOLO(str(interrupted))
-    stock.ckpt["epoch"] = -1
-    stock.add_callback("on_train_start", lambda trainer: wide.append(widths(trainer.model)))
-    stock.add_callback("on_train_start", interrupt)
-    wide: list[dict[str, torch.Size]] = []
-    with pytest.raises(Interrupted):
-        stock.train(epochs=1, **settings(data, tmp_path))
-    pruned = widths(integration.load(saved).model)
-    assert sum(map(torch.Size.numel, wide[0].values())) > 1.5 * sum(map(torch.Size.numel, pruned.values()))
+        two_classes(tmp_path).model.load_state_dict(pruned.model.state_dict())
+
+
+def test_what_the_wrong_function_opens_is_told_the_right_one(interrupted: Path, saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="open it with load of the same module, not with YOLO"):
+        integration.prune(YOLO(str(saved)), budget=HALF)
+    with pytest.raises(CheckpointError, match="open it with load"):
+        integration.from_checkpoint(saved)
+    with pytest.raises(CheckpointError, match="with from_checkpoint"):
+        integration.load(interrupted)
+    with pytest.raises(CheckpointError, match="its folder 'pruned' is one.*open it with load"):
+        fec_fast.load(two_classes(tmp_path).model, saved)
+    torch.save(two_classes(tmp_path).model.state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match="weights alone"):
+        integration.from_checkpoint(tmp_path / "weights.pt")
 
 
 def test_the_file_for_several_processes_trains_the_widths_in_a_fresh_one(
@@ -281,7 +256,7 @@ def test_older_patches_and_newer_versions_are_warned_of(monkeypatch: pytest.Monk
 
 
 def test_where_ultralytics_is_missing_the_error_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("fec_fast.integrations.ultralytics", "fec_fast.integrations.ultralytics_training"):
+    for module in [each for each in sys.modules if each.startswith("fec_fast.integrations.ultralytics")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "ultralytics", None)
     with pytest.raises(fec_fast.MissingExtraError, match=r"pip install 'fec_fast\[ultralytics\]'"):

@@ -67,7 +67,8 @@ def test_links_name_those_that_read_the_channels(pruned: Any) -> None:
 @pytest.mark.parametrize(
     ("ratios", "words"),
     [
-        (None, 'Removal spread over the layers by the policy "entropy"'),
+        (None, 'Removal spread over the layers by the policy "ablation"'),
+        ("entropy", 'by the policy "entropy"'),
         ("uniform", 'by the policy "uniform": every coupled set loses the same share.'),
         (GlobalPolicy(price_power=0.0), 'by the policy "global"'),
         ({"stem": 0.5, "inner": 0.7}, "Removal spread over the layers in the given proportions."),

@@ -330,8 +330,11 @@ def test_bad_calibration_is_refused(calibration: Any, kind: type, words: str) ->
 
 
 def test_a_policy_without_images_is_refused() -> None:
-    for name, policy in (("reconstruction", ReconstructionPolicy()), ("ablation", AblationPolicy())):
-        for ratios in (name, policy):
+    for name, policies in (
+        ("reconstruction", ("reconstruction", ReconstructionPolicy())),
+        ("ablation", (AblationPolicy(),)),  # by its name alone it is measured on noise
+    ):
+        for ratios in policies:
             with pytest.raises(fec_fast.RatioError, match=f"ratios='{name}' needs calibration=, a loader or a tensor"):
                 fec_fast.prune(chain(), IMAGE, budget=Budget(params=0.5), ratios=ratios)
     with pytest.raises(fec_fast.RatioError, match="nothing else does: leave it out"):
@@ -377,10 +380,45 @@ def test_the_images_of_the_recovery_choose_too() -> None:
         ({"recover": IMAGES, "formula": fec_fast.Formula()}, "fec_l1"),
         ({"recover": IMAGES, "criterion": "l1"}, "l1"),
         ({"recover": IMAGES, "budget": Budget(params=0.3), "ratios": "sensitivity", "calibration": len}, "fec_l1"),
+        ({"budget": Budget(params=0.3)}, "ablation"),
+        ({"budget": Budget(params=0.3), "calibration": IMAGES}, "ablation"),
+        ({"budget": Budget(params=0.3), "ratios": "ablation"}, "ablation"),
+        ({"budget": Budget(params=0.3), "ratios": "entropy"}, "fec_l1"),
+        ({"budget": Budget(params=0.3), "sides": "producer"}, "fec_l1"),
+        ({"budget": Budget(params=0.3), "formula": fec_fast.Formula()}, "fec_l1"),
+        ({"budget": Budget(params=0.3), "criterion": "l1"}, "l1"),
     ],
 )
 def test_the_default_criterion(options: dict[str, Any], criterion: str) -> None:
     assert fec_fast.prune(chain(), IMAGE, **options).plan.criterion == criterion
+
+
+def test_a_budget_is_spread_by_the_default_criterion_on_noise() -> None:
+    model, budget = chain(16), Budget(params=0.5)
+    named = {"criterion": "ablation", "ratios": "ablation", "calibration": "data-free"}
+    by_default = fec_fast.prune(model, IMAGE, budget=budget).plan
+    assert by_default.keep == fec_fast.prune(model, IMAGE, budget=budget, **named).plan.keep
+    assert by_default.keep != fec_fast.prune(model, IMAGE, budget=budget, criterion="fec_l1").plan.keep
+
+
+class _OneImage(nn.Module):
+    """A network that takes a single image, so that noise cannot be run through it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = chain()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 1:
+            raise ValueError("one image at a time")
+        return self.layers(x)
+
+
+def test_where_noise_cannot_be_run_filters_decide_and_the_user_is_told() -> None:
+    with pytest.warns(fec_fast.FecWarning, match="the criterion is 'fec_l1', because .* one image at a time"):
+        plan = fec_fast.prune(_OneImage().eval(), IMAGE, budget=Budget(params=0.3)).plan
+    assert plan.criterion == "fec_l1"
+    assert any("cannot be measured on noise" in note for note in plan.notes)
 
 
 def test_a_recovery_that_is_not_known_is_refused() -> None:

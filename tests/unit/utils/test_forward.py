@@ -49,10 +49,12 @@ class Remembering(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.calls, self.seen, self.first, self.sizes, self.built = 0, [1], None, {"a": 1}, False
+        self.nothing: list[int] = []
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.calls += 1
         self.seen.append(self.calls)
+        self.nothing.append(self.calls)
         self.sizes["a"], self.sizes["b"] = 2, 3
         self.first, self.last = x, x
         if not self.built:
@@ -70,7 +72,11 @@ def test_undisturbed_restores_attributes() -> None:
         raise RuntimeError("stop")
     for part in model:
         assert (part.calls, part.seen, part.first, part.sizes) == (0, [1], None, {"a": 1})
-        assert not part.built and not any(hasattr(part, name) for name in ("last", "layer", "scale"))
+        assert (
+            part.nothing == []
+            and not part.built
+            and not any(hasattr(part, name) for name in ("last", "layer", "scale"))
+        )
         assert not part._forward_hooks
     assert model[0].seen is seen
 

@@ -29,7 +29,7 @@ from ..arguments import (
     check_calibration,
     check_options_of_rounds,
     check_scoring_arguments,
-    default_criterion,
+    default_choice,
     images_suffice,
 )
 from ..measured_size import network_size
@@ -157,7 +157,7 @@ def checked_options(
             hint = "say it in the schedule" if name == "recover" else nearest(name, known)
             raise ArgumentError(f"{name}=: no option of prune in a round; {hint}")
     check_options_of_rounds(options)
-    policy = AllocationRequest(ratios=options.get("ratios"), budget=budget).policy  # an unknown name raises here
+    AllocationRequest(ratios=options.get("ratios"), budget=budget)  # an unknown name raises here
     for name, data in (("images", images), ("calibration", options.get("calibration"))):
         if isinstance(data, Iterator):
             raise ArgumentError(f"{name}: a {type(data).__name__} can be read once only, and rounds are many: a list?")
@@ -172,13 +172,15 @@ def checked_options(
         raise ArgumentError(f"images=: the schedule does not need them (recover={schedule.recover!r}): leave them out")
     _check_recovery(network, schedule.recover, images)
     recover = images if schedule.recover == IMAGES else DATA_FREE if schedule.recover == DATA_FREE else None
-    calibration, criterion = options.get("calibration"), options.get("criterion")
-    criterion = (
-        default_criterion(network, options.get("formula"), calibration, recover) if criterion is None else criterion
+    calibration, formula, sides = options.get("calibration"), options.get("formula"), options.get("sides", "both")
+    scored: dict[str, Any] = {"formula": formula, "sides": sides, "calibration": calibration, "recover": recover}
+    criterion, ratios = default_choice(
+        network, options.get("criterion"), options.get("ratios"), budget=budget, **scored
     )
-    check_scoring_arguments(criterion, options.get("formula"), options.get("sides", "both"), options.get("ignore", ()))
+    check_scoring_arguments(criterion, formula, sides, options.get("ignore", ()))
+    policy = AllocationRequest(ratios=ratios, budget=budget).policy
     if calibration is None and images_suffice(criterion, policy):
-        calibration = recover
+        calibration = DATA_FREE if recover is None and options.get("criterion") is None else recover
     check_calibration(criterion, policy, calibration)
     return dict(options)
 

@@ -86,7 +86,8 @@ class TrainingPruner:
             budget: The size after the last round, relative to the model before the first.
             schedule: The rounds.
             copies: Averages of the weights: torch's ``AveragedModel``, timm's ``ModelEmaV3``, Ultralytics'
-                ``ModelEMA``, or any copy of the model.
+                ``ModelEMA`` (the object itself, not its ``ema``: it also holds lists of tensors), or any copy of the
+                model.
             images: What every round is recovered on, if the schedule says ``recover="images"`` or ``"batch-norm"``:
                 a loader or a list, as for :func:`fec_fast.compensate`, that can be read many times.
             ddp: The ``DistributedDataParallel`` where it holds the model as a part of another module.
@@ -112,6 +113,7 @@ class TrainingPruner:
         index = ModelIndex.of(self._network)
         self._optimizers = checked_optimizers(optimizer, index)
         self._copies = checked_copies(copies, self._network)
+        self._holders = copies if isinstance(copies, Sequence) else (copies,)
         self._options = checked_options(self._network, schedule, budget, images, options)
         self._images, self._example_inputs = images, example_inputs
         self.model, self.schedule, self.budget = model, schedule, budget
@@ -246,6 +248,7 @@ class TrainingPruner:
         with all_or_nothing() as undo:
             self._renewed_if_undone(undo)
             narrow(plans, undo)
+            _drop_tensor_lists(self._holders, undo)
             set_states(changes, undo)
             if self._ddp is not None and plans[0][1] is not None:
                 renew(self._ddp)
@@ -300,6 +303,7 @@ class TrainingPruner:
                 _drop_gradients(each, undo)
                 values = {name: value.to(each.tensors[name].device) for name, value in values.items()}
                 prune_in_place(each, plan, undo, values)
+            _drop_tensor_lists(self._holders, undo)
             set_states(changes, undo)
             if self._ddp is not None:
                 renew(self._ddp)
@@ -362,3 +366,15 @@ def _drop_gradients(index: ModelIndex, undo: UndoLog) -> None:
         if tensor.grad is not None:
             undo.tensor(tensor)
             tensor.grad = None
+
+
+def _drop_tensor_lists(holders: Sequence[Any], undo: UndoLog) -> None:
+    """Removes the lists of aliased tensors of Ultralytics' ``ModelEMA``, which makes them anew at its next update.
+
+    They would be those of the old shapes, and the average would silently stay as it is.
+    """
+    for holder in holders:
+        own = getattr(holder, "__dict__", {})
+        if own.get("_pairs") is not None and not isinstance(holder, nn.Module):
+            undo.entry(own, "_pairs")
+            own["_pairs"] = None

@@ -168,12 +168,13 @@ def test_uniform_is_the_same_ratio_everywhere() -> None:
     assert max(shares) - min(shares) < 0.02 and min(shares) > 0.48
 
 
-def test_the_policy_of_a_budget_is_entropy_unless_another_is_named() -> None:
+def test_the_policy_of_a_budget_is_entropy_for_filters_unless_another_is_named() -> None:
     torch.manual_seed(0)
     model, image = networks.resnet_digits().eval(), torch.randn(1, 1, 8, 8)
-    plans = [prune(model, image, budget=Budget(params=0.7), ratios=ratios).plan for ratios in (None, "entropy")]
+    request: dict[str, Any] = {"budget": Budget(params=0.7), "criterion": "fec_l1"}
+    plans = [prune(model, image, ratios=ratios, **request).plan for ratios in (None, "entropy")]
     assert plans[0].keep == plans[1].keep
-    assert plans[0].keep != prune(model, image, budget=Budget(params=0.7), ratios="uniform").plan.keep
+    assert plans[0].keep != prune(model, image, ratios="uniform", **request).plan.keep
 
 
 def test_ratios_by_layer_are_a_profile() -> None:

@@ -263,6 +263,41 @@ def test_ultralytics_like_averages_and_modules_are_found_in_their_holders() -> N
     assert not holder.ema.training and model.training and made.plan == pruner.plan
 
 
+def test_an_average_that_holds_lists_of_tensors_still_follows_the_model_after_a_round() -> None:
+    """As Ultralytics' ModelEMA, which makes them at its first update."""
+
+    class Holder:
+        def __init__(self, model: nn.Module) -> None:
+            self.ema, self._pairs = copy.deepcopy(model), None
+
+        def update(self, model: nn.Module) -> None:
+            averages = self.ema.state_dict()
+            self._pairs = self._pairs or [(averages[name], own) for name, own in model.state_dict().items()]
+            for average, own in self._pairs:
+                average.copy_(own)
+
+    def trained(stored: dict[str, object] | None = None) -> fec_fast.TrainingPruner:
+        model = network()
+        holder = Holder(model)
+        holder.update(model)
+        optimizer = adamw(model)
+        schedule = PruningSchedule.one_shot(1)
+        pruner = fec_fast.TrainingPruner(
+            model, optimizer, EXAMPLE, budget=BUDGET, schedule=schedule, copies=holder, state=stored
+        )
+        for _ in range(2):
+            model(EXAMPLE).sum().backward()
+            optimizer.step()
+            holder.update(model)
+            assert_same_state(holder.ema, state(model))
+            pruner.step()
+        return pruner
+
+    pruner = trained()
+    assert len(pruner.rounds) == 1
+    trained(pruner.state_dict())
+
+
 def test_repr_and_table() -> None:
     loop = Loop()
     loop.run(0, 6)
