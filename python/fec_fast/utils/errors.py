@@ -13,6 +13,8 @@ import sys
 import traceback
 from collections.abc import Iterable, Sequence
 
+import torch
+
 from .installed_files import is_installed
 
 
@@ -123,8 +125,8 @@ def missing_extra(package: str, extra: str, purpose: str, error: Exception | Non
         return MissingExtraError(f"{purpose} needs {package}: pip install 'fec_fast[{extra}]'")
     names = " ".join(re.split(", | and ", package))
     return MissingExtraError(
-        f"{purpose} needs {package}, which cannot be imported ({type(error).__name__}: {error}): versions may not fit "
-        f"together; pip install --upgrade {names}"
+        f"{purpose} needs {package}, which cannot be imported with torch {torch.__version__} ({type(error).__name__}: "
+        f"{error}): versions may not fit together; pip install --upgrade {names}"
     )
 
 
