@@ -25,6 +25,7 @@ from ..utils.distributed import launched_processes
 from ..utils.errors import InputError, LayerError, PlanError
 from ..utils.progress import is_quiet
 from ..utils.reading import MOST_JSON_BYTES, read_bytes
+from ..utils.text import counted
 from ..vision import data, zoo
 from ..vision.weights import load_weights
 from . import choosing, deploying, doctor
@@ -303,7 +304,7 @@ def finetune_command(
         log_dir=log,
     )
     after = task.evaluate(network, held_out)[task.main_metric]
-    say(f"held-out {task.main_metric}: {before:.4f} before, {after:.4f} after {len(result.history)} epochs")
+    say(f"held-out {task.main_metric}: {before:.4f} before, {after:.4f} after {counted(len(result.history), 'epoch')}")
     if launched_processes().rank == 0:
         say(f"saved in {checkpoint.save(network, plan, out)}")
         write_json(json, training_json(task.main_metric, before, after, result))

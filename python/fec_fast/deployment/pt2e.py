@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..utils.arguments import check_file_to_write
 from ..utils.copying import copied_model
-from ..utils.errors import FecError, InputError, MissingExtraError, missing_extra
+from ..utils.errors import FecError, InputError, missing_extra
 from ..utils.files import atomic_file
 from ..utils.forward import call_model, undisturbed
 from ..utils.model_index import ModelIndex
@@ -90,13 +90,8 @@ def export_pt2e(
                 X86InductorQuantizer,
                 get_default_x86_inductor_quantization_config,
             )
-    except ImportError as error:
+    except Exception as error:  # torchao uses parts of torch that other releases of it do not have
         raise missing_extra("torchao", "torchao", "export_pt2e", error) from error
-    except Exception as error:  # torchao uses parts of torch that others do not have
-        raise MissingExtraError(
-            f"export_pt2e: the installed torchao does not fit torch {torch.__version__} ({type(error).__name__}: "
-            f"{error}): install newer releases of both"
-        ) from error
     network, batches = quantisation_inputs(model, calibration, images)
     image = example_of(batches)
     example = (torch.zeros_like(image),)  # the file keeps it: it must not be one of the images

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
+
+import torch
 
 from .installed_files import is_installed
 
@@ -120,9 +123,10 @@ def missing_extra(package: str, extra: str, purpose: str, error: Exception | Non
         )
     if error is None or isinstance(error, ModuleNotFoundError):
         return MissingExtraError(f"{purpose} needs {package}: pip install 'fec_fast[{extra}]'")
+    names = " ".join(re.split(", | and ", package))
     return MissingExtraError(
-        f"{purpose} needs {package}, which cannot be imported ({type(error).__name__}: {error}): versions may not fit; "
-        f"pip install --upgrade 'fec_fast[{extra}]'"
+        f"{purpose} needs {package}, which cannot be imported with torch {torch.__version__} ({type(error).__name__}: "
+        f"{error}): versions may not fit together; pip install --upgrade {names}"
     )
 
 

@@ -59,6 +59,8 @@ def test_a_torchao_that_does_not_fit_torch_is_named(tmp_path: Path, monkeypatch:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(package.parent)
     model = fec_fast.zoo.build("zoo:resnet-digits").eval()
-    with pytest.raises(fec_fast.MissingExtraError, match="does not fit torch .*no_such_function.*install newer"):
+    with pytest.raises(
+        fec_fast.MissingExtraError, match="cannot be imported with torch .*no_such_function.*--upgrade torchao"
+    ):
         fec_fast.export_pt2e(model, tmp_path / "a.pt2", IMAGES)
     assert not (tmp_path / "a.pt2").exists()

@@ -58,9 +58,9 @@ def test_a_package_that_is_not_installed_is_named_with_the_command() -> None:
 
 @pytest.mark.parametrize("error", [ImportError("DLL load failed", name="yaml"), AttributeError("no attribute 'x'")])
 def test_a_package_that_is_broken_is_not_called_missing(error: Exception) -> None:
-    text = str(missing_extra("pyyaml", "train", "YAML", error))
-    assert f"which cannot be imported ({type(error).__name__}: {error})" in text
-    assert text.endswith("pip install --upgrade 'fec_fast[train]'")
+    text = str(missing_extra("torchvision, numpy and pyyaml", "train", "YAML", error))
+    assert f"which cannot be imported with torch {torch.__version__} ({type(error).__name__}: {error})" in text
+    assert text.endswith("pip install --upgrade torchvision numpy pyyaml")
 
 
 def test_a_torch_whose_exporter_does_not_work_is_refused_before_anything_is_written(

@@ -120,6 +120,7 @@ def test_a_budget_is_searched_in_a_runtime(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_absent_runtimes_name_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     result = fec_fast.prune(model, IMAGE, remove=0.5)
+    monkeypatch.setattr(torch, "__version__", "2.7.0")  # an older one is named first
     for runtime, package, extra in ((ONNXRUNTIME, "onnxruntime", "onnx"), (OPENVINO, "openvino", "openvino")):
         monkeypatch.setitem(sys.modules, package, None)
         command = rf"runtime='{runtime}' needs .*pip install 'fec_fast\[{extra}\]'"

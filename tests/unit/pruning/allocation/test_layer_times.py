@@ -147,6 +147,7 @@ def test_any_byte_may_be_wrong(at: int, byte: int, measured: list[Any], tmp_path
     assert seconds.shape == (5, 5) and (seconds > 0).all() and (seconds <= 1e5).all()
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.floats(1e-6, 1.0), min_size=5, max_size=5), min_size=5, max_size=5))
 def test_a_narrower_layer_counts_as_no_slower(rows: list[list[float]]) -> None:
     """Whatever the noise: the search for removal counts relies on it."""
