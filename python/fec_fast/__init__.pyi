@@ -39,6 +39,7 @@ from .scoring.ops import channel_distances
 from .training.finetuning import finetune
 from .training.history import Epoch, FinetuneResult
 from .training.settings import TrainingSettings
+from .training.sparsity import GroupLasso, GrowingPenalty
 from .utils.errors import (
     ArgumentError,
     BackendError,
@@ -84,6 +85,8 @@ __all__ = [
     "FinetuneResult",
     "Formula",
     "FormulaError",
+    "GroupLasso",
+    "GrowingPenalty",
     "InputError",
     "Int8Export",
     "Latency",

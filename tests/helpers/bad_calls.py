@@ -271,6 +271,7 @@ FUNCTIONS: dict[str, Subject] = {
             "teacher": {k: v for k, v in RUN.items() if k not in ("None", "scripted", "traced")},
             "settings": bad.NO_PATHS,
             "task": bad.NO_NAMES,
+            "sparsify": {**bad.NO_NUMBERS, "words": lambda: "group lasso", "plan alone": plan},
             "checkpoint": bad.NO_PATHS,
             "log_dir": bad.NO_PATHS,
             "log_with": WORDS,

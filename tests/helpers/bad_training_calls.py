@@ -34,6 +34,28 @@ def _ready() -> fec_fast.TrainingPruner:
 
 
 TRAINING = {
+    "GroupLasso": Subject(
+        fec_fast.GroupLasso,
+        lambda _: {"sets": fec_fast.couplings(network(), IMAGE).sets},
+        {
+            "sets": {
+                **bad.NO_NAMES,
+                **bad.NO_NUMBERS,
+                "None": lambda: None,
+                "none": tuple,
+                "number in it": lambda: [3],
+            },
+            "strength": {**NUMBER, "zero": lambda: 0, "None": lambda: None},
+        },
+    ),
+    "GrowingPenalty": Subject(
+        fec_fast.GrowingPenalty,
+        lambda _: {"plan": fec_fast.prune(network(), IMAGE, remove=0.5).plan},
+        {
+            "plan": without({**bad.NO_PLANS, "None": lambda: None}, "other"),
+            "until": {**NUMBER, "zero": lambda: 0, "above one": lambda: 1.01, "None": lambda: None},
+        },
+    ),
     "TrainingPruner": Subject(
         _training_pruner,
         lambda _: {

@@ -40,8 +40,9 @@ def prune_iteratively(
         train: Trains the network it is given, in place; its second argument is the round, from 1. For instance
             ``lambda network, _: fec_fast.finetune(network, loader, epochs=2)``. It is called after the last round too.
         rounds: The number of rounds, at least 1; 3 by default.
-        **options: Options for :func:`fec_fast.prune`: ratios, calibration, criterion, formula, sides, ignore,
-            min_channels, round_to, norms, verify.
+        **options: Options for :func:`fec_fast.prune`: ratios, calibration, recover, criterion, formula, sides, ignore,
+            min_channels, round_to, norms, verify. ``recover=images`` recovers after the cut of every round, before its
+            training.
 
     Returns:
         The trained network, the composed plan, and the counts of the original and of the trained network.

@@ -26,6 +26,7 @@ from .lr_schedule import LRSchedule
 from .optimizer import build_optimizer
 from .progress import TrainingProgress
 from .progress_bar import ProgressBar
+from .sparsity import SparseTraining
 from .state import TrainingState, write_state
 from .trackers import log_values
 
@@ -74,6 +75,10 @@ class Trainer:
             self.network, self.optimizer = shard(accelerator, self.model, self.plain_optimizer, average)
         else:
             self.network, self.optimizer = accelerator.prepare(self.model, self.plain_optimizer)
+        self.sparse = None
+        if inputs.sparsify is not None:
+            average = None if self.average is None else self.average.model
+            self.sparse = SparseTraining(inputs.sparsify, self.model, average)
         # Listed after sharding, which replaces the parameters.
         self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.batches = len(self.loader)  # of this process
@@ -118,6 +123,8 @@ class Trainer:
                             self.accelerator.log(log_values(row), step=row.epoch)
                         self.stopped = self._stop_reason()
                         self.finish_epoch(row)
+                if self.sparse is not None:
+                    self.sparse.finish()
                 if self.resulting is not self.inputs.model:
                     self.inputs.model.load_state_dict(self.resulting.state_dict())
                 if self.best_weights:
@@ -210,8 +217,11 @@ class Trainer:
                 self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad()
-        if self.average is not None and self.accelerator.sync_gradients:
-            self.average.update()
+        if self.accelerator.sync_gradients:
+            if self.average is not None:
+                self.average.update()
+            if self.sparse is not None:
+                self.sparse.step(lr, self.progress)
         return value, loss.images
 
     def _accumulation_scale(self, batch_number: int) -> float:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from ..utils.arguments import check_network, check_path
 from ..utils.critical_section import put_back_by
 from ..utils.distributed import check_accelerate
-from ..utils.errors import ArgumentError, InputError
+from ..utils.errors import ArgumentError, BackendError, InputError
 from ..utils.forward import restored_modes
 from ..utils.modules import check_can_be_changed
 from ..utils.public_call import interruptible
@@ -27,6 +27,7 @@ from .fsdp import uses_fsdp2
 from .history import FinetuneResult, best_epoch_of
 from .inputs import TrainingInputs
 from .settings import TrainingSettings
+from .sparsity import GroupLasso, GrowingPenalty, check_sparsity
 from .state import check_state_folder, has_state, read_state
 from .tasks.base import Task
 from .tasks.classification import Classification
@@ -47,6 +48,7 @@ def finetune(
     val_loader: Iterable[Any] | None = None,
     teacher: nn.Module | None = None,
     task: Task | None = None,
+    sparsify: GroupLasso | GrowingPenalty | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     log_dir: str | Path | None = None,
@@ -77,6 +79,9 @@ def finetune(
         task: What the network is trained for: :class:`fec_fast.training.tasks.classification.Classification` (used for
             ``None``), :class:`fec_fast.training.tasks.detection.Detection`, or an implementation of
             :class:`fec_fast.training.tasks.base.Task`.
+        sparsify: Sparse training, before pruning: :class:`fec_fast.GrowingPenalty` lets the channels of a plan fade, so
+            that the cut changes nothing; :class:`fec_fast.GroupLasso` shrinks all channels that can be removed.
+            ``None`` trains without a penalty.
         checkpoint: Folder for the training state, which is saved after every epoch and replaces an older state there;
             ``None`` saves none.
         resume: Resumes the training whose state is in ``checkpoint``. If there is none, a warning is given and the
@@ -93,11 +98,12 @@ def finetune(
         InputError: Before anything changes: a loader is empty or can be gone through only once, a label is outside the
             model's classes (in the first batches, or anywhere if the data set lists its labels; later batches are
             checked when they come), the model does not return logits or has no trainable parameter, or a number is out
-            of its range.
+            of its range, or a channel of ``sparsify`` cannot shrink.
         ArgumentError: A setting is unknown, an argument has the wrong type, or the call is in inference mode.
         WeightError: The model or the teacher has a parameter that is NaN or infinite, or a parameter or buffer without
             values.
         LayerError: A module of ``feature_layers`` does not exist.
+        PlanError: The plan of ``sparsify`` is for another network.
         BackendError: The device does not support the precision, or the kind of distributed training is not supported.
         CheckpointError: The folder holds something else, or its state belongs to another training or model.
         TrainingError: The loss became infinite or NaN, or an epoch had no batch. The model holds the weights before
@@ -139,6 +145,8 @@ def finetune(
     check_can_be_changed({"": model} if teacher is None else {"": model, "teacher": teacher})
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(f"{type(model).__name__} has no parameter with requires_grad=True: nothing to train")
+    if sparsify is not None:
+        check_sparsity(model, sparsify, patience=chosen.patience)
     state_folder = None if checkpoint is None else check_path("checkpoint", checkpoint)
     if log_dir is not None:
         check_path("log_dir", log_dir)
@@ -147,7 +155,7 @@ def finetune(
         task.check(model, teacher, train_loader, chosen, val_loader)
         if state_folder is not None:
             check_state_folder(state_folder)
-        inputs = TrainingInputs(task, model, teacher, train_loader, val_loader, chosen, state_folder)
+        inputs = TrainingInputs(task, model, teacher, train_loader, val_loader, chosen, state_folder, sparsify)
         tracker = make_tracker(log_folder, log_with)
         networks = [model] if teacher is None else [model, teacher]
         with (
@@ -156,6 +164,11 @@ def finetune(
             temporary_accelerator(chosen.mixed_precision, chosen.accumulate, tracker, log_folder) as accelerator,
         ):
             _check_distribution(accelerator, train_loader)
+            if sparsify is not None and uses_fsdp2(accelerator):
+                raise BackendError(
+                    "sparsify needs the whole weights in every process, and FSDP2 shards them: train sparsely without "
+                    "FSDP2 (accelerate config), and continue with it after the cut"
+                )
             conditions = inputs.conditions(batches, accelerator.num_processes)
             state = None
             if resume and state_folder is not None and has_state(state_folder):

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from .settings import TrainingSettings
+from .sparsity import Sparsity
 from .tasks.base import Task
 
 
@@ -25,6 +26,7 @@ class TrainingInputs:
         val_loader: Held-out data, if any.
         settings: How to train.
         state_folder: Folder for the state of the training; ``None`` saves none.
+        sparsify: The penalty on coupled channels, if any.
     """
 
     task: Task
@@ -34,6 +36,7 @@ class TrainingInputs:
     val_loader: Iterable[Any] | None
     settings: TrainingSettings
     state_folder: Path | None
+    sparsify: Sparsity | None
 
     def conditions(self, batches: int, processes: int) -> dict[str, Any]:
         """Collects what the numbers of the training depend on, apart from data and model.
@@ -47,5 +50,6 @@ class TrainingInputs:
         Returns:
             The settings and the other conditions by name; JSON can hold the values.
         """
-        others = {"task": self.task.name, "steps_per_epoch": batches, "processes": processes}
+        others: dict[str, Any] = {"task": self.task.name, "steps_per_epoch": batches, "processes": processes}
+        others["sparsify"] = None if self.sparsify is None else self.sparsify.describe()
         return {**asdict(self.settings), **others, "distilled": self.teacher is not None}

@@ -22,6 +22,7 @@ class TrainingProgress:
 
     Attributes:
         share: Share of the training that is done, in [0, 1]; 1 once the time is used up.
+        step: Number of batches before the current optimizer step.
         evaluation_seconds: Duration of the last evaluation on held-out data; ``None`` until there was one.
     """
 
@@ -36,6 +37,7 @@ class TrainingProgress:
         """
         self.settings, self.batches, self.held_out, self.accelerator = settings, batches, held_out, accelerator
         self.share = 0.0
+        self.step = 0
         self.evaluation_seconds: float | None = None
 
     def begin_step(self, step: int, batch_number: int, earlier_seconds: float, epoch_seconds: float) -> None:
@@ -47,6 +49,7 @@ class TrainingProgress:
             earlier_seconds: Duration of the finished epochs.
             epoch_seconds: Duration of the current epoch so far.
         """
+        self.step = step
         share_of_steps = step / (self.settings.epochs * self.batches)
         if self.settings.max_minutes is None:
             self.share = share_of_steps
@@ -75,3 +78,17 @@ class TrainingProgress:
         """
         if self.settings.max_minutes is None:
             self.share = epochs_done / self.settings.epochs
+
+    def steps_until(self, share: float) -> float:
+        """Tells how many optimizer steps are left until a share of the training, if it goes on at its speed.
+
+        Args:
+            share: A share of the training, in [0, 1].
+
+        Returns:
+            The number, the current step counted; need not be an integer. Not positive if the share has been reached.
+        """
+        batches = float(self.settings.epochs * self.batches)
+        if self.settings.max_minutes is not None and self.share:
+            batches = self.step / self.share
+        return (share - self.share) * batches / self.settings.accumulate

@@ -12,6 +12,7 @@ from torch import nn
 import fec_fast
 from fec_fast import Budget
 from fec_fast.vision import networks
+from helpers.states import relative_error
 
 DIGIT = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -50,6 +51,30 @@ def test_rounds_meet_the_budget_and_load_from_the_original_class(policy: str, tm
     fresh = fec_fast.load(networks.resnet_digits().eval(), tmp_path / "pruned")
     with torch.no_grad():
         assert torch.equal(fresh(DIGIT), result.model.eval()(DIGIT))
+
+
+def test_every_round_recovers_before_its_training() -> None:
+    torch.manual_seed(0)
+    model = networks.resnet_digits().eval()
+    images = torch.rand(256, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    for _ in range(3):  # batch norms with statistics of their own
+        model.train()(images)
+    model.eval()
+    wanted = model(images).detach()
+
+    def errors(**options: Any) -> list[float]:
+        found = []
+
+        def train(network: nn.Module, number: int) -> None:
+            with torch.no_grad():
+                found.append(relative_error(wanted, network.eval()(images)))
+
+        budget = Budget(params=0.6)
+        fec_fast.prune_iteratively(model, DIGIT, budget=budget, train=train, rounds=2, criterion="l1", **options)
+        return found
+
+    recovered, plain = errors(recover=[images]), errors()
+    assert len(recovered) == 2 and all(ours < 0.5 * theirs for ours, theirs in zip(recovered, plain, strict=True))
 
 
 def test_one_round_is_prune() -> None:

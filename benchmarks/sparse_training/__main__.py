@@ -1,0 +1,3 @@
+from benchmarks.sparse_training.run import main
+
+main()
