@@ -3,6 +3,7 @@
 - ``scoring``: CPU cost of scoring filters (docs/performance.md).
 - ``surgery``: CPU cost of tracing and surgery, compared with Torch-Pruning (docs/surgery.md).
 - ``coverage``: networks of torchvision and timm that can be pruned (docs/coverage.md).
+- ``sparse_training``: training before, between and after the cuts (docs/sparse_training.md).
 - ``study``: accuracy by criterion, policy and budget (docs/study.md, docs/trials.md, the table of docs/formula.md).
 - ``defaults``: the defaults of ``prune`` compared with uniform ratios and the L1 norm (docs/defaults.md).
 - ``detection``: average precision of a pruned detector (docs/ssd.md).

@@ -2,8 +2,8 @@
 
     pip install '.[bench,train,vision,demo]' && python -m benchmarks.sparse_training --data FOLDER
 
-The folder holds ``cifar10-jpeg.zip``; the dense networks are in benchmarks/results/dense. Each finished row is written to
-benchmarks/results/sparse_training.json at once: an interrupted run continues. At the end docs/sparse_training.md is
+The folder holds ``cifar10-jpeg.zip``; the dense networks are in benchmarks/results/dense. Each finished row is written
+to benchmarks/results/sparse_training.json at once: an interrupted run continues. At the end docs/sparse_training.md is
 written; with ``--page-only``, nothing else.
 """
 
@@ -58,7 +58,7 @@ class Measurement:
         model = SCHEDULES[schedule](work)
         seconds = round(time.process_time() - start)
         row = {"key": key, **accuracy(right(model, self.bench.test(network))), "cpu_seconds": seconds}
-        document["rows"].append({**row, "run": run_number(document, "torchvision")})
+        document["rows"].append({**row, "run": run_number(document, "torchvision", "torch-pruning")})
         write_result(self.output, document)
         print(json.dumps(key), row["accuracy"], seconds, flush=True)
 

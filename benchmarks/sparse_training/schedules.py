@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import fec_fast
 from fec_fast import Budget
@@ -90,6 +91,43 @@ def rounds(work: Work, number: int) -> nn.Module:
     return fec_fast.prune_iteratively(work.dense, work.example, budget=work.budget, train=train, **options).model
 
 
+def torch_pruning(work: Work, *, sparse: bool) -> nn.Module:
+    """Torch-Pruning's group norm pruner, with the settings of its CIFAR-10 script: one ranking of all groups.
+
+    With its sparse training the steps are divided as in :func:`group_lasso`; else all of them follow the cut.
+    """
+    import torch_pruning as tp
+
+    model = copy.deepcopy(work.dense)
+    target = (1 - work.budget.share_of(1.0)) * parameters(model)
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    pruner = tp.pruner.GroupNormPruner(
+        model,
+        work.example,
+        importance=tp.importance.GroupMagnitudeImportance(),
+        reg=5e-4,
+        global_pruning=True,
+        pruning_ratio=1.0,
+        iterative_steps=400,
+        ignored_layers=[last],
+    )
+    if sparse:
+        handle = register_optimizer_step_pre_hook(lambda *_: pruner.regularize(model))
+        try:
+            work.train(model, 0.5, 0)
+        finally:
+            handle.remove()
+    while parameters(model) > target:
+        pruner.step()
+    work.train(model, 0.5 if sparse else 1.0, int(sparse))
+    return model
+
+
+def parameters(model: nn.Module) -> int:
+    """The number of parameters of a network."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 SCHEDULES: dict[str, Callable[[Work], nn.Module]] = {
     DENSE: dense_further,
     CUT: cut_first,
@@ -99,6 +137,8 @@ SCHEDULES: dict[str, Callable[[Work], nn.Module]] = {
     "group lasso (0.005), cut, train": lambda work: group_lasso(work, 0.005),
     "2 rounds of cut and train": lambda work: rounds(work, 2),
     "4 rounds of cut and train": lambda work: rounds(work, 4),
+    "Torch-Pruning, group norm: cut, then train": lambda work: torch_pruning(work, sparse=False),
+    "Torch-Pruning, group norm: sparse training, cut, train": lambda work: torch_pruning(work, sparse=True),
 }
 
 

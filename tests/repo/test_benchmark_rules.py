@@ -45,6 +45,7 @@ COMMANDS = {  # and the optional packages that its modules import
     "recovery.training": ("PIL",),
     "scoring": ("torchvision",),
     "scoring.host": ("torchvision",),
+    "sparse_training": ("PIL",),
     "study": ("PIL",),
     "study.entropy_parts": (),
     "study.formula_choice": ("PIL",),

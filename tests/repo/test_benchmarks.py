@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[2]
         ("benchmarks.study.page", "study.json", "study.md"),
         ("benchmarks.study.trials_page", "trials.json", "trials.md"),
         ("benchmarks.defaults.page", "defaults.json", "defaults.md"),
+        ("benchmarks.sparse_training.page", "sparse_training.json", "sparse_training.md"),
         ("benchmarks.detection.page", "ssd.json", "ssd.md"),
         ("benchmarks.recovery.page", "recovery.json", "recovery.md"),
         ("benchmarks.latency.page", "latency.json", "latency.md"),

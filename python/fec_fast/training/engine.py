@@ -75,10 +75,7 @@ class Trainer:
             self.network, self.optimizer = shard(accelerator, self.model, self.plain_optimizer, average)
         else:
             self.network, self.optimizer = accelerator.prepare(self.model, self.plain_optimizer)
-        self.sparse = None
-        if inputs.sparsify is not None:
-            average = None if self.average is None else self.average.model
-            self.sparse = SparseTraining(inputs.sparsify, self.model, average)
+        self.sparse = SparseTraining(inputs.sparsify, self.model, None if self.average is None else self.average.model)
         # Listed after sharding, which replaces the parameters.
         self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.batches = len(self.loader)  # of this process
@@ -123,8 +120,7 @@ class Trainer:
                             self.accelerator.log(log_values(row), step=row.epoch)
                         self.stopped = self._stop_reason()
                         self.finish_epoch(row)
-                if self.sparse is not None:
-                    self.sparse.finish()
+                self.sparse.finish()
                 if self.resulting is not self.inputs.model:
                     self.inputs.model.load_state_dict(self.resulting.state_dict())
                 if self.best_weights:
@@ -220,8 +216,7 @@ class Trainer:
         if self.accelerator.sync_gradients:
             if self.average is not None:
                 self.average.update()
-            if self.sparse is not None:
-                self.sparse.step(lr, self.progress)
+            self.sparse.step(lr, self.progress)
         return value, loss.images
 
     def _accumulation_scale(self, batch_number: int) -> float:

@@ -260,18 +260,18 @@ class Shrinkage:
 
 
 class SparseTraining:
-    """The penalty of a training: on the weights that the optimizer changes, and on their moving average."""
+    """The penalty of a training, if it has one: on the weights that the optimizer changes, and on their average."""
 
-    def __init__(self, sparsity: Sparsity, model: nn.Module, average: nn.Module | None) -> None:
+    def __init__(self, sparsity: Sparsity | None, model: nn.Module, average: nn.Module | None) -> None:
         """Finds the parameters.
 
         Args:
-            sparsity: What shrinks.
+            sparsity: What shrinks; ``None``: nothing.
             model: The network that the optimizer changes.
             average: Their moving average, if one is kept.
         """
         self.sparsity = sparsity
-        self.networks = [Shrinkage(model, sparsity)]
+        self.networks = [] if sparsity is None else [Shrinkage(model, sparsity)]
         if average is not None and isinstance(sparsity, GrowingPenalty):
             # The average of what fades would not be zero at the end. With a lasso it follows the weights as always.
             self.networks.append(Shrinkage(average, sparsity))
