@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.pictures.svg import FAINT, INK, KEPT, OTHER, sheet, text
-from benchmarks.recovery.methods import DEFAULT
+from benchmarks.recovery.methods import AS_PRUNED, DEFAULT, RE_ESTIMATED
 from benchmarks.recovery.networks import NAMES
 from benchmarks.recovery.tables import Accuracies, Budget, written
 from benchmarks.study.estimates import estimate
@@ -17,8 +17,8 @@ SHOWN: tuple[tuple[str, Budget], ...] = (
     ("mobilenetv2", ("macs", 0.5)),
 )
 METHODS = (
-    ("as pruned", "as cut", FAINT),
-    ("re-estimated", "batch norm re-estimated", OTHER),
+    (AS_PRUNED, "as cut", FAINT),
+    (RE_ESTIMATED, "batch norm re-estimated", OTHER),
     (DEFAULT, "recovered by fec_fast, 1,000 images without labels", KEPT),
 )
 _LEFT, _RIGHT, _ROW, _TOP = 236, 812, 46, 112

@@ -17,6 +17,8 @@ L1: dict[str, Any] = {"criterion": "l1", "sides": "producer", "ratios": "entropy
 CHOSEN: dict[str, Any] = {"criterion": "reconstruction", "ratios": "entropy"}
 SPREAD: dict[str, Any] = {"criterion": "reconstruction", "ratios": "reconstruction"}
 CHOSEN_ON_NOISE: dict[str, Any] = {**CHOSEN, "calibration": "data-free"}
+SPREAD_ON_NOISE: dict[str, Any] = {**SPREAD, "calibration": "data-free"}
+ABLATED_ON_NOISE: dict[str, Any] = {"criterion": "ablation", "ratios": "ablation", "calibration": "data-free"}
 RANDOM: dict[str, Any] = {"criterion": "random", "ratios": "entropy"}
 
 
@@ -94,15 +96,20 @@ def without_depthwise(network: str) -> bool:
     return network != "mobilenetv2"
 
 
+AS_PRUNED, RE_ESTIMATED = "as pruned, chosen by ablation", "re-estimated, chosen by ablation"
+WITHOUT_IMAGES = "data-free, chosen and spread by reconstruction"
 METHODS = {
     "as pruned": Method(lambda cut: cut.model, images=False),
+    AS_PRUNED: Method(lambda cut: cut.model, images=False, options=ABLATED_ON_NOISE),
     "re-estimated": Method(lambda cut: re_estimated(cut.model, cut)),
+    RE_ESTIMATED: Method(lambda cut: re_estimated(cut.model, cut), options=ABLATED_ON_NOISE),
     "L1, re-estimated": Method(lambda cut: re_estimated(cut.model, cut), options=L1),
     "Neuron Merging": Method(
         lambda cut: merged_neurons(cut.dense, cut.example, cut.plan), images=False, applies=without_depthwise
     ),
     "data-free": Method(without_images, images=False),
     "data-free, chosen by reconstruction": Method(without_images, images=False, options=CHOSEN_ON_NOISE),
+    WITHOUT_IMAGES: Method(without_images, images=False, options=SPREAD_ON_NOISE),
     "Model Folding": Method(lambda cut: re_estimated(folded(cut.dense, cut.example, cut.plan, cut.seed), cut)),
     "GRAIL, re-estimated": Method(lambda cut: re_estimated(by_grail(cut), cut)),
     "random, least squares": Method(by_least_squares, options=RANDOM),

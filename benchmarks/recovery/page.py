@@ -10,6 +10,7 @@ from benchmarks.common.figures import pyplot, write_figure
 from benchmarks.common.pages import bullets, code, heading, page_of, paragraph, write_page, written_by
 from benchmarks.common.results import measured_on, older_scores
 from benchmarks.recovery.methods import (
+    AS_PRUNED,
     BUDGETS,
     COUNTED_METHODS,
     COUNTED_NETWORKS,
@@ -18,6 +19,8 @@ from benchmarks.recovery.methods import (
     IMAGES,
     METHODS,
     OURS,
+    RE_ESTIMATED,
+    WITHOUT_IMAGES,
 )
 from benchmarks.recovery.networks import NAMES
 from benchmarks.recovery.tables import (
@@ -35,12 +38,12 @@ from benchmarks.recovery.tables import (
 from benchmarks.study.estimates import estimate
 
 SHOWN = (
-    "as pruned",
-    "re-estimated",
+    AS_PRUNED,
+    RE_ESTIMATED,
     "Neuron Merging",
     "Model Folding",
     "GRAIL, re-estimated",
-    "data-free, chosen by reconstruction",
+    WITHOUT_IMAGES,
     *OURS,
 )
 
@@ -134,9 +137,9 @@ def _method(document: dict[str, Any]) -> list[str]:
         paragraph(
             "**Methods.** All remove the same channels (`fec_l1`, ratios `entropy`), except those whose name says",
             "otherwise, and except Model Folding, which merges channels into as many.",
-            f"`{DEFAULT}` is what `prune(..., budget=..., recover=images)` does, and",
-            '`data-free, chosen by reconstruction` is `prune(..., ratios="entropy", recover="data-free")`; by default',
-            "the ratios come from the reconstruction too. Neuron Merging (Kim et al.,",
+            f"By default, `prune(..., budget=..., recover=images)` does `{DEFAULT}`,",
+            f'`prune(..., budget=..., recover="data-free")` does `{WITHOUT_IMAGES}`, and',
+            f"`prune(..., budget=...)` alone `{AS_PRUNED}`. Neuron Merging (Kim et al.,",
             "NeurIPS 2020), Model Folding with REPAIR (Wang et al., ICLR 2025) and GRAIL (Tang et al., CPAL 2026) are",
             "written from the papers and the authors' code in",
             "[baselines.py](../benchmarks/recovery/baselines.py). `re-estimated` is `fec_fast.recalibrate`,",
