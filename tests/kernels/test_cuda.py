@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,6 +53,10 @@ class Elsewhere(Tensor):
     def device(self) -> torch.device:  # type: ignore[override]
         return torch.device(self.where)
 
+    @property
+    def is_cpu(self) -> bool:  # type: ignore[override]
+        return False
+
 
 class ElsewhereStill(Elsewhere):
     where = "cuda:1"
@@ -63,12 +68,46 @@ def test_wrong_and_mixed_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong, words in (
         ([here], "weight 0 is on cpu, where the backend 'cuda' does not run"),
         ([there, here], "weight 1 is on cpu"),
-        ([there, still], "weight 1 is on cuda:1, weight 0 on cuda:0"),
+        ([there, still, here], "weight 2 is on cpu"),
     ):
         with pytest.raises(BackendError, match=words):
-            ops._check_devices(wrong, "cuda")
+            ops.entropies(wrong, RMS, axes=[0] * len(wrong), groups=[1] * len(wrong), backend="cuda")
     with pytest.raises(BackendError, match="does not run"):
         ops.entropies([here], RMS, axes=[0], groups=[1], backend="cuda")
+
+
+def test_weights_on_several_devices_are_scored_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = (Elsewhere, ElsewhereStill, None, Elsewhere, ElsewhereStill)
+    plain = [weight(4 + i, 3) for i in range(len(kinds))]
+    given = [each if kind is None else each.as_subclass(kind) for each, kind in zip(plain, kinds, strict=True)]
+    calls: list[str] = []
+
+    def on_device(call: Any) -> tuple[Tensor, list[int]]:
+        calls.append(str(call.weights[0].device))
+        assert {str(each.device) for each in call.weights} == {calls[-1]}
+        found = ops._on_processor(
+            replace(call, weights=[each.as_subclass(Tensor) for each in call.weights]), apart=False
+        )
+        return torch.cat(found), [len(values) for values in found]
+
+    monkeypatch.setattr(ops, "_on_device", on_device)
+    monkeypatch.setattr(ops, "cross_check", lambda *_: None)
+
+    def on_gpus(backend: Any, device: str = "cpu") -> ResolvedBackend:
+        return ResolvedBackend("cuda" if device == "cuda" else "cpu", "auto")
+
+    monkeypatch.setattr(ops, "resolve", on_gpus)
+    layout: dict[str, Any] = {"axes": [0, 1, 0, 1, 0], "groups": [1] * 5}
+    wanted = ops.entropies(plain, RMS, **layout)
+    assert not calls
+    found = ops.entropies(given, RMS, **layout)
+    assert calls == ["cuda:0", "cuda:1"]  # and those on the CPU by its own kernels
+    assert all(torch.equal(own, other) for own, other in zip(found, wanted, strict=True))
+    with torch.no_grad():
+        plain[3][0, 0] = math.nan
+    with pytest.raises(ops.NonFiniteWeightError, match="layer 'd': its weight has nan") as error:
+        ops.entropies(given, RMS, **layout, names=list("abcde"))
+    assert (error.value.layer, error.value.position, error.value.index) == ("d", 3, (0, 0))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -322,7 +322,7 @@ def score_model(
         raise LayerError(_nothing_to_score(model, unscored))
 
     names = list(infos)
-    used = used or resolve("auto", weights[0].device.type)
+    used = used or resolve("auto", ops.device_type(weights))
     axes, groups_of = [info.axis for info in infos.values()], [info.groups for info in infos.values()]
     try:
         entropies = ops.entropies_of_checked(weights, formula, axes, groups_of, names, "auto", used)

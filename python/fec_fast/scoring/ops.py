@@ -62,8 +62,8 @@ def entropies(
     """Computes the entropy of every filter of every weight, in one call of the extension.
 
     Args:
-        weights: ``[N, C/groups, *kernel]`` each, float16, bfloat16, float32 or float64, on any one device and with
-            any strides; the weights of convolutions or linear layers. They are read, never changed. The weight of a
+        weights: ``[N, C/groups, *kernel]`` each, float16, bfloat16, float32 or float64, on any devices and with any
+            strides; the weights of convolutions or linear layers. They are read, never changed. The weight of a
             transposed convolution, ``[C, N/groups, *kernel]``, is given with axis 1.
         formula: What to compute.
         axes: For each weight the axis its filters lie on. 0: filter ``i`` is ``weight[i]``. 1: filter
@@ -86,8 +86,8 @@ def entropies(
         WeightError: A weight that cannot be read: on the meta device, sparse, quantised, an integer, fewer than two
             dimensions, or not divisible into its groups. ``layer`` is its name, if names were given.
         FormulaError: An unknown algorithm, or ``"sorted"`` for a formula or a weight that it does not support.
-        BackendError: An unknown backend, one that cannot run here, or weights that are not where it runs: on the CPU,
-            or on several devices. Or a GPU's kernels that are wrong (:mod:`fec_fast.scoring.gpu_check`).
+        BackendError: An unknown backend, one that cannot run here, or weights that are on the CPU, where it does not
+            run. Or a GPU's kernels that are wrong (:mod:`fec_fast.scoring.gpu_check`).
         ArgumentError: Lists of different lengths, or something that is not a tensor.
     """
     if backend != "auto":  # an unknown or unusable backend is reported before anything about the weights
@@ -102,7 +102,7 @@ def entropies(
             algorithm_for(algorithm, formula, weight, axis, group, index=i)
     if not weights:  # an operator without a tensor has no device to be dispatched by
         return []
-    used = resolve(backend, weights[0].device.type)
+    used = resolve(backend, device_type(weights))
     return entropies_of_checked(list(weights), formula, axes, groups, names, algorithm, used, in_float64)
 
 
@@ -117,6 +117,9 @@ def entropies_of_checked(
     in_float64: bool = False,
 ) -> list[Tensor]:
     """Does what :func:`entropies` does, for weights that are known to be readable; at least one."""
+    first = weights[0].device
+    if backend.name not in _ON_PROCESSOR and any(weight.device != first for weight in weights):
+        return _by_device(weights, formula, axes, groups, names, algorithm, backend, in_float64)
     if in_float64 and backend.name not in _ON_PROCESSOR:  # a GPU's kernels compute in the dtype of the weights
         weights = [weight.detach().double() for weight in weights]
     call = _Arguments(
@@ -148,6 +151,46 @@ def entropies_of_checked(
         raise _not_finite(call.weights, error.position, names) from error
 
 
+def device_type(weights: Sequence[Tensor]) -> str:
+    """The type of the devices that a backend is chosen for: where a model is spread over several, that of a GPU."""
+    return next((weight.device.type for weight in weights if not weight.is_cpu), "cpu")
+
+
+def _by_device(
+    weights: list[Tensor],
+    formula: Formula,
+    axes: Sequence[int],
+    groups: Sequence[int],
+    names: Sequence[str] | None,
+    algorithm: str,
+    backend: ResolvedBackend,
+    in_float64: bool,
+) -> list[Tensor]:
+    """The entropies of weights on several devices: one call for each device, where the weights are."""
+    if backend.requested != "auto":
+        _check_devices(weights, backend.name)
+    results: dict[int, Tensor] = {}
+    for device in dict.fromkeys(weight.device for weight in weights):
+        positions = [i for i, weight in enumerate(weights) if weight.device == device]
+        # Weights that were left on the CPU are scored there, unless the backend was asked for by name.
+        used = resolve("auto", device.type) if backend.requested == "auto" else backend
+        try:
+            found = entropies_of_checked(
+                [weights[i] for i in positions],
+                formula,
+                [axes[i] for i in positions],
+                [groups[i] for i in positions],
+                None if names is None else [names[i] for i in positions],
+                algorithm,
+                used,
+                in_float64,
+            )
+        except NonFiniteWeightError as error:
+            raise _not_finite(weights, positions[error.position], names) from error
+        results.update(zip(positions, found, strict=True))
+    return [results[i] for i in range(len(weights))]
+
+
 def _one_on_cpu(call: _Arguments, weight: Tensor, axis: int, group: int) -> Tensor:
     """The entropies of one weight on the CPU, for the same formula."""
     return _on_processor(replace(call, weights=[weight], axes=[axis], groups=[group]), apart=False)[0]
@@ -165,22 +208,12 @@ def _on_cpu(weights: list[Tensor], requested: str) -> list[Tensor]:
 
 
 def _check_devices(weights: list[Tensor], backend: str) -> None:
-    """Checks that a GPU's backend can read all weights in one call: they are on one CUDA device."""
-    devices = [weight.device for weight in weights]
-    first = devices[0]
-    if first.type == "cuda" and devices.count(first) == len(devices):
-        return
-    for i, device in enumerate(devices):
-        if device.type != "cuda":
+    """Checks that a GPU's backend can read all weights: they are on CUDA devices."""
+    for i, weight in enumerate(weights):
+        if weight.device.type != "cuda":
             raise BackendError(
-                f"weight {i} is on {device}, where the backend {backend!r} does not run; move the model to a CUDA "
-                f"device, or use backend='cpu'"
-            )
-        if device != first:
-            raise BackendError(
-                f"weight {i} is on {device}, weight 0 on {first}: the backend {backend!r} scores weights of one "
-                f"device at a time ({', '.join(sorted({str(d) for d in devices}))}); move the model to one, or use "
-                f"backend='cpu'"
+                f"weight {i} is on {weight.device}, where the backend {backend!r} does not run; move the model to a "
+                "CUDA device, or use backend='cpu'"
             )
 
 
