@@ -67,6 +67,12 @@ def train(model: nn.Module, batch_size: int, **options: Any) -> Any:
     return fec_fast.finetune(model, loader, val_loader=held_out, **{**fixed, **options})
 
 
+def fading(model: nn.Module) -> fec_fast.GrowingPenalty:
+    """A penalty on half of a network's channels."""
+    plan = fec_fast.prune(model, torch.zeros(1, 1, 6, 6), remove=0.5, criterion="l1", verify=False).plan
+    return fec_fast.GrowingPenalty(plan, until=0.7)
+
+
 def box_loaders(folder: Path) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """Twelve training images and five held-out ones, each with one or two boxes."""
 
@@ -121,6 +127,8 @@ def train_replicated(out: Path) -> None:
         model = network(norm)
         result = train(model, 8, log_dir=out / "logs", checkpoint=out / f"replicated-state-{norm}")
         write_result(out, f"replicated-{norm}", model, result)
+    model = network(norm=False)
+    write_result(out, "sparse", model, train(model, 8, sparsify=fading(model)))
     write_result(out, "replicated-boxes", *trained_detector(out / "voc"))
     model = network(norm=False)
     write_result(out, "resumed-killed", model, train(model, 8, checkpoint=out / "killed-state", resume=True))
@@ -140,6 +148,8 @@ def train_sharded(out: Path) -> None:
             nn.init.normal_(model[0].weight)
         result = train(model, 8, checkpoint=out / "sharded-state", **options)  # replaces the state before it
         write_result(out, f"{name}-{norm}", model, result)
+    with pytest.raises(fec_fast.BackendError, match="sparsify needs the whole weights"):
+        train(network(norm=True), 8, sparsify=fading(network(norm=True)))
     with pytest.raises(fec_fast.BackendError, match="SSD cannot be sharded.*NO_WRAP: .*ModuleList"):
         trained_detector(out / "voc")
     with mock.patch.dict(os.environ, {"FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}):

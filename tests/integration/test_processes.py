@@ -19,7 +19,7 @@ skip_without("accelerate", "torchvision", "pycocotools", "defusedxml")
 import fec_fast  # noqa: E402
 from fec_fast.training.tasks.detection import evaluate_detector  # noqa: E402
 from fec_fast.vision import zoo  # noqa: E402
-from helpers.distributed_training import box_loaders, labelled_images, network, train, trained_detector  # noqa: E402
+from helpers.distributed_training import box_loaders, fading, labelled_images, network, train, trained_detector  # noqa: E402
 from helpers.processes import accelerate_launch  # noqa: E402
 
 pytestmark = pytest.mark.distributed
@@ -82,6 +82,16 @@ def test_two_processes_equal_one_with_twice_the_batch(replicated: Path) -> None:
         assert two["loss"] == pytest.approx(one.loss, rel=1e-4)
         assert two["metrics"] == pytest.approx(one.metrics, abs=2 / 96) and two["lr"] == one.lr
         assert two["held_out"] == pytest.approx(one.held_out, rel=1e-4)
+
+
+def test_sparse_training_in_two_processes_equals_one_with_twice_the_batch(replicated: Path) -> None:
+    model = network(norm=False)
+    penalty = fading(model)
+    train(model, 16, sparsify=penalty)
+    found, other = (load_file(replicated / f"sparse-{rank}.safetensors") for rank in (0, 1))
+    assert equal(found, other) and close(found, model.state_dict())
+    gone = sorted({0, 1, 2, 3} - set(penalty.plan.keep["0.weight"]["0"]))
+    assert len(gone) == 2 and not found["0.weight"][gone].any() and found["0.weight"].any()
 
 
 @pytest.mark.parametrize("norm", [False, True])
