@@ -53,6 +53,7 @@ COMMANDS = {  # and the optional packages that its modules import
     "surgery": ("torchvision", "torch_pruning"),
     "yolo": ("torchvision",),
     "yolo.bccd": ("torchvision", "PIL"),
+    "yolo.pictures": ("torchvision", "PIL"),
 }
 
 
