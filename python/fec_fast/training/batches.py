@@ -103,26 +103,28 @@ def check_classification_data(
     images, labels = images_and_labels(first_batch(loader, "train_loader"), "train_loader")
     if not len(images):
         raise InputError("train_loader: a batch has no images: leave empty batches out")
-    classes = _class_count(model, images)
-    if teacher is not None and (teacher_classes := _class_count(teacher, images)) != classes:
-        raise InputError(f"the teacher has {teacher_classes} classes and the model {classes}")
+    classes = _class_count(model, images, "the model", "train_loader")
+    if teacher is not None and (of_teacher := _class_count(teacher, images, "the teacher", "train_loader")) != classes:
+        raise InputError(f"the teacher has {of_teacher} classes and the model {classes}")
     check_labels(labels, classes, "the first batch")
     listed = _listed_labels(getattr(loader, "dataset", None))
     if listed is not None:
         check_labels(listed, classes, "the training data")
     if held_out is not None:
         images, labels = images_and_labels(first_batch(held_out, "val_loader"), "val_loader")
-        check_labels(labels, _class_count(model, images), "the first batch of val_loader")
+        check_labels(labels, _class_count(model, images, "the model", "val_loader"), "the first batch of val_loader")
 
 
-def _class_count(model: nn.Module, images: Tensor) -> int:
-    """Number of logits that a classifier returns for images ``[B, ...]``."""
+def _class_count(model: nn.Module, images: Tensor, role: str, loader: str) -> int:
+    """Number of logits that a classifier returns for images ``[B, ...]`` of a loader."""
     with undisturbed(model):
-        logits = call_model(model, images.to(device_of(model), copy=True))
+        images = images.to(device_of(model), copy=True)
+        logits = call_model(model, images, f"the images of {loader}, as {role}")
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
         raise InputError(
-            f"{type(model).__name__} returns {describe_tensors(logits)} for images {list(images.shape)}; only "
-            "classifiers, which return logits [B, classes], can be trained here"
+            f"{role}, {type(model).__name__}, returns {describe_tensors(logits)} for images {list(images.shape)}: "
+            "without task=, classifiers are trained, which return logits [B, classes]; for other networks give "
+            "task=fec_fast.detection.Detection() or a task of your own"
         )
     return int(logits.shape[1])
 

@@ -165,13 +165,15 @@ def test_networks_that_cannot_be_trained() -> None:
     frozen = dropout_classifier().requires_grad_(False)
     with pytest.raises(InputError, match="nothing to train"):
         train(frozen, epochs=1)
-    with pytest.raises(InputError, match="only classifiers"):
+    with pytest.raises(InputError, match="the model, Sequential, returns .*task="):
         train(dropout_classifier()[:3], epochs=1)
     model = dropout_classifier()
     with pytest.raises(ArgumentError, match="the model itself"):
         train(model, epochs=1, teacher=model)
     with pytest.raises(InputError, match="the teacher has 4 classes and the model 3"):
         train(model, epochs=1, teacher=dropout_classifier(classes=4))
+    with pytest.raises(InputError, match="Linear cannot be run on the images of train_loader, as the teacher"):
+        train(model, epochs=1, teacher=nn.Linear(3, 3))
 
 
 def test_frozen_layers_do_not_change(tmp_path: Path) -> None:
