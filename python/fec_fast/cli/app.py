@@ -107,7 +107,7 @@ def prune_command(
         str | None,
         typer.Option(
             help="Policy that spreads a budget over the layers: entropy, uniform, global, sensitivity, reconstruction "
-            "or ablation. Default: reconstruction with --calibrate, else entropy."
+            "or ablation. Default: reconstruction with --calibrate; ablation where there are batch norms; else entropy."
         ),
     ] = None,
     calibrate: Annotated[

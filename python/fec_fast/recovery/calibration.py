@@ -95,6 +95,8 @@ def inputs_of(batch: Any, *, image_lists: bool = True) -> Any:
         valid = isinstance(inputs, tuple) and any(isinstance(leaf, Tensor) for leaf in inputs)
     else:
         valid = any(isinstance(leaf, Tensor) for leaf in tree_leaves(inputs))
+    if isinstance(inputs, Tensor) and inputs.ndim and not len(inputs):
+        raise InputError(f"a batch has no images: {describe_tensors(inputs)}")
     if not valid:
         raise InputError(
             f"a batch must be images [B, ...], a dictionary, or begin with one of these, not {describe_tensors(batch)} "
@@ -135,9 +137,11 @@ def calibration_batches(calibration: Any, images: int, model: nn.Module | ModelI
     if isinstance(calibration, Tensor):
         calibration = [calibration]
     elif isinstance(calibration, str | Mapping) or not isinstance(calibration, Iterable):
+        is_dataset = hasattr(calibration, "__getitem__") and hasattr(calibration, "__len__")
+        hint = "; of a data set, give torch.utils.data.DataLoader(dataset, batch_size=64)" if is_dataset else ""
         raise ArgumentError(
             f"images: expected a loader, an iterable of batches, a tensor of images or {DATA_FREE!r} (see prune), "
-            f"got {calibration!r:.80}"
+            f"got {calibration!r:.80}{hint}"
         )
     batches: list[Any] = []
     number = 0

@@ -33,6 +33,12 @@ def pair_of(batch: Any) -> Any:
     return batch
 
 
+def _described(batch: Any) -> str:
+    """The parts of a batch, for messages: a list of texts in place of labels shall be seen."""
+    parts = batch if isinstance(batch, tuple | list) and 1 < len(batch) < 5 else [batch]
+    return ", ".join(map(describe_tensors, parts))
+
+
 def images_and_labels(batch: Any, loader: str | None = None) -> tuple[Tensor, Tensor]:
     """Checks a batch and splits it into images and labels.
 
@@ -57,7 +63,7 @@ def images_and_labels(batch: Any, loader: str | None = None) -> tuple[Tensor, Te
     where = "a batch" if loader is None else f"a batch of {loader}"
     hint = "; fec_fast.data.load(DATASET) makes loaders of dictionaries" if is_record else ""
     raise InputError(
-        f"{where} must be a pair of images [B, ...] and integer labels [B], not {describe_tensors(batch)}{hint}"
+        f"{where} must be a pair of images [B, ...] and integer labels [B], not {_described(batch)}{hint}"
     )
 
 
