@@ -42,7 +42,10 @@ class OneLineErrors(TyperGroup):
             with one_call(), _one_line_warnings(self, ctx), restored_randomness():
                 seed_all(0)
                 return super().invoke(ctx)
-        except _PASSED_ON:
+        except _PASSED_ON as error:
+            misplaced = getattr(error, "option_name", None)
+            if any(misplaced in parameter.opts for parameter in self.params):
+                error.message += f"; it belongs before the command: fec-fast {misplaced} {ctx.invoked_subcommand} ..."
             raise
         except (Exception, KeyboardInterrupt) as error:
             if ctx.params.get("debug"):
@@ -102,9 +105,9 @@ def _in_options(text: str, group: TyperGroup, ctx: Any) -> str:
     }
     if not options:
         return text
-    # Not "Budget(latency=...": an argument of Python's. Not "--set weights=": a key of a recipe.
+    # Not in "Budget(latency=...": that is Python.
     names = "|".join(map(re.escape, options))
-    return re.sub(rf"(?<![\w.(-])(?<!--set )({names})=", lambda match: f"{options[match[1]]}=", text)
+    return re.sub(rf"(?<![\w.(-])({names})=", lambda match: f"{options[match[1]]}=", text)
 
 
 @contextlib.contextmanager
