@@ -77,7 +77,11 @@ def _tools() -> list[_Finding]:
     findings = [
         _Finding("fec-fast", "ok", str(package_version())),
         _Finding("python", "ok", platform.python_version()),
-        _Finding("processor", "ok", f"{machine['processor']}, {counted(machine['cores'], 'core')}, {counted(machine['threads'], 'thread')}"),
+        _Finding(
+            "processor",
+            "ok",
+            f"{machine['processor']}, {counted(machine['cores'], 'core')}, {counted(machine['threads'], 'thread')}",
+        ),
         _Finding("torch", "ok", f"{torch.__version__}, built for {_built_for()}"),
     ]
     compiler = next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)

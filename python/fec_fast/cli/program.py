@@ -43,9 +43,10 @@ class OneLineErrors(TyperGroup):
                 seed_all(0)
                 return super().invoke(ctx)
         except _PASSED_ON as error:
+            usage: Any = error
             misplaced = getattr(error, "option_name", None)
             if any(misplaced in parameter.opts for parameter in self.params):
-                error.message += f"; it belongs before the command: fec-fast {misplaced} {ctx.invoked_subcommand} ..."
+                usage.message += f"; it belongs before the command: fec-fast {misplaced} {ctx.invoked_subcommand} ..."
             raise
         except (Exception, KeyboardInterrupt) as error:
             if ctx.params.get("debug"):

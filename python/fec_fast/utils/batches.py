@@ -62,9 +62,7 @@ def images_and_labels(batch: Any, loader: str | None = None) -> tuple[Tensor, Te
             return images, labels.long()
     where = "a batch" if loader is None else f"a batch of {loader}"
     hint = "; fec_fast.data.load(DATASET) makes loaders of dictionaries" if is_record else ""
-    raise InputError(
-        f"{where} must be a pair of images [B, ...] and integer labels [B], not {_described(batch)}{hint}"
-    )
+    raise InputError(f"{where} must be a pair of images [B, ...] and integer labels [B], not {_described(batch)}{hint}")
 
 
 def check_labels(labels: Tensor, classes: int, where: str) -> None:

@@ -41,7 +41,7 @@ def check_runtime(runtime: Any) -> str:
         ArgumentError: It is not one of :data:`RUNTIMES`.
     """
     if not isinstance(runtime, str) or runtime not in RUNTIMES:
-        raise ArgumentError(f"runtime={runtime!r:.80}: give one of {', '.join(RUNTIMES)}")
+        raise ArgumentError(f"runtime={runtime!r:.80}: give one of {', '.join(RUNTIMES)}; {nearest(runtime, RUNTIMES)}")
     return runtime
 
 
