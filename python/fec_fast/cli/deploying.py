@@ -38,6 +38,7 @@ from .options import (
     plan_for,
 )
 from .output import Json, say, write_json
+from .program import WholeHelp
 
 _Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder that prune, finetune or sweep wrote.")]
 _Out = Annotated[Path, typer.Option("-o", "--out", help="The file, such as pruned.onnx.")]
@@ -47,7 +48,7 @@ _Calibrate = Annotated[
 ]
 _Images = Annotated[int, typer.Option(help="Most images of --calibrate that are used.")]
 
-export = typer.Typer(no_args_is_help=True, help="Write a pruned network for other programs.")
+export = typer.Typer(cls=WholeHelp, no_args_is_help=True, help="Write a pruned network for other programs.")
 
 
 @export.callback()

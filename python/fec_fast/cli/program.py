@@ -25,7 +25,26 @@ _USAGE_ERRORS = tuple(
 _PASSED_ON: tuple[type[BaseException], ...] = (*_USAGE_ERRORS, typer.Exit, typer.Abort, BrokenPipeError)
 
 
-class OneLineErrors(TyperGroup):
+class WholeHelp(TyperGroup):
+    """Lists its commands with whole sentences: click cuts them off at the end of the line."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Writes the list of the commands.
+
+        Args:
+            ctx: The context of click.
+            formatter: Click's formatter, to which the list is written.
+        """
+        rows = [
+            (name, " ".join((command.help or "").partition("\n\n")[0].split()))
+            for name, command in self.commands.items()
+            if not command.hidden
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+class OneLineErrors(WholeHelp):
     """Reports an error in one line. ``--debug`` shows the traceback."""
 
     def invoke(self, ctx: Any) -> Any:
