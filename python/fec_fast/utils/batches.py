@@ -15,6 +15,19 @@ from .forward import describe_tensors
 _IMAGE_KEYS, _LABEL_KEYS = ("image", "img", "pixel_values"), ("label", "labels", "fine_label")
 
 
+def image_key(batch: Mapping[str, Any]) -> str | None:
+    """The key of the images in a batch that is a dictionary.
+
+    Args:
+        batch: The batch.
+
+    Returns:
+        The key; ``None`` if there is none, or more than one.
+    """
+    keys = [key for key in _IMAGE_KEYS if key in batch]
+    return keys[0] if len(keys) == 1 else None
+
+
 def pair_of(batch: Any) -> Any:
     """Makes a pair of images and labels of a batch that is a dictionary of them.
 
@@ -26,10 +39,10 @@ def pair_of(batch: Any) -> Any:
         anything else as it is.
     """
     if isinstance(batch, Mapping):
-        images = [key for key in _IMAGE_KEYS if key in batch]
+        images = image_key(batch)
         labels = [key for key in _LABEL_KEYS if key in batch]
-        if len(images) == len(labels) == 1:
-            return batch[images[0]], batch[labels[0]]
+        if images is not None and len(labels) == 1:
+            return batch[images], batch[labels[0]]
     return batch
 
 

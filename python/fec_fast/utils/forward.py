@@ -57,12 +57,14 @@ def call_model(model: nn.Module, example_inputs: Any, what: str = "the example i
         reason = str(error).partition("\n")[0]  # torch lists all signatures of an operator in further lines
         raise InputError(
             f"{type(model).__name__} cannot be run on {what} ({describe_tensors(example_inputs)}): "
-            f"{type(error).__name__}: {reason}{_dtype_remedy(model, example_inputs)}"
+            f"{type(error).__name__}: {reason}{_remedy(model, example_inputs, error)}"
         ) from error
 
 
-def _dtype_remedy(model: nn.Module, inputs: Any) -> str:
-    """What to do about inputs of another dtype than the weights; empty where it is the same, or may be meant."""
+def _remedy(model: nn.Module, inputs: Any, error: Exception) -> str:
+    """What to do about wrong keys, or another dtype than the weights have; empty where something else is wrong."""
+    if isinstance(inputs, dict) and isinstance(error, TypeError) and "keyword" in str(error):
+        return "; a dictionary holds the model's keyword arguments, or the images under 'image'"
     weights = {each.dtype for each in model.parameters() if each.is_floating_point()}
     given = {leaf.dtype for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)}
     if len(weights) != 1 or len(given) != 1 or weights == given:

@@ -46,6 +46,10 @@ def of_dtype(dtype: torch.dtype) -> list[torch.Tensor]:
         (lambda: prune(example="image"), r"\(str without a tensor\): TypeError: [^\n]*$"),
         (lambda: prune(recover=torch.zeros(0, 3, 12, 12)), r"a batch has no images: float32 \[0, 3, 12, 12\]"),
         (lambda: prune(recover=[images.numpy() for images in IMAGES]), r"not ndarray without a tensor \(NumPy"),
+        (
+            lambda: prune(recover=[{"photo": images} for images in IMAGES]),
+            "a dictionary holds the model's keyword arguments, or the images under 'image'",
+        ),
         (lambda: prune(recover=TensorDataset(IMAGES[0])), r"DataLoader\(dataset, batch_size=64\)"),
         (lambda: prune(recover="images.zip"), r"fec_fast.data.load\('imagefolder:PATH'\)\[0\]"),
         (lambda: prune(budget=0.5), r"such as Budget.remove\(params=0.7\)"),
