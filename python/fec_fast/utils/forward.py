@@ -54,7 +54,7 @@ def call_model(model: nn.Module, example_inputs: Any, what: str = "the example i
     except Exception as error:
         if (remedy := tensor_in_place_of(example_inputs)) is not None:
             raise InputError(f"{what}: {remedy}") from error
-        reason = str(error).partition("\n")[0]  # torch lists all signatures of an operator in further lines
+        reason = str(error).partition(", but expected one of:")[0]  # all signatures of an operator of torch's follow
         raise InputError(
             f"{type(model).__name__} cannot be run on {what} ({describe_tensors(example_inputs)}): "
             f"{type(error).__name__}: {reason}{_remedy(model, example_inputs, error)}"
