@@ -19,7 +19,16 @@ def __getattr__(name: str) -> object:
         from .utils.machine import package_version
 
         return package_version()
-    return _public(name)
+    try:
+        return _public(name)
+    except AttributeError as error:
+        from .utils.errors import nearest
+
+        # Only for public names: Python and its tools look for many with underscores that need not be there.
+        if name in __all__ or name.startswith("_"):
+            raise
+        hint = nearest(name, __dir__())
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; {hint}", name=name) from error
 
 
 def __dir__() -> list[str]:

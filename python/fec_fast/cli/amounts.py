@@ -7,13 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from ..pruning.allocation.budget import Budget
+from ..pruning.allocation.budget import Budget, share_hint
 from ..utils.errors import BudgetError, nearest
 
 # What may be removed or kept besides the quantities of a budget: the same share of the filters of every layer.
 FILTERS = "filters"
 _REMOVED = ("params", "macs", "memory", FILTERS)
 _KEPT = (*_REMOVED, "latency")
+# Other tools' words for what is counted here in multiply-accumulates.
+_FLOPS = ("flops", "flop", "gflops", "mac", "madds", "mult-adds")
 
 Remove = Annotated[
     list[str] | None,
@@ -87,16 +89,23 @@ def amount_of(word: str, entry: Mapping[str, Any], where: str) -> Budget | float
     (name, amount) = next(iter(entry.items()))
     if name not in known:
         hint = "latency has no share: --keep latency=3ms" if name == "latency" else nearest(name, known)
+        hint = "nearest: 'macs'" if name.lower() in _FLOPS else hint
         raise BudgetError(f"{where}: {word} one of {', '.join(known)}; {hint}")
     if isinstance(amount, str) and (word == "remove" or name == FILTERS):
-        hint = "; an amount that may be left belongs to keep, such as macs=1.2G" if name != FILTERS else ""
-        raise BudgetError(f"{where}: give a share, such as 0.5{hint}")
+        hint = "; an amount that may be left belongs to keep, such as macs=1.2G"
+        given = share_hint(amount)
+        raise BudgetError(f"{where}: give a share, such as {given or 0.5}{'' if given or name == FILTERS else hint}")
+    if isinstance(amount, str) and (given := share_hint(amount)):
+        raise BudgetError(f"{where}: write the share as a number: {name}={given}")
     if name == "latency" and not isinstance(amount, str):
         raise BudgetError(f"{where}: give a time with its unit, such as 3ms")
     if name == FILTERS:
         if not 0 < amount < 1:
             raise BudgetError(f"{where}: give the share of every layer's filters, between 0 and 1")
         return float(amount) if word == "remove" else round(1 - amount, 12)
+    if isinstance(amount, int | float) and not isinstance(amount, bool) and not 0 < amount < 1:
+        what = "to remove" if word == "remove" else "that may be left, or an amount with a unit"
+        raise BudgetError(f"{where}: give the share {what}; a share is a number between 0 and 1")
     return Budget.remove(**{name: amount}) if word == "remove" else Budget.keep(**{name: amount})
 
 

@@ -42,6 +42,7 @@ from .options import (
     check_out,
     example_input,
     example_shape,
+    load_data,
     plan_for,
 )
 from .output import Json, say, write_json
@@ -51,10 +52,16 @@ from .recipe_run import run_recipe
 from .report import ReportRequest, write_report_of_folder
 from .results import explanation_json, headline, result_json, scores_headline, training_json
 
+_NOT_RECOVERED = (
+    "not recovered: most of the accuracy may be lost; --calibrate DATA (images), --calibrate data-free or fec-fast "
+    "finetune brings it back"
+)
+
 app = typer.Typer(
     cls=OneLineErrors,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its boxes cut long words off where the terminal is narrow
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Channel-similarity entropy pruning of convolutional networks.",
     epilog=EXIT_CODES,
@@ -107,7 +114,7 @@ def prune_command(
         str | None,
         typer.Option(
             help="Policy that spreads a budget over the layers: entropy, uniform, global, sensitivity, reconstruction "
-            "or ablation. Default: reconstruction with --calibrate, else entropy."
+            "or ablation. Default: reconstruction with --calibrate; ablation where there are batch norms; else entropy."
         ),
     ] = None,
     calibrate: Annotated[
@@ -156,7 +163,7 @@ def prune_command(
     check_out(out, force)
     example = example_input(model, input_shape)
     network = build_model(model, weights).eval()
-    loader = None if calibrate in (None, DATA_FREE) else data.load(calibrate)[0]
+    loader = None if calibrate is None or calibrate == DATA_FREE else load_data(calibrate, model, input_shape)[0]
     recover = calibrate if loader is None else loader
     if recover is not None:
         criterion, ratios = default_choice(network, criterion, ratios, budget=target, sides=sides, recover=recover)
@@ -179,6 +186,8 @@ def prune_command(
         result = result.with_recovery(compensate(network, result.model, result.plan, loader, **options))
     folder = checkpoint.save(result, out)
     say(headline(result))
+    if recover is None:
+        say(_NOT_RECOVERED)
     if layers:
         say("\n".join([*([] if result.recovery is None else [str(result.recovery)]), result.summary()]))
     say(f"saved in {folder}")

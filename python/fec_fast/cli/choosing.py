@@ -16,9 +16,19 @@ from ..pruning.criteria import DEFAULT_CRITERION
 from ..training.finetuning import finetune
 from ..utils.distributed import launched_processes
 from ..utils.errors import InputError
-from ..vision import data
 from .amounts import BudgetText, Keep, Remove, amounts_of
-from .options import DATA_HELP, Force, InputShape, Layers, ModelName, Weights, build_model, check_out, example_input
+from .options import (
+    DATA_HELP,
+    Force,
+    InputShape,
+    Layers,
+    ModelName,
+    Weights,
+    build_model,
+    check_out,
+    example_input,
+    load_data,
+)
 from .output import Json, say, write_json
 from .program import if_interrupted
 from .results import sensitivity_headline
@@ -69,7 +79,7 @@ def sweep_command(
     if epochs < 0:
         raise InputError(f"--epochs {epochs}: give 0 or a positive number")
     network = build_model(model, weights).eval()
-    train, held_out = data.load(data_name)
+    train, held_out = load_data(data_name, model, input_shape)
 
     def tune(pruned: nn.Module) -> None:
         finetune(pruned, train, epochs=epochs, progress=False)
@@ -117,7 +127,7 @@ def sensitivity_command(
 ) -> None:
     """Measure how much accuracy each coupled set of layers costs alone, on the held-out data."""
     network = build_model(model, weights).eval()
-    _, held_out = data.load(data_name)
+    _, held_out = load_data(data_name, model, input_shape)
     example = example_input(model, input_shape)
     with if_interrupted(_kept(cache, "--cache")):
         measured = measure_sensitivity(network, example, held_out, criterion=criterion, cache=cache)

@@ -25,8 +25,20 @@ from ..utils.runtimes import TORCH, check_runtime, deployed, require_runtime
 from ..utils.text import text_table
 from ..utils.timing import measure_latency, warn_if_busy
 from ..vision import data
-from .options import DATA_HELP, Force, InputShape, ModelName, Weights, build_model, check_out, example_input, plan_for
+from .options import (
+    DATA_HELP,
+    Force,
+    InputShape,
+    ModelName,
+    Weights,
+    build_model,
+    check_out,
+    example_input,
+    load_data,
+    plan_for,
+)
 from .output import Json, say, write_json
+from .program import WholeHelp
 
 _Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder that prune, finetune or sweep wrote.")]
 _Out = Annotated[Path, typer.Option("-o", "--out", help="The file, such as pruned.onnx.")]
@@ -36,7 +48,7 @@ _Calibrate = Annotated[
 ]
 _Images = Annotated[int, typer.Option(help="Most images of --calibrate that are used.")]
 
-export = typer.Typer(no_args_is_help=True, help="Write a pruned network for other programs.")
+export = typer.Typer(cls=WholeHelp, no_args_is_help=True, help="Write a pruned network for other programs.")
 
 
 @export.callback()
@@ -162,7 +174,7 @@ def compare_command(
     networks: dict[str, nn.Module] = {"dense": build_model(model, weights, warn=data_name is not None).eval()}
     for folder in checkpoints:
         networks[str(folder)] = _pruned(model, folder)
-    held_out = None if data_name is None else data.load(data_name)[1]
+    held_out = None if data_name is None else load_data(data_name, model, input_shape)[1]
     times = _latencies(networks, example, runtime or TORCH) if latency or runtime else {}
     entries = []
     for name, network in networks.items():

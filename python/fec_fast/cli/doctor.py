@@ -17,6 +17,7 @@ from ..scoring.backends.registry import backends
 from ..utils.errors import MissingExtraError
 from ..utils.machine import describe_machine, package_version
 from ..utils.onnx_model import require_exporter
+from ..utils.text import counted
 from .output import Json, say, write_json
 
 # Extras, what they are for, and the packages that they bring.
@@ -76,7 +77,11 @@ def _tools() -> list[_Finding]:
     findings = [
         _Finding("fec-fast", "ok", str(package_version())),
         _Finding("python", "ok", platform.python_version()),
-        _Finding("processor", "ok", f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads"),
+        _Finding(
+            "processor",
+            "ok",
+            f"{machine['processor']}, {counted(machine['cores'], 'core')}, {counted(machine['threads'], 'thread')}",
+        ),
         _Finding("torch", "ok", f"{torch.__version__}, built for {_built_for()}"),
     ]
     compiler = next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)

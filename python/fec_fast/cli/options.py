@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ..utils.errors import InputError, PlanError
 from ..utils.user_warnings import warn_user
-from ..vision import zoo
+from ..vision import data, zoo
+from ..vision.loaders import Loader
 from ..vision.weights import load_weights
 
 ModelName = Annotated[
@@ -39,6 +40,8 @@ InputShape = Annotated[
 
 
 Layers = Annotated[bool, typer.Option("--layers", help="Also prints a table of all layers.")]
+# Data whose images can be scaled; those with boxes keep their sizes.
+_SCALED = ("imagefolder:", "torchvision:", "hf:")
 _MOST_ELEMENTS = 1 << 30  # of the example input, 4 GB
 Force = Annotated[bool, typer.Option("--force", help="Replaces what --out names.")]
 
@@ -124,6 +127,48 @@ def example_shape(model: str, text: str | None) -> tuple[int, ...]:
     if math.prod(shape) > _MOST_ELEMENTS:
         raise InputError(f"--input-shape {text:.80}: that is more than {_MOST_ELEMENTS:,} numbers; give a small batch")
     return shape
+
+
+def load_data(name: str, model: str, text: str | None) -> tuple[Loader, Loader]:
+    """Opens the data for a model: images that have another size than the example input are scaled to it, or reported.
+
+    Args:
+        name: The name of the data.
+        model: The name of the model.
+        text: The value of ``--input-shape``.
+
+    Returns:
+        The training and the held-out loader.
+
+    Raises:
+        FecError: There is no such data.
+    """
+    loaders = data.load(name)
+    sizes = example_shape(model, text)[2:]
+    image = _first_image(loaders[1]) if name.startswith(_SCALED) else None
+    if image is None or len(sizes) != 2 or sizes == image.shape[1:]:
+        return loaders
+    has = "{} x {}".format(*image.shape[1:])
+    wanted = "{} x {}".format(*sizes)
+    remedy = "give --input-shape {},{},{},{}".format(1, *image.shape)
+    # For a user's own network the default size says nothing about the images that it was trained on.
+    if sizes[0] != sizes[1] or (text is None and not model.startswith("torchvision:")):
+        warn_user(f"{name} has images of {has} and the example input {wanted}, which sizes are counted on; {remedy}")
+        return loaders
+    if image.shape[1] < sizes[0]:
+        warn_user(
+            f"{name}: images of {has} are enlarged to {wanted}, the size of the example input; if the network was "
+            f"trained on {has}, {remedy}"
+        )
+    return data.load(name, image_size=sizes[0])
+
+
+def _first_image(loader: Loader) -> Tensor | None:
+    """The first image ``[C, H, W]`` of a data set for classification; ``None`` for others."""
+    dataset: Any = loader.dataset
+    image, label = dataset[0]
+    is_image = isinstance(image, Tensor) and image.ndim == 3
+    return image if is_image and isinstance(label, int) else None
 
 
 def example_input(model: str, text: str | None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from typer.core import TyperGroup
 from ..utils.errors import FecError, TrainingInterrupted
 from ..utils.machine import package_version
 from ..utils.progress import be_quiet
+from ..utils.random_state import restored_randomness, seed_all
 from .output import one_call
 
 EXIT_CODES = "Exit codes: 0 success; 1 a fault of the program; 2 wrong input; 130 interrupted by Ctrl-C."
@@ -23,7 +25,26 @@ _USAGE_ERRORS = tuple(
 _PASSED_ON: tuple[type[BaseException], ...] = (*_USAGE_ERRORS, typer.Exit, typer.Abort, BrokenPipeError)
 
 
-class OneLineErrors(TyperGroup):
+class WholeHelp(TyperGroup):
+    """Lists its commands with whole sentences: click cuts them off at the end of the line."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Writes the list of the commands.
+
+        Args:
+            ctx: The context of click.
+            formatter: Click's formatter, to which the list is written.
+        """
+        rows = [
+            (name, " ".join((command.help or "").partition("\n\n")[0].split()))
+            for name, command in self.commands.items()
+            if not command.hidden
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+class OneLineErrors(WholeHelp):
     """Reports an error in one line. ``--debug`` shows the traceback."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -36,14 +57,20 @@ class OneLineErrors(TyperGroup):
             What the command returns.
         """
         try:
-            with one_call(), _one_line_warnings():
+            # The same command gives the same result, although training images are drawn and changed at random.
+            with one_call(), _one_line_warnings(self, ctx), restored_randomness():
+                seed_all(0)
                 return super().invoke(ctx)
-        except _PASSED_ON:
+        except _PASSED_ON as error:
+            usage: Any = error
+            misplaced = getattr(error, "option_name", None)
+            if any(misplaced in parameter.opts for parameter in self.params):
+                usage.message += f"; it belongs before the command: fec-fast {misplaced} {ctx.invoked_subcommand} ..."
             raise
         except (Exception, KeyboardInterrupt) as error:
             if ctx.params.get("debug"):
                 raise
-            typer.echo(_message(error), err=True)
+            typer.echo(_in_options(_message(error), self, ctx), err=True)
             raise typer.Exit(_exit_code(error)) from error
 
 
@@ -84,13 +111,32 @@ def _exit_code(error: BaseException) -> int:
     return 2 if isinstance(error, FecError | OSError) else 1
 
 
+def _in_options(text: str, group: TyperGroup, ctx: Any) -> str:
+    """Names arguments of Python functions by the options of the command: ``min_channels=`` is ``--min-channels=``."""
+    command = group.commands.get(ctx.invoked_subcommand or "")
+    commands = [command, *getattr(command, "commands", {}).values()]
+    options = {
+        option.removeprefix("--").replace("-", "_"): option
+        for each in commands
+        for parameter in getattr(each, "params", ())
+        if not getattr(parameter, "is_flag", False)
+        for option in parameter.opts
+        if option.startswith("--")
+    }
+    if not options:
+        return text
+    # Not in "Budget(latency=...": that is Python.
+    names = "|".join(map(re.escape, options))
+    return re.sub(rf"(?<![\w.(-])({names})=", lambda match: f"{options[match[1]]}=", text)
+
+
 @contextlib.contextmanager
-def _one_line_warnings() -> Iterator[None]:
+def _one_line_warnings(group: TyperGroup, ctx: Any) -> Iterator[None]:
     """Prints warnings as one line each, without the line of the program that gave them, and none twice."""
     original, printed = warnings.formatwarning, set[str]()
 
     def in_one_line(message: Warning | str, *args: Any, **options: Any) -> str:
-        line = "warning: " + " ".join(str(message).split()) + "\n"
+        line = "warning: " + _in_options(" ".join(str(message).split()), group, ctx) + "\n"
         if line in printed:
             return ""
         printed.add(line)

@@ -23,7 +23,7 @@ from ..utils.errors import InputError
 from ..utils.reading import MOST_JSON_BYTES, read_bytes
 from ..vision import data, zoo
 from ..vision.weights import load_weights
-from .options import plan_for
+from .options import load_data, plan_for
 
 _IMAGES = 4
 
@@ -125,7 +125,8 @@ def _of_model(
     }
     if measured_on is not None:
         criterion = plan.criterion if plan.criterion in CRITERIA else DEFAULT_CRITERION
-        held_out = data.load(measured_on)[1]
+        asked = None if input_shape == zoo.input_shape(name) else ",".join(map(str, input_shape))
+        held_out = load_data(measured_on, name, asked)[1]
         known["sensitivity"] = measure_sensitivity(original, example, held_out, criterion=criterion)
         known["facts"] = [f"sensitivity: accuracy on the held-out part of {measured_on}, by {criterion}"]
     if request.images is not None:

@@ -63,20 +63,30 @@ def _read(folder: Path, name: str, most: int) -> bytes:
 def _of_checkpoint(folder: Path, name: str) -> Iterator[None]:
     """Raises for a checkpoint what the reading of one of its files raises."""
     if not folder.is_dir():
+        if folder.exists():
+            raise CheckpointError(f"{folder} is a file; a checkpoint is a folder, which save or fec-fast prune wrote")
         raise CheckpointError(f"there is no checkpoint folder {folder}")
     try:
         yield
     except (FileNotFoundError, IsADirectoryError):
         if name == MANIFEST:
-            inner = next((each.parent.name for each in sorted(folder.glob(f"*/{MANIFEST}"))), None)
-            hint = (
-                f"; its folder {inner!r} is one, and {folder.name} was written by an integration: open it with load of "
-                "fec_fast.integrations.ultralytics, or with from_pretrained of fec_fast.integrations.transformers"
-            )
-            raise CheckpointError(f"{folder} is not a checkpoint: it has no {name}{hint if inner else ''}") from None
+            raise CheckpointError(f"{folder} is not a checkpoint: it has no {name}{_hint_inside(folder)}") from None
         raise CheckpointError(f"{folder} is incomplete: it has no {name}") from None
     except OSError as error:
         raise CheckpointError(f"{folder / name} cannot be read: {error}") from error
+
+
+def _hint_inside(folder: Path) -> str:
+    """Which folder in a folder is a checkpoint, and how what an integration wrote is opened, for messages."""
+    inner = next((each.parent.name for each in sorted(folder.glob(f"*/{MANIFEST}"))), None)
+    if inner is None:
+        return ""
+    is_transformers, is_yolo = (folder / "config.json").is_file(), any(folder.glob("*.yaml"))
+    if inner != "pruned" or not (is_transformers or is_yolo):
+        return f"; its folder {inner!r} is one"
+    opening = "from_pretrained of fec_fast.integrations.transformers"
+    opening = opening if is_transformers else "load of fec_fast.integrations.ultralytics"
+    return f"; its folder {inner!r} is one, and {folder.name} was written by an integration: open it with {opening}"
 
 
 def check_replaceable(folder: Path) -> None:

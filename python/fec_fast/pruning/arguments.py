@@ -75,7 +75,9 @@ def check_ignore(ignore: object) -> None:
     names = list(ignore) if isinstance(ignore, Iterable) and not isinstance(ignore, bytes | Tensor) else [ignore]
     wrong = [name for name in names if not isinstance(name, str)]
     if wrong:
-        raise ArgumentError(f"ignore: {wrong[0]!r:.80} is no name of a layer: give a sequence of names")
+        raise ArgumentError(
+            f"ignore: {wrong[0]!r:.80} is no name of a layer: give names, as model.named_modules() has them"
+        )
 
 
 def check_norms(norms: object) -> None:
@@ -264,5 +266,6 @@ def check_positive_integer(argument: str, number: object) -> int:
         ArgumentError: Not a whole number of at least 1, or one of more than 53 bits.
     """
     if type(number) is not int or not 1 <= number <= 1 << 53:
-        raise ArgumentError(f"{argument}={number!r:.80}: give a whole number of at least 1, and at most 53 bits")
+        bound = ", and at most 2**53" if type(number) is int and number > 1 else ""
+        raise ArgumentError(f"{argument}={number!r:.80}: give a whole number of at least 1{bound}")
     return number

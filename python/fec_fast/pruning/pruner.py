@@ -319,7 +319,8 @@ def prune(
     """
     if isinstance(recover, str) and recover != DATA_FREE:
         raise ArgumentError(
-            f"recover={recover!r}: give images (a loader, an iterable of batches, a tensor) or {DATA_FREE!r}"
+            f"recover={recover!r}: give images (a loader such as fec_fast.data.load('imagefolder:PATH')[0], an "
+            f"iterable of batches, a tensor) or {DATA_FREE!r}"
         )
     ratio, ratios = removed_shares(remove, ratio, ratios, budget)
     named = criterion, ratios

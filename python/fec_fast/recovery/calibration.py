@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.arguments import batches_of
-from ..utils.batches import pair_of
+from ..utils.batches import image_key, pair_of
 from ..utils.compat import tree_leaves
 from ..utils.errors import ArgumentError, InputError
 from ..utils.forward import call_model, describe_tensors, map_tensors, undisturbed
@@ -32,7 +33,8 @@ def inputs_from(loader: Iterable[Any], model: nn.Module | ModelIndex, name: str 
 
     A batch that is a list of tensors of three axes is what the model takes; a run of it on the first one tells. A
     detector takes images ``[C, H, W]`` in a list. For a network of sequences a loader yields a list that begins with
-    its inputs ``[B, C, L]``; labels of three axes may follow.
+    its inputs ``[B, C, L]``; labels of three axes may follow. Of a dictionary, ``image`` (``img``, ``pixel_values``) is
+    taken where the model has no such keyword argument.
 
     Args:
         loader: The batches.
@@ -50,7 +52,18 @@ def inputs_from(loader: Iterable[Any], model: nn.Module | ModelIndex, name: str 
     for batch in batches_of(loader, name):
         if image_lists is None:
             image_lists = _takes_image_lists(model, batch)
-        yield inputs_of(batch, image_lists=image_lists)
+        yield inputs_of(_images_alone(batch, model), image_lists=image_lists)
+
+
+def _images_alone(batch: Any, model: nn.Module | ModelIndex) -> Any:
+    """The images of a dictionary without labels, or with other names for them; other batches as they are."""
+    if not isinstance(batch, Mapping) or (key := image_key(batch)) is None:
+        return batch
+    network = model.model if isinstance(model, ModelIndex) else model
+    parameters = inspect.signature(network.forward).parameters
+    # Models of transformers take pixel_values=: for them the dictionary holds keyword arguments.
+    takes_key = key in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    return batch if takes_key else batch[key]
 
 
 def _takes_image_lists(model: nn.Module | ModelIndex, batch: Any) -> bool:
@@ -95,6 +108,8 @@ def inputs_of(batch: Any, *, image_lists: bool = True) -> Any:
         valid = isinstance(inputs, tuple) and any(isinstance(leaf, Tensor) for leaf in inputs)
     else:
         valid = any(isinstance(leaf, Tensor) for leaf in tree_leaves(inputs))
+    if isinstance(inputs, Tensor) and inputs.ndim and not len(inputs):
+        raise InputError(f"a batch has no images: {describe_tensors(inputs)}")
     if not valid:
         raise InputError(
             f"a batch must be images [B, ...], a dictionary, or begin with one of these, not {describe_tensors(batch)} "
@@ -135,9 +150,11 @@ def calibration_batches(calibration: Any, images: int, model: nn.Module | ModelI
     if isinstance(calibration, Tensor):
         calibration = [calibration]
     elif isinstance(calibration, str | Mapping) or not isinstance(calibration, Iterable):
+        is_dataset = hasattr(calibration, "__getitem__") and hasattr(calibration, "__len__")
+        hint = "; of a data set, give torch.utils.data.DataLoader(dataset, batch_size=64)" if is_dataset else ""
         raise ArgumentError(
             f"images: expected a loader, an iterable of batches, a tensor of images or {DATA_FREE!r} (see prune), "
-            f"got {calibration!r:.80}"
+            f"got {calibration!r:.80}{hint}"
         )
     batches: list[Any] = []
     number = 0

@@ -50,6 +50,7 @@ def headline(content: ReportContent, facts: Sequence[LayerFacts]) -> Html:
 
 
 def _tile(name: str, sizes: str, text: str, share: float) -> str:
+    sizes = sizes.replace(" → ", " →\0").replace(" ", "\N{NO-BREAK SPACE}").replace("\0", " ")  # "35.2 k" is one word
     return f'<div class="tile">{escape(name)}<strong>{escape(sizes)}</strong>{escape(text)}{_meter(share)}</div>'
 
 

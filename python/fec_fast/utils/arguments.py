@@ -92,7 +92,8 @@ def check_network(name: str, model: Any) -> None:
         WeightError: A parameter or buffer is on the meta device, fake, or not initialised.
     """
     if not isinstance(model, nn.Module):
-        raise ArgumentError(f"{name}: expected a torch.nn.Module, got a {type(model).__name__}")
+        hint = "; give its .model" if isinstance(getattr(model, "model", None), nn.Module) else ""
+        raise ArgumentError(f"{name}: expected a torch.nn.Module, got a {type(model).__name__}{hint}")
     for own, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
         if is_lazy(tensor):
             raise WeightError(f"{name}: {own} is not initialised: run the model once on an input")

@@ -15,6 +15,19 @@ from .forward import describe_tensors
 _IMAGE_KEYS, _LABEL_KEYS = ("image", "img", "pixel_values"), ("label", "labels", "fine_label")
 
 
+def image_key(batch: Mapping[str, Any]) -> str | None:
+    """The key of the images in a batch that is a dictionary.
+
+    Args:
+        batch: The batch.
+
+    Returns:
+        The key; ``None`` if there is none, or more than one.
+    """
+    keys = [key for key in _IMAGE_KEYS if key in batch]
+    return keys[0] if len(keys) == 1 else None
+
+
 def pair_of(batch: Any) -> Any:
     """Makes a pair of images and labels of a batch that is a dictionary of them.
 
@@ -26,11 +39,17 @@ def pair_of(batch: Any) -> Any:
         anything else as it is.
     """
     if isinstance(batch, Mapping):
-        images = [key for key in _IMAGE_KEYS if key in batch]
+        images = image_key(batch)
         labels = [key for key in _LABEL_KEYS if key in batch]
-        if len(images) == len(labels) == 1:
-            return batch[images[0]], batch[labels[0]]
+        if images is not None and len(labels) == 1:
+            return batch[images], batch[labels[0]]
     return batch
+
+
+def _described(batch: Any) -> str:
+    """The parts of a batch, for messages: a list of texts in place of labels shall be seen."""
+    parts = batch if isinstance(batch, tuple | list) and 1 < len(batch) < 5 else [batch]
+    return ", ".join(map(describe_tensors, parts))
 
 
 def images_and_labels(batch: Any, loader: str | None = None) -> tuple[Tensor, Tensor]:
@@ -56,9 +75,7 @@ def images_and_labels(batch: Any, loader: str | None = None) -> tuple[Tensor, Te
             return images, labels.long()
     where = "a batch" if loader is None else f"a batch of {loader}"
     hint = "; fec_fast.data.load(DATASET) makes loaders of dictionaries" if is_record else ""
-    raise InputError(
-        f"{where} must be a pair of images [B, ...] and integer labels [B], not {describe_tensors(batch)}{hint}"
-    )
+    raise InputError(f"{where} must be a pair of images [B, ...] and integer labels [B], not {_described(batch)}{hint}")
 
 
 def check_labels(labels: Tensor, classes: int, where: str) -> None:

@@ -54,10 +54,31 @@ def call_model(model: nn.Module, example_inputs: Any, what: str = "the example i
     except Exception as error:
         if (remedy := tensor_in_place_of(example_inputs)) is not None:
             raise InputError(f"{what}: {remedy}") from error
+        reason = str(error).partition(", but expected one of:")[0]  # all signatures of an operator of torch's follow
         raise InputError(
             f"{type(model).__name__} cannot be run on {what} ({describe_tensors(example_inputs)}): "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {reason}{_remedy(model, example_inputs, error)}"
         ) from error
+
+
+def _remedy(model: nn.Module, inputs: Any, error: Exception) -> str:
+    """What to do about wrong keys, or another dtype than the weights have; empty where something else is wrong."""
+    if isinstance(inputs, dict) and isinstance(error, TypeError) and "keyword" in str(error):
+        return "; a dictionary holds the model's keyword arguments, or the images under 'image'"
+    weights = {each.dtype for each in model.parameters() if each.is_floating_point()}
+    given = {leaf.dtype for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)}
+    if len(weights) != 1 or len(given) != 1 or weights == given:
+        return ""
+    (of_weights,), (of_inputs,) = weights, given
+    # Integers may be numbers of words; images are bytes.
+    if not (of_inputs.is_floating_point or of_inputs == torch.uint8):
+        return ""
+    scaled = "; bytes are scaled and normalised as in training" if of_inputs == torch.uint8 else ""
+    return f"; the weights are {_name(of_weights)}: give tensors.to({of_weights}){scaled}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def tensor_in_place_of(inputs: Any) -> str | None:
@@ -73,6 +94,8 @@ def tensor_in_place_of(inputs: Any) -> str | None:
     if sizes and all(isinstance(size, int) and not isinstance(size, bool) for size in sizes):
         listed = ", ".join(map(str, sizes))
         return f"({listed:.80}) is a shape, not a tensor: give torch.randn({listed:.80})"
+    if inputs is None:
+        return "None was given: give a tensor, such as torch.randn(1, 3, 224, 224)"
     if any(isinstance(leaf, np.ndarray) for leaf in tree_leaves(inputs)):
         return "a NumPy array is no tensor: give torch.from_numpy(array), with .float() where the weights are float32"
     return None
@@ -110,8 +133,8 @@ def describe_tensors(inputs: Any) -> str:
     """
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     if not tensors:
-        return f"no tensor, a {type(inputs).__name__}"
-    return ", ".join(f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for t in tensors)
+        return f"{type(inputs).__name__} without a tensor"
+    return ", ".join(f"{_name(t.dtype)} {list(t.shape)}" for t in tensors)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:

@@ -113,6 +113,8 @@ def unwrap(model: nn.Module) -> nn.Module:
         hint = "; load the state dict into a model first" if isinstance(model, Mapping) else ""
         if isinstance(getattr(model, "model", None), nn.Module):
             hint = "; give its .model"
+        if isinstance(model, type) and issubclass(model, nn.Module):
+            hint = f", the class {model.__name__}: give an instance"
         raise ArgumentError(f"model: expected a torch.nn.Module, got a {type(model).__name__}{hint}")
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):

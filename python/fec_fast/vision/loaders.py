@@ -65,7 +65,7 @@ class DataOptions:
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ArgumentError(f"{name}={value!r}: give an integer")
             if not minimum <= value <= _LARGEST:
-                raise InputError(f"{name}={value!r:.80}: give at least {minimum}, and at most 53 bits")
+                raise InputError(f"{name}={value!r:.80}: give at least {minimum}, and at most 2**53")
         for name, types in (("check", bool | None), ("download", bool)):
             if not isinstance(getattr(self, name), types):
                 raise ArgumentError(f"{name}={getattr(self, name)!r:.80}: give True or False")
@@ -112,13 +112,13 @@ def check_positive(option: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ArgumentError(f"{option}={value!r}: give a positive integer")
     if not 1 <= value <= _LARGEST:
-        raise InputError(f"{option}={value!r:.80}: give a positive integer, of at most 53 bits")
+        raise InputError(f"{option}={value!r:.80}: give a positive integer, at most 2**53")
 
 
 def check_seed(seed: Any) -> None:
     """Checks that a seed is one that torch takes; ``ArgumentError`` otherwise."""
     if isinstance(seed, bool) or not isinstance(seed, int) or abs(seed) > _LARGEST:
-        raise ArgumentError(f"seed={seed!r:.80}: give an integer of at most 53 bits")
+        raise ArgumentError(f"seed={seed!r:.80}: give an integer, at most 2**53")
 
 
 def check_classes(classes: Any) -> None:

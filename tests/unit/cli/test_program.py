@@ -63,10 +63,15 @@ def test_a_quiet_program_shows_no_bars(weights: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("columns", [60, 120])
 def test_help_fits_the_terminal(columns: int) -> None:
-    for command in (["--help"], ["prune", "--help"], ["sweep", "--help"]):
-        shown = run(*command, COLUMNS=str(columns), TERMINAL_WIDTH=str(columns), NO_COLOR="1")
-        assert shown.exit_code == 0 and max(map(len, shown.stdout.splitlines())) <= columns
+    for command in ([], ["prune"], ["sweep"], ["export"], ["export", "onnx"]):
+        # A process of its own: click's runner for tests has 80 columns.
+        shown = run_python("-m", "fec_fast", *command, "--help", COLUMNS=str(columns), NO_COLOR="1")
+        assert shown.returncode == 0 and max(map(len, shown.stdout.splitlines())) <= columns
         assert "\x1b" not in shown.stdout
+        assert "…" not in shown.stdout  # no word is cut off
+        if command in ([], ["export"]):
+            text = " ".join(shown.stdout.split())
+            assert ("and how to load it. doctor" if not command else "what torch does. int8") in text
 
 
 def test_completion_is_offered() -> None:

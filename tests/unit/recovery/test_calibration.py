@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fec_fast
-from fec_fast.recovery.calibration import calibration_batches, count_images, image_seeds
+from fec_fast.recovery.calibration import calibration_batches, count_images, image_seeds, inputs_from
 from fec_fast.utils.errors import ArgumentError, InputError
 from helpers.networks import chain
 
@@ -78,7 +78,7 @@ def not_finite() -> list[Tensor]:
     ("calibration", "error", "message"),
     [
         ([], InputError, "no images"),
-        ([torch.zeros(0, 3, 4, 4)], InputError, "a batch must be images"),
+        ([torch.zeros(0, 3, 4, 4)], InputError, "a batch has no images"),
         ([torch.zeros(3)], InputError, r"float32 \[3\]"),
         ([("a", "b")], InputError, "a batch must be images"),
         ([({}, 1)], InputError, "a batch must be images"),
@@ -137,3 +137,26 @@ def test_lists_of_tensors_of_three_axes_are_what_the_model_takes(case: str) -> N
     assert result.recovery is not None and result.recovery.layers
     pruned = fec_fast.prune(model, example, ratio=0.5, criterion="reconstruction", calibration=loader)
     assert fec_fast.compensate(model, pruned.model, pruned.plan, loader, progress=False).layers
+
+
+@pytest.mark.parametrize("key", ["image", "img", "pixel_values"])
+def test_a_dictionary_needs_no_labels(key: str) -> None:
+    images = torch.randn(4, 3, 8, 8)
+    for batch in ({key: images}, {key: images, "y": torch.zeros(4)}):
+        (inputs,) = inputs_from([batch], nn.Conv2d(3, 4, 3))
+        assert inputs is images
+
+
+def test_a_dictionary_of_keyword_arguments_stays_one() -> None:
+    class OfTransformers(nn.Module):
+        def forward(self, pixel_values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+            return pixel_values
+
+    class OfAnything(nn.Module):
+        def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+            return inputs["pixel_values"]
+
+    batch = {"pixel_values": torch.randn(4, 3, 8, 8), "mask": torch.ones(4)}
+    for model in (OfTransformers(), OfAnything()):
+        (inputs,) = inputs_from([batch], model)
+        assert inputs is batch

@@ -129,7 +129,7 @@ class AllocationRequest:
     def __post_init__(self) -> None:
         """Checks every argument, and that none contradicts another."""
         if self.budget is not None and not isinstance(self.budget, Budget):
-            raise ArgumentError(f"budget={self.budget!r}: give a fec_fast.Budget, such as Budget(params=0.7)")
+            raise ArgumentError(f"budget={self.budget!r}: give a fec_fast.Budget, such as Budget.remove(params=0.7)")
         if self.budget is not None:
             require_runtime(self.budget.runtime)
         if self.ratio is not None:

@@ -89,8 +89,10 @@ class Budget:
         if name != "latency_ms" and self.runtime != TORCH:
             raise BudgetError(f"Budget({name}={value!r}, runtime={self.runtime!r}): a runtime belongs to latency=")
         if isinstance(value, str) and name != "latency_ms":
-            if _absolute(name, value) < 1:
-                raise ArgumentError(f"Budget({name}={value!r}): write a share as a number, not as a text")
+            share = share_hint(value)
+            if share is not None or _absolute(name, value) < 1:
+                example = f", such as {share}" if share else ""
+                raise ArgumentError(f"Budget({name}={value!r}): write a share as a number, not as a text{example}")
             return
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ArgumentError(f"Budget({name}={value!r}): give a number")
@@ -122,9 +124,11 @@ class Budget:
         """
         for name, value in (("params", params), ("macs", macs), ("memory", memory)):
             if isinstance(value, str):
-                raise ArgumentError(
-                    f"Budget.remove({name}={value!r}): give a share. Budget.keep({name}={value!r}) is what may be left"
-                )
+                share = share_hint(value)
+                hint = f", such as {share or 0.5}"
+                if (_amount_in(name, value) or 0) >= 1:
+                    hint += f". Budget.keep({name}={value!r}) is what may be left"
+                raise ArgumentError(f"Budget.remove({name}={value!r:.80}): give a share as a number{hint}")
         return cls(params, macs, memory)
 
     @classmethod
@@ -271,15 +275,38 @@ def _time_and_runtime(text: str, runtime: str) -> tuple[str, str]:
     return time, named
 
 
-def _absolute(quantity: str, text: str) -> float:
-    """Reads what may be left: a positive number with a unit, in parameters, operations, bytes or milliseconds."""
+def share_hint(text: str) -> str | None:
+    """The share that a text means, for messages: numbers are asked for, and ``"50%"`` or ``"0.5"`` were given.
+
+    Args:
+        text: What was given.
+
+    Returns:
+        The share as digits, such as ``"0.5"``; ``None`` if the text means no share.
+    """
+    match = re.fullmatch(r"\s*([0-9.]{1,9})\s*(%?)\s*", text)
+    try:
+        share = 0.0 if match is None else float(match[1]) / (100 if match[2] else 1)
+    except ValueError:
+        return None
+    return f"{share:g}" if 0 < share < 1 else None
+
+
+def _amount_in(quantity: str, text: str) -> float | None:
+    """What may be left, in parameters, operations, bytes or milliseconds; ``None`` if the text says no such thing."""
     match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)\s*", text.lower())
     factor = None if match is None else _UNITS[quantity].get(match.group(2))
     try:
         number = 0.0 if match is None or factor is None else float(match.group(1)) * factor
     except ValueError:
-        number = 0.0
-    if not (math.isfinite(number) and number > 0):
+        return None
+    return number if math.isfinite(number) and number > 0 else None
+
+
+def _absolute(quantity: str, text: str) -> float:
+    """Reads what may be left: a positive number with a unit, in parameters, operations, bytes or milliseconds."""
+    number = _amount_in(quantity, text)
+    if number is None:
         units = ", ".join(unit or "none" for unit in _UNITS[quantity])
         name = "latency" if quantity == "latency_ms" else quantity
         raise BudgetError(

@@ -144,10 +144,12 @@ def ratios_of_sets(coupling: Coupling, ratios: Mapping[str, float], layer_names:
     prunable = {layer for coupled in coupling.sets for layer in coupled.layers}
     for name, ratio in requested.items():
         if name not in layer_names:
-            raise LayerError(f"ratios: no layer {name!r}; {nearest(name, layer_names)}")
+            raise LayerError(f"remove= or ratios=: no layer {name!r}; {nearest(name, layer_names)}")
         if name not in prunable and ratio > 0:
             reason = coupling.pinned.get(name, "none of its channels can be removed")
-            raise LayerError(f"ratios: {name!r} cannot be pruned: {reason}; leave it out, or give it the ratio 0")
+            raise LayerError(
+                f"remove= or ratios=: {name!r} cannot be pruned: {reason}; leave it out, or give it the ratio 0"
+            )
     ratio_of_set = []
     for coupled in coupling.sets:
         given = {layer: requested[layer] for layer in coupled.layers if layer in requested}

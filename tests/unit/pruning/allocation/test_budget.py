@@ -231,7 +231,7 @@ def test_solver_reaches_a_sum_exactly() -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "words"),
     [
-        ({"budget": 0.5}, fec_fast.ArgumentError, "Budget\\(params=0.7\\)"),
+        ({"budget": 0.5}, fec_fast.ArgumentError, "Budget.remove\\(params=0.7\\)"),
         ({"budget": Budget(params=0.5), "ratio": 0.5}, fec_fast.RatioError, "not both"),
         ({"ratios": "entropy"}, fec_fast.RatioError, "add a budget"),
         ({"ratios": "entropi", "budget": Budget(params=0.5)}, fec_fast.ArgumentError, "'entropy'"),
