@@ -12,6 +12,7 @@ import torch
 from benchmarks.common.parity import allowed_error
 from fec_fast.scoring import ops, reference
 from fec_fast.scoring.backends.registry import backends
+from fec_fast.scoring.distance_matrix import channel_distances
 from fec_fast.scoring.formula import Formula
 
 DEVICE = "cuda"  # the tests run everything in the emulator, on "cpu"
@@ -90,8 +91,8 @@ def parity(sizes: Sequence[tuple[int, ...]], names: Sequence[str] = ("cuda", "tr
         on_device = w[:2].to(DEVICE)
         for formula in (Formula("none", axis="channels"), Formula("rms", axis="filters")):
             if not torch.allclose(
-                ops.channel_distances(on_device, formula).cpu(),
-                ops.channel_distances(w[:2], formula),
+                channel_distances(on_device, formula).cpu(),
+                channel_distances(w[:2], formula),
                 rtol=1e-9,
                 atol=1e-12,
             ):

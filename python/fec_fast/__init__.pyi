@@ -33,9 +33,9 @@ from .recovery.batch_norm import recalibrate
 from .recovery.compensation import Compensation, compensate
 from .recovery.layer_fits import LayerRecovery
 from .scoring.backends.registry import BackendInfo, backends
+from .scoring.distance_matrix import channel_distances
 from .scoring.formula import Formula
 from .scoring.model_scores import LayerInfo, ModelScores, score_model
-from .scoring.ops import channel_distances
 from .training.finetuning import finetune
 from .training.history import Epoch, FinetuneResult
 from .training.settings import TrainingSettings

@@ -197,32 +197,13 @@ def test_both_axes_add_up(
     assert torch.equal(torch.ops.fec_fast.entropy([w], *arguments)[0], got)
 
 
-def test_both_axes_have_no_one_matrix_and_are_not_sorted() -> None:
+def test_both_axes_are_not_sorted() -> None:
     w = weight(4, 3)
-    with pytest.raises(FormulaError, match="ask for axis='channels' or axis='filters'"):
-        ops.channel_distances(w, Formula("rms", axis="both"))
     with pytest.raises(FormulaError, match="use 'auto'"):
         ops.entropies([w], Formula("rms", axis="both"), axes=[0], groups=[1], algorithm="sorted")
     w[2, 1] = math.inf
     with pytest.raises(ops.NonFiniteWeightError, match=r"inf at \[2, 1\]"):
         ops.entropies([w], Formula("rms", axis="both"), axes=[0], groups=[1])
-
-
-def test_channel_distances() -> None:
-    w = weight(4, 3, 2, 2)
-    inside = ops.channel_distances(w, Formula(axis="channels"))
-    between = ops.channel_distances(w, Formula(axis="filters"))
-    assert inside.shape == (4, 3, 3) and between.shape == (4, 4)
-    assert float(inside[1, 0, 2]) == pytest.approx(float((w[1, 0] - w[1, 2]).double().norm()), rel=1e-6)
-    assert float(between[0, 3]) == pytest.approx(float((w[0] - w[3]).double().norm()), rel=1e-6)
-    assert float(between.diagonal().abs().max()) == 0
-    assert torch.equal(ops.channel_distances(w), ops.channel_distances(w, RMS))
-    some = slice(1, 3)
-    assert torch.equal(ops.channel_distances(w, RMS, filters=some), ops.channel_distances(w)[some])
-    assert torch.equal(ops.channel_distances(w, Formula(axis="filters"), filters=some), between[some])
-    for wrong in (slice(4, 9), 2):
-        with pytest.raises(ArgumentError, match="filters="):
-            ops.channel_distances(w, filters=wrong)  # type: ignore[arg-type]
 
 
 def test_backends() -> None:
