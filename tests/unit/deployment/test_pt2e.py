@@ -12,6 +12,7 @@ import torch
 
 import fec_fast
 from fec_fast.deployment import pt2e
+from fec_fast.utils import errors
 from helpers.everything import of_model
 
 IMAGES = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -58,6 +59,7 @@ def test_a_torchao_that_does_not_fit_torch_is_named(tmp_path: Path, monkeypatch:
     for name in [name for name in sys.modules if name.split(".")[0] == "torchao"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(package.parent)
+    monkeypatch.setattr(errors, "is_installed", lambda _: True)  # as where pip puts it
     model = fec_fast.zoo.build("zoo:resnet-digits").eval()
     with pytest.raises(
         fec_fast.MissingExtraError, match="cannot be imported with torch .*no_such_function.*--upgrade torchao"
