@@ -158,7 +158,7 @@ def _check_sets(index: ModelIndex, sets: Sequence[CoupledSet]) -> None:
     for coupled in sets:
         for (name, axis), units in coupled.members.items():
             shape = index.tensors[name].shape if name in index.tensors else None
-            most = max(max(indices, default=-1) for indices in units)
+            most = max((index for indices in units for index in indices), default=-1)
             if shape is None or axis >= len(shape) or most >= shape[axis]:
                 found = "has no such tensor" if shape is None else f"has it with shape {list(shape)}"
                 raise InputError(
