@@ -80,8 +80,8 @@ def page(result: dict[str, Any]) -> str:
         _speed_ups(rows),
         paragraph(
             f"A question mark: the fifth fastest call of one of the two took more than {DOUBTED:g} times as long as",
-            "the fastest, or it took longer on several threads than on one, because other programs ran; measure such",
-            "a network again on an idle machine (`--only NAME --anew`).",
+            "the fastest, or it took longer on several threads than on one: other programs ran, or the threads waited",
+            "for each other. Measure such a network again on an idle machine (`--only NAME --anew`).",
             _loads(rows),
         ),
         _summary(rows),
@@ -108,9 +108,12 @@ def _loads(rows: dict[str, dict[str, Any]]) -> str:
 def _pairs(rows: dict[str, dict[str, Any]]) -> list[tuple[str, int]]:
     """The runtimes and threads of the columns."""
     return sorted(
-        {(times["runtime"], times["threads"]) for row in rows.values() for times in row["times"]},
-        key=lambda pair: (pair[0] != TORCH, pair[1]),
+        {(times["runtime"], times["threads"]) for row in rows.values() for times in row["times"]}, key=_place
     )
+
+
+def _place(pair: tuple[str, int]) -> tuple[bool, int]:
+    return pair[0] != TORCH, pair[1]
 
 
 def _times(row: dict[str, Any], pair: tuple[str, int]) -> dict[str, Any] | None:
@@ -149,25 +152,30 @@ def _summary(rows: dict[str, dict[str, Any]]) -> str:
     return bullets(items)
 
 
+def _in_order(names: dict[tuple[str, int], list[str]]) -> list[tuple[tuple[str, int], list[str]]]:
+    return sorted(names.items(), key=lambda item: _place(item[0]))
+
+
 def _unpaid(rows: dict[str, dict[str, Any]]) -> str:
     """Networks whose speed-up is next to none, or far from what the MACs promise."""
-    none, little = [], []
+    none: dict[tuple[str, int], list[str]] = {}
+    little: dict[tuple[str, int], list[str]] = {}
     for name, row in rows.items():
-        promised = row["macs"][0] / row["macs"][1]
         for pair in _pairs(rows):
             times = _times(row, pair)
             if times is None or is_doubted(row, times):
                 continue
-            text = f"{name} in {_column(pair)}: {speed_up(times):.2f} for {promised:.2f} times fewer MACs"
+            promised = row["macs"][0] / row["macs"][1]
             if speed_up(times) < PAYS:
-                none.append(text)
+                none.setdefault(pair, []).append(f"{name} {speed_up(times):.2f}")
             elif speed_up(times) - 1 < (promised - 1) / 2:
-                little.append(text)
+                little.setdefault(pair, []).append(f"{name} {speed_up(times):.2f}")
     first = paragraph(
         f"Less than {PAYS:g} times as fast:" if none else f"No network is less than {PAYS:g} times as fast."
     )
     second = (
-        paragraph("Less than half of the gain that the MACs promise:") + bullets(little)
+        paragraph("Less than half of the gain that the MACs promise (under 1.5 times as fast for 2 times fewer MACs):")
+        + bullets(f"{_column(pair)}: {', '.join(names)}" for pair, names in _in_order(little))
         if little
         else paragraph("No other network has less than half of the gain that the MACs promise.")
     )
@@ -177,7 +185,7 @@ def _unpaid(rows: dict[str, dict[str, Any]]) -> str:
         "concatenations, activations. There, give the budget as a latency, and look at ONNX Runtime first, which fuses",
         "these operators.",
     )
-    return first + bullets(none) + second + why
+    return first + bullets(f"{_column(pair)}: {', '.join(names)}" for pair, names in _in_order(none)) + second + why
 
 
 def _budgets(budgets: dict[str, dict[str, Any]]) -> str:

@@ -144,7 +144,7 @@ def test_any_byte_may_be_wrong(at: int, byte: int, measured: list[Any], tmp_path
         seconds = read_table(tmp_path / "damaged", *widths)
     except fec_fast.CheckpointError:
         return
-    assert seconds.shape == (5, 5) and (seconds > 0).all() and (seconds <= 1e5).all()
+    assert seconds.shape == (len(layer_times.GRID),) * 2 and (seconds > 0).all() and (seconds <= 1e5).all()
 
 
 @settings(deadline=None)
