@@ -217,7 +217,7 @@ def test_targets_that_are_out_of_reach_and_times_that_are_unsteady(monkeypatch: 
     assert "that fast already" in result.plan.notes[0] and result.after == result.before
     made_up(monkeypatch, half_width=0.1)
     result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=500 * seconds(model)))
-    assert "too unsteady to tell 1 %" in result.plan.notes[0]
+    assert "too unsteady to tell 2 %" in result.plan.notes[0]
 
 
 def test_a_target_out_of_reach_is_reported_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
