@@ -106,7 +106,7 @@ def test_a_device_whose_times_rise_in_steps(step: int, monkeypatch: pytest.Monke
         grid = [model[0].weight.shape[0] - gone for gone in range(128)]
         steps = {seconds([nn.Conv2d(a, b, 1) for a, b in ((3, n), (n, n), (n, n))]) for n in grid}
         assert best >= 0.97 * max(one for one in steps if one <= target), (share, best, target)
-        if best < 0.99 * target:
+        if best < 0.98 * target:
             assert "no nearer network was found: the next one measured takes" in result.plan.notes[0]
 
 
