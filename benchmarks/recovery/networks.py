@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from benchmarks.recovery.train_mobilenet import mobilenet
 from benchmarks.study import data
 from benchmarks.study.run import DENSE
+from fec_fast.vision.networks import mobilenetv2_cifar
 from fec_fast.vision.weights import load_weights
 
 NAMES = {
@@ -57,7 +57,7 @@ class Bench:
 
     def dense(self, name: str) -> nn.Module:
         """A network before pruning, with its trained weights."""
-        model = mobilenet() if name == "mobilenetv2" else data.NETWORKS[name].build()
+        model = mobilenetv2_cifar() if name == "mobilenetv2" else data.NETWORKS[name].build()
         weights = None if name == "mobilenetv2" else data.NETWORKS[name].weights
         file = DENSE / f"{name}.safetensors"
         if file.is_file():

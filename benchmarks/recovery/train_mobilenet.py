@@ -13,24 +13,15 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 import fec_fast
 from benchmarks.common.environment import ROOT
 from benchmarks.study import data
 from benchmarks.study.run import DENSE, halved
+from fec_fast.vision import networks
 
 SIZES = (24,) * 4 + (32,) * 8  # height and width of the training images in each epoch
 BATCH, STEPS = 64, 780  # per epoch: 49,920 of the 50,000 images
-
-
-def mobilenet() -> nn.Module:
-    """torchvision's MobileNetV2 for 32 x 32 pixels: the first convolution has stride 1."""
-    from torchvision.models import mobilenet_v2
-
-    model: nn.Module = mobilenet_v2(num_classes=10)
-    model.get_submodule("features.0.0").stride = (1, 1)
-    return model
 
 
 def main() -> None:
@@ -45,7 +36,7 @@ def main() -> None:
     images = data.cifar(arguments.data / "cifar10-jpeg.zip", arguments.work)
     images.batch = BATCH
     normalise = data.normaliser("vgg16")
-    model = mobilenet().to(memory_format=torch.channels_last)
+    model = networks.mobilenetv2_cifar().to(memory_format=torch.channels_last)
     state = arguments.work / "mobilenetv2"
     result = fec_fast.finetune(
         model,

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..utils.errors import missing_extra
+
 
 class PaddedShortcut(nn.Module):
     """Parameter-free shortcut of the CIFAR ResNets: every second pixel, with channels of zeros before and behind.
@@ -215,3 +217,24 @@ def resnet_digits(num_classes: int = 10) -> nn.Module:
         The network, randomly initialised, 0.3 million parameters.
     """
     return SmallResNet([1, 1, 1], [32, 64, 128], head="fc", projection=True, num_classes=num_classes, in_channels=1)
+
+
+def mobilenetv2_cifar(num_classes: int = 10) -> nn.Module:
+    """Builds torchvision's MobileNetV2 for 32x32 images: the first convolution has stride 1.
+
+    Args:
+        num_classes: Number of outputs.
+
+    Returns:
+        The network, randomly initialised, 2.2 million parameters.
+
+    Raises:
+        MissingExtraError: torchvision is not installed.
+    """
+    try:
+        from torchvision.models import mobilenet_v2
+    except (ImportError, AttributeError) as error:
+        raise missing_extra("torchvision", "vision", "model 'zoo:mobilenetv2-cifar'", error) from error
+    model: nn.Module = mobilenet_v2(num_classes=num_classes)
+    model.get_submodule("features.0.0").stride = (1, 1)
+    return model

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ..utils.errors import InputError, missing_extra, nearest
+from ..utils.errors import InputError, MissingExtraError, missing_extra, nearest
 from .networks import (
+    mobilenetv2_cifar,
     resnet20_cifar,
     resnet34_cifar,
     resnet56_cifar,
@@ -34,6 +35,7 @@ _ZOO = {
     "resnet20-cifar": _ZooNetwork(resnet20_cifar, _CIFAR),
     "resnet34-cifar": _ZooNetwork(resnet34_cifar, _CIFAR),
     "resnet56-cifar": _ZooNetwork(resnet56_cifar, _CIFAR),
+    "mobilenetv2-cifar": _ZooNetwork(mobilenetv2_cifar, _CIFAR),
     "vgg-digits": _ZooNetwork(vgg_digits, _DIGITS),
     "resnet-digits": _ZooNetwork(resnet_digits, _DIGITS),
     "ssd-small": _ZooNetwork(ssd_small, _CIFAR),
@@ -82,7 +84,8 @@ def build(name: str, **kwargs: Any) -> nn.Module:
     Raises:
         InputError: The name has another form, the network, file or factory does not exist, or the factory raises or
             returns something other than a module.
-        MissingExtraError: The name begins with ``torchvision:`` and torchvision is not installed.
+        MissingExtraError: The name begins with ``torchvision:``, or is ``zoo:mobilenetv2-cifar``, and torchvision is
+            not installed.
     """
     _check_name(name)
     prefix, colon, rest = name.rpartition(":")
@@ -99,6 +102,8 @@ def build(name: str, **kwargs: Any) -> nn.Module:
     random_state = torch.get_rng_state()
     try:
         model = factory(**kwargs)
+    except MissingExtraError:
+        raise
     except Exception as error:
         torch.set_rng_state(random_state)  # it may have drawn weights before
         raise InputError(f"model {name!r}: its factory raised {type(error).__name__}: {error}") from error

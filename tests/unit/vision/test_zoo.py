@@ -27,6 +27,7 @@ def _parameters(model: nn.Module) -> int:
         ("zoo:resnet20-cifar", (3, 32, 32), 269_722),
         ("zoo:resnet56-cifar", (3, 32, 32), 853_018),
         ("zoo:resnet34-cifar", (3, 32, 32), 21_282_122),
+        ("zoo:mobilenetv2-cifar", (3, 32, 32), 2_236_682),  # torchvision's 3,504,872, less 990 classes of 1,280 + 1
         ("zoo:vgg-digits", (1, 8, 8), None),
         ("zoo:resnet_digits", (1, 8, 8), None),
     ],
@@ -42,7 +43,7 @@ def test_zoo_network_has_published_size_and_ten_logits(
 
 
 def test_names_lists_what_build_takes() -> None:
-    assert len(zoo.names()) == 7
+    assert len(zoo.names()) == 8
     assert all(isinstance(zoo.build(name), nn.Module) for name in zoo.names())
 
 
