@@ -107,9 +107,7 @@ def _loads(rows: dict[str, dict[str, Any]]) -> str:
 
 def _pairs(rows: dict[str, dict[str, Any]]) -> list[tuple[str, int]]:
     """The runtimes and threads of the columns."""
-    return sorted(
-        {(times["runtime"], times["threads"]) for row in rows.values() for times in row["times"]}, key=_place
-    )
+    return sorted({(times["runtime"], times["threads"]) for row in rows.values() for times in row["times"]}, key=_place)
 
 
 def _place(pair: tuple[str, int]) -> tuple[bool, int]:

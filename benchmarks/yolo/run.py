@@ -69,11 +69,12 @@ def measured(name: str) -> dict[str, Any]:
     proof = partial(fec_fast.verify_equivalence, model, result.model, result.plan, image)
     difference, proof_seconds = timed(proof)
     found = shares(model, fec_fast.couplings(model, image))
+    counted = "convolutions" if name.endswith("-cls") else "layers"  # the linear layer of a classifier is its output
     return {
         "network": name,
         "parameters": [result.before.parameters, result.after.parameters],
         "macs": [result.before.macs, result.after.macs],
-        "prunable": found["layers"],
+        "prunable": found[counted],
         "kept for": found["kept for"],
         "seconds": round(seconds, 2),
         "proof_seconds": round(proof_seconds, 2),

@@ -9,7 +9,7 @@ import torch
 import ultralytics
 import yaml
 from torch import nn
-from ultralytics import YOLO
+from ultralytics import RTDETR, YOLO
 from ultralytics.utils.torch_utils import unwrap_model
 
 CONFIGS = Path(ultralytics.__file__).parent / "cfg" / "models"
@@ -45,6 +45,17 @@ def two_classes(folder: Path, family: str = "v8/yolov8.yaml") -> Any:
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
     torch.manual_seed(0)
     return with_statistics(YOLO(str(file)))
+
+
+def tiny_rtdetr(folder: Path) -> Any:
+    """An RT-DETR for two classes that is narrow, with 50 queries and two layers of its decoder."""
+    content = yaml.safe_load((CONFIGS / "rt-detr" / "rtdetr-l.yaml").read_text(encoding="utf-8"))
+    content |= {"scales": {"l": [0.33, 0.25, 128]}, "nc": 2}
+    content["head"][-1][3] = ["nc", 256, 50, 4, 8, 2]  # width, queries, points, heads, layers
+    file = folder / "rtdetr-tiny.yaml"
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    torch.manual_seed(0)
+    return with_statistics(RTDETR(str(file)))
 
 
 def widths(model: nn.Module) -> dict[str, torch.Size]:

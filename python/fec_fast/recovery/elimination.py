@@ -240,6 +240,8 @@ class LinearSystem:
 
 def _find(present: Tensor, units: Tensor) -> Tensor:
     """The positions of those of some units that are among rising units."""
+    if not len(present):  # all of a system's units were left out before those of the others
+        return units.new_empty(0)
     positions = torch.searchsorted(present, units).clamp(max=len(present) - 1)
     return positions[present[positions] == units]
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from helpers import yolo_data
 from helpers.processes import run_python, torchrun
@@ -30,10 +29,10 @@ from fec_fast import ArgumentError, Budget, CheckpointError, InputError, PlanErr
 from fec_fast.integrations import tested_versions  # noqa: E402
 from fec_fast.integrations import ultralytics as integration  # noqa: E402
 from helpers.yolo_networks import (  # noqa: E402
-    CONFIGS,
     Interrupted,
     interrupt,
     settings,
+    tiny_rtdetr,
     two_classes,
     widths,
     with_statistics,
@@ -92,10 +91,7 @@ def test_every_family_and_task_is_pruned_and_loaded_again(name: str, tmp_path: P
 
 
 def test_rtdetr_keeps_its_own_class(tmp_path: Path) -> None:
-    content = yaml.safe_load((CONFIGS / "rt-detr" / "rtdetr-l.yaml").read_text(encoding="utf-8"))
-    content |= {"scales": {"l": [0.33, 0.25, 128]}, "nc": 2}
-    (tmp_path / "rtdetr-tiny.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    model = with_statistics(RTDETR(str(tmp_path / "rtdetr-tiny.yaml")))
+    model = tiny_rtdetr(tmp_path)
     integration.prune(model, budget=Budget.remove(macs=0.3), imgsz=64, verify=False)
     again = integration.load(integration.save(model, tmp_path / "saved"))
     assert isinstance(again, RTDETR) and torch.equal(outputs(again), outputs(model))

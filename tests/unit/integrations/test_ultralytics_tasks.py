@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.yolo_data import without_network
+from helpers.yolo_data import without_network, write_boxes
 
 without_network()
 pytest.importorskip("ultralytics", reason="needs the extra 'ultralytics': pip install 'fec_fast[ultralytics]'")
 
 from PIL import Image  # noqa: E402
 
-from fec_fast import Budget  # noqa: E402
+from fec_fast import Budget, PruningSchedule  # noqa: E402
 from fec_fast.integrations import ultralytics as integration  # noqa: E402
-from helpers.yolo_networks import settings, two_classes, widths  # noqa: E402
+from helpers.yolo_networks import settings, tiny_rtdetr, two_classes, widths  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
 
@@ -90,3 +90,25 @@ def test_every_task_is_trained_and_exported_at_the_pruned_widths(
     for found in outputs:
         nearest = min(np.abs(found - each).max() / np.abs(each).max() for each in expected if each.shape == found.shape)
         assert nearest <= 1e-3
+
+
+@pytest.mark.parametrize("task", ["segment", "pose", "obb", "classify", "rtdetr"])
+def test_every_task_is_pruned_during_its_training(task: str, tmp_path: Path) -> None:
+    if task == "rtdetr":
+        data, yolo = write_boxes(tmp_path / "data"), tiny_rtdetr(tmp_path)
+    else:
+        dash = {"segment": "seg", "classify": "cls"}.get(task, task)
+        data, yolo = write_data(tmp_path / "data", task), two_classes(tmp_path, f"v8/yolov8-{dash}.yaml")
+    yolo.save(str(tmp_path / "dense.pt"))
+    yolo = type(yolo)(str(tmp_path / "dense.pt"))  # as a user has it
+    schedule = PruningSchedule.linear([1], unit="steps")
+    options = {"criterion": "fec_l1", "ratios": "uniform", "imgsz": 64}  # the defaults take longer
+    pruning = integration.PruningCallback(budget=Budget.remove(macs=0.3), schedule=schedule, **options)
+    pruning.attach(yolo)
+    yolo.train(epochs=1, nbs=5, val=False, **settings(data, tmp_path))
+    (made,) = pruning.pruner.rounds
+    assert made.size_after <= 0.7 * made.size_before
+    last = integration.from_checkpoint(tmp_path / "run" / "weights" / "last.pt")
+    again = integration.load(integration.save(yolo, tmp_path / "saved"))
+    assert widths(again.model) == widths(yolo.model) == widths(last.model)
+    assert again.task == yolo.task and integration.plan_of(last) == pruning.plan

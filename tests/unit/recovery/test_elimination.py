@@ -139,6 +139,25 @@ def test_units_with_fewer_columns_or_none() -> None:
         assert float(errors[unit]) == pytest.approx(least_squares_error(covariance, weight, removed), rel=1e-9)
 
 
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_system_whose_units_are_all_left_out_before_the_others(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elimination, "_PANEL", 1)
+    (covariance, weight), (few, weight_of_few) = system(8 * width, 5, 0), system(3 * width, 5, 1)
+    columns = torch.arange(8 * width).view(8, width)
+    parts = [
+        LinearSystem(torch.linalg.inv(covariance), weight @ weight.T, list(range(8)), columns),
+        LinearSystem(torch.linalg.inv(few), weight_of_few @ weight_of_few.T, [1, 4, 6], columns[:3]),
+    ]
+    order = [4, 1, 6, 0, 7, 2, 5, 3]
+    errors = eliminate(parts, 8, order)
+    for number in range(1, 9):
+        gone = [column for unit in order[:number] for column in columns[unit].tolist()]
+        gone_of_few = [column for unit in order[: min(number, 3)] for column in columns[[1, 4, 6].index(unit)].tolist()]
+        expected = least_squares_error(covariance, weight, gone)
+        expected += least_squares_error(few, weight_of_few, gone_of_few)
+        assert float(errors[order[number - 1]]) == pytest.approx(expected, rel=1e-6)
+
+
 def test_a_system_with_few_of_many_units() -> None:
     """More of its units are left out at a time than it alone would allow."""
     units, here = 2000, list(range(1100, 1200))
