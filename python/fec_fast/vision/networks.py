@@ -236,5 +236,7 @@ def mobilenetv2_cifar(num_classes: int = 10) -> nn.Module:
     except (ImportError, AttributeError) as error:
         raise missing_extra("torchvision", "vision", "model 'zoo:mobilenetv2-cifar'", error) from error
     model: nn.Module = mobilenet_v2(num_classes=num_classes)
-    model.get_submodule("features.0.0").stride = (1, 1)
+    stem = model.get_submodule("features.0.0")
+    assert isinstance(stem, nn.Conv2d)
+    stem.stride = (1, 1)
     return model

@@ -1,0 +1,1 @@
+"""Pruned networks and dense ones after the same further training."""

@@ -1,0 +1,3 @@
+from benchmarks.trained.run import main
+
+main()

@@ -1,0 +1,111 @@
+"""The page docs/trained.md: pruned networks against dense ones with the same further training, and epochs saved."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from benchmarks.common.pages import code, heading, page_of, paragraph, write_page, written_by
+from benchmarks.common.results import measured_on
+from benchmarks.common.tables import markdown_table
+from benchmarks.study.estimates import Correct, Estimate, difference, estimate, unpacked
+from benchmarks.trained.rows import BATCH, DENSE, HALF, LR, RE_ESTIMATED, RECOVERED, ROWS, SCHEDULES, WHOLE
+
+_TRAININGS = ((RE_ESTIMATED, HALF), (RE_ESTIMATED, WHOLE), (RECOVERED, HALF), (RECOVERED, WHOLE))
+Rows = dict[tuple[str, str, str], Correct]
+
+
+def rows_of(document: dict[str, Any]) -> Rows:
+    """By network or row, start and schedule: for each seed which images are classified correctly."""
+    rows: Rows = defaultdict(dict)
+    for row in document["rows"]:
+        name, start, schedule, seed = row["key"]
+        rows[name, start, schedule][seed] = unpacked(row["right"], row["images"])
+    return rows
+
+
+def verdict(found: Estimate, aim: float) -> str:
+    """Whether a difference to the dense network meets an aim: at most so many points behind."""
+    if found.mean >= -aim:
+        return "met"
+    return "missed, within the interval" if found.mean + found.half_width() >= -aim else "missed"
+
+
+def table_of_rows(document: dict[str, Any]) -> str:
+    """The pruned networks and the dense ones after the same training."""
+    rows, lines = rows_of(document), []
+    for name, row in ROWS.items():
+        dense, pruned = rows.get((row.network, DENSE, WHOLE)), rows.get((name, RECOVERED, WHOLE))
+        if not dense or not pruned or not dense.keys() & pruned.keys():
+            continue
+        seeds = sorted(dense.keys() & pruned.keys())
+        own = [each for each in document["rows"] if each["key"][:3] == [name, RECOVERED, WHOLE]]
+        before = sum(each["before"] for each in own) / len(own)
+        found = difference({seed: pruned[seed] for seed in seeds}, dense)
+        lines.append(
+            [
+                name,
+                f"{before:.1f}",
+                estimate({seed: pruned[seed] for seed in seeds}).text(),
+                estimate({seed: dense[seed] for seed in seeds}).text(),
+                found.text("+"),
+                f"{f'at most {row.aim:g} behind' if row.aim else 'not behind'}: {verdict(found, row.aim)}",
+                len(seeds),
+            ]
+        )
+    header = ("network", "recovered", "and trained", "dense, trained", "difference", "aim", "seeds")
+    return markdown_table(header, lines)
+
+
+def table_of_epochs(document: dict[str, Any]) -> str:
+    """Accuracy by start and number of epochs; nothing where none of the short trainings was measured."""
+    rows, lines = rows_of(document), []
+    for name in ROWS:
+        measured = [rows.get((name, start, schedule)) for start, schedule in _TRAININGS]
+        cells = [estimate(values).text() if values else "" for values in measured]
+        slow, quick = rows.get((name, RE_ESTIMATED, WHOLE), {}), rows.get((name, RECOVERED, HALF), {})
+        both = slow.keys() & quick.keys()
+        cells.append(difference({seed: quick[seed] for seed in both}, slow).text("+") if both else "")
+        if sum(map(bool, measured)) > 1:
+            lines.append([name, *cells])
+    titles = [f"{start}, {schedule}" for start, schedule in _TRAININGS]
+    header = ["network", *titles, "two epochs, recovered, minus four, re-estimated"]
+    return markdown_table(header, lines) if lines else ""
+
+
+def page(document: dict[str, Any]) -> str:
+    """The text of the page."""
+    epochs = table_of_epochs(document)
+    return page_of(
+        "Pruned, recovered and trained",
+        written_by("python -m benchmarks.trained --page-only", "trained.json"),
+        paragraph(
+            "Networks on CIFAR-10 (JPEG) are pruned and recovered by `prune(model, example, budget=...,",
+            "recover=images)` with its defaults, on 1,000 training images without labels, and trained. The dense",
+            "networks get the same training. Accuracy in % on 8,000 test images that nothing was chosen on, with its",
+            "95 % interval over images and seeds; the difference is that on the same images and seeds.",
+        ),
+        code("python -m benchmarks.trained --data FOLDER"),
+        paragraph(
+            f"Training: four epochs of 50,000 images of {' '.join(map(str, SCHEDULES[WHOLE]))} pixels, in batches of",
+            f"{BATCH}; SGD, cosine from a learning rate of {LR:g}; shifted and mirrored images; no teacher. No setting",
+            "was chosen on these rows. The trainings are short: with more epochs the figures of dense and pruned",
+            "networks change. Rows that are missing were not measured.",
+        ),
+        measured_on(document, document["rows"]),
+        heading("Against the dense network with the same training"),
+        table_of_rows(document),
+        heading("Epochs saved") if epochs else "",
+        paragraph(
+            "The same channels are removed; batch norms are re-estimated, or the network is recovered. Two epochs have",
+            f"images of {' '.join(map(str, SCHEDULES[HALF]))} pixels.",
+        )
+        if epochs
+        else "",
+        epochs,
+    )
+
+
+def write(document: dict[str, Any]) -> None:
+    """Writes the page."""
+    write_page("trained.md", page(document))
