@@ -12,6 +12,7 @@ from benchmarks.common.tables import markdown_table, significant
 DOUBTED = 1.1  # the fifth fastest call takes so many times as long as the fastest: the machine was too busy
 PAYS = 1.1  # a smaller speed-up is called none
 SLOWER = 1.1  # several threads take so many times as long as one: they waited for cores
+NEAR = 0.05  # the aim of a latency budget: so near to the target
 TORCH, ONNXRUNTIME = "torch", "onnxruntime"
 TITLES = {TORCH: "torch", ONNXRUNTIME: "ONNX Runtime"}
 
@@ -186,6 +187,25 @@ def _unpaid(rows: dict[str, dict[str, Any]]) -> str:
     return first + bullets(f"{_column(pair)}: {', '.join(names)}" for pair, names in _in_order(none)) + second + why
 
 
+def _kept(measured: dict[str, dict[str, Any]]) -> str:
+    """How many searches came near their target, and how many networks are slower than the dense one."""
+    if not measured:
+        return ""
+    off = [abs(row["found_ms"] / row["target_ms"] - 1) for row in measured.values()]
+    shares = [row["pruned"]["ms"] / row["dense"]["ms"] for row in measured.values()]
+    seconds = [row["seconds"] for row in measured.values()]
+    return bullets(
+        [
+            f"{sum(each <= NEAR for each in off)} of {len(off)} networks are within {NEAR:.0%} of the target; the "
+            f"furthest is off by {max(off):.1%}".replace("%", " %"),
+            f"{sum(share > 1 for share in shares)} are slower than the dense network; the fastest calls take "
+            f"{min(shares):.2f} to {max(shares):.2f} of its time, median {statistics.median(shares):.2f}",
+            f"a search took {min(seconds):.0f} to {max(seconds):.0f} seconds, median {statistics.median(seconds):.0f}; "
+            "layers of a shape that was timed before are not timed again",
+        ]
+    )
+
+
 def _budgets(budgets: dict[str, dict[str, Any]]) -> str:
     measured = {name: row for name, row in budgets.items() if "error" not in row}
     lines = []
@@ -211,6 +231,7 @@ def _budgets(budgets: dict[str, dict[str, Any]]) -> str:
                 "`found` is the median that the search ended with, by the clock. `of dense` compares the fastest calls",
                 "of both networks after the search, in turns, in CPU seconds: 0.70 is what was asked for.",
             ),
+            _kept(measured),
             markdown_table(header, lines),
             bullets(f"{name}: {row['error']}" for name, row in budgets.items() if "error" in row),
             paragraph("No search has been measured yet.") if not budgets else "",
