@@ -51,6 +51,7 @@ COMMANDS = {  # and the optional packages that its modules import
     "study.formula_choice": ("PIL",),
     "study.trials": ("PIL",),
     "surgery": ("torchvision", "torch_pruning"),
+    "trained": ("PIL",),
     "yolo": ("torchvision",),
     "yolo.bccd": ("torchvision", "PIL"),
     "yolo.pictures": ("torchvision", "PIL"),

@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[2]
         ("benchmarks.study.trials_page", "trials.json", "trials.md"),
         ("benchmarks.defaults.page", "defaults.json", "defaults.md"),
         ("benchmarks.sparse_training.page", "sparse_training.json", "sparse_training.md"),
+        ("benchmarks.trained.page", "trained.json", "trained.md"),
         ("benchmarks.detection.page", "ssd.json", "ssd.md"),
         ("benchmarks.recovery.page", "recovery.json", "recovery.md"),
         ("benchmarks.latency.page", "latency.json", "latency.md"),
