@@ -33,15 +33,18 @@ RESULT = RESULTS / "yolo.json"
 CRITERION = "fec_l1"
 TASKS = ("", "-seg", "-pose", "-obb", "-cls")
 NETWORKS = (
-    *("yolov5n", "yolov5s", "yolov5l"),
+    *(f"yolov5{size}" for size in "nsmlx"),
     *(f"yolov8n{task}" for task in TASKS),
-    *("yolov8s", "yolov8l", "yolov9t", "yolov9s", "yolov9c", "yolov9c-seg", "yolov10n", "yolov10s", "yolov10l"),
+    *(f"yolov8{size}" for size in "smlx"),
+    *("yolov9t", "yolov9s", "yolov9m", "yolov9c", "yolov9c-seg", "yolov9e"),
+    *(f"yolov10{size}" for size in "nsmblx"),
     *(f"yolo11n{task}" for task in TASKS),
-    *("yolo11s", "yolo11l"),
+    *(f"yolo11{size}" for size in "smlx"),
     *(f"yolo12n{task}" for task in TASKS),
-    *("yolo12s", "yolo12l"),
+    *(f"yolo12{size}" for size in "smlx"),
     *(f"yolo26n{task}" for task in TASKS),
-    *("yolo26s", "yolo26l", "rtdetr-l", "rtdetr-resnet50"),
+    *(f"yolo26{size}" for size in "smlx"),
+    *("rtdetr-l", "rtdetr-x", "rtdetr-resnet50", "rtdetr-resnet101"),
 )
 
 

@@ -95,10 +95,10 @@ def amount_of(word: str, entry: Mapping[str, Any], where: str) -> Budget | float
         hint = "; an amount that may be left belongs to keep, such as macs=1.2G"
         given = share_hint(amount)
         raise BudgetError(f"{where}: give a share, such as {given or 0.5}{'' if given or name == FILTERS else hint}")
+    if name == "latency" and (not isinstance(amount, str) or share_hint(amount)):
+        raise BudgetError(f"{where}: a latency has no share: give a time with its unit, such as 3ms")
     if isinstance(amount, str) and (given := share_hint(amount)):
         raise BudgetError(f"{where}: write the share as a number: {name}={given}")
-    if name == "latency" and not isinstance(amount, str):
-        raise BudgetError(f"{where}: give a time with its unit, such as 3ms")
     if name == FILTERS:
         if not 0 < amount < 1:
             raise BudgetError(f"{where}: give the share of every layer's filters, between 0 and 1")

@@ -24,6 +24,7 @@ from ..recovery.calibration import DATA_FREE
 from ..utils.arguments import check_path
 from ..utils.errors import ArgumentError, CheckpointError
 from ..utils.files import atomic_folder, write_text
+from ..utils.frameworks import keeps_widths
 from ..utils.modules import device_of
 from .bounded_building import BoundedBuilding
 from .ultralytics_files import checked_yaml, yaml_file
@@ -87,7 +88,8 @@ def prune(
     channels = model.yaml.get("channels", 3)
     drawn = torch.Generator().manual_seed(0)
     example = torch.rand(1, channels, size, size, generator=drawn).to(device_of(model))
-    result = prune_network(model, example, budget=budget, recover=recover, **options)
+    with keeps_widths():
+        result = prune_network(model, example, budget=budget, recover=recover, **options)
     earlier = stored_plan(model)
     adopt(yolo, result.model, result.plan if earlier is None else compose(earlier, result.plan))
     return result

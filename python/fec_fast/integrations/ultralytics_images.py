@@ -156,7 +156,7 @@ def checked_size(imgsz: Any) -> int:
     Raises:
         ArgumentError: Not a multiple of 32 pixels.
     """
-    check_number("imgsz", imgsz, "a multiple of 32 pixels", least=32)
+    check_number("imgsz", imgsz, "one number for height and width, a multiple of 32 pixels", least=32)
     if imgsz % 32:
         raise ArgumentError(f"imgsz={imgsz}: give a multiple of 32 pixels")
     return int(imgsz)
@@ -185,7 +185,8 @@ def _files_of(sources: Iterable[Path], what: str) -> list[str]:
     from ultralytics.data.utils import IMG_FORMATS
 
     files: list[Path] = []
-    for source in sources:
+    looked_at = [*sources]
+    for source in looked_at:
         if source.is_file() and source.suffix == ".txt":  # a list of images, relative to itself
             lines = read_bytes(source, _MOST_LIST_BYTES, InputError).decode(errors="replace").split("\n")
             files += [source.parent / line.strip() for line in lines if line.strip()]
@@ -194,5 +195,6 @@ def _files_of(sources: Iterable[Path], what: str) -> list[str]:
     formats = {f".{each}" for each in IMG_FORMATS}
     images = sorted(str(each) for each in files if each.suffix.lower() in formats)
     if not images:
-        raise InputError(f"{what}: no images there; give a folder of images or the YAML file of a data set")
+        places = ", ".join(map(str, looked_at))
+        raise InputError(f"{what}: no images in {places:.300}; give a folder of images or the YAML file of a data set")
     return images

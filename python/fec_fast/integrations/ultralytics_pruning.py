@@ -109,6 +109,18 @@ class PruningCallback(trainer_callback.TrainerCallback):
         for event in _EVENTS:
             yolo.add_callback(event, getattr(self, event))
 
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """Refused: the callback is no function for ``add_callback``.
+
+        Args:
+            *args: What ultralytics gives its callbacks.
+            **kwargs: Likewise.
+
+        Raises:
+            ArgumentError: Always.
+        """
+        raise ArgumentError("a PruningCallback is not for add_callback: call attach(yolo) before yolo.train()")
+
     @property
     def starts_dense(self) -> bool:
         """Whether the object that trains holds a network that was not pruned yet."""

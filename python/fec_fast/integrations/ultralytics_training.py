@@ -311,12 +311,18 @@ class _Pruned(_Base):  # type: ignore[misc]
             **kwargs: Ultralytics' settings.
 
         Raises:
-            ArgumentError: A list of data sets with a ``PruningCallback``, or rounds of a resumed training are left and
-                there is no ``PruningCallback``.
+            ArgumentError: A list of data sets with a ``PruningCallback``, rounds of a resumed training are left and
+                there is no ``PruningCallback``, or there is no training to resume.
         """
         has_rounds = rounds_of(self.callbacks) is not None
         if has_rounds and isinstance(kwargs.get("data"), list | tuple):
             raise ArgumentError("data: a PruningCallback is for one training; train on one data set")
+        if kwargs.get("resume") is True and not self._is_resumable():
+            raise ArgumentError(
+                "resume: this object holds no interrupted training, and ultralytics would start a new one on data of "
+                "its own: open the last.pt of the interrupted training with from_checkpoint; without resume, train() "
+                "goes on from the weights"
+            )
         if kwargs.get("resume") and not has_rounds:
             rounds = stored_rounds(self.model)
             if rounds is not None and rounds.are_left:
@@ -325,6 +331,11 @@ class _Pruned(_Base):  # type: ignore[misc]
                     "the interrupted training first"
                 )
         return super().train(trainer=pruned_trainer(trainer or self.task_map[self.task]["trainer"]), **kwargs)
+
+    def _is_resumable(self) -> bool:
+        """Whether ultralytics can resume: it looks at the same, and otherwise starts anew."""
+        checkpoint = self.ckpt or {}
+        return checkpoint.get("epoch", -1) >= 0 and checkpoint.get("optimizer") is not None
 
     def tune(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: ultralytics starts ``yolo train`` for every trial, which trains at full width.
@@ -352,6 +363,13 @@ def as_pruned(yolo: Any) -> type:
     return PrunedRTDETR if isinstance(yolo, RTDETR) else PrunedYOLO
 
 
+def _name_of_exports(model: Any) -> Path:
+    """The path whose name and folder exports take: that of the dense network must not be replaced."""
+    file = getattr(model, "pt_path", None)
+    path = Path(file) if file else Path(Path(model.yaml.get("yaml_file") or "network.yaml").name)
+    return path if path.stem.endswith("-pruned") else path.with_name(f"{path.stem}-pruned.pt")
+
+
 def adopt(yolo: Any, model: Any, plan: Plan) -> None:
     """Puts a pruned network into a ``YOLO`` or ``RTDETR`` object, which then trains at its widths.
 
@@ -365,4 +383,5 @@ def adopt(yolo: Any, model: Any, plan: Plan) -> None:
         # ultralytics trains on from `model` where `ckpt` is set, else from the YAML file with new weights.
         yolo.model, yolo.ckpt, yolo.ckpt_path, yolo.predictor = model, {"model": model}, None, None
         yolo.overrides.pop("pretrained", None)
+        model.pt_path = str(_name_of_exports(model))
     yolo.__class__ = as_pruned(yolo)

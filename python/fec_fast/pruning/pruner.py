@@ -23,6 +23,7 @@ from ..report.writer import write_report
 from ..scoring.formula import Formula
 from ..utils.arguments import check_file_to_write
 from ..utils.errors import ArgumentError, InputError
+from ..utils.frameworks import check_framework
 from ..utils.html import html_panel, share_bar
 from ..utils.model_index import ModelIndex
 from ..utils.public_call import interruptible
@@ -322,6 +323,7 @@ def prune(
             f"recover={recover!r}: give images (a loader such as fec_fast.data.load('imagefolder:PATH')[0], an "
             f"iterable of batches, a tensor) or {DATA_FREE!r}"
         )
+    check_framework(model)
     ratio, ratios = removed_shares(remove, ratio, ratios, budget)
     named = criterion, ratios
     data: dict[str, Any] = {"calibration": calibration, "recover": recover}

@@ -53,6 +53,7 @@ def test_amounts_that_may_be_left(text: str, budget: Budget) -> None:
             "--remove macs=1.2G: give a share, such as 0.5; an amount that may be left belongs to keep",
         ),
         (["latency=3ms"], None, "latency has no share: --keep latency=3ms"),
+        (None, ["latency=50%"], "a latency has no share: give a time with its unit, such as 3ms"),
         (["parms=0.5"], None, "nearest: 'params'"),
         (["0.5"], None, "--remove '0.5': write NAME=NUMBER"),
         (["params=70"], None, "between 0 and 1"),

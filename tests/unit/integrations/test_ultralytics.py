@@ -286,6 +286,7 @@ def test_an_export_computes_what_the_pruned_network_computes(
     monkeypatch.chdir(tmp_path)  # the file is written where the process is
     if runtime == "onnxruntime":
         file = yolo.export(format="onnx", imgsz=64, simplify=False, device="cpu")
+        assert file == "yolov8n-pruned.onnx"  # not the name of the dense network's export
         (found, *_) = package.InferenceSession(file).run(None, {"images": EXAMPLE.numpy()})
     else:
         (file,) = Path(yolo.export(format="openvino", imgsz=64, device="cpu")).glob("*.xml")
@@ -309,6 +310,10 @@ def test_what_cannot_be_pruned_is_refused(saved: Path, data: Path, tmp_path: Pat
     with pytest.raises(fec_fast.BudgetError):
         integration.prune(yolo, budget=Budget(macs=1), imgsz=64)
     (tmp_path / "empty").mkdir()
+    misspelt = tmp_path / "misspelt.yaml"
+    misspelt.write_text(data.read_text().replace("images/train", "empty"))
+    with pytest.raises(InputError, match="misspelt.yaml.*empty"):
+        integration.prune(yolo, budget=HALF, imgsz=64, recover=misspelt)
     for missing in (tmp_path / "empty", tmp_path / "no.yaml"):
         with pytest.raises(InputError, match="data"):
             integration.prune(yolo, budget=HALF, imgsz=64, recover=missing)
@@ -317,12 +322,26 @@ def test_what_cannot_be_pruned_is_refused(saved: Path, data: Path, tmp_path: Pat
     assert yolo.model is dense and type(yolo) is YOLO and integration.plan_of(yolo) is None
 
 
+def test_a_plain_pruning_says_that_ultralytics_builds_its_networks_anew(tmp_path: Path) -> None:
+    yolo = two_classes(tmp_path)
+    options = {"budget": HALF, "criterion": "l1", "verify": False}
+    with pytest.raises(ArgumentError, match=r"a YOLO object .* is no network: call fec_fast.integrations.ultralytics"):
+        fec_fast.prune(yolo, EXAMPLE, **options)
+    with pytest.warns(fec_fast.FecWarning, match="trainer builds it anew at full width"):
+        fec_fast.prune(yolo.model, EXAMPLE, **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*builds it anew")
+        integration.prune(yolo, imgsz=64, **options)
+
+
 def test_trainings_that_would_undo_the_pruning_are_refused(saved: Path, data: Path, tmp_path: Path) -> None:
     yolo = integration.load(saved)
     with pytest.raises(ArgumentError, match="no weights, so at full width"):
         yolo.train(epochs=1, pretrained=False, **settings(data, tmp_path))
     with pytest.raises(ArgumentError, match="tune the dense network"):
         yolo.tune(data=str(data))
+    with pytest.raises(ArgumentError, match="no interrupted training.*from_checkpoint"):
+        yolo.train(resume=True)
     three = tmp_path / "three.yaml"
     three.write_text(data.read_text().replace("1: kind1", "1: kind1, 2: kind2"))
     with pytest.raises(PlanError, match="pruned with 2 classes, the data have 3"):

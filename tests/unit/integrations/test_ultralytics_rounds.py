@@ -262,6 +262,8 @@ def test_calls_in_the_wrong_order_are_refused(tmp_path: Path) -> None:
         pruning.plan  # noqa: B018
     with pytest.raises(ArgumentError, match="expected an ultralytics.YOLO or RTDETR object"):
         pruning.attach(yolo.model)
+    with pytest.raises(ArgumentError, match=r"not for add_callback: call attach\(yolo\)"):
+        pruning(None)
     pruning.attach(yolo)
     with pytest.raises(ArgumentError, match="attached to it already"):
         callback().attach(yolo)

@@ -15,6 +15,7 @@ from ...recovery.batch_norm import reestimate
 from ...recovery.calibration import DATA_FREE, calibration_batches
 from ...recovery.compensation import IMAGES as MOST_IMAGES
 from ...recovery.compensation import compensate
+from ...utils.frameworks import keeps_widths
 from ...utils.model_index import ModelIndex
 from ...utils.modules import named_tensors
 from ..allocation.budget import Budget, round_budget
@@ -84,7 +85,8 @@ def plan_round(
             recover = [(batch,) for batch in calibration_batches(images, MOST_IMAGES, model)]  # the same for the copies
         elif schedule.recover == DATA_FREE:
             recover = DATA_FREE
-        result = prune(model, example_inputs, budget=round_budget(budget, amount), recover=recover, **options)
+        with keeps_widths():
+            result = prune(model, example_inputs, budget=round_budget(budget, amount), recover=recover, **options)
         plan = result.plan
         if schedule.recover == BATCH_NORM:
             reestimate(result.model, images)

@@ -210,14 +210,32 @@ def test_targets_that_are_out_of_reach_and_times_that_are_unsteady(monkeypatch: 
         fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=1e3 * 0.001 * seconds(model)))
     with monkeypatch.context() as patch:  # one call was as fast as that, but no network is on average
         patch.setattr(latency, "fastest_call", lambda *arguments: 0.0)
-        words = "fastest network that was found takes .* nearest that can be met"
+        words = "was not reached: the fastest network that was measured takes .* idle machine, or ask for Budget"
         with pytest.raises(fec_fast.BudgetError, match=words):
             fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=1e3 * 0.001 * seconds(model)))
-    result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=2e3 * seconds(model)))
+    with pytest.warns(fec_fast.FecWarning, match=r"takes .* ms as it is, so nothing was removed"):
+        result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=2e3 * seconds(model)))
     assert "that fast already" in result.plan.notes[0] and result.after == result.before
     made_up(monkeypatch, half_width=0.1)
     result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=500 * seconds(model)))
     assert "too unsteady to tell 2 %" in result.plan.notes[0]
+
+
+def test_where_times_are_too_unsteady_to_aim_smaller_networks_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = made_up(monkeypatch)
+    model = network()
+    target, measured = 0.7 * seconds(model), []
+
+    def time_model(index: ModelIndex, inputs: Any, precision: float = 0.0, max_seconds: float = 0.0) -> Timing:
+        measured.append(seconds(index.model))
+        slow = 1 < len(measured) <= 14  # the ten of the search and before them three of other widths miss
+        return Timing(max(measured[-1], 1.01 * target) if slow else measured[-1], 0.0)
+
+    monkeypatch.setattr(latency, "time_model", time_model)
+    monkeypatch.setattr(latency.LatencyMeasurements, "time_at_end", lambda *_: (Timing(1.0, 0.0), Timing(0.5, 0.0)))
+    with pytest.warns(fec_fast.FecWarning, match="ms, and 500 ms afterwards: the machine is unsteady; search again"):
+        result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=1e3 * target), ratios="uniform", verify=False)
+    assert seconds(result.model) <= target
 
 
 def test_a_target_out_of_reach_is_reported_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
