@@ -124,7 +124,7 @@ def save(yolo: Any, folder: str | os.PathLike[str]) -> Path:
         The absolute path of the folder.
 
     Raises:
-        ArgumentError: Not such an object, or its network was not pruned.
+        ArgumentError: Not such an object, its network was not pruned, or the folder is named like a file (``.pt``).
         CheckpointError: The folder holds something else.
         OSError: The folder cannot be written to. After any error an older one is whole.
     """
@@ -134,6 +134,8 @@ def save(yolo: Any, folder: str | os.PathLike[str]) -> Path:
     if plan is None:
         raise ArgumentError("yolo: its network was not pruned; call prune of fec_fast.integrations.ultralytics first")
     target = Path(os.path.abspath(check_path("folder", folder)))
+    if target.suffix == ".pt":
+        raise ArgumentError(f"folder={str(folder)!r:.200}: a folder is written, which YOLO cannot open: leave out .pt")
     foreign = [each.name for each in target.iterdir()] if target.is_dir() else [target.name] * target.exists()
     if foreign and not (len(foreign) == 2 and PRUNED in foreign and yaml_file(target)):
         raise CheckpointError(f"{folder} holds something other than a pruned YOLO; name a new folder")

@@ -180,7 +180,10 @@ def network_of(yolo: Any) -> Any:
             "of the same module, not with YOLO"
         )
     if not isinstance(model, BaseModel):
-        raise ArgumentError(f"yolo: {yolo.model_name!r:.80} is an exported model; give the .pt or .yaml file to YOLO")
+        raise ArgumentError(
+            f"yolo: {yolo.model_name!r:.80} is an exported model; give the .pt or .yaml file to YOLO, "
+            "and the .pt of a pruned network to from_checkpoint"
+        )
     if model.is_fused():
         raise ArgumentError(
             "yolo: fuse() has folded its batch norms into the convolutions; load it again, and prune before fuse()"

@@ -349,6 +349,8 @@ def test_trainings_that_would_undo_the_pruning_are_refused(saved: Path, data: Pa
 
 
 def test_damaged_and_foreign_folders_and_files_are_refused(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="leave out .pt"):
+        integration.save(integration.load(saved), tmp_path / "pruned.pt")
     with pytest.raises(CheckpointError, match="give what save wrote"):
         integration.load(tmp_path)
     (tmp_path / "mine.txt").write_text("mine")
