@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 
 from torch import nn
 
+from .critical_section import put_back_by, surely_closed
 from .errors import ArgumentError
 from .user_warnings import warn_user
 
 _REMEDY = "call fec_fast.integrations.ultralytics.prune(yolo, budget=..., imgsz=...)"
-# Classes of ultralytics by the beginning of their module: the objects that users hold, and the networks in them.
-_OBJECTS, _NETWORKS = ("ultralytics.engine.model", "ultralytics.models"), ("ultralytics.nn.tasks",)
+# The modules of ultralytics' base classes: of the objects that users hold, and of the networks in them.
+_OBJECT, _NETWORK = "ultralytics.engine.model", "ultralytics.nn.tasks"
 _is_expected: ContextVar[bool] = ContextVar("_is_expected", default=False)
 
 
-@contextmanager
+@surely_closed
 def keeps_widths() -> Iterator[None]:
     """The caller sees to it that pruned widths last: nothing is said of the framework meanwhile."""
-    token = _is_expected.set(True)
-    try:
+    before = _is_expected.get()
+
+    def restore() -> None:
+        _is_expected.set(before)
+
+    with put_back_by(restore):
+        _is_expected.set(True)
         yield
-    finally:
-        _is_expected.reset(token)
 
 
 def check_framework(model: nn.Module) -> None:
@@ -37,9 +40,9 @@ def check_framework(model: nn.Module) -> None:
         ArgumentError: A ``YOLO`` or ``RTDETR`` object.
     """
     modules = {each.__module__ for each in type(model).__mro__}
-    if any(module.startswith(_OBJECTS) for module in modules):
+    if _OBJECT in modules:
         raise ArgumentError(f"model: a {type(model).__name__} object of ultralytics is no network: {_REMEDY}")
-    if not _is_expected.get() and any(module.startswith(_NETWORKS) for module in modules):
+    if _NETWORK in modules and not _is_expected.get():
         warn_user(
             "this is a network of ultralytics, whose trainer builds it anew at full width: a YOLO object that is given "
             f"the pruned one loses the pruning when it trains; {_REMEDY}, which keeps the widths"

@@ -18,7 +18,7 @@ def of_module(name: str) -> nn.Module:
 
 def test_an_object_of_ultralytics_is_refused_and_its_network_warned_of() -> None:
     with pytest.raises(fec_fast.ArgumentError, match="is no network: call fec_fast.integrations.ultralytics.prune"):
-        check_framework(of_module("ultralytics.models.yolo.model"))
+        check_framework(of_module("ultralytics.engine.model"))
     network = of_module("ultralytics.nn.tasks")
     with pytest.warns(fec_fast.FecWarning, match="builds it anew at full width"):
         check_framework(network)
