@@ -141,7 +141,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="the folder of images and weights")
     parser.add_argument("--output", default=RESULT, type=Path)
     parser.add_argument("--work", default=ROOT / "runs" / "study", type=Path, help="a folder for images and states")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument(
+        "--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS).replace("%", "%%")
+    )
     parser.add_argument("--seeds", default=3, type=int)
     parser.add_argument("--minutes", default=float("inf"), type=float, help="begin no epoch after so many minutes")
     parser.add_argument("--page-only", action="store_true", help="measure nothing, write the page from the results")

@@ -91,7 +91,7 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
 
 
 def test_every_shipped_recipe_is_known() -> None:
-    assert len(CLASSIFIERS) == 7 and DETECTORS == ["ssd300-voc.yaml"]
+    assert len(CLASSIFIERS) == 9 and DETECTORS == ["ssd300-voc.yaml"]
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
