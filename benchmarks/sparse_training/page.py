@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
 from benchmarks.common.pages import code, heading, page_of, paragraph, write_page, written_by
 from benchmarks.common.results import measured_on
 from benchmarks.common.tables import markdown_table
 from benchmarks.sparse_training.schedules import BUDGETS, CUT, DENSE, LR, NETWORKS, SCHEDULES, STEPS
-from benchmarks.study.estimates import Correct, difference, estimate, unpacked
+from benchmarks.study.estimates import Correct, by_seed, difference, estimate
 
-Rows = dict[tuple[str, str, float], Correct]
-
-
-def rows_of(document: dict[str, Any]) -> Rows:
-    """The measured rows: by network, schedule and share, for each seed which images are classified correctly."""
-    rows: Rows = defaultdict(dict)
-    for row in document["rows"]:
-        network, schedule, share, seed = row["key"]
-        rows[network, schedule, share][seed] = unpacked(row["right"], row["images"])
-    return rows
+# By network, schedule and share.
+Rows = dict[tuple[Any, ...], Correct]
 
 
 def table(rows: Rows, network: str) -> str:
@@ -41,7 +32,7 @@ def table(rows: Rows, network: str) -> str:
 
 def page(document: dict[str, Any]) -> str:
     """The text of the page."""
-    rows = rows_of(document)
+    rows = by_seed(document["rows"])
     parts = [
         written_by("python -m benchmarks.sparse_training --page-only", "sparse_training.json"),
         paragraph(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,19 @@ Correct = dict[int, NDArray[np.float64]]
 def unpacked(packed: str, images: int) -> NDArray[np.float64]:
     """The bits that :func:`benchmarks.study.run.packed` wrote as hexadecimal digits, as float64 [images]."""
     return np.array([float(bit) for bit in f"{int(packed, 16):0{images}b}"])
+
+
+def by_seed(rows: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], Correct]:
+    """Rows whose keys end with the seed: by the rest of the key, for each seed which images are classified correctly.
+
+    Args:
+        rows: Of a result file, with ``key``, ``right`` and ``images``.
+    """
+    found: dict[tuple[Any, ...], Correct] = {}
+    for row in rows:
+        *rest, seed = row["key"]
+        found.setdefault(tuple(rest), {})[seed] = unpacked(row["right"], row["images"])
+    return found
 
 
 @dataclass(frozen=True)

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
 from benchmarks.common.pages import code, heading, page_of, paragraph, write_page, written_by
 from benchmarks.common.results import measured_on
 from benchmarks.common.tables import markdown_table
-from benchmarks.study.estimates import Correct, Estimate, difference, estimate, unpacked
+from benchmarks.study.estimates import Estimate, by_seed, difference, estimate
 from benchmarks.trained.rows import BATCH, DENSE, HALF, LR, RE_ESTIMATED, RECOVERED, ROWS, SCHEDULES, WHOLE
 
 _TRAININGS = ((RE_ESTIMATED, HALF), (RE_ESTIMATED, WHOLE), (RECOVERED, HALF), (RECOVERED, WHOLE))
-Rows = dict[tuple[str, str, str], Correct]
-
-
-def rows_of(document: dict[str, Any]) -> Rows:
-    """By network or row, start and schedule: for each seed which images are classified correctly."""
-    rows: Rows = defaultdict(dict)
-    for row in document["rows"]:
-        name, start, schedule, seed = row["key"]
-        rows[name, start, schedule][seed] = unpacked(row["right"], row["images"])
-    return rows
 
 
 def verdict(found: Estimate, aim: float) -> str:
@@ -33,7 +22,7 @@ def verdict(found: Estimate, aim: float) -> str:
 
 def table_of_rows(document: dict[str, Any]) -> str:
     """The pruned networks and the dense ones after the same training."""
-    rows, lines = rows_of(document), []
+    rows, lines = by_seed(document["rows"]), []
     for name, row in ROWS.items():
         dense, pruned = rows.get((row.network, DENSE, WHOLE)), rows.get((name, RECOVERED, WHOLE))
         if not dense or not pruned or not dense.keys() & pruned.keys():
@@ -59,7 +48,7 @@ def table_of_rows(document: dict[str, Any]) -> str:
 
 def table_of_epochs(document: dict[str, Any]) -> str:
     """Accuracy by start and number of epochs; nothing where none of the short trainings was measured."""
-    rows, lines = rows_of(document), []
+    rows, lines = by_seed(document["rows"]), []
     for name in ROWS:
         measured = [rows.get((name, start, schedule)) for start, schedule in _TRAININGS]
         cells = [estimate(values).text() if values else "" for values in measured]

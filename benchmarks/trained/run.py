@@ -5,8 +5,8 @@
 The folder holds ``cifar10-jpeg.zip`` and ``cifar-vgg16bn.pth``; the other dense networks are in
 benchmarks/results/dense. A training keeps its state after every epoch in the folder ``--work``, and is written to
 benchmarks/results/trained.json when it has ended: an interrupted run continues. With ``--minutes`` it ends by itself
-after the epoch that reaches them; run it again until it has nothing to do. On a machine with a GPU it trains there. At
-the end docs/trained.md is written; with ``--page-only``, nothing else.
+after the epoch that reaches them; run it again until it has nothing to do. On a machine with a GPU it trains there
+(never run). At the end docs/trained.md is written; with ``--page-only``, nothing else.
 """
 
 from __future__ import annotations
