@@ -120,6 +120,39 @@ def test_a_prepared_call_gives_the_same_bits_on_whatever_lies_there() -> None:
         assert all(map(torch.equal, changed, fresh(weights, formula, **layout)))
 
 
+@pytest.mark.parametrize("formula", [RMS, Formula(), Formula("none", "softmax", "channels", 0.3)])
+def test_a_model_larger_than_the_workspace_is_processed_in_batches(
+    monkeypatch: pytest.MonkeyPatch, formula: Formula
+) -> None:
+    """Layers that have no room together, layers that have none alone, one without elements: the same bits."""
+    weights = [
+        weight(6, 20, 3, 3),
+        weight(70, 130),
+        torch.empty(3, 0),
+        weight(9, 33, dtype=torch.float16),
+        weight(5, 7),
+    ]
+    layout: dict[str, Any] = {"axes": [0, 0, 0, 1, 0], "groups": [1] * 5}
+
+    def sizes(*positions: int) -> list[int]:
+        cuda._prepared.cache_clear()
+        chosen = [weights[i] for i in positions], formula, [layout["axes"][i] for i in positions], [1] * len(positions)
+        return [batch.workspace_bytes for batch in cuda._prepared_for(*chosen, "auto")[0].batches]
+
+    whole = fresh(weights, formula, **layout)
+    assert len(sizes(*range(5))) == 1
+    largest = max(sizes(i)[0] for i in range(5))
+    for limit in (largest, largest // 2, 1):
+        monkeypatch.setattr(cuda, "WORKSPACE", limit)
+        found = sizes(*range(5))
+        assert len(found) == 5 if limit == 1 else len(found) > 1
+        assert max(found) == largest, "a weight alone has the workspace that it needs"
+        for apart in (False, True):
+            got = cuda.entropies(weights, formula, apart=apart, **layout)
+            assert all(map(torch.equal, got, whole)), (limit, apart)
+    cuda._prepared.cache_clear()
+
+
 def test_memory_that_is_used_again_is_read_as_what_it_now_is() -> None:
     """Weights at one address that differ in shape, dtype, strides, axis, groups or formula are different calls."""
     memory = weight(2304)

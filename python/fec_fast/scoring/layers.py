@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..utils.compat import own_parameters
+from ..utils.compat import own_buffers, own_parameters
 from ..utils.errors import ArgumentError, LayerError, WeightError, nearest
 from ..utils.forward import undisturbed
 from ..utils.modules import modules_of
-from ..utils.weights import QUANTISED_LAYER, Trouble, is_quantised_class, is_quantised_layer, weight_trouble
+from ..utils.weights import (
+    FLOAT8_DTYPES,
+    QUANTISED_LAYER,
+    Trouble,
+    is_quantised_class,
+    is_quantised_layer,
+    weight_trouble,
+)
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -36,11 +44,19 @@ def select(
     Raises:
         ArgumentError: ``layers`` is not a list of names and module classes.
         LayerError: A name does not exist, or a layer has no filters.
+        WeightError: A module is wrapped by ``FullyShardedDataParallel`` (FSDP 1), whose weights are parts of flat ones.
     """
     if layers is not None and (isinstance(layers, str) or not isinstance(layers, Sequence)):
         raise ArgumentError(f"layers={layers!r}: give a list of layer names and module classes")
     # Classes are asked, and modules only where it depends on them: a model has few classes and many modules.
     kinds = {kind: _is_class_with_filters(kind) for kind in set(map(type, modules.values()))}
+    if any(map(_is_flat_shard, kinds)):
+        name = next(name for name, module in modules.items() if _is_flat_shard(_class(module)))
+        raise WeightError(
+            f"{f'layer {name!r}' if name else 'the model'} is sharded by FullyShardedDataParallel, so this process has "
+            "only a part of its weights: score the plain model before it is wrapped, or shard it with fully_shard",
+            layer=name,
+        )
     scorable = {
         name: module
         for name, module in modules.items()
@@ -105,6 +121,15 @@ def _is_class_with_filters(kind: Any) -> bool | None:
 
 
 @functools.lru_cache(maxsize=1024)
+def _is_flat_shard(kind: Any) -> bool:
+    """Tells whether a class is FSDP 1's wrapper; by its name, because importing FSDP takes a second."""
+    return any(
+        base.__name__ == "FullyShardedDataParallel" and base.__module__.startswith("torch.distributed.fsdp")
+        for base in kind.__mro__
+    )
+
+
+@functools.lru_cache(maxsize=1024)
 def _is_linear(kind: Any) -> bool:
     return issubclass(kind, nn.Linear) or (is_quantised_class(kind) and "Linear" in kind.__name__)
 
@@ -125,12 +150,13 @@ def read_weight(name: str, module: nn.Module) -> Tensor:
     return attached_weight(name, module).detach()
 
 
-def attached_weight(name: str, module: nn.Module) -> Tensor:
+def attached_weight(name: str, module: nn.Module, *, by_copy: bool = False) -> Tensor:
     """Reads the weight of a layer, for kernels, which know no gradients.
 
     Args:
         name: The name of the layer, for messages.
         module: The layer.
+        by_copy: See :func:`fec_fast.utils.weights.weight_trouble`.
 
     Returns:
         The weight: dense, with values, of a floating-point dtype, on its own device.
@@ -143,11 +169,27 @@ def attached_weight(name: str, module: nn.Module) -> Tensor:
     if weight is None:
         weight = _computed_weight(name, module)
     if not isinstance(weight, Tensor):
-        raise _refusal(name, module, Trouble(f"is a {type(weight).__name__}", "a tensor is needed"))
-    trouble = weight_trouble(weight)
+        raise refusal(name, module, Trouble(f"is a {type(weight).__name__}", "a tensor is needed"))
+    trouble = weight_trouble(weight, by_copy=by_copy)
+    if trouble is None and weight.dtype in FLOAT8_DTYPES:
+        trouble = scale_trouble(weight.dtype, [*own_parameters(module), *own_buffers(module)])
     if trouble is not None:
-        raise _refusal(name, module, trouble)
+        raise refusal(name, module, trouble)
     return weight
+
+
+def scale_trouble(dtype: torch.dtype, beside: Iterable[str]) -> Trouble | None:
+    """Decides whether the values of a float8 weight are the weight: they are not where a scale stands beside it.
+
+    Args:
+        dtype: The dtype of the weight.
+        beside: The names of the tensors of its layer, such as ``"weight_scale"``.
+    """
+    scale = next((name for name in beside if "scale" in name.lower()), None)
+    if scale is None:
+        return None
+    what = f"is {str(dtype).removeprefix('torch.')} with a scale of its own, {scale!r}, which is not applied here"
+    return Trouble(what, "multiply the weight by it and give the product as bfloat16")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -162,7 +204,7 @@ def _reads_its_parameter(kind: Any) -> bool:
 def _computed_weight(name: str, module: nn.Module) -> Any:
     """The weight of a layer as its attribute, whatever stands behind it."""
     if is_quantised_layer(module):
-        raise _refusal(name, module, QUANTISED_LAYER)
+        raise refusal(name, module, QUANTISED_LAYER)
     if parametrize.is_parametrized(module, "weight"):
         # Reading a parametrised weight runs code that may change a buffer, such as a spectral norm's power iteration.
         with undisturbed(module.parametrizations.weight):  # type: ignore[union-attr,arg-type]
@@ -170,7 +212,7 @@ def _computed_weight(name: str, module: nn.Module) -> Any:
     return module.weight
 
 
-def _refusal(name: str, module: nn.Module, trouble: Trouble) -> WeightError:
+def refusal(name: str, module: nn.Module, trouble: Trouble) -> WeightError:
     """The error for a layer whose weight is unfit."""
     message = f"layer {name!r} ({type(module).__name__}): its weight {trouble.what}; {trouble.remedy}"
     return WeightError(message, layer=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -13,16 +14,19 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from ..utils.errors import ArgumentError, InputError, LayerError, WeightError, nearest
+from ..utils.errors import ArgumentError, BackendError, InputError, LayerError, WeightError, nearest
 from ..utils.html import html_panel
 from ..utils.model_index import checked_modules
 from ..utils.public_call import names_checked
 from ..utils.reading import check_json_text, parse_json
+from ..utils.tensor_files import StoredTensor
 from ..utils.text import counted, text_table
+from ..utils.weights import needs_copy, plain_copy
 from . import ops
-from .backends.registry import resolve
+from .backends.registry import ResolvedBackend, resolve
 from .formula import Formula
 from .layers import TRANSPOSED, attached_weight, select
+from .stored_weights import Files, open_weights
 from .weight_checks import check_groups
 
 _FORMAT = "fec_fast.scores"
@@ -265,8 +269,13 @@ def score_model(
     formula: Formula | None = None,
     backend: str = "auto",
     layers: Sequence[str | type[nn.Module]] | None = None,
+    weights: Files | None = None,
 ) -> ModelScores:
     """Computes the entropy of every filter of a model. The model is only read.
+
+    float8 weights (e4m3fn, e5m2) and sharded ones (DTensor, ``fully_shard``) are scored one after another, from copies
+    with the same values: beside the model there is the largest of them. Sharded ones are gathered, so all processes
+    that have a part have to call this.
 
     Args:
         model: The model; it may be wrapped by ``DataParallel``, ``DistributedDataParallel`` or ``torch.compile``, and
@@ -279,6 +288,10 @@ def score_model(
             CPU.
         layers: ``None`` for every convolution, plain or transposed, of one to three dimensions; or a list
             of layer names and module classes, such as ``[nn.Conv2d, nn.Linear, "head"]``.
+        weights: ``None`` for the weights that the model has; or a safetensors file of its state dict, or a list of the
+            files that share it out. They are then read and scored on the CPU, a tensor at a time, so that the memory
+            needed is that of the largest one. The model gives names, kinds and shapes alone and may be on the meta
+            device: ``with torch.device("meta"): model = ...``.
 
     Returns:
         The scores, float64 on the CPU, in nats.
@@ -286,50 +299,93 @@ def score_model(
     Raises:
         ArgumentError: The model is not a module, or an argument has the wrong type.
         LayerError: An unknown layer name, a layer that has no filters, or a model with nothing to score.
-        WeightError: A weight is NaN or infinite, quantised, sparse, uninitialised, empty, on the meta device or of an
-            unsupported dtype. The message and ``error.layer`` name the layer.
+        WeightError: A weight is NaN or infinite, quantised, sparse, uninitialised, empty, on the meta device, of an
+            unsupported dtype, float8 with a scale beside it, or wrapped by ``FullyShardedDataParallel``; or it is not
+            in the files, or has another shape there. The message and ``error.layer`` name the layer.
+        CheckpointError: A file is missing, damaged, or not in the safetensors format.
         BackendError: The backend does not exist or cannot run here.
     """
     if formula is None:
         formula = Formula()
     elif not isinstance(formula, Formula):
         raise ArgumentError(f"formula={formula!r}: give a fec_fast.Formula")
-    model, _, modules = checked_modules(model)
+    model, by_every_name, modules = checked_modules(model)
     # "auto" depends on the device of the weights; a backend that is asked for by name is checked before any work.
     used = None if backend == "auto" else resolve(backend)
+    if weights is not None and used is not None and used.name in ("cuda", "triton"):
+        raise BackendError(
+            f"backend={backend!r}: the weights of a file are scored on the CPU; leave backend= out, or load them into "
+            "the model on the GPU and leave weights= out"
+        )
     chosen, unscored = select(model, modules, layers)
+    with contextlib.nullcontext() if weights is None else open_weights(weights, by_every_name) as stored:
+        found: dict[str, Tensor] = {}
+        in_file: dict[str, StoredTensor] = {}
+        infos: dict[str, LayerInfo] = {}
+        for name, module in chosen.items():
+            kind: Any = type(module)
+            weight: Any = (
+                attached_weight(name, module, by_copy=True) if stored is None else stored.weight_of(name, module)
+            )
+            shape = weight.shape
+            axis = 1 if issubclass(kind, TRANSPOSED) else 0
+            groups = getattr(module, "groups", 1)
+            if groups != 1:
+                check_groups(shape, groups, f"layer {name!r}: its weight", name)
+            filters, channels = shape[axis], shape[1 - axis]
+            if axis == 1:
+                filters, channels = filters * groups, channels // groups
+            if formula.axis == "channels" and channels == 1:
+                unscored[name] = "one channel per filter: it takes the score of the layer it is coupled with"
+            elif filters == 1 and (formula.axis == "filters" or (formula.axis == "both" and channels == 1)):
+                unscored[name] = "a single filter: there is no other to compare it with"
+            else:
+                (found if stored is None else in_file)[name] = weight
+                infos[name] = _layer_info(_kind_of(kind), shape, axis, groups)
+        if not infos:
+            raise LayerError(_nothing_to_score(model, unscored))
+        if used is None:
+            used = resolve("auto", ops.device_type(list(found.values())))
+        try:
+            entropies = _entropies(found, in_file, infos, formula, used)
+        except ops.NonFiniteWeightError as error:
+            message = f"{error}, or leave the layer out with layers=[...]"
+            raise WeightError(message, layer=error.layer, index=error.index) from error
+    return ModelScores({name: entropies[name] for name in infos}, infos, unscored, formula, used.name)
 
-    weights: list[Tensor] = []
-    infos: dict[str, LayerInfo] = {}
-    for name, module in chosen.items():
-        weight = attached_weight(name, module)
-        kind, shape = type(module), weight.shape
-        axis = 1 if issubclass(kind, TRANSPOSED) else 0
-        groups = getattr(module, "groups", 1)
-        if groups != 1:
-            check_groups(weight, groups, f"layer {name!r}: its weight", name)
-        filters, channels = shape[axis], shape[1 - axis]
-        if axis == 1:
-            filters, channels = filters * groups, channels // groups
-        if formula.axis == "channels" and channels == 1:
-            unscored[name] = "one channel per filter: it takes the score of the layer it is coupled with"
-        elif filters == 1 and (formula.axis == "filters" or (formula.axis == "both" and channels == 1)):
-            unscored[name] = "a single filter: there is no other to compare it with"
-        else:
-            weights.append(weight)
-            infos[name] = _layer_info(kind.__name__, shape, axis, groups)
-    if not weights:
-        raise LayerError(_nothing_to_score(model, unscored))
 
-    names = list(infos)
-    used = used or resolve("auto", ops.device_type(weights))
-    axes, groups_of = [info.axis for info in infos.values()], [info.groups for info in infos.values()]
-    try:
-        entropies = ops.entropies_of_checked(weights, formula, axes, groups_of, names, "auto", used)
-    except ops.NonFiniteWeightError as error:
-        message = f"{error}, or leave the layer out with layers=[...]"
-        raise WeightError(message, layer=error.layer, index=error.index) from error
-    return ModelScores(dict(zip(names, entropies, strict=True)), infos, unscored, formula, used.name)
+def _entropies(
+    weights: dict[str, Tensor],
+    in_file: Mapping[str, StoredTensor],
+    infos: Mapping[str, LayerInfo],
+    formula: Formula,
+    used: ResolvedBackend,
+) -> dict[str, Tensor]:
+    """The entropies by layer: in one call of all weights that kernels can read, and in one of each other weight."""
+    results: dict[str, Tensor] = {}
+
+    def score(readable: dict[str, Tensor]) -> None:
+        names, of = list(readable), [infos[name] for name in readable]
+        axes, groups = [info.axis for info in of], [info.groups for info in of]
+        found = ops.entropies_of_checked(list(readable.values()), formula, axes, groups, names, "auto", used)
+        results.update(zip(names, found, strict=True))
+
+    copied = [name for name, weight in weights.items() if needs_copy(weight)]
+    together = {name: weight for name, weight in weights.items() if name not in copied} if copied else weights
+    if together:
+        score(together)
+    for name in copied:
+        score({name: plain_copy(weights[name])})
+    for name, stored in in_file.items():
+        score({name: plain_copy(stored.read())})  # no variable holds a tensor while the next one is read
+    return results
+
+
+@functools.lru_cache(maxsize=1024)
+def _kind_of(kind: Any) -> str:
+    """The name of a layer's class; fully_shard puts one of its own in front of it."""
+    own = next(base for base in kind.__mro__ if not base.__module__.startswith("torch.distributed"))
+    return str(own.__name__)
 
 
 @functools.lru_cache(maxsize=4096)  # they cannot be changed, so layers that are alike share one

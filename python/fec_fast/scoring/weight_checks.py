@@ -61,12 +61,12 @@ def check_filters(weight: Tensor, axis: int, groups: int, label: str, layer: str
         )
     if isinstance(axis, bool) or axis not in (0, 1):
         raise ArgumentError(f"{label} has axis {axis!r}; give 0 or 1")
-    check_groups(weight, groups, label, layer)
+    check_groups(weight.shape, groups, label, layer)
 
 
-def check_groups(weight: Tensor, groups: int, label: str, layer: str | None) -> None:
+def check_groups(shape: Sequence[int], groups: int, label: str, layer: str | None) -> None:
     """Checks that the groups of a layer divide its weight; ``label`` is the subject of the message."""
     if isinstance(groups, bool) or not isinstance(groups, int | torch.SymInt):
         raise ArgumentError(f"{label} has groups {groups!r}; give a whole number")
-    if groups < 1 or weight.shape[0] % groups:
-        raise WeightError(f"{label} has shape {list(weight.shape)}, which {groups} groups do not divide", layer=layer)
+    if groups < 1 or shape[0] % groups:
+        raise WeightError(f"{label} has shape {list(shape)}, which {groups} groups do not divide", layer=layer)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypedDict, TypeVar
@@ -133,13 +134,12 @@ class _Hashed:
 
     def read_into(self, memory: memoryview) -> bool:
         """Fills memory; false where the file ends before."""
-        while memory:
-            count = self._stream.readinto(memory[:_CHUNK])
-            if not count:
-                return False
-            self._digest.update(memory[:count])
-            memory = memory[count:]
-        return True
+        return all(self._read_chunk(memory[at : at + _CHUNK]) for at in range(0, len(memory), _CHUNK))
+
+    def _read_chunk(self, memory: memoryview) -> bool:
+        count = self._stream.readinto(memory)
+        self._digest.update(memory[:count])
+        return count == len(memory)
 
     def read_rest(self) -> None:
         """Reads what is left, for the checksum."""
@@ -147,31 +147,108 @@ class _Hashed:
             pass
 
 
-def _tensors_from(source: _Hashed, size: int, file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    start = source.read(8)
+@contextlib.contextmanager
+def open_tensors(file: Path) -> Iterator[dict[str, StoredTensor]]:
+    """Opens a file of tensors, to read them one at a time. The file stays open, so another in its place is not read.
+
+    Args:
+        file: The file.
+
+    Yields:
+        Its tensors by name; none is read yet.
+
+    Raises:
+        CheckpointError: The file is not regular, or not in the safetensors format.
+        OSError: The file is missing or cannot be read.
+    """
+    with open_regular(file, CheckpointError) as stream:
+        entries, _ = _described(stream.read, os.fstat(stream.fileno()).st_size, file)
+        start = stream.tell()
+        yield {
+            name: StoredTensor(stream, start + begin, name, dtype, shape, file) for name, dtype, shape, begin in entries
+        }
+
+
+class StoredTensor(NamedTuple):
+    """A tensor of an open file.
+
+    Attributes:
+        stream: The file.
+        begin: Where its bytes begin.
+        name: Its name.
+        dtype: Its dtype.
+        shape: Its shape.
+        file: The path of the file.
+    """
+
+    stream: BufferedReader
+    begin: int
+    name: str
+    dtype: torch.dtype
+    shape: torch.Size
+    file: Path
+
+    def read(self) -> Tensor:
+        """Reads the tensor, into memory of its own.
+
+        Raises:
+            CheckpointError: The file is shorter than when it was opened.
+            OSError: The file cannot be read.
+        """
+        self.stream.seek(self.begin)
+        described = _Described(self.name, self.dtype, self.shape, self.begin)
+        return _filled(described, lambda memory: self.stream.readinto(memory) == len(memory), self.file)
+
+
+class _Described(NamedTuple):
+    """What the header says of a tensor; ``begin`` counts from the end of the header."""
+
+    name: str
+    dtype: torch.dtype
+    shape: torch.Size
+    begin: int
+
+
+def _described(read: Callable[[int], bytes], size: int, file: Path) -> tuple[list[_Described], dict[str, str]]:
+    """Reads and checks the header: the tensors in the order of their bytes, and the text that is stored with them."""
+    start = read(8)
     check_tensor_header(start, size, str(file), CheckpointError)
     length = int.from_bytes(start, "little")
     damaged = f"{file} cannot be read: its header"
-    header = parse_json(source.read(length), dict[str, dict[str, Any] | None], damaged, CheckpointError)
+    header = parse_json(read(length), dict[str, dict[str, Any] | None], damaged, CheckpointError)
     metadata = _converted(header.pop("__metadata__", None) or {}, dict[str, str], damaged)  # null is none too
     entries = {name: _converted(entry, _Entry, damaged) for name, entry in header.items()}
-    tensors, offset = {}, 0
+    described, offset = [], 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
         dtype, shape, (begin, end) = DTYPES.get(entry["dtype"]), entry["shape"], entry["data_offsets"]
         if dtype is None:
             raise CheckpointError(f"{damaged} gives {name!r} the type {entry['dtype']!r}, which torch has not")
         if begin != offset or end - begin != math.prod(shape) * dtype.itemsize or end > size - 8 - length:
             raise CheckpointError(f"{damaged} gives {name!r} the bytes {begin} to {end}, which do not fit its shape")
-        try:
-            tensors[name] = torch.empty(shape, dtype=dtype)
-        except RuntimeError as cause:  # no element, but sizes whose product overflows
-            raise CheckpointError(f"{damaged} gives {name!r} the shape {shape}: {cause}") from cause
-        if end > begin and not source.read_into(tensors[name].view(-1).view(torch.uint8).numpy().data):
-            raise CheckpointError(f"{file} cannot be read: it is truncated")
+        described.append(_Described(name, dtype, torch.Size(shape), begin))
         offset = end
     if offset != size - 8 - length:
         raise CheckpointError(f"{damaged} leaves {size - 8 - length - offset} bytes without a tensor")
+    return described, metadata
+
+
+def _tensors_from(source: _Hashed, size: int, file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    entries, metadata = _described(source.read, size, file)
+    tensors = {entry.name: _filled(entry, source.read_into, file) for entry in entries}
     return dict(sorted(tensors.items())), metadata  # in one order in all processes, which share them out in turn
+
+
+def _filled(entry: _Described, fill: Callable[[memoryview], bool], file: Path) -> Tensor:
+    """A tensor with its bytes from a file; ``fill`` fills memory with the next ones, or says that there are too few."""
+    try:
+        tensor = torch.empty(entry.shape, dtype=entry.dtype)
+    except RuntimeError as cause:  # no element, but sizes whose product overflows
+        raise CheckpointError(
+            f"{file} cannot be read: its header gives {entry.name!r} the shape {list(entry.shape)}: {cause}"
+        ) from cause
+    if tensor.numel() and not fill(tensor.view(-1).view(torch.uint8).numpy().data):
+        raise CheckpointError(f"{file} cannot be read: it is truncated")
+    return tensor
 
 
 def _converted(value: Any, schema: type[_T], damaged: str) -> _T:

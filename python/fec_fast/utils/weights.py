@@ -17,6 +17,8 @@ from .modules import is_sharded
 
 # The dtypes that every backend reads.
 SCORABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+# Those that scoring reads through float16 copies, which have exactly their values.
+FLOAT8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
 _ORDINARY = (nn.Parameter, Tensor)
 
 
@@ -35,7 +37,9 @@ class Trouble(NamedTuple):
 QUANTISED_LAYER = Trouble("is quantised", "score and prune the float model and quantise it afterwards")
 
 
-def weight_trouble(weight: Tensor, *, holds_filters: bool = True, may_be_empty: bool = False) -> Trouble | None:
+def weight_trouble(
+    weight: Tensor, *, holds_filters: bool = True, may_be_empty: bool = False, by_copy: bool = False
+) -> Trouble | None:
     """Decides whether a tensor is fit to be scored and pruned: the one place that does.
 
     The values are not looked at here; see :func:`first_not_finite`.
@@ -45,6 +49,7 @@ def weight_trouble(weight: Tensor, *, holds_filters: bool = True, may_be_empty: 
         holds_filters: Whether it is the weight of a convolution or linear layer, which needs channels and a
             floating-point dtype. Other parameters and buffers may have any shape and dtype.
         may_be_empty: Whether a weight without elements is accepted.
+        by_copy: Whether float8 and sharded weights are accepted, which can be scored by :func:`plain_copy` alone.
 
     Returns:
         The trouble and its remedy; ``None`` if the tensor is fit.
@@ -63,11 +68,12 @@ def weight_trouble(weight: Tensor, *, holds_filters: bool = True, may_be_empty: 
         )
     if is_fake(weight):
         return Trouble("is a fake tensor and has no values", "build the model outside of FakeTensorMode")
-    if is_traceable_wrapper_subclass(weight):
+    sharded = is_sharded(weight)
+    if is_traceable_wrapper_subclass(weight) and not (sharded and by_copy):
         return Trouble(f"is a {type(weight).__name__}", "score and prune the plain model and convert it afterwards")
     if not holds_filters:
         return None
-    if weight.dtype not in SCORABLE_DTYPES:
+    if weight.dtype not in SCORABLE_DTYPES and not (by_copy and not sharded and weight.dtype in FLOAT8_DTYPES):
         known = ", ".join(str(dtype).removeprefix("torch.") for dtype in SCORABLE_DTYPES)
         return Trouble(f"is {str(weight.dtype).removeprefix('torch.')}", f"convert the model to one of {known}")
     if weight.dim() < 2:
@@ -81,6 +87,26 @@ def _is_ordinary(weight: Tensor) -> bool:
     """Tells whether a tensor of torch's own classes has nothing that a weight must not have, apart from no elements."""
     dense = weight.layout is torch.strided and not weight.is_meta
     return dense and weight.dtype in SCORABLE_DTYPES and weight.dim() > 1
+
+
+def needs_copy(weight: Tensor) -> bool:
+    """Tells whether a weight that ``weight_trouble(weight, by_copy=True)`` accepts is read by :func:`plain_copy`."""
+    return weight.dtype in FLOAT8_DTYPES or (type(weight) not in _ORDINARY and is_sharded(weight))
+
+
+def plain_copy(weight: Any) -> Tensor:
+    """Copies a float8 or sharded weight to a tensor that every backend reads, with the same values.
+
+    Args:
+        weight: Any weight. A sharded one is gathered, which is collective: all processes that have a part of it have to
+            call this, for the same weights in the same order.
+
+    Returns:
+        float16 of a float8 weight; the whole weight of a sharded one; another one itself, detached.
+    """
+    with torch.no_grad():
+        whole: Tensor = weight.detach().full_tensor() if is_sharded(weight) else weight.detach()
+    return whole.half() if whole.dtype in FLOAT8_DTYPES else whole
 
 
 def is_quantised_layer(module: nn.Module) -> bool:

@@ -240,7 +240,7 @@ def test_sparse_weight() -> None:
         score_model(net, layers=[nn.Linear])
 
 
-@pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e4m3fn])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e4m3fnuz])
 def test_unsupported_dtype(dtype: torch.dtype) -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3))
     net[0].weight = nn.Parameter(net[0].weight.detach().to(dtype), requires_grad=False)

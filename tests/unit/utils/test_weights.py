@@ -31,7 +31,7 @@ UNFIT: dict[str, tuple[Callable[[], Tensor], str]] = {
     "wrapper subclass": (lambda: TwoTensor(WEIGHT, WEIGHT.clone()), "TwoTensor.*plain model"),
     "integer": (lambda: WEIGHT.to(torch.int8), "int8.*float32"),
     "complex": (lambda: WEIGHT.to(torch.complex64), "complex64.*float32"),
-    "float8": (lambda: WEIGHT.to(torch.float8_e4m3fn), "float8_e4m3fn.*float32"),
+    "float8": (lambda: WEIGHT.to(torch.float8_e5m2fnuz), "float8_e5m2fnuz.*float32"),
     "one dimension": (lambda: torch.randn(4), r"shape \[4\].*two dimensions"),
     "not finite": (lambda: WITH_NAN.clone(), r"nan at (index )?\[2, 1, 0, 2\].*load"),
 }

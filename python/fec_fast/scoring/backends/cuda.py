@@ -14,6 +14,10 @@ from ..formula import Formula
 from . import extension
 from .layout import Arrangement, Placement, algorithm_for, arranged, check_one_device, evenly_strided, placements_of
 
+# The bytes that the kernels work in, unless a single weight needs more: of a larger model some weights are processed
+# after the others, in the same memory.
+WORKSPACE = 1 << 30
+
 
 def compiled() -> Any:
     """Returns the compiled module; ``None`` in a build without CUDA kernels."""
@@ -53,17 +57,29 @@ def stream_of(device: torch.device) -> tuple[int, int]:
     return stream.device_index, stream.cuda_stream
 
 
-class _Prepared(NamedTuple):
-    """A call whose table of layers is built.
+class _Batch(NamedTuple):
+    """Weights that are processed together, with their table of layers.
 
     Attributes:
         call: The compiled module's ``Call``; it is not changed by a launch.
         workspace_bytes: The size of its workspace; 0 if there is nothing to compute.
-        arrangement: The places of its results.
+        of: The positions of its weights among those of the call.
     """
 
     call: Any
     workspace_bytes: int
+    of: slice
+
+
+class _Prepared(NamedTuple):
+    """A call whose tables of layers are built.
+
+    Attributes:
+        batches: Nearly always one.
+        arrangement: The places of its results.
+    """
+
+    batches: list[_Batch]
     arrangement: Arrangement
 
 
@@ -145,22 +161,24 @@ def queue(
 
 def _launch(prepared: _Prepared, weights: Sequence[Tensor], results: list[int]) -> None:
     """Launches a prepared call, with the addresses of its results, on the weights it was prepared for."""
-    size = prepared.workspace_bytes
-    if size == 0:
-        return
-    device = weights[0].device
-    try:
-        workspace = torch.empty(size, dtype=torch.uint8, device=device)
-    except torch.OutOfMemoryError as error:
-        raise BackendError(
-            f"no room on {device} for the {size / 2**20:.0f} MiB that the kernels work in: free some, score fewer "
-            f"layers at a time (layers=[...]), or use backend='cpu'"
-        ) from error
-    number, stream = stream_of(device)
-    try:
-        prepared.call.launch(results, workspace.data_ptr(), size, number, stream)
-    except compiled().Error as error:
-        raise BackendError(f"the CUDA kernels could not be launched on {device}: {error}") from error
+    for batch in prepared.batches:
+        size = batch.workspace_bytes
+        if size == 0:
+            continue
+        device = weights[0].device
+        try:
+            workspace = torch.empty(size, dtype=torch.uint8, device=device)
+        except torch.OutOfMemoryError as error:
+            raise BackendError(
+                f"no room on {device} for the {size / 2**20:.0f} MiB that the kernels work in: free some, leave large "
+                f"layers out (layers=[...]), or use backend='cpu'"
+            ) from error
+        number, stream = stream_of(device)
+        try:
+            batch.call.launch(results[batch.of], workspace.data_ptr(), size, number, stream)
+        except compiled().Error as error:
+            raise BackendError(f"the CUDA kernels could not be launched on {device}: {error}") from error
+        del workspace  # the next batch gets the same memory: the allocator hands it out in the order of the stream
 
 
 def _prepared_for(
@@ -198,14 +216,29 @@ def _prepared(
     if arrangement is None:
         return None
     try:
-        call = module.Call(
-            arrangement.rows,
-            compress=formula.compress,
-            entropy=formula.entropy,
-            axis=formula.axis,
-            tau=formula.tau or 0.0,
-            tau_scale=formula.tau_scale,
-        )
-        return _Prepared(call, call.workspace_bytes(), arrangement)
+        return _Prepared(_batches(module, arrangement.rows, formula, 0), arrangement)
     except ValueError as error:
         raise FormulaError(f"the CUDA kernels cannot do this: {error}") from error
+
+
+def _batches(module: Any, rows: list[Any], formula: Formula, first: int) -> list[_Batch]:
+    """Divides weights in halves until each batch works in :data:`WORKSPACE` or is a single weight.
+
+    Args:
+        module: The compiled module.
+        rows: How the weights lie in memory.
+        formula: The formula of the entropy.
+        first: The position of the first of them in the call.
+    """
+    call = module.Call(
+        rows,
+        compress=formula.compress,
+        entropy=formula.entropy,
+        axis=formula.axis,
+        tau=formula.tau or 0.0,
+        tau_scale=formula.tau_scale,
+    )
+    size, half = call.workspace_bytes(), len(rows) // 2
+    if size <= WORKSPACE or half == 0:
+        return [_Batch(call, size, slice(first, first + len(rows)))]
+    return _batches(module, rows[:half], formula, first) + _batches(module, rows[half:], formula, first + half)
