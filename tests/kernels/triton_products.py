@@ -163,6 +163,16 @@ def batches_and_groups() -> None:
         count = Counter(name for name, _ in launches)
         assert count["split_filters"] > 1 and count["multiply_tiles"] > 2 * count["split_filters"]
         assert all(torch.equal(a, b) for a, b in zip(want, got, strict=True)), formula
+    for formula in (Formula("rms", axis="channels"), Formula("none", axis="channels")):
+        triton._plans.clear()
+        with watched() as together:
+            want = triton.entropies(weights, formula, **calls)
+        with replaced(triton_table, "WORKSPACE", 1 << 14):
+            triton._plans.clear()
+            with watched() as apart:
+                got = triton.entropies(weights, formula, **calls)
+        assert len(apart) > len(together), "the first layer has no room alone, the others have it together"
+        assert all(torch.equal(a, b) for a, b in zip(want, got, strict=True)), formula
 
 
 def launches_of_a_model() -> dict[str, int]:
