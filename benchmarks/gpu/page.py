@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from benchmarks.common.tables import markdown_table
@@ -14,7 +15,6 @@ def table_of_throughput(result: dict[str, Any]) -> str:
         result: The content of the result file.
     """
     networks = result["throughput"]
-    sides = list(next(iter(networks.values())))
-    return markdown_table(
-        ["", *networks], [[side, *(f"{networks[name][side]:g}" for name in networks)] for side in sides]
-    )
+    sides = dict.fromkeys(itertools.chain.from_iterable(networks.values()))  # a run that was cut off has fewer of some
+    rows = [[side, *(f"{each[side]:g}" if side in each else "" for each in networks.values())] for side in sides]
+    return markdown_table(["", *networks], rows)

@@ -1,15 +1,27 @@
-"""Parity of the CUDA and Triton kernels with the float64 reference, on the device, and of replayed CUDA graphs."""
+"""Parity of the CUDA and Triton kernels with the float64 reference, on the device, and of replayed CUDA graphs.
+
+The rows of ``python -m benchmarks.gpu --part parity``; each has ``failures``, one line per comparison that failed.
+"""
 
 from __future__ import annotations
 
 import itertools
+import json
+import re
+import shutil
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from benchmarks.common.environment import ROOT
 from benchmarks.common.parity import allowed_error
+from benchmarks.gpu.rows import Row
 from fec_fast.scoring import ops, reference
 from fec_fast.scoring.backends.registry import backends
 from fec_fast.scoring.distance_matrix import channel_distances
@@ -20,6 +32,8 @@ SMALL = ((5, 7, 3, 3), (6, 40, 5, 5), (70, 33, 1, 1), (3, 600, 1, 1))
 ALL = (*SMALL, (64, 3, 7, 7), (96, 200, 3, 3), (300, 130, 1, 1), (2, 2048, 1, 1), (1, 8192, 1, 1), (1, 12000, 1, 1))
 # The float64 reference computes all pairs: filters with more channels are compared with one number per channel only.
 MOST_CHANNELS = 2048
+SANITIZER = "compute-sanitizer"
+_SANITIZER_SECONDS = 90
 
 
 class Parity:
@@ -97,8 +111,6 @@ def parity(sizes: Sequence[tuple[int, ...]], names: Sequence[str] = ("cuda", "tr
                 atol=1e-12,
             ):
                 comparisons.failures.append(f"channel_distances {list(size)} {dtype} {formula}")
-    for name in comparisons.backends:
-        comparisons.failures += graph(name)
     share = "worst share of the tolerance"
     return {
         "backends": comparisons.backends,
@@ -144,3 +156,80 @@ def graph(backend: str = "cuda") -> list[str]:
             )
         weights[1].normal_()
     return failures
+
+
+def parity_rows(network: str = "resnet50") -> Iterator[Row]:
+    """The comparisons, and compute-sanitizer's checks after them.
+
+    Args:
+        network: The network of torchvision whose weights are compared too.
+    """
+    names = [name for name in ("cuda", "triton") if backends()[name].usable]
+    for size in ALL:
+        yield Row("shapes", str(list(size)), partial(parity, (size,)))
+    for name in names:
+        yield Row("graphs", name, lambda name=name: {"failures": graph(name)})
+        yield Row(f"weights of {network}", name, partial(network_parity, network, name))
+    for check in ("memcheck", "racecheck"):
+        yield Row(SANITIZER, check, partial(sanitized, check))
+
+
+def network_parity(network: str, backend: str) -> dict[str, Any]:
+    """Compares the entropies of a network's weights with the float64 reference on the device, in three dtypes.
+
+    Args:
+        network: Its name in torchvision.
+        backend: The backend whose kernels are compared.
+    """
+    from torchvision.models import get_model
+
+    weights = [m.weight.detach() for m in get_model(network, weights=None).modules() if isinstance(m, torch.nn.Conv2d)]
+    worst, failures = 0.0, []
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        on_device = [weight.to(DEVICE, dtype) for weight in weights]
+        for formula in (Formula(), Formula("rms", axis="channels")):
+            zeros, ones = [0] * len(weights), [1] * len(weights)
+            found = ops.entropies(on_device, formula, axes=zeros, groups=ones, backend=backend)
+            for i, (weight, got) in enumerate(zip(on_device, found, strict=True)):
+                share = float((got - _wanted(weight, formula).cpu()).abs().max()) / allowed_error(weight, formula)
+                worst = max(worst, share)
+                if not share <= 1:
+                    failures.append(f"{backend} {network} convolution {i} {dtype} {formula}: {share:.2f} tolerances")
+    return {"worst share of the tolerance": worst, "failures": failures}
+
+
+def _wanted(weight: Tensor, formula: Formula) -> Tensor:
+    """The float64 reference; on the channel axis, where it has C x C numbers per filter, in blocks with one tau."""
+    if formula.axis == "filters":
+        return reference.entropy(weight, formula)
+    blocks = weight.split(max(1, (1 << 26) // weight.shape[1] ** 2))
+    tau = float(torch.cat([reference.distances(block, formula).mean((1, 2)) for block in blocks]).mean())
+    return torch.cat([reference.entropy(block, replace(formula, tau=tau)) for block in blocks])
+
+
+def sanitized(check: str) -> dict[str, Any] | None:
+    """Runs the comparisons of the CUDA kernels on small shapes under a tool of compute-sanitizer.
+
+    Triton's are left out: racecheck reports its sums, in which several lanes write equal numbers to one address.
+
+    Args:
+        check: ``"memcheck"`` or ``"racecheck"``.
+
+    Returns:
+        Its summary; ``None`` if it took too long.
+    """
+    program = shutil.which(SANITIZER)
+    if program is None or not backends()["cuda"].usable:
+        reason = "no CUDA kernels" if program else f"no {SANITIZER} on the PATH"
+        return {"not run": reason, "failures": []}
+    command = [program, "--tool", check, "--error-exitcode", "1", sys.executable, "-m", "benchmarks.gpu", "--small"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=_SANITIZER_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
+    summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: .*", done.stdout)[-1:]
+    found = next((line for line in done.stdout.splitlines() if line.startswith("{")), None)
+    failures = [f"under {check}: {failure}" for failure in (json.loads(found)["failures"] if found else [])]
+    if done.returncode != 0 or found is None:
+        failures.append(f"{check} failed ({done.returncode}): {done.stdout[-2000:]}")
+    return {"summary": "".join(summary), "failures": failures}

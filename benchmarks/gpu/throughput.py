@@ -1,106 +1,171 @@
-"""Throughput of the kernels on the device: networks of torchvision, compared with torch and with the memory floor."""
+"""Throughput of both backends on networks of torchvision, beside torch's operators and what the memory allows."""
 
 from __future__ import annotations
 
-import statistics
-import sys
-from collections.abc import Callable
-from functools import partial
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.gpu import parity
+from benchmarks.gpu.rows import Row
+from benchmarks.gpu.timing import graph_milliseconds, host_milliseconds, kernel_microseconds, milliseconds
 from fec_fast.scoring.backends import cuda, triton
 from fec_fast.scoring.backends.registry import backends
 from fec_fast.scoring.formula import Formula
 from fec_fast.scoring.model_scores import score_model
 
 NETWORKS = ("resnet50", "resnet152", "wide_resnet101_2")
-FLOOR = "memory floor: all weights in one tensor, read once (sum)"
+SORTED = Formula("rms", axis="channels")
+FORMULAS = {"sorted, rms": SORTED, "between filters": Formula()}
+DTYPES = {"": torch.float32, ", float16": torch.float16, ", bfloat16": torch.bfloat16}
+BACKENDS = {"cuda": "", "triton": "Triton: "}  # and what their rows begin with
+_COPIED = 1 << 30  # bytes; far more than any cache holds
 
 
-def milliseconds(function: Callable[[], object], runs: int) -> float:
-    """The median time of a call in milliseconds, by CUDA events, after two calls that are not timed."""
-    times = []
-    for run in range(runs + 2):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        function()
-        end.record()
-        torch.cuda.synchronize()
-        if run >= 2:
-            times.append(begin.elapsed_time(end))
-    return statistics.median(times)
+class Network:
+    """The convolutions of a network, on the device; made when they are first needed.
+
+    Attributes:
+        name: The network's name in torchvision.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Stores the name."""
+        self.name = name
+
+    @cached_property
+    def model(self) -> torch.nn.Module:
+        """The network, with random weights."""
+        from torchvision.models import get_model
+
+        return get_model(self.name, weights=None).to(parity.DEVICE)
+
+    @cached_property
+    def weights(self) -> list[Tensor]:
+        """The weights of its convolutions."""
+        return [m.weight.detach() for m in self.model.modules() if isinstance(m, torch.nn.Conv2d)]
+
+    @cached_property
+    def flat(self) -> Tensor:
+        """All weights in one tensor."""
+        return torch.cat([weight.flatten() for weight in self.weights])
+
+    def entropies(
+        self, backend: str, formula: Formula, dtype: torch.dtype = torch.float32, **choice: Any
+    ) -> Callable[[], list[Tensor]]:
+        """A call of a backend's kernels."""
+        weights = [weight.to(dtype) for weight in self.weights]
+        kernels: Any = cuda.entropies if backend == "cuda" else triton.entropies
+        return partial(kernels, weights, formula, axes=[0] * len(weights), groups=[1] * len(weights), **choice)
 
 
-def throughput(name: str, runs: int) -> dict[str, float]:
-    """Milliseconds on the device for the convolutions of a network, by what is computed.
+def usable() -> list[str]:
+    """The backends that can run here."""
+    return [name for name in BACKENDS if backends()[name].usable]
+
+
+def throughput_rows(runs: int) -> Iterator[Row]:
+    """Milliseconds by network and by what is computed, each eager and as a CUDA graph.
 
     Args:
-        name: The network's name in torchvision.
-        runs: How often each side is timed.
+        runs: How often each is timed.
     """
-    from torchvision.models import get_model
+    for name in NETWORKS:
+        network = Network(name)
+        for row, make, measures in sides(network):
+            for suffix, measure in measures.items():
+                yield Row(name, row + suffix, lambda make=make, measure=measure: measure(make(), runs))
 
-    model = get_model(name, weights=None).to(parity.DEVICE)
-    weights = [m.weight.detach() for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
-    zeros, ones = [0] * len(weights), [1] * len(weights)
-    call: Any = {"axes": zeros, "groups": ones}
-    rms, filters = Formula("rms", axis="channels"), Formula()
-    points = [w.flatten(2).square().mean(-1).sqrt() for w in weights]
-    flat = torch.cat([w.flatten() for w in weights])
 
-    def captured(formula: Formula, dtype: torch.dtype = torch.float32) -> Callable[[], object]:
-        queue = partial(cuda.entropies, [w.to(dtype) for w in weights], formula, **call)
-        queue()  # loads the kernels: not every driver does during a capture
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            results = queue()
+def sides(network: Network) -> Iterator[tuple[str, Callable[[], Callable[[], object]], dict[str, Any]]]:
+    """What is timed for a network.
 
-        def replay(kept: object = (queue, results)) -> None:  # the graph holds addresses alone
-            graph.replay()
+    Args:
+        network: The network.
 
-        return replay
+    Yields:
+        The name of the row, what makes the function that is timed, and how it is timed, by the suffix of the row.
+    """
+    both = {"": milliseconds, ", as a CUDA graph": graph_milliseconds}
+    yield "memory floor: all weights in one tensor, read once (sum)", lambda: network.flat.sum, both
+    yield "all weights in one tensor, copied", lambda: partial(torch.clone, network.flat), both
+    for backend in usable():
+        for what, formula in FORMULAS.items():
+            for suffix, dtype in DTYPES.items():
+                timed = both if suffix else both | {", host": host_milliseconds}
+                make = partial(network.entropies, backend, formula, dtype)
+                yield f"{BACKENDS[backend]}{what}{suffix}", make, timed
+            score: Any = partial(score_model, formula=formula, backend=backend)
+            end_to_end = f"{BACKENDS[backend]}score_model, {what.removeprefix('sorted, ')}, end to end"
+            yield end_to_end, lambda score=score: partial(score, network.model), {"": milliseconds}
+        brute = partial(network.entropies, backend, SORTED, algorithm="pairwise")
+        yield f"{BACKENDS[backend]}brute force: pairwise, rms", brute, both
+    yield "torch.cdist between filters, distances alone", lambda: partial(distances, network.weights), both
+    yield "addmm, sqrt, exp between filters", lambda: partial(plain_torch, network.weights), both
+    yield "addmm, sqrt, exp between filters, torch.compile", lambda: compiled_filters(network.weights), both
+    yield "pairwise, rms, torch.compile (given tau)", lambda: compiled_pairs(network.weights), both
 
-    @torch.compile(dynamic=True)
-    def pairwise(v: Any, tau: Any) -> Any:
-        return -torch.exp(-(v[:, :, None] - v[:, None, :]).abs() / tau).mean(-1).log().mean(-1)
 
-    def compiled() -> None:
-        for v in points:  # in blocks of at most 64 Mi pairs
-            step = max(1, (64 << 20) // v.shape[1] ** 2)
-            for first in range(0, len(v), step):
-                pairwise(v[first : first + step], 0.01)
+def kernel_rows() -> Iterator[Row]:
+    """Microseconds of each kernel of a call, by network."""
+    for name in NETWORKS:
+        network = Network(name)
+        for backend in usable():
+            for what, formula in FORMULAS.items():
+                make = partial(network.entropies, backend, formula)
+                yield Row(name, f"{BACKENDS[backend]}{what}", lambda make=make: kernel_microseconds(make()))
+        plain = "addmm, sqrt, exp between filters"
+        yield Row(name, plain, lambda network=network: kernel_microseconds(partial(plain_torch, network.weights)))
 
-    sides: dict[str, Callable[[], object]] = {
-        FLOOR: flat.sum,
-        "sorted, rms": partial(cuda.entropies, weights, rms, **call),
-        "sorted, rms, as a CUDA graph": captured(rms),
-        "sorted, rms, float16, as a CUDA graph": captured(rms, torch.float16),
-        "sorted, rms, bfloat16, as a CUDA graph": captured(rms, torch.bfloat16),
-        "brute force: pairwise, rms": partial(cuda.entropies, weights, rms, algorithm="pairwise", **call),
-        "between filters": partial(cuda.entropies, weights, filters, **call),
-        "between filters, as a CUDA graph": captured(filters),
-        "between filters, float16, as a CUDA graph": captured(filters, torch.float16),
-        "between filters, bfloat16, as a CUDA graph": captured(filters, torch.bfloat16),
-        "score_model, rms, end to end": partial(score_model, model, formula=rms, backend="cuda"),
-        "score_model, between filters, end to end": partial(score_model, model, formula=filters, backend="cuda"),
-        "torch.cdist between filters, distances alone": lambda: [
-            torch.cdist(w.flatten(1), w.flatten(1)) for w in weights
-        ],
-    }
-    if backends()["triton"].usable:
-        sides["Triton: sorted, rms"] = partial(triton.entropies, weights, rms, **call)
-        sides["Triton: between filters"] = partial(triton.entropies, weights, filters, **call)
-    sides["pairwise, rms, torch.compile (given tau)"] = compiled  # last: the compilation takes long
-    times = {}
-    for side, function in sides.items():  # printed one by one: a run that hits a time limit leaves its first figures
-        times[side] = round(milliseconds(function, runs), 4)
-        print(f"  {name}: {side}: {times[side]} ms", file=sys.stderr, flush=True)
-    times["sorted, as a CUDA graph, times the memory floor"] = round(
-        times["sorted, rms, as a CUDA graph"] / times[FLOOR], 2
-    )
-    times["channels/s of sorted, G"] = round(sum(p.numel() for p in points) / times["sorted, rms"] / 1e6, 2)
-    return times
+
+def copy_bandwidth(runs: int) -> float:
+    """GB/s that a copy of much memory reads and writes together."""
+    source = torch.empty(_COPIED, dtype=torch.uint8, device=parity.DEVICE)
+    target = torch.empty_like(source)
+    return round(2 * source.numel() / milliseconds(lambda: target.copy_(source), runs) / 1e6, 1)
+
+
+def distances(weights: Sequence[Tensor]) -> list[Tensor]:
+    """The distances between filters by ``torch.cdist``, without the entropies."""
+    return [torch.cdist(weight.flatten(1), weight.flatten(1)) for weight in weights]
+
+
+def filters_of(weight: Tensor) -> Tensor:
+    """The entropies between the filters of a weight by torch's operators, without care for pairs that are near."""
+    x = weight.flatten(1)
+    squares = x.square().sum(1)
+    found = torch.addmm(squares[:, None] + squares[None, :], x, x.T, alpha=-2).clamp_(min=0).sqrt_()
+    return -torch.exp(-found / found.mean()).mean(1).log()
+
+
+def plain_torch(weights: Sequence[Tensor]) -> list[Tensor]:
+    """The entropies between filters by torch's operators, in float32."""
+    return [filters_of(weight) for weight in weights]
+
+
+def pairs_of(points: Tensor, tau: float) -> Tensor:
+    """The entropies of one number per channel over all pairs, by torch's operators."""
+    return -torch.exp(-(points[:, :, None] - points[:, None, :]).abs() / tau).mean(-1).log().mean(-1)
+
+
+@functools.cache  # a compilation takes seconds, and serves all networks
+def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function through torch.compile, for weights of any shape."""
+    made: Callable[..., Tensor] = torch.compile(function, dynamic=True)
+    return made
+
+
+def compiled_filters(weights: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
+    """What :func:`plain_torch` computes, through torch.compile."""
+    return lambda: [compiled(filters_of)(weight) for weight in weights]
+
+
+def compiled_pairs(weights: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
+    """Entropies of the root mean squares of channels through torch.compile, in blocks of at most 64 Mi pairs."""
+    points = [weight.flatten(2).square().mean(-1).sqrt() for weight in weights]
+    blocks = [block for v in points for block in v.split(max(1, (64 << 20) // v.shape[1] ** 2))]
+    return lambda: [compiled(pairs_of)(block, 0.01) for block in blocks]

@@ -29,7 +29,6 @@ COMMANDS = {  # and the optional packages that its modules import
     "gpu.cost": (),
     "gpu.resources": (),
     "gpu.triton_resources": (),
-    "gpu.triton_throughput": (),
     "imports": (),
     "int8": ("PIL",),
     "large": (),

@@ -109,7 +109,9 @@ class LeastSquares:
         self.groups, self.unknowns = inputs.shape[0], inputs.shape[2]
         self.mean = torch.zeros(self.groups, 1, self.unknowns, dtype=torch.float64, device=inputs.device)
         if centred:
-            self.mean = self._product(inputs.new_ones(1, self.rows, 1).expand(self.groups, -1, -1), inputs) / self.rows
+            self.mean = (
+                product_of_rows(inputs.new_ones(1, self.rows, 1).expand(self.groups, -1, -1), inputs) / self.rows
+            )
         self.inputs = inputs.sub_(self.mean.to(inputs.dtype)) if centred else inputs
         self.targets = targets
 
@@ -171,21 +173,29 @@ class LeastSquares:
     def _solver(self, ridge: float) -> Solver:
         """Factors the system; the function returned maps what is missing of the target to a change of the weight."""
         if self.rows >= self.unknowns:
-            factor = _factor(self._product(self.inputs, self.inputs) / self.rows, ridge, self.unknowns)
-            return lambda missing: torch.cholesky_solve(self._product(self.inputs, missing) / self.rows, factor)
+            factor = _factor(product_of_rows(self.inputs, self.inputs) / self.rows, ridge, self.unknowns)
+            return lambda missing: torch.cholesky_solve(product_of_rows(self.inputs, missing) / self.rows, factor)
         rows = self.inputs.double()
         factor = _factor(rows @ rows.mT / self.rows, ridge, self.unknowns)
         return lambda missing: rows.mT @ (torch.cholesky_solve(missing.double(), factor) / self.rows)
 
-    @staticmethod
-    def _product(left: Tensor, right: Tensor) -> Tensor:
-        """``left' right`` in float64, from products of blocks in the inputs' precision."""
-        total: Tensor | None = None
-        for start in range(0, left.shape[1], _BLOCK):
-            product = left[:, start : start + _BLOCK].mT @ right[:, start : start + _BLOCK]
-            total = product.double() if total is None else total.add_(product)
-        assert total is not None
-        return total
+
+def product_of_rows(left: Tensor, right: Tensor) -> Tensor:
+    """``left' right`` in float64, from products of blocks in the inputs' precision.
+
+    Args:
+        left: ``[groups, rows, columns]``, at least one row.
+        right: The same rows, with other columns.
+
+    Returns:
+        ``[groups, columns of left, columns of right]``.
+    """
+    total: Tensor | None = None
+    for start in range(0, left.shape[1], _BLOCK):
+        product = left[:, start : start + _BLOCK].mT @ right[:, start : start + _BLOCK]
+        total = product.double() if total is None else total.add_(product)
+    assert total is not None
+    return total
 
 
 def _factor(system: Tensor, ridge: float, unknowns: int) -> Tensor:
