@@ -118,6 +118,7 @@ FUNCTIONS: dict[str, Subject] = {
             "formula": without(PRUNING["formula"], "None"),
             "backend": WORDS,
             "layers": PRUNING["ignore"],
+            "weights": {**bad.NO_NAMES, **bad.NO_PATHS, "no files": lambda: []},
         },
     ),
     "prune": Subject(

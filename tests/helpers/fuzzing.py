@@ -277,6 +277,21 @@ def _weights(folder: Path, kind: str) -> Target:
     return Target((stream.getvalue(),), {"new": "zip", "old": "pickle"}.get(kind, kind), read)
 
 
+def _stored_weights(folder: Path) -> Target:
+    """Weights that are read a tensor at a time, for a model without memory."""
+    path = folder / "stored.safetensors"
+    with torch.device("meta"):
+        model = tiny()
+
+    def read(content: bytes) -> None:
+        path.write_bytes(content)
+        scores = fec_fast.score_model(model, weights=path)
+        assert scores.layers == fec_fast.score_model(tiny()).layers
+        assert all(0 <= float(value) <= 10 for values in scores.values() for value in values)
+
+    return Target((save(tiny().state_dict()),), "safetensors", read)
+
+
 def _sweep_point(folder: Path, plan: Plan) -> Target:
     points = PointFolder(folder)
     point = SweepPoint("macs=0.5", "entropy", "fec_l1", 0.5, None, 100, 1000, 0.25, plan)
@@ -337,4 +352,5 @@ READERS: dict[str, Callable[[Path], Target]] = {
         folder, "imagefolder", {f"{split}/{name}/1.png": picture("PNG") for split in ("train", "val") for name in "ab"}
     ),
     **{f"weights {kind}": lambda folder, kind=kind: _weights(folder, kind) for kind in ("new", "old", "safetensors")},
+    "weights a tensor at a time": _stored_weights,
 }
