@@ -150,13 +150,14 @@ def read_weight(name: str, module: nn.Module) -> Tensor:
     return attached_weight(name, module).detach()
 
 
-def attached_weight(name: str, module: nn.Module, *, by_copy: bool = False) -> Tensor:
+def attached_weight(name: str, module: nn.Module, copied: list[str] | None = None) -> Tensor:
     """Reads the weight of a layer, for kernels, which know no gradients.
 
     Args:
         name: The name of the layer, for messages.
         module: The layer.
-        by_copy: See :func:`fec_fast.utils.weights.weight_trouble`.
+        copied: The name is added to it where the weight has to be copied (:func:`fec_fast.utils.weights.plain_copy`).
+            Without it such a weight is unfit.
 
     Returns:
         The weight: dense, with values, of a floating-point dtype, on its own device.
@@ -170,9 +171,12 @@ def attached_weight(name: str, module: nn.Module, *, by_copy: bool = False) -> T
         weight = _computed_weight(name, module)
     if not isinstance(weight, Tensor):
         raise refusal(name, module, Trouble(f"is a {type(weight).__name__}", "a tensor is needed"))
-    trouble = weight_trouble(weight, by_copy=by_copy)
-    if trouble is None and weight.dtype in FLOAT8_DTYPES:
-        trouble = scale_trouble(weight.dtype, [*own_parameters(module), *own_buffers(module)])
+    trouble = weight_trouble(weight)
+    if trouble is not None and copied is not None:
+        trouble = weight_trouble(weight, by_copy=True)
+        if trouble is None and weight.dtype in FLOAT8_DTYPES:
+            trouble = scale_trouble(weight.dtype, [*own_parameters(module), *own_buffers(module)])
+        copied.append(name)
     if trouble is not None:
         raise refusal(name, module, trouble)
     return weight

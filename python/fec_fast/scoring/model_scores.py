@@ -21,7 +21,7 @@ from ..utils.public_call import names_checked
 from ..utils.reading import check_json_text, parse_json
 from ..utils.tensor_files import StoredTensor
 from ..utils.text import counted, text_table
-from ..utils.weights import needs_copy, plain_copy
+from ..utils.weights import plain_copy
 from . import ops
 from .backends.registry import ResolvedBackend, resolve
 from .formula import Formula
@@ -320,13 +320,12 @@ def score_model(
     chosen, unscored = select(model, modules, layers)
     with contextlib.nullcontext() if weights is None else open_weights(weights, by_every_name) as stored:
         found: dict[str, Tensor] = {}
+        copied: list[str] = []
         in_file: dict[str, StoredTensor] = {}
         infos: dict[str, LayerInfo] = {}
         for name, module in chosen.items():
             kind: Any = type(module)
-            weight: Any = (
-                attached_weight(name, module, by_copy=True) if stored is None else stored.weight_of(name, module)
-            )
+            weight: Any = attached_weight(name, module, copied) if stored is None else stored.weight_of(name, module)
             shape = weight.shape
             axis = 1 if issubclass(kind, TRANSPOSED) else 0
             groups = getattr(module, "groups", 1)
@@ -341,13 +340,13 @@ def score_model(
                 unscored[name] = "a single filter: there is no other to compare it with"
             else:
                 (found if stored is None else in_file)[name] = weight
-                infos[name] = _layer_info(_kind_of(kind), shape, axis, groups)
+                infos[name] = _layer_info(kind, shape, axis, groups)
         if not infos:
             raise LayerError(_nothing_to_score(model, unscored))
         if used is None:
             used = resolve("auto", ops.device_type(list(found.values())))
         try:
-            entropies = _entropies(found, in_file, infos, formula, used)
+            entropies = _entropies(found, copied, in_file, infos, formula, used)
         except ops.NonFiniteWeightError as error:
             message = f"{error}, or leave the layer out with layers=[...]"
             raise WeightError(message, layer=error.layer, index=error.index) from error
@@ -356,12 +355,13 @@ def score_model(
 
 def _entropies(
     weights: dict[str, Tensor],
+    copied: Sequence[str],
     in_file: Mapping[str, StoredTensor],
     infos: Mapping[str, LayerInfo],
     formula: Formula,
     used: ResolvedBackend,
 ) -> dict[str, Tensor]:
-    """The entropies by layer: in one call of all weights that kernels can read, and in one of each other weight."""
+    """The entropies by layer: in one call of all weights, and in one of each that is copied or in a file."""
     results: dict[str, Tensor] = {}
 
     def score(readable: dict[str, Tensor]) -> None:
@@ -370,27 +370,21 @@ def _entropies(
         found = ops.entropies_of_checked(list(readable.values()), formula, axes, groups, names, "auto", used)
         results.update(zip(names, found, strict=True))
 
-    copied = [name for name, weight in weights.items() if needs_copy(weight)]
     together = {name: weight for name, weight in weights.items() if name not in copied} if copied else weights
     if together:
         score(together)
     for name in copied:
-        score({name: plain_copy(weights[name])})
+        if name in weights:  # others have too few filters to be compared
+            score({name: plain_copy(weights[name])})
     for name, stored in in_file.items():
         score({name: plain_copy(stored.read())})  # no variable holds a tensor while the next one is read
     return results
 
 
-@functools.lru_cache(maxsize=1024)
-def _kind_of(kind: Any) -> str:
-    """The name of a layer's class; fully_shard puts one of its own in front of it."""
-    own = next(base for base in kind.__mro__ if not base.__module__.startswith("torch.distributed"))
-    return str(own.__name__)
-
-
 @functools.lru_cache(maxsize=4096)  # they cannot be changed, so layers that are alike share one
-def _layer_info(kind: str, shape: tuple[int, ...], axis: int, groups: int) -> LayerInfo:
-    return LayerInfo(kind, tuple(shape), axis, groups)
+def _layer_info(kind: Any, shape: tuple[int, ...], axis: int, groups: int) -> LayerInfo:
+    own = next(base for base in kind.__mro__ if not base.__module__.startswith("torch.distributed"))  # fully_shard's
+    return LayerInfo(own.__name__, tuple(shape), axis, groups)
 
 
 def _nothing_to_score(model: nn.Module, unscored: dict[str, str]) -> str:

@@ -89,11 +89,6 @@ def _is_ordinary(weight: Tensor) -> bool:
     return dense and weight.dtype in SCORABLE_DTYPES and weight.dim() > 1
 
 
-def needs_copy(weight: Tensor) -> bool:
-    """Tells whether a weight that ``weight_trouble(weight, by_copy=True)`` accepts is read by :func:`plain_copy`."""
-    return weight.dtype in FLOAT8_DTYPES or (type(weight) not in _ORDINARY and is_sharded(weight))
-
-
 def plain_copy(weight: Any) -> Tensor:
     """Copies a float8 or sharded weight to a tensor that every backend reads, with the same values.
 
