@@ -139,6 +139,16 @@ def test_the_weights_of_a_network_are_compared(gpu: ModuleType, small: None, mon
     assert len(failures) == 12 and "cuda resnet50 convolution 1 torch.float16" in failures[-1]
 
 
+def test_parity_has_rows_of_both_backends_and_both_sanitizers(monkeypatch: pytest.MonkeyPatch) -> None:
+    usable = {name: SimpleNamespace(usable=True) for name in ("cuda", "triton")}
+    monkeypatch.setattr(gpu_parity, "backends", lambda: usable)
+    rows = [(row.section, row.name) for row in gpu_run.rows_of("parity", 2)]
+    assert len(rows) == len(set(rows)) == len(gpu_parity.ALL) + 6
+    for section in ("graphs", "weights of resnet50"):
+        assert {(section, "cuda"), (section, "triton")} <= set(rows)
+    assert rows[-2:] == [("compute-sanitizer", "memcheck"), ("compute-sanitizer", "racecheck")], "they take longest"
+
+
 SANITIZER_RUNS = {
     "sound": (0, '{"failures": []}\n========= RACECHECK SUMMARY: 0 hazards\n', [], "RACECHECK SUMMARY: 0 hazards"),
     "wrong": (0, '{"failures": ["cuda [2]"]}\n= ERROR SUMMARY: 0 errors\n', ["under racecheck: cuda [2]"], "ERROR"),
