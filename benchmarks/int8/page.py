@@ -204,8 +204,9 @@ def _latency(rows: Rows) -> list[str]:
     header = ("network", "", "numbers", "ms, 1 image", "times faster", "ms, 64 images", "times faster")
     return [
         paragraph(
-            "CPU milliseconds per call on one thread, the median of 30 calls, all files of a network in turns. *float32*",
-            f"and *int8* run in ONNX Runtime, *{COMPILED}* and *{PT2E}* are compiled by torch with frozen weights.",
+            "CPU milliseconds per call on one thread, the median of 30 calls, all files of a network in turns.",
+            f"*float32* and *int8* run in ONNX Runtime; *{COMPILED}* and *{PT2E}* are compiled by torch, weights",
+            "frozen.",
             "*Times faster*: than the dense float32 network in ONNX Runtime.",
         ),
         markdown_table(header, table),
