@@ -10,7 +10,14 @@ from benchmarks.common.tables import markdown_table, significant
 from benchmarks.study.estimates import Estimate, difference, estimate, unpacked
 from fec_fast import Budget
 
-NETWORKS = {"resnet20": "ResNet-20", "resnet56": "ResNet-56", "vgg16": "VGG-16-BN", "mobilenetv2": "MobileNetV2"}
+NETWORKS = {
+    "resnet20": "ResNet-20",
+    "resnet56": "ResNet-56",
+    "vgg16": "VGG-16-BN",
+    "mobilenetv2": "MobileNetV2",
+    "resnet-digits": "ResNet on digits",
+    "vgg-digits": "VGG on digits",
+}
 # The options of `prune`; none: the dense network.
 VARIANTS: dict[str, dict[str, Any]] = {
     "dense": {},
@@ -98,7 +105,7 @@ def _method(document: dict[str, Any]) -> list[str]:
             "Here networks trained on CIFAR-10 lose half of their multiply-accumulates by",
             "`prune(..., budget=Budget.remove(macs=0.5), recover=images)` with 1,000 training images and no training",
             "afterwards. The first 512 of these images calibrate the int8 networks. The accuracy is that of 4,000 test",
-            "images, on which nothing was chosen.",
+            "images (450 of the digits), on which nothing was chosen.",
         ),
     ]
 
