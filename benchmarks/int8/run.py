@@ -4,9 +4,9 @@
 
 The folder is that of ``python -m benchmarks.recovery``, and so are the networks. Each is pruned and recovered without
 training on 1,000 training images; the first 512 of them calibrate the int8 networks. The accuracy is that of 4,000 test
-images (450 of the digits) that nothing was chosen on, in ONNX Runtime (PT2E: in torch). Every form that is measured is in
-benchmarks/results/int8.json at once: an interrupted run continues. ``torch.compile`` takes minutes for a network. At
-the end docs/int8.md is written; with ``--page-only``, nothing else. Without torchao the rows of PT2E are left out.
+images (450 of the digits) that nothing was chosen on, in ONNX Runtime (PT2E: in torch). Every form that is measured is
+in benchmarks/results/int8.json at once: an interrupted run continues. ``torch.compile`` takes minutes for a network.
+At the end docs/int8.md is written; with ``--page-only``, nothing else. Without torchao the rows of PT2E are left out.
 """
 
 from __future__ import annotations
