@@ -4,9 +4,9 @@
 
 The folder is that of ``python -m benchmarks.recovery``, and so are the networks. Each is pruned and recovered without
 training on 1,000 training images; the first 512 of them calibrate the int8 networks. The accuracy is that of 4,000 test
-images that nothing was chosen on, in ONNX Runtime (PT2E: in torch). Every form that is measured is in
-benchmarks/results/int8.json at once: an interrupted run continues. At the end docs/int8.md is written; with
-``--page-only``, nothing else. Without torchao the rows of PT2E are left out.
+images (450 of the digits) that nothing was chosen on, in ONNX Runtime (PT2E: in torch). Every form that is measured is
+in benchmarks/results/int8.json at once: an interrupted run continues. ``torch.compile`` takes minutes for a network.
+At the end docs/int8.md is written; with ``--page-only``, nothing else. Without torchao the rows of PT2E are left out.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._inductor.config
 from torch import Tensor, nn
 
 import fec_fast
 from benchmarks.common.environment import ROOT
 from benchmarks.common.measuring import median_cpu_seconds
 from benchmarks.common.results import RESULTS, read_result, run_number, write_result
-from benchmarks.int8.page import FORMS, NETWORKS, PT2E, VARIANTS, write
+from benchmarks.int8.page import COMPILED, FORMS, NETWORKS, PT2E, TIMED, VARIANTS, write
 from benchmarks.recovery.networks import Bench
 from benchmarks.study.run import packed
 from fec_fast.utils.onnx_files import OnnxRun
@@ -73,29 +74,27 @@ class Measurement:
 
     def network(self, name: str) -> None:
         """Measures all rows of a network that the result file lacks."""
+        timed = self._has([name, "latency"])
         for variant in VARIANTS:
-            missing = [form for form in FORMS if not self._has([name, variant, form])]
-            written = all(self._file(name, variant, form).is_file() for form in ("float32", "int8"))
-            if missing == [PT2E] and not _has_torchao():
-                missing = []
-            if missing or not (written or self._has([name, "latency"])):
-                self._forms(name, variant, missing)
-        if not self._has([name, "latency"]):
+            forms = [form for form in (*FORMS, COMPILED) if form != PT2E or _has_torchao()]
+            missing = [form for form in forms if form != COMPILED and not self._has([name, variant, form])]
+            unwritten = [form for form in TIMED if form in forms and not self._file(name, variant, form).is_file()]
+            if missing or (unwritten and not timed):
+                self._forms(name, variant, [form for form in forms if form in {*missing, *unwritten}])
+        if not timed:
             self._add([name, "latency"], {"milliseconds": self._latencies(name)})
 
-    def _forms(self, name: str, variant: str, missing: list[str]) -> None:
+    def _forms(self, name: str, variant: str, forms: list[str]) -> None:
         dense, test = self.bench.dense(name), self.bench.test(name)
         batches = self.bench.calibration(name, RECOVERED_ON, 0)
         model, sizes = dense, {}
         if VARIANTS[variant]:
             result = fec_fast.prune(dense, test[0][0][:1], recover=batches, verify=False, **VARIANTS[variant])
             model, sizes = result.model, {"parameters": result.after.parameters, "macs": result.after.macs}
-        for form in ("float32", "int8", *(form for form in missing if form not in ("float32", "int8"))):
-            if form == PT2E and not _has_torchao():
-                continue
+        for form in forms:
             file = self._file(name, variant, form)
             run, values = _written(model, form, file, batches)
-            if self._has([name, variant, form]):
+            if form == COMPILED or self._has([name, variant, form]):
                 continue
             correct = [bit for x, y in test for bit in (run(x).argmax(1) == y.numpy()).tolist()]
             accuracy = {"accuracy": round(100 * sum(correct) / len(correct), 2), "images": len(correct)}
@@ -103,23 +102,30 @@ class Measurement:
             self._add([name, variant, form], {**sizes, **size, **values, **accuracy, "right": packed(correct)})
 
     def _latencies(self, name: str) -> dict[str, dict[str, float]]:
-        """CPU milliseconds per call on one thread, all files in turns; by images per call, variant and form."""
+        """CPU milliseconds per call on one thread, all files in turns; by images per call, variant and form.
+
+        Raises:
+            RuntimeError: A compiled network computes something else than its file.
+        """
         (image, _), *_ = self.bench.test(name)
         files = {
-            f"{variant} {form}": OnnxRun(self._file(name, variant, form), threads=1)
+            f"{variant} {form}": self._file(name, variant, form)
             for variant in VARIANTS
-            for form in ("float32", "int8")
+            for form in TIMED
+            if form != PT2E or _has_torchao()
         }
         milliseconds = {}
         for batch in BATCHES:
-            calls = {key: _call(run, image[:batch]) for key, run in files.items()}
-            seconds = median_cpu_seconds(calls, CALLS)
+            calls = {key: _timed_call(file, image[:batch]) for key, file in files.items()}
+            # Weights are frozen, and there are int8 kernels, only under these two settings.
+            with torch.no_grad(), torch._inductor.config.patch(freezing=True):
+                seconds = median_cpu_seconds(calls, CALLS)
             milliseconds[str(batch)] = {key: round(1e3 * value, 4) for key, value in seconds.items()}
         return milliseconds
 
     def _file(self, name: str, variant: str, form: str) -> Path:
         plain = "".join(letter if letter.isalnum() else "-" for letter in f"{name} {variant} {form}")
-        return self.files / f"{plain}.{'pt2' if form == PT2E else 'onnx'}"
+        return self.files / f"{plain}.{'pt2' if form in (PT2E, COMPILED) else 'onnx'}"
 
     def _has(self, key: list[Any]) -> bool:
         return any(row["key"] == key for row in read_result(self.output).get("rows", []))
@@ -140,6 +146,10 @@ def _written(
         exported = fec_fast.export_onnx(model, batches[0][:2], file, any_batch=True)
         run = OnnxRun(file, threads=1)
         return lambda x: run(x)[0], {"difference": exported.difference}
+    if form == COMPILED:
+        shapes = ({0: torch.export.Dim("batch")},)
+        torch.export.save(torch.export.export(model, (batches[0][:2],), dynamic_shapes=shapes), file)
+        return lambda x: np.asarray(model(x).detach()), {}
     if form == PT2E:
         program = fec_fast.export_pt2e(model, file, batches, images=CALIBRATED_ON)
         module = torch.export.load(file).module()
@@ -160,13 +170,24 @@ def _agreement(agreement: fec_fast.Agreement) -> dict[str, Any]:
     return {"same": same, "error": round(agreement.error, 4)}
 
 
-def _call(run: OnnxRun, images: Tensor) -> Callable[[], object]:
-    return lambda: run(images)
+def _timed_call(file: Path, images: Tensor) -> Callable[[], object]:
+    """A call of the network in a file: by ONNX Runtime, or compiled by torch and compared with what it stands for."""
+    if file.suffix == ".onnx":
+        run = OnnxRun(file, threads=1)
+        return lambda: run(images)
+    program = torch.export.load(file).module()
+    compiled = torch.compile(program, dynamic=False)
+    with torch.no_grad(), torch._inductor.config.patch(freezing=True):
+        found, expected = compiled(images), program(images)
+        if float((found - expected).norm()) > 0.05 * float(expected.norm()):
+            raise RuntimeError(f"{file.name}: the compiled network computes something else than the file")
+    return lambda: compiled(images)
 
 
 def _has_torchao() -> bool:
+    """Whether torchao is installed. The import registers the operators of its files, and their int8 kernels."""
     try:
-        import torchao  # noqa: F401
+        import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer  # noqa: F401
     except ImportError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""``export_pt2e``: static quantisation by torchao on an exported graph (PT2E), for ``torch.compile`` on a CPU."""
+"""``export_pt2e``: static quantisation by torchao on an exported graph (PT2E), for ``torch.compile`` on an x86 CPU."""
 
 from __future__ import annotations
 
@@ -26,13 +26,21 @@ from ..utils.outputs import named_tensors_in
 from ..utils.public_call import interruptible
 from .quantisation import IMAGES, Agreement, agreement_of, example_of, quantisation_inputs, warn_if_far
 
+# torch.compile has int8 kernels for the graph only where this module was imported and weights are frozen; it says
+# nothing where they are not, and computes in float32. With torch 2.14, graphs for any batch size end with an error.
+_RUN = (
+    "in int8 it runs with TORCHINDUCTOR_FREEZING=1, "
+    "after `import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer`, under torch.no_grad(), by "
+    "torch.compile(torch.export.load(file).module(), dynamic=False)"
+)
+
 
 @dataclass(frozen=True)
 class Pt2eExport:
     """A quantised graph of torch in a file.
 
     Attributes:
-        file: The absolute path of the file; ``torch.export.load(file).module()`` reads it.
+        file: The absolute path of the file; docs/int8.md shows how it is read and compiled.
         bytes: Its size.
         agreement: How near the quantised network is to the float one; both run in torch.
         int8_layers: The number of weights in int8.
@@ -44,8 +52,9 @@ class Pt2eExport:
     int8_layers: int
 
     def __str__(self) -> str:
-        """Two lines: the size, and agreement with the float network."""
-        return f"{self.file}: {self.bytes:,} bytes, {self.int8_layers} layers in int8\n{self.agreement}"
+        """Three lines: the size, agreement with the float network, and what the file needs to run in int8."""
+        size = f"{self.file}: {self.bytes:,} bytes, {self.int8_layers} layers in int8"
+        return f"{size}\n{self.agreement}\n{_RUN}"
 
 
 @interruptible
@@ -59,8 +68,12 @@ def export_pt2e(
     """Quantises a network to int8 by torchao (PT2E, for x86 CPUs) and writes it as a program of ``torch.export``.
 
     The quantised network is compared with the float one on the calibration images, and what was written is read and
-    run. The file appears after that, whole, or not at all. It takes batches of any size. It is fast once
-    ``torch.compile`` has compiled it; without that, torch computes in float32 what integers stand for.
+    run. The file appears after that, whole, or not at all. It takes batches of any size.
+
+    The program computes in int8 once ``torch.compile(program, dynamic=False)`` has compiled it under
+    ``torch.no_grad()``, with the environment variable ``TORCHINDUCTOR_FREEZING=1``, in a process that has imported
+    ``torchao.quantization.pt2e.quantizer.x86_inductor_quantizer``. Where one of these is missing, torch computes in
+    float32 what the integers stand for, without a word.
 
     Args:
         model: A network with float32 weights and one input ``[B, ...]``, pruned or not. It is left unchanged.

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import platform
+import re
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+import torch._inductor.config
+from torch import nn
 
 import fec_fast
 from fec_fast.deployment import pt2e
@@ -42,6 +47,29 @@ def test_int8_is_near_the_float_network(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(fec_fast.FecError, match="computes something else after it was read"):
         fec_fast.export_pt2e(model, tmp_path / "b.pt2", IMAGES)
     assert os.listdir(tmp_path) == ["a.pt2"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="torchao's int8 kernels are those of x86")
+def test_the_file_runs_in_int8_as_its_message_says(tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)]
+    done = fec_fast.export_pt2e(nn.Sequential(*layers).eval(), tmp_path / "a.pt2", IMAGES)
+    imported, call = re.findall(r"=1, after `import (\S+)`, under torch.no_grad\(\), by (.*)", str(done))[0]
+    importlib.import_module(imported)
+    program = torch.export.load(done.file).module()
+    network = eval(call, {"torch": torch, "file": done.file})  # the words that the user reads
+    with torch.no_grad(), torch._inductor.config.patch(freezing=True):  # as the environment variable sets it
+        for count in (40, 1, 7):
+            found, expected = network(IMAGES[:count]), program(IMAGES[:count])
+            assert float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt()) < 0.02
+        with torch.profiler.profile() as profile:
+            network(IMAGES)
+    operators = {event.key: event.count for event in profile.key_averages()}
+    assert sum(count for name, count in operators.items() if name.startswith("onednn::qconv")) == 2
+    assert sum(count for name, count in operators.items() if name.startswith("onednn::qlinear")) == 1
+    assert not [name for name in operators if "conv2d" in name and not name.startswith("onednn::q")]
 
 
 def test_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
