@@ -22,7 +22,7 @@ CHOICES: dict[str, dict[str, Any]] = {
 }
 # What follows the cut. Without images: nothing, or recovery on noise. With images: batch norm, or least squares.
 RECOVERIES = ("none", "data-free", "re-estimated", "least squares")
-BUDGETS = tuple(itertools.product(("macs", "params"), (0.1, 0.3, 0.5)))
+BUDGETS = (*itertools.product(("macs", "params"), (0.1, 0.3, 0.5)), ("params", 0.9))
 IMAGES = 1000
 
 

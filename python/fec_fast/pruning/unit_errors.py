@@ -1,6 +1,7 @@
 """Removal errors: what the removal of units costs the layers that read them, with and without compensation.
 
-With it, their other inputs make up for the removal ("reconstruction"); without, nothing does ("ablation").
+With it, their other inputs make up for the removal ("reconstruction"); without, nothing does ("ablation"), and what the
+others could make up for matters only to the order, once much is lost.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def removal_errors(
             (:func:`fec_fast.recovery.data_free.copy_on_noise`).
         example_inputs: What the model was traced on.
         orders: For each set the order in which its units are removed; ``None``: the unit that costs the least comes
-            next.
+            next, see :func:`fec_fast.recovery.elimination.eliminate`.
         made_up_for: Whether the weights on the channels that are left are fitted anew.
 
     Returns:
@@ -107,7 +108,8 @@ def removal_errors(
         seen = gather_input_covariances(copied.index, copied.batches, known)
     else:
         seen = gather_input_covariances(index, calibration_batches(calibration, MOST_IMAGES, index), slots)
-    readers = {}
+    both = not made_up_for and orders is None
+    readers, fitted_readers = {}, {}
     for name, use in uses.items():
         if name in seen:
             if not bool(torch.isfinite(seen[name].covariance).all()):
@@ -116,16 +118,19 @@ def removal_errors(
                     "check the weights and how the images are normalised"
                 )
             readers[name] = _reader(seen[name], columns[name][1], made_up_for)
+            if both:
+                fitted_readers[name] = _reader(seen[name], columns[name][1], True)
         else:
-            readers[name] = _blind_reader(use.weight_in(index.tensors), use, roots)
+            readers[name] = fitted_readers[name] = _blind_reader(use.weight_in(index.tensors), use, roots)
     kind = LinearSystem if made_up_for else AblatedSystem
     errors: list[Tensor] = []
     for number, (coupled, reading_it) in enumerate(zip(sets, _readers_of(sets, readers, len(roots)), strict=True)):
-        systems = {name: _systems(coupled, readers[name], kind) for name in reading_it}
-        reading = [name for name, of_layer in systems.items() if of_layer]
+        systems = [_systems(coupled, readers[name], kind) for name in reading_it]
+        fitted = [_systems(coupled, fitted_readers[name], LinearSystem) for name in reading_it if both]
         in_order = None if orders is None else orders[number]
-        total = eliminate(list(chain.from_iterable(systems.values())), len(coupled.units), in_order)
-        errors.append(total * max(1, len(reading)))
+        flat, flat_fitted = (list(chain.from_iterable(of_layers)) for of_layers in (systems, fitted))
+        total = eliminate(flat, len(coupled.units), in_order, flat_fitted)
+        errors.append(total * max(1, sum(map(bool, systems))))
     unseen = [use.layer for name, use in uses.items() if name not in seen]
     notes = [f"the inputs of {list_some(unseen)} were not seen: taken to be uncorrelated"] if unseen else []
     return errors, notes

@@ -14,6 +14,9 @@ _PANEL = 64
 # Where many units are left, one in this many is left out at a time, if they hardly depend on one another.
 _AT_ONCE = 64
 _DEPENDENT = 0.1
+# What others can make up for counts as much as this, times the odds that the units left out so far have spoilt the
+# layers: of 3, 10 and 30 the best after batch norm was re-estimated, on four networks. The odds are e / (1 - e).
+_MADE_UP = 30.0
 
 
 class System(Protocol):
@@ -45,6 +48,7 @@ class AblatedSystem:
 
     Attributes:
         units: Int64 ``[n]``: the units that have columns here, rising.
+        whole: The squared error when all of them are left out.
     """
 
     def __init__(self, covariance: Tensor, products: Tensor, units: Sequence[int], columns: Tensor) -> None:
@@ -65,6 +69,7 @@ class AblatedSystem:
         number, width = columns.shape
         self._shared = shared.view(number, width, number, width).sum((1, 3))
         self._errors = self._shared.diagonal().clone()
+        self.whole = float(self._shared.sum())
 
     def errors(self) -> Tensor:
         """What leaving out each unit adds to the squared error: float64 ``[n]``; 0 for units that were left out.
@@ -246,13 +251,23 @@ def _find(present: Tensor, units: Tensor) -> Tensor:
     return positions[present[positions] == units]
 
 
-def eliminate(systems: Sequence[System], units: int, order: Sequence[int] | None = None) -> Tensor:
+def eliminate(
+    systems: Sequence[System],
+    units: int,
+    order: Sequence[int] | None = None,
+    made_up_for: Sequence[System] = (),
+) -> Tensor:
     """Leaves out units one after the other: next is the one that adds the least to the squared errors of all systems.
 
     Args:
         systems: The systems, which are used up. A unit that has no columns in a system costs nothing there.
         units: The number of units.
         order: Another order, a permutation of all units; ``None``: the cheapest first.
+        made_up_for: The layers of :class:`AblatedSystem` as :class:`LinearSystem`, to decide the order. While little is
+            lost, the layers behind go on as they are, and what a unit adds to their error decides. Layers that have
+            lost much are trained or fitted anew, and then it decides what others can make up for. So what a unit adds
+            to the error that is made up for is added to its cost, times ``30 e / (1 - e)`` with the error ``e`` so far
+            as a share of the whole.
 
     Returns:
         float64 ``[units]``: the sum of the errors when the unit, and those before it, are left out; or the highest so
@@ -261,25 +276,38 @@ def eliminate(systems: Sequence[System], units: int, order: Sequence[int] | None
     total = torch.zeros(units, dtype=torch.float64)
     left = torch.ones(units, dtype=torch.bool)
     error, removed = 0.0, 0
+    both = [*systems, *made_up_for]
+    whole = sum(system.whole for system in systems if isinstance(system, AblatedSystem))
     while removed < units:
-        added = torch.zeros(units, dtype=torch.float64)
-        for system in systems:
-            added[system.units] += system.errors()
+        added = _added(systems, units)
         most = max(1, (units - removed) // _AT_ONCE)
         if order is None:
-            next_units = added.masked_fill_(~left, math.inf).topk(most, largest=False).indices
-            next_units = next_units[: _independent(systems, next_units)]
+            share = min(max(error / whole, 0.0), 0.999) if whole > 0 else 0.0
+            cost = added + _MADE_UP * share / (1 - share) * _added(made_up_for, units)
+            next_units = cost.masked_fill(~left, math.inf).topk(most, largest=False).indices
+            next_units = next_units[: _independent(both, next_units)]
         else:
             next_units = torch.as_tensor(order[removed : removed + most])
         single = added[next_units].clamp(min=0)
         joint = sum(system.remove(found) for system in systems if len(found := system.find(next_units)))
+        for system in made_up_for:
+            if len(found := system.find(next_units)):
+                system.remove(found)
         shares = single.cumsum(0) / single.sum() if float(single.sum()) > 0 else torch.ones(len(single))
-        for unit, share in zip(next_units.tolist(), shares.tolist(), strict=True):
-            total[unit] = max(error + joint * share, math.nextafter(float(total.max()), math.inf))
+        for unit, part in zip(next_units.tolist(), shares.tolist(), strict=True):
+            total[unit] = max(error + joint * part, math.nextafter(float(total.max()), math.inf))
         error += joint
         left[next_units] = False
         removed += len(next_units)
     return total
+
+
+def _added(systems: Sequence[System], units: int) -> Tensor:
+    """What leaving out each unit adds to the squared errors of all systems: float64 ``[units]``."""
+    added = torch.zeros(units, dtype=torch.float64)
+    for system in systems:
+        added[system.units] += system.errors()
+    return added
 
 
 def _independent(systems: Sequence[System], units: Tensor) -> int:
