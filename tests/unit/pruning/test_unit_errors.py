@@ -240,6 +240,22 @@ def test_the_two_policies_differ_and_have_objects() -> None:
     assert plans[0].to_json() == plans[1].to_json() != plans[2].to_json() == plans[3].to_json()
 
 
+def test_ablation_keeps_one_of_each_kind_once_much_is_lost() -> None:
+    """Four strong channels say the same, three weaker ones something each, to other outputs: two are left."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = nn.Conv2d(1, 7, 3, bias=False), nn.Conv2d(7, 40, 1, bias=False)
+    with torch.no_grad():
+        kinds = nn.functional.normalize(torch.randn(4, 9, generator=generator)).view(4, 1, 3, 3)
+        first.weight.copy_(torch.cat([kinds[:1].expand(4, 1, 3, 3), 0.7 * kinds[1:]]))
+        second.weight.copy_(torch.linalg.qr(torch.randn(40, 7, generator=generator)).Q[:, :, None, None])
+    images = torch.randn(256, 1, 8, 8, generator=generator)
+    pruned = fec_fast.prune(
+        nn.Sequential(first, second), images[:1], remove={"0": 5 / 7}, criterion="ablation", calibration=images
+    ).model
+    # By the error that nothing makes up for alone, two of the strong ones would be left.
+    assert sorted(bool((weight == kinds[0]).all()) for weight in pruned[0].weight) == [False, True]
+
+
 class HardCoded(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -179,6 +179,47 @@ def test_a_system_with_few_of_many_units() -> None:
 def test_every_step_of_an_ablation_is_the_cheapest_and_its_error_the_change(
     units, widths, outputs, missing, seed
 ) -> None:
+    systems = several_systems(units, widths, outputs, missing, seed)
+    parts = [AblatedSystem(s, w @ w.T, list(range(units)), columns) for s, w, columns in systems]
+    total = eliminate(parts, units)
+    order, removed, highest = total.argsort().tolist(), [], 0.0
+    for unit in order:
+        cheapest = min(change(systems, [*removed, other]) for other in range(units) if other not in removed)
+        removed.append(unit)
+        assert change(systems, removed) == pytest.approx(cheapest, rel=1e-9)
+        highest = max(highest, change(systems, removed))
+        assert float(total[unit]) == pytest.approx(highest, rel=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    units=st.integers(1, 7),
+    widths=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    outputs=st.integers(1, 30),
+    missing=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_what_others_make_up_for_counts_by_the_odds_of_the_error_so_far(units, widths, outputs, missing, seed) -> None:
+    systems = several_systems(units, widths, outputs, missing, seed)
+    parts = [AblatedSystem(s, w @ w.T, list(range(units)), columns) for s, w, columns in systems]
+    fitted = [LinearSystem(torch.linalg.inv(s), w @ w.T, list(range(units)), columns) for s, w, columns in systems]
+    total = eliminate(parts, units, made_up_for=fitted)
+    whole, removed, highest = change(systems, list(range(units))), [], 0.0
+    for unit in total.argsort().tolist():
+        share = min(max(change(systems, removed) / whole, 0), 0.999)
+
+        def cost(other: int, share: float = share) -> float:
+            refitted = total_error(systems, [*removed, other]) - total_error(systems, removed)
+            return change(systems, [*removed, other]) + 30 * share / (1 - share) * refitted
+
+        cheapest = min(map(cost, set(range(units)).difference(removed)))
+        assert cost(unit) == pytest.approx(cheapest, rel=1e-6)
+        removed.append(unit)
+        highest = max(highest, change(systems, removed))
+        assert float(total[unit]) == pytest.approx(highest, rel=1e-9)  # what is made up for is no part of the error
+
+
+def several_systems(units: int, widths: list[int], outputs: int, missing: bool, seed: int) -> list[System]:
     systems: list[System] = []
     for number, width in enumerate(widths):
         covariance, weight = system(units * width, outputs, seed + number)
@@ -186,23 +227,16 @@ def test_every_step_of_an_ablation_is_the_cheapest_and_its_error_the_change(
         if missing and width > 1:
             columns[0, -1] = -1
         systems.append((covariance, weight, columns))
+    return systems
 
-    def change(removed: list[int]) -> float:
-        total = 0.0
-        for covariance, weight, columns in systems:
-            gone = [int(c) for unit in removed for c in columns[unit] if c >= 0]
-            total += float((weight[gone] * (covariance[gone][:, gone] @ weight[gone])).sum())
-        return total
 
-    parts = [AblatedSystem(s, w @ w.T, list(range(units)), columns) for s, w, columns in systems]
-    total = eliminate(parts, units)
-    order, removed, highest = total.argsort().tolist(), [], 0.0
-    for unit in order:
-        cheapest = min(change([*removed, other]) for other in range(units) if other not in removed)
-        removed.append(unit)
-        assert change(removed) == pytest.approx(cheapest, rel=1e-9)
-        highest = max(highest, change(removed))
-        assert float(total[unit]) == pytest.approx(highest, rel=1e-9)
+def change(systems: list[System], removed: list[int]) -> float:
+    """The squared error of ``X W`` without the removed columns, when nothing makes up for them."""
+    total = 0.0
+    for covariance, weight, columns in systems:
+        gone = [int(c) for unit in removed for c in columns[unit] if c >= 0]
+        total += float((weight[gone] * (covariance[gone][:, gone] @ weight[gone])).sum())
+    return total
 
 
 def test_many_units_are_ablated_at_once_with_the_same_errors() -> None:
