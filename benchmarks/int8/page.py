@@ -217,7 +217,7 @@ def _latency(rows: Rows) -> list[str]:
             "*Times faster*: than the dense float32 network in ONNX Runtime.",
         ),
         markdown_table(header, table),
-        bullets(_speed_of_pruning(rows)),
+        bullets([*_speed_of_pruning(rows), *_speed_of_pt2e(rows)]),
         paragraph("Measure on the machine that will run the network: [tutorials/onnx.md](tutorials/onnx.md)."),
     ]
 
@@ -235,6 +235,22 @@ def _speed_of_pruning(rows: Rows) -> list[str]:
                 parts.append(f"{variant}: {' and '.join(f'{time:.2f}' for time in times)} times as fast{slower}")
             lines.append(f"{label} in int8, against dense in int8, 1 image and 64; {'; '.join(parts)}.")
     return lines
+
+
+def _speed_of_pt2e(rows: Rows) -> list[str]:
+    """How fast the int8 programs of torch are beside those of ONNX Runtime."""
+    ratios: dict[str, list[float]] = {}
+    for milliseconds in filter(None, map(rows.milliseconds, NETWORKS)):
+        for images, by_form in milliseconds.items():
+            present = [variant for variant in VARIANTS if f"{variant} {PT2E}" in by_form]
+            found = [by_form[f"{variant} int8"] / by_form[f"{variant} {PT2E}"] for variant in present]
+            ratios.setdefault(images, []).extend(found)
+    spans = [
+        f"{min(found):.2f} to {max(found):.2f} with {images} {'image' if images == '1' else 'images'}"
+        for images, found in ratios.items()
+        if found
+    ]
+    return [f"{PT2E} against int8 in ONNX Runtime, times as fast: {'; '.join(spans)}."] if spans else []
 
 
 def _limits() -> str:
