@@ -5,9 +5,6 @@
 // barriers. Sums are made in the order of the units, so the bits do not depend on the number of threads.
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -17,6 +14,7 @@
 #include "cpu/largest_weight.h"
 #include "cpu/parallel_for.h"
 #include "cpu/watch.h"
+#include "cpu/workspace.h"
 
 namespace fec {
 namespace {
@@ -24,28 +22,6 @@ namespace {
 using namespace cpu;
 
 constexpr int64_t kBatch = 2 << 20;  // bytes that the layers of a batch keep between the passes
-
-// Memory that grows and is reused by all batches: for small layers, fresh pages would cost more than the kernels.
-class Workspace {
- public:
-  char* at_least(int64_t bytes) {
-    if (bytes > size_) {
-      memory_.reset();
-      size_ = 0;
-      memory_.reset(static_cast<char*>(std::aligned_alloc(64, static_cast<size_t>(rounded(bytes, 64)))));
-      if (memory_ == nullptr) throw std::bad_alloc();
-      size_ = rounded(bytes, 64);
-    }
-    return memory_.get();
-  }
-
- private:
-  struct Free {
-    void operator()(char* p) const { std::free(p); }
-  };
-  std::unique_ptr<char[], Free> memory_;
-  int64_t size_ = 0;
-};
 
 // Layers that pass the stages together.
 struct Batch {

@@ -2,7 +2,10 @@
 // axis and entropy, shapes around the edges of vectors, panels, tiles and batches, on one and on three threads. Meant
 // to run under sanitizers: every weight lies in an allocation of exactly its size.
 #include <cstdio>
+#include <string>
+#include <thread>
 
+#include "cpu/self_timing.h"
 #include "formula_check.h"
 
 namespace {
@@ -88,7 +91,37 @@ void check_interruption() {
 
 }  // namespace
 
+// The instruction set is chosen at first use, here by several threads at once; it is one that this processor has, and
+// stays. A wider one is left for a narrower one only if that is faster by a margin.
+void check_choice() {
+  std::vector<std::string> names(4);
+  std::vector<std::thread> threads;
+  for (std::string& name : names) threads.emplace_back([&name] { name = fec::fastest_instruction_set(); });
+  for (std::thread& thread : threads) thread.join();
+  bool right = true, found = false;
+  int timed = 0;
+  for (const std::string& name : names) right = right && name == fec::fastest_instruction_set();
+  for (const fec::InstructionSet* set = fec::timed_instruction_sets(); set->name != nullptr; ++set) {
+    timed += set->seconds > 0;
+    right = right && (set->usable || !(set->seconds > 0));
+    found = found || (set->usable && names[0] == set->name);
+  }
+  right = right && found && timed != 1;
+  const struct {
+    double seconds[2];
+    int best;
+  } cases[] = {{{1, 2}, 0}, {{2, 1}, 1}, {{1, 1}, 1}, {{1, 1.04}, 1}, {{1, 1.06}, 0}};
+  for (const auto& each : cases) right = right && fec::cpu::fastest_of(each.seconds, 2) == each.best;
+  right = right && fec::cpu::fastest_of(cases[0].seconds, 1) == 0;
+  ++checks;
+  if (!right) {
+    ++failures;
+    std::printf("the choice of an instruction set: %s\n", names[0].c_str());
+  }
+}
+
 int main() {
+  check_choice();  // first: nothing has chosen yet
   std::mt19937 random(1);
   const Shape shapes[] = {{1, 1, 2, 9},  {1, 3, 17, 1},  {1, 16, 16, 9}, {2, 17, 33, 4},
                           {1, 33, 40, 9}, {1, 5, 130, 2}, {1, 140, 7, 1}, {3, 48, 15, 25}};
