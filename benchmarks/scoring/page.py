@@ -75,10 +75,11 @@ def _resnet50(rows: dict[str, Any]) -> list[str]:
             "strided, without a copy.",
         ),
         paragraph(
-            "Kernels by instruction set, CPU seconds. At first use in a process the kernels time AVX2 and AVX-512 on 32 KiB",
-            "of weights, in turns, the shortest of seven rounds, in half a millisecond. AVX-512 runs unless AVX2 is more",
-            "than 5 % faster, as it may be where a processor computes 64 bytes in two halves. `fec_fast.backends()` and",
-            "`fec-fast info` show the choice. `FEC_FAST_INSTRUCTION_SET` names a set, and nothing is timed then.",
+            "Kernels by instruction set, CPU seconds. At first use in a process the kernels time AVX2 and AVX-512 on",
+            "32 KiB of weights, in turns, the shortest of seven rounds, in half a millisecond. AVX-512 runs unless AVX2",
+            "is more than 5 % faster, as it may be where a processor computes 64 bytes in two halves.",
+            "`fec_fast.backends()` and `fec-fast info` show the choice. `FEC_FAST_INSTRUCTION_SET` names a set, and",
+            "nothing is timed then.",
         ),
         markdown_table(
             ("", "rms, channels", "none, filters"),
