@@ -120,6 +120,48 @@ void check_choice() {
   }
 }
 
+// A layer whose first weights say nothing about its largest: the guessed scale is replaced, and what is not finite is
+// found. Calls that run at the same time share no memory.
+void check_guess() {
+  const Shape shape{1, 40, 100, 9};
+  const size_t n = 40 * 100 * 9;
+  std::mt19937 random(3);
+  const fec::Formula f{fec::Compress::Rms, fec::Entropy::Similarity, fec::Axis::Channels, 0, 1};
+  const auto scored = [&](const std::vector<char>& bytes, std::vector<double>& out) {
+    fec::Layer layer = strided(shape, Layout::Rows);
+    layer.data = bytes.data();
+    layer.dtype = fec::DType::F32;
+    layer.algorithm = fec::Algorithm::Sorted;
+    layer.out = out.data();
+    return fec::entropies(&layer, 1, f, {2, ""});
+  };
+  bool right = true;
+  for (const double factor : {0.0, 1e-30, 1e30, 1.0, double(INFINITY), double(NAN)}) {
+    std::vector<double> w = random_weights(n, random);
+    for (size_t i = 0; i < 3000; ++i) w[i] = factor == 0 ? 0 : w[i] * 0x1p-10;
+    for (size_t i = 3000; i < n && factor != 0; ++i) w[i] = static_cast<float>(w[i] * factor);
+    const std::vector<char> bytes = stored(w, fec::DType::F32);
+    std::vector<double> one(40), two(40);
+    int64_t bad[2] = {};
+    std::thread other([&] { bad[0] = scored(bytes, one); });
+    bad[1] = scored(bytes, two);
+    other.join();
+    if (!std::isfinite(factor)) {
+      right = right && bad[0] == 0 && bad[1] == 0;
+      continue;
+    }
+    const std::vector<double> want = reference(w, strided(shape, Layout::Rows), f);
+    double worst = bad[0] == -1 && bad[1] == -1 ? 0 : INFINITY;
+    for (size_t i = 0; i < want.size(); ++i) worst = std::fmax(worst, std::fabs(one[i] - want[i]));
+    right = right && one == two && worst <= tolerance(fec::DType::F32, 100);
+  }
+  ++checks;
+  if (!right) {
+    ++failures;
+    std::printf("layers whose first weights say nothing about the others\n");
+  }
+}
+
 int main() {
   check_choice();  // first: nothing has chosen yet
   std::mt19937 random(1);
@@ -154,6 +196,7 @@ int main() {
   check({1, 530, 30, 1}, Layout::Rows, fec::DType::F32,
         {fec::Compress::None, fec::Entropy::Similarity, fec::Axis::Filters, 0, 1}, random);
   check_interruption();
+  check_guess();
   std::printf("%d passed, %d failed\n", checks - failures, failures);
   return failures == 0 ? 0 : 1;
 }
