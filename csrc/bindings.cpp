@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <map>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -108,6 +109,15 @@ std::vector<std::pair<std::string, bool>> instruction_sets() {
   return sets;
 }
 
+std::pair<std::string, std::map<std::string, double>> choice_of_instruction_set() {
+  py::gil_scoped_release release;
+  std::map<std::string, double> seconds;
+  for (const fec::InstructionSet* set = fec::timed_instruction_sets(); set->name != nullptr; ++set) {
+    if (set->seconds > 0) seconds[set->name] = set->seconds;
+  }
+  return {fec::fastest_instruction_set(), seconds};
+}
+
 #ifdef FEC_WITH_CUDA
 // A prepared call: reports the workspace it needs, and launches any number of times, with results and workspace of its
 // own each time. It is never changed, so several threads may launch it.
@@ -164,6 +174,8 @@ PYBIND11_MODULE(_native, m) {
         py::arg("instruction_set") = "", py::arg("in_float64") = false,
         "Writes the entropies of all layers, float64, to one address each; returns -1 or the index of the first layer with a non-finite weight. Raises what a handler of a signal raises meanwhile.");
   m.def("instruction_sets", &instruction_sets, "The instruction sets built, with whether this processor has them.");
+  m.def("choice_of_instruction_set", &choice_of_instruction_set,
+        "The instruction set that runs where none is named, and the seconds of the timing that chose it.");
 #ifdef _OPENMP
   m.attr("threads") = "OpenMP threads";
 #else

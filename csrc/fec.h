@@ -39,7 +39,7 @@ inline bool sortable(const Layer& layer, const Formula& formula) {
 
 struct Options {
   int threads;
-  const char* instruction_set;  // empty: the widest that this processor has
+  const char* instruction_set;  // empty: the fastest that this processor has
   bool (*interrupted)() = nullptr;  // asked now and then, in the calling thread: whether to give up
   bool in_float64 = false;  // compute in float64, whatever the weights are stored in
 };
@@ -50,10 +50,18 @@ struct Interrupted {};
 struct InstructionSet {
   const char* name;
   bool usable;
+  double seconds;  // of the work that is timed; 0 where nothing was
 };
 
-// The instruction sets that were built, narrowest first; ends with a null name.
+// The instruction sets that were built, narrowest first; ends with a null name. Nothing is timed for it.
 const InstructionSet* instruction_sets();
+
+// The same with the timings, if there are any: where only one set is worth using, it is used. The first call of this, of
+// the next function, or of `entropies` without the name of a set takes the time; it is kept.
+const InstructionSet* timed_instruction_sets();
+
+// The one that runs where no name is given.
+const char* fastest_instruction_set();
 
 // Writes the entropies of every filter of every layer. Returns -1, or the index of the first layer with a weight that
 // is not finite (that layer and the later ones are not written). Throws std::invalid_argument for an instruction set

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fec_fast.scoring.backends import cpu
 from fec_fast.scoring.backends.registry import backends
 from fec_fast.utils.machine import describe_machine
 
@@ -34,7 +35,7 @@ def environment(*packages: str) -> dict[str, Any]:
     versions = {name: here.pop(name) for name in ("python", "torch")}
     versions |= {name: _version(name) for name in (*PACKAGES, *packages)}
     return {
-        "machine": here | {"kernels": backends()["cpu"].reason},
+        "machine": here | {"kernels": _kernels()},
         "versions": versions,
         "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -69,6 +70,13 @@ def describe(run: dict[str, Any]) -> str:
 def describe_commit(run: dict[str, Any]) -> str:
     """The commit and the date of a run, see :func:`describe`."""
     return f"commit {run.get('commit', NOT_RECORDED)}, date {run.get('date', NOT_RECORDED)}"
+
+
+def _kernels() -> str:
+    """What runs the kernels, without the timing that chose it: it differs in its last digits between processes."""
+    if not cpu.built():
+        return backends()["cpu"].reason
+    return f"runs on {cpu.forced() or cpu.chosen()[0]}, {cpu.threads()}"
 
 
 def _version(package: str) -> str:

@@ -40,6 +40,7 @@ class NoKernels:
 
     def __init__(self, compiled: Any) -> None:
         self.threads, self.instruction_sets = compiled.threads, compiled.instruction_sets
+        self.choice_of_instruction_set = compiled.choice_of_instruction_set
 
     class Call:
         """A call of the CUDA kernels that launches nothing."""

@@ -72,8 +72,14 @@ def _resnet50(rows: dict[str, Any]) -> list[str]:
         paragraph(
             "The loop of plain torch is timed on the first 8 filters of each shape of weight and multiplied by their",
             'number: it handles one filter after another. "Consumers\' side" reads the same weights along axis 1,',
-            "strided, without a copy. Kernels by instruction set (selected once at run time;",
-            "`FEC_FAST_INSTRUCTION_SET` overrides the selection), CPU seconds:",
+            "strided, without a copy.",
+        ),
+        paragraph(
+            "Kernels by instruction set, CPU seconds. At first use in a process the kernels time AVX2 and AVX-512 on",
+            "32 KiB of weights, in turns, the shortest of seven rounds, in half a millisecond. AVX-512 runs unless",
+            "AVX2 is more than 5 % faster, as it may be where a processor computes 64 bytes in two halves.",
+            "`fec_fast.backends()` and `fec-fast info` show the choice. `FEC_FAST_INSTRUCTION_SET` names a set, and",
+            "nothing is timed then.",
         ),
         markdown_table(
             ("", "rms, channels", "none, filters"),
@@ -200,6 +206,7 @@ def _memory(rows: list[dict[str, Any]]) -> list[str]:
     return [
         heading("Memory"),
         paragraph(
+            "A process keeps the kernels' memory of one call, at most 32 MiB, for later calls.",
             "ResNet-50, peak MiB in addition to the weights, and CPU milliseconds of `score_model`. Weights are read",
             "in place, in any dtype and layout.",
         ),

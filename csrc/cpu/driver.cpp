@@ -5,9 +5,6 @@
 // barriers. Sums are made in the order of the units, so the bits do not depend on the number of threads.
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -17,6 +14,7 @@
 #include "cpu/largest_weight.h"
 #include "cpu/parallel_for.h"
 #include "cpu/watch.h"
+#include "cpu/workspace.h"
 
 namespace fec {
 namespace {
@@ -25,35 +23,17 @@ using namespace cpu;
 
 constexpr int64_t kBatch = 2 << 20;  // bytes that the layers of a batch keep between the passes
 
-// Memory that grows and is reused by all batches: for small layers, fresh pages would cost more than the kernels.
-class Workspace {
- public:
-  char* at_least(int64_t bytes) {
-    if (bytes > size_) {
-      memory_.reset();
-      size_ = 0;
-      memory_.reset(static_cast<char*>(std::aligned_alloc(64, static_cast<size_t>(rounded(bytes, 64)))));
-      if (memory_ == nullptr) throw std::bad_alloc();
-      size_ = rounded(bytes, 64);
-    }
-    return memory_.get();
-  }
-
- private:
-  struct Free {
-    void operator()(char* p) const { std::free(p); }
-  };
-  std::unique_ptr<char[], Free> memory_;
-  int64_t size_ = 0;
-};
-
 // Layers that pass the stages together.
 struct Batch {
   std::vector<LayerTask> tasks;
   std::vector<Pieces> pieces;
-  std::vector<std::vector<uint64_t>> most;  // [task][piece]: the bits of the largest weight
-  char* kept = nullptr;
+  std::vector<std::vector<uint64_t>> most;  // [task][piece, or unit at first sight]: the bits of the largest weight
+  Workspace kept;
   std::vector<int64_t> begins;  // offsets of the tasks' kept bytes
+
+  bool measured() const {
+    return std::all_of(tasks.begin(), tasks.end(), [](const LayerTask& task) { return task.measured; });
+  }
 };
 
 // Makes a batch of the layers from `next` on, and moves `next` behind them.
@@ -65,7 +45,13 @@ Batch batch_from(int64_t& next, const Layer* layers, int64_t count, const Formul
     bytes += std::max(task.kept_bytes(), layers[next].filters() * layers[next].channels * task.size);
     if (!batch.tasks.empty() && bytes > kBatch) break;
     batch.pieces.emplace_back(layers[next]);
-    batch.most.emplace_back(static_cast<size_t>(task.units == 0 ? 0 : batch.pieces.back().count()));
+    const Pieces& pieces = batch.pieces.back();
+    if (task.at_first_sight()) {
+      const double some = magnitude_of(layers[next].dtype, pieces.largest_of_some(kernels));
+      task.job.scale = scale_of(layers[next].dtype, std::isinf(some) ? 0 : some);
+    }
+    const int64_t searched = task.units == 0 ? 0 : task.at_first_sight() ? task.units : pieces.count();
+    batch.most.emplace_back(static_cast<size_t>(searched));
     batch.tasks.push_back(std::move(task));
   }
   return batch;
@@ -84,16 +70,29 @@ void each_unit(const std::vector<int64_t>& counts, int threads, Watch& watch, co
   });
 }
 
-// Sets the scales of the tasks. Returns the index of the first task with a weight that is not finite, or -1.
+// What follows the first pass.
+void end_measuring(LayerTask& task) {
+  task.measured = true;
+  set_tau(task);
+  if (!(task.tau > 0)) task.units = 0;  // all points are equal, or the layer is empty
+  if (task.units == 0) std::fill_n(task.job.layer->out, task.job.layer->filters(), 0.0);
+}
+
+// Sets the scales of the tasks. The tasks of the first sight are measured if their guess is as good: squares of the
+// weights are as far from overflow with it and nearly as far from underflow. Returns the index of the first task with a
+// weight that is not finite, or -1.
 int64_t set_scales(Batch& batch) {
   for (size_t i = 0; i < batch.tasks.size(); ++i) {
     LayerTask& task = batch.tasks[i];
-    if (task.units == 0) continue;
-    const DType dtype = task.job.layer->dtype;
-    const double magnitude = magnitude_of(dtype, *std::max_element(batch.most[i].begin(), batch.most[i].end()));
-    if (std::isinf(magnitude)) return static_cast<int64_t>(i);
-    const int limit = dtype == DType::F64 ? 1022 : 126;  // beyond it the factor itself would not be normal
-    task.job.scale = std::ldexp(1.0, -(magnitude > 0 ? std::clamp(std::ilogb(magnitude), -limit, limit) : 0));
+    if (task.units > 0) {
+      const DType dtype = task.job.layer->dtype;
+      const double magnitude = magnitude_of(dtype, *std::max_element(batch.most[i].begin(), batch.most[i].end()));
+      if (std::isinf(magnitude)) return static_cast<int64_t>(i);
+      const double scale = scale_of(dtype, magnitude), guess = task.job.scale;
+      task.measured = task.at_first_sight() && guess <= scale * 16 && scale <= guess * 16;
+      if (!task.measured) task.job.scale = scale;
+    }
+    if (task.measured || task.units == 0) end_measuring(task);
   }
   return -1;
 }
@@ -107,6 +106,7 @@ class Pipeline {
   // One step: each of the three batches passes its stage. Throws Interrupted.
   void step(Batch& finishing, Batch& measuring, Batch& looking) {
     make_room(measuring);
+    make_room(looking);
     int64_t scratch_bytes = 0;
     std::vector<int64_t> counts;
     for (const LayerTask& task : finishing.tasks) {
@@ -114,54 +114,68 @@ class Pipeline {
       scratch_bytes = std::max(scratch_bytes, rounded(task.scratch_bytes(), 64));
     }
     for (const LayerTask& task : measuring.tasks) {
-      const bool measured = task.job.formula.tau <= 0 || task.job.formula.entropy == Entropy::Distance;
-      counts.push_back(task.keep || measured ? task.units : 0);
+      const bool needed = task.job.formula.tau <= 0 || task.job.formula.entropy == Entropy::Distance;
+      counts.push_back(!task.measured && (task.keep || needed) ? task.units : 0);
       scratch_bytes = std::max(scratch_bytes, rounded(task.scratch_bytes(), 64));
     }
-    // Last, because these units are the smallest: threads finish at almost the same time.
-    for (const auto& most : looking.most) counts.push_back(static_cast<int64_t>(most.size()));
-    char* scratch = working_.at_least(threads_ * scratch_bytes);
+    for (size_t i = 0; i < looking.tasks.size(); ++i) {
+      counts.push_back(static_cast<int64_t>(looking.most[i].size()));
+      scratch_bytes = std::max(scratch_bytes, rounded(looking.tasks[i].scratch_bytes(), 64));
+    }
+    Workspace working = workspaces_.take(threads_ * scratch_bytes);
+    char* scratch = working.get();
     const size_t measures = finishing.tasks.size(), looks = measures + measuring.tasks.size();
     each_unit(counts, threads_, watch_, [&](size_t i, int64_t unit, int thread) {
       char* own = scratch + thread * scratch_bytes;
       if (i < measures) {
-        finish(finishing.tasks[i], unit, {finishing.kept + finishing.begins[i], own});
+        finish(finishing.tasks[i], unit, {finishing.kept.get() + finishing.begins[i], own});
       } else if (i < looks) {
-        LayerTask& task = measuring.tasks[i - measures];
-        const Memory memory{measuring.kept + measuring.begins[i - measures], own};
-        task.sums[static_cast<size_t>(unit)] = measure(task, unit, memory);
+        measure_unit(measuring, i - measures, unit, own);
       } else {
-        looking.most[i - looks][static_cast<size_t>(unit)] = looking.pieces[i - looks].largest(kernels_, unit);
+        look(looking, i - looks, unit, own);
       }
     });
     if (watch_.interrupted()) throw Interrupted{};  // units were left out
     for (LayerTask& task : finishing.tasks) {
       if (task.units > 0 && task.way == Way::Filters) join(task);
     }
+    workspaces_.give_back(std::move(working));
+    workspaces_.give_back(std::move(finishing.kept));
     for (LayerTask& task : measuring.tasks) {
-      set_tau(task);
-      if (!(task.tau > 0)) task.units = 0;  // all points are equal, or the layer is empty
-      if (task.units == 0) std::fill_n(task.job.layer->out, task.job.layer->filters(), 0.0);
+      if (!task.measured) end_measuring(task);
     }
   }
 
  private:
-  // Sets the memory that a batch keeps between its passes. There are two, because the previous batch still uses one.
+  static void measure_unit(Batch& batch, size_t i, int64_t unit, char* scratch) {
+    LayerTask& task = batch.tasks[i];
+    task.sums[static_cast<size_t>(unit)] = measure(task, unit, {batch.kept.get() + batch.begins[i], scratch});
+  }
+
+  void look(Batch& batch, size_t i, int64_t unit, char* scratch) {
+    const LayerTask& task = batch.tasks[i];
+    const bool now = task.at_first_sight();
+    batch.most[i][static_cast<size_t>(unit)] =
+        now ? largest_of_unit(kernels_, task, unit) : batch.pieces[i].largest(kernels_, unit);
+    if (now) measure_unit(batch, i, unit, scratch);
+  }
+
+  // Sets the memory that a batch keeps between its passes, once.
   void make_room(Batch& batch) {
+    if (!batch.begins.empty()) return;  // it has it already
     int64_t bytes = 0;
     for (LayerTask& task : batch.tasks) {
       batch.begins.push_back(bytes);
       bytes += rounded(task.kept_bytes(), 64);
       if (task.way == Way::Filters) task.shares.resize(static_cast<size_t>(task.units * task.job.points));
     }
-    std::swap(keeping_[0], keeping_[1]);
-    batch.kept = keeping_[0].at_least(bytes);
+    if (bytes > 0) batch.kept = workspaces_.take(bytes);
   }
 
   const Kernels& kernels_;
   int threads_;
   Watch watch_;
-  Workspace keeping_[2], working_;
+  Workspaces workspaces_;
 };
 
 }  // namespace
@@ -177,8 +191,10 @@ int64_t entropies(const Layer* layers, int64_t count, const Formula& formula, co
   Batch finishing, measuring, looking;
   int64_t end = 0;
   do {
-    finishing = std::move(measuring);
-    measuring = std::move(looking);
+    // Where the first pass was done with the first look, as it is of sorted filters, a batch has one stage less.
+    const bool early = measuring.tasks.empty() && looking.measured();
+    finishing = std::move(early ? looking : measuring);
+    measuring = early ? Batch{} : std::move(looking);
     const int64_t begin = end;
     looking = batch_from(end, layers, count, formula, kernels, options.in_float64);
     pipeline.step(finishing, measuring, looking);

@@ -71,7 +71,7 @@ extern const Kernels avx2_kernels;
 extern const Kernels avx512_kernels;
 #endif
 
-// The kernels of an instruction set; of the widest usable one for an empty name. Throws std::invalid_argument.
+// The kernels of an instruction set; of the fastest one for an empty name. Throws std::invalid_argument.
 const Kernels& kernels_named(const char* name);
 
 }  // namespace fec::cpu

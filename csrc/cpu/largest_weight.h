@@ -31,6 +31,12 @@ inline double magnitude_of(DType dtype, uint64_t bits) {
   return std::isfinite(value) ? value : INFINITY;
 }
 
+// The power of two that scales a magnitude to [1, 2), as far as the power itself is a normal number; 1 for 0.
+inline double scale_of(DType dtype, double magnitude) {
+  const int limit = dtype == DType::F64 ? 1022 : 126;
+  return std::ldexp(1.0, -(magnitude > 0 ? std::clamp(std::ilogb(magnitude), -limit, limit) : 0));
+}
+
 // A layer's weights as pieces of constant stride.
 class Pieces {
  public:
@@ -54,6 +60,11 @@ class Pieces {
 
   int64_t count() const {
     return spans_ == 1 ? (run_ + chunk_ - 1) / chunk_ : (spans_ + together_ - 1) / together_;
+  }
+
+  // Of a few weights at the beginning.
+  uint64_t largest_of_some(const Kernels& kernels) const {
+    return run_ == 0 ? 0 : part(kernels, 0, std::min<int64_t>(run_, 2048));
   }
 
   uint64_t largest(const Kernels& kernels, int64_t piece) const {

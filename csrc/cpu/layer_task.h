@@ -60,6 +60,15 @@ struct LayerTask {
     if (way == Way::Channels) return row_sums_bytes() + rounded(job.points, kSide) * (job.coordinates + 1) * size;
     return rounded(piece, 64) + kTileScratch * size;
   }
+  // Whether the first pass is done at first sight, with a guessed scale: then the weights are read from memory once. The
+  // filters of a unit are one run then, which the search for the largest weight brings into the cache.
+  bool at_first_sight() const {
+    const Layer& layer = *job.layer;
+    const bool dense = layer.stride_tap == 1 ? layer.stride_channel == layer.taps
+                                             : layer.stride_channel == 1 && layer.stride_tap == layer.channels;
+    return way == Way::Sorted && units > 0 && layer.inner == 1 && dense &&
+           layer.stride_outer == layer.channels * layer.taps;
+  }
   int64_t row_sums_bytes() const { return rounded(job.points * int64_t(sizeof(RowSums)), 64); }
 
   Job job;
@@ -68,6 +77,7 @@ struct LayerTask {
   int64_t size, units = 0, piece = 0, side = 0, strips = 0, tiles = 0;
   bool keep = false;
   double tau = 0;
+  bool measured = false;  // the first pass is done
   std::vector<double> sums;  // of distances, one per unit
   std::vector<RowSums> shares;  // of filters: [unit][point]
 };
@@ -82,6 +92,15 @@ inline double sort_unit(const LayerTask& task, int64_t unit, char* block) {
   const int64_t first = unit * task.real.lanes;
   const int64_t count = std::min<int64_t>(task.real.lanes, task.job.layer->filters() - first);
   return task.real.sort(task.job, first, count, block);
+}
+
+// The bits of the largest weight of the filters of a unit; see `at_first_sight`.
+inline uint64_t largest_of_unit(const Kernels& kernels, const LayerTask& task, int64_t unit) {
+  const Layer& layer = *task.job.layer;
+  const int64_t first = unit * task.real.lanes;
+  const int64_t count = std::min<int64_t>(task.real.lanes, layer.filters() - first);
+  const char* from = static_cast<const char*>(layer.data) + first * layer.stride_outer * size_of(layer.dtype);
+  return kernels.largest(layer.dtype, from, count * layer.stride_outer, 1);
 }
 
 // Calls body(tile, whether it is on the diagonal) for the tiles of a unit: every `units`-th strip of the matrix.

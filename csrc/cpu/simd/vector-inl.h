@@ -20,6 +20,7 @@ struct Of<float> {
   typedef float V __attribute__((vector_size(FEC_BYTES)));
   typedef float Loose __attribute__((vector_size(FEC_BYTES), aligned(4), may_alias));
   typedef uint32_t U __attribute__((vector_size(FEC_BYTES)));
+  typedef int32_t I __attribute__((vector_size(FEC_BYTES)));
   static constexpr int lanes = FEC_BYTES / 4, mantissa = 23, bias = 127, exp_terms = 7, log_terms = 5;
   static constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   static constexpr float exp2_limit = 126.0f;  // 2^-126 is the last power that is not subnormal
@@ -32,6 +33,7 @@ struct Of<double> {
   typedef double V __attribute__((vector_size(FEC_BYTES)));
   typedef double Loose __attribute__((vector_size(FEC_BYTES), aligned(8), may_alias));
   typedef uint64_t U __attribute__((vector_size(FEC_BYTES)));
+  typedef int64_t I __attribute__((vector_size(FEC_BYTES)));
   static constexpr int lanes = FEC_BYTES / 8, mantissa = 52, bias = 1023, exp_terms = 13, log_terms = 11;
   static constexpr double round = 6755399441055744.0;
   static constexpr double exp2_limit = 1022.0;

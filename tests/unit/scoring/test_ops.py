@@ -225,6 +225,19 @@ def test_a_forced_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ops.entropies([w], RMS, axes=[0], groups=[1])
 
 
+def test_the_instruction_set_that_was_timed_as_the_fastest_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FEC_FAST_INSTRUCTION_SET", raising=False)
+    name, seconds = cpu.chosen()
+    assert cpu.instruction_sets()[name] and cpu.chosen() == (name, seconds)  # timed once
+    assert not seconds or seconds[name] <= 1.05 * min(seconds.values())  # a wider set has a margin
+    assert all(f"{other} takes" in backends()["cpu"].reason for other in seconds if other != name)
+    assert backends()["cpu"].reason.startswith(f"runs on {name}")
+    w = weight(20, 70, 3, 3)
+    (got,) = ops.entropies([w], RMS, axes=[0], groups=[1])
+    (wanted,), _ = cpu.entropies([w], RMS, axes=[0], groups=[1], instruction_set=name)
+    assert torch.equal(got, wanted)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("backend", ["cuda", "triton"])
 def test_weights_on_a_gpu(backend: str) -> None:

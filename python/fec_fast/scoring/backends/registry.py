@@ -50,14 +50,18 @@ def _describe_cpu() -> BackendInfo:
     usable = [name for name, supported in sets.items() if supported]
     lacking = [name for name, supported in sets.items() if not supported]
     threads = cpu.threads()
-    reason = f"runs on {usable[-1]}, {threads}" + (f"; not on this processor: {', '.join(lacking)}" if lacking else "")
     forced = cpu.forced()
-    runs = not forced or sets.get(forced, False)
     if forced:
         setting = f"FEC_FAST_INSTRUCTION_SET={forced}"
-        wrong = f"{setting}, which cannot run here; unset it, or one of: {', '.join(usable)}"
-        reason = f"runs on {forced}, as {setting} asks, {threads}" if runs else wrong
-    return BackendInfo("cpu", True, runs, reason)
+        if not sets.get(forced, False):
+            wrong = f"{setting}, which cannot run here; unset it, or one of: {', '.join(usable)}"
+            return BackendInfo("cpu", True, False, wrong)
+        return BackendInfo("cpu", True, True, f"runs on {forced}, as {setting} asks, {threads}")
+    chosen, seconds = cpu.chosen()
+    others = [f"{name} takes {seconds[name] / seconds[chosen]:.2f} times as long" for name in seconds if name != chosen]
+    timed = f" by a timing at first use ({', '.join(others)})" if others else ""
+    unsupported = f"; not on this processor: {', '.join(lacking)}" if lacking else ""
+    return BackendInfo("cpu", True, True, f"runs on {chosen}{timed}, {threads}{unsupported}")
 
 
 def _describe_cuda() -> BackendInfo:
