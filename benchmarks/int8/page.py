@@ -142,7 +142,7 @@ def _use() -> list[str]:
             "`fec-fast export pt2e` (`pip install '.[torchao]'`) write a program of `torch.export`. With the",
             "environment variable `TORCHINDUCTOR_FREEZING=1` it runs in int8 so:",
         ),
-        "<!-- not run: needs an environment variable -->",
+        "<!-- not run: needs an environment variable -->\n",
         code(
             "import torch",
             "import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer  # the file's operators, int8 kernels",
