@@ -154,7 +154,8 @@ def _use() -> list[str]:
         ),
         paragraph(
             "Without the variable, the import or `no_grad`, torch computes in float32 what the integers stand for, and",
-            "says nothing. Each number of images per call is compiled once.",
+            "says nothing. Each number of images per call is compiled once. After eight of them torch warns of its",
+            "`recompile_limit` and computes others in float32: give batches of one size.",
         ),
     ]
 

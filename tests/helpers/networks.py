@@ -72,6 +72,19 @@ class Blocks(nn.Module):
         return self.fc(self.hidden(nn.functional.adaptive_avg_pool2d(y, 2).flatten(1)).relu())
 
 
+class KindsOfLayers(nn.Module):
+    """One layer of each kind that scoring tells apart: plain, depthwise, grouped, transposed, linear. Not to be run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.depthwise = nn.Conv2d(8, 8, 3, groups=8)
+        self.body = nn.Sequential(nn.Conv2d(8, 12, 1, groups=2), nn.ReLU(), nn.ConvTranspose2d(12, 6, 2, groups=3))
+        self.head = nn.Linear(6, 5)
+
+
 def chain(*layers: nn.Module) -> Callable[[], nn.Module]:
     """A function that builds a sequence with weights of its own, drawn when it is called."""
 

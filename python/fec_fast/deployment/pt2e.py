@@ -73,7 +73,8 @@ def export_pt2e(
     The program computes in int8 once ``torch.compile(program, dynamic=False)`` has compiled it under
     ``torch.no_grad()``, with the environment variable ``TORCHINDUCTOR_FREEZING=1``, in a process that has imported
     ``torchao.quantization.pt2e.quantizer.x86_inductor_quantizer``. Where one of these is missing, torch computes in
-    float32 what the integers stand for, without a word.
+    float32 what the integers stand for, without a word. Each batch size is compiled, eight of them at most
+    (``torch._dynamo.config.recompile_limit``).
 
     Args:
         model: A network with float32 weights and one input ``[B, ...]``, pruned or not. It is left unchanged.

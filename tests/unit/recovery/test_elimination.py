@@ -168,14 +168,17 @@ def test_a_system_with_few_of_many_units() -> None:
     assert torch.allclose(errors[here], 16.0 * torch.arange(1, 101, dtype=torch.float64))
 
 
+ABLATED = {
+    "units": st.integers(1, 7),
+    "widths": st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    "outputs": st.integers(1, 30),
+    "missing": st.booleans(),
+    "seed": st.integers(0, 99),
+}
+
+
 @settings(max_examples=25, deadline=None)
-@given(
-    units=st.integers(1, 7),
-    widths=st.lists(st.integers(1, 4), min_size=1, max_size=3),
-    outputs=st.integers(1, 30),
-    missing=st.booleans(),
-    seed=st.integers(0, 99),
-)
+@given(**ABLATED)
 def test_every_step_of_an_ablation_is_the_cheapest_and_its_error_the_change(
     units, widths, outputs, missing, seed
 ) -> None:
@@ -192,13 +195,7 @@ def test_every_step_of_an_ablation_is_the_cheapest_and_its_error_the_change(
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    units=st.integers(1, 7),
-    widths=st.lists(st.integers(1, 4), min_size=1, max_size=3),
-    outputs=st.integers(1, 30),
-    missing=st.booleans(),
-    seed=st.integers(0, 99),
-)
+@given(**ABLATED)
 def test_what_others_make_up_for_counts_by_the_odds_of_the_error_so_far(units, widths, outputs, missing, seed) -> None:
     systems = several_systems(units, widths, outputs, missing, seed)
     parts = [AblatedSystem(s, w @ w.T, list(range(units)), columns) for s, w, columns in systems]

@@ -17,20 +17,10 @@ from fec_fast import Formula, ModelScores, score_model
 from fec_fast.scoring.model_scores import LayerInfo
 from fec_fast.scoring.reference import entropy
 from fec_fast.utils.modules import unwrap
+from tests.helpers.networks import KindsOfLayers as Net
 
 CHANNELS = Formula(compress="rms", axis="channels")
 FILTERS = Formula(compress="none", axis="filters")
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.stem = nn.Conv2d(3, 8, 3)
-        self.norm = nn.BatchNorm2d(8)
-        self.depthwise = nn.Conv2d(8, 8, 3, groups=8)
-        self.body = nn.Sequential(nn.Conv2d(8, 12, 1, groups=2), nn.ReLU(), nn.ConvTranspose2d(12, 6, 2, groups=3))
-        self.head = nn.Linear(6, 5)
 
 
 def close(actual: Tensor, expected: Tensor) -> None:
