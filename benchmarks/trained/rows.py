@@ -7,11 +7,31 @@ from dataclasses import dataclass
 
 from fec_fast import Budget
 
-# Height and width of the training images in each epoch of 50,000 images.
-SCHEDULES = {"four epochs": (24, 24, 32, 32), "two epochs": (24, 32)}
-WHOLE, HALF = SCHEDULES
 DENSE, RECOVERED, RE_ESTIMATED = "dense", "recovered", "re-estimated"
-BATCH, LR, WARMUP_EPOCHS = 128, 0.02, 0.25
+BATCH, WARMUP_EPOCHS = 128, 0.25
+
+
+@dataclass(frozen=True)
+class Training:
+    """How dense and pruned networks are trained further.
+
+    Attributes:
+        sizes: Height and width of the images in each epoch of 50,000 images.
+        lr: The learning rate that the cosine begins with.
+        teacher: Whether the dense network as it was is imitated, by dense and pruned networks alike.
+    """
+
+    sizes: tuple[int, ...]
+    lr: float
+    teacher: bool
+
+
+TRAININGS = {
+    "four epochs, teacher": Training((24, 24, 32, 32), 0.05, teacher=True),
+    "two epochs, teacher": Training((24, 32), 0.05, teacher=True),
+    "four epochs": Training((24, 24, 32, 32), 0.02, teacher=False),
+}
+WHOLE, HALF, ALONE = TRAININGS
 
 
 @dataclass(frozen=True)
@@ -39,16 +59,20 @@ ROWS = {
 PRECISIONS = {"resnet56": "bf16", "vgg16": "bf16"}  # slower than float32 for depthwise layers on CPUs
 
 
-Key = tuple[str, str, str, int]  # network or row, start, schedule, seed
+Key = tuple[str, str, str, int]  # network or row, start, training, seed
 
 
 def keys(rows: list[str], seeds: int) -> Iterator[Key]:
-    """The keys of all trainings, those of the first table first: network or row, start, schedule, seed."""
+    """The keys of all trainings, those of the first table first: network or row, start, training, seed."""
     for seed in range(seeds):
         for row in rows:
             yield ROWS[row].network, DENSE, WHOLE, seed
             yield row, RECOVERED, WHOLE, seed
     for seed in range(seeds):
-        for start, schedule in ((RE_ESTIMATED, WHOLE), (RECOVERED, HALF), (RE_ESTIMATED, HALF)):
+        for start, training in ((RE_ESTIMATED, WHOLE), (RECOVERED, HALF), (RE_ESTIMATED, HALF)):
             for row in rows:
-                yield row, start, schedule, seed
+                yield row, start, training, seed
+    for seed in range(seeds):
+        for row in rows:
+            yield ROWS[row].network, DENSE, ALONE, seed
+            yield row, RECOVERED, ALONE, seed

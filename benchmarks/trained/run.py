@@ -33,11 +33,10 @@ from benchmarks.trained.page import write
 from benchmarks.trained.rows import (
     BATCH,
     DENSE,
-    LR,
     PRECISIONS,
     RE_ESTIMATED,
     ROWS,
-    SCHEDULES,
+    TRAININGS,
     WARMUP_EPOCHS,
     Key,
     keys,
@@ -84,19 +83,20 @@ class Trainings:
         """
         if any(row["key"] == list(key) for row in (read_result(self.output) or {"rows": []})["rows"]):
             return
-        name, start, schedule, seed = key
+        name, start, named, seed = key
         model, values = self._start(name, start, seed)  # the same in every part of an interrupted training
-        network, sizes = ROWS[name].network if name in ROWS else name, SCHEDULES[schedule]
+        network, training = ROWS[name].network if name in ROWS else name, TRAININGS[named]
         images, normalise = self.bench.source(network)
-        loader = TimedImages(images, normalise, sizes, len(images.train[1]) // BATCH)
+        loader = TimedImages(images, normalise, training.sizes, len(images.train[1]) // BATCH)
         loader.deadline = self.deadline
         state = self.work / "-".join("".join(c if c.isalnum() else "_" for c in str(part)) for part in key)
         fec_fast.finetune(
             model.to(memory_format=torch.channels_last),
             loader,
-            epochs=len(sizes),
-            lr=LR,
+            epochs=len(training.sizes),
+            lr=training.lr,
             warmup_epochs=WARMUP_EPOCHS,
+            teacher=self.bench.dense(network).to(memory_format=torch.channels_last) if training.teacher else None,
             mixed_precision=PRECISIONS.get(network, "no"),
             seed=seed,
             checkpoint=state,
