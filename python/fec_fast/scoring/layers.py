@@ -50,8 +50,8 @@ def select(
         raise ArgumentError(f"layers={layers!r}: give a list of layer names and module classes")
     # Classes are asked, and modules only where it depends on them: a model has few classes and many modules.
     kinds = {kind: _is_class_with_filters(kind) for kind in set(map(type, modules.values()))}
-    if any(map(_is_flat_shard, kinds)):
-        name = next(name for name, module in modules.items() if _is_flat_shard(_class(module)))
+    if flat := {kind for kind in kinds if _is_flat_shard(kind)}:
+        name = next(name for name, module in modules.items() if type(module) in flat)
         raise WeightError(
             f"{f'layer {name!r}' if name else 'the model'} is sharded by FullyShardedDataParallel, so this process has "
             "only a part of its weights: score the plain model before it is wrapped, or shard it with fully_shard",
@@ -64,7 +64,8 @@ def select(
     }
     wanted: set[str] = set()
     if layers is None:
-        wanted = {name for name, module in scorable.items() if not _is_linear(_class(module))}
+        linear = {kind for kind in kinds if _is_linear(kind)}
+        wanted = {name for name, module in scorable.items() if type(module) not in linear}
     else:
         for layer in layers:
             wanted |= _named_by(layer, model, modules, scorable)
@@ -102,11 +103,6 @@ def _named_by(
             raise LayerError(f"layers of class {layer.__name__} have no filters; give convolution classes or nn.Linear")
         return names
     raise ArgumentError(f"layers contains {layer!r}: give layer names and module classes")
-
-
-def _class(module: nn.Module) -> Any:
-    """The class of a module, as a key: a model has few classes, so what follows from one is kept."""
-    return type(module)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -166,7 +162,8 @@ def attached_weight(name: str, module: nn.Module, copied: list[str] | None = Non
         WeightError: The weight is unfit (:func:`fec_fast.utils.weights.weight_trouble`); the message names the layer
             and the remedy.
     """
-    weight: Any = own_parameters(module).get("weight") if _reads_its_parameter(_class(module)) else None
+    kind: Any = type(module)  # a key: a model has few classes, so what follows from one is kept
+    weight: Any = own_parameters(module).get("weight") if _reads_its_parameter(kind) else None
     if weight is None:
         weight = _computed_weight(name, module)
     if not isinstance(weight, Tensor):

@@ -326,21 +326,15 @@ def score_model(
         for name, module in chosen.items():
             kind: Any = type(module)
             weight: Any = attached_weight(name, module, copied) if stored is None else stored.weight_of(name, module)
-            shape = weight.shape
-            axis = 1 if issubclass(kind, TRANSPOSED) else 0
             groups = getattr(module, "groups", 1)
             if groups != 1:
-                check_groups(shape, groups, f"layer {name!r}: its weight", name)
-            filters, channels = shape[axis], shape[1 - axis]
-            if axis == 1:
-                filters, channels = filters * groups, channels // groups
-            if formula.axis == "channels" and channels == 1:
-                unscored[name] = "one channel per filter: it takes the score of the layer it is coupled with"
-            elif filters == 1 and (formula.axis == "filters" or (formula.axis == "both" and channels == 1)):
-                unscored[name] = "a single filter: there is no other to compare it with"
+                check_groups(weight.shape, groups, f"layer {name!r}: its weight", name)
+            info, reason = _described(kind, weight.shape, groups, formula.axis)
+            if reason:
+                unscored[name] = reason
             else:
                 (found if stored is None else in_file)[name] = weight
-                infos[name] = _layer_info(kind, shape, axis, groups)
+                infos[name] = info
         if not infos:
             raise LayerError(_nothing_to_score(model, unscored))
         if used is None:
@@ -381,10 +375,20 @@ def _entropies(
     return results
 
 
-@functools.lru_cache(maxsize=4096)  # they cannot be changed, so layers that are alike share one
-def _layer_info(kind: Any, shape: tuple[int, ...], axis: int, groups: int) -> LayerInfo:
+@functools.lru_cache(maxsize=4096)  # a call asks this for every layer; layers that are alike share one description
+def _described(kind: Any, shape: tuple[int, ...], groups: int, axis_compared: str) -> tuple[LayerInfo, str]:
+    """Describes a layer, and says why a formula of this axis gives it no score; empty where it gives one."""
+    axis = 1 if issubclass(kind, TRANSPOSED) else 0
+    filters, channels = shape[axis], shape[1 - axis]
+    if axis == 1:
+        filters, channels = filters * groups, channels // groups
+    reason = ""
+    if axis_compared == "channels" and channels == 1:
+        reason = "one channel per filter: it takes the score of the layer it is coupled with"
+    elif filters == 1 and (axis_compared == "filters" or (axis_compared == "both" and channels == 1)):
+        reason = "a single filter: there is no other to compare it with"
     own = next(base for base in kind.__mro__ if not base.__module__.startswith("torch.distributed"))  # fully_shard's
-    return LayerInfo(own.__name__, tuple(shape), axis, groups)
+    return LayerInfo(own.__name__, tuple(shape), axis, groups), reason
 
 
 def _nothing_to_score(model: nn.Module, unscored: dict[str, str]) -> str:

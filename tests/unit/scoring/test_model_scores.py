@@ -147,6 +147,14 @@ def test_model_is_only_read() -> None:
         assert torch.equal(tensor, after[name]), name
 
 
+def test_weights_of_inference_mode_are_read() -> None:
+    net = Net()
+    with torch.inference_mode():
+        inside = copy.deepcopy(net)
+    assert inside.stem.weight.is_inference()
+    assert score_model(inside) == score_model(net)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_dtypes(dtype: torch.dtype) -> None:
     net = Net().to(dtype)
