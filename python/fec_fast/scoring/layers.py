@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +27,23 @@ from ..utils.weights import (
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _LAYERS_WITH_FILTERS = (*_CONVS, *TRANSPOSED, nn.Linear)
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """A scored layer.
+
+    Attributes:
+        kind: The class of the module, such as ``"Conv2d"``.
+        shape: The shape of its weight.
+        axis: The axis of the weight on which its filters lie: 0, or 1 for transposed convolutions.
+        groups: The groups of the layer; 1 for linear layers.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    axis: int
+    groups: int
 
 
 def select(
@@ -128,6 +146,32 @@ def _is_flat_shard(kind: Any) -> bool:
 @functools.lru_cache(maxsize=1024)
 def _is_linear(kind: Any) -> bool:
     return issubclass(kind, nn.Linear) or (is_quantised_class(kind) and "Linear" in kind.__name__)
+
+
+@functools.lru_cache(maxsize=4096)  # a call asks this for every layer; layers that are alike share one description
+def described(kind: Any, shape: tuple[int, ...], groups: int, axis_compared: str) -> tuple[LayerInfo, str]:
+    """Describes a layer, and whether it can be scored.
+
+    Args:
+        kind: The class of the module.
+        shape: The shape of its weight.
+        groups: Its groups, which divide the weight.
+        axis_compared: The axis of the formula.
+
+    Returns:
+        The description, and why filters of such a layer have no score; empty where they have one.
+    """
+    axis = 1 if issubclass(kind, TRANSPOSED) else 0
+    filters, channels = shape[axis], shape[1 - axis]
+    if axis == 1:
+        filters, channels = filters * groups, channels // groups
+    reason = ""
+    if axis_compared == "channels" and channels == 1:
+        reason = "one channel per filter: it takes the score of the layer it is coupled with"
+    elif filters == 1 and (axis_compared == "filters" or (axis_compared == "both" and channels == 1)):
+        reason = "a single filter: there is no other to compare it with"
+    own = next(base for base in kind.__mro__ if not base.__module__.startswith("torch.distributed"))  # fully_shard's
+    return LayerInfo(own.__name__, tuple(shape), axis, groups), reason
 
 
 def read_weight(name: str, module: nn.Module) -> Tensor:

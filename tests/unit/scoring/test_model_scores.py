@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import fec_fast
 from fec_fast import Formula, ModelScores, score_model
-from fec_fast.scoring.model_scores import LayerInfo
+from fec_fast.scoring.layers import LayerInfo
 from fec_fast.scoring.reference import entropy
 from fec_fast.utils.modules import unwrap
 from tests.helpers.networks import KindsOfLayers as Net
