@@ -256,8 +256,9 @@ def score_model(
     """Computes the entropy of every filter of a model. The model is only read.
 
     float8 weights (e4m3fn, e5m2) and sharded ones (DTensor, ``fully_shard``) are scored one after another, from copies
-    with the same values: beside the model there is the largest of them. Sharded ones are gathered, so all processes
-    that have a part have to call this.
+    with the same values: beside the model there is the largest of them. Sharded ones are gathered, except by a formula
+    of ``axis="channels"`` if they are sharded along their filters: then each process scores the filters that it has,
+    within the tolerance of all backends. All processes that have a part have to call this, and get the same scores.
 
     Args:
         model: The model; it may be wrapped by ``DataParallel``, ``DistributedDataParallel`` or ``torch.compile``, and
