@@ -38,7 +38,7 @@ def has_whole_filters(weight: Any, info: LayerInfo, formula: Formula) -> bool:
         return False
     from torch.distributed.tensor import Shard  # importing it takes half a second; who has shards has done so
 
-    return bool(weight.device_mesh.ndim == 1 and weight.placements == (Shard(info.axis),))
+    return bool(weight.placements == (Shard(info.axis),))
 
 
 def entropies_of_parts(
