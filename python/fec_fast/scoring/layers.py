@@ -75,10 +75,11 @@ def select(
             "only a part of its weights: score the plain model before it is wrapped, or shard it with fully_shard",
             layer=name,
         )
+    with_filters = {kind for kind, has_filters in kinds.items() if has_filters is not False}
     scorable = {
         name: module
         for name, module in modules.items()
-        if (has_filters := kinds[type(module)]) or (has_filters is None and hasattr(module, "weight"))
+        if type(module) in with_filters and (kinds[type(module)] or hasattr(module, "weight"))
     }
     wanted: set[str] = set()
     if layers is None:
@@ -87,15 +88,9 @@ def select(
     else:
         for layer in layers:
             wanted |= _named_by(layer, model, modules, scorable)
-    chosen, unscored = {}, {}
-    for name, module in scorable.items():
-        if name in wanted:
-            chosen[name] = module
-        elif layers is None:
-            unscored[name] = "linear layers are scored on request: layers=[nn.Linear, ...]"
-        else:
-            unscored[name] = "not asked for"
-    return chosen, unscored
+    chosen = {name: module for name, module in scorable.items() if name in wanted}
+    reason = "linear layers are scored on request: layers=[nn.Linear, ...]" if layers is None else "not asked for"
+    return chosen, dict.fromkeys([name for name in scorable if name not in wanted], reason)
 
 
 def _named_by(

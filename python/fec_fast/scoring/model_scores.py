@@ -305,6 +305,7 @@ def score_model(
         found: dict[str, Tensor] = {}
         copied: list[str] = []
         in_file: dict[str, StoredTensor] = {}
+        taken: dict[str, Any] = found if stored is None else in_file
         infos: dict[str, LayerInfo] = {}
         for name, module in chosen.items():
             kind: Any = type(module)
@@ -316,7 +317,7 @@ def score_model(
             if reason:
                 unscored[name] = reason
             else:
-                (found if stored is None else in_file)[name] = weight
+                taken[name] = weight
                 infos[name] = info
         if not infos:
             raise LayerError(_nothing_to_score(model, unscored))

@@ -16,16 +16,13 @@ from torch.nn.parameter import is_lazy
 
 from .compat import (
     compiled_module,
+    has_modules,
     is_traceable_wrapper_subclass,
     own_buffers,
     own_modules,
     own_parameters,
-    own_tensors,
 )
 from .errors import ArgumentError, WeightError
-
-# Classes of tensors that are never lazy.
-_ORDINARY_TENSORS = {nn.Parameter, Tensor}
 
 
 def modules_of(model: nn.Module, *, every_name: bool = False) -> dict[str, nn.Module]:
@@ -61,8 +58,8 @@ def _add_children(children: Mapping[str, nn.Module | None], prefix: str, by_name
         if child is not None:
             name = prefix + own
             by_name[name] = child
-            if inner := own_modules(child):  # most have none
-                _add_children(inner, name + ".", by_name)
+            if has_modules(child):
+                _add_children(own_modules(child), name + ".", by_name)
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -197,10 +194,6 @@ def check_not_made_for_inference(modules: Mapping[str, nn.Module]) -> None:
     Raises:
         WeightError: One was; the layer is named.
     """
-    # First all together, without a look at their names: of a call that scores a model this check is a good part.
-    tensors = own_tensors(modules.values())
-    if set(map(type, tensors)) <= _ORDINARY_TENSORS and not any(map(Tensor.is_inference, tensors)):
-        return
     for name, module in modules.items():
         for own, tensor in [*own_parameters(module).items(), *own_buffers(module).items()]:
             if tensor is not None and not is_lazy(tensor) and tensor.is_inference():
