@@ -35,7 +35,8 @@ from .recovery.layer_fits import LayerRecovery
 from .scoring.backends.registry import BackendInfo, backends
 from .scoring.distance_matrix import channel_distances
 from .scoring.formula import Formula
-from .scoring.model_scores import LayerInfo, ModelScores, score_model
+from .scoring.layers import LayerInfo
+from .scoring.model_scores import ModelScores, score_model
 from .training.finetuning import finetune
 from .training.history import Epoch, FinetuneResult
 from .training.settings import TrainingSettings

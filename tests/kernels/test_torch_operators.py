@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import warnings
@@ -67,6 +68,21 @@ def test_blocks(keep: int, axis: Any, entropy: Any, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(torch_operators, "_BLOCK", block)
         for weight in (random(23, 17, 3, 3), random(23, 17, 3, 3, dtype=torch.float64) + 10):
             compare(weight, Formula("none", entropy, axis), 1, 1)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("compress", ["rms", "mean", "none"])
+def test_the_sum_of_distances(compress: Any, axis: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_operators, "_BLOCK", 300)  # two filters at a time
+    formula = Formula(compress, axis="channels")
+    for weight in (random(23, 17, 3, 3), random(23, 17, 3, 3, dtype=torch.bfloat16), random(5, 4) + 100):
+        want = float(reference.distances(weight, formula, axis=axis).sum())
+        assert torch_operators.sum_of_distances(weight, formula, axis) == pytest.approx(want, rel=1e-12)
+        tiny = weight.double() * 2.0**-600  # its squares vanish
+        assert torch_operators.sum_of_distances(tiny, formula, axis) == pytest.approx(want * 2.0**-600, rel=1e-12)
+    assert torch_operators.sum_of_distances(torch.empty(0, 17, 3, 3), formula, 0) == 0
+    weight[3, 2] = float("inf")
+    assert not math.isfinite(torch_operators.sum_of_distances(weight, formula, axis))
 
 
 def test_equal_channels_have_entropy_exactly_zero() -> None:

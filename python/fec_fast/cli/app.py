@@ -31,6 +31,7 @@ from ..vision.weights import load_weights
 from . import choosing, deploying, doctor
 from .amounts import BudgetText, Keep, Remove, amounts_of
 from .demo import run_demo
+from .file_scores import scores_of_file
 from .options import (
     DATA_HELP,
     Force,
@@ -94,7 +95,10 @@ def score_command(
     """Print the entropy of every convolution's filters, in nats."""
     fields = {"compress": compress, "axis": axis, "entropy": entropy}
     formula = Formula.from_dict({field: value for field, value in fields.items() if value is not None})
-    scores = score_model(build_model(model, weights), formula=formula)
+    if weights is None:
+        scores = score_model(build_model(model, None), formula=formula)
+    else:
+        scores = scores_of_file(model, weights, formula)
     say(scores if layers else scores_headline(scores))
     write_json(json, scores.to_json())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,6 +29,23 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _LAYERS_WITH_FILTERS = (*_CONVS, *TRANSPOSED, nn.Linear)
 
 
+@dataclass(frozen=True)
+class LayerInfo:
+    """A scored layer.
+
+    Attributes:
+        kind: The class of the module, such as ``"Conv2d"``.
+        shape: The shape of its weight.
+        axis: The axis of the weight on which its filters lie: 0, or 1 for transposed convolutions.
+        groups: The groups of the layer; 1 for linear layers.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    axis: int
+    groups: int
+
+
 def select(
     model: nn.Module, modules: Mapping[str, nn.Module], layers: Sequence[str | type[nn.Module]] | None
 ) -> tuple[dict[str, nn.Module], dict[str, str]]:
@@ -50,33 +68,29 @@ def select(
         raise ArgumentError(f"layers={layers!r}: give a list of layer names and module classes")
     # Classes are asked, and modules only where it depends on them: a model has few classes and many modules.
     kinds = {kind: _is_class_with_filters(kind) for kind in set(map(type, modules.values()))}
-    if any(map(_is_flat_shard, kinds)):
-        name = next(name for name, module in modules.items() if _is_flat_shard(_class(module)))
+    if flat := {kind for kind in kinds if _is_flat_shard(kind)}:
+        name = next(name for name, module in modules.items() if type(module) in flat)
         raise WeightError(
             f"{f'layer {name!r}' if name else 'the model'} is sharded by FullyShardedDataParallel, so this process has "
             "only a part of its weights: score the plain model before it is wrapped, or shard it with fully_shard",
             layer=name,
         )
+    with_filters = {kind for kind, has_filters in kinds.items() if has_filters is not False}
     scorable = {
         name: module
         for name, module in modules.items()
-        if (has_filters := kinds[type(module)]) or (has_filters is None and hasattr(module, "weight"))
+        if type(module) in with_filters and (kinds[type(module)] or hasattr(module, "weight"))
     }
     wanted: set[str] = set()
     if layers is None:
-        wanted = {name for name, module in scorable.items() if not _is_linear(_class(module))}
+        linear = {kind for kind in kinds if _is_linear(kind)}
+        wanted = {name for name, module in scorable.items() if type(module) not in linear}
     else:
         for layer in layers:
             wanted |= _named_by(layer, model, modules, scorable)
-    chosen, unscored = {}, {}
-    for name, module in scorable.items():
-        if name in wanted:
-            chosen[name] = module
-        elif layers is None:
-            unscored[name] = "linear layers are scored on request: layers=[nn.Linear, ...]"
-        else:
-            unscored[name] = "not asked for"
-    return chosen, unscored
+    chosen = {name: module for name, module in scorable.items() if name in wanted}
+    reason = "linear layers are scored on request: layers=[nn.Linear, ...]" if layers is None else "not asked for"
+    return chosen, dict.fromkeys([name for name in scorable if name not in wanted], reason)
 
 
 def _named_by(
@@ -104,11 +118,6 @@ def _named_by(
     raise ArgumentError(f"layers contains {layer!r}: give layer names and module classes")
 
 
-def _class(module: nn.Module) -> Any:
-    """The class of a module, as a key: a model has few classes, so what follows from one is kept."""
-    return type(module)
-
-
 @functools.lru_cache(maxsize=1024)
 def _is_class_with_filters(kind: Any) -> bool | None:
     """Tells whether the modules of a class have filters; ``None`` if it depends on whether they have a weight.
@@ -132,6 +141,32 @@ def _is_flat_shard(kind: Any) -> bool:
 @functools.lru_cache(maxsize=1024)
 def _is_linear(kind: Any) -> bool:
     return issubclass(kind, nn.Linear) or (is_quantised_class(kind) and "Linear" in kind.__name__)
+
+
+@functools.lru_cache(maxsize=4096)  # a call asks this for every layer; layers that are alike share one description
+def described(kind: Any, shape: tuple[int, ...], groups: int, axis_compared: str) -> tuple[LayerInfo, str]:
+    """Describes a layer, and whether it can be scored.
+
+    Args:
+        kind: The class of the module.
+        shape: The shape of its weight.
+        groups: Its groups, which divide the weight.
+        axis_compared: The axis of the formula.
+
+    Returns:
+        The description, and why filters of such a layer have no score; empty where they have one.
+    """
+    axis = 1 if issubclass(kind, TRANSPOSED) else 0
+    filters, channels = shape[axis], shape[1 - axis]
+    if axis == 1:
+        filters, channels = filters * groups, channels // groups
+    reason = ""
+    if axis_compared == "channels" and channels == 1:
+        reason = "one channel per filter: it takes the score of the layer it is coupled with"
+    elif filters == 1 and (axis_compared == "filters" or (axis_compared == "both" and channels == 1)):
+        reason = "a single filter: there is no other to compare it with"
+    own = next(base for base in kind.__mro__ if not base.__module__.startswith("torch.distributed"))  # fully_shard's
+    return LayerInfo(own.__name__, tuple(shape), axis, groups), reason
 
 
 def read_weight(name: str, module: nn.Module) -> Tensor:
@@ -166,7 +201,8 @@ def attached_weight(name: str, module: nn.Module, copied: list[str] | None = Non
         WeightError: The weight is unfit (:func:`fec_fast.utils.weights.weight_trouble`); the message names the layer
             and the remedy.
     """
-    weight: Any = own_parameters(module).get("weight") if _reads_its_parameter(_class(module)) else None
+    kind: Any = type(module)  # a key: a model has few classes, so what follows from one is kept
+    weight: Any = own_parameters(module).get("weight") if _reads_its_parameter(kind) else None
     if weight is None:
         weight = _computed_weight(name, module)
     if not isinstance(weight, Tensor):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
@@ -25,7 +23,8 @@ from ..utils.weights import plain_copy
 from . import ops
 from .backends.registry import ResolvedBackend, resolve
 from .formula import Formula
-from .layers import TRANSPOSED, attached_weight, select
+from .layers import LayerInfo, attached_weight, described, select
+from .sharded_weights import entropies_of_parts, has_whole_filters
 from .stored_weights import Files, open_weights
 from .weight_checks import check_groups
 
@@ -52,23 +51,6 @@ class _Document(_Head):
     backend: str
     layers: dict[str, _LayerDocument]
     unscored: dict[str, str]
-
-
-@dataclass(frozen=True)
-class LayerInfo:
-    """A scored layer.
-
-    Attributes:
-        kind: The class of the module, such as ``"Conv2d"``.
-        shape: The shape of its weight.
-        axis: The axis of the weight on which its filters lie: 0, or 1 for transposed convolutions.
-        groups: The groups of the layer; 1 for linear layers.
-    """
-
-    kind: str
-    shape: tuple[int, ...]
-    axis: int
-    groups: int
 
 
 class ModelScores(Mapping[str, Tensor]):
@@ -274,8 +256,9 @@ def score_model(
     """Computes the entropy of every filter of a model. The model is only read.
 
     float8 weights (e4m3fn, e5m2) and sharded ones (DTensor, ``fully_shard``) are scored one after another, from copies
-    with the same values: beside the model there is the largest of them. Sharded ones are gathered, so all processes
-    that have a part have to call this.
+    with the same values: beside the model there is the largest of them. Sharded ones are gathered, except by a formula
+    of ``axis="channels"`` if they are sharded along their filters: then each process scores the filters that it has,
+    within the tolerance of all backends. All processes that have a part have to call this, and get the same scores.
 
     Args:
         model: The model; it may be wrapped by ``DataParallel``, ``DistributedDataParallel`` or ``torch.compile``, and
@@ -322,25 +305,20 @@ def score_model(
         found: dict[str, Tensor] = {}
         copied: list[str] = []
         in_file: dict[str, StoredTensor] = {}
+        taken: dict[str, Any] = found if stored is None else in_file
         infos: dict[str, LayerInfo] = {}
         for name, module in chosen.items():
             kind: Any = type(module)
             weight: Any = attached_weight(name, module, copied) if stored is None else stored.weight_of(name, module)
-            shape = weight.shape
-            axis = 1 if issubclass(kind, TRANSPOSED) else 0
             groups = getattr(module, "groups", 1)
             if groups != 1:
-                check_groups(shape, groups, f"layer {name!r}: its weight", name)
-            filters, channels = shape[axis], shape[1 - axis]
-            if axis == 1:
-                filters, channels = filters * groups, channels // groups
-            if formula.axis == "channels" and channels == 1:
-                unscored[name] = "one channel per filter: it takes the score of the layer it is coupled with"
-            elif filters == 1 and (formula.axis == "filters" or (formula.axis == "both" and channels == 1)):
-                unscored[name] = "a single filter: there is no other to compare it with"
+                check_groups(weight.shape, groups, f"layer {name!r}: its weight", name)
+            info, reason = described(kind, weight.shape, groups, formula.axis)
+            if reason:
+                unscored[name] = reason
             else:
-                (found if stored is None else in_file)[name] = weight
-                infos[name] = _layer_info(kind, shape, axis, groups)
+                taken[name] = weight
+                infos[name] = info
         if not infos:
             raise LayerError(_nothing_to_score(model, unscored))
         if used is None:
@@ -361,7 +339,7 @@ def _entropies(
     formula: Formula,
     used: ResolvedBackend,
 ) -> dict[str, Tensor]:
-    """The entropies by layer: in one call of all weights, and in one of each that is copied or in a file."""
+    """The entropies by layer: in one call of all weights, and in one of each that is sharded, copied or in a file."""
     results: dict[str, Tensor] = {}
 
     def score(readable: dict[str, Tensor]) -> None:
@@ -370,21 +348,25 @@ def _entropies(
         found = ops.entropies_of_checked(list(readable.values()), formula, axes, groups, names, "auto", used)
         results.update(zip(names, found, strict=True))
 
-    together = {name: weight for name, weight in weights.items() if name not in copied} if copied else weights
+    def score_part(part: Tensor, with_tau: Formula, name: str) -> Tensor:
+        # The groups matter for filters on axis 1 only, and there such layers are gathered.
+        return ops.entropies_of_checked([part], with_tau, [infos[name].axis], [1], [name], "auto", used)[0]
+
+    if not copied:
+        together, apart = weights, []
+    else:
+        together = {name: weight for name, weight in weights.items() if name not in copied}
+        apart = [name for name in copied if name in weights]  # others have too few filters to be compared
+        in_parts = {name: weights[name] for name in apart if has_whole_filters(weights[name], infos[name], formula)}
+        results = entropies_of_parts(in_parts, infos, formula, score_part)
     if together:
         score(together)
-    for name in copied:
-        if name in weights:  # others have too few filters to be compared
+    for name in apart:
+        if name not in results:
             score({name: plain_copy(weights[name])})
     for name, stored in in_file.items():
         score({name: plain_copy(stored.read())})  # no variable holds a tensor while the next one is read
     return results
-
-
-@functools.lru_cache(maxsize=4096)  # they cannot be changed, so layers that are alike share one
-def _layer_info(kind: Any, shape: tuple[int, ...], axis: int, groups: int) -> LayerInfo:
-    own = next(base for base in kind.__mro__ if not base.__module__.startswith("torch.distributed"))  # fully_shard's
-    return LayerInfo(own.__name__, tuple(shape), axis, groups)
 
 
 def _nothing_to_score(model: nn.Module, unscored: dict[str, str]) -> str:

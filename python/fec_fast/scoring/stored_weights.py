@@ -19,6 +19,25 @@ from .layers import refusal, scale_trouble
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
+class NotInFileError(WeightError):
+    """A weight that is no tensor of the files. The model may be able to load them nevertheless.
+
+    Attributes:
+        what: What is the case, without the remedy.
+    """
+
+    def __init__(self, what: str, remedy: str, *, layer: str) -> None:
+        """Stores the parts of the message.
+
+        Args:
+            what: What is the case.
+            remedy: What to do about it.
+            layer: The name of the layer.
+        """
+        super().__init__(f"{what}{remedy}", layer=layer)
+        self.what = what
+
+
 class StoredWeights:
     """The tensors of some files, by name."""
 
@@ -50,17 +69,17 @@ class StoredWeights:
         where = f"layer {name!r} ({type(module).__name__}): its weight"
         own = own_parameters(module).get("weight")
         if own is None or is_lazy(own) or is_quantised_layer(module):
-            raise WeightError(
-                f"{where} is not a parameter of a known shape, so that a file's cannot be compared with it; load the "
-                "file into the model and leave weights= out",
+            raise NotInFileError(
+                f"{where} is not a parameter of a known shape, so that a file's cannot be compared with it",
+                "; load the file into the model and leave weights= out",
                 layer=name,
             )
         names = self._names[id(module)]
         stored = next((self._tensors[key] for key in names if key in self._tensors), None)
         if stored is None:
-            raise WeightError(
-                f"{where} is not in the file: there is no {names[0]!r}; {nearest(names[0], self._tensors)}. Where the "
-                "names differ, load the file into the model and leave weights= out",
+            raise NotInFileError(
+                f"{where} is not in the file: there is no {names[0]!r}; {nearest(names[0], self._tensors)}",
+                ". Where the names differ, load the file into the model and leave weights= out",
                 layer=name,
             )
         if stored.shape != own.shape:

@@ -53,6 +53,8 @@ class ModelIndex:
                 values: it is not initialised, or fake.
         """
         model, by_every_name, modules = checked_modules(model)
+        if not torch.is_inference_mode_enabled():
+            check_not_made_for_inference(by_every_name)
         tensors = tensors_of(by_every_name)
         first_names: dict[int, str] = {}
         for name, tensor in tensors.items():
@@ -71,7 +73,7 @@ class ModelIndex:
 
 
 def checked_modules(model: nn.Module) -> tuple[nn.Module, dict[str, nn.Module], dict[str, nn.Module]]:
-    """The modules of a model that can be scored and changed: the index for callers that need no tensors by name.
+    """The modules of a model: the index for callers that only read, and need no tensors by name.
 
     Args:
         model: A module, possibly inside wrappers; see :meth:`ModelIndex.of`.
@@ -82,13 +84,10 @@ def checked_modules(model: nn.Module) -> tuple[nn.Module, dict[str, nn.Module], 
 
     Raises:
         ArgumentError: The argument is not a module, or a module in it is one that cannot be changed.
-        WeightError: A parameter or buffer was made in inference mode, which is not active.
     """
     model = unwrap(model)
     by_every_name = modules_of(model, every_name=True)
     check_can_be_changed(by_every_name)
-    if not torch.is_inference_mode_enabled():
-        check_not_made_for_inference(by_every_name)
     # A dictionary keeps the first place of a key and its last value: so the names are taken from the last to the first.
     first_names = {id(module): name for name, module in reversed(by_every_name.items())}
     if len(first_names) == len(by_every_name):

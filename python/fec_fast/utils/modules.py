@@ -16,16 +16,13 @@ from torch.nn.parameter import is_lazy
 
 from .compat import (
     compiled_module,
+    has_modules,
     is_traceable_wrapper_subclass,
     own_buffers,
     own_modules,
     own_parameters,
-    own_tensors,
 )
 from .errors import ArgumentError, WeightError
-
-# Classes of tensors that are never lazy.
-_ORDINARY_TENSORS = {nn.Parameter, Tensor}
 
 
 def modules_of(model: nn.Module, *, every_name: bool = False) -> dict[str, nn.Module]:
@@ -41,7 +38,7 @@ def modules_of(model: nn.Module, *, every_name: bool = False) -> dict[str, nn.Mo
     """
     by_name: dict[str, nn.Module] = {"": model}
     if every_name:
-        _add_children(model, "", by_name)
+        _add_children(own_modules(model), "", by_name)
         return by_name
     seen = {id(model)}
     waiting = [(own, child) for own, child in own_modules(model).items()][::-1]
@@ -55,14 +52,14 @@ def modules_of(model: nn.Module, *, every_name: bool = False) -> dict[str, nn.Mo
     return by_name
 
 
-def _add_children(module: nn.Module, prefix: str, by_name: dict[str, nn.Module]) -> None:
-    """Adds the modules inside a module by every name they have, in the order of ``named_modules``."""
-    for own, child in own_modules(module).items():
+def _add_children(children: Mapping[str, nn.Module | None], prefix: str, by_name: dict[str, nn.Module]) -> None:
+    """Adds modules, and those inside them, by every name they have, in the order of ``named_modules``."""
+    for own, child in children.items():
         if child is not None:
             name = prefix + own
             by_name[name] = child
-            if own_modules(child):  # most have none
-                _add_children(child, name + ".", by_name)
+            if has_modules(child):
+                _add_children(own_modules(child), name + ".", by_name)
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -172,7 +169,7 @@ def check_can_be_changed(modules: Mapping[str, nn.Module]) -> None:
         ArgumentError: A module was exported by torch.export, or frozen by TorchScript.
     """
     for name, module in modules.items():
-        if "train" not in (own := vars(module)) and "training" in own:
+        if "train" not in (own := module.__dict__) and "training" in own:
             continue
         where = f"layer {name!r}" if name else "the model"
         if "train" in own:  # exported modules have one that raises; their class is not public
@@ -197,10 +194,6 @@ def check_not_made_for_inference(modules: Mapping[str, nn.Module]) -> None:
     Raises:
         WeightError: One was; the layer is named.
     """
-    # First all together, without a look at their names: of a call that scores a model this check is a good part.
-    tensors = own_tensors(modules.values())
-    if set(map(type, tensors)) <= _ORDINARY_TENSORS and not any(map(Tensor.is_inference, tensors)):
-        return
     for name, module in modules.items():
         for own, tensor in [*own_parameters(module).items(), *own_buffers(module).items()]:
             if tensor is not None and not is_lazy(tensor) and tensor.is_inference():

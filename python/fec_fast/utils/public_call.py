@@ -50,8 +50,11 @@ def names_checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(function)
     def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        check_names(function, kwargs)
-        return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except TypeError:  # only now: reading a signature takes longer than many a call
+            check_names(function, kwargs)
+            raise
 
     return called
 

@@ -20,6 +20,7 @@ SCORABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # Those that scoring reads through float16 copies, which have exactly their values.
 FLOAT8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
 _ORDINARY = (nn.Parameter, Tensor)
+_DENSE = torch.strided
 
 
 class Trouble(NamedTuple):
@@ -54,8 +55,16 @@ def weight_trouble(
     Returns:
         The trouble and its remedy; ``None`` if the tensor is fit.
     """
-    if type(weight) in _ORDINARY and _is_ordinary(weight) and (may_be_empty or weight.numel()):
-        return None  # nearly every weight; the questions below take five times as long
+    # Nearly every weight; the questions below take five times as long.
+    if (
+        type(weight) in _ORDINARY
+        and weight.dtype in SCORABLE_DTYPES
+        and weight.layout is _DENSE
+        and not weight.is_meta
+        and weight.dim() > 1
+        and (may_be_empty or weight.numel())
+    ):
+        return None
     if is_lazy(weight):  # first of all: a lazy tensor has no other property that could be asked for
         return Trouble("is not initialised", "run the model once on an input")
     if weight.is_quantized:
@@ -81,12 +90,6 @@ def weight_trouble(
     if weight.numel() == 0 and not may_be_empty:
         return Trouble(f"is empty, {list(weight.shape)}", "give the layer at least one channel and one filter")
     return None
-
-
-def _is_ordinary(weight: Tensor) -> bool:
-    """Tells whether a tensor of torch's own classes has nothing that a weight must not have, apart from no elements."""
-    dense = weight.layout is torch.strided and not weight.is_meta
-    return dense and weight.dtype in SCORABLE_DTYPES and weight.dim() > 1
 
 
 def plain_copy(weight: Any) -> Tensor:

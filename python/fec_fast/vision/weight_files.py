@@ -6,9 +6,9 @@ import functools
 import os
 import pickletools
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -19,6 +19,7 @@ from ..utils.errors import CheckpointError
 from ..utils.reading import MEGABYTE, check_tensor_file, open_archive
 from ..utils.user_warnings import warn_user
 
+_T = TypeVar("_T")
 # Tensors are stored as they are, so a file cannot unfold into more than its size. What can is the description of the
 # tensors in a PyTorch file: about 150 bytes each, of which a single one may stand for 70 bytes of memory.
 _MOST_DESCRIPTION_BYTES = 2 * MEGABYTE
@@ -76,7 +77,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     for name, value in loaded.items():
         if value.layout is not torch.strided or value.is_quantized or not value.is_cpu:
             raise CheckpointError(f"{path}: {name!r} is not a dense tensor with values: save dense tensors")
-    return dict(_without_wrapper(loaded))
+    return without_wrapper(loaded)
 
 
 @functools.cache  # once in a process
@@ -181,8 +182,14 @@ class _CountedReads:
         return self._stream.tell()
 
 
-def _without_wrapper(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yields names and tensors, without the ``module.`` that DataParallel puts before all names."""
+def without_wrapper(state: Mapping[str, _T]) -> dict[str, _T]:
+    """Takes off the ``module.`` that DataParallel puts before all names.
+
+    Args:
+        state: Tensors, or descriptions of them, by name.
+
+    Returns:
+        The same by the names that the model inside gives them.
+    """
     wrapped = all(key.startswith("module.") for key in state)
-    for key, value in state.items():
-        yield (key.removeprefix("module.") if wrapped else key), value
+    return {key.removeprefix("module.") if wrapped else key: value for key, value in state.items()}

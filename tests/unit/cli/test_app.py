@@ -6,19 +6,21 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from typer.testing import CliRunner, Result
 
 import fec_fast
 from fec_fast.cli import app as cli
+from fec_fast.cli import file_scores
 from fec_fast.cli.options import example_shape
-from fec_fast.vision import zoo
+from fec_fast.vision import weight_files, zoo
 from fec_fast.vision.weights import load_weights
 
 RUNNER = CliRunner()
@@ -66,6 +68,54 @@ def test_score(weights: Path, tmp_path: Path) -> None:
     assert scores == fec_fast.score_model(model, formula=expected)
     assert printed.strip() == str(scores)
     assert os.listdir(tmp_path) == ["scores.json"]
+
+
+def test_score_reads_a_tensor_at_a_time(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No weight of the network has memory, and no reader of whole files is called."""
+    scored: list[torch.nn.Module] = []
+
+    def score(model: torch.nn.Module, **arguments: Any) -> fec_fast.ModelScores:
+        scored.append(model)
+        return fec_fast.score_model(model, **arguments)
+
+    monkeypatch.setattr(file_scores, "score_model", score)
+    monkeypatch.setattr(file_scores, "load_weights", None)
+    monkeypatch.setattr(weight_files, "load_file", None)
+    # A factory that loads weights itself: they find no place.
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import torch\nfrom safetensors.torch import load_file\nfrom fec_fast.vision import zoo\n\n"
+        "def net():\n    model = zoo.build('zoo:vgg-digits')\n"
+        f"    model.load_state_dict(load_file({str(weights)!r}))\n    return model\n"
+    )
+    for name in ("zoo:vgg-digits", f"{file}:net"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            succeed("score", name, "--weights", weights)
+        assert all(tensor.is_meta for tensor in scored.pop().state_dict().values())
+
+
+def test_score_loads_a_file_whole_where_it_must_and_says_so(weights: Path, tmp_path: Path) -> None:
+    expected = succeed("score", "zoo:vgg-digits", "--weights", weights, "--layers")
+    wrapped, file = tmp_path / "wrapped.safetensors", tmp_path / "mine.py"
+    save_file({f"module.{name}": value for name, value in load_file(weights).items()}, wrapped)
+    file.write_text(
+        "from fec_fast.vision import zoo\n\ndef net():\n    model = zoo.build('zoo:vgg-digits')\n"
+        "    assert next(model.parameters()).sum().item() != 0\n    return model\n"
+    )
+    for name, given, why in (
+        ("zoo:vgg-digits", wrapped, "there is no 'features.0.weight'"),
+        (f"{file}:net", weights, "cannot be built on the meta device"),
+    ):
+        with pytest.warns(fec_fast.FecWarning, match=f"is loaded whole, .*{why}"):
+            assert succeed("score", name, "--weights", given, "--layers") == expected
+
+
+def test_score_refuses_the_file_of_another_network(weights: Path, tmp_path: Path) -> None:
+    """It has all layers that are scored, and one more."""
+    file = tmp_path / "larger.safetensors"
+    save_file({**load_file(weights), "more.weight": torch.ones(1)}, file)
+    assert "has 'more.weight', which the model does not have" in fail("score", "zoo:vgg-digits", "--weights", file)
 
 
 def test_score_with_default_formula(weights: Path) -> None:

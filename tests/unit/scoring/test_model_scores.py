@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import fec_fast
 from fec_fast import Formula, ModelScores, score_model
-from fec_fast.scoring.model_scores import LayerInfo
+from fec_fast.scoring.layers import LayerInfo
 from fec_fast.scoring.reference import entropy
 from fec_fast.utils.modules import unwrap
 from tests.helpers.networks import KindsOfLayers as Net
@@ -145,6 +145,14 @@ def test_model_is_only_read() -> None:
     assert list(after) == list(before)
     for name, tensor in before.items():
         assert torch.equal(tensor, after[name]), name
+
+
+def test_weights_of_inference_mode_are_read() -> None:
+    net = Net()
+    with torch.inference_mode():
+        inside = copy.deepcopy(net)
+    assert inside.stem.weight.is_inference()
+    assert score_model(inside) == score_model(net)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

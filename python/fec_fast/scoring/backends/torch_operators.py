@@ -54,30 +54,71 @@ def entropies(
     return results, -1
 
 
+def sum_of_distances(weight: Tensor, formula: Formula, axis: int) -> float:
+    """Adds the distances between the channels of each filter. Divided by the number of the layer's pairs it is tau.
+
+    Args:
+        weight: ``[N, C, *kernel]`` without groups on axis 1, on any device. Filters are read in blocks.
+        formula: The formula, of the channel axis.
+        axis: The axis of the weight on which its filters lie, 0 or 1.
+
+    Returns:
+        The sum, in the units of the weights; NaN or infinite where a weight is.
+    """
+    if not weight.numel():
+        return 0.0
+    total = 0.0
+    for filters in torch.split(weight.detach(), max(1, _BLOCK * weight.shape[axis] // weight.numel()), axis):
+        points, exponent = _scaled_points(filters, formula, axis, 1)
+        if points.shape[-1] == 1:
+            total += _sum_in_order(_in_order(points).diff(dim=0)) * 2.0**exponent
+        else:
+            total += sum(float(d.sum()) for _, _, d in _blocks(points, exact=True)) * 2.0**exponent
+    return total
+
+
 def _entropy(weight: Tensor, formula: Formula, axis: int, groups: int, in_order: bool, in_float64: bool) -> Tensor:
     """The entropies of one weight, ``[filters]``."""
     if not weight.numel():
         return torch.zeros(filter_count(weight, axis, groups), dtype=torch.float64)
-    filters = reference.filters_of(weight, axis=axis, groups=groups)
-    # By a power of two, so that no square overflows or vanishes; entropies do not depend on the scale.
-    exponent = max(-1000, min(1000, math.frexp(float(filters.abs().max()))[1]))
-    points = reference.compressed(filters * 2.0**-exponent, formula.compress)
+    points, exponent = _scaled_points(weight, formula, axis, groups)
     if formula.axis == "filters":
         points = points.reshape(1, points.shape[0], -1)
     given = None if formula.tau is None else formula.tau * 2.0**-exponent
     if in_order:
-        return _from_sorted(points[..., 0], formula, given)
+        return _from_sorted(points, formula, given)
     return _from_pairs(points, formula, given, exact=in_float64 or weight.dtype == torch.float64)
 
 
+def _scaled_points(weight: Tensor, formula: Formula, axis: int, groups: int) -> tuple[Tensor, int]:
+    """The points ``[filters, channels, coordinates]`` divided by a power of two, and its exponent.
+
+    So no square overflows or vanishes; entropies do not depend on the scale.
+    """
+    filters = reference.filters_of(weight, axis=axis, groups=groups)
+    exponent = max(-1000, min(1000, math.frexp(float(filters.abs().max()))[1]))
+    return reference.compressed(filters * 2.0**-exponent, formula.compress), exponent
+
+
+def _in_order(points: Tensor) -> Tensor:
+    """The numbers of each filter in ascending order, ``[channels, filters]``: a step of a scan is one row."""
+    return points[..., 0].sort(dim=-1).values.T.contiguous()
+
+
+def _sum_in_order(gaps: Tensor) -> float:
+    """The sum of all distances of sorted numbers: a gap lies between k channels and the others, in both directions."""
+    channels = len(gaps) + 1
+    k = torch.arange(1, channels, dtype=torch.float64, device=gaps.device)
+    return 2 * float((gaps.sum(-1) * k * (channels - k)).sum())
+
+
 def _from_sorted(points: Tensor, formula: Formula, tau: float | None) -> Tensor:
-    """The entropies of filters with one number per channel, ``[filters, channels]``, by two scans of sorted numbers."""
-    ordered = points.sort(dim=-1).values.T.contiguous()  # [channels, filters]: a step of a scan is one row
+    """The entropies of filters with one number per channel, ``[filters, channels, 1]``, by two scans when sorted."""
+    ordered = _in_order(points)
     channels, filters = ordered.shape
     gaps = ordered.diff(dim=0)
-    if tau is None:  # a gap lies between k channels and the others, in both directions
-        k = torch.arange(1, channels, dtype=torch.float64)
-        tau = 2 * float((gaps.sum(-1) * k * (channels - k)).sum()) / (channels**2 * filters)
+    if tau is None:
+        tau = _sum_in_order(gaps) / (channels**2 * filters)
     tau *= formula.tau_scale
     if tau == 0:
         return torch.zeros(filters, dtype=torch.float64)
