@@ -27,6 +27,8 @@ from ..utils.weights import (
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _LAYERS_WITH_FILTERS = (*_CONVS, *TRANSPOSED, nn.Linear)
+_SCRIPTED = "inside a scripted or traced module: score the module that it was made from"
+_SCRIPTED_CONVOLUTIONS = {kind.__name__ for kind in (*_CONVS, *TRANSPOSED)}
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,10 @@ def select(
             wanted |= _named_by(layer, model, modules, scorable)
     chosen = {name: module for name, module in scorable.items() if name in wanted}
     reason = "linear layers are scored on request: layers=[nn.Linear, ...]" if layers is None else "not asked for"
-    return chosen, dict.fromkeys([name for name in scorable if name not in wanted], reason)
+    unscored = dict.fromkeys([name for name in scorable if name not in wanted], reason)
+    if any(issubclass(kind, torch.jit.ScriptModule) for kind in kinds):
+        unscored |= {name: _SCRIPTED for name, module in modules.items() if _is_scripted_convolution(module)}
+    return chosen, unscored
 
 
 def _named_by(
@@ -109,6 +114,8 @@ def _named_by(
         first = next(name for name, other in modules.items() if other is module)
         if first in scorable:
             raise LayerError(f"layer {layer!r} is the same module as {first!r}; give that name")
+        if isinstance(module, torch.jit.ScriptModule):
+            raise LayerError(f"layer {layer!r} is {_SCRIPTED}")
         raise LayerError(f"layer {layer!r} is a {type(module).__name__} and has no filters; {nearest(layer, scorable)}")
     if isinstance(layer, type) and issubclass(layer, nn.Module):
         names = {name for name, module in scorable.items() if isinstance(module, layer)}
@@ -127,6 +134,11 @@ def _is_class_with_filters(kind: Any) -> bool | None:
     if is_quantised_class(kind):
         return None if any(word in kind.__name__ for word in ("Conv", "Linear")) else False
     return issubclass(kind, _LAYERS_WITH_FILTERS)
+
+
+def _is_scripted_convolution(module: nn.Module) -> bool:
+    """Tells whether a module is what TorchScript made of a convolution. Its class does not say what it was."""
+    return isinstance(module, torch.jit.ScriptModule) and module.original_name in _SCRIPTED_CONVOLUTIONS
 
 
 @functools.lru_cache(maxsize=1024)

@@ -76,6 +76,17 @@ def test_unscored_layers_have_a_reason() -> None:
         scores["stemm"]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.parametrize("convert", [torch.jit.script, lambda part: torch.jit.trace(part, torch.randn(1, 4, 8, 8))])
+def test_convolutions_inside_torchscript_have_no_score_but_a_reason(convert: Any) -> None:
+    part = convert(nn.Sequential(nn.Conv2d(4, 5, 3), nn.ReLU()))
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), part)
+    scores = score_model(net)
+    assert list(scores) == ["0"] and set(scores.unscored) == {"1.0"} and "scripted" in scores.unscored["1.0"]
+    with pytest.raises(fec_fast.LayerError, match=r"'1.0' is inside a scripted or traced module"):
+        score_model(net, layers=["1.0"])
+
+
 def test_single_filter_has_no_entropy_among_filters() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 1, 1))
     scores = score_model(net, formula=FILTERS)
