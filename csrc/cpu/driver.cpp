@@ -28,7 +28,7 @@ struct Batch {
   std::vector<LayerTask> tasks;
   std::vector<Pieces> pieces;
   std::vector<std::vector<uint64_t>> most;  // [task][piece, or unit at first sight]: the bits of the largest weight
-  Workspace kept;
+  Workspace kept, packed;
   std::vector<int64_t> begins;  // offsets of the tasks' kept bytes
 
   bool measured() const {
@@ -40,10 +40,11 @@ struct Batch {
 Batch batch_from(int64_t& next, const Layer* layers, int64_t count, const Formula& formula, const Kernels& kernels,
                  bool in_float64) {
   Batch batch;
-  for (int64_t bytes = 0; next < count; ++next) {
+  for (int64_t bytes = 0, packed = 0; next < count; ++next) {
     LayerTask task(layers[next], formula, kernels, in_float64);
     bytes += std::max(task.kept_bytes(), layers[next].filters() * layers[next].channels * task.size);
-    if (!batch.tasks.empty() && bytes > kBatch) break;
+    packed += task.packed_bytes();
+    if (!batch.tasks.empty() && (bytes > kBatch || packed > kPacked)) break;
     batch.pieces.emplace_back(layers[next]);
     const Pieces& pieces = batch.pieces.back();
     if (task.at_first_sight()) {
@@ -115,7 +116,7 @@ class Pipeline {
     }
     for (const LayerTask& task : measuring.tasks) {
       const bool needed = task.job.formula.tau <= 0 || task.job.formula.entropy == Entropy::Distance;
-      counts.push_back(!task.measured && (task.keep || needed) ? task.units : 0);
+      counts.push_back(!task.is_packed() && !task.measured && (task.keep || needed) ? task.units : 0);
       scratch_bytes = std::max(scratch_bytes, rounded(task.scratch_bytes(), 64));
     }
     for (size_t i = 0; i < looking.tasks.size(); ++i) {
@@ -124,6 +125,7 @@ class Pipeline {
     }
     Workspace working = workspaces_.take(threads_ * scratch_bytes);
     char* scratch = working.get();
+    measure_packed(measuring, scratch, scratch_bytes);
     const size_t measures = finishing.tasks.size(), looks = measures + measuring.tasks.size();
     each_unit(counts, threads_, watch_, [&](size_t i, int64_t unit, int thread) {
       char* own = scratch + thread * scratch_bytes;
@@ -147,6 +149,35 @@ class Pipeline {
   }
 
  private:
+  // The first pass of the packed layers of a batch: a block of coordinates of each at a time.
+  void measure_packed(Batch& batch, char* scratch, int64_t scratch_bytes) {
+    int64_t bytes = 0;
+    for (const LayerTask& task : batch.tasks) bytes += rounded(task.packed_bytes(), 64);
+    if (bytes == 0) return;
+    Workspace packed = workspaces_.take(bytes);
+    int64_t offset = 0;
+    for (LayerTask& task : batch.tasks) {
+      task.packed.panels = packed.get() + offset;
+      task.packed.norms = packed.get() + offset + task.packed.points * task.packed_depth * task.size;
+      offset += rounded(task.packed_bytes(), 64);
+    }
+    for (bool all = false; !all && !watch_.interrupted();) {
+      all = true;
+      std::vector<int64_t> panels, tiles;
+      for (LayerTask& task : batch.tasks) {
+        const bool more = task.units > 0 && task.next_block();
+        panels.push_back(more ? task.packed.points / kSide : 0);
+        tiles.push_back(more ? task.tiles : 0);
+        if (more) all = false;
+      }
+      each_unit(panels, threads_, watch_, [&](size_t i, int64_t unit, int) { pack_panels(batch.tasks[i], unit); });
+      each_unit(tiles, threads_, watch_, [&](size_t i, int64_t unit, int thread) {
+        measure_tile(batch.tasks[i], unit, {batch.kept.get() + batch.begins[i], scratch + thread * scratch_bytes});
+      });
+    }
+    workspaces_.give_back(std::move(packed));
+  }
+
   static void measure_unit(Batch& batch, size_t i, int64_t unit, char* scratch) {
     LayerTask& task = batch.tasks[i];
     task.sums[static_cast<size_t>(unit)] = measure(task, unit, {batch.kept.get() + batch.begins[i], scratch});

@@ -10,6 +10,7 @@
 namespace fec::cpu {
 
 constexpr int64_t kKeep = 12 << 20;  // most bytes kept between the passes; above, distances are computed twice
+constexpr int64_t kPacked = 4 << 20;  // most bytes of a layer that are packed at a time
 constexpr int64_t kShares = 32;  // most units of one distance matrix: each has its own sums for every point
 
 // The unit of work: as many filters as a vector has lanes, one filter, or tiles of one matrix.
@@ -48,11 +49,26 @@ struct LayerTask {
       piece = side * side * size;
       tiles = strips * (strips + 1) / 2;
       keep = double(tiles) * double(piece) <= double(kKeep);
+      if (keep && job.coordinates >= kExpanded) {
+        packed.points = rounded(job.points, kSide);
+        packed_depth = std::min(std::max(kPacked / (packed.points * size) / kDepth, int64_t(1)) * kDepth,
+                                job.coordinates);
+      }
     }
-    sums.resize(static_cast<size_t>(units));
+    sums.resize(static_cast<size_t>(is_packed() ? tiles : units));
   }
 
   int64_t kept_bytes() const { return !keep ? 0 : way == Way::Sorted ? units * piece : tiles * piece; }
+  // Whether the tiles share packed panels, of `packed_depth` coordinates at a time. Packed by every tile for itself, a
+  // strip would be packed as often as there are strips.
+  bool is_packed() const { return packed_depth > 0; }
+  int64_t packed_bytes() const { return packed.points * (packed_depth + 1) * size; }
+  // Moves on to the next block of coordinates, if there is one.
+  bool next_block() {
+    packed.k += packed.depth;
+    packed.depth = std::min(packed_depth, job.coordinates - packed.k);
+    return packed.depth > 0;
+  }
   // Bytes per thread: data that is not kept, and the scratch memory of the kernels.
   int64_t scratch_bytes() const {
     if (units == 0) return 0;  // an empty layer: its other sizes may be anything
@@ -75,10 +91,12 @@ struct LayerTask {
   const Real& real;
   Way way;
   int64_t size, units = 0, piece = 0, side = 0, strips = 0, tiles = 0;
+  int64_t packed_depth = 0;
+  Packed packed{};
   bool keep = false;
   double tau = 0;
   bool measured = false;  // the first pass is done
-  std::vector<double> sums;  // of distances, one per unit
+  std::vector<double> sums;  // of distances, one per unit, or per tile where tiles are packed
   std::vector<RowSums> shares;  // of filters: [unit][point]
 };
 
@@ -115,6 +133,24 @@ void each_tile(const LayerTask& task, int64_t unit, Memory memory, const Body& b
       body(Tile{row, std::min(side, points - row), column, std::min(side, points - column), out, side}, strip == other);
     }
   }
+}
+
+// First pass of a packed layer, a block of coordinates: panels, then tiles.
+inline void pack_panels(const LayerTask& task, int64_t panel) {
+  const int64_t point = panel * kSide;
+  task.real.pack(task.job, point, std::min(kSide, task.job.points - point), task.packed);
+}
+
+inline void measure_tile(LayerTask& task, int64_t index, Memory memory) {
+  int64_t strip = 0, other = index;  // counted along the strips, as in `each_tile`
+  for (; other >= task.strips - strip; ++strip) other -= task.strips - strip;
+  const int64_t points = task.job.points, side = task.side, row = strip * side, column = (strip + other) * side;
+  const Tile tile{row, std::min(side, points - row), column, std::min(side, points - column),
+                  memory.kept + index * task.piece, side};
+  task.real.add_products(tile, task.packed);
+  if (task.packed.k + task.packed.depth < task.job.coordinates) return;
+  const double sum = task.real.distances(task.job, tile, task.packed.norms, memory.scratch);
+  task.sums[static_cast<size_t>(index)] = (other == 0 ? 1 : 2) * sum;
 }
 
 // First pass: returns the sum of a unit's distances, and keeps the data that the second pass needs.
