@@ -44,7 +44,7 @@ Batch batch_from(int64_t& next, const Layer* layers, int64_t count, const Formul
     LayerTask task(layers[next], formula, kernels, in_float64);
     bytes += std::max(task.kept_bytes(), layers[next].filters() * layers[next].channels * task.size);
     packed += task.packed_bytes();
-    if (!batch.tasks.empty() && (bytes > kBatch || packed > kPacked)) break;
+    if (!batch.tasks.empty() && (bytes > kBatch || packed > (4 << 20))) break;
     batch.pieces.emplace_back(layers[next]);
     const Pieces& pieces = batch.pieces.back();
     if (task.at_first_sight()) {

@@ -10,7 +10,7 @@
 namespace fec::cpu {
 
 constexpr int64_t kKeep = 12 << 20;  // most bytes kept between the passes; above, distances are computed twice
-constexpr int64_t kPacked = 4 << 20;  // most bytes of a layer that are packed at a time
+constexpr int64_t kPacked = 768 << 10;  // most bytes of a layer that are packed at a time
 constexpr int64_t kShares = 32;  // most units of one distance matrix: each has its own sums for every point
 
 // The unit of work: as many filters as a vector has lanes, one filter, or tiles of one matrix.
@@ -51,7 +51,7 @@ struct LayerTask {
       keep = double(tiles) * double(piece) <= double(kKeep);
       if (keep && job.coordinates >= kExpanded) {
         packed.points = rounded(job.points, kSide);
-        packed_depth = std::min(std::max(kPacked / (packed.points * size) / kDepth, int64_t(1)) * kDepth,
+        packed_depth = std::min(std::max(kPacked / (packed.points * size) / kDepth, int64_t(4)) * kDepth,
                                 job.coordinates);
       }
     }
