@@ -22,15 +22,19 @@ namespace {
 using namespace cpu;
 
 constexpr int64_t kBatch = 2 << 20;  // bytes that the layers of a batch keep between the passes
+constexpr int64_t kPacked = 4 << 20;  // and bytes that they pack at a time; above, a layer has a batch to itself
 
 // Layers that pass the stages together.
 struct Batch {
   std::vector<LayerTask> tasks;
   std::vector<Pieces> pieces;
   std::vector<std::vector<uint64_t>> most;  // [task][piece, or unit at first sight]: the bits of the largest weight
-  Workspace kept, packed;
+  Workspace kept;
   std::vector<int64_t> begins;  // offsets of the tasks' kept bytes
 
+  bool at_first_sight() const {
+    return std::any_of(tasks.begin(), tasks.end(), [](const LayerTask& task) { return task.at_first_sight(); });
+  }
   bool measured() const {
     return std::all_of(tasks.begin(), tasks.end(), [](const LayerTask& task) { return task.measured; });
   }
@@ -44,7 +48,7 @@ Batch batch_from(int64_t& next, const Layer* layers, int64_t count, const Formul
     LayerTask task(layers[next], formula, kernels, in_float64);
     bytes += std::max(task.kept_bytes(), layers[next].filters() * layers[next].channels * task.size);
     packed += task.packed_bytes();
-    if (!batch.tasks.empty() && (bytes > kBatch || packed > (4 << 20))) break;
+    if (!batch.tasks.empty() && (bytes > kBatch || packed > kPacked)) break;
     batch.pieces.emplace_back(layers[next]);
     const Pieces& pieces = batch.pieces.back();
     if (task.at_first_sight()) {
@@ -107,7 +111,7 @@ class Pipeline {
   // One step: each of the three batches passes its stage. Throws Interrupted.
   void step(Batch& finishing, Batch& measuring, Batch& looking) {
     make_room(measuring);
-    make_room(looking);
+    if (looking.at_first_sight()) make_room(looking);
     int64_t scratch_bytes = 0;
     std::vector<int64_t> counts;
     for (const LayerTask& task : finishing.tasks) {

@@ -10,7 +10,8 @@
 namespace fec::cpu {
 
 constexpr int64_t kKeep = 12 << 20;  // most bytes kept between the passes; above, distances are computed twice
-constexpr int64_t kPacked = 768 << 10;  // most bytes of a layer that are packed at a time
+constexpr int64_t kBlock = 768 << 10;  // bytes of a layer that are packed at a time: in the L2 cache with a tile
+constexpr int64_t kLeastSteps = 4;  // of kDepth coordinates; with fewer, reading and writing the tiles takes longer
 constexpr int64_t kShares = 32;  // most units of one distance matrix: each has its own sums for every point
 
 // The unit of work: as many filters as a vector has lanes, one filter, or tiles of one matrix.
@@ -51,7 +52,7 @@ struct LayerTask {
       keep = double(tiles) * double(piece) <= double(kKeep);
       if (keep && job.coordinates >= kExpanded) {
         packed.points = rounded(job.points, kSide);
-        packed_depth = std::min(std::max(kPacked / (packed.points * size) / kDepth, int64_t(4)) * kDepth,
+        packed_depth = std::min(std::max(kBlock / (packed.points * size) / kDepth, kLeastSteps) * kDepth,
                                 job.coordinates);
       }
     }
