@@ -2,7 +2,7 @@
 // the distances of the next one, and the largest weights of the one after that. Compiled without instruction-set flags.
 //
 // A batch holds as many layers as kBatch allows: few enough bytes to stay in the caches, and enough work between two
-// barriers. Sums are made in the order of the units, so the bits do not depend on the number of threads.
+// barriers. The distances between filters come before that, block by block of packed coordinates. Sums are made in the order of the units, so the bits do not depend on the number of threads.
 #include <algorithm>
 #include <cmath>
 #include <thread>
@@ -153,7 +153,8 @@ class Pipeline {
   }
 
  private:
-  // The first pass of the packed layers of a batch: a block of coordinates of each at a time.
+  // The first pass of the packed layers of a batch: of each the panels of a block of coordinates, then their part of
+  // the tiles, and so on.
   void measure_packed(Batch& batch, char* scratch, int64_t scratch_bytes) {
     int64_t bytes = 0;
     for (const LayerTask& task : batch.tasks) bytes += rounded(task.packed_bytes(), 64);
@@ -165,14 +166,14 @@ class Pipeline {
       task.packed.norms = packed.get() + offset + task.packed.points * task.packed_depth * task.size;
       offset += rounded(task.packed_bytes(), 64);
     }
-    for (bool all = false; !all && !watch_.interrupted();) {
-      all = true;
+    for (bool more = true; more && !watch_.interrupted();) {
+      more = false;
       std::vector<int64_t> panels, tiles;
       for (LayerTask& task : batch.tasks) {
-        const bool more = task.units > 0 && task.next_block();
-        panels.push_back(more ? task.packed.points / kSide : 0);
-        tiles.push_back(more ? task.tiles : 0);
-        if (more) all = false;
+        const bool next = task.is_packed() && task.next_block();
+        panels.push_back(next ? task.packed.points / kSide : 0);
+        tiles.push_back(next ? task.tiles : 0);
+        more |= next;
       }
       each_unit(panels, threads_, watch_, [&](size_t i, int64_t unit, int) { pack_panels(batch.tasks[i], unit); });
       each_unit(tiles, threads_, watch_, [&](size_t i, int64_t unit, int thread) {
