@@ -2,7 +2,8 @@
 // the distances of the next one, and the largest weights of the one after that. Compiled without instruction-set flags.
 //
 // A batch holds as many layers as kBatch allows: few enough bytes to stay in the caches, and enough work between two
-// barriers. The distances between filters come before that, block by block of packed coordinates. Sums are made in the order of the units, so the bits do not depend on the number of threads.
+// barriers. The distances of layers whose tiles share packed panels come first, block by block of coordinates. Sums are
+// made in the order of the units or tiles, so the bits do not depend on the number of threads.
 #include <algorithm>
 #include <cmath>
 #include <thread>
