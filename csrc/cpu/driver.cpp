@@ -23,7 +23,6 @@ namespace {
 using namespace cpu;
 
 constexpr int64_t kBatch = 2 << 20;  // bytes that the layers of a batch keep between the passes
-constexpr int64_t kPacked = 4 << 20;  // and bytes that they pack at a time; above, a layer has a batch to itself
 
 // Layers that pass the stages together.
 struct Batch {
@@ -43,10 +42,10 @@ struct Batch {
 
 // Makes a batch of the layers from `next` on, and moves `next` behind them.
 Batch batch_from(int64_t& next, const Layer* layers, int64_t count, const Formula& formula, const Kernels& kernels,
-                 bool in_float64) {
+                 const Options& options) {
   Batch batch;
   for (int64_t bytes = 0, packed = 0; next < count; ++next) {
-    LayerTask task(layers[next], formula, kernels, in_float64);
+    LayerTask task(layers[next], formula, kernels, options.in_float64, options.threads);
     bytes += std::max(task.kept_bytes(), layers[next].filters() * layers[next].channels * task.size);
     packed += task.packed_bytes();
     if (!batch.tasks.empty() && (bytes > kBatch || packed > kPacked)) break;
@@ -108,6 +107,10 @@ class Pipeline {
  public:
   Pipeline(const Kernels& kernels, const Options& options)
       : kernels_(kernels), threads_(std::max(options.threads, 1)), watch_(options.interrupted) {}
+  ~Pipeline() {
+    workspaces_.give_back(std::move(scratch_));
+    workspaces_.give_back(std::move(packed_));
+  }
 
   // One step: each of the three batches passes its stage. Throws Interrupted.
   void step(Batch& finishing, Batch& measuring, Batch& looking) {
@@ -128,8 +131,7 @@ class Pipeline {
       counts.push_back(static_cast<int64_t>(looking.most[i].size()));
       scratch_bytes = std::max(scratch_bytes, rounded(looking.tasks[i].scratch_bytes(), 64));
     }
-    Workspace working = workspaces_.take(threads_ * scratch_bytes);
-    char* scratch = working.get();
+    char* scratch = grown(scratch_, threads_ * scratch_bytes);
     measure_packed(measuring, scratch, scratch_bytes);
     const size_t measures = finishing.tasks.size(), looks = measures + measuring.tasks.size();
     each_unit(counts, threads_, watch_, [&](size_t i, int64_t unit, int thread) {
@@ -146,7 +148,6 @@ class Pipeline {
     for (LayerTask& task : finishing.tasks) {
       if (task.units > 0 && task.way == Way::Filters) join(task);
     }
-    workspaces_.give_back(std::move(working));
     workspaces_.give_back(std::move(finishing.kept));
     for (LayerTask& task : measuring.tasks) {
       if (!task.measured) end_measuring(task);
@@ -160,11 +161,11 @@ class Pipeline {
     int64_t bytes = 0;
     for (const LayerTask& task : batch.tasks) bytes += rounded(task.packed_bytes(), 64);
     if (bytes == 0) return;
-    Workspace packed = workspaces_.take(bytes);
+    char* packed = grown(packed_, bytes);
     int64_t offset = 0;
     for (LayerTask& task : batch.tasks) {
-      task.packed.panels = packed.get() + offset;
-      task.packed.norms = packed.get() + offset + task.packed.points * task.packed_depth * task.size;
+      task.packed.panels = packed + offset;
+      task.packed.norms = packed + offset + task.packed.points * task.packed_depth * task.size;
       offset += rounded(task.packed_bytes(), 64);
     }
     for (bool more = true; more && !watch_.interrupted();) {
@@ -181,7 +182,12 @@ class Pipeline {
         measure_tile(batch.tasks[i], unit, {batch.kept.get() + batch.begins[i], scratch + thread * scratch_bytes});
       });
     }
-    workspaces_.give_back(std::move(packed));
+  }
+
+  // One workspace for all batches: a small one taken for each would often be one that the next batch needs to keep.
+  char* grown(Workspace& workspace, int64_t bytes) {
+    if (workspace.size() == 0) workspace = workspaces_.take(bytes);
+    return workspace.at_least(bytes);
   }
 
   static void measure_unit(Batch& batch, size_t i, int64_t unit, char* scratch) {
@@ -213,6 +219,7 @@ class Pipeline {
   int threads_;
   Watch watch_;
   Workspaces workspaces_;
+  Workspace scratch_, packed_;  // of the threads; panels
 };
 
 }  // namespace
@@ -233,7 +240,7 @@ int64_t entropies(const Layer* layers, int64_t count, const Formula& formula, co
     finishing = std::move(early ? looking : measuring);
     measuring = early ? Batch{} : std::move(looking);
     const int64_t begin = end;
-    looking = batch_from(end, layers, count, formula, kernels, options.in_float64);
+    looking = batch_from(end, layers, count, formula, kernels, bounded);
     pipeline.step(finishing, measuring, looking);
     const int64_t bad = set_scales(looking);
     if (bad >= 0) return begin + bad;

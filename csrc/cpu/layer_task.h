@@ -10,7 +10,8 @@
 namespace fec::cpu {
 
 constexpr int64_t kKeep = 12 << 20;  // most bytes kept between the passes; above, distances are computed twice
-constexpr int64_t kBlock = 768 << 10;  // bytes of a layer that are packed at a time: in the L2 cache with a tile
+constexpr int64_t kBlock = 768 << 10;  // bytes per thread that are packed at a time: in the L2 cache with a tile
+constexpr int64_t kPacked = 4 << 20;  // and most bytes with many threads, unless kLeastSteps take more
 constexpr int64_t kLeastSteps = 4;  // of kDepth coordinates; with fewer, reading and writing the tiles takes longer
 constexpr int64_t kShares = 32;  // most units of one distance matrix: each has its own sums for every point
 
@@ -27,7 +28,7 @@ inline Way way_of(const Layer& layer, const Formula& formula) {
 
 // One layer in the pipeline.
 struct LayerTask {
-  LayerTask(const Layer& layer, const Formula& formula, const Kernels& kernels, bool in_float64)
+  LayerTask(const Layer& layer, const Formula& formula, const Kernels& kernels, bool in_float64, int threads)
       : job{&layer, formula, 1, layer.channels, formula.compress == Compress::None ? layer.taps : 1},
         real(in_float64 || layer.dtype == DType::F64 ? kernels.f64 : kernels.f32),
         way(way_of(layer, formula)),
@@ -52,8 +53,8 @@ struct LayerTask {
       keep = double(tiles) * double(piece) <= double(kKeep);
       if (keep && job.coordinates >= kExpanded) {
         packed.points = rounded(job.points, kSide);
-        packed_depth = std::min(std::max(kBlock / (packed.points * size) / kDepth, kLeastSteps) * kDepth,
-                                job.coordinates);
+        const int64_t steps = std::min(kBlock * threads, kPacked) / (packed.points * size * kDepth);
+        packed_depth = std::min(std::max(steps, kLeastSteps) * kDepth, job.coordinates);
       }
     }
     sums.resize(static_cast<size_t>(is_packed() ? tiles : units));
