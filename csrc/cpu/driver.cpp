@@ -2,8 +2,7 @@
 // the distances of the next one, and the largest weights of the one after that. Compiled without instruction-set flags.
 //
 // A batch holds as many layers as kBatch allows: few enough bytes to stay in the caches, and enough work between two
-// barriers. The distances of layers whose tiles share packed panels come first, block by block of coordinates. Sums are
-// made in the order of the units or tiles, so the bits do not depend on the number of threads.
+// barriers. Sums are made in the order of the units, so the bits do not depend on the number of threads.
 #include <algorithm>
 #include <cmath>
 #include <thread>
@@ -44,11 +43,10 @@ struct Batch {
 Batch batch_from(int64_t& next, const Layer* layers, int64_t count, const Formula& formula, const Kernels& kernels,
                  const Options& options) {
   Batch batch;
-  for (int64_t bytes = 0, packed = 0; next < count; ++next) {
+  for (int64_t bytes = 0; next < count; ++next) {
     LayerTask task(layers[next], formula, kernels, options.in_float64, options.threads);
     bytes += std::max(task.kept_bytes(), layers[next].filters() * layers[next].channels * task.size);
-    packed += task.packed_bytes();
-    if (!batch.tasks.empty() && (bytes > kBatch || packed > kPacked)) break;
+    if (!batch.tasks.empty() && bytes > kBatch) break;
     batch.pieces.emplace_back(layers[next]);
     const Pieces& pieces = batch.pieces.back();
     if (task.at_first_sight()) {
@@ -107,10 +105,7 @@ class Pipeline {
  public:
   Pipeline(const Kernels& kernels, const Options& options)
       : kernels_(kernels), threads_(std::max(options.threads, 1)), watch_(options.interrupted) {}
-  ~Pipeline() {
-    workspaces_.give_back(std::move(scratch_));
-    workspaces_.give_back(std::move(packed_));
-  }
+  ~Pipeline() { workspaces_.give_back(std::move(scratch_)); }
 
   // One step: each of the three batches passes its stage. Throws Interrupted.
   void step(Batch& finishing, Batch& measuring, Batch& looking) {
@@ -124,15 +119,15 @@ class Pipeline {
     }
     for (const LayerTask& task : measuring.tasks) {
       const bool needed = task.job.formula.tau <= 0 || task.job.formula.entropy == Entropy::Distance;
-      counts.push_back(!task.is_packed() && !task.measured && (task.keep || needed) ? task.units : 0);
+      const int64_t count = task.is_packed() ? std::min<int64_t>(task.units, 1) : task.units;
+      counts.push_back(!task.measured && (task.keep || needed) ? count : 0);
       scratch_bytes = std::max(scratch_bytes, rounded(task.scratch_bytes(), 64));
     }
     for (size_t i = 0; i < looking.tasks.size(); ++i) {
       counts.push_back(static_cast<int64_t>(looking.most[i].size()));
       scratch_bytes = std::max(scratch_bytes, rounded(looking.tasks[i].scratch_bytes(), 64));
     }
-    char* scratch = grown(scratch_, threads_ * scratch_bytes);
-    measure_packed(measuring, scratch, scratch_bytes);
+    char* scratch = scratch_of(threads_ * scratch_bytes);
     const size_t measures = finishing.tasks.size(), looks = measures + measuring.tasks.size();
     each_unit(counts, threads_, watch_, [&](size_t i, int64_t unit, int thread) {
       char* own = scratch + thread * scratch_bytes;
@@ -155,44 +150,17 @@ class Pipeline {
   }
 
  private:
-  // The first pass of the packed layers of a batch: of each the panels of a block of coordinates, then their part of
-  // the tiles, and so on.
-  void measure_packed(Batch& batch, char* scratch, int64_t scratch_bytes) {
-    int64_t bytes = 0;
-    for (const LayerTask& task : batch.tasks) bytes += rounded(task.packed_bytes(), 64);
-    if (bytes == 0) return;
-    char* packed = grown(packed_, bytes);
-    int64_t offset = 0;
-    for (LayerTask& task : batch.tasks) {
-      task.packed.panels = packed + offset;
-      task.packed.norms = packed + offset + task.packed.points * task.packed_depth * task.size;
-      offset += rounded(task.packed_bytes(), 64);
-    }
-    for (bool more = true; more && !watch_.interrupted();) {
-      more = false;
-      std::vector<int64_t> panels, tiles;
-      for (LayerTask& task : batch.tasks) {
-        const bool next = task.is_packed() && task.next_block();
-        panels.push_back(next ? task.packed.points / kSide : 0);
-        tiles.push_back(next ? task.tiles : 0);
-        more |= next;
-      }
-      each_unit(panels, threads_, watch_, [&](size_t i, int64_t unit, int) { pack_panels(batch.tasks[i], unit); });
-      each_unit(tiles, threads_, watch_, [&](size_t i, int64_t unit, int thread) {
-        measure_tile(batch.tasks[i], unit, {batch.kept.get() + batch.begins[i], scratch + thread * scratch_bytes});
-      });
-    }
-  }
-
   // One workspace for all batches: a small one taken for each would often be one that the next batch needs to keep.
-  char* grown(Workspace& workspace, int64_t bytes) {
-    if (workspace.size() == 0) workspace = workspaces_.take(bytes);
-    return workspace.at_least(bytes);
+  char* scratch_of(int64_t bytes) {
+    if (scratch_.size() == 0) scratch_ = workspaces_.take(bytes);
+    return scratch_.at_least(bytes);
   }
 
   static void measure_unit(Batch& batch, size_t i, int64_t unit, char* scratch) {
     LayerTask& task = batch.tasks[i];
-    task.sums[static_cast<size_t>(unit)] = measure(task, unit, {batch.kept.get() + batch.begins[i], scratch});
+    const Memory memory{batch.kept.get() + batch.begins[i], scratch};
+    if (task.is_packed()) measure_packed(task, memory);
+    else task.sums[static_cast<size_t>(unit)] = measure(task, unit, memory);
   }
 
   void look(Batch& batch, size_t i, int64_t unit, char* scratch) {
@@ -219,7 +187,7 @@ class Pipeline {
   int threads_;
   Watch watch_;
   Workspaces workspaces_;
-  Workspace scratch_, packed_;  // of the threads; panels
+  Workspace scratch_;  // of the threads
 };
 
 }  // namespace

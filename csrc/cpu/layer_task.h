@@ -10,8 +10,7 @@
 namespace fec::cpu {
 
 constexpr int64_t kKeep = 12 << 20;  // most bytes kept between the passes; above, distances are computed twice
-constexpr int64_t kBlock = 768 << 10;  // bytes per thread that are packed at a time: in the L2 cache with a tile
-constexpr int64_t kPacked = 4 << 20;  // and most bytes with many threads, unless kLeastSteps take more
+constexpr int64_t kBlock = 768 << 10;  // bytes that are packed at a time: in the L2 cache with a tile
 constexpr int64_t kLeastSteps = 4;  // of kDepth coordinates; with fewer, reading and writing the tiles takes longer
 constexpr int64_t kShares = 32;  // most units of one distance matrix: each has its own sums for every point
 
@@ -51,13 +50,14 @@ struct LayerTask {
       piece = side * side * size;
       tiles = strips * (strips + 1) / 2;
       keep = double(tiles) * double(piece) <= double(kKeep);
-      if (keep && job.coordinates >= kExpanded) {
+      // Several threads would have to wait for one another before and after every block.
+      if (keep && job.coordinates >= kExpanded && threads == 1) {
         packed.points = rounded(job.points, kSide);
-        const int64_t steps = std::min(kBlock * threads, kPacked) / (packed.points * size * kDepth);
+        const int64_t steps = kBlock / (packed.points * size * kDepth);
         packed_depth = std::min(std::max(steps, kLeastSteps) * kDepth, job.coordinates);
       }
     }
-    sums.resize(static_cast<size_t>(is_packed() ? tiles : units));
+    sums.resize(static_cast<size_t>(units));
   }
 
   int64_t kept_bytes() const { return !keep ? 0 : way == Way::Sorted ? units * piece : tiles * piece; }
@@ -65,18 +65,12 @@ struct LayerTask {
   // strip would be packed as often as there are strips.
   bool is_packed() const { return packed_depth > 0; }
   int64_t packed_bytes() const { return packed.points * (packed_depth + 1) * size; }
-  // Moves on to the next block of coordinates, if there is one.
-  bool next_block() {
-    packed.k += packed.depth;
-    packed.depth = std::min(packed_depth, job.coordinates - packed.k);
-    return packed.depth > 0;
-  }
   // Bytes per thread: data that is not kept, and the scratch memory of the kernels.
   int64_t scratch_bytes() const {
     if (units == 0) return 0;  // an empty layer: its other sizes may be anything
     if (way == Way::Sorted) return rounded(piece, 64) + 2 * piece;
     if (way == Way::Channels) return row_sums_bytes() + rounded(job.points, kSide) * (job.coordinates + 1) * size;
-    return rounded(piece, 64) + kTileScratch * size;
+    return rounded(piece, 64) + rounded(kTileScratch * size, 64) + packed_bytes();
   }
   // Whether the first pass is done at first sight, with a guessed scale: then the weights are read from memory once. The
   // filters of a unit are one run then, which the search for the largest weight brings into the cache.
@@ -98,7 +92,7 @@ struct LayerTask {
   bool keep = false;
   double tau = 0;
   bool measured = false;  // the first pass is done
-  std::vector<double> sums;  // of distances, one per unit, or per tile where tiles are packed
+  std::vector<double> sums;  // of distances, one per unit
   std::vector<RowSums> shares;  // of filters: [unit][point]
 };
 
@@ -137,24 +131,6 @@ void each_tile(const LayerTask& task, int64_t unit, Memory memory, const Body& b
   }
 }
 
-// First pass of a packed layer, a block of coordinates: panels, then tiles.
-inline void pack_panels(const LayerTask& task, int64_t panel) {
-  const int64_t point = panel * kSide;
-  task.real.pack(task.job, point, std::min(kSide, task.job.points - point), task.packed);
-}
-
-inline void measure_tile(LayerTask& task, int64_t index, Memory memory) {
-  int64_t strip = 0, other = index;  // counted along the strips, as in `each_tile`
-  for (; other >= task.strips - strip; ++strip) other -= task.strips - strip;
-  const int64_t points = task.job.points, side = task.side, row = strip * side, column = (strip + other) * side;
-  const Tile tile{row, std::min(side, points - row), column, std::min(side, points - column),
-                  memory.kept + index * task.piece, side};
-  task.real.add_products(tile, task.packed);
-  if (task.packed.k + task.packed.depth < task.job.coordinates) return;
-  const double sum = task.real.distances(task.job, tile, task.packed.norms, memory.scratch);
-  task.sums[static_cast<size_t>(index)] = (other == 0 ? 1 : 2) * sum;
-}
-
 // First pass: returns the sum of a unit's distances, and keeps the data that the second pass needs.
 inline double measure(const LayerTask& task, int64_t unit, Memory memory) {
   if (task.way == Way::Sorted) {
@@ -166,6 +142,31 @@ inline double measure(const LayerTask& task, int64_t unit, Memory memory) {
     sum += (diagonal ? 1 : 2) * task.real.tile(task.job, tile, memory.scratch + rounded(task.piece, 64));
   });
   return sum;
+}
+
+// First pass of a packed layer, all units: the panels of a block of coordinates, their part of all tiles, and so on. The
+// bits are those that `measure` gives each unit.
+inline void measure_packed(LayerTask& task, Memory memory) {
+  char* scratch = memory.scratch + rounded(task.piece, 64);
+  char* panels = scratch + rounded(kTileScratch * task.size, 64);
+  Packed packed = task.packed;
+  packed.panels = panels;
+  packed.norms = panels + packed.points * task.packed_depth * task.size;
+  for (; packed.k < task.job.coordinates; packed.k += packed.depth) {
+    packed.depth = std::min(task.packed_depth, task.job.coordinates - packed.k);
+    const bool last = packed.k + packed.depth == task.job.coordinates;
+    for (int64_t point = 0; point < packed.points; point += kSide) {
+      task.real.pack(task.job, point, std::min(kSide, task.job.points - point), packed);
+    }
+    for (int64_t unit = 0; unit < task.units; ++unit) {
+      double sum = 0;
+      each_tile(task, unit, memory, [&](const Tile& tile, bool diagonal) {
+        task.real.add_products(tile, packed);
+        if (last) sum += (diagonal ? 1 : 2) * task.real.distances(task.job, tile, packed.norms, scratch);
+      });
+      task.sums[static_cast<size_t>(unit)] = sum;
+    }
+  }
 }
 
 // Second pass: writes the entropies of a unit, or its part of the row sums of a matrix.
