@@ -31,6 +31,9 @@ struct Batch {
   Workspace kept;
   std::vector<int64_t> begins;  // offsets of the tasks' kept bytes
 
+  bool at_first_sight() const {
+    return std::any_of(tasks.begin(), tasks.end(), [](const LayerTask& task) { return task.at_first_sight(); });
+  }
   bool measured() const {
     return std::all_of(tasks.begin(), tasks.end(), [](const LayerTask& task) { return task.measured; });
   }
@@ -38,10 +41,10 @@ struct Batch {
 
 // Makes a batch of the layers from `next` on, and moves `next` behind them.
 Batch batch_from(int64_t& next, const Layer* layers, int64_t count, const Formula& formula, const Kernels& kernels,
-                 bool in_float64) {
+                 const Options& options) {
   Batch batch;
   for (int64_t bytes = 0; next < count; ++next) {
-    LayerTask task(layers[next], formula, kernels, in_float64);
+    LayerTask task(layers[next], formula, kernels, options.in_float64, options.threads);
     bytes += std::max(task.kept_bytes(), layers[next].filters() * layers[next].channels * task.size);
     if (!batch.tasks.empty() && bytes > kBatch) break;
     batch.pieces.emplace_back(layers[next]);
@@ -102,11 +105,12 @@ class Pipeline {
  public:
   Pipeline(const Kernels& kernels, const Options& options)
       : kernels_(kernels), threads_(std::max(options.threads, 1)), watch_(options.interrupted) {}
+  ~Pipeline() { workspaces_.give_back(std::move(scratch_)); }
 
   // One step: each of the three batches passes its stage. Throws Interrupted.
   void step(Batch& finishing, Batch& measuring, Batch& looking) {
     make_room(measuring);
-    make_room(looking);
+    if (looking.at_first_sight()) make_room(looking);
     int64_t scratch_bytes = 0;
     std::vector<int64_t> counts;
     for (const LayerTask& task : finishing.tasks) {
@@ -115,15 +119,15 @@ class Pipeline {
     }
     for (const LayerTask& task : measuring.tasks) {
       const bool needed = task.job.formula.tau <= 0 || task.job.formula.entropy == Entropy::Distance;
-      counts.push_back(!task.measured && (task.keep || needed) ? task.units : 0);
+      const int64_t count = task.is_packed() ? std::min<int64_t>(task.units, 1) : task.units;
+      counts.push_back(!task.measured && (task.keep || needed) ? count : 0);
       scratch_bytes = std::max(scratch_bytes, rounded(task.scratch_bytes(), 64));
     }
     for (size_t i = 0; i < looking.tasks.size(); ++i) {
       counts.push_back(static_cast<int64_t>(looking.most[i].size()));
       scratch_bytes = std::max(scratch_bytes, rounded(looking.tasks[i].scratch_bytes(), 64));
     }
-    Workspace working = workspaces_.take(threads_ * scratch_bytes);
-    char* scratch = working.get();
+    char* scratch = scratch_of(threads_ * scratch_bytes);
     const size_t measures = finishing.tasks.size(), looks = measures + measuring.tasks.size();
     each_unit(counts, threads_, watch_, [&](size_t i, int64_t unit, int thread) {
       char* own = scratch + thread * scratch_bytes;
@@ -139,7 +143,6 @@ class Pipeline {
     for (LayerTask& task : finishing.tasks) {
       if (task.units > 0 && task.way == Way::Filters) join(task);
     }
-    workspaces_.give_back(std::move(working));
     workspaces_.give_back(std::move(finishing.kept));
     for (LayerTask& task : measuring.tasks) {
       if (!task.measured) end_measuring(task);
@@ -147,9 +150,17 @@ class Pipeline {
   }
 
  private:
+  // One workspace for all batches: a small one taken for each would often be one that the next batch needs to keep.
+  char* scratch_of(int64_t bytes) {
+    if (scratch_.size() == 0) scratch_ = workspaces_.take(bytes);
+    return scratch_.at_least(bytes);
+  }
+
   static void measure_unit(Batch& batch, size_t i, int64_t unit, char* scratch) {
     LayerTask& task = batch.tasks[i];
-    task.sums[static_cast<size_t>(unit)] = measure(task, unit, {batch.kept.get() + batch.begins[i], scratch});
+    const Memory memory{batch.kept.get() + batch.begins[i], scratch};
+    if (task.is_packed()) measure_packed(task, memory);
+    else task.sums[static_cast<size_t>(unit)] = measure(task, unit, memory);
   }
 
   void look(Batch& batch, size_t i, int64_t unit, char* scratch) {
@@ -176,6 +187,7 @@ class Pipeline {
   int threads_;
   Watch watch_;
   Workspaces workspaces_;
+  Workspace scratch_;  // of the threads
 };
 
 }  // namespace
@@ -196,7 +208,7 @@ int64_t entropies(const Layer* layers, int64_t count, const Formula& formula, co
     finishing = std::move(early ? looking : measuring);
     measuring = early ? Batch{} : std::move(looking);
     const int64_t begin = end;
-    looking = batch_from(end, layers, count, formula, kernels, options.in_float64);
+    looking = batch_from(end, layers, count, formula, kernels, bounded);
     pipeline.step(finishing, measuring, looking);
     const int64_t bad = set_scales(looking);
     if (bad >= 0) return begin + bad;

@@ -13,6 +13,7 @@ static constexpr int64_t rounded(int64_t n, int64_t step) { return (n + step - 1
 
 constexpr int64_t kTile = 256;  // most rows and columns of a tile of distances
 constexpr int64_t kDepth = 128;  // coordinates per step, so that two packed panels stay in the L1 cache
+constexpr int64_t kExpanded = 24;  // from this number of coordinates on, products are faster in spite of the near pairs
 
 // A layer, its formula, and the power of two that scales its largest weight to [1, 2): squares of huge and tiny weights
 // then neither overflow nor underflow. Exact, and the entropies do not depend on it.
@@ -28,6 +29,14 @@ struct Tile {
   int64_t row, rows, column, columns;
   void* out;
   int64_t stride;  // numbers between the rows of out: a multiple of kSide
+};
+
+// Coordinates [k, k + depth) of the filters of a layer in packed panels, step by step of kDepth coordinates: a step has
+// all panels side by side. `norms` are the sums of squares of the coordinates packed so far.
+struct Packed {
+  void *panels, *norms;
+  int64_t points;  // rounded up to kSide, with zeros
+  int64_t k, depth;
 };
 
 // The kernels for one compute type (float or double; `void*` points at it).
@@ -50,6 +59,13 @@ struct Real {
   // `pairwise` between filters. Distances of one tile; returns their sum. `scratch` has kTileScratch numbers, `out`
   // rounded(rows, 8) rows.
   double (*tile)(const Job& job, const Tile& tile, void* scratch);
+
+  // The same in parts, from panels that all tiles of the layer share. `pack` packs `count` <= kSide filters from a
+  // multiple of kSide on. `add_products` adds the products of these coordinates to a tile. Once all coordinates are
+  // added, `distances` turns products into distances and returns their sum.
+  void (*pack)(const Job& job, int64_t point, int64_t count, const Packed& to);
+  void (*add_products)(const Tile& tile, const Packed& from);
+  double (*distances)(const Job& job, const Tile& tile, const void* norms, void* scratch);
 
   // Adds the distances of a tile to the sums of its rows and, where not null, of its columns.
   void (*tile_sums)(Entropy entropy, const Tile& tile, double inverse_tau, RowSums* of_rows, RowSums* of_columns);

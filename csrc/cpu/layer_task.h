@@ -10,6 +10,8 @@
 namespace fec::cpu {
 
 constexpr int64_t kKeep = 12 << 20;  // most bytes kept between the passes; above, distances are computed twice
+constexpr int64_t kBlock = 768 << 10;  // bytes that are packed at a time: in the L2 cache with a tile
+constexpr int64_t kLeastSteps = 4;  // of kDepth coordinates; with fewer, reading and writing the tiles takes longer
 constexpr int64_t kShares = 32;  // most units of one distance matrix: each has its own sums for every point
 
 // The unit of work: as many filters as a vector has lanes, one filter, or tiles of one matrix.
@@ -25,7 +27,7 @@ inline Way way_of(const Layer& layer, const Formula& formula) {
 
 // One layer in the pipeline.
 struct LayerTask {
-  LayerTask(const Layer& layer, const Formula& formula, const Kernels& kernels, bool in_float64)
+  LayerTask(const Layer& layer, const Formula& formula, const Kernels& kernels, bool in_float64, int threads)
       : job{&layer, formula, 1, layer.channels, formula.compress == Compress::None ? layer.taps : 1},
         real(in_float64 || layer.dtype == DType::F64 ? kernels.f64 : kernels.f32),
         way(way_of(layer, formula)),
@@ -48,17 +50,27 @@ struct LayerTask {
       piece = side * side * size;
       tiles = strips * (strips + 1) / 2;
       keep = double(tiles) * double(piece) <= double(kKeep);
+      // Several threads would have to wait for one another before and after every block.
+      if (keep && job.coordinates >= kExpanded && threads == 1) {
+        packed.points = rounded(job.points, kSide);
+        const int64_t steps = kBlock / (packed.points * size * kDepth);
+        packed_depth = std::min(std::max(steps, kLeastSteps) * kDepth, job.coordinates);
+      }
     }
     sums.resize(static_cast<size_t>(units));
   }
 
   int64_t kept_bytes() const { return !keep ? 0 : way == Way::Sorted ? units * piece : tiles * piece; }
+  // Whether the tiles share packed panels, of `packed_depth` coordinates at a time. Packed by every tile for itself, a
+  // strip would be packed as often as there are strips.
+  bool is_packed() const { return packed_depth > 0; }
+  int64_t packed_bytes() const { return packed.points * (packed_depth + 1) * size; }
   // Bytes per thread: data that is not kept, and the scratch memory of the kernels.
   int64_t scratch_bytes() const {
     if (units == 0) return 0;  // an empty layer: its other sizes may be anything
     if (way == Way::Sorted) return rounded(piece, 64) + 2 * piece;
     if (way == Way::Channels) return row_sums_bytes() + rounded(job.points, kSide) * (job.coordinates + 1) * size;
-    return rounded(piece, 64) + kTileScratch * size;
+    return rounded(piece, 64) + rounded(kTileScratch * size, 64) + packed_bytes();
   }
   // Whether the first pass is done at first sight, with a guessed scale: then the weights are read from memory once. The
   // filters of a unit are one run then, which the search for the largest weight brings into the cache.
@@ -75,6 +87,8 @@ struct LayerTask {
   const Real& real;
   Way way;
   int64_t size, units = 0, piece = 0, side = 0, strips = 0, tiles = 0;
+  int64_t packed_depth = 0;
+  Packed packed{};
   bool keep = false;
   double tau = 0;
   bool measured = false;  // the first pass is done
@@ -128,6 +142,31 @@ inline double measure(const LayerTask& task, int64_t unit, Memory memory) {
     sum += (diagonal ? 1 : 2) * task.real.tile(task.job, tile, memory.scratch + rounded(task.piece, 64));
   });
   return sum;
+}
+
+// First pass of a packed layer, all units: the panels of a block of coordinates, their part of all tiles, and so on. The
+// bits are those that `measure` gives each unit.
+inline void measure_packed(LayerTask& task, Memory memory) {
+  char* scratch = memory.scratch + rounded(task.piece, 64);
+  char* panels = scratch + rounded(kTileScratch * task.size, 64);
+  Packed packed = task.packed;
+  packed.panels = panels;
+  packed.norms = panels + packed.points * task.packed_depth * task.size;
+  for (; packed.k < task.job.coordinates; packed.k += packed.depth) {
+    packed.depth = std::min(task.packed_depth, task.job.coordinates - packed.k);
+    const bool last = packed.k + packed.depth == task.job.coordinates;
+    for (int64_t point = 0; point < packed.points; point += kSide) {
+      task.real.pack(task.job, point, std::min(kSide, task.job.points - point), packed);
+    }
+    for (int64_t unit = 0; unit < task.units; ++unit) {
+      double sum = 0;
+      each_tile(task, unit, memory, [&](const Tile& tile, bool diagonal) {
+        task.real.add_products(tile, packed);
+        if (last) sum += (diagonal ? 1 : 2) * task.real.distances(task.job, tile, packed.norms, scratch);
+      });
+      task.sums[static_cast<size_t>(unit)] = sum;
+    }
+  }
 }
 
 // Second pass: writes the entropies of a unit, or its part of the row sums of a matrix.

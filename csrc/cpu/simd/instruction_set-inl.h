@@ -29,8 +29,8 @@ namespace {
 
 template <class T>
 constexpr Real kernels_for() {
-  return {Of<T>::lanes,         sort_block<T>,    scan_block<T>, channel_distances<T>,
-          channel_entropy<T>, distance_tile<T>, tile_sums<T>};
+  return {Of<T>::lanes,     sort_block<T>,   scan_block<T>,        channel_distances<T>,  channel_entropy<T>,
+          distance_tile<T>, pack_filters<T>, add_products_of<T>, distances_of<T>, tile_sums<T>};
 }
 }  // namespace
 }  // namespace FEC_SET

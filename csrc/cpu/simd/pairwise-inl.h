@@ -52,15 +52,18 @@ template <class T, Way way>
 FEC_INLINE void accumulate(const T* rows, const T* columns, int64_t depth, Vec<T> (*sum)[2]) {
   if (depth <= kChain) return accumulate_chain<T, way>(rows, columns, depth, sum);
   constexpr int64_t width = Panel<T>::width;
-  for (int64_t k = 0; k < depth; k += kChain) {
+  const auto add_chain = [&](int64_t k, int64_t length) __attribute__((always_inline)) {
     Vec<T> chain[Panel<T>::rows][2] = {};
-    accumulate_chain<T, way>(rows + k * width, columns + k * width, depth - k < kChain ? depth - k : kChain, chain);
+    accumulate_chain<T, way>(rows + k * width, columns + k * width, length, chain);
 #pragma GCC unroll 8
     for (int r = 0; r < Panel<T>::rows; ++r) {
       sum[r][0] += chain[r][0];
       sum[r][1] += chain[r][1];
     }
-  }
+  };
+  int64_t k = 0;
+  for (; k + kChain <= depth; k += kChain) add_chain(k, kChain);  // a constant length: unrolled
+  if (k < depth) add_chain(k, depth - k);
 }
 
 // norms[p] += |p|^2 over `depth` coordinates of the points of some panels.

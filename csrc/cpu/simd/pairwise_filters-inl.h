@@ -2,24 +2,54 @@
 // the L1 cache.
 #pragma once
 
-constexpr int64_t kExpanded = 24;  // from this number of coordinates on, products are faster in spite of the near pairs
-
-// The memory of one tile: two packed strips, the norms of their points.
+// The memory of a tile that packs for itself: two packed strips, the norms of their points.
 template <class T>
 struct Strips {
   T *rows, *columns, *row_norms, *column_norms;
+
+  explicit Strips(void* scratch)
+      : rows(static_cast<T*>(scratch)),
+        columns(rows + kTile * kDepth),
+        row_norms(columns + kTile * kDepth),
+        column_norms(row_norms + kTile) {}
 };
 
-// Squared distances, or the products, into the tile's own memory; of a diagonal tile those right of the diagonal.
+template <class T>
+static void clear(const Tile& tile) {
+  for (int64_t r = 0; r < rounded(tile.rows, Panel<T>::rows); ++r) {
+    T* line = static_cast<T*>(tile.out) + r * tile.stride;
+    for (int64_t c = 0; c < rounded(tile.columns, Panel<T>::width); c += Of<T>::lanes) store(line + c, Vec<T>{});
+  }
+}
+
+// Adds squared differences, or products, of one step of coordinates; of a diagonal tile those right of the diagonal.
 template <class T, Way way>
-static void fill(const Job& job, const Tile& tile, const Strips<T>& strips) {
+static void add_step(const Tile& tile, const T* rows, const T* columns, int64_t depth) {
   constexpr int64_t width = Panel<T>::width, lanes = Of<T>::lanes;
   constexpr int step = Panel<T>::rows;
   const bool diagonal = tile.row == tile.column;
-  T* sums = static_cast<T*>(tile.out);
-  for (int64_t r = 0; r < rounded(tile.rows, step); ++r) {
-    for (int64_t c = 0; c < rounded(tile.columns, width); c += lanes) store(sums + r * tile.stride + c, Vec<T>{});
+  for (int64_t r = 0; r < tile.rows; r += width) {
+    for (int64_t c = diagonal ? r : 0; c < tile.columns; c += width) {
+      for (int64_t i = 0; i < width && r + i < tile.rows; i += step) {
+        T* to = static_cast<T*>(tile.out) + (r + i) * tile.stride + c;
+        Vec<T> sum[step][2] = {};
+        accumulate<T, way>(rows + r * depth + i, columns + c * depth, depth, sum);
+#pragma GCC unroll 8
+        for (int j = 0; j < step; ++j) {
+          store(to + j * tile.stride, load(to + j * tile.stride) + sum[j][0]);
+          store(to + j * tile.stride + lanes, load(to + j * tile.stride + lanes) + sum[j][1]);
+        }
+      }
+    }
   }
+}
+
+// Squared distances, or the products, from strips that are packed for this tile.
+template <class T, Way way>
+static void fill(const Job& job, const Tile& tile, const Strips<T>& strips) {
+  constexpr int64_t width = Panel<T>::width, lanes = Of<T>::lanes;
+  const bool diagonal = tile.row == tile.column;
+  clear<T>(tile);
   for (int64_t p = 0; way == Way::Product && p < rounded(kTile, width); p += lanes) {
     store(strips.row_norms + p, Vec<T>{});
     store(strips.column_norms + p, Vec<T>{});
@@ -33,35 +63,51 @@ static void fill(const Job& job, const Tile& tile, const Strips<T>& strips) {
       add_norms(strips.rows, tile.rows, depth, strips.row_norms);
       add_norms(across, tile.columns, depth, strips.column_norms);
     }
-    for (int64_t r = 0; r < tile.rows; r += width) {
-      for (int64_t c = diagonal ? r : 0; c < tile.columns; c += width) {
-        for (int64_t i = 0; i < width && r + i < tile.rows; i += step) {
-          T* to = sums + (r + i) * tile.stride + c;
-          Vec<T> sum[step][2] = {};
-          accumulate<T, way>(strips.rows + r * depth + i, across + c * depth, depth, sum);
-#pragma GCC unroll 8
-          for (int j = 0; j < step; ++j) {
-            store(to + j * tile.stride, load(to + j * tile.stride) + sum[j][0]);
-            store(to + j * tile.stride + lanes, load(to + j * tile.stride + lanes) + sum[j][1]);
-          }
-        }
+    add_step<T, way>(tile, strips.rows, across, depth);
+  }
+}
+
+// Packs panel by panel over all steps, which reads long runs of every filter.
+template <class T>
+static void pack_filters(const Job& job, int64_t point, int64_t count, const Packed& to) {
+  constexpr int64_t width = Panel<T>::width, lanes = Of<T>::lanes;
+  for (int64_t p = 0; p < kSide; p += width) {
+    const int64_t n = count - p < width ? count - p : width;
+    T* norms = static_cast<T*>(to.norms) + point + p;
+    if (to.k == 0) store(norms, Vec<T>{}), store(norms + lanes, Vec<T>{});
+    for (int64_t done = 0; done < to.depth; done += kDepth) {
+      const int64_t depth = to.depth - done < kDepth ? to.depth - done : kDepth;
+      T* panel = static_cast<T*>(to.panels) + to.points * done + (point + p) * depth;
+      if (n > 0) {
+        pack<T>(job, 0, point + p, n, to.k + done, depth, panel);
+        add_norms(panel, n, depth, norms);
       }
     }
   }
 }
 
+template <class T>
+static void add_products_of(const Tile& tile, const Packed& from) {
+  if (from.k == 0) clear<T>(tile);
+  for (int64_t done = 0; done < from.depth; done += kDepth) {
+    const int64_t depth = from.depth - done < kDepth ? from.depth - done : kDepth;
+    const T* panels = static_cast<const T*>(from.panels) + from.points * done;
+    add_step<T, Way::Product>(tile, panels + tile.row * depth, panels + tile.column * depth, depth);
+  }
+}
+
 // |a|^2 + |b|^2 - 2 ab in place; false if a pair is too near for it.
 template <class T>
-static bool expand(const Tile& tile, const Strips<T>& strips) {
+static bool expand(const Tile& tile, const T* row_norms, const T* column_norms) {
   using V = Vec<T>;
   constexpr int64_t lanes = Of<T>::lanes, width = Panel<T>::width;
   const bool diagonal = tile.row == tile.column;
   V nearest{};  // the largest of (limit of near pairs) - d^2
   for (int64_t r = 0; r < tile.rows; ++r) {
     T* line = static_cast<T*>(tile.out) + r * tile.stride;
-    if (diagonal) line[r] = -strips.row_norms[r];  // gives 4 |a|^2: not near, and set to 0 below
+    if (diagonal) line[r] = -row_norms[r];  // gives 4 |a|^2: not near, and set to 0 below
     for (int64_t c = diagonal ? r / width * width : 0; c < tile.columns; c += lanes) {
-      const V both = load(strips.column_norms + c) + strips.row_norms[r];
+      const V both = load(column_norms + c) + row_norms[r];
       const V square = both - 2 * load(line + c);
       nearest = larger(nearest, both * T(kNear) - square);
       store(line + c, square);
@@ -86,26 +132,12 @@ static void line_distances(const Job& job, const Tile& tile, const Strips<T>& st
   }
 }
 
+// Distances from what a tile has, squares or distances on a line; returns their sum, both orders of a diagonal tile.
 template <class T>
-static double distance_tile(const Job& job, const Tile& tile, void* scratch) {
+static double end_tile(const Job& job, const Tile& tile) {
   using V = Vec<T>;
   constexpr int64_t width = Panel<T>::width, lanes = Of<T>::lanes;
-  Strips<T> strips{};
-  strips.rows = static_cast<T*>(scratch);
-  strips.columns = strips.rows + kTile * kDepth;
-  strips.row_norms = strips.columns + kTile * kDepth;
-  strips.column_norms = strips.row_norms + kTile;
   const bool line = job.coordinates == 1, diagonal = tile.row == tile.column;
-  if (line) {
-    line_distances(job, tile, strips);
-  } else {
-    bool done = false;
-    if (job.coordinates >= kExpanded) {
-      fill<T, Way::Product>(job, tile, strips);
-      done = expand(tile, strips);
-    }
-    if (!done) fill<T, Way::Difference>(job, tile, strips);
-  }
   // Cells past the last row or column must add nothing to the sums of `tile_sums`.
   const V pad = splat<T>(job.formula.entropy == Entropy::Distance ? T(0) : Of<T>::huge);
   T* out = static_cast<T*>(tile.out);
@@ -142,6 +174,29 @@ static double distance_tile(const Job& job, const Tile& tile, void* scratch) {
     for (int64_t c = 0; c < padded; c += lanes) store(out + r * tile.stride + c, pad);
   }
   return sum;
+}
+
+template <class T>
+static double distances_of(const Job& job, const Tile& tile, const void* norms, void* scratch) {
+  const T* all = static_cast<const T*>(norms);
+  if (!expand(tile, all + tile.row, all + tile.column)) fill<T, Way::Difference>(job, tile, Strips<T>(scratch));
+  return end_tile<T>(job, tile);
+}
+
+template <class T>
+static double distance_tile(const Job& job, const Tile& tile, void* scratch) {
+  const Strips<T> strips(scratch);
+  if (job.coordinates == 1) {
+    line_distances(job, tile, strips);
+  } else {
+    bool done = false;
+    if (job.coordinates >= kExpanded) {
+      fill<T, Way::Product>(job, tile, strips);
+      done = expand(tile, strips.row_norms, strips.column_norms);
+    }
+    if (!done) fill<T, Way::Difference>(job, tile, strips);
+  }
+  return end_tile<T>(job, tile);
 }
 
 template <class T, Entropy entropy>

@@ -26,17 +26,8 @@ struct Network {
     exchange(r[1], r[2]), exchange(r[3], r[4]), exchange(r[5], r[6]);
   }
 
-  // Sorts up to 16 rows in registers: two eights, then Batcher's odd-even merge; 63 exchanges. Missing rows count
-  // as the largest number, here and below: every exchange puts the larger row last, so they never move forward.
-  static void sort_sixteen(V* x, int64_t n) {
-    V r[16];
-    if (n == 16) {
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) r[i] = x[i];
-    } else {
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) r[i] = i < n ? x[i] : splat<T>(Of<T>::huge);
-    }
+  // Two eights, then Batcher's odd-even merge; 63 exchanges.
+  FEC_INLINE void sort_sixteen(V* r) {
     sort_eight(r), sort_eight(r + 8);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) exchange(r[i], r[i + 8]);
@@ -46,45 +37,55 @@ struct Network {
     for (int i = 2; i < 14; i += 4) exchange(r[i], r[i + 2]), exchange(r[i + 1], r[i + 3]);
 #pragma GCC unroll 7
     for (int i = 1; i < 15; i += 2) exchange(r[i], r[i + 1]);
-    if (n == 16) {
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) x[i] = r[i];
-    } else {
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) {
-        if (i < n) x[i] = r[i];
-      }
-    }
   }
 
   // Exchanges at distances R/2, R/4 ... 1 among R rows in registers.
   template <int R>
   FEC_INLINE void halve(V* r) {
-    if constexpr (R >= 8) {
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) exchange(r[i], r[i + 4]);
+    if constexpr (R > 1) {
+#pragma GCC unroll 8
+      for (int i = 0; i < R / 2; ++i) exchange(r[i], r[i + R / 2]);
+      halve<R / 2>(r), halve<R / 2>(r + R / 2);
     }
-    if constexpr (R >= 4) {
-#pragma GCC unroll 4
-      for (int i = 0; i < R; i += 4) exchange(r[i], r[i + 2]), exchange(r[i + 1], r[i + 3]);
-    }
-    if constexpr (R >= 2) {
-#pragma GCC unroll 4
-      for (int i = 0; i < R; i += 2) exchange(r[i], r[i + 1]);
+  }
+
+  // Sorts 32 rows: two sixteens and their merge without a store between them. What does not fit in the registers is
+  // still less than a pass over memory.
+  static void sort_whole(V* x) {
+    V r[32];
+#pragma GCC unroll 32
+    for (int i = 0; i < 32; ++i) r[i] = x[i];
+    sort_sixteen(r), sort_sixteen(r + 16);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) exchange(r[i], r[31 - i]);
+    halve<16>(r), halve<16>(r + 16);
+#pragma GCC unroll 32
+    for (int i = 0; i < 32; ++i) x[i] = r[i];
+  }
+
+  // Sorts up to 16 rows. Missing rows count as the largest number, here and below: every exchange puts the larger row
+  // last, so they never move forward.
+  static void sort_few(V* x, int64_t n) {
+    V r[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) r[i] = i < n ? x[i] : splat<T>(Of<T>::huge);
+    sort_sixteen(r);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) {
+      if (i < n) x[i] = r[i];
     }
   }
 
   // The first stages of a merge of two sorted runs of p rows, H rows of each at a time in registers: row i of the first
   // against row i from the end of the second, after which everything in the first run is at most everything in the
   // second; then distances p/2 ... p/H in both runs. `n` rows exist.
-  template <int H>
+  template <int H, bool whole>
   FEC_INLINE void merge_ends(V* x, int64_t n, int64_t p) {
     const int64_t step = p / H;
     for (int64_t i = 0; i < step; ++i) {
       V r[2 * H];
       V* low = x + i;
       V* high = x + p + step - 1 - i;
-      const bool whole = n == 2 * p;
 #pragma GCC unroll 4
       for (int q = 0; q < H; ++q) {
         r[q] = low[q * step];
@@ -98,6 +99,16 @@ struct Network {
         low[q * step] = r[q];
         if (whole || high + q * step < x + n) high[q * step] = r[H + q];
       }
+    }
+  }
+
+  // The first pass of a merge: as many stages as leave a multiple of three.
+  template <bool whole>
+  FEC_INLINE void merge_first(V* x, int64_t n, int64_t p, int stages) {
+    switch (stages) {
+      case 1: return merge_ends<1, whole>(x, n, p);
+      case 2: return merge_ends<2, whole>(x, n, p);
+      default: return merge_ends<4, whole>(x, n, p);
     }
   }
 
@@ -132,16 +143,14 @@ struct Network {
   static void merge_runs(V* x, int64_t n, int64_t p) {
     int left = 0;  // stages after the first
     while ((p >> left) > 1) ++left;
+    const int first = 1 + left % 3;
     for (int64_t start = 0; start + p < n; start += 2 * p) {
       V* pair = x + start;
       const int64_t rows = n - start < 2 * p ? n - start : 2 * p;
-      int64_t k = p / 2;
-      switch (left % 3) {
-        case 0: merge_ends<1>(pair, rows, p); break;
-        case 1: merge_ends<2>(pair, rows, p), k /= 2; break;
-        default: merge_ends<4>(pair, rows, p), k /= 4;
-      }
-      for (; k >= 4; k /= 8) merge_thirds(pair, rows, k);
+      // Compiled twice: without the questions whether a row exists, the rows stay in registers.
+      if (rows == 2 * p) merge_first<true>(pair, rows, p, first);
+      else merge_first<false>(pair, rows, p, first);
+      for (int64_t k = p >> first; k >= 4; k /= 8) merge_thirds(pair, rows, k);
     }
   }
 
@@ -150,8 +159,11 @@ struct Network {
     for (int64_t start = 0; start < n; start += resident) {
       V* part = x + start;
       const int64_t rows = n - start < resident ? n - start : resident;
-      for (int64_t i = 0; i < rows; i += 16) sort_sixteen(part + i, rows - i < 16 ? rows - i : 16);
-      for (int64_t p = 16; p < rows; p *= 2) merge_runs(part, rows, p);
+      const int64_t whole = rows / 32 * 32;
+      for (int64_t i = 0; i < whole; i += 32) sort_whole(part + i);
+      for (int64_t i = whole; i < rows; i += 16) sort_few(part + i, rows - i < 16 ? rows - i : 16);
+      merge_runs(part + whole, rows - whole, 16);
+      for (int64_t p = 32; p < rows; p *= 2) merge_runs(part, rows, p);
     }
     for (int64_t p = resident; p < n; p *= 2) merge_runs(x, n, p);
   }

@@ -195,6 +195,10 @@ int main() {
   }
   check({1, 530, 30, 1}, Layout::Rows, fec::DType::F32,
         {fec::Compress::None, fec::Entropy::Similarity, fec::Axis::Filters, 0, 1}, random);
+  for (const fec::DType dtype : {fec::DType::F32, fec::DType::F64}) {  // coordinates in two blocks and in three
+    check({1, 40, 3300, 1}, Layout::Rows, dtype,
+          {fec::Compress::None, fec::Entropy::Similarity, fec::Axis::Filters, 0, 1}, random);
+  }
   check_interruption();
   check_guess();
   std::printf("%d passed, %d failed\n", checks - failures, failures);
