@@ -118,8 +118,8 @@ def _networks(rows: dict[str, Any]) -> list[str]:
         ),
         paragraph(
             "The products between filters are computed in tiles of this package, not by a BLAS: symmetry halves the",
-            "work, and the build needs no library. With one thread the weights of a layer are packed once, in blocks of",
-            "coordinates that stay in the L2 cache; all tiles read these panels, as rows and as columns.",
+            "work, and the build needs no library. With one thread the weights of a layer are packed once, in blocks",
+            "of coordinates that stay in the L2 cache; all tiles read these panels, as rows and as columns.",
             f"They reach {rates} billion multiply-adds per second on weights of {', '.join(products['GFMA/s'])}; a",
             f"loop of nothing but multiply-adds reaches {products['peak']:.1f} (`benchmarks/scoring/fma_peak.cpp`).",
             "Each pair of filters is counted once.",
