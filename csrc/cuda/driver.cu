@@ -1,4 +1,4 @@
-// The driver of one call: uploads the table, then launches the phases, each for all layers.
+// The driver of one call: uploads what no other kernel carries of the table, then launches the phases, each for all layers.
 #include "cuda/launches.h"
 #include "cuda/layer_kernels.cuh"
 
@@ -26,7 +26,7 @@ class DeviceGuard {
 
 void upload_table(const Call& call) {
   const auto& entries = call.plan.entries;
-  for (size_t first = 0; first < entries.size(); first += kCarried) {
+  for (auto first = static_cast<size_t>(call.plan.carried_by_sorts()); first < entries.size(); first += kCarried) {
     Carried carried{};
     carried.count = static_cast<int>(std::min(entries.size() - first, size_t(kCarried)));
     std::copy_n(entries.begin() + static_cast<std::ptrdiff_t>(first), carried.count, carried.entries);

@@ -18,6 +18,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define FEC_ARGUMENT const
 #define FEC_CALLED static __attribute__((noinline, unused))
 #define LAUNCH(kernel, grid, block, shared, stream, ...)                     \
   ::emulator::launch(#kernel, (grid), (block), (shared), (stream), [&](auto... arguments) { \
