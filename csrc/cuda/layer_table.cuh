@@ -144,13 +144,13 @@ FEC_DEVICE Place find_place(const ShortTable& table, Entry& entry) {
   for (int step = 32; step > 0; step /= 2) {
     if (at + step < table.count && table.entries[at + step].start <= block) at += step;
   }
-  entry = entry_of(table.entries[at], table.workspace);
-  const Place place{&entry, table.states + at, block - entry.start[kMain]};
-  if (place.unit == 0 && threadIdx.x == 0) {
-    table.to[at] = entry;
+  const uint32_t unit = block - table.entries[at].start;
+  if (unit == 0 && threadIdx.x == 0) {
+    table.to[at] = entry_of(table.entries[at], table.workspace);
     table.states[at] = State{0, 0, 0, 0};
   }
-  return place;
+  entry = entry_of(table.entries[at], table.workspace);
+  return {&entry, table.states + at, unit};
 }
 
 FEC_DEVICE int64_t filter_offset(const Entry& layer, int32_t filter) {

@@ -172,9 +172,16 @@ FEC_DEVICE void do_filter(const Place& place, const Choice& choice, int32_t filt
   }
 }
 
+// How many blocks a multiprocessor has room for; before sm_80 its shared memory is the limit.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int kNarrowBlocks = 3;
+#else
+constexpr int kNarrowBlocks = 5;
+#endif
+
 // The filters of up to 2048 channels.
 template <class T, Task task>
-__global__ void __launch_bounds__(32 * kNarrow, sizeof(T) == 8 ? 3 : 5) narrow_filters(FEC_ARGUMENT WorkOf<task> work) {
+__global__ void __launch_bounds__(32 * kNarrow, sizeof(T) == 8 ? 3 : kNarrowBlocks) narrow_filters(FEC_ARGUMENT WorkOf<task> work) {
   using Shared = SortShared<T, kNarrow>;
   DYN_SHARED(Shared, shared);
   Entry made;  // where the layers are arguments
