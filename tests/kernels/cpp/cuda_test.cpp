@@ -6,6 +6,7 @@
 #include "cuda/layer_kernels.cuh"
 #include "cuda/pairwise/kept_pairs.cuh"
 #include "cuda/pairwise/tile_kernels.cuh"
+#include "cuda/pairwise/warpgroup_tiles.cuh"
 #include "cuda/sorted/long_kernels.cuh"
 #include "cuda_check.h"
 
@@ -17,6 +18,7 @@ static_assert(sizeof(fec::cuda::SortShared<double, fec::cuda::kWide>) == 33672);
 static_assert(sizeof(fec::cuda::LineShared<float>) == 1056 && sizeof(fec::cuda::LineShared<double>) == 2080);
 static_assert(sizeof(fec::cuda::TileShared<float>) == 24560 && sizeof(fec::cuda::TileShared<double>) == 12400);
 static_assert(sizeof(fec::cuda::ProductShared) == 49152 && sizeof(fec::cuda::KeptShared) == 8192);
+static_assert(sizeof(fec::cuda::GroupMemory) == 197616);
 static_assert(4 * sizeof(fec::cuda::SmallReader<float>) == 12800 &&
               4 * sizeof(fec::cuda::SmallReader<double>) == 16416);
 
