@@ -221,6 +221,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "get_model", get_model)
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     monkeypatch.setattr(gpu_parity, "ALL", ((2, 3, 1, 1), (3, 2, 1, 1)))
+    monkeypatch.setattr(gpu_parity, "has_wgmma", lambda: False)  # its rows have a test of their own
     monkeypatch.setattr(throughput, "_COPIED", 1 << 16)
     monkeypatch.setattr(throughput, "kernel_microseconds", lambda function: function() and {"kernel": 1.5})
     monkeypatch.setattr(grams, "SIZES", ((64, 8),))
