@@ -124,8 +124,11 @@ std::pair<std::string, std::map<std::string, double>> choice_of_instruction_set(
 class CudaCall {
  public:
   CudaCall(const std::vector<Row>& rows, const std::string& compress, const std::string& entropy,
-           const std::string& axis, double tau, double tau_scale)
-      : formula_(formula_of(compress, entropy, axis, tau, tau_scale)), layers_(layers_of(rows, formula_)) {}
+           const std::string& axis, double tau, double tau_scale, const std::string& tensor_cores)
+      : formula_(formula_of(compress, entropy, axis, tau, tau_scale)),
+        layers_(layers_of(rows, formula_)),
+        tensor_cores_(chosen<fec::cuda::TensorCores>(
+            tensor_cores, {{"mma", fec::cuda::TensorCores::Mma}, {"wgmma", fec::cuda::TensorCores::Wgmma}})) {}
 
   int64_t workspace_bytes() const { return fec::cuda::workspace_bytes(layers_.data(), count(), formula_); }
 
@@ -137,7 +140,7 @@ class CudaCall {
     std::vector<fec::Layer> layers = layers_;
     set_results(layers, results);
     fec::cuda::entropies(layers.data(), count(), formula_, reinterpret_cast<void*>(workspace), bytes, device,
-                         reinterpret_cast<void*>(stream));
+                         reinterpret_cast<void*>(stream), tensor_cores_);
   }
 
  private:
@@ -145,21 +148,23 @@ class CudaCall {
 
   fec::Formula formula_;  // before the layers, whose checks need it
   std::vector<fec::Layer> layers_;
+  fec::cuda::TensorCores tensor_cores_;
 };
 
 void add_cuda(py::module_& m) {
   py::module_ cuda = m.def_submodule("cuda", "The CUDA kernels. Called by fec_fast.scoring.backends.cuda.");
   py::register_local_exception<fec::cuda::Error>(cuda, "Error", PyExc_RuntimeError);
   py::class_<CudaCall>(cuda, "Call", py::module_local())
-      .def(py::init<const std::vector<Row>&, const std::string&, const std::string&, const std::string&, double,
-                    double>(),
+      .def(py::init<const std::vector<Row>&, const std::string&, const std::string&, const std::string&, double, double,
+                    const std::string&>(),
            py::arg("layers"), py::kw_only(), py::arg("compress"), py::arg("entropy"), py::arg("axis"), py::arg("tau"),
-           py::arg("tau_scale"))
+           py::arg("tau_scale"), py::arg("tensor_cores") = "mma")
       .def("workspace_bytes", &CudaCall::workspace_bytes)
       .def("launch", &CudaCall::launch, py::arg("results"), py::arg("workspace"), py::arg("bytes"),
            py::arg("device"), py::arg("stream"));
   cuda.def("device_count", &fec::cuda::device_count);
   cuda.def("has_code_for", &fec::cuda::has_code_for, py::arg("device"));
+  cuda.def("has_wgmma_for", &fec::cuda::has_wgmma_for, py::arg("device"));
 }
 #endif
 

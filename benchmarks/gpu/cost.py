@@ -15,14 +15,16 @@ from pathlib import Path
 
 from benchmarks.common.pages import heading, page_of, paragraph
 from benchmarks.common.tables import markdown_table
-from benchmarks.gpu.nvcc import CUDA, ROOT, compile_all, main, tool
+from benchmarks.gpu.nvcc import CUDA, ROOT, Job, compile_all, main, tool
 
 PAGE = "gpu_cost.md"
 Functions = dict[str, list[tuple[int, str, str]]]  # address, opcode and operands of every instruction, by function
 READ_SHARE = 0.8  # of the bandwidth of the data sheet
 TILE = 128  # filters per side of the tile of pairs of a block (csrc/cuda/pairwise/scratch.cuh)
 # Tensor cores: 1024 float16 multiply-adds per clock, 64 per instruction and thread. Those of the H100 compute twice as
-# many, but not by `mma.sync`, which the kernels use: the rate of the A100 is taken.
+# many, but not by `mma.sync`, which the kernels use: the rate of the A100 is taken. By `wgmma` they do: 1024 per
+# instruction and thread, as long as 8 instructions of the others.
+HMMA_PER_HGMMA = 8
 PIPES = ("fma", "alu", "xu", "lsu", "fp64", "tensor", "issue")
 
 
@@ -54,11 +56,11 @@ ON_FMA = ("FFMA", "FMUL", "FADD", "IMAD", "HFMA2", "FFMA32I", "FMUL32I", "FADD32
 ON_XU = ("MUFU", "F2F", "I2F", "F2I", "FRND", "POPC", "I2FP")
 ON_LSU = ("SHFL", "LD", "ST", "LDS", "STS", "LDG", "STG", "LDL", "STL", "LDSM", "LDGSTS", "ATOMG", "RED", "ATOM")
 ON_FP64 = ("DFMA", "DADD", "DMUL", "DSETP", "DMNMX")
-ON_TENSOR = ("HMMA",)
+ON_TENSOR = ("HMMA", "HGMMA")
 ELSEWHERE = (
     *("BRA", "EXIT", "NOP", "BSSY", "BSYNC", "BAR", "CALL", "RET", "WARPSYNC", "LDC", "ULDC", "LDCU", "S2R", "S2UR"),
     *("DEPBAR", "UMOV", "USEL", "UISETP", "ULOP3", "UIADD3", "ULEA", "USHF", "UIMAD", "CS2R", "R2UR", "VOTE", "VOTEU"),
-    *("MEMBAR", "ERRBAR", "YIELD", "LDGDEPBAR"),
+    *("MEMBAR", "ERRBAR", "YIELD", "LDGDEPBAR", "DEPBAR", "FENCE", "WARPGROUP"),
 )
 
 
@@ -95,6 +97,7 @@ def count(instructions: list[tuple[int, str, str]]) -> Counter[str]:
     """The number of instructions by pipe, and of all under "issue"."""
     counts: Counter[str] = Counter(pipe(op) for _, op, _ in instructions)
     counts["issue"] = len(instructions)
+    counts["tensor"] += (HMMA_PER_HGMMA - 1) * sum(op.startswith("HGMMA") for _, op, _ in instructions)
     del counts[""]
     return counts
 
@@ -158,9 +161,14 @@ def compiled(folder: Path, gpu: Gpu) -> tuple[Functions, Functions]:
     """Compiles the probes and the kernels of `pairwise` for a GPU."""
     probes, pairs = folder / f"probes_{gpu.architecture}.cubin", folder / f"pairs_{gpu.architecture}.cubin"
     source = ROOT / "benchmarks" / "gpu" / "cost_probes.cu"
-    jobs = [(source, gpu.architecture, probes, ["-DFEC_COUNTED"])]
-    compile_all([*jobs, (CUDA / "pairwise" / "pairwise_f32.cu", gpu.architecture, pairs, [])])
-    return functions(probes), functions(pairs)
+    jobs: list[Job] = [(source, gpu.architecture, probes, ["-DFEC_COUNTED"])]
+    jobs.append((CUDA / "pairwise" / "pairwise_f32.cu", gpu.architecture, pairs, []))
+    warpgroups = folder / "warpgroups.cubin"
+    if gpu.architecture == 90:
+        jobs.append((source.with_name("cost_probes_wgmma.cu"), "90a", warpgroups, []))
+    compile_all(jobs)
+    more = functions(warpgroups) if gpu.architecture == 90 else {}
+    return functions(probes) | more, functions(pairs)
 
 
 def between_filters(probes: Functions, gpu: Gpu) -> list[tuple[str, str]]:
@@ -172,14 +180,20 @@ def between_filters(probes: Functions, gpu: Gpu) -> list[tuple[str, str]]:
     for what, name in (
         ("float32, tensor cores", "probe_sliceILb1E"),
         ("float16 and bfloat16, tensor cores", "probe_sliceILb0E"),
+        ("float32, wgmma", "probe_warpgroup_sliceILb1E"),
+        ("float16 and bfloat16, wgmma", "probe_warpgroup_sliceILb0E"),
         ("float32 multiply-adds instead, without loads", "probe_fma"),
     ):
-        body = next(b for mangled, b in probes.items() if name in mangled)
+        body = next((b for mangled, b in probes.items() if name in mangled), None)
+        if body is None:  # the GPU has no wgmma
+            continue
         if "fma" in name:
             loop, marks = inner_loop(body, "FFMA")
             whole = divided(loop, marks)
-        else:  # 16 coordinates of the 64 pairs of a thread, without the sums that the probe reads and writes
-            whole = divided(count([i for i in straight(body) if not i[1].startswith(("LDG.", "STG"))]), 64 * 16)
+        else:  # some coordinates of the 64 pairs of a thread, without the sums that the probe reads and writes
+            coordinates = 64 if "warpgroup" in name else 16
+            kept = [i for i in straight(body) if not i[1].startswith(("LDG.", "STG"))]
+            whole = divided(count(kept), 64 * coordinates)
         time, slowest = clocks(whole, gpu)
         rate = gpu.processors * gpu.clock / time / 1e3
         rows.append(

@@ -26,6 +26,8 @@ FILES = (
     "pairwise/pairwise_f64",
     "pairwise/products",
 )
+WARPGROUP_FILE = "pairwise/warpgroup_products"  # compiled for sm_90a alone
+Job = tuple[Path, int | str, Path, list[str]]  # of compile_all
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 
 
@@ -78,15 +80,15 @@ def tool(name: str) -> str:
     return str(bundled)
 
 
-def compile_all(jobs: list[tuple[Path, int, Path, list[str]]]) -> None:
+def compile_all(jobs: list[Job]) -> None:
     """Compiles files, two at a time.
 
     Args:
-        jobs: Source, compute capability, output, further options.
+        jobs: Source, compute capability such as 90 or "90a", output, further options.
     """
     compiler = nvcc()
 
-    def compile_one(job: tuple[Path, int, Path, list[str]]) -> None:
+    def compile_one(job: Job) -> None:
         source, architecture, cubin, flags = job
         command = [compiler, "-std=c++17", "-O3", f"-I{ROOT / 'csrc'}", f"-arch=sm_{architecture}", *flags]
         subprocess.run([*command, "-cubin", str(source), "-o", str(cubin)], check=True)

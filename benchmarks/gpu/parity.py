@@ -5,8 +5,10 @@ The rows of ``python -m benchmarks.gpu --part parity``; each has ``failures``, o
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -23,13 +25,16 @@ from benchmarks.common.environment import ROOT
 from benchmarks.common.parity import allowed_error
 from benchmarks.gpu.rows import Row
 from fec_fast.scoring import ops, reference
+from fec_fast.scoring.backends import cuda
 from fec_fast.scoring.backends.registry import backends
 from fec_fast.scoring.distance_matrix import channel_distances
 from fec_fast.scoring.formula import Formula
+from fec_fast.utils.errors import BackendError
 
 DEVICE = "cuda"  # the tests run everything in the emulator, on "cpu"
 SMALL = ((5, 7, 3, 3), (6, 40, 5, 5), (70, 33, 1, 1), (3, 600, 1, 1))
 ALL = (*SMALL, (64, 3, 7, 7), (96, 200, 3, 3), (300, 130, 1, 1), (2, 2048, 1, 1), (1, 8192, 1, 1), (1, 12000, 1, 1))
+WARPGROUPS = ((70, 33, 1, 1), (96, 200, 3, 3), (300, 130, 1, 1))  # what is compared by wgmma too
 # The float64 reference computes all pairs: filters with more channels are compared with one number per channel only.
 MOST_CHANNELS = 2048
 SANITIZER = "compute-sanitizer"
@@ -158,6 +163,31 @@ def graph(backend: str = "cuda") -> list[str]:
     return failures
 
 
+@contextlib.contextmanager
+def by_wgmma() -> Iterator[None]:
+    """Multiplies between filters by wgmma meanwhile, where that is not the default."""
+    before = os.environ.get("FEC_FAST_TENSOR_CORES")
+    os.environ["FEC_FAST_TENSOR_CORES"] = "wgmma"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["FEC_FAST_TENSOR_CORES"]
+        else:
+            os.environ["FEC_FAST_TENSOR_CORES"] = before
+
+
+def has_wgmma() -> bool:
+    """Whether the CUDA kernels can multiply by wgmma here."""
+    if not backends()["cuda"].usable or cuda.compiled() is None:
+        return False
+    with by_wgmma():
+        try:
+            return cuda.tensor_cores(None) == "wgmma"
+        except BackendError:
+            return False
+
+
 def parity_rows(network: str = "resnet50") -> Iterator[Row]:
     """The comparisons, and compute-sanitizer's checks after them.
 
@@ -170,8 +200,15 @@ def parity_rows(network: str = "resnet50") -> Iterator[Row]:
     for name in names:
         yield Row("graphs", name, lambda name=name: {"failures": graph(name)})
         yield Row(f"weights of {network}", name, partial(network_parity, network, name))
+    if has_wgmma():
+        for size in WARPGROUPS:
+            yield Row("wgmma", f"shapes {list(size)}", by_wgmma()(partial(parity, (size,), ("cuda",))))
+        yield Row("wgmma", "graphs", by_wgmma()(lambda: {"failures": graph("cuda")}))
+        yield Row("wgmma", f"weights of {network}", by_wgmma()(partial(network_parity, network, "cuda")))
     for check in ("memcheck", "racecheck"):
         yield Row(SANITIZER, check, partial(sanitized, check))
+    if has_wgmma():
+        yield Row(SANITIZER, "memcheck, wgmma", by_wgmma()(partial(sanitized, "memcheck")))
 
 
 def network_parity(network: str, backend: str) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from benchmarks.gpu.nvcc import (
     CUDA,
     DEVICES,
     FILES,
+    WARPGROUP_FILE,
+    Job,
     compile_all,
     default_architectures,
     main,
@@ -44,6 +46,7 @@ LAUNCHES = {
     "filter_pairs": (64, {"float": 24560, "double": 12400}),
     "split_points": (32, {}),
     "product_tiles": (256, {"": 49152}),
+    "warpgroup_tiles": (256, {"": 197616}),
     "kept_pairs": (256, {"": 8192}),
     "squared_lengths": (128, {"float": 32, "double": 32}),
     "compress": (128, {"float": 12800, "double": 16416}),
@@ -56,7 +59,8 @@ LAUNCHES = {
 HOT = ("narrow_filters", "wide_filters", "line_pairs", "channel_pairs", "filter_pairs", "compress")
 HOT += ("split_points", "kept_pairs")
 # The bytes that kernels may have on their stack: the arguments of functions that are called for near pairs only.
-STACK = {"product_tiles": 40}
+STACK = {"product_tiles": 40, "warpgroup_tiles": 40}
+WARPGROUP_KERNEL = "warpgroup_tiles"
 TASKS, TERMS = ("sort", "scan", "both"), ("distances", "similarity", "softmax", "distance")
 INSIDE = ("filters", "channels")
 
@@ -92,16 +96,20 @@ def occupancy(architecture: int, threads: int, registers: int, shared: int) -> f
 
 def measure(folder: Path) -> Resources:
     """Registers, spilled bytes and occupancy by kernel and architecture."""
-    jobs = [(CUDA / f"{f}.cu", a, folder / f"{Path(f).name}_{a}.cubin", []) for a in ARCHITECTURES for f in FILES]
+    jobs: list[Job] = [
+        (CUDA / f"{f}.cu", a, folder / f"{Path(f).name}_{a}.cubin", []) for a in ARCHITECTURES for f in FILES
+    ]
+    jobs.append((CUDA / f"{WARPGROUP_FILE}.cu", "90a", folder / "warpgroups.cubin", ["-DFEC_WITH_WGMMA"]))
     compile_all(jobs)
     rows: Resources = {}
-    for _, architecture, cubin, _ in jobs:
+    for _, compiled_for, cubin, _ in jobs:
+        architecture = 90 if compiled_for == "90a" else int(compiled_for)
         command = [tool("cuobjdump"), "--dump-resource-usage", str(cubin)]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         for mangled, usage in re.findall(r"Function (\S+):\n\s*(REG.*)", text):
             name = parsed(mangled)
-            if name is None:
-                continue
+            if name is None or (name[0] == WARPGROUP_KERNEL) != (compiled_for == "90a"):
+                continue  # that file has copies of other kernels too
             numbers = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", usage)}
             threads, shared = LAUNCHES[name[0]]
             share = occupancy(architecture, threads, numbers["REG"], shared.get(name[1], 0) + numbers["SHARED"])
@@ -115,7 +123,8 @@ def table_of_resources(rows: Resources) -> str:
     body = []
     for (kernel, kind, variant), by_architecture in sorted(rows.items()):
         threads, shared = LAUNCHES[kernel]
-        cells = [f"{r} / {s} / {share:.0%}" for r, s, share in (by_architecture[a] for a in ARCHITECTURES)]
+        found = [by_architecture.get(a) for a in ARCHITECTURES]
+        cells = ["" if each is None else f"{each[0]} / {each[1]} / {each[2]:.0%}" for each in found]
         body.append([kernel, kind, variant, threads, shared.get(kind, 0), *cells])
     return markdown_table(["kernel", "type", "", "threads", "shared", *(f"sm_{a}" for a in ARCHITECTURES)], body)
 
@@ -137,7 +146,8 @@ def page(folder: Path, version: str) -> str:
     if spilling:
         sys.exit("spills in kernels that must not spill: " + "; ".join(spilling))
     newest = newest_virtual()
-    missing = set(rows) - {parsed(name) for name in ptx_entries(newest, folder)}
+    portable = {name for name in rows if name[0] != WARPGROUP_KERNEL}
+    missing = portable - {parsed(name) for name in ptx_entries(newest, folder)}
     if missing:
         sys.exit(f"{newest}: no PTX of {missing}")
     machine_code, ptx = default_architectures(folder)
@@ -153,7 +163,8 @@ def page(folder: Path, version: str) -> str:
         ),
         table_of_resources(rows),
         paragraph(
-            f"All {len(rows)} kernels compile to PTX of the newest virtual architecture of this nvcc, {newest}. A",
+            f"`{WARPGROUP_KERNEL}` exists for sm_90a alone, beside sm_90.",
+            f"All {len(portable)} others compile to PTX of the newest virtual architecture of this nvcc, {newest}. A",
             f"build for `all-major` contains machine code for {', '.join(machine_code)} and PTX for {', '.join(ptx)},",
             "which the driver compiles for newer devices (`cuobjdump --list-elf --list-ptx`).",
         ),

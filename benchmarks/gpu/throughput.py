@@ -104,6 +104,10 @@ def sides(network: Network) -> Iterator[tuple[str, Callable[[], Callable[[], obj
             yield end_to_end, lambda score=score: partial(score, network.model), {"": milliseconds}
         brute = partial(network.entropies, backend, SORTED, algorithm="pairwise")
         yield f"{BACKENDS[backend]}brute force: pairwise, rms", brute, both
+    if parity.has_wgmma():
+        by_wgmma = {suffix: parity.by_wgmma()(measure) for suffix, measure in both.items()}
+        for suffix, dtype in DTYPES.items():
+            yield f"between filters, wgmma{suffix}", partial(network.entropies, "cuda", Formula(), dtype), by_wgmma
     yield "torch.cdist between filters, distances alone", lambda: partial(distances, network.weights), both
     yield "addmm, sqrt, exp between filters", lambda: partial(plain_torch, network.weights), both
     yield "addmm, sqrt, exp between filters, torch.compile", lambda: compiled_filters(network.weights), both
@@ -118,6 +122,10 @@ def kernel_rows() -> Iterator[Row]:
             for what, formula in FORMULAS.items():
                 make = partial(network.entropies, backend, formula)
                 yield Row(name, f"{BACKENDS[backend]}{what}", lambda make=make: kernel_microseconds(make()))
+        if parity.has_wgmma():
+            make = partial(network.entropies, "cuda", Formula())
+            measure = parity.by_wgmma()(lambda make=make: kernel_microseconds(make()))
+            yield Row(name, "between filters, wgmma", measure)
         plain = "addmm, sqrt, exp between filters"
         yield Row(name, plain, lambda network=network: kernel_microseconds(partial(plain_torch, network.weights)))
 

@@ -1,4 +1,4 @@
-// The driver of one call: uploads the table, then launches the phases, each for all layers.
+// The driver of one call: uploads what no other kernel carries of the table, then launches the phases, each for all layers.
 #include "cuda/launches.h"
 #include "cuda/layer_kernels.cuh"
 
@@ -26,7 +26,7 @@ class DeviceGuard {
 
 void upload_table(const Call& call) {
   const auto& entries = call.plan.entries;
-  for (size_t first = 0; first < entries.size(); first += kCarried) {
+  for (auto first = static_cast<size_t>(call.plan.carried_by_sorts()); first < entries.size(); first += kCarried) {
     Carried carried{};
     carried.count = static_cast<int>(std::min(entries.size() - first, size_t(kCarried)));
     std::copy_n(entries.begin() + static_cast<std::ptrdiff_t>(first), carried.count, carried.entries);
@@ -54,6 +54,17 @@ void launch_all(const Call& call) {
   finish_kept(call);
 }
 
+// Whether a kernel has code for the current device, from the result of a look at it.
+bool has_code(cudaError_t error) {
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction ||
+      error == cudaErrorUnsupportedPtxVersion) {
+    cudaGetLastError();  // resets the error: it is the answer
+    return false;
+  }
+  check(error, "reading the attributes of a kernel");
+  return true;
+}
+
 }  // namespace
 
 int64_t workspace_bytes(const Layer* layers, int64_t count, const Formula& formula, int64_t most_scratch) {
@@ -68,12 +79,15 @@ int64_t workspace_bytes(const Layer* layers, int64_t count, const Formula& formu
 }
 
 void entropies(const Layer* layers, int64_t count, const Formula& formula, void* workspace, int64_t bytes, int device,
-               void* stream, int64_t most_scratch) {
+               void* stream, TensorCores tensor_cores, int64_t most_scratch) {
   if (most_scratch == 0) most_scratch = kMostScratch;
   if (reinterpret_cast<uintptr_t>(workspace) % 64 != 0) throw std::invalid_argument("the workspace is not aligned");
   if (workspace_bytes(layers, count, formula, most_scratch) > bytes) {
     throw std::invalid_argument("the workspace is too small");
   }
+#ifndef FEC_WITH_WGMMA
+  if (tensor_cores == TensorCores::Wgmma) throw std::invalid_argument("this build has no wgmma");
+#endif
   if (bytes == 0) return;
   const DeviceGuard guard(device);
   for (int64_t first = 0; first < count;) {
@@ -81,7 +95,7 @@ void entropies(const Layer* layers, int64_t count, const Formula& formula, void*
     const Plan plan(layers + first, batch, formula, static_cast<char*>(workspace), most_scratch);
     if (!plan.entries.empty()) {
       launch_all({plan, {formula.compress, formula.entropy, formula.tau, formula.tau_scale},
-                  static_cast<cudaStream_t>(stream)});
+                  static_cast<cudaStream_t>(stream), tensor_cores});
     }
     first += batch;
   }
@@ -96,14 +110,18 @@ int device_count() {
 bool has_code_for(int device) {
   const DeviceGuard guard(device);
   cudaFuncAttributes attributes;
-  const cudaError_t error = cudaFuncGetAttributes(&attributes, set_tau);
-  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction ||
-      error == cudaErrorUnsupportedPtxVersion) {
-    cudaGetLastError();  // resets the error: it is the answer
-    return false;
-  }
-  check(error, "reading the attributes of a kernel");
-  return true;
+  return has_code(cudaFuncGetAttributes(&attributes, set_tau));
+}
+
+bool has_wgmma_for(int device) {
+#ifdef FEC_WITH_WGMMA
+  const DeviceGuard guard(device);
+  cudaFuncAttributes attributes;
+  return has_code(warpgroup_attributes(&attributes));
+#else
+  (void)device;
+  return false;
+#endif
 }
 
 }  // namespace fec::cuda

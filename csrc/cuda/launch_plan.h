@@ -13,8 +13,8 @@
 
 namespace fec::cuda {
 
-// The kernels for a layer. The first three are `sorted`; the last two are between filters, with distances that are
-// computed for every use, or once and kept.
+// The kernels for a layer. The first three are `sorted`, Long also for strides past 32 bits; the last two are between
+// filters, with distances that are computed for every use, or once and kept.
 enum class Way { Narrow, Wide, Long, Line, Channels, Filters, Products };
 constexpr int kWays = 7;
 
@@ -41,6 +41,13 @@ inline int64_t scratch_bytes(const Layer& layer, const Formula& formula) {
   return scratch_of(layer, formula).bytes;
 }
 
+// Whether the strides of a layer fit in the table that is an argument of the sort.
+inline bool has_short_strides(const Layer& layer) {
+  const auto is_short = [](int64_t stride) { return stride == static_cast<int32_t>(stride); };
+  return is_short(layer.stride_outer) && is_short(layer.stride_inner) && is_short(layer.stride_channel) &&
+         is_short(layer.stride_tap);
+}
+
 inline Way way_of(const Layer& layer, const Formula& formula, int64_t most_scratch) {
   if (layer.algorithm == Algorithm::Pairwise) {
     if (formula.axis == Axis::Filters) {
@@ -53,7 +60,8 @@ inline Way way_of(const Layer& layer, const Formula& formula, int64_t most_scrat
     throw std::invalid_argument(
         "sorted needs axis=channels, one number per channel, and on CUDA an entropy other than distance");
   }
-  return layer.channels > run_of_type(layer.dtype) ? Way::Long : is_wide(layer.channels) ? Way::Wide : Way::Narrow;
+  if (layer.channels > run_of_type(layer.dtype) || !has_short_strides(layer)) return Way::Long;
+  return is_wide(layer.channels) ? Way::Wide : Way::Narrow;
 }
 
 inline int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
@@ -114,6 +122,38 @@ class Plan {
   Range range(const Group& group) const { return {table + group.first, states + group.first, group.count}; }
   Range all() const { return {table, states, static_cast<int>(entries.size())}; }
 
+  // A table of some layers that one block sorts each, and the number of blocks of their launch.
+  std::pair<ShortTable, uint32_t> short_table(const Group& group, int first) const {
+    ShortTable made{};
+    made.count = std::min(group.count - first, kShort);
+    made.workspace = workspace_;
+    made.to = table + group.first + first;
+    made.states = states + group.first + first;
+    const auto units = [&](const void* at) {
+      return static_cast<uint32_t>((static_cast<const char*>(at) - workspace_) / kUnit);
+    };
+    for (int i = 0; i < made.count; ++i) {
+      const Entry& e = entries[static_cast<size_t>(group.first + first + i)];
+      made.entries[i] = {e.data, e.out, static_cast<int32_t>(e.stride_outer), static_cast<int32_t>(e.stride_inner),
+                         static_cast<int32_t>(e.stride_channel), static_cast<int32_t>(e.stride_tap), e.inner,
+                         e.filters, e.channels, e.taps, units(e.points), units(e.sums), e.start[kMain], e.dtype};
+    }
+    made.first_block = made.entries[0].start;
+    const int next = first + made.count;
+    const uint32_t end = next < group.count ? entries[static_cast<size_t>(group.first + next)].start[kMain]
+                                            : group.blocks[kMain];
+    return {made, end - made.first_block};
+  }
+
+  // The number of layers, the first ones, whose table is an argument of the kernel that sorts them.
+  int carried_by_sorts() const {
+    int carried = 0;
+    for (const Way way : {Way::Narrow, Way::Wide}) {
+      for (const Group& group : groups[static_cast<int>(way)]) carried += measured ? group.count : 0;
+    }
+    return carried;
+  }
+
   bool measured;  // tau is measured: the mean distance is needed
   std::vector<Entry> entries;
   Group groups[kWays][2];  // by kernels, then float and double
@@ -123,7 +163,7 @@ class Plan {
  private:
   void* take(int64_t size) {
     char* at = workspace_ + taken_;
-    taken_ += blocks(size, 256) * 256;
+    taken_ += blocks(size, kUnit) * kUnit;
     return at;
   }
 

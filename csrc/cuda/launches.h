@@ -11,6 +11,7 @@ struct Call {
   const Plan& plan;
   Choice choice;
   cudaStream_t stream;
+  TensorCores tensor_cores;
 };
 
 inline void check(cudaError_t error, const char* what) {
@@ -31,5 +32,9 @@ template <class T>
 void finish_pairs(const Call& call);
 void keep_pairs(const Call& call);  // the layers whose distances are kept: first these, then what is made of them
 void finish_kept(const Call& call);
+#ifdef FEC_WITH_WGMMA
+void launch_warpgroup_tiles(const Call& call, const Group& group, bool compressed);
+cudaError_t warpgroup_attributes(cudaFuncAttributes* attributes);
+#endif
 
 }  // namespace fec::cuda

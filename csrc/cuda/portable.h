@@ -14,6 +14,7 @@
   extern __shared__ __align__(16) unsigned char fec_shared[]; \
   T* const name = reinterpret_cast<T*>(fec_shared)
 #define FEC_SEEN(what)  // counted by the emulator
+#define FEC_ARGUMENT const __grid_constant__  // a large argument of a kernel, which is read where it is
 // A function that is compiled once and called, not inlined.
 #define FEC_CALLED static __device__ __noinline__
 #endif

@@ -21,7 +21,7 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks.gpu.nvcc import FILES
+from benchmarks.gpu.nvcc import FILES, WARPGROUP_FILE
 from fec_fast.scoring.backends import cuda
 
 ROOT = Path(__file__).parents[2]
@@ -67,10 +67,11 @@ def module() -> ModuleType:
     csrc = ROOT / "csrc"
     includes = [csrc, EMULATOR, pybind11.get_include(), sysconfig.get_path("include")]
     flags = ["-std=gnu++17", "-O1", "-w", "-fPIC", "-fvisibility=hidden", "-DFEC_EMULATOR", "-DFEC_WITH_CUDA"]
+    flags.append("-DFEC_WITH_WGMMA")
     flags += [f"-I{path}" for path in includes]
-    sources = [csrc / "cuda" / f"{name}.cu" for name in FILES]
+    sources = [csrc / "cuda" / f"{name}.cu" for name in (*FILES, WARPGROUP_FILE)]
     sources += [csrc / "bindings.cpp"]
-    sources += [EMULATOR / f"{name}.cpp" for name in ("emulator", "tensor_cores", "no_cpu_kernels")]
+    sources += [EMULATOR / f"{name}.cpp" for name in ("emulator", "runtime", "tensor_cores", "no_cpu_kernels")]
     read = sorted(path for folder in (csrc, EMULATOR) for path in folder.rglob("*") if path.is_file())
     compiler = subprocess.run(["g++", "--version"], capture_output=True, text=True, check=True).stdout
     key = digest(read, *flags, compiler, pybind11.__version__, sys.version)

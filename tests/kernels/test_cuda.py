@@ -35,6 +35,7 @@ def test_the_sources_contain_no_call_that_waits_or_allocates() -> None:
         "cudaSetDevice",
         "cudaGetDeviceCount",
         "cudaFuncGetAttributes",
+        "cudaFuncSetAttribute",
         "cudaGetLastError",
     }
 

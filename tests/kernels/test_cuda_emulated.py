@@ -188,6 +188,28 @@ def test_weights_that_are_copied_are_not_kept() -> None:
         cut.normal_()
 
 
+def test_the_environment_names_what_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By wgmma: other bits, the same entropies; what is not there is an error, at each call and in the description."""
+    w, formula = weight(70, 90), Formula()
+    monkeypatch.delenv("FEC_FAST_TENSOR_CORES", raising=False)
+    (usual,) = cuda.entropies([w], formula, axes=[0], groups=[1])
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "the emulator")
+    for named, product in (("", "mma"), ("mma", "mma"), ("wgmma", "wgmma")):
+        monkeypatch.setenv("FEC_FAST_TENSOR_CORES", named)
+        compare(w, formula)
+        (got,) = cuda.entropies([w], formula, axes=[0], groups=[1])
+        assert torch.equal(got, usual) == (product == "mma")
+        assert cuda.describe() == f"runs on the emulator; multiplies between filters by {product}"
+    monkeypatch.setattr(cuda, "_has_wgmma", lambda module, device: False)
+    for named, words in (("wgmma", r"the build has no wgmma; unset it"), ("tf32", "one of: mma, wgmma")):
+        monkeypatch.setenv("FEC_FAST_TENSOR_CORES", named)
+        with pytest.raises(BackendError, match=f"FEC_FAST_TENSOR_CORES={named}.*{words}"):
+            cuda.entropies([w], formula, axes=[0], groups=[1])
+        assert f"every call is an error: FEC_FAST_TENSOR_CORES={named}" in cuda.describe()
+
+
 def test_an_error_is_raised_at_every_call() -> None:
     for _ in range(2):
         with pytest.raises(FormulaError, match="distance"):

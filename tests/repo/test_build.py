@@ -58,6 +58,27 @@ def test_architectures_are_those_of_the_gpus_here(tmp_path: Path, nvidia_smi: st
     assert value_of("CMAKE_CUDA_ARCHITECTURES", "architectures", tmp_path, nvidia_smi) == f"{{{architectures}}}"
 
 
+@pytest.mark.parametrize(
+    ("architectures", "nvcc", "with_wgmma"),
+    [
+        ("90", "12.9", "TRUE"),
+        ("all-major", "13.0", "TRUE"),
+        ("80;90-real", "12.0", "TRUE"),
+        ("native", "13.0", "TRUE"),
+        ("90", "11.8", "FALSE"),
+        ("86;89", "13.0", "FALSE"),
+        ("100;120", "13.0", "FALSE"),
+    ],
+)
+def test_wgmma_is_built_for_its_architecture(tmp_path: Path, architectures: str, nvcc: str, with_wgmma: str) -> None:
+    given = {"ARCHITECTURES": architectures, "ARCHITECTURES_NATIVE": "90-real", "COMPILER_VERSION": nvcc}
+    lines = [f'set(CMAKE_CUDA_{name} "{value}")' for name, value in given.items()]
+    ask = tmp_path / "ask.cmake"
+    ask.write_text("\n".join([*lines, f"include({ROOT}/cmake/wgmma.cmake)", 'message("${with_wgmma}")']))
+    done = subprocess.run([cmake(), "-P", str(ask)], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == with_wgmma
+
+
 def test_a_request_by_the_environment_is_left_to_cmake(tmp_path: Path) -> None:
     assert value_of("CMAKE_CUDA_ARCHITECTURES", "architectures", tmp_path, "echo 9.0", CUDAARCHS="80") == "{}"
 

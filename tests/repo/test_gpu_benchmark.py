@@ -37,7 +37,7 @@ class Recorder:
     """The compiled module; between `begin` and `end` it remembers the launches."""
 
     def __init__(self, module: ModuleType) -> None:
-        self.module, self.Error = module, module.Error
+        self.module, self.Error, self.has_wgmma_for = module, module.Error, module.has_wgmma_for
         self.taken: list[Callable[[], None]] | None = None
 
     def Call(self, rows: Any, **choice: Any) -> Any:  # noqa: N802  (the module's name for it)
@@ -139,6 +139,31 @@ def test_the_weights_of_a_network_are_compared(gpu: ModuleType, small: None, mon
     assert len(failures) == 12 and "cuda resnet50 convolution 1 torch.float16" in failures[-1]
 
 
+def test_wgmma_is_compared_and_timed_where_it_is(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And only in its own rows: what multiplies there is seen in the calls that are prepared."""
+    monkeypatch.delenv("FEC_FAST_TENSOR_CORES", raising=False)
+    monkeypatch.setattr(gpu_parity, "WARPGROUPS", ((30, 26, 1, 1),))
+    used: list[str] = []
+    call = Recorder.Call
+
+    def watched(self: Recorder, rows: Any, **choice: Any) -> Any:
+        used.append(choice["tensor_cores"])
+        return call(self, rows, **choice)
+
+    monkeypatch.setattr(Recorder, "Call", watched)
+    rows = {row.name: row for row in gpu_parity.parity_rows() if row.section == "wgmma"}
+    assert set(rows) == {"shapes [30, 26, 1, 1]", "graphs", "weights of resnet50"}
+    cuda._prepared.cache_clear()
+    assert rows["graphs"].measure() == {"failures": []} and set(used) == {"wgmma"}
+    used.clear()
+    assert gpu_parity.graph() == [] and set(used) == {"mma"}
+    timed = [name for name, _, _ in throughput.sides(throughput.Network("resnet50")) if "wgmma" in name]
+    assert timed == [f"between filters, wgmma{suffix}" for suffix in throughput.DTYPES]
+    assert [row.name for row in throughput.kernel_rows() if "wgmma" in row.name] == ["between filters, wgmma"] * 3
+    monkeypatch.setattr(cuda, "_has_wgmma", lambda module, device: False)
+    assert not any("wgmma" in row.section + row.name for row in gpu_parity.parity_rows())
+
+
 def test_parity_has_rows_of_both_backends_and_both_sanitizers(monkeypatch: pytest.MonkeyPatch) -> None:
     usable = {name: SimpleNamespace(usable=True) for name in ("cuda", "triton")}
     monkeypatch.setattr(gpu_parity, "backends", lambda: usable)
@@ -196,6 +221,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "get_model", get_model)
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     monkeypatch.setattr(gpu_parity, "ALL", ((2, 3, 1, 1), (3, 2, 1, 1)))
+    monkeypatch.setattr(gpu_parity, "has_wgmma", lambda: False)  # its rows have a test of their own
     monkeypatch.setattr(throughput, "_COPIED", 1 << 16)
     monkeypatch.setattr(throughput, "kernel_microseconds", lambda function: function() and {"kernel": 1.5})
     monkeypatch.setattr(grams, "SIZES", ((64, 8),))

@@ -13,14 +13,19 @@ namespace fec::cuda {
 constexpr int kSquareThreads = 256, kStages = 3;
 constexpr int kWarpRows = 64, kWarpColumns = 32;  // pairs of a warp
 
+// Shared memory for what follows the products.
+union DistanceShared {
+  float lengths[2][kSquare];
+  float strips[2][kSlice][kSquare + 4];  // of a tile that is computed by differences
+  double sums[kSquareThreads / 32];
+  uint32_t done;  // blocks of the tile that were done before this one
+};
+
 // Shared memory: slices on their way or in use; then, for the distances, what is needed of the points.
 struct ProductShared {
   union {
     uint16_t slices[kStages][2][2][kSquare][kSlice];  // stage, strip, part, point, coordinate
-    float lengths[2][kSquare];
-    float strips[2][kSlice][kSquare + 4];  // of a tile that is computed by differences
-    double sums[kSquareThreads / 32];
-    uint32_t done;  // blocks of the tile that were done before this one
+    DistanceShared distances;
   };
 };
 
@@ -70,6 +75,25 @@ FEC_DEVICE void multiply_slice(ProductShared* shared, int stage, int top, int le
   }
 }
 
+// What a block multiplies: a tile, or its share of the coordinates of one.
+struct Share {
+  Scratch scratch;
+  uint32_t unit;  // the tile
+  int share, tile_row, tile_column;
+  int begin, slices;  // of kSlice coordinates
+};
+
+FEC_DEVICE Share share_of(const Place& place, bool compressed) {
+  const Scratch scratch = scratch_of(*place.entry, compressed);
+  Share own{scratch, place.unit / static_cast<uint32_t>(scratch.splits),
+            static_cast<int>(place.unit % static_cast<uint32_t>(scratch.splits)), 0, 0, 0, 0};
+  tile_of(own.unit, (place.entry->filters + kSquare - 1) / kSquare, own.tile_row, own.tile_column);
+  const int all = static_cast<int>(scratch.pitch / kSlice), most = (all - 1) / static_cast<int>(scratch.splits) + 1;
+  own.begin = own.share * most;
+  own.slices = smaller_int(most, all - own.begin);
+  return own;
+}
+
 // A tile of a layer.
 struct Tile {
   const Entry* layer;
@@ -94,8 +118,9 @@ FEC_DEVICE double warp_square(const Points& points, int32_t a, int32_t b, float 
   return warp_sum(sum);
 }
 
-// Replaces the distances of a warp's near pairs. `near` has one bit per pair of this lane, in the order of its sums.
-// Returns this lane's part of their sum.
+// Replaces the distances of a warp's near pairs. `near` has one bit per pair of this lane, in the order of its sums; the
+// warp has `across` groups of eight columns. Returns this lane's part of their sum.
+template <int across>
 FEC_CALLED float replace_near(const Tile& tile, int top, int left, unsigned long long near) {
   FEC_SEEN(near_warps);
   const Points points = filters_of<float>(*tile.layer, tile.compressed);
@@ -103,9 +128,9 @@ FEC_CALLED float replace_near(const Tile& tile, int top, int left, unsigned long
   unsigned waiting;
   while ((waiting = __ballot_sync(kAll, near != 0)) != 0) {
     const int owner = __ffs(static_cast<int>(waiting)) - 1;
-    const int bit = __shfl_sync(kAll, __ffsll(static_cast<long long>(near)), owner) - 1;  // 16 m + 4 n + i
-    const int r = top + 16 * (bit / 16) + owner / 4 + bit % 4 / 2 * 8;
-    const int c = left + 8 * (bit / 4 % 4) + owner % 4 * 2 + bit % 2;
+    const int bit = __shfl_sync(kAll, __ffsll(static_cast<long long>(near)), owner) - 1;
+    const int r = top + 16 * (bit / 4 / across) + owner / 4 + bit % 4 / 2 * 8;
+    const int c = left + 8 * (bit / 4 % across) + owner % 4 * 2 + bit % 2;
     const double square = warp_square(points, tile.row + r, tile.column + c, tile.scale);
     if (lane() != owner) continue;
     near &= near - 1;
@@ -117,7 +142,7 @@ FEC_CALLED float replace_near(const Tile& tile, int top, int left, unsigned long
 }
 
 // Computes a whole tile by differences. Returns this thread's part of the sum of its distances.
-FEC_CALLED double replace_tile(ProductShared* shared, const Tile& tile) {
+FEC_CALLED double replace_tile(DistanceShared* shared, const Tile& tile) {
   if (threadIdx.x < 32) FEC_SEEN(near_tiles);
   const Points points = filters_of<float>(*tile.layer, tile.compressed);
   const int t = static_cast<int>(threadIdx.x), r0 = t / 16 * 8, c0 = t % 16 * 8;
@@ -174,9 +199,11 @@ struct alignas(8) TwoFloats {
   float x[2];
 };
 
-// From products to distances: |a|^2 + |b|^2 - 2 ab. Returns this thread's part of the sum of the tile's distances.
-FEC_DEVICE double keep_distances(ProductShared* shared, const Tile& tile, int top, int left,
-                                 const float (&sums)[4][4][4]) {
+// From products to distances: |a|^2 + |b|^2 - 2 ab, of a warp's down x across squares of 16 x 8 pairs. Returns this
+// thread's part of the sum of the tile's distances.
+template <int down, int across>
+FEC_DEVICE double keep_distances(DistanceShared* shared, const Tile& tile, int top, int left,
+                                 const float (&sums)[down][across][4]) {
   const int t = static_cast<int>(threadIdx.x), g = lane() / 4, q = lane() % 4, count = tile.layer->filters;
   const float* lengths = static_cast<const float*>(tile.layer->spare);
   const int32_t own = t < kSquare ? tile.row + t : tile.column + t - kSquare;
@@ -186,9 +213,9 @@ FEC_DEVICE double keep_distances(ProductShared* shared, const Tile& tile, int to
   unsigned long long near = 0;
   float sum = 0;
 #pragma unroll
-  for (int m = 0; m < 4; ++m) {
+  for (int m = 0; m < down; ++m) {
 #pragma unroll
-    for (int n = 0; n < 4; ++n) {
+    for (int n = 0; n < across; ++n) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int r = top + 16 * m + g + 8 * half, c = left + 8 * n + 2 * q;
@@ -200,7 +227,7 @@ FEC_DEVICE double keep_distances(ProductShared* shared, const Tile& tile, int to
           const bool same = tile.row + r == tile.column + c + i;
           const float square = same ? 0 : both - 2 * product;
           const bool is_near = !same && square < both * static_cast<float>(kNear);
-          near |= static_cast<unsigned long long>(is_near) << (16 * m + 4 * n + 2 * half + i);
+          near |= static_cast<unsigned long long>(is_near) << (4 * (across * m + n) + 2 * half + i);
           d.x[i] = root(square);
           sum += !is_near && tile.row + r < count && tile.column + c + i < count ? d.x[i] : 0;
         }
@@ -211,63 +238,75 @@ FEC_DEVICE double keep_distances(ProductShared* shared, const Tile& tile, int to
   if (__syncthreads_or(__popc(static_cast<unsigned>(near)) + __popc(static_cast<unsigned>(near >> 32)) > kMostNear)) {
     return replace_tile(shared, tile);
   }
-  if (__any_sync(kAll, near != 0)) sum += replace_near(tile, top, left, near);
+  if (__any_sync(kAll, near != 0)) sum += replace_near<across>(tile, top, left, near);
   return static_cast<double>(sum);
 }
 
 // Adds up the products of the blocks that share a tile, in the order of their coordinates. Returns false in all blocks but
 // the last one to get here, which goes on with the sums.
-FEC_DEVICE bool add_splits(ProductShared* shared, const Entry& layer, const Scratch& scratch, int64_t tile,
-                           int64_t split, float (&sums)[4][4][4]) {
+template <int down, int across>
+FEC_DEVICE bool add_splits(DistanceShared* shared, const Entry& layer, const Share& own,
+                           float (&sums)[down][across][4]) {
   const int t = static_cast<int>(threadIdx.x);
+  const Scratch& scratch = own.scratch;
   float* partial = reinterpret_cast<float*>(at_byte(layer, scratch.partial)) +
-                   tile * scratch.splits * (kSquare * kSquare) + t;
+                   static_cast<int64_t>(own.unit) * scratch.splits * (kSquare * kSquare) + t;
+  float* mine = partial + static_cast<int64_t>(own.share) * (kSquare * kSquare);
 #pragma unroll
-  for (int i = 0; i < 64; ++i) {
-    partial[split * (kSquare * kSquare) + i * kSquareThreads] = sums[i / 16][i / 4 % 4][i % 4];
-  }
+  for (int i = 0; i < 64; ++i) mine[i * kSquareThreads] = sums[i / 4 / across][i / 4 % across][i % 4];
   __threadfence();
   __syncthreads();
-  if (t == 0) shared->done = atomicAdd(reinterpret_cast<uint32_t*>(at_byte(layer, scratch.done)) + tile, 1u);
+  if (t == 0) shared->done = atomicAdd(reinterpret_cast<uint32_t*>(at_byte(layer, scratch.done)) + own.unit, 1u);
   __syncthreads();
   const bool last = shared->done == static_cast<uint32_t>(scratch.splits) - 1;
   __syncthreads();  // `done` is read: its memory is used for other things
   if (!last) return false;
   __threadfence();
 #pragma unroll
-  for (int i = 0; i < 64; ++i) sums[i / 16][i / 4 % 4][i % 4] = 0;
+  for (int i = 0; i < 64; ++i) sums[i / 4 / across][i / 4 % across][i % 4] = 0;
 #pragma unroll 1
   for (int64_t s = 0; s < scratch.splits; ++s) {
 #pragma unroll
     for (int i = 0; i < 64; ++i) {
-      sums[i / 16][i / 4 % 4][i % 4] += partial[s * (kSquare * kSquare) + i * kSquareThreads];
+      sums[i / 4 / across][i / 4 % across][i % 4] += partial[s * (kSquare * kSquare) + i * kSquareThreads];
     }
   }
   return true;
+}
+
+// From a block's products to the distances of its tile, which are kept, and their sum.
+template <int down, int across>
+FEC_DEVICE void finish_tile(DistanceShared* shared, const Place& place, const Share& own, bool compressed, int top,
+                            int left, float (&sums)[down][across][4]) {
+  static_assert(down * across * 4 * kSquareThreads == kSquare * kSquare);
+  const Entry& layer = *place.entry;
+  if (own.scratch.splits > 1 && !add_splits(shared, layer, own, sums)) return;
+  const Tile tile{&layer, own.tile_row * kSquare, own.tile_column * kSquare,
+                  reinterpret_cast<float*>(at_byte(layer, own.scratch.kept)) +
+                      static_cast<int64_t>(own.unit) * kSquare * kSquare,
+                  compressed, compressed ? 1 : scale_of<float>(*place.state)};
+  double sum = keep_distances(shared, tile, top, left, sums);
+  __syncthreads();
+  sum = block_sum(sum, shared->sums);
+  if (threadIdx.x == 0) layer.sums[own.unit] = own.tile_row == own.tile_column ? sum : 2 * sum;
 }
 
 static __global__ void __launch_bounds__(kSquareThreads, 2) product_tiles(const Range range, const bool compressed) {
   DYN_SHARED(ProductShared, shared);
   const Place place = find_place(range, kMain);
   const Entry& layer = *place.entry;
-  const int t = static_cast<int>(threadIdx.x), strips = (layer.filters + kSquare - 1) / kSquare;
-  const Scratch scratch = scratch_of(layer, compressed);
-  const uint32_t unit = place.unit / static_cast<uint32_t>(scratch.splits);
-  const int share = static_cast<int>(place.unit % static_cast<uint32_t>(scratch.splits));
-  int tile_row, tile_column;
-  tile_of(unit, strips, tile_row, tile_column);
+  const Share own = share_of(place, compressed);
+  const Scratch& scratch = own.scratch;
   const bool split = scratch.parts == 2;
-  // The slices of this block: all of them, or its share.
-  const int all = static_cast<int>(scratch.pitch / kSlice), most = (all - 1) / static_cast<int>(scratch.splits) + 1;
-  const int begin = share * most, slices = smaller_int(most, all - begin);
+  const int t = static_cast<int>(threadIdx.x), slices = own.slices;
   // A thread copies one half of the slices of one point per strip and part.
   const int point = t / 2, half = t % 2;
   const int64_t part_bytes = layer.filters * scratch.pitch * 2;
   const char* from[2];
 #pragma unroll
   for (int strip = 0; strip < 2; ++strip) {
-    const int32_t own = smaller_int((strip == 0 ? tile_row : tile_column) * kSquare + point, layer.filters - 1);
-    from[strip] = at_byte(layer, scratch.halves) + (own * scratch.pitch + begin * kSlice + 8 * half) * 2;
+    const int32_t row = smaller_int((strip == 0 ? own.tile_row : own.tile_column) * kSquare + point, layer.filters - 1);
+    from[strip] = at_byte(layer, scratch.halves) + (row * scratch.pitch + own.begin * kSlice + 8 * half) * 2;
   }
   const auto start = [&](int slice) {
     if (slice < slices) {
@@ -282,7 +321,7 @@ static __global__ void __launch_bounds__(kSquareThreads, 2) product_tiles(const 
   };
   const int top = warp() % 2 * kWarpRows, left = warp() / 2 * kWarpColumns;
   // Warps without points have nothing to multiply.
-  const bool there = tile_row * kSquare + top < layer.filters && tile_column * kSquare + left < layer.filters;
+  const bool there = own.tile_row * kSquare + top < layer.filters && own.tile_column * kSquare + left < layer.filters;
   float sums[4][4][4] = {};
 #pragma unroll
   for (int slice = 0; slice < kStages - 1; ++slice) start(slice);
@@ -295,15 +334,7 @@ static __global__ void __launch_bounds__(kSquareThreads, 2) product_tiles(const 
     else multiply_slice<false>(shared, slice % kStages, top, left, sums);
   }
   __syncthreads();  // the slices are no longer read, and none is on its way
-  if (scratch.splits > 1 && !add_splits(shared, layer, scratch, unit, share, sums)) return;
-  const Tile tile{&layer, tile_row * kSquare, tile_column * kSquare,
-                  reinterpret_cast<float*>(at_byte(layer, scratch.kept)) +
-                      static_cast<int64_t>(unit) * kSquare * kSquare,
-                  compressed, compressed ? 1 : scale_of<float>(*place.state)};
-  double sum = keep_distances(shared, tile, top, left, sums);
-  __syncthreads();
-  sum = block_sum(sum, shared->sums);
-  if (t == 0) layer.sums[unit] = tile_row == tile_column ? sum : 2 * sum;
+  finish_tile(&shared->distances, place, own, compressed, top, left, sums);
 }
 
 }  // namespace fec::cuda

@@ -19,6 +19,9 @@ void keep_pairs(const Call& call) {
   }
   LAUNCH(split_points, group.blocks[kFilters], 32, 0, call.stream, range, compressed);
   check_launch("split_points");
+#ifdef FEC_WITH_WGMMA
+  if (call.tensor_cores == TensorCores::Wgmma) return launch_warpgroup_tiles(call, group, compressed);
+#endif
   LAUNCH(product_tiles, group.blocks[kMain], kSquareThreads, sizeof(ProductShared), call.stream, range, compressed);
   check_launch("product_tiles");
 }

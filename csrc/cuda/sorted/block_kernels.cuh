@@ -52,9 +52,20 @@ struct SortWork {
   Range range;
   Choice choice;
 };
+// Sorting comes first: its layers are arguments.
+struct FirstSortWork {
+  ShortTable table;
+  Choice choice;
+};
+static_assert(sizeof(FirstSortWork) <= 4096);
 
 // Sort: sort and store the numbers. Scan: the entropies from the stored numbers. Both: at once, where tau is given.
 enum class Task { Sort, Scan, Both };
+template <Task task>
+using WorkOf = std::conditional_t<task == Task::Sort, FirstSortWork, SortWork>;
+
+FEC_DEVICE Place find_place(const SortWork& work, Entry&) { return find_place(work.range, kMain); }
+FEC_DEVICE Place find_place(const FirstSortWork& work, Entry& entry) { return find_place(work.table, entry); }
 
 template <int warps>
 FEC_DEVICE double group_sum(double x, double* shared) {
@@ -118,7 +129,7 @@ FEC_DEVICE bool sorted_numbers(bool bad, T (&x)[E], SortShared<T, all_warps>* sh
 }
 
 template <int E, int warps, bool both, class T, int all_warps>
-FEC_DEVICE void sort_filter(const Place& place, const SortWork& work, int32_t filter, bool bad,
+FEC_DEVICE void sort_filter(const Place& place, const Choice& choice, int32_t filter, bool bad,
                             SortShared<T, all_warps>* shared) {
   constexpr int threads = 32 * warps;
   const Entry& layer = *place.entry;
@@ -126,7 +137,7 @@ FEC_DEVICE void sort_filter(const Place& place, const SortWork& work, int32_t fi
   T x[E];
   bad = sorted_numbers<E, warps>(bad, x, shared);
   if constexpr (both) {
-    if (!bad) return entropy_of_sorted<E, warps>(place, work.choice, filter, x, &shared->reach, shared->sums);
+    if (!bad) return entropy_of_sorted<E, warps>(place, choice, filter, x, &shared->reach, shared->sums);
     if (own == 0) layer.out[filter] = NAN;
   } else {
     T* kept = static_cast<T*>(layer.points) + static_cast<int64_t>(filter) * (E * threads);
@@ -140,7 +151,7 @@ FEC_DEVICE void sort_filter(const Place& place, const SortWork& work, int32_t fi
 }
 
 template <int E, int warps, class T>
-FEC_DEVICE void scan_filter(const Place& place, const SortWork& work, int32_t filter, WarpReach<T>* reach,
+FEC_DEVICE void scan_filter(const Place& place, const Choice& choice, int32_t filter, WarpReach<T>* reach,
                             double* sums) {
   constexpr int threads = 32 * warps;
   const int own = warps == 1 ? lane() : static_cast<int>(threadIdx.x);
@@ -148,25 +159,33 @@ FEC_DEVICE void scan_filter(const Place& place, const SortWork& work, int32_t fi
   T x[E];
 #pragma unroll
   for (int e = 0; e < E; ++e) x[e] = kept[e * threads + own];
-  entropy_of_sorted<E, warps>(place, work.choice, filter, x, reach, sums);
+  entropy_of_sorted<E, warps>(place, choice, filter, x, reach, sums);
 }
 
 template <int E, int warps, Task task, class T, int all_warps>
-FEC_DEVICE void do_filter(const Place& place, const SortWork& work, int32_t filter, bool bad,
+FEC_DEVICE void do_filter(const Place& place, const Choice& choice, int32_t filter, bool bad,
                           SortShared<T, all_warps>* shared) {
   if constexpr (task != Task::Scan) {
-    sort_filter<E, warps, task == Task::Both>(place, work, filter, bad, shared);
+    sort_filter<E, warps, task == Task::Both>(place, choice, filter, bad, shared);
   } else {
-    scan_filter<E, warps, T>(place, work, filter, &shared->reach, shared->sums);
+    scan_filter<E, warps, T>(place, choice, filter, &shared->reach, shared->sums);
   }
 }
 
+// How many blocks a multiprocessor has room for; before sm_80 its shared memory is the limit.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int kNarrowBlocks = 3;
+#else
+constexpr int kNarrowBlocks = 5;
+#endif
+
 // The filters of up to 2048 channels.
 template <class T, Task task>
-__global__ void __launch_bounds__(32 * kNarrow, sizeof(T) == 8 ? 3 : 5) narrow_filters(const SortWork work) {
+__global__ void __launch_bounds__(32 * kNarrow, sizeof(T) == 8 ? 3 : kNarrowBlocks) narrow_filters(FEC_ARGUMENT WorkOf<task> work) {
   using Shared = SortShared<T, kNarrow>;
   DYN_SHARED(Shared, shared);
-  const Place place = find_place(work.range, kMain);
+  Entry made;  // where the layers are arguments
+  const Place place = find_place(work, made);
   const Entry& layer = *place.entry;
   const int channels = layer.channels, padded = static_cast<int>(padded_channels(channels));
   const bool together = !a_warp_each(channels, sizeof(T) == 8, work.choice.entropy);
@@ -178,26 +197,27 @@ __global__ void __launch_bounds__(32 * kNarrow, sizeof(T) == 8 ? 3 : 5) narrow_f
     bad = read_filter<T>(layer, work.choice, filter, 0, channels, count, together, shared);
   }
   switch (padded) {
-    case 32: return do_filter<1, 1, task>(place, work, filter, bad, shared);
-    case 64: return do_filter<2, 1, task>(place, work, filter, bad, shared);
-    case 128: return do_filter<4, 1, task>(place, work, filter, bad, shared);
-    case 256: return do_filter<8, 1, task>(place, work, filter, bad, shared);
-    case 512: return do_filter<16, 1, task>(place, work, filter, bad, shared);
+    case 32: return do_filter<1, 1, task>(place, work.choice, filter, bad, shared);
+    case 64: return do_filter<2, 1, task>(place, work.choice, filter, bad, shared);
+    case 128: return do_filter<4, 1, task>(place, work.choice, filter, bad, shared);
+    case 256: return do_filter<8, 1, task>(place, work.choice, filter, bad, shared);
+    case 512: return do_filter<16, 1, task>(place, work.choice, filter, bad, shared);
     case 1024:
       if constexpr (sizeof(T) == 4) {
-        if (!together) return do_filter<32, 1, task>(place, work, filter, bad, shared);
+        if (!together) return do_filter<32, 1, task>(place, work.choice, filter, bad, shared);
       }
-      return do_filter<8, kNarrow, task>(place, work, filter, bad, shared);
-    default: return do_filter<16, kNarrow, task>(place, work, filter, bad, shared);
+      return do_filter<8, kNarrow, task>(place, work.choice, filter, bad, shared);
+    default: return do_filter<16, kNarrow, task>(place, work.choice, filter, bad, shared);
   }
 }
 
 // The filters of up to kRun channels.
 template <class T, Task task>
-__global__ void __launch_bounds__(32 * kWide, 1) wide_filters(const SortWork work) {
+__global__ void __launch_bounds__(32 * kWide, 1) wide_filters(FEC_ARGUMENT WorkOf<task> work) {
   using Shared = SortShared<T, kWide>;
   DYN_SHARED(Shared, shared);
-  const Place place = find_place(work.range, kMain);
+  Entry made;  // where the layers are arguments
+  const Place place = find_place(work, made);
   const Entry& layer = *place.entry;
   const int32_t filter = static_cast<int32_t>(place.unit);
   const bool longer = kRun<T> > 4096 && layer.channels > 4096;
@@ -206,9 +226,9 @@ __global__ void __launch_bounds__(32 * kWide, 1) wide_filters(const SortWork wor
     bad = read_filter<T>(layer, work.choice, filter, 0, layer.channels, longer ? 16 : 8, true, shared);
   }
   if constexpr (kRun<T> > 4096) {
-    if (longer) return do_filter<16, kWide, task>(place, work, filter, bad, shared);
+    if (longer) return do_filter<16, kWide, task>(place, work.choice, filter, bad, shared);
   }
-  do_filter<8, kWide, task>(place, work, filter, bad, shared);
+  do_filter<8, kWide, task>(place, work.choice, filter, bad, shared);
 }
 
 }  // namespace fec::cuda

@@ -6,20 +6,29 @@
 
 namespace fec::cuda {
 
+// The launches over a group of layers: for `Sort`, whose table is an argument, one for every kShort layers.
+template <Task task, class F>
+void for_each_table(const Call& call, const Group& group, F launch) {
+  if constexpr (task == Task::Sort) {
+    for (int first = 0; first < group.count; first += kShort) {
+      const auto [table, blocks] = call.plan.short_table(group, first);
+      launch(FirstSortWork{table, call.choice}, blocks);
+    }
+  } else if (group.count > 0) {
+    launch(SortWork{call.plan.range(group), call.choice}, group.blocks[kMain]);
+  }
+}
+
 template <class T, Task task>
 void launch_filters(const Call& call) {
-  const Group& narrow = call.plan.groups[int(Way::Narrow)][sizeof(T) == 8];
-  const Group& wide = call.plan.groups[int(Way::Wide)][sizeof(T) == 8];
-  if (narrow.count > 0) {
-    LAUNCH((narrow_filters<T, task>), narrow.blocks[kMain], 32 * kNarrow, sizeof(SortShared<T, kNarrow>),
-           call.stream, SortWork{call.plan.range(narrow), call.choice});
+  for_each_table<task>(call, call.plan.groups[int(Way::Narrow)][sizeof(T) == 8], [&](const auto& work, uint32_t count) {
+    LAUNCH((narrow_filters<T, task>), count, 32 * kNarrow, sizeof(SortShared<T, kNarrow>), call.stream, work);
     check_launch("narrow_filters");
-  }
-  if (wide.count > 0) {
-    LAUNCH((wide_filters<T, task>), wide.blocks[kMain], 32 * kWide, sizeof(SortShared<T, kWide>), call.stream,
-           SortWork{call.plan.range(wide), call.choice});
+  });
+  for_each_table<task>(call, call.plan.groups[int(Way::Wide)][sizeof(T) == 8], [&](const auto& work, uint32_t count) {
+    LAUNCH((wide_filters<T, task>), count, 32 * kWide, sizeof(SortShared<T, kWide>), call.stream, work);
     check_launch("wide_filters");
-  }
+  });
 }
 
 // The number of levels of merging.

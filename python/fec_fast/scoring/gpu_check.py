@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..utils.errors import BackendError
 from . import reference
+from .backends import cuda
 from .backends.layout import channels_of, filter_count
 from .formula import Formula
 
@@ -24,7 +25,7 @@ MOST_APART = 1e-3
 # How many times the CPU's error a GPU's may be where weights make both large.
 MOST_TIMES = 10
 
-_Kind = tuple[str, torch.device, torch.dtype, str, str, str, str]
+_Kind = tuple[str, torch.device, torch.dtype, str, str, str, str, str]
 _checked: set[_Kind] = set()
 
 
@@ -40,7 +41,8 @@ def cross_check(
 ) -> None:
     """Compares one layer with the CPU's kernels, unless a call of this kind was compared before in this process.
 
-    Calls are of one kind if they have the same backend, device, dtype, algorithm and formula, but for tau.
+    Calls are of one kind if they have the same backend, device, dtype, algorithm, formula but for tau, and instructions
+    of tensor cores.
 
     Args:
         weights: The weights on the device, finite.
@@ -56,7 +58,8 @@ def cross_check(
         BackendError: They differ by more than :data:`MOST_APART`, and the GPU's are so far from the reference too.
     """
     first = weights[0]
-    kind = backend, first.device, first.dtype, algorithm, formula.compress, formula.entropy, formula.axis
+    products = cuda.tensor_cores(first.device.index) if backend == "cuda" else ""
+    kind = backend, first.device, first.dtype, algorithm, formula.compress, formula.entropy, formula.axis, products
     if kind in _checked:
         return
     work = {

@@ -16,6 +16,7 @@ int failures = 0, checks = 0;
 int stream_of_test = 0;
 bool few_orders = false;
 int64_t most_scratch = 0;  // 0: the default
+fec::cuda::TensorCores tensor_cores = fec::cuda::TensorCores::Mma;
 
 void require(bool holds, const char* what) {
   ++checks;
@@ -55,7 +56,8 @@ void run(std::vector<fec::Layer>& layers, const fec::Formula& f, int device = 0)
   std::memset(workspace.get(), 0xff, static_cast<size_t>(bytes));
   emulator::expect(&stream_of_test, device);
   emulator::reset();
-  fec::cuda::entropies(layers.data(), count, f, workspace.get(), bytes, device, &stream_of_test, most_scratch);
+  fec::cuda::entropies(layers.data(), count, f, workspace.get(), bytes, device, &stream_of_test, tensor_cores,
+                       most_scratch);
   if (emulator::seen.fault[0] != 0) {
     ++failures;
     std::printf("the kernels: %s\n", emulator::seen.fault);

@@ -6,6 +6,7 @@
 #include "cuda/layer_kernels.cuh"
 #include "cuda/pairwise/kept_pairs.cuh"
 #include "cuda/pairwise/tile_kernels.cuh"
+#include "cuda/pairwise/warpgroup_tiles.cuh"
 #include "cuda/sorted/long_kernels.cuh"
 #include "cuda_check.h"
 
@@ -17,6 +18,7 @@ static_assert(sizeof(fec::cuda::SortShared<double, fec::cuda::kWide>) == 33672);
 static_assert(sizeof(fec::cuda::LineShared<float>) == 1056 && sizeof(fec::cuda::LineShared<double>) == 2080);
 static_assert(sizeof(fec::cuda::TileShared<float>) == 24560 && sizeof(fec::cuda::TileShared<double>) == 12400);
 static_assert(sizeof(fec::cuda::ProductShared) == 49152 && sizeof(fec::cuda::KeptShared) == 8192);
+static_assert(sizeof(fec::cuda::GroupMemory) == 197616);
 static_assert(4 * sizeof(fec::cuda::SmallReader<float>) == 12800 &&
               4 * sizeof(fec::cuda::SmallReader<double>) == 16416);
 
@@ -93,7 +95,7 @@ void edges(bool small, std::mt19937& random) {
   }
 }
 
-// Layers of all kinds and more than one launch carries, in one call.
+// Layers of all kinds and more than one upload carries, in one call.
 void batch(bool small, std::mt19937& random) {
   for (const fec::Compress compress : {fec::Compress::Rms, fec::Compress::None}) {
     for (const fec::Axis axis : {fec::Axis::Channels, fec::Axis::Filters}) {
@@ -106,6 +108,29 @@ void batch(bool small, std::mt19937& random) {
       compare(all, f);
     }
   }
+}
+
+// Layers of `sorted` on both sides of what one launch carries, kinds that need several launches, and what no argument
+// has room for.
+void tables(std::mt19937& random) {
+  const fec::Formula f{fec::Compress::Rms, fec::Entropy::Similarity, fec::Axis::Channels, 0, 1};
+  for (const auto& [count, launches] : {std::pair{63, 3}, {64, 4}, {127, 5}}) {
+    std::vector<Weight> all;
+    for (int i = 0; i < count; ++i) {
+      all.push_back(weight({1, 1 + i % 6, 1 + i % 5, 1}, Layout::Rows, fec::DType::F32, f, random));
+    }
+    compare(all, f);
+    require(emulator::seen.launches == launches, "two launches, and one for every 63 layers");
+  }
+  std::vector<Weight> kinds;
+  for (const int64_t channels : {40, 2050, 8200}) {
+    for (const fec::DType dtype : {fec::DType::F32, fec::DType::F64}) {
+      kinds.push_back(weight({1, 1, channels, 1}, Layout::Rows, dtype, f, random));
+    }
+  }
+  kinds.push_back(weight({1, 6, 30, 4}, Layout::SecondAxis, fec::DType::F16, f, random));
+  kinds.back().layer.stride_outer = int64_t(1) << 32;  // of a dimension of 1
+  compare(kinds, f);
 }
 
 // Near and equal points, where products cancel; and weights near the ends of their type's range.
@@ -240,7 +265,7 @@ void launches(std::mt19937& random) {
     run(layers, f);
     return emulator::seen.launches;
   }();
-  require(all == 4, "four launches: the table, the sort, tau, the scans");
+  require(all == 3, "three launches: the sort, which has the table, tau, the scans");
   for (int number = 0; number < all; ++number) {
     emulator::settings.fail_launch = number;
     require(throws<fec::cuda::Error>("cudaErrorLaunchOutOfResources", [&] { run(layers, f); }),
@@ -290,6 +315,7 @@ int main(int argc, char** argv) {
   edges(small, random);
   formulas(small, random);
   batch(small, random);
+  tables(random);
   hard(random);
   products(small, random);
   if (!small) not_finite(random);

@@ -2,7 +2,7 @@
 //
 // A removed barrier: each barrier in the sources in turn. Under the thread sanitizer each has to show as a race (or a
 // wrong result). Without it a run may be right by chance, so only the count is printed, and it must not be zero. An
-// index past the end: under the address sanitizer.
+// index past the end: under the address sanitizer. Wrong descriptors of matrices, and a warpgroup that is not all there.
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -11,6 +11,7 @@
 #include "emulator.h"
 #include "formula_check.h"
 
+#include "cuda/pairwise/warpgroup.cuh"
 #include "cuda/portable.h"
 
 #ifdef FEC_TSAN
@@ -28,13 +29,19 @@ void require(bool holds, const char* what) {
   failures += !holds;
 }
 
-// One call of each kind of kernel that has barriers; how many entropies were wrong.
-int run_all() {
-  std::mt19937 random(3);
+using fec::cuda::TensorCores;
+constexpr fec::Formula kBetween{fec::Compress::None, fec::Entropy::Similarity, fec::Axis::Filters, 0, 1};
+
+// One call of a kind of kernel, unless something was seen already; adds up how many entropies were wrong.
+struct Runs {
+  std::mt19937 random{3};
   int wrong = 0;
-  const auto run_one = [&](Shape s, fec::DType dtype, fec::Formula f, fec::Algorithm algorithm, Layout layout,
-                           double common = 0) {
-    if (wrong > 0 || emulator::seen.races > 0 || emulator::seen.fault[0] != 0) return;  // seen already
+
+  bool seen() const { return wrong > 0 || emulator::seen.races > 0 || emulator::seen.fault[0] != 0; }
+
+  void run_one(Shape s, fec::DType dtype, fec::Formula f, fec::Algorithm algorithm, Layout layout, double common = 0,
+               TensorCores tensor_cores = TensorCores::Mma) {
+    if (seen()) return;
     fec::Layer layer = strided(s, layout);
     std::vector<double> w = random_weights(static_cast<size_t>(s.outer * s.inner * s.channels * s.taps), random);
     for (double& x : w) x += common;
@@ -47,29 +54,41 @@ int run_all() {
     const int64_t size = fec::cuda::workspace_bytes(&layer, 1, f);
     char* workspace = static_cast<char*>(std::aligned_alloc(256, static_cast<size_t>(size)));
     std::memset(workspace, 0xff, static_cast<size_t>(size));
-    fec::cuda::entropies(&layer, 1, f, workspace, size, 0, nullptr);
+    fec::cuda::entropies(&layer, 1, f, workspace, size, 0, nullptr, tensor_cores);
     std::free(workspace);
     const std::vector<double> want = reference(w, layer, f);
     for (size_t i = 0; i < out.size(); ++i) wrong += !(std::fabs(out[i] - want[i]) <= tolerance(dtype, 2000));
-  };
+  }
+
+  // Both of a block, with more slices than stages; the last one lies where the distances are made.
+  void warpgroups() {
+    run_one({1, 70, 250, 1}, fec::DType::F32, kBetween, fec::Algorithm::Pairwise, Layout::Rows, 0, TensorCores::Wgmma);
+  }
+};
+
+// One call of each kind of kernel that has barriers; whether something was wrong.
+bool run_all() {
   using namespace fec;
+  Runs runs;
+  const auto run_one = [&](auto... arguments) { runs.run_one(arguments...); };
+  runs.warpgroups();
   const Formula sorted{Compress::Rms, Entropy::Similarity, Axis::Channels, 0, 1};
   const Formula none{Compress::None, Entropy::Similarity, Axis::Channels, 0, 1};
-  const Formula filters{Compress::None, Entropy::Similarity, Axis::Filters, 0, 1};
+  const Formula& filters = kBetween;
   const Formula compressed{Compress::Rms, Entropy::Similarity, Axis::Filters, 0, 1};
-  run_one({1, 2, 40, 9}, DType::F32, sorted, Algorithm::Sorted, Layout::Rows);  // taps in lines
-  run_one({1, 2, 40, 25}, DType::F32, sorted, Algorithm::Sorted, Layout::Rows);  // and in rows
-  run_one({1, 2, 600, 1}, DType::F32, sorted, Algorithm::Sorted, Layout::Rows);
-  run_one({1, 2, 300, 9}, DType::F32, sorted, Algorithm::Pairwise, Layout::Rows);
-  run_one({1, 2, 70, 9}, DType::F32, none, Algorithm::Pairwise, Layout::Rows);
-  run_one({1, 40, 30, 1}, DType::F64, filters, Algorithm::Pairwise, Layout::Rows);
-  run_one({1, 40, 20, 1}, DType::F32, filters, Algorithm::Pairwise, Layout::Rows);  // few coordinates
-  run_one({1, 140, 100, 1}, DType::F32, filters, Algorithm::Pairwise, Layout::Rows);  // distances kept
-  run_one({1, 34, 1600, 1}, DType::F32, filters, Algorithm::Pairwise, Layout::Rows);  // two blocks share a tile
-  run_one({1, 140, 40, 1}, DType::F32, filters, Algorithm::Pairwise, Layout::Rows, 9);  // all pairs near
-  run_one({1, 40, 300, 4}, DType::F32, compressed, Algorithm::Pairwise, Layout::Rows);
-  run_one({1, 1, 4100, 1}, DType::F64, sorted, Algorithm::Sorted, Layout::Rows);
-  return wrong;
+  run_one(Shape{1, 2, 40, 9}, DType::F32, sorted, Algorithm::Sorted, Layout::Rows);  // taps in lines
+  run_one(Shape{1, 2, 40, 25}, DType::F32, sorted, Algorithm::Sorted, Layout::Rows);  // and in rows
+  run_one(Shape{1, 2, 600, 1}, DType::F32, sorted, Algorithm::Sorted, Layout::Rows);
+  run_one(Shape{1, 2, 300, 9}, DType::F32, sorted, Algorithm::Pairwise, Layout::Rows);
+  run_one(Shape{1, 2, 70, 9}, DType::F32, none, Algorithm::Pairwise, Layout::Rows);
+  run_one(Shape{1, 40, 30, 1}, DType::F64, filters, Algorithm::Pairwise, Layout::Rows);
+  run_one(Shape{1, 40, 20, 1}, DType::F32, filters, Algorithm::Pairwise, Layout::Rows);  // few coordinates
+  run_one(Shape{1, 140, 100, 1}, DType::F32, filters, Algorithm::Pairwise, Layout::Rows);  // distances kept
+  run_one(Shape{1, 34, 1600, 1}, DType::F32, filters, Algorithm::Pairwise, Layout::Rows);  // two blocks share a tile
+  run_one(Shape{1, 140, 40, 1}, DType::F32, filters, Algorithm::Pairwise, Layout::Rows, 9.0);  // all pairs near
+  run_one(Shape{1, 40, 300, 4}, DType::F32, compressed, Algorithm::Pairwise, Layout::Rows);
+  run_one(Shape{1, 1, 4100, 1}, DType::F64, sorted, Algorithm::Sorted, Layout::Rows);
+  return runs.seen();
 }
 
 // Runs this program again with some arguments; true if a sanitizer ends it or it reports an error. In a process of its
@@ -83,7 +102,7 @@ bool dies(const std::string& arguments) {
 
 [[maybe_unused]] void removed_barriers() {
   emulator::reset();
-  const bool sound = run_all() == 0 && emulator::seen.races == 0 && emulator::seen.fault[0] == 0;
+  const bool sound = !run_all();
   if (!sound) std::printf("%d races, fault: %s\n", emulator::seen.races, emulator::seen.fault);
   require(sound, "(nothing, where nothing is planted)");
   require(!dies("barrier none 1"), "(nothing, where no barrier is removed)");
@@ -115,6 +134,21 @@ __global__ void not_all_there(int* out) {
 __global__ void barrier_in_a_branch(int*) {
   if (threadIdx.x < 32) __syncthreads();
 }
+__global__ void part_of_a_warpgroup(int*) {
+  DYN_SHARED(float, shared);
+  float sums[64] = {};
+  shared[threadIdx.x] = 0;
+  fec::cuda::begin_products();
+  if (threadIdx.x < 96) {
+    fec::cuda::start_product(sums, fec::cuda::matrix_at(shared), fec::cuda::matrix_at(shared), false);
+  }
+  fec::cuda::commit_products();
+  fec::cuda::wait_products<0>(sums);
+}
+__global__ void wants_shared_memory(int* out) {
+  DYN_SHARED(int, shared);
+  if (shared == nullptr) *out = 1;
+}
 __global__ void past_shared_memory(int*) {
   DYN_SHARED(int, shared);
   shared[threadIdx.x + 1] = 0;
@@ -139,7 +173,13 @@ int main(int argc, char** argv) {
   if (argc == 4) {
     emulator::settings.removed_file = argv[2];
     emulator::settings.removed_line = std::atoi(argv[3]);
-    return run_all() > 0 || emulator::seen.races > 0 || emulator::seen.fault[0] != 0 ? 1 : 0;
+    return run_all() ? 1 : 0;
+  }
+  if (argc == 3 && std::strcmp(argv[1], "descriptor") == 0) {
+    emulator::settings.wrong_bits = std::strtoull(argv[2], nullptr, 10);
+    Runs runs;
+    runs.warpgroups();
+    return runs.seen() ? 1 : 0;
   }
   if (argc == 3) {
     const auto threads = static_cast<unsigned>(std::atoi(argv[2]));
@@ -153,15 +193,23 @@ int main(int argc, char** argv) {
   removed_barriers();
 #endif
 #ifndef FEC_TSAN  // a thread that is left behind in the middle of a kernel looks like a race to what comes after it
+  // First: the others leave threads behind, whose stacks are used again.
+  require(fault_of("of a warpgroup", [&] { LAUNCH(part_of_a_warpgroup, 1, 128, 48 << 10, nullptr, at); }),
+          "a product by three of four warps");
   require(fault_of("not in the mask", [&] { LAUNCH(outside_mask, 1, 32, 0, nullptr, at); }),
           "a shuffle outside its mask");
   require(fault_of("another way", [&] { LAUNCH(not_all_there, 1, 32, 0, nullptr, at); }),
           "a shuffle without all of its lanes");
   require(fault_of("another way", [&] { LAUNCH(barrier_in_a_branch, 1, 64, 0, nullptr, at); }),
           "a barrier in a branch");
-#ifndef FEC_ASAN  // which ends the process here
-  require(fault_of("wants", [&] { LAUNCH(past_shared_memory, 1, 32, 0, nullptr, at); }), "no shared memory at all");
-#endif
+  const std::pair<uint64_t, const char*> wrong[] = {{uint64_t(3) << 62, "a descriptor with another swizzle"},
+                                                    {uint64_t(1) << 62, "a descriptor without swizzle"},
+                                                    {uint64_t(1) << 35, "a descriptor with another stride"},
+                                                    {1, "a descriptor of other coordinates"},
+                                                    {uint64_t(1) << 49, "a descriptor with a base offset"}};
+  require(!dies("descriptor 0"), "(nothing, with descriptors as they are)");
+  for (const auto& [bits, what] : wrong) require(dies("descriptor " + std::to_string(bits)), what);
+  require(fault_of("wants", [&] { LAUNCH(wants_shared_memory, 1, 32, 0, nullptr, at); }), "no shared memory at all");
 #endif
 #ifdef FEC_ASAN
   require(dies("shared 32"), "an index past shared memory");

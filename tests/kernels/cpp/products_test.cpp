@@ -1,7 +1,10 @@
 // The kernels that keep the distances between filters (csrc/cuda/pairwise/product_tiles.cuh), under the emulator: against
-// a plain double-precision formula, with the tiles counted that were computed by differences; batches under a limit.
+// a plain double-precision formula, with the tiles counted that were computed by differences; batches under a limit. Both
+// with `mma.sync` and with `wgmma` (warpgroup_tiles.cuh).
 //
 //   products_test [small]   small: fewer shapes, for the slow sanitizers
+#include <tuple>
+
 #include "cuda/launch_plan.h"
 #include "cuda_check.h"
 
@@ -116,6 +119,43 @@ void batches(std::mt19937& random) {
   require(fec::cuda::together(layers.data(), count, kBetween, 150 << 10) == 3, "two layers of 70 KiB, one that is out");
 }
 
+// The same by warpgroups: both sides of their limits, shared tiles, types, near pairs, and products of one sign, the worst
+// case for the rounding within half a slice: within a whole one it would be beyond the tolerance.
+void warpgroups(bool small, std::mt19937& random) {
+  tensor_cores = fec::cuda::TensorCores::Wgmma;
+  all_near_warps = all_near_tiles = 0;
+  for (const auto& [n, k] : {std::pair<int64_t, int64_t>{2, 24}, {64, 63}, {65, 64}, {128, 65}, {129, 130}, {70, 257}}) {
+    if (small && n != 65 && n != 129) continue;
+    compare_one(weight({1, n, k, 1}, Layout::Rows, fec::DType::F32, kBetween, random), kBetween);
+  }
+  for (const auto& [n, k, dtype] : {std::tuple<int64_t, int64_t, fec::DType>{34, 1537, fec::DType::F32},
+                                    {130, 1600, fec::DType::BF16}, {20, 3100, fec::DType::F16}}) {
+    if (small && n != 20) continue;
+    compare_one(weight({1, n, k, 1}, Layout::Rows, dtype, kBetween, random), kBetween);
+  }
+  require(all_near_warps == 0 && all_near_tiles == 0, "random weights are all compared by products");
+  const fec::Formula compressed{fec::Compress::Rms, fec::Entropy::Softmax, fec::Axis::Filters, 0, 1};
+  compare_one(weight({2, 35, 30, 3}, Layout::SecondAxis, fec::DType::F16, compressed, random), compressed);
+  near_pairs(true, random);
+  all_near_warps = all_near_tiles = 0;
+  std::uniform_real_distribution<double> spread(-1, 1);
+  for (const double tau : {0.0, 3.0}) {
+    if (small && tau == 0) continue;
+    const fec::Formula f{fec::Compress::None, fec::Entropy::Similarity, fec::Axis::Filters, tau, 1};
+    Weight w = weight({1, 70, 256, 9}, Layout::Rows, fec::DType::F32, f, random);
+    const double part = std::sqrt(3 / 27.0);  // of d^2 in |a|^2 + |b|^2: 1/28, and near is 1/32
+    for (double& x : w.values) x = 0.5 * (1 + part * spread(random));
+    compare_one(std::move(w), f);
+  }
+  require(all_near_tiles == 0, "pairs above the limit are compared by products");
+  std::vector<Weight> mixed;  // layers of both kinds in one launch
+  for (const fec::DType dtype : {fec::DType::F16, fec::DType::F32, fec::DType::F64}) {
+    mixed.push_back(weight({1, 30, 40, 1}, Layout::Rows, dtype, kBetween, random));
+  }
+  compare(mixed, kBetween);
+  tensor_cores = fec::cuda::TensorCores::Mma;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -126,6 +166,7 @@ int main(int argc, char** argv) {
   kinds(small, random);
   near_pairs(small, random);
   batches(random);
+  warpgroups(small, random);
   std::printf("%d passed, %d failed\n", checks - failures, failures);
   return failures == 0 ? 0 : 1;
 }

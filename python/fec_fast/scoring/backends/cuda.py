@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -46,9 +47,42 @@ def trouble() -> str:
 
 
 def describe() -> str:
-    """Describes the devices that the kernels run on."""
+    """Describes the devices that the kernels run on, and the instructions of the current one."""
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return f"runs on {', '.join(dict.fromkeys(names))}"
+    try:
+        products = f"multiplies between filters by {tensor_cores(torch.cuda.current_device())}"
+    except BackendError as error:
+        products = f"every call is an error: {error}"
+    return f"runs on {', '.join(dict.fromkeys(names))}; {products}"
+
+
+def tensor_cores(device: int | None) -> str:
+    """Returns the instructions that multiply between filters: ``"mma"``, or what ``FEC_FAST_TENSOR_CORES`` names.
+
+    Args:
+        device: The index of the device; ``None`` for the first one.
+
+    Raises:
+        BackendError: The environment variable names others, or the device or the build does not have them.
+    """
+    named = os.environ.get("FEC_FAST_TENSOR_CORES") or "mma"
+    if named == "mma":
+        return named
+    setting = f"FEC_FAST_TENSOR_CORES={named}"
+    if named != "wgmma":
+        raise BackendError(f"{setting}: unset it, or one of: mma, wgmma")
+    if not _has_wgmma(compiled(), device or 0):
+        raise BackendError(
+            f"{setting}: the device or the build has no wgmma; unset it. It needs a GPU of compute capability 9.0 "
+            f"(H100, H200), and kernels that were built for 90 or all-major (CUDAARCHS) by nvcc 12.0 or newer"
+        )
+    return named
+
+
+@functools.lru_cache(maxsize=64)
+def _has_wgmma(module: Any, device: int) -> bool:
+    """Tells whether the build has kernels with wgmma for a device."""
+    return bool(module.has_wgmma_for(device))
 
 
 def stream_of(device: torch.device) -> tuple[int, int]:
@@ -146,7 +180,8 @@ def queue(
 
     Raises:
         FormulaError: ``"sorted"`` is asked for and not possible.
-        BackendError: The weights are on different devices, there is no memory for the workspace, or a launch failed.
+        BackendError: The weights are on different devices, there is no memory for the workspace, a launch failed, or
+            ``FEC_FAST_TENSOR_CORES`` names what is not there.
     """
     prepared, kept = _prepared_for(weights, formula, axes, groups, algorithm)
     _, sizes, offsets, without_elements = prepared.arrangement
@@ -186,7 +221,8 @@ def _prepared_for(
 ) -> tuple[_Prepared, Sequence[Tensor]]:
     """Prepares a call; returns it with the tensors that it points into, which have to live until it is launched."""
     check_one_device(weights)
-    choice = (tuple(axes), tuple(groups), formula, algorithm)
+    index = weights[0].device.index if weights else None
+    choice = (tuple(axes), tuple(groups), formula, algorithm, tensor_cores(index))
     prepared = _prepared(compiled(), placements_of(weights), *choice)
     if prepared is None:
         weights = [evenly_strided(weight.detach()) for weight in weights]
@@ -205,6 +241,7 @@ def _prepared(
     groups: tuple[int, ...],
     formula: Formula,
     algorithm: str,
+    products: str,
 ) -> _Prepared | None:
     """Prepares a call for weights at these places; ``None`` if the taps of a weight have no common stride."""
     weights = [Placement(*placement) for placement in placements]
@@ -216,18 +253,19 @@ def _prepared(
     if arrangement is None:
         return None
     try:
-        return _Prepared(_batches(module, arrangement.rows, formula, 0), arrangement)
+        return _Prepared(_batches(module, arrangement.rows, formula, products, 0), arrangement)
     except ValueError as error:
         raise FormulaError(f"the CUDA kernels cannot do this: {error}") from error
 
 
-def _batches(module: Any, rows: list[Any], formula: Formula, first: int) -> list[_Batch]:
+def _batches(module: Any, rows: list[Any], formula: Formula, products: str, first: int) -> list[_Batch]:
     """Divides weights in halves until each batch works in :data:`WORKSPACE` or is a single weight.
 
     Args:
         module: The compiled module.
         rows: How the weights lie in memory.
         formula: The formula of the entropy.
+        products: The instructions that multiply between filters.
         first: The position of the first of them in the call.
     """
     call = module.Call(
@@ -237,8 +275,10 @@ def _batches(module: Any, rows: list[Any], formula: Formula, first: int) -> list
         axis=formula.axis,
         tau=formula.tau or 0.0,
         tau_scale=formula.tau_scale,
+        tensor_cores=products,
     )
     size, half = call.workspace_bytes(), len(rows) // 2
     if size <= WORKSPACE or half == 0:
         return [_Batch(call, size, slice(first, first + len(rows)))]
-    return _batches(module, rows[:half], formula, first) + _batches(module, rows[half:], formula, first + half)
+    halves = ((rows[:half], first), (rows[half:], first + half))
+    return [batch for part, begin in halves for batch in _batches(module, part, formula, products, begin)]

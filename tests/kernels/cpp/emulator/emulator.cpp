@@ -59,6 +59,7 @@ emulator_switch:
 
 namespace emulator {
 
+cudaError_t pending_error = cudaSuccess;
 Settings settings;
 Seen seen;
 Barrier barriers[256];
@@ -69,8 +70,6 @@ namespace {
 
 void* expected_stream = nullptr;
 int expected_device = 0;
-cudaError_t pending = cudaSuccess;
-
 constexpr size_t kStack = 128 << 10;
 
 struct Fiber {
@@ -142,6 +141,7 @@ void begin() {
   __tsan_acquire(&launch_start);
   (*block.thread)();
   if (!self->copies.empty()) fault("a thread ends before its copies to shared memory have arrived");
+  end_products();
   __tsan_release(&launch_end);
   __tsan_release(&self->sync);
   current->done = true;
@@ -215,7 +215,7 @@ void reset() {
   const int device = seen.device;
   seen = Seen{};
   seen.device = device;
-  pending = cudaSuccess;
+  pending_error = cudaSuccess;
 }
 
 unsigned char* shared_memory(size_t least) {
@@ -294,16 +294,18 @@ int meet_block(int vote) {
   return static_cast<int>(block.last_votes);
 }
 
-void launch(const char* name, unsigned grid, unsigned threads, size_t shared, cudaStream_t stream,
+const void* shared_base() { return block.aligned; }
+
+void launch(const char* name, const void* kernel, unsigned grid, unsigned threads, size_t shared, cudaStream_t stream,
             const std::function<void()>& thread) {
   seen.other_stream |= stream != expected_stream;
   seen.other_device |= seen.device != expected_device;
   const int number = seen.launches++;
   if (number == settings.fail_launch) {
-    pending = settings.failure;
+    pending_error = settings.failure;
     return;
   }
-  if (grid == 0 || threads == 0 || threads > 1024 || shared > 48 << 10) {
+  if (grid == 0 || threads == 0 || threads > 1024 || shared > most_shared(kernel)) {
     fault("%s: a launch of %u blocks of %u threads with %zu bytes of shared memory", name, grid, threads, shared);
     return;
   }
@@ -330,6 +332,7 @@ void launch(const char* name, unsigned grid, unsigned threads, size_t shared, cu
     std::memset(bytes, 0xff, shared);  // NaN, as a float and as a double
     block.aligned = bytes;
     block.shared_bytes = shared;
+    begin_products(block.first, threads, shared);
     block.thread = &thread;
     for (unsigned t = 0; t < threads; ++t) {
       Fiber& fiber = block.fibers[block.first + t];
@@ -351,6 +354,7 @@ void launch(const char* name, unsigned grid, unsigned threads, size_t shared, cu
       }
       if (!block.moved && block.left < threads) stuck(name);
     }
+    compare_warpgroups();
   }
   __tsan_acquire(&launch_end);
   for (unsigned char* bytes : all_shared) std::free(bytes);
@@ -365,36 +369,3 @@ extern "C" void __tsan_on_report(void*) {
   emulator::fault("a data race");  // ends the launch: reports are slow
 }
 #endif
-
-const char* cudaGetErrorName(cudaError_t error) {
-  return error == cudaErrorMemoryAllocation ? "cudaErrorMemoryAllocation"
-         : error == cudaErrorInsufficientDriver ? "cudaErrorInsufficientDriver"
-         : error == cudaErrorInvalidDevice      ? "cudaErrorInvalidDevice"
-         : error == cudaErrorNoDevice           ? "cudaErrorNoDevice"
-         : error == cudaErrorLaunchOutOfResources ? "cudaErrorLaunchOutOfResources"
-                                                  : "cudaError";
-}
-const char* cudaGetErrorString(cudaError_t error) { return error == cudaSuccess ? "no error" : "emulated failure"; }
-cudaError_t cudaGetLastError() {
-  const cudaError_t error = emulator::pending;
-  emulator::pending = cudaSuccess;
-  return error;
-}
-cudaError_t cudaGetDevice(int* device) {
-  if (emulator::settings.no_devices != cudaSuccess) return emulator::settings.no_devices;
-  *device = emulator::seen.device;
-  return cudaSuccess;
-}
-cudaError_t cudaSetDevice(int device) {
-  if (device < 0 || device >= emulator::settings.devices) return cudaErrorInvalidDevice;
-  emulator::seen.device = device;
-  return cudaSuccess;
-}
-cudaError_t cudaGetDeviceCount(int* count) {
-  *count = emulator::settings.no_devices == cudaSuccess ? emulator::settings.devices : 0;
-  return emulator::settings.no_devices;
-}
-cudaError_t emulated_attributes(cudaFuncAttributes* attributes) {
-  attributes->numRegs = 0;
-  return emulator::settings.no_devices;
-}

@@ -18,9 +18,10 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define FEC_ARGUMENT const
 #define FEC_CALLED static __attribute__((noinline, unused))
 #define LAUNCH(kernel, grid, block, shared, stream, ...)                     \
-  ::emulator::launch(#kernel, (grid), (block), (shared), (stream), [&](auto... arguments) { \
+  ::emulator::launch(#kernel, reinterpret_cast<const void*>(kernel), (grid), (block), (shared), (stream), [&](auto... arguments) { \
     return [=] { kernel(arguments...); };                                    \
   }(__VA_ARGS__))
 #define FEC_SEEN(what) __atomic_fetch_add(&::emulator::seen.what, threadIdx.x % 32 == 0, __ATOMIC_RELAXED)
@@ -35,6 +36,7 @@ struct dim3 {
 using cudaStream_t = void*;
 enum cudaError_t {
   cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
   cudaErrorInsufficientDriver = 35,
   cudaErrorInvalidDevice = 101,
@@ -44,6 +46,7 @@ enum cudaError_t {
   cudaErrorUnsupportedPtxVersion = 222,
   cudaErrorLaunchOutOfResources = 701,
 };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 struct cudaFuncAttributes {
   int numRegs;
 };
@@ -58,6 +61,11 @@ template <class F>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, F) {
   return emulated_attributes(attributes);
 }
+cudaError_t emulated_most_shared(const void* kernel, int bytes);
+template <class F>
+cudaError_t cudaFuncSetAttribute(F kernel, cudaFuncAttribute, int bytes) {
+  return emulated_most_shared(reinterpret_cast<const void*>(kernel), bytes);
+}
 
 namespace emulator {
 
@@ -71,6 +79,7 @@ struct Settings {
   cudaError_t failure = cudaErrorLaunchOutOfResources;
   const char* removed_file = "";  // the end of its path: the barrier that is removed, as a planted bug
   int removed_line = 0;
+  uint64_t wrong_bits = 0;  // of the descriptors of matrices (warpgroup.h), as a planted bug
 };
 extern Settings settings;
 
@@ -84,6 +93,7 @@ struct Seen {
   char fault[512] = "";  // the first wrong use of CUDA by a kernel
 };
 extern Seen seen;
+extern cudaError_t pending_error;  // what cudaGetLastError will return
 
 // The barriers in the sources that kernels have reached so far.
 struct Barrier {
@@ -105,12 +115,14 @@ struct Coordinates {
 extern Coordinates here;  // of the fiber that runs
 
 unsigned char* shared_memory(size_t least);
+const void* shared_base();
+size_t most_shared(const void* kernel);  // bytes
 void fault(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
-void launch(const char* name, unsigned grid, unsigned block, size_t shared, cudaStream_t stream,
+void launch(const char* name, const void* kernel, unsigned grid, unsigned block, size_t shared, cudaStream_t stream,
             const std::function<void()>& thread);
 
-enum class Meeting { Shuffle, Sync, Ballot, Mma, Matrices };
+enum class Meeting { Shuffle, Sync, Ballot, Mma, Matrices, Product };
 // Waits for all lanes of the mask; returns their values, by lane.
 const uint64_t* meet(unsigned mask, Meeting kind, uint64_t brought);
 int meet_block(int vote);  // __syncthreads; how many threads voted
@@ -133,11 +145,17 @@ T shuffle(unsigned mask, T value, int source) {
 // Copies to shared memory that a thread has started; `finished` takes those out that a wait is for.
 struct Copy {
   void* to;
-  const void* from;
+  const void* from;  // null: zeros
 };
 void start_copy(const Copy& copy);
 void commit_copies();
 bool next_finished(int pending, Copy& copy);
+
+// The products of warpgroups (warpgroup.h).
+void begin_products(size_t first_fiber, size_t fibers, size_t shared_bytes);  // a block begins
+void end_products();  // a thread ends
+void compare_warpgroups();  // a block ends
+void hide_copy(void* to);  // a copy has arrived, which only the thread's own fence shows to products
 
 inline int own_lane() { return static_cast<int>(here.thread.x & 31); }
 
@@ -168,7 +186,11 @@ template <int pending>
 static inline void wait_copies(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   if (!::emulator::has_barrier(file, line)) return;
   ::emulator::Copy copy;
-  while (::emulator::next_finished(pending, copy)) std::memcpy(copy.to, copy.from, 16);
+  while (::emulator::next_finished(pending, copy)) {
+    if (copy.from == nullptr) std::memset(copy.to, 0, 16);
+    else std::memcpy(copy.to, copy.from, 16);
+    ::emulator::hide_copy(copy.to);
+  }
 }
 static inline void load_matrices(uint32_t (&words)[4], const void* row) {
   const uint64_t* rows = ::emulator::meet(0xffffffffu, ::emulator::Meeting::Matrices, reinterpret_cast<uint64_t>(row));
@@ -273,3 +295,5 @@ inline float emulated_half(uint16_t x) {
   const float value = size < 0x400u ? small : __uint_as_float((size << 13) + (112u << 23));
   return x & 0x8000u ? -value : value;
 }
+
+#include "warpgroup.h"
