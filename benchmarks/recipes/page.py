@@ -63,7 +63,7 @@ def command(name: str, content: dict[str, Any]) -> str:
         if key not in covered and in_recipe.get(key) != value:
             text = json.dumps(value).replace('"', "")
             options.append(f"--set {shlex.quote(f'{key}={text}')}")
-    options += [f"--set {key}=null" for key in original if key not in content]
+    options += [f"--set {key}={'false' if original[key] is True else 'null'}" for key in original if key not in content]
     return " \\\n    ".join([*options, f"--out {name}"])
 
 
