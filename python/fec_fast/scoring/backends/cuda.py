@@ -71,7 +71,12 @@ def tensor_cores(device: int | None) -> str:
     setting = f"FEC_FAST_TENSOR_CORES={named}"
     if named != "wgmma":
         raise BackendError(f"{setting}: unset it, or one of: mma, wgmma")
-    if not _has_wgmma(compiled(), device or 0):
+    module = compiled()
+    try:
+        there = _has_wgmma(module, device or 0)
+    except module.Error as error:  # no driver, or one that is too old
+        raise BackendError(f"{setting}: {error}") from error
+    if not there:
         raise BackendError(
             f"{setting}: the device or the build has no wgmma; unset it. It needs a GPU of compute capability 9.0 "
             f"(H100, H200), and kernels that were built for 90 or all-major (CUDAARCHS) by nvcc 12.0 or newer"
