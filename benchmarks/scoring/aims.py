@@ -108,9 +108,9 @@ def _of_growth(rows: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
         (f"`pairwise`, {span}, steepest rise divided by that of C", "1 (up to noise)", f"{pairs:.2f}", pairs <= 1.1),
         (
             "between filters, share of the measured multiply-add peak",
-            "at least 50 %",
+            "at least 75 %",
             f"{100 * min(shares):.0f} to {100 * max(shares):.0f} %",
-            min(shares) >= 0.5,
+            min(shares) >= 0.75,
         ),
     ]
 
