@@ -20,7 +20,6 @@ SCORABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # Those that scoring reads through float16 copies, which have exactly their values.
 FLOAT8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
 _ORDINARY = (nn.Parameter, Tensor)
-_DENSE = torch.strided
 
 
 class Trouble(NamedTuple):
@@ -59,7 +58,7 @@ def weight_trouble(
     if (
         type(weight) in _ORDINARY
         and weight.dtype in SCORABLE_DTYPES
-        and weight.layout is _DENSE
+        and weight.layout is torch.strided
         and not weight.is_meta
         and weight.dim() > 1
         and (may_be_empty or weight.numel())
