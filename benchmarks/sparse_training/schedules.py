@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import fec_fast
+from benchmarks.common.group_norm import cut_until, group_norm_pruner, sparse_training
 from fec_fast import Budget
 
 CUT, DENSE = "cut, then train", "dense, trained further"
@@ -92,33 +92,17 @@ def rounds(work: Work, number: int) -> nn.Module:
 
 
 def torch_pruning(work: Work, *, sparse: bool) -> nn.Module:
-    """Torch-Pruning's group norm pruner, with the settings of its CIFAR-10 script: one ranking of all groups.
+    """Torch-Pruning's group norm pruner.
 
     With its sparse training the steps are divided as in :func:`group_lasso`; else all of them follow the cut.
     """
-    import torch_pruning as tp
-
     model = copy.deepcopy(work.dense)
     target = (1 - work.budget.share_of(1.0)) * parameters(model)
-    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
-    pruner = tp.pruner.GroupNormPruner(
-        model,
-        work.example,
-        importance=tp.importance.GroupMagnitudeImportance(),
-        reg=5e-4,
-        global_pruning=True,
-        pruning_ratio=1.0,
-        iterative_steps=400,
-        ignored_layers=[last],
-    )
+    pruner = group_norm_pruner(model, work.example)
     if sparse:
-        handle = register_optimizer_step_pre_hook(lambda *_: pruner.regularize(model))
-        try:
+        with sparse_training(pruner, model):
             work.train(model, 0.5, 0)
-        finally:
-            handle.remove()
-    while parameters(model) > target:
-        pruner.step()
+    cut_until(pruner, lambda: parameters(model) <= target)
     work.train(model, 0.5 if sparse else 1.0, int(sparse))
     return model
 

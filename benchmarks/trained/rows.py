@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from fec_fast import Budget
 
 DENSE, RECOVERED, RE_ESTIMATED = "dense", "recovered", "re-estimated"
+# Torch-Pruning's group norm pruner: the cut before all epochs, or after sparse training in half of them.
+GROUP_NORM, SPARSE = "Torch-Pruning", "Torch-Pruning, sparse training"
 BATCH, WARMUP_EPOCHS = 128, 0.25
 
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 import fec_fast
 from benchmarks.common.environment import ROOT
+from benchmarks.common.group_norm import cut_until, group_norm_pruner, sparse_training
 from benchmarks.common.results import RESULTS, read_result, run_number, write_result
 from benchmarks.recovery.networks import Bench, right
 from benchmarks.recovery.rows import accuracy
@@ -33,14 +34,19 @@ from benchmarks.trained.page import write
 from benchmarks.trained.rows import (
     BATCH,
     DENSE,
+    GROUP_NORM,
     PRECISIONS,
     RE_ESTIMATED,
     ROWS,
+    SPARSE,
     TRAININGS,
     WARMUP_EPOCHS,
     Key,
+    Training,
     keys,
 )
+from benchmarks.trained.teacher import RememberingTeacher
+from fec_fast.graph.counts import count
 
 RESULT = RESULTS / "trained.json"
 CALIBRATION_IMAGES = 1000
@@ -84,31 +90,67 @@ class Trainings:
         if any(row["key"] == list(key) for row in (read_result(self.output) or {"rows": []})["rows"]):
             return
         name, start, named, seed = key
-        model, values = self._start(name, start, seed)  # the same in every part of an interrupted training
         network, training = ROWS[name].network if name in ROWS else name, TRAININGS[named]
-        images, normalise = self.bench.source(network)
-        loader = TimedImages(images, normalise, training.sizes, len(images.train[1]) // BATCH)
-        loader.deadline = self.deadline
         state = self.work / "-".join("".join(c if c.isalnum() else "_" for c in str(part)) for part in key)
+        # The network and what is known of it are the same in every part of an interrupted training.
+        if start in (GROUP_NORM, SPARSE):
+            model, values, sizes = self._cut_by_torch_pruning(key, state)
+        else:
+            model, values = self._start(name, start, seed)
+            sizes = training.sizes
+        self._train(model, network, training, sizes, seed, state / "training")
+        document = read_result(self.output) or {"rows": []}
+        row = {"key": list(key), **values, **accuracy(self._right(network, model))}
+        document["rows"].append({**row, "run": run_number(document, "torchvision", "torch-pruning")})
+        write_result(self.output, document)
+        shutil.rmtree(state)
+        print(json.dumps(key), values.get("before"), row["accuracy"], flush=True)
+
+    def _train(
+        self, model: nn.Module, network: str, training: Training, sizes: tuple[int, ...], seed: int, state: Path
+    ) -> None:
+        """Trains a network in place, for an epoch for each size of images; goes on from a state."""
+        images, normalise = self.bench.source(network)
+        loader = TimedImages(images, normalise, sizes, len(images.train[1]) // BATCH)
+        loader.deadline = self.deadline
+        teacher = None
+        if training.teacher:
+            # Trainings with the same seed see the same images, unless a network has dropout.
+            answers = self.work / f"{network}-teacher-{seed}.pt"
+            teacher = RememberingTeacher(self.bench.dense(network).to(memory_format=torch.channels_last), answers)
         fec_fast.finetune(
             model.to(memory_format=torch.channels_last),
             loader,
-            epochs=len(training.sizes),
+            epochs=len(sizes),
             lr=training.lr,
             warmup_epochs=WARMUP_EPOCHS,
-            teacher=self.bench.dense(network).to(memory_format=torch.channels_last) if training.teacher else None,
+            teacher=teacher,
             mixed_precision=PRECISIONS.get(network, "no"),
             seed=seed,
             checkpoint=state,
             resume=state.is_dir(),
             progress=False,
         )
-        document = read_result(self.output) or {"rows": []}
-        row = {"key": list(key), **values, **accuracy(self._right(network, model))}
-        document["rows"].append({**row, "run": run_number(document, "torchvision")})
-        write_result(self.output, document)
-        shutil.rmtree(state)
-        print(json.dumps(key), values.get("before"), row["accuracy"], flush=True)
+
+    def _cut_by_torch_pruning(self, key: Key, state: Path) -> tuple[nn.Module, dict[str, Any], tuple[int, ...]]:
+        """A network cut by Torch-Pruning, what is known of it, and the images that are left of its training."""
+        name, start, named, seed = key
+        row, training = ROWS[name], TRAININGS[named]
+        model, example = self.bench.dense(row.network), self.bench.calibration(row.network, 1, 0)[0]
+        dense, sizes = count(model, example), training.sizes
+        pruner = group_norm_pruner(model, example)
+        if start == SPARSE:
+            half = len(sizes) // 2
+            with sparse_training(pruner, model):
+                self._train(model, row.network, training, sizes[:half], seed, state / "sparse")
+            sizes = sizes[half:]
+        axis = "macs" if row.budget.macs is not None else "parameters"
+        target = (1 - row.budget.share_of(1.0)) * getattr(dense, axis)
+        model.eval().cpu()
+        cut_until(pruner, lambda: getattr(count(model, example), axis) <= target)
+        now = count(model, example)
+        values = {each: [getattr(dense, each), getattr(now, each)] for each in ("parameters", "macs")}
+        return model, {**values, "before": accuracy(self._right(row.network, model))["accuracy"]}, sizes
 
     def _start(self, name: str, start: str, seed: int) -> tuple[nn.Module, dict[str, Any]]:
         """A network before its training, and what is known of it."""
