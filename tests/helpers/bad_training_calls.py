@@ -50,7 +50,7 @@ TRAINING = {
     ),
     "GrowingPenalty": Subject(
         fec_fast.GrowingPenalty,
-        lambda _: {"plan": fec_fast.prune(network(), IMAGE, remove=0.5).plan},
+        lambda _: {"plan": fec_fast.prune(network(), IMAGE, remove=0.5, recover=None).plan},
         {
             "plan": without({**bad.NO_PLANS, "None": lambda: None}, "other"),
             "until": {**NUMBER, "zero": lambda: 0, "above one": lambda: 1.01, "None": lambda: None},

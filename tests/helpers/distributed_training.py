@@ -69,7 +69,7 @@ def train(model: nn.Module, batch_size: int, **options: Any) -> Any:
 
 def fading(model: nn.Module) -> fec_fast.GrowingPenalty:
     """A penalty on half of a network's channels."""
-    plan = fec_fast.prune(model, torch.zeros(1, 1, 6, 6), remove=0.5, criterion="l1", verify=False).plan
+    plan = fec_fast.prune(model, torch.zeros(1, 1, 6, 6), remove=0.5, criterion="l1", verify=False, recover=None).plan
     return fec_fast.GrowingPenalty(plan, until=0.7)
 
 

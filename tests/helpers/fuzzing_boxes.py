@@ -84,7 +84,7 @@ def _measured(kind: Any, sound: Any) -> Target:
 
 
 def _sweep(folder: Path) -> Target:
-    plan = fec_fast.prune(tiny(), torch.zeros(1, 1, 4, 4), remove=0.5).plan
+    plan = fec_fast.prune(tiny(), torch.zeros(1, 1, 4, 4), remove=0.5, recover=None).plan
     point = fec_fast.SweepPoint("macs=0.5", "entropy", "l1", 0.5, None, 10, 20, None, plan)
     dense = fec_fast.DenseNetwork(0.75, 20, 40)
     return _measured(fec_fast.Sweep, fec_fast.Sweep("accuracy", dense, (point,), {"macs=0.9": "too much"}))

@@ -46,7 +46,7 @@ def _load_check(folder: Path, name: str) -> Target:
     """A checkpoint of which one file is mutated; its checksum is made right, but for the card, which may be edited."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        result = fec_fast.prune(Tied().eval(), torch.randn(1, 1, 4, 4), ratio=0.5)
+        result = fec_fast.prune(Tied().eval(), torch.randn(1, 1, 4, 4), ratio=0.5, recover=None)
     card = fec_fast.ModelCard(base_model="timm/a", license="mit", metrics={"accuracy": 0.5})
     path = fec_fast.save(result, folder / "checkpoint", model_card=card)
     manifest = json.loads((path / "checkpoint.json").read_text())
@@ -235,7 +235,7 @@ def _transformers(folder: Path) -> Target:
 
     config = ResNetConfig(num_channels=1, embedding_size=4, hidden_sizes=[8], depths=[1], num_labels=3)
     model = ResNetForImageClassification(config).eval()
-    result = fec_fast.prune(model, {"pixel_values": torch.zeros(1, 1, 32, 32)}, ratio=0.5)
+    result = fec_fast.prune(model, {"pixel_values": torch.zeros(1, 1, 32, 32)}, ratio=0.5, recover=None)
     file = integration.save_pretrained(result, folder / "saved") / "config.json"
 
     def read(content: bytes) -> None:

@@ -39,8 +39,8 @@ def test_a_model_is_pruned_as_on_the_cpu(criterion: str) -> None:
     options = {"criterion": criterion, "ratio": 0.4}
     given = {"calibration": images} if criterion == "reconstruction" else {}
     there = {name: tensor.cuda() for name, tensor in given.items()}
-    on_cpu = fec_fast.prune(model, images[:1], **options, **given)
-    on_gpu = fec_fast.prune(copy.deepcopy(model).cuda(), images[:1].cuda(), **options, **there)
+    on_cpu = fec_fast.prune(model, images[:1], **options, **given, recover=None)
+    on_gpu = fec_fast.prune(copy.deepcopy(model).cuda(), images[:1].cuda(), **options, **there, recover=None)
     assert on_gpu.plan.keep == on_cpu.plan.keep
     assert on_gpu.proof is not None and next(on_gpu.model.parameters()).is_cuda
     assert relative_error(outputs(on_cpu.model, images), outputs(on_gpu.model, images.cuda())) < 1e-9
@@ -49,7 +49,7 @@ def test_a_model_is_pruned_as_on_the_cpu(criterion: str) -> None:
 @pytest.mark.parametrize("images_given", [True, False])
 def test_recovery_equals_that_on_the_cpu(images_given: bool) -> None:
     model, images = network(torch.float64), IMAGES.double()
-    result = fec_fast.prune(model, images[:1], ratio=0.4)
+    result = fec_fast.prune(model, images[:1], ratio=0.4, recover=None)
     recovered = {}
     for device in ("cpu", "cuda"):
         original, pruned = copy.deepcopy(model).to(device), copy.deepcopy(result.model).to(device)
@@ -62,7 +62,7 @@ def test_recovery_equals_that_on_the_cpu(images_given: bool) -> None:
 
 def test_a_recovered_model_is_nearer_to_the_original() -> None:
     model, images = network().cuda(), IMAGES.cuda()
-    cut = fec_fast.prune(model, images[:1], ratio=0.4)
+    cut = fec_fast.prune(model, images[:1], ratio=0.4, recover=None)
     recovered = fec_fast.prune(model, images[:1], ratio=0.4, recover=IMAGES)  # which lie on the CPU
     wanted = outputs(model, images)
     assert relative_error(wanted, outputs(recovered.model, images)) < relative_error(wanted, outputs(cut.model, images))

@@ -41,7 +41,7 @@ class Detector(nn.Module):
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model, images = Detector().eval(), [torch.rand(3, 32, 40)]
-    result = fec_fast.prune(model, images, budget=fec_fast.Budget(params=0.6))
+    result = fec_fast.prune(model, images, budget=fec_fast.Budget(params=0.6), recover=None)
     sensitivity = fec_fast.measure_sensitivity(
         model, images, lambda net: sum(p.numel() for p in net.parameters()) / 1e4, at=(0.3, 0.6), progress=False
     )
@@ -71,7 +71,7 @@ def test_the_report_of_a_large_network_is_small(tmp_path: Path) -> None:
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
     model, image = models.resnet50().eval(), torch.randn(1, 3, 32, 32)
-    result = fec_fast.prune(model, image, budget=fec_fast.Budget(params=0.5), verify=False)
+    result = fec_fast.prune(model, image, budget=fec_fast.Budget(params=0.5), verify=False, recover=None)
     assert 300_000 < result.report(tmp_path / "report.html", model, image).stat().st_size < 1_000_000
 
 

@@ -168,7 +168,7 @@ def test_it_is_pruned_right_or_kept(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, images = build().eval(), torch.randn(2, 3, 8, 8)
     before = copy.deepcopy(model.state_dict())
-    result = fec_fast.prune(model, images, ratio=0.5)
+    result = fec_fast.prune(model, images, ratio=0.5, recover=None)
     found = {
         part: tensor.shape[0]
         for key, tensor in result.model.named_parameters()
@@ -190,7 +190,9 @@ def test_volumes_keep_their_memory_format(memory_format: torch.memory_format) ->
         *(nn.Conv3d(3, 8, 3, padding=1), nn.BatchNorm3d(8), nn.ReLU(), nn.Conv3d(8, 8, 3, padding=1)),
         *(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(8, 4)),
     )
-    result = fec_fast.prune(model.to(memory_format=memory_format).eval(), torch.randn(2, 3, 6, 6, 6), ratio=0.5)
+    result = fec_fast.prune(
+        model.to(memory_format=memory_format).eval(), torch.randn(2, 3, 6, 6, 6), ratio=0.5, recover=None
+    )
     for layer in (result.model[0], result.model[3]):
         assert layer.out_channels == 4 and layer.weight.is_contiguous(memory_format=memory_format)
 
@@ -199,13 +201,13 @@ def test_a_call_in_inference_mode_gives_a_network_that_can_be_trained() -> None:
     model, images = Network().eval(), torch.randn(8, 3, 8, 8)
     with torch.inference_mode():
         assert fec_fast.couplings(model, images).sets
-        result = fec_fast.prune(model, images, ratio=0.5)
+        result = fec_fast.prune(model, images, ratio=0.5, recover=None)
         fec_fast.verify_equivalence(model, result.model, result.plan, images)
         fec_fast.compensate(model, result.model, result.plan, [images])
         with pytest.raises(fec_fast.ArgumentError, match="outside of it"):
             fec_fast.finetune(result.model, [(images, torch.zeros(8, dtype=torch.int64))], epochs=1)
         inside = copy.deepcopy(model)
-    expected = fec_fast.prune(model, images, ratio=0.5)
+    expected = fec_fast.prune(model, images, ratio=0.5, recover=None)
     assert result.plan == expected.plan
     result.model(images).sum().backward()
     assert result.model.stem.weight.grad is not None
@@ -217,7 +219,7 @@ def test_a_call_in_inference_mode_gives_a_network_that_can_be_trained() -> None:
 def test_example_inputs_of_inference_mode() -> None:
     with torch.inference_mode():
         images = torch.randn(2, 3, 8, 8)
-    assert fec_fast.prune(Network().eval(), images, ratio=0.5).model.stem.out_channels == 4
+    assert fec_fast.prune(Network().eval(), images, ratio=0.5, recover=None).model.stem.out_channels == 4
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {

@@ -30,7 +30,7 @@ def network(training: bool = False) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def result() -> fec_fast.PruneResult:
-    return fec_fast.prune(network(), IMAGES, ratio=0.5)
+    return fec_fast.prune(network(), IMAGES, ratio=0.5, recover=None)
 
 
 def writing_criterion(weight: Tensor) -> Tensor:
@@ -40,8 +40,10 @@ def writing_criterion(weight: Tensor) -> Tensor:
 
 CALLS: dict[str, Callable[[nn.Module, fec_fast.PruneResult, Tensor], Any]] = {
     "score_model": lambda model, result, images: fec_fast.score_model(model),
-    "prune": lambda model, result, images: fec_fast.prune(model, images, ratio=0.5),
-    "prune, own criterion": lambda model, result, images: fec_fast.prune(model, images, criterion=writing_criterion),
+    "prune": lambda model, result, images: fec_fast.prune(model, images, ratio=0.5, recover=None),
+    "prune, own criterion": lambda model, result, images: fec_fast.prune(
+        model, images, criterion=writing_criterion, recover=None
+    ),
     "prune, recovery": lambda model, result, images: fec_fast.prune(model, images, recover=images.repeat(8, 1, 1, 1)),
     "prune, latency": lambda model, result, images: refused(model, images),
     "couplings": lambda model, result, images: fec_fast.couplings(model, images),
@@ -58,7 +60,7 @@ CALLS: dict[str, Callable[[nn.Module, fec_fast.PruneResult, Tensor], Any]] = {
 
 def refused(model: nn.Module, images: Tensor) -> None:
     with pytest.raises(fec_fast.BudgetError, match="cannot be met"):
-        fec_fast.prune(model, images, budget=fec_fast.Budget(latency_ms=1e-6))
+        fec_fast.prune(model, images, budget=fec_fast.Budget(latency_ms=1e-6), recover=None)
 
 
 @pytest.fixture(params=["switches as torch has them", "switches of the user's"])
@@ -118,13 +120,13 @@ def test_sixteen_threads_at_once_do_what_one_does(brief_latency: None, rounds: i
     """All on one model: its modes, buffers and counters, and torch's switches, are the same for all of them."""
     torch.manual_seed(0)
     model = Restless().train()
-    alone = fec_fast.prune(model, IMAGES, ratio=0.5, criterion="l1")
+    alone = fec_fast.prune(model, IMAGES, ratio=0.5, criterion="l1", recover=None)
     before, process = of_model(model), of_process()
     barrier = threading.Barrier(16)
 
     def work(number: int) -> fec_fast.PruneResult:
         barrier.wait()
-        result = fec_fast.prune(model, IMAGES, ratio=0.5, criterion="l1", verify=number < 4)
+        result = fec_fast.prune(model, IMAGES, ratio=0.5, criterion="l1", verify=number < 4, recover=None)
         if number % 4 == 0:
             fec_fast.verify_equivalence(model, alone.model, alone.plan, IMAGES)
         elif number % 4 == 1:

@@ -37,7 +37,7 @@ def network(seed: int = 0) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def result() -> fec_fast.PruneResult:
-    return fec_fast.prune(network(1), IMAGES, ratio=0.5, criterion="l1")
+    return fec_fast.prune(network(1), IMAGES, ratio=0.5, criterion="l1", recover=None)
 
 
 def assert_unchanged_at_every_step(
@@ -159,7 +159,7 @@ def test_an_attribute_that_refuses_does_not_stop_the_undoing(how: str, refusing:
         layers = [first(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), last(8, 4, 1)]
         return nn.Sequential(*layers)
 
-    result = fec_fast.prune(chain(nn.Conv2d, nn.Conv2d), IMAGES, ratio=0.5)
+    result = fec_fast.prune(chain(nn.Conv2d, nn.Conv2d), IMAGES, ratio=0.5, recover=None)
     path = fec_fast.save(result, tmp_path / "saved")
     model = chain(*refusing)
     before = of_model(model)
@@ -184,7 +184,7 @@ def test_a_value_that_cannot_be_put_back_is_noted_and_everything_else_is() -> No
     Broken.number = 0
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))
-    plan = fec_fast.prune(plain, IMAGES, ratio=0.5).plan
+    plan = fec_fast.prune(plain, IMAGES, ratio=0.5, recover=None).plan
     model = nn.Sequential(Broken(3, 8, 3), nn.ReLU(), Last(8, 4, 1))
     before = [tensor.clone() for tensor in model.parameters()]
     with pytest.raises(TypeError, match="no other number") as caught:

@@ -46,7 +46,9 @@ def scratch_in(folder: Path) -> list[Path]:
 @pytest.mark.parametrize("kills", KILLS)
 def test_saving(tmp_path: Path, kills: int) -> None:
     """Two checkpoints replace each other in turns; after a kill, one of them is there."""
-    results = [fec_fast.prune(network(seed), IMAGES, ratio=share) for seed, share in ((0, 0.5), (1, 0.25))]
+    results = [
+        fec_fast.prune(network(seed), IMAGES, ratio=share, recover=None) for seed, share in ((0, 0.5), (1, 0.25))
+    ]
     folder = fec_fast.save(results[0], tmp_path / "saved")
     found: list[int] = []
     left: list[int] = []
@@ -73,7 +75,9 @@ def test_saving(tmp_path: Path, kills: int) -> None:
 @pytest.mark.parametrize("kills", KILLS)
 def test_saving_with_a_card(tmp_path: Path, kills: int) -> None:
     """Checkpoints with and without a card replace each other: the card is that of the plan and the weights beside."""
-    results = [fec_fast.prune(network(seed), IMAGES, ratio=share) for seed, share in ((0, 0.5), (1, 0.25))]
+    results = [
+        fec_fast.prune(network(seed), IMAGES, ratio=share, recover=None) for seed, share in ((0, 0.5), (1, 0.25))
+    ]
     folder = fec_fast.save(results[0], tmp_path / "saved", model_card=True)
     found: list[bool] = []
 
@@ -98,7 +102,7 @@ def test_saving_with_a_card(tmp_path: Path, kills: int) -> None:
 def test_files_of_other_runtimes(tmp_path: Path, kills: int) -> None:
     """An int8 file, and a checkpoint with an ONNX file: the old one or the new one, whole."""
     skip_without("onnx", "onnxscript", "onnxruntime")
-    result = fec_fast.prune(network(0), IMAGES, ratio=0.5)
+    result = fec_fast.prune(network(0), IMAGES, ratio=0.5, recover=None)
     file, folder = tmp_path / "int8.onnx", fec_fast.save(result, tmp_path / "saved")
     file.write_bytes(b"the old file")
     fec_fast.export_int8(result.model, tmp_path / "first.onnx", IMAGES)  # imports what the children then have
@@ -125,7 +129,7 @@ def test_files_of_other_runtimes(tmp_path: Path, kills: int) -> None:
 @pytest.mark.parametrize("kills", KILLS)
 def test_the_first_save(tmp_path: Path, kills: int) -> None:
     """There is nothing, or a whole checkpoint; and what a kill leaves does not stand in the way of the next."""
-    result = fec_fast.prune(network(0), IMAGES, ratio=0.5)
+    result = fec_fast.prune(network(0), IMAGES, ratio=0.5, recover=None)
     folder = tmp_path / "deep" / "saved"
 
     def check() -> None:

@@ -45,7 +45,7 @@ def test_many_layers(build, layers: int, tmp_path: Path) -> None:
     model = build(layers).eval()
     draw_norms(model)
     assert len(fec_fast.score_model(model)) == layers
-    result = fec_fast.prune(model, IMAGES, ratio=0.5)
+    result = fec_fast.prune(model, IMAGES, ratio=0.5, recover=None)
     assert result.proof is not None and result.proof.layers >= layers and not result.proof.not_reached
     widths = [module.out_channels for module in result.model.modules() if isinstance(module, nn.Conv2d)]
     assert widths == [1 if width == 2 else 4 for width in (m.out_channels for m in convolutions(model))]
@@ -95,7 +95,7 @@ def test_many_channels(tmp_path: Path) -> None:
     for formula in FORMULAS[:2]:
         scores = fec_fast.score_model(model, formula=formula)
         assert torch.allclose(scores["4"], reference.entropy(model[4].weight, formula), atol=1e-4)
-    result = fec_fast.prune(model, IMAGES, ratio=0.5)
+    result = fec_fast.prune(model, IMAGES, ratio=0.5, recover=None)
     assert [m.out_channels for m in convolutions(result.model)] == [750, 750, 4]
     images = torch.randn(32, 3, 4, 4)
     with torch.no_grad():
@@ -118,13 +118,15 @@ def test_2_to_the_31_elements_on_the_meta_device_are_refused_by_name() -> None:
     with pytest.raises(fec_fast.WeightError, match="'0'.*meta device"):
         fec_fast.score_model(model, layers=[nn.Linear])
     with pytest.raises(fec_fast.WeightError, match=r"0\.weight is on the meta device"):
-        fec_fast.prune(model, image)
+        fec_fast.prune(model, image, recover=None)
 
 
 def test_a_plan_with_more_than_2_to_the_31_elements() -> None:
     """It is written, read, checked and applied as any other, to a model without values."""
     model, half = meta_network(), list(range(0, 1 << 15, 2))
-    small = fec_fast.prune(nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 4)), torch.ones(2, 8), ratio=0.5).plan
+    small = fec_fast.prune(
+        nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 4)), torch.ones(2, 8), ratio=0.5, recover=None
+    ).plan
     keep = {"0.weight": {"0": half}, "0.bias": {"0": half}, "2.weight": {"1": half}}
     assert small.keep.keys() == keep.keys()
     shapes = persistent_shapes(ModelIndex.of(model))

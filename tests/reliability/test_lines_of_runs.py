@@ -74,7 +74,7 @@ def test_prune(how: str, lines: int | None) -> None:
     images = IMAGES.clone()
 
     def prune() -> None:
-        fec_fast.prune(model, images, **options)
+        fec_fast.prune(model, images, **options, recover=None)
 
     folders = {"ratio": [""], "budget": ["pruning/"], "recovery": ["recovery/", "pruning/pruner", "pruning/recon"]}[how]
     times = chosen(prune, lines, *folders)
@@ -95,7 +95,7 @@ def test_compensate(images: bool, lines: int | None) -> None:
     """The pruned model has the weights that it had, in the objects that it had, or all new ones in them."""
     torch.manual_seed(0)
     model = SharedWeight().train()
-    pruned = fec_fast.prune(model, IMAGES, ratio=0.5)
+    pruned = fec_fast.prune(model, IMAGES, ratio=0.5, recover=None)
     target, whole = copy.deepcopy(pruned.model), copy.deepcopy(pruned.model)
 
     def compensate(network: nn.Module) -> None:

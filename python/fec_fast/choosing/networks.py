@@ -105,6 +105,7 @@ class NetworkMaker:
                 self._index.model,
                 self._example_inputs,
                 budget=budget,
+                recover=None,  # by its own call, on images that are read once for all networks
                 **chosen,
                 **self._options | {"formula": self._formula_for(criterion)},
             )

@@ -13,6 +13,7 @@ from ..plan import checkpoint
 from ..plan.plan import Plan
 from ..pruning.allocation.budget import Budget
 from ..pruning.arguments import calibration_needs, check_positive_integer, default_choice
+from ..pruning.automatic_recovery import AUTO
 from ..pruning.criteria import CRITERIA
 from ..pruning.explanation import explain
 from ..pruning.pruner import prune
@@ -54,9 +55,9 @@ from .report import ReportRequest, write_report_of_folder
 from .results import explanation_json, headline, result_json, scores_headline, training_json
 
 _NOT_RECOVERED = (
-    "not recovered: most of the accuracy may be lost; --calibrate DATA (images), --calibrate data-free or fec-fast "
-    "finetune brings it back"
+    "not recovered: most of the accuracy may be lost; --calibrate DATA (images) or fec-fast finetune brings it back"
 )
+_BARE = "none"
 
 app = typer.Typer(
     cls=OneLineErrors,
@@ -118,7 +119,8 @@ def prune_command(
         str | None,
         typer.Option(
             help="Policy that spreads a budget over the layers: entropy, uniform, global, sensitivity, reconstruction "
-            "or ablation. Default: reconstruction with --calibrate; ablation where there are batch norms; else entropy."
+            "or ablation. Default: reconstruction where the network is recovered; else ablation where there are batch "
+            "norms; else entropy."
         ),
     ] = None,
     calibrate: Annotated[
@@ -127,7 +129,8 @@ def prune_command(
             metavar="DATA",
             help="Data as for finetune, such as imagefolder:PATH. On its training images the kept channels take over "
             "the work of the removed ones, without labels; criteria and policies that measure (taylor, fisher, "
-            "reconstruction, ablation, sensitivity) use them too. data-free: recovery without images.",
+            "reconstruction, ablation, sensitivity) use them too. data-free: recovery without images, the default "
+            "where there are batch norms. none: no recovery.",
         ),
     ] = None,
     images: Annotated[int, typer.Option(help="Most images that the recovery of --calibrate uses.")] = IMAGES,
@@ -136,8 +139,8 @@ def prune_command(
     criterion: Annotated[
         str | None,
         typer.Option(
-            help=f"One of {', '.join(CRITERIA)}. Default: reconstruction with --calibrate; ablation for a budget "
-            "where there are batch norms; else fec_l1."
+            help=f"One of {', '.join(CRITERIA)}. Default: reconstruction where the network is recovered; else ablation "
+            "for a budget where there are batch norms; else fec_l1."
         ),
     ] = None,
     sides: Annotated[str, typer.Option(help="both or producer")] = "both",
@@ -156,8 +159,9 @@ def prune_command(
 ) -> None:
     """Remove filters, verify the result against the masked original, and save it."""
     checkpoint.check_destination(out)
-    if images != IMAGES and calibrate is None:
-        raise InputError(f"--images {images}: it belongs to --calibrate, which is not given")
+    has_images = calibrate not in (None, _BARE, DATA_FREE)
+    if images != IMAGES and not has_images:
+        raise InputError(f"--images {images}: it belongs to --calibrate DATA, which is not given")
     check_positive_integer("--images", images)
     amounts = [*amounts_of(remove, keep, budget), *([] if ratio is None else [ratio])]
     if len(amounts) > 1:
@@ -167,8 +171,8 @@ def prune_command(
     check_out(out, force)
     example = example_input(model, input_shape)
     network = build_model(model, weights).eval()
-    loader = None if calibrate is None or calibrate == DATA_FREE else load_data(calibrate, model, input_shape)[0]
-    recover = calibrate if loader is None else loader
+    loader = load_data(str(calibrate), model, input_shape)[0] if has_images else None
+    recover = DATA_FREE if calibrate == DATA_FREE else loader
     if recover is not None:
         criterion, ratios = default_choice(network, criterion, ratios, budget=target, sides=sides, recover=recover)
     result = prune(
@@ -184,13 +188,14 @@ def prune_command(
         round_to=round_to,
         norms=norms,
         ignore=ignore or (),
+        recover=AUTO if calibrate is None else None,
     )
-    if calibrate is not None:
+    if recover is not None:
         options: dict[str, Any] = {"example_inputs": example, "images": images}
         result = result.with_recovery(compensate(network, result.model, result.plan, loader, **options))
     folder = checkpoint.save(result, out)
     say(headline(result))
-    if recover is None:
+    if result.recovery is None:
         say(_NOT_RECOVERED)
     if layers:
         say("\n".join([*([] if result.recovery is None else [str(result.recovery)]), result.summary()]))

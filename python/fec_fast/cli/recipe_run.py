@@ -254,6 +254,7 @@ def _pruned(model: nn.Module, example: Any, recipe: Recipe, train: Any) -> Prune
         calibration=train if calibration_needs(criterion, policy) else None,
         criterion=criterion,
         ratios=ratios,
+        recover=None,  # a stage of its own, after the first accuracy
         **options,
     )
 

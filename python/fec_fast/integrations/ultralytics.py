@@ -18,6 +18,7 @@ from ..plan.checkpoint import save as save_weights
 from ..plan.composition import compose
 from ..plan.plan import Plan
 from ..pruning.allocation.budget import Budget
+from ..pruning.automatic_recovery import AUTO
 from ..pruning.pruner import PruneResult
 from ..pruning.pruner import prune as prune_network
 from ..recovery.calibration import DATA_FREE
@@ -52,7 +53,7 @@ def prune(
     *,
     budget: Budget,
     imgsz: int | None = None,
-    recover: Any = None,
+    recover: Any = AUTO,
     images: int = 256,
     **options: Any,
 ) -> PruneResult:
@@ -66,9 +67,9 @@ def prune(
         budget: The size that the network must reach.
         imgsz: Height and width of the example image, in pixels, for which operations are counted; ``None``: what the
             network was trained with. Smaller ones are faster to prune on.
-        recover: ``"data-free"``; the path of a data set (see :func:`calibration_images`), of which images are
-            taken through ultralytics' own loading and preprocessing; a tensor or a loader of images
-            ``[N, 3, imgsz, imgsz]`` in [0, 1]; or ``None`` (the default): not recovered.
+        recover: ``"auto"`` (the default), ``"data-free"`` or ``None``, as for :func:`fec_fast.prune`; or the path of a
+            data set (see :func:`calibration_images`), of which images are taken through ultralytics' own loading and
+            preprocessing; or a tensor or a loader of images ``[N, 3, imgsz, imgsz]`` in [0, 1].
         images: How many images of a data set are used.
         **options: For :func:`fec_fast.prune`, such as ``round_to=8``.
 
@@ -83,7 +84,7 @@ def prune(
     """
     model = network_of(yolo)
     size = image_size(yolo, imgsz)
-    if isinstance(recover, str | os.PathLike) and recover != DATA_FREE:
+    if isinstance(recover, str | os.PathLike) and recover not in (AUTO, DATA_FREE):
         recover = calibration_images(yolo, recover, imgsz=size, images=images)
     channels = model.yaml.get("channels", 3)
     drawn = torch.Generator().manual_seed(0)

@@ -126,8 +126,9 @@ def default_choice(
     """
     if criterion is None:
         criterion = DEFAULT_CRITERION
-        on_errors = recover is not None or (budget is not None and ratios in (None, ABLATION) and sides == "both")
-        if on_errors and formula is None and _inputs_are_known(model, recover if calibration is None else calibration):
+        on_errors = recover is not None or (budget is not None and ratios in (None, ABLATION))
+        inputs = recover if calibration is None else calibration
+        if on_errors and formula is None and sides == "both" and _inputs_are_known(model, inputs):
             criterion = ABLATION if recover is None else RECONSTRUCTION
     if ratios is None and budget is not None and criterion == (ABLATION if recover is None else RECONSTRUCTION):
         ratios = criterion
@@ -138,7 +139,12 @@ def _inputs_are_known(model: object, data: object) -> bool:
     """Whether data say what the layers read: images, or, with none, the batch norms of the model."""
     if isinstance(data, Iterable) and not isinstance(data, str):
         return True
-    if not (data in (None, DATA_FREE) and isinstance(model, nn.Module)):
+    return data in (None, DATA_FREE) and has_batch_norms(model)
+
+
+def has_batch_norms(model: object) -> bool:
+    """Whether a module has a batch norm; false for what is no module."""
+    if not isinstance(model, nn.Module):
         return False
     waiting, seen = [model], {id(model)}
     while waiting:  # up to the first: walks of all modules are for the model's index

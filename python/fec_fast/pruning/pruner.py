@@ -22,7 +22,7 @@ from ..report.content import MeasuredSweep
 from ..report.writer import write_report
 from ..scoring.formula import Formula
 from ..utils.arguments import check_file_to_write
-from ..utils.errors import ArgumentError, InputError
+from ..utils.errors import ArgumentError, FecError, InputError
 from ..utils.frameworks import check_framework
 from ..utils.html import html_panel, share_bar
 from ..utils.model_index import ModelIndex
@@ -36,9 +36,10 @@ from .allocation.budget import Budget
 from .allocation.measured import Sensitivity
 from .allocation.sensitivity import Calibration
 from .arguments import check_calibration, default_choice, images_suffice
+from .automatic_recovery import AUTO, automatic_recovery
 from .cautions import layers_cut_to_the_bone, useless_rounding
 from .context import build_context
-from .criteria import ABLATION, DEFAULT_CRITERION, Criterion
+from .criteria import DEFAULT_CRITERION, ERROR_CRITERIA, Criterion
 from .plan_builder import kept_for_norms, layers_by_reason
 from .reporting import report_content
 from .trial import find_plan, unseen_parts
@@ -242,7 +243,7 @@ def prune(
     round_to: int = 1,
     norms: str = "exact",
     verify: bool = True,
-    recover: Any = None,
+    recover: Any = AUTO,
 ) -> PruneResult:
     """Makes a physically smaller copy of a network.
 
@@ -274,11 +275,10 @@ def prune(
             and ``"fisher"`` take a loader of images and labels, and use as many. ``ratios="sensitivity"`` takes such a
             loader, or a function from a model to a number, higher being better; see
             :func:`fec_fast.measure_sensitivity`.
-        criterion: ``None`` (the default): ``"reconstruction"`` if ``recover`` has images, or is ``"data-free"`` and the
-            model has batch norms. Without ``recover``, for a budget that nothing else is said to spread:
-            ``"ablation"``, if ``calibration`` has images, or the model has batch norms (on noise then, which takes a
-            second for small networks, 27 for a ResNet-50 at 224 x 224 in one thread). Else, and with ``formula`` or
-            ``sides="producer"``, ``"fec_l1"``. Without data: ``"fec_l1"``, the entropy times the L1 norm;
+        criterion: ``None`` (the default): ``"reconstruction"`` where the network is recovered. Where it is not, for a
+            budget that nothing else is said to spread: ``"ablation"``, if ``calibration`` has images, or the model has
+            batch norms (on noise then). Else, and with ``formula`` or ``sides="producer"``, ``"fec_l1"``. Without data:
+            ``"fec_l1"``, the entropy times the L1 norm;
             ``"fec"``, the entropy alone; for comparison ``"l1"``, ``"l2"``, ``"fpgm"``, ``"bn_scale"`` (every coupled
             set needs a batch norm then) or ``"random"`` (by torch's global generator), see
             :mod:`fec_fast.pruning.criteria`; or a function from weights ``[filters, channels, *kernel]`` to one number
@@ -302,8 +302,9 @@ def prune(
         verify: Whether to prove the result with :func:`fec_fast.verify_equivalence`; true by default.
         recover: Images without labels (a loader, an iterable of batches, a tensor ``[N, ...]``), of which the first
             1,024 are used: the kept channels take over the work of the removed ones by :func:`fec_fast.compensate`,
-            after the proof. ``"data-free"``: without images, where there are batch norms. ``None`` (the default): the
-            kept weights are those of the original.
+            after the proof. ``"data-free"``: without images, where there are batch norms. ``"auto"`` (the default): on
+            the images of ``calibration``, if it has some; else data-free, where there are batch norms; else, or if
+            that cannot be done, not, and a warning says why. ``None``: the kept weights are those of the original.
 
     Returns:
         The pruned copy, its plan and its counts.
@@ -318,19 +319,27 @@ def prune(
         ArgumentError: An argument of the wrong kind.
         EquivalenceError: The pruned network is not the masked original; please report it.
     """
-    if isinstance(recover, str) and recover != DATA_FREE:
+    if isinstance(recover, str) and recover not in (AUTO, DATA_FREE):
         raise ArgumentError(
             f"recover={recover!r}: give images (a loader such as fec_fast.data.load('imagefolder:PATH')[0], an "
-            f"iterable of batches, a tensor) or {DATA_FREE!r}"
+            f"iterable of batches, a tensor), {DATA_FREE!r} or {AUTO!r}"
         )
     check_framework(model)
     ratio, ratios = removed_shares(remove, ratio, ratios, budget)
+    is_automatic, why_not = isinstance(recover, str) and recover == AUTO, ""
+    if is_automatic:
+        recover, why_not = automatic_recovery(model, calibration)
     named = criterion, ratios
     data: dict[str, Any] = {"calibration": calibration, "recover": recover}
     criterion, ratios = default_choice(model, criterion, ratios, budget=budget, formula=formula, sides=sides, **data)
-    on_noise = named[0] is None and criterion == ABLATION and calibration is None
+    # Noise that the caller did not ask for: another criterion is taken if it cannot be run.
+    on_noise = named[0] is None and calibration is None and criterion in ERROR_CRITERIA
+    on_noise = on_noise and (recover is None or (is_automatic and isinstance(recover, str)))
     calibration = DATA_FREE if on_noise else calibration
     request = AllocationRequest(ratio, ratios, budget, calibration, min_channels, round_to)
+    if recover is not None and recover is calibration and images_suffice(criterion, request.policy):
+        calibration = None  # the images of the recovery are taken
+        request = replace(request, calibration=None)
     images = recover
     if not (recover is None or isinstance(recover, str)):
         images = [(batch,) for batch in calibration_batches(recover, IMAGES, model)]  # a loader is read once
@@ -347,15 +356,16 @@ def prune(
     try:
         context = build_context(model, example_inputs, criterion, formula, sides, ignore, calibration, norms)
     except InputError as error:
-        if not on_noise or named[1] is not None:
+        if not on_noise or (isinstance(named[1], str) and named[1] in ERROR_CRITERIA):
             raise
         failure = str(error)
     if context is None:
-        criterion, request = DEFAULT_CRITERION, replace(request, ratios=None, calibration=None)
+        note = f"the criterion is {DEFAULT_CRITERION!r}, because {criterion!r} cannot be measured on noise: {failure}"
+        criterion, request = DEFAULT_CRITERION, replace(request, ratios=named[1], calibration=None)
         context = build_context(model, example_inputs, criterion, formula, sides, ignore, norms=norms)
-        note = f"the criterion is {criterion!r}, because {ABLATION!r} cannot be measured on noise: {failure}"
         context = replace(context, notes=(*context.notes, note))
-        warn_user(f"{note}; give calibration=, images without labels")
+        warn_user(f"{note}; give {'recover' if is_automatic else 'calibration'}=, images without labels")
+        recover, why_not = None, "noise stands in for images, and the model cannot be run on it" if is_automatic else ""
     trial = find_plan(context, request, verify=verify)
     context, counts, plan, pruned, proof = trial.context, trial.counts, trial.plan, trial.pruned, trial.proof
     macs = context.trace.macs_by_layer()
@@ -370,7 +380,18 @@ def prune(
     sizes = SizeModel(context.index, context.trace, context.coupling)
     after = counts_of(pruned, sizes.macs_by_layer(counts))
     result = PruneResult(pruned.model, plan, before, after, proof)
+    if is_automatic and not any(counts):
+        return result
     if recover is None:
+        if why_not:
+            warn_user(f"not recovered, so most of the accuracy may be lost: {why_not}")
         return result
     images = None if isinstance(images, str) else images
-    return result.with_recovery(compensate(context.model, pruned.model, plan, images, example_inputs=example_inputs))
+    try:
+        recovery = compensate(context.model, pruned.model, plan, images, example_inputs=example_inputs)
+    except FecError as error:
+        if not is_automatic:
+            raise
+        warn_user(f"not recovered, so most of the accuracy may be lost: {error}")
+        return result
+    return result.with_recovery(recovery)

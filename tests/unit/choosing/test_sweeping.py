@@ -37,7 +37,9 @@ def test_points_are_what_prune_gives() -> None:
         f"macs={share}, entropy, {criterion}" for share in (0.3, 0.5, 0.7) for criterion in ("l1", "fec_l1")
     ]
     for point in result.points:
-        alone = fec_fast.prune(model, EXAMPLE, budget=fec_fast.Budget.parse(point.budget), criterion=point.criterion)
+        alone = fec_fast.prune(
+            model, EXAMPLE, budget=fec_fast.Budget.parse(point.budget), criterion=point.criterion, recover=None
+        )
         assert (point.parameters, point.macs, point.pruned) == (
             *(alone.after.parameters, alone.after.macs),
             width(alone.model),
@@ -55,7 +57,7 @@ def test_iterators_are_gone_through_once() -> None:
 
 
 def _sizes(model: nn.Module) -> tuple[int, int]:
-    counts = fec_fast.prune(model, EXAMPLE, ratio=0.1).before
+    counts = fec_fast.prune(model, EXAMPLE, ratio=0.1, recover=None).before
     return counts.parameters, counts.macs
 
 
@@ -97,7 +99,10 @@ def test_without_images_the_defaults_are_those_of_prune() -> None:
     model, budget = network(), fec_fast.Budget(macs=0.5)
     point = quick_sweep(model, criteria=(None,), budgets=[budget]).points[0]
     assert (point.criterion, point.policy) == ("ablation", "ablation")
-    assert point.plan is not None and point.plan.keep == fec_fast.prune(model, EXAMPLE, budget=budget).plan.keep
+    assert (
+        point.plan is not None
+        and point.plan.keep == fec_fast.prune(model, EXAMPLE, budget=budget, recover=None).plan.keep
+    )
 
 
 def test_an_interrupted_sweep_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,12 +85,17 @@ def network() -> nn.Sequential:
 def test_prune_takes_the_share_to_remove() -> None:
     example = torch.zeros(1, 3, 8, 8)
     kept = [
-        len(layer.weight) for layer in fec_fast.prune(network(), example, remove=0.25).model if len(layer._parameters)
+        len(layer.weight)
+        for layer in fec_fast.prune(network(), example, remove=0.25, recover=None).model
+        if len(layer._parameters)
     ]
     assert kept == [12, 18, 4]
-    by_layer = fec_fast.prune(network(), example, remove={"0": 0.5}).model
+    by_layer = fec_fast.prune(network(), example, remove={"0": 0.5}, recover=None).model
     assert [len(layer.weight) for layer in by_layer if len(layer._parameters)] == [8, 24, 4]
-    old = [fec_fast.prune(network(), example, **{"ratio": 0.25}), fec_fast.prune(network(), example, ratios={"0": 0.5})]
+    old = [
+        fec_fast.prune(network(), example, **{"ratio": 0.25}, recover=None),
+        fec_fast.prune(network(), example, ratios={"0": 0.5}, recover=None),
+    ]
     assert [len(result.model[0].weight) for result in old] == [12, 8]
 
 
@@ -107,11 +112,11 @@ def test_prune_takes_the_share_to_remove() -> None:
 )
 def test_contradictions_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(RatioError, match=words):
-        fec_fast.prune(network(), torch.zeros(1, 3, 8, 8), **options)
+        fec_fast.prune(network(), torch.zeros(1, 3, 8, 8), **options, recover=None)
 
 
 def test_rounds_refuse_a_share_of_every_layer() -> None:
     with pytest.raises(RatioError, match="remove=: give budget= alone"):
         fec_fast.prune_iteratively(
-            network(), torch.zeros(1, 3, 8, 8), budget=Budget(params=0.5), train=print, remove=0.5
+            network(), torch.zeros(1, 3, 8, 8), budget=Budget(params=0.5), train=print, remove=0.5, recover=None
         )

@@ -27,7 +27,7 @@ def run(*arguments: Any) -> Any:
 @pytest.fixture(scope="module")
 def result() -> fec_fast.PruneResult:
     torch.manual_seed(0)
-    return fec_fast.prune(zoo.build(DIGITS).eval(), torch.randn(2, 1, 8, 8), ratio=0.5)
+    return fec_fast.prune(zoo.build(DIGITS).eval(), torch.randn(2, 1, 8, 8), ratio=0.5, recover=None)
 
 
 @pytest.fixture

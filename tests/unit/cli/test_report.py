@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     model = zoo.build("zoo:vgg-digits").eval()
     save_file(model.state_dict(), folder / "dense.safetensors")
-    fec_fast.save(fec_fast.prune(model, torch.randn(1, 1, 8, 8), ratio=0.5), folder / "pruned")
+    fec_fast.save(fec_fast.prune(model, torch.randn(1, 1, 8, 8), ratio=0.5, recover=None), folder / "pruned")
     return folder
 
 
@@ -159,7 +159,7 @@ def test_images_show_what_detectors_find(tmp_path: Path) -> None:
     code.write_text(DETECTOR)
     model = zoo.build(f"{code}:net").eval()
     save_file(model.state_dict(), tmp_path / "dense.safetensors")
-    fec_fast.save(fec_fast.prune(model, torch.rand(1, 3, 12, 12), ratio=0.5), tmp_path / "pruned")
+    fec_fast.save(fec_fast.prune(model, torch.rand(1, 3, 12, 12), ratio=0.5, recover=None), tmp_path / "pruned")
     file = tmp_path / "report.html"
     options = ["--model", f"{code}:net", "--weights", tmp_path / "dense.safetensors", "--input-shape", "1,3,12,12"]
     status, output = call(tmp_path / "pruned", "-o", file, *options, "--images", f"{code}:data")

@@ -65,7 +65,7 @@ def listed(block: Any, x: Tensor) -> Tensor:
 def test_it_changes_with_the_width(check: Callable[[Any, Tensor], Tensor], tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Blocks(check).eval()
-    result = fec_fast.prune(model, IMAGES, ratio=0.5)
+    result = fec_fast.prune(model, IMAGES, ratio=0.5, recover=None)
     assert result.difference is not None and result.difference < 1e-9
     assert [block.conv.out_channels for block in result.model.blocks] == [8, 8, 8]
     # Nothing reads the other attribute of the same value: it stays.
@@ -80,7 +80,7 @@ def test_it_changes_with_the_width(check: Callable[[Any, Tensor], Tensor], tmp_p
 
 def test_a_number_of_a_tuple_changes() -> None:
     torch.manual_seed(0)
-    result = fec_fast.prune(Blocks(listed, shape=(16, 8, 8)).eval(), IMAGES, ratio=0.5)
+    result = fec_fast.prune(Blocks(listed, shape=(16, 8, 8)).eval(), IMAGES, ratio=0.5, recover=None)
     assert result.difference is not None and result.model.blocks[0].shape == (8, 8, 8)
 
 
@@ -94,7 +94,7 @@ def test_a_number_of_a_tuple_changes() -> None:
 )
 def test_one_that_is_computed_with_keeps_the_channels(check: Any) -> None:
     torch.manual_seed(0)
-    result = fec_fast.prune(Blocks(check).eval(), IMAGES, ratio=0.5)
+    result = fec_fast.prune(Blocks(check).eval(), IMAGES, ratio=0.5, recover=None)
     assert result.difference is not None and result.difference < 1e-9
     assert result.model.stem.out_channels == 16 and not result.plan.sizes
     assert all(block.channels == 16 for block in result.model.blocks)
@@ -106,7 +106,9 @@ def test_a_number_of_the_code_keeps_the_channels() -> None:
         return x
 
     torch.manual_seed(0)
-    result = fec_fast.prune(nn.Sequential(Blocks(check), nn.Linear(4, 8), nn.Linear(8, 2)).eval(), IMAGES, ratio=0.5)
+    result = fec_fast.prune(
+        nn.Sequential(Blocks(check), nn.Linear(4, 8), nn.Linear(8, 2)).eval(), IMAGES, ratio=0.5, recover=None
+    )
     assert result.model[0].stem.out_channels == 16 and result.model[1].out_features == 4
     assert "AssertionError" in result.plan.pinned["0.stem"]
 
@@ -123,7 +125,7 @@ def test_a_number_of_the_code_keeps_the_channels() -> None:
 )
 def test_a_number_that_follows_the_width_keeps_the_channels(number: Callable[[Tensor], float]) -> None:
     torch.manual_seed(0)
-    result = fec_fast.prune(Blocks(lambda _, x: x * number(x), 1).eval(), IMAGES, ratio=0.5)
+    result = fec_fast.prune(Blocks(lambda _, x: x * number(x), 1).eval(), IMAGES, ratio=0.5, recover=None)
     assert result.difference is not None and result.difference < 1e-9
     assert result.model.stem.out_channels == result.model.blocks[0].conv.out_channels == 16
     assert re.search(r"from its width at aten\.mul.*test_compared_sizes\.py:\d+\)", result.plan.pinned["stem"])

@@ -106,7 +106,7 @@ def narrowed() -> tuple[nn.Module, Tensor, fec_fast.PruneResult]:
     # 32 channels in two groups of 16, and 12 outputs: 20 in two groups of 10, and 8, are kept.
     layers = [nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 1, groups=2), nn.Conv2d(32, 12, 1), nn.Conv2d(12, 4, 1)]
     model, image = nn.Sequential(*layers).eval(), torch.randn(1, 3, 4, 4)
-    return model, image, fec_fast.prune(model, image, ratio=0.4)
+    return model, image, fec_fast.prune(model, image, ratio=0.4, recover=None)
 
 
 def test_summary_notes_widths_that_hardware_is_slow_at(narrowed: Any) -> None:
@@ -116,13 +116,13 @@ def test_summary_notes_widths_that_hardware_is_slow_at(narrowed: Any) -> None:
     _, _, listed = notes[0].partition("slow at: ")
     changes = ["32 to 20 outputs: 0, 1", "16 to 10 inputs per group: 1", "16 to 10 outputs per group: 1"]
     assert listed.split("; ") == changes
-    rounded = fec_fast.prune(model, image, ratio=0.4, round_to=8)
+    rounded = fec_fast.prune(model, image, ratio=0.4, round_to=8, recover=None)
     assert rounded.model[0].out_channels == 32 and "hardware" not in rounded.summary()
 
 
 def test_summary_notes_fewer_than_eight() -> None:
     model = nn.Sequential(nn.Conv2d(3, 12, 1), nn.ConvTranspose2d(12, 16, 2, groups=2), nn.Conv2d(16, 2, 1)).eval()
-    lines = fec_fast.prune(model, torch.randn(1, 3, 4, 4), ratio=0.5).summary().splitlines()
+    lines = fec_fast.prune(model, torch.randn(1, 3, 4, 4), ratio=0.5, recover=None).summary().splitlines()
     assert lines[-2].endswith("slow at: 12 to 6 outputs: 0; 8 to 4 outputs per group: 1")
     assert lines[-1].startswith("proof: 1 output and 2 layers differ by at most")
 

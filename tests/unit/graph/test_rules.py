@@ -182,7 +182,7 @@ def test_exact(name):
     torch.manual_seed(0)
     body, out = EXACT[name]
     model = Net(body, out=out).eval()
-    result = fec_fast.prune(model, torch.randn(2, 3, 8, 8), ratio=0.5)
+    result = fec_fast.prune(model, torch.randn(2, 3, 8, 8), ratio=0.5, recover=None)
     assert result.difference is not None and result.difference < 1e-9
     assert result.model.a.out_channels < 16
 
@@ -199,7 +199,7 @@ def test_exact(name):
 def test_activations(activation):
     torch.manual_seed(0)
     model = Net(nn.Sequential(nn.Conv2d(16, 16, 1), activation)).eval()
-    result = fec_fast.prune(model, torch.randn(2, 3, 8, 8), ratio=0.5)
+    result = fec_fast.prune(model, torch.randn(2, 3, 8, 8), ratio=0.5, recover=None)
     assert result.difference is not None and result.difference < 1e-9
     assert result.model.a.out_channels == 8 and result.model.body[0].out_channels == 8
 
@@ -209,7 +209,7 @@ def test_kept_whole_with_a_reason(name):
     torch.manual_seed(0)
     body, out, words = WHOLE[name]
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 3, 1), Net(body, out=out)).eval()
-    result = fec_fast.prune(model, torch.randn(2, 3, 8, 8), ratio=0.5)
+    result = fec_fast.prune(model, torch.randn(2, 3, 8, 8), ratio=0.5, recover=None)
     assert result.difference is not None and result.difference < 1e-9
     assert result.model[0].out_channels == 4
     assert result.model[3].a.out_channels == 16
@@ -221,7 +221,7 @@ def test_kept_whole_with_a_reason(name):
 def test_other_dimensions(dimensions):
     conv, norm = (nn.Conv1d, nn.BatchNorm1d) if dimensions == 1 else (nn.Conv3d, nn.BatchNorm3d)
     model = nn.Sequential(conv(2, 12, 3), norm(12), nn.ReLU(), conv(12, 4, 1)).eval()
-    result = fec_fast.prune(model, torch.randn(2, 2, *[6] * dimensions), ratio=0.5)
+    result = fec_fast.prune(model, torch.randn(2, 2, *[6] * dimensions), ratio=0.5, recover=None)
     assert result.model[0].out_channels == 6 and result.model[1].num_features == 6
     assert result.difference is not None and result.difference < 1e-9
 
@@ -243,7 +243,7 @@ class HardCoded(nn.Module):
 
 def test_widths_in_the_code_are_found_kept_and_reported():
     model = HardCoded().eval()
-    result = fec_fast.prune(model, torch.randn(3, 3, 4, 4), ratio=0.5)
+    result = fec_fast.prune(model, torch.randn(3, 3, 4, 4), ratio=0.5, recover=None)
     assert result.difference is not None and result.difference < 1e-9
     assert [m.out_channels for m in (result.model.a, result.model.b, result.model.c)] == [6, 16, 20]
     assert "sixteen channels" in result.plan.pinned["b"] and "view" in result.plan.pinned["c"]
@@ -264,7 +264,7 @@ def test_a_model_that_cannot_be_pruned_at_all_is_left_as_it_was():
     assert sum(p.numel() for p in model.parameters()) == 638
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(fec_fast.InputError, match="whole, please.*ignore="):
-        fec_fast.prune(model, torch.randn(3, 3, 4, 4))
+        fec_fast.prune(model, torch.randn(3, 3, 4, 4), recover=None)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
@@ -278,7 +278,7 @@ def test_training_branches_are_traced_too():
             x = self.a(x)
             return (self.b(x), self.aux(x)) if self.training else self.b(x)
 
-    result = fec_fast.prune(Auxiliary().eval(), torch.randn(2, 3, 4, 4))
+    result = fec_fast.prune(Auxiliary().eval(), torch.randn(2, 3, 4, 4), recover=None)
     assert result.model.aux.in_channels == 8 and result.model.aux.out_channels == 4
     result.model.train()(torch.randn(2, 3, 4, 4))[1].sum().backward()
     assert result.model.aux.weight.grad.shape == (4, 8, 1, 1)
@@ -321,7 +321,7 @@ def test_attention_that_reshapes_to_the_width_of_its_input_keeps_that():
             x = (q @ k.transpose(-2, -1)).softmax(-1) @ v
             return self.head(x.transpose(1, 2).reshape(batch, places, width).mean(1))
 
-    result = fec_fast.prune(Attention().eval(), torch.randn(2, 3, 4, 4), ratio=0.5)
+    result = fec_fast.prune(Attention().eval(), torch.randn(2, 3, 4, 4), ratio=0.5, recover=None)
     assert result.difference is not None and result.difference < 1e-9
     assert (result.model.first.out_channels, result.model.stem.out_channels) == (6, 16)
     assert "wants its width" in result.plan.pinned["stem"]
@@ -344,6 +344,6 @@ class Head(nn.Module):
 @pytest.mark.parametrize("kind", ["linear", "convolution"])
 def test_a_head_of_one_output_keeps_nothing_else(kind):
     torch.manual_seed(0)
-    result = fec_fast.prune(Head(kind).eval(), torch.randn(2, 3, 4, 4), ratio=0.5)
+    result = fec_fast.prune(Head(kind).eval(), torch.randn(2, 3, 4, 4), ratio=0.5, recover=None)
     assert result.difference is not None and result.difference < 1e-9
     assert result.model.body.out_channels == 6 and list(result.plan.pinned) == ["head"] and not result.plan.notes

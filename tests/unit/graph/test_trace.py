@@ -108,7 +108,7 @@ def test_hard_coded_widths_are_found_one_after_another() -> None:
             return self.last(x.mean((2, 3)))
 
     torch.manual_seed(0)
-    result = fec_fast.prune(Two().eval(), IMAGE, ratio=0.5)
+    result = fec_fast.prune(Two().eval(), IMAGE, ratio=0.5, recover=None)
     assert [record["name"] for record in result.plan.sets] == ["c"]
     wanted = [note for note in result.plan.notes if "the model's code asks for" in note]
     assert len(wanted) == 2 and "[1, 6, 8, 8]" in wanted[0] and "[1, 8, 64]" in wanted[1]
@@ -151,13 +151,13 @@ class Leaves(nn.Module):
 def test_channels_that_leave_in_any_way_are_outputs(way: str, verify: bool) -> None:
     torch.manual_seed(0)
     model = Leaves(way, alone=False).eval()
-    result = fec_fast.prune(model, IMAGE, ratio=0.5, verify=verify)
+    result = fec_fast.prune(model, IMAGE, ratio=0.5, verify=verify, recover=None)
     assert (result.model.boxes.out_channels, result.model.classes.out_channels) == (4, 10)
     assert result.model.body.out_channels == 8
     LEFT.clear()
     alone = Leaves(way, alone=True).eval()
     del alone.classes
-    result = fec_fast.prune(alone, IMAGE, ratio=0.5, verify=verify)
+    result = fec_fast.prune(alone, IMAGE, ratio=0.5, verify=verify, recover=None)
     assert (result.model.boxes.out_channels, result.model.body.out_channels) == (4, 8)
     LEFT.clear()
 
@@ -168,7 +168,7 @@ def test_a_tensor_that_a_hook_keeps_is_an_output() -> None:
     kept = []
     model.body.register_forward_hook(lambda module, inputs, output: kept.append(output))
     with pytest.raises(fec_fast.LayerError, match="its channels outlive the run"):
-        fec_fast.prune(model, IMAGE, ratio=0.5)
+        fec_fast.prune(model, IMAGE, ratio=0.5, recover=None)
 
 
 @pytest.mark.parametrize("grid", [False, True])
@@ -189,7 +189,7 @@ def test_a_tensor_in_a_cycle_of_references_is_no_output(grid: bool) -> None:
             return self.second(features)
 
     torch.manual_seed(0)
-    result = fec_fast.prune(Cycle().eval(), IMAGE, ratio=0.5)
+    result = fec_fast.prune(Cycle().eval(), IMAGE, ratio=0.5, recover=None)
     assert (result.model.first.out_channels, result.model.second.out_channels) == (4, 4)
 
 
@@ -214,7 +214,7 @@ def test_inputs_that_the_model_writes_to_are_left_as_they_were() -> None:
     torch.manual_seed(0)
     model, image = Scaled(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval(), torch.rand(1, 3, 8, 8)
     before = image.clone()
-    result = fec_fast.prune(model, image, ratio=0.5)
+    result = fec_fast.prune(model, image, ratio=0.5, recover=None)
     assert torch.equal(image, before) and result.model[0].out_channels == 4
 
 
@@ -237,7 +237,7 @@ def test_weights_that_the_model_writes_to_are_left_as_they_were_and_keep_their_s
     torch.manual_seed(0)
     model = Writing(*(nn.Conv2d(*sides, 1) for sides in ((3, 8), (8, 8), (8, 8), (8, 2)))).eval()
     before, parameters = copy.deepcopy(model.state_dict()), list(model.parameters())
-    result = fec_fast.prune(model, IMAGE, ratio=0.5)
+    result = fec_fast.prune(model, IMAGE, ratio=0.5, recover=None)
     after = model.state_dict()
     assert all(torch.equal(after[name], values) for name, values in before.items())
     assert all(left is right for left, right in zip(model.parameters(), parameters, strict=True))
@@ -259,7 +259,7 @@ def test_a_view_that_was_written_to_is_not_zero_when_masked() -> None:
             return y.sum(1), self.last(y)
 
     with pytest.raises(fec_fast.LayerError, match="nothing to prune"):
-        fec_fast.prune(Written().eval(), IMAGE, ratio=0.5)
+        fec_fast.prune(Written().eval(), IMAGE, ratio=0.5, recover=None)
 
 
 class Auxiliary(nn.Module):
@@ -286,11 +286,11 @@ def test_a_training_run_that_fails_half_way_leaves_what_it_touched_whole() -> No
     torch.manual_seed(0)
     model = Auxiliary(fails=True).eval()
     with pytest.warns(UserWarning, match=r"training mode was not seen.*too small"):
-        result = fec_fast.prune(model, IMAGE, ratio=0.5)
+        result = fec_fast.prune(model, IMAGE, ratio=0.5, recover=None)
     assert result.model.body.out_channels == 16 and result.model.inner.out_channels == 6
     result.model.fails = False
     assert [tuple(output.shape) for output in result.model.train()(IMAGE)] == [(1, 5, 8, 8), (1, 4, 8, 8)]
-    assert fec_fast.prune(Auxiliary(fails=False).eval(), IMAGE, ratio=0.5).model.side.out_channels == 4
+    assert fec_fast.prune(Auxiliary(fails=False).eval(), IMAGE, ratio=0.5, recover=None).model.side.out_channels == 4
 
 
 class Tasks(nn.Module):
@@ -307,7 +307,7 @@ class Tasks(nn.Module):
 
 def test_the_head_of_another_task_still_fits() -> None:
     torch.manual_seed(0)
-    result = fec_fast.prune(Tasks(nn.Conv2d(16, 4, 1), nn.Conv2d(16, 7, 1)).eval(), IMAGE, ratio=0.5)
+    result = fec_fast.prune(Tasks(nn.Conv2d(16, 4, 1), nn.Conv2d(16, 7, 1)).eval(), IMAGE, ratio=0.5, recover=None)
     assert result.model.body.out_channels == 4 and result.model(IMAGE, True).shape[1] == 7
     assert any(note.startswith("second: not reached") for note in result.plan.notes)
 
@@ -316,7 +316,7 @@ def test_a_layer_of_another_kind_that_was_not_reached_is_warned_of() -> None:
     torch.manual_seed(0)
     second = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 7))
     with pytest.warns(UserWarning, match=r"not reached by the example inputs.*second\.2"):
-        result = fec_fast.prune(Tasks(nn.Conv2d(16, 4, 1), second).eval(), IMAGE, ratio=0.5)
+        result = fec_fast.prune(Tasks(nn.Conv2d(16, 4, 1), second).eval(), IMAGE, ratio=0.5, recover=None)
     assert result.model.middle.out_channels == 8
 
 
@@ -335,6 +335,6 @@ def test_a_width_that_training_mode_alone_wants_is_kept(fails: bool) -> None:
             return (y, x.view(1, 16, 64 if fails else -1).mean(2).pow(2).mean()) if self.training else y
 
     torch.manual_seed(0)
-    result = fec_fast.prune(Trained().eval(), IMAGE, ratio=0.5)
+    result = fec_fast.prune(Trained().eval(), IMAGE, ratio=0.5, recover=None)
     assert (result.model.body.out_channels, result.model.middle.out_channels) == (4, 16)
     result.model.train()(IMAGE)

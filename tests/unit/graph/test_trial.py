@@ -39,7 +39,7 @@ def product(model: Any, x: Tensor, size: Any) -> Tensor:
 
 def pruned(divide: Any, **attributes: Any) -> fec_fast.PruneResult:
     torch.manual_seed(0)
-    return fec_fast.prune(Divided(divide, **attributes).eval(), IMAGE, ratio=0.5)
+    return fec_fast.prune(Divided(divide, **attributes).eval(), IMAGE, ratio=0.5, recover=None)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_literal_is_kept_beside_an_attribute() -> None:
             return self.second(torch.relu(self.first(x)))
 
     torch.manual_seed(0)
-    result = fec_fast.prune(Two().eval(), IMAGE, ratio=0.5)
+    result = fec_fast.prune(Two().eval(), IMAGE, ratio=0.5, recover=None)
     assert result.difference is not None and result.difference < 1e-9
     assert (result.model.first.conv.out_channels, result.model.second.conv.out_channels) == (16, 32)
     assert list(result.plan.sizes) == ["first"] and "in second" in result.plan.pinned["second.conv"]
@@ -128,7 +128,7 @@ def test_one_run_finds_every_cut(monkeypatch: pytest.MonkeyPatch) -> None:
         rows = [layer for pair in zip(blocks, joints, strict=True) for layer in pair]
         model = nn.Sequential(nn.Conv2d(3, 16, 1), *rows, nn.Conv2d(16, 3, 1)).eval()
         found.clear()
-        result = fec_fast.prune(model, IMAGE, ratio=0.5)
+        result = fec_fast.prune(model, IMAGE, ratio=0.5, recover=None)
         assert len(result.plan.sizes) == 3 and len(found) == 2 and found[1] is None
 
 
@@ -136,7 +136,7 @@ def test_a_planned_run_leaves_the_network_as_it_was() -> None:
     torch.manual_seed(0)
     model = divided_network("C2f by split")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    result = fec_fast.prune(model, IMAGE, ratio=0.5)
+    result = fec_fast.prune(model, IMAGE, ratio=0.5, recover=None)
     assert model.block.c == 12 and result.model.block.c == 6
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
@@ -163,7 +163,7 @@ def test_sizes_change_in_every_round() -> None:
     torch.manual_seed(0)
     model = divided_network("C2f by split")
     result = fec_fast.prune_iteratively(
-        model, IMAGE, budget=fec_fast.Budget(params=0.7), train=lambda *_: None, rounds=2, criterion="l1"
+        model, IMAGE, budget=fec_fast.Budget(params=0.7), train=lambda *_: None, rounds=2, criterion="l1", recover=None
     )
     ((module, sizes),) = result.plan.sizes.items()
     assert module == "block" and sizes["c"]["before"] == 12 > sizes["c"]["after"] == result.model.block.c
@@ -190,7 +190,7 @@ class ByWidth(nn.Module):
 
 @pytest.mark.parametrize("verify", [True, False])
 def test_channels_whose_number_decides_a_branch_are_kept(verify: bool) -> None:
-    result = fec_fast.prune(ByWidth().eval(), IMAGE, ratio=0.5, verify=verify)
+    result = fec_fast.prune(ByWidth().eval(), IMAGE, ratio=0.5, verify=verify, recover=None)
     assert (result.model.stem.out_channels, result.model.conv.out_channels) == (4, 32)
     assert re.search(r"goes another way with fewer channels at .*test_trial\.py:\d+\)", result.plan.pinned["conv"])
 
@@ -204,7 +204,7 @@ def test_a_copy_that_one_channel_makes_needless_is_no_other_way() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.conv(x).flatten(2).transpose(1, 2).contiguous())
 
-    assert fec_fast.prune(Transposed().eval(), IMAGE, ratio=0.5).model.conv.out_channels == 1
+    assert fec_fast.prune(Transposed().eval(), IMAGE, ratio=0.5, recover=None).model.conv.out_channels == 1
 
 
 class Deciding(nn.Module):
@@ -232,7 +232,7 @@ class Deciding(nn.Module):
 def test_code_that_reads_values_may_go_another_way() -> None:
     torch.manual_seed(0)
     model = Deciding().eval()
-    result = fec_fast.prune(model, IMAGE, ratio=0.5, criterion="l1", sides="producer")
+    result = fec_fast.prune(model, IMAGE, ratio=0.5, criterion="l1", sides="producer", recover=None)
     assert result.difference is not None and result.difference < 1e-9
     assert result.model.conv.out_channels == 4
     with torch.no_grad():
@@ -243,7 +243,7 @@ def test_a_width_that_decides_behind_a_value_keeps_the_channels_or_is_refused() 
     torch.manual_seed(0)
     model = Deciding(width=4).eval()  # at this width it does what the masked original does not do
     try:
-        result = fec_fast.prune(model, IMAGE, ratio=0.5, criterion="l1", sides="producer")
+        result = fec_fast.prune(model, IMAGE, ratio=0.5, criterion="l1", sides="producer", recover=None)
     except fec_fast.EquivalenceError:
         return
     assert result.model.conv.out_channels == 8
@@ -266,7 +266,7 @@ class ReadsAtItsWidth(nn.Module):
 @pytest.mark.parametrize("verify", [True, False])
 def test_a_width_that_decides_whether_values_are_read_is_kept(verify: bool) -> None:
     torch.manual_seed(0)
-    result = fec_fast.prune(ReadsAtItsWidth().eval(), IMAGE, ratio=0.5, verify=verify)
+    result = fec_fast.prune(ReadsAtItsWidth().eval(), IMAGE, ratio=0.5, verify=verify, recover=None)
     assert result.model.conv.out_channels == 8
     assert any("goes another way" in note for note in result.plan.notes)
 
@@ -291,7 +291,7 @@ def _read_in_evaluation(model: Any, ended: list[bool], x: Tensor) -> Tensor:
 def test_runs_for_the_shapes_are_not_tried_again_where_the_code_reads_values() -> None:
     ended: list[bool] = []
     torch.manual_seed(0)
-    result = fec_fast.prune(ReadsInEvaluation(ended).eval(), IMAGE, ratio=0.5, verify=False)
+    result = fec_fast.prune(ReadsInEvaluation(ended).eval(), IMAGE, ratio=0.5, verify=False, recover=None)
     assert result.model.conv.out_channels == 16 and result.model.c == 8
     assert len(ended) > 3 and ended.count(False) == 1, "the first of the trace alone"
 
@@ -319,7 +319,7 @@ def test_alike_blocks_are_kept_in_one_turn_and_others_are_not(monkeypatch: pytes
     )
     checks = [True, False, True, True, False, True]
     model = nn.Sequential(nn.Conv2d(3, 4, 1), *map(Checked, checks), nn.Conv2d(4, 2, 1)).eval()
-    result = fec_fast.prune(model, IMAGE, ratio=0.5, criterion="l1")
+    result = fec_fast.prune(model, IMAGE, ratio=0.5, criterion="l1", recover=None)
     assert [result.model[1 + block].wide.out_channels for block in range(6)] == [8 if check else 4 for check in checks]
     assert len(turns) == 1 and result.difference is not None and result.difference < 1e-6
     assert sum("asks for" in note or "wants the width" in note for note in result.plan.notes) == 1
@@ -350,7 +350,7 @@ def test_a_number_that_a_held_size_restores(extra: bool) -> None:
     torch.manual_seed(0)
     blocks = nn.Sequential(nn.Conv2d(3, 32, 4, 4), nn.Flatten(2), Transposed(), Windowed(extra=extra), Windowed())
     model = nn.Sequential(*blocks, nn.LayerNorm(32), nn.Linear(32, 5)).eval()
-    result = fec_fast.prune(model, torch.randn(2, 3, 16, 16), ratio=0.5, norms="renormalise")
+    result = fec_fast.prune(model, torch.randn(2, 3, 16, 16), ratio=0.5, norms="renormalise", recover=None)
     assert result.difference is not None and result.difference < 1e-9
     heads = [block.heads for block in result.model if isinstance(block, Windowed)]
     assert heads == ([4, 4] if extra else [2, 2])

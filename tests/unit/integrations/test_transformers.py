@@ -102,7 +102,9 @@ def test_a_model_is_saved_with_its_config_and_loaded_by_its_plan(trained, tmp_pa
     with pytest.raises(fec_fast.CheckpointError, match="something other than a pruned model"):
         save_pretrained(pruning, tmp_path)
     with pytest.raises(fec_fast.ArgumentError, match="expected a PreTrainedModel, got a Sequential"):
-        save_pretrained(fec_fast.prune(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)), IMAGES[:1]), folder)
+        save_pretrained(
+            fec_fast.prune(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)), IMAGES[:1], recover=None), folder
+        )
 
 
 @pytest.mark.parametrize(

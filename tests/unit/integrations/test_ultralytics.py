@@ -326,9 +326,9 @@ def test_a_plain_pruning_says_that_ultralytics_builds_its_networks_anew(tmp_path
     yolo = two_classes(tmp_path)
     options = {"budget": HALF, "criterion": "l1", "verify": False}
     with pytest.raises(ArgumentError, match=r"a YOLO object .* is no network: call fec_fast.integrations.ultralytics"):
-        fec_fast.prune(yolo, EXAMPLE, **options)
+        fec_fast.prune(yolo, EXAMPLE, **options, recover=None)
     with pytest.warns(fec_fast.FecWarning, match="trainer builds it anew at full width"):
-        fec_fast.prune(yolo.model, EXAMPLE, **options)
+        fec_fast.prune(yolo.model, EXAMPLE, **options, recover=None)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*builds it anew")
         integration.prune(yolo, imgsz=64, **options)

@@ -34,7 +34,7 @@ def pruned() -> fec_fast.PruneResult:
     model = zoo.build("zoo:resnet-digits")
     for _ in range(3):
         model(torch.randn(8, 1, 8, 8))  # running statistics that are not the initial ones
-    return fec_fast.prune(model.eval(), EXAMPLE, ratio=0.5)
+    return fec_fast.prune(model.eval(), EXAMPLE, ratio=0.5, recover=None)
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_dtype_is_that_of_the_file(pruned: fec_fast.PruneResult, tmp_path: Path,
 
 def test_shared_weights(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    result = fec_fast.prune(SharedWeight(in_channels=1).eval(), EXAMPLE, ratio=0.5)
+    result = fec_fast.prune(SharedWeight(in_channels=1).eval(), EXAMPLE, ratio=0.5, recover=None)
     path = fec_fast.save(result, tmp_path / "tied")
     model = fec_fast.load(SharedWeight(in_channels=1).eval(), path)
     assert model.one.weight is model.two.weight
@@ -203,7 +203,7 @@ def test_shared_weights(tmp_path: Path) -> None:
 
 
 def test_a_file_without_sharing_is_refused_by_a_model_with_it(tmp_path: Path) -> None:
-    result = fec_fast.prune(SharedWeight(in_channels=1).eval(), EXAMPLE, ratio=0.5)
+    result = fec_fast.prune(SharedWeight(in_channels=1).eval(), EXAMPLE, ratio=0.5, recover=None)
     untied = copy.deepcopy(result.model)
     untied.two.weight = nn.Parameter(untied.one.weight + 1)
     path = fec_fast.save(untied, result.plan, tmp_path / "untied")
@@ -410,7 +410,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_refused(
 ) -> None:
     """The plan of one checkpoint never meets the weights of another."""
     torch.manual_seed(8)
-    other = fec_fast.prune(fresh(), EXAMPLE, ratio=0.25)
+    other = fec_fast.prune(fresh(), EXAMPLE, ratio=0.25, recover=None)
     read = getattr(checkpoint_files, moment)
 
     def replaced_behind(*args: Any) -> Any:
@@ -432,7 +432,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_refused(
 
 
 def test_tied_tensors_of_the_file_stay_apart_in_a_model_without_ties(tmp_path: Path) -> None:
-    result = fec_fast.prune(SharedWeight(in_channels=1).eval(), EXAMPLE, ratio=0.5)
+    result = fec_fast.prune(SharedWeight(in_channels=1).eval(), EXAMPLE, ratio=0.5, recover=None)
     path = fec_fast.save(copy.deepcopy(result.model).half(), result.plan, tmp_path / "tied")
     untied = SharedWeight(in_channels=1).eval()
     untied.two.weight = nn.Parameter(untied.two.weight.detach().clone())

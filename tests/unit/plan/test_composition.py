@@ -25,7 +25,7 @@ DIGIT = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 def prune(model: nn.Module, **options: Any) -> fec_fast.PruneResult:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "nothing was pruned")
-        return fec_fast.prune(model, DIGIT, **options)
+        return fec_fast.prune(model, DIGIT, **options, recover=None)
 
 
 def small(seed: int) -> nn.Module:
@@ -151,9 +151,9 @@ def test_plans_that_do_not_follow_each_other(rounds: Any) -> None:
 def test_sizes_in_attributes_go_from_the_first_value_to_the_last(name: str, tmp_path: Any) -> None:
     torch.manual_seed(0)
     original, image = divided_network(name), torch.randn(2, 3, 12, 12)
-    first = fec_fast.prune(original, image, ratio=0.5)
-    second = fec_fast.prune(first.model, image, ratio=0.5)
-    third = fec_fast.prune(second.model, image, ratio=0.0)
+    first = fec_fast.prune(original, image, ratio=0.5, recover=None)
+    second = fec_fast.prune(first.model, image, ratio=0.5, recover=None)
+    third = fec_fast.prune(second.model, image, ratio=0.0, recover=None)
     assert first.plan.sizes and second.plan.sizes and not third.plan.sizes
     plan = fec_fast.compose(first.plan, second.plan)
     assert fec_fast.compose(plan, third.plan).sizes == plan.sizes
@@ -173,8 +173,8 @@ def test_sizes_in_attributes_go_from_the_first_value_to_the_last(name: str, tmp_
 def test_sizes_that_do_not_follow_one_another_are_refused() -> None:
     torch.manual_seed(0)
     original, image = divided_network("C2f by split"), torch.randn(2, 3, 12, 12)
-    first = fec_fast.prune(original, image, ratio=0.5)
-    second = fec_fast.prune(first.model, image, ratio=0.5)
+    first = fec_fast.prune(original, image, ratio=0.5, recover=None)
+    second = fec_fast.prune(first.model, image, ratio=0.5, recover=None)
     other = dataclasses.replace(second.plan, sizes={"block": {"c": {"before": 5, "after": 3}}})
     with pytest.raises(fec_fast.PlanError, match="expects block.c to be 5, the first leaves 6"):
         fec_fast.compose(first.plan, other)

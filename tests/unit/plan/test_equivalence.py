@@ -69,7 +69,7 @@ class Divides(nn.Module):
 )
 def test_no_false_alarm(build: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
-    result = fec_fast.prune(build().eval(), IMAGE, ratio=0.5)
+    result = fec_fast.prune(build().eval(), IMAGE, ratio=0.5, recover=None)
     assert result.after.parameters < result.before.parameters and result.proof is not None
     assert result.proof.difference < 1e-12 and len(result.proof.runs) == 3
 
@@ -82,7 +82,7 @@ def test_the_imaginary_part_of_an_output_is_compared() -> None:
 
     torch.manual_seed(0)
     model = Complex(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 2, 1)).eval()
-    result = fec_fast.prune(model, IMAGE, ratio=0.5)
+    result = fec_fast.prune(model, IMAGE, ratio=0.5, recover=None)
     assert result.difference is not None and result.difference < 1e-12
 
 
@@ -110,7 +110,7 @@ def test_another_way_through_the_code_is_found() -> None:
             return self.last(x) * 0.0
 
     original = ByWidth().eval()
-    result = fec_fast.prune(original, IMAGE, ratio=0.5)
+    result = fec_fast.prune(original, IMAGE, ratio=0.5, recover=None)
     original.wide = result.model.wide = 8
     with pytest.raises(fec_fast.EquivalenceError, match="another way through the model's code: it does not call same"):
         fec_fast.verify_equivalence(original, result.model, result.plan, IMAGE)
@@ -128,7 +128,7 @@ def test_a_trained_network_is_no_pruned_one() -> None:
 
 def test_the_proof_says_what_was_compared() -> None:
     model, images = built("training mode alone")
-    proof = fec_fast.prune(model, images, ratio=0.5).proof
+    proof = fec_fast.prune(model, images, ratio=0.5, recover=None).proof
     assert proof is not None and proof.runs == ("own weights", "drawn weights", "drawn weights in training mode")
     assert (proof.outputs, proof.layers, proof.not_reached, proof.not_read) == (("output",), 5, (), ())
 
@@ -139,7 +139,7 @@ def test_the_proof_says_what_was_compared() -> None:
             return [self.head(self.norm2(self.conv2(self.norm1(self.conv1(x)).relu())).mean((2, 3)))]
 
     model.__class__ = NeverTrains
-    proof = fec_fast.prune(model, images, ratio=0.5).proof
+    proof = fec_fast.prune(model, images, ratio=0.5, recover=None).proof
     assert proof is not None and proof.runs == ("own weights", "drawn weights") and proof.outputs == ("output[0]",)
     assert proof.notes == ("drawn weights in training mode were not compared: no targets",)
     assert "were not compared: no targets" in str(proof)
@@ -150,7 +150,7 @@ def test_scripted_and_compiled_submodules_are_pruned() -> None:
         torch.manual_seed(0)
         head = nn.Sequential(nn.Conv2d(16, 8, 1), nn.ReLU(), nn.Conv2d(8, 2, 1))
         model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU(), wrap(head)).eval()
-        result = fec_fast.prune(model, IMAGE, ratio=0.5)
+        result = fec_fast.prune(model, IMAGE, ratio=0.5, recover=None)
         assert sorted(tuple(each.shape[:2]) for each in result.model.parameters() if each.dim() > 1) == [
             (2, 4),
             (4, 8),
@@ -158,7 +158,7 @@ def test_scripted_and_compiled_submodules_are_pruned() -> None:
         ]
         assert all(parameter.is_leaf for parameter in result.model.parameters())
     with pytest.raises(fec_fast.ArgumentError, match="scripted or traced"):
-        fec_fast.prune(torch.jit.script(head), torch.randn(1, 16, 4, 4))
+        fec_fast.prune(torch.jit.script(head), torch.randn(1, 16, 4, 4), recover=None)
 
 
 class Amplifying(nn.Module):
@@ -179,7 +179,7 @@ class Amplifying(nn.Module):
 def test_what_rounding_alone_changes_is_no_difference_and_is_said() -> None:
     torch.manual_seed(0)
     model, images = Amplifying().eval(), torch.randn(2, 3, 6, 6)
-    result = fec_fast.prune(model, images, ratio=0.5)
+    result = fec_fast.prune(model, images, ratio=0.5, recover=None)
     assert result.proof is not None and "drawn weights in training mode" in result.proof.runs
     assert any("rounding alone changes" in note and "norm" in note for note in result.proof.notes)
     with pytest.raises(fec_fast.EquivalenceError, match="training mode, more than 1e-09"):

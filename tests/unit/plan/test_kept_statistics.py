@@ -45,7 +45,7 @@ def network(**options: Any) -> nn.Module:
 
 def pruned(**options: Any) -> tuple[nn.Module, fec_fast.PruneResult]:
     model = network()
-    return model, fec_fast.prune(model, IMAGE, ratio=0.5, norms="renormalise", **options)
+    return model, fec_fast.prune(model, IMAGE, ratio=0.5, norms="renormalise", **options, recover=None)
 
 
 def test_the_plan_lists_every_norm_and_rebuilds_the_network(tmp_path: Path) -> None:
@@ -108,8 +108,8 @@ def test_swapped_values_of_a_norm_are_found(norm: str, attribute: str) -> None:
 @pytest.mark.parametrize("second", ["exact", "renormalise"])
 def test_two_rounds_are_one_plan(first: str, second: str) -> None:
     model = network()
-    one = fec_fast.prune(model, IMAGE, ratio=0.34, norms=first)
-    two = fec_fast.prune(one.model, IMAGE, ratio=0.5, norms=second)
+    one = fec_fast.prune(model, IMAGE, ratio=0.34, norms=first, recover=None)
+    two = fec_fast.prune(one.model, IMAGE, ratio=0.5, norms=second, recover=None)
     plan = fec_fast.compose(one.plan, two.plan)
     assert fec_fast.verify_equivalence(model, two.model, plan, IMAGE) < 1e-9
     (record,) = plan.norms["group"]
@@ -124,7 +124,7 @@ def test_two_rounds_are_one_plan(first: str, second: str) -> None:
 def test_an_exact_plan_leaves_the_statistics_of_the_original() -> None:
     model = network()
     with pytest.warns(UserWarning, match="channels of b, c: 2 layers keep all their channels, 1 can.*renormalise"):
-        result = fec_fast.prune(model, IMAGE, ratio=0.5)
+        result = fec_fast.prune(model, IMAGE, ratio=0.5, recover=None)
     assert not result.plan.changed_norms and not any("norms=" in note for note in result.proof.notes)
     assert [record["exact"] for rows in result.plan.norms.values() for record in rows] == [True]
     assert (result.model.group.num_groups, result.model.group.num_channels) == (2, 12)
@@ -163,7 +163,7 @@ def test_couplings_and_rounds_take_the_option() -> None:
     assert {item.name: item.units for item in listed.sets} == {"a": 6, "b": 12, "c": 10}
     budget = fec_fast.Budget(params=0.7)
     result = fec_fast.prune_iteratively(
-        model, IMAGE, budget=budget, train=lambda *_: None, rounds=2, norms="renormalise"
+        model, IMAGE, budget=budget, train=lambda *_: None, rounds=2, norms="renormalise", recover=None
     )
     assert fec_fast.verify_equivalence(model, result.model, result.plan, IMAGE) < 1e-9
     measured = fec_fast.measure_sensitivity(model, IMAGE, lambda _: 0.5, norms="renormalise", progress=False)
@@ -186,10 +186,10 @@ def test_one_norm_for_different_channels() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return nn.functional.layer_norm(x.movedim(1, -1), (x.shape[1],)).movedim(-1, 1)
 
-    same = fec_fast.prune(Twice(12).eval(), IMAGE, ratio=0.5, norms="renormalise")
+    same = fec_fast.prune(Twice(12).eval(), IMAGE, ratio=0.5, norms="renormalise", recover=None)
     assert same.plan.keep["a.weight"]["0"] == same.plan.keep["b.weight"]["0"] and same.model.a.out_channels == 6
     with pytest.raises(fec_fast.LayerError, match="norm normalises different channels with the same code"):
-        fec_fast.prune(Twice(8).eval(), IMAGE, ratio=0.5, norms="renormalise")
+        fec_fast.prune(Twice(8).eval(), IMAGE, ratio=0.5, norms="renormalise", recover=None)
 
 
 def test_training_takes_other_statistics() -> None:
@@ -207,6 +207,6 @@ def test_training_takes_other_statistics() -> None:
             heads = self.heads[::-1] if self.training else self.heads
             return [head(part) for head, part in zip(heads, normed, strict=True)]
 
-    result = fec_fast.prune(Branches().eval(), IMAGE, ratio=0.5, norms="renormalise")
+    result = fec_fast.prune(Branches().eval(), IMAGE, ratio=0.5, norms="renormalise", recover=None)
     assert result.plan.keep["a.weight"]["0"] == result.plan.keep["b.weight"]["0"]
     assert result.proof is not None and "drawn weights in training mode" in result.proof.runs

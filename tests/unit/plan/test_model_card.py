@@ -28,7 +28,7 @@ FACTS = {"base_model": "someone/net: one", "budget": "remove macs=0.5", "license
 @pytest.fixture(scope="module")
 def result() -> fec_fast.PruneResult:
     torch.manual_seed(0)
-    return fec_fast.prune(SharedWeight().eval(), IMAGES, ratio=0.5, criterion="l1")
+    return fec_fast.prune(SharedWeight().eval(), IMAGES, ratio=0.5, criterion="l1", recover=None)
 
 
 def parts(card: str) -> tuple[dict[str, object], str]:
@@ -83,7 +83,7 @@ def test_any_line_is_the_same_in_the_head(text: str) -> None:
     assert head["license"] == text and head.get("base_model", text) == text
 
 
-RESULT = fec_fast.prune(SharedWeight().eval(), IMAGES, ratio=0.5, criterion="l1", verify=False)
+RESULT = fec_fast.prune(SharedWeight().eval(), IMAGES, ratio=0.5, criterion="l1", verify=False, recover=None)
 
 
 @pytest.mark.slow
@@ -129,7 +129,7 @@ def behead(folder: Path) -> None:
 
 def bad_weights(folder: Path) -> None:
     """A checkpoint of other weights with fitting checksums."""
-    other = fec_fast.prune(SharedWeight().eval(), IMAGES, ratio=0.25, criterion="l1", verify=False)
+    other = fec_fast.prune(SharedWeight().eval(), IMAGES, ratio=0.25, criterion="l1", verify=False, recover=None)
     saved = fec_fast.save(other, folder.parent / "other")
     manifest = json.loads((folder / "checkpoint.json").read_text())
     manifest["files"]["model.safetensors"] = json.loads((saved / "checkpoint.json").read_text())["files"][

@@ -47,14 +47,16 @@ def plans() -> dict[str, fec_fast.Plan]:
     torch.manual_seed(0)
     image, digit = torch.randn(2, 3, 16, 16), torch.randn(2, 1, 8, 8)
     model = zoo.build("zoo:resnet-digits").eval()
-    first = fec_fast.prune(model, digit, ratio=0.5)
-    second = fec_fast.prune(first.model, digit, ratio=0.25, criterion="l1")
+    first = fec_fast.prune(model, digit, ratio=0.5, recover=None)
+    second = fec_fast.prune(first.model, digit, ratio=0.25, criterion="l1", recover=None)
     return {
         "residual": first.plan,
         "composed": fec_fast.compose(first.plan, second.plan),
-        "mixed": fec_fast.prune(Mixed().eval(), image, ratio=0.4).plan,
-        "padded shortcuts": fec_fast.prune(networks.resnet20_cifar().eval(), image, ratio=0.5, criterion="l2").plan,
-        "sizes": fec_fast.prune(divided_network("MixNet"), image, ratio=0.5).plan,
+        "mixed": fec_fast.prune(Mixed().eval(), image, ratio=0.4, recover=None).plan,
+        "padded shortcuts": fec_fast.prune(
+            networks.resnet20_cifar().eval(), image, ratio=0.5, criterion="l2", recover=None
+        ).plan,
+        "sizes": fec_fast.prune(divided_network("MixNet"), image, ratio=0.5, recover=None).plan,
     }
 
 

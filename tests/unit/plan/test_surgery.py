@@ -23,7 +23,7 @@ from helpers.networks import SharedWeight
 def pruned():
     torch.manual_seed(0)
     model, image = networks.resnet20_cifar().eval(), torch.randn(2, 3, 32, 32)
-    return model, image, fec_fast.prune(model, image, ratio=0.5)
+    return model, image, fec_fast.prune(model, image, ratio=0.5, recover=None)
 
 
 class Snapshot(NamedTuple):
@@ -100,7 +100,7 @@ def test_an_exception_at_any_step_leaves_the_model_as_it_was(factory, stride):
     """`stride` thins out the steps of the larger models, which repeat those of the smallest; `-m sweep` takes all."""
     torch.manual_seed(0)
     model, picture = factory().eval(), torch.randn(2, 3, 32, 32)
-    plan = fec_fast.prune(model, picture, ratio=0.5, criterion="l1").plan
+    plan = fec_fast.prune(model, picture, ratio=0.5, criterion="l1", recover=None).plan
     model.train()
     model(picture).square().sum().backward()
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
@@ -225,38 +225,38 @@ def test_bad_arguments(options, error, words):
     model = small()
     before = snapshot(model)
     with pytest.raises(error, match=words):
-        fec_fast.prune(model, torch.randn(1, 3, 8, 8), **options)
+        fec_fast.prune(model, torch.randn(1, 3, 8, 8), **options, recover=None)
     assert equal(snapshot(model), before)
 
 
 def test_bad_models_and_inputs():
     with pytest.raises(fec_fast.InputError, match=r"float32 \[1, 4, 8, 8\]"):
-        fec_fast.prune(small(), torch.randn(1, 4, 8, 8))
+        fec_fast.prune(small(), torch.randn(1, 4, 8, 8), recover=None)
     with pytest.raises(fec_fast.LayerError, match="no parameters"):
-        fec_fast.prune(nn.Sequential(), torch.randn(1))
+        fec_fast.prune(nn.Sequential(), torch.randn(1), recover=None)
     with pytest.raises(fec_fast.LayerError, match="nothing to prune"):
-        fec_fast.prune(nn.Conv2d(3, 4, 1), torch.randn(1, 3, 8, 8))
+        fec_fast.prune(nn.Conv2d(3, 4, 1), torch.randn(1, 3, 8, 8), recover=None)
     with pytest.raises(fec_fast.ArgumentError):
-        fec_fast.prune("resnet", torch.randn(1))
+        fec_fast.prune("resnet", torch.randn(1), recover=None)
     with torch.device("meta"):
         hollow = small()
     with pytest.raises(fec_fast.WeightError, match="meta"):
-        fec_fast.prune(hollow, torch.randn(1, 3, 8, 8))
+        fec_fast.prune(hollow, torch.randn(1, 3, 8, 8), recover=None)
     with pytest.raises(fec_fast.WeightError, match="0.weight is not initialised"):
-        fec_fast.prune(nn.Sequential(nn.LazyConv2d(4, 3), nn.Conv2d(4, 2, 1)), torch.randn(1, 3, 8, 8))
+        fec_fast.prune(nn.Sequential(nn.LazyConv2d(4, 3), nn.Conv2d(4, 2, 1)), torch.randn(1, 3, 8, 8), recover=None)
     bad = small()
     with torch.no_grad():
         bad[2].weight[1, 2, 0, 1] = float("nan")
     with pytest.raises(fec_fast.WeightError, match=r"2.weight holds nan at index \[1, 2, 0, 1\]"):
-        fec_fast.prune(bad, torch.randn(1, 3, 8, 8))
+        fec_fast.prune(bad, torch.randn(1, 3, 8, 8), recover=None)
 
 
 def test_coupled_layers_with_different_ratios():
     model = networks.resnet34_cifar().eval()
     with pytest.raises(fec_fast.RatioError, match="coupled"):
-        fec_fast.prune(model, torch.randn(1, 3, 32, 32), ratios={"conv1": 0.2, "layer1.0.conv2": 0.3})
+        fec_fast.prune(model, torch.randn(1, 3, 32, 32), ratios={"conv1": 0.2, "layer1.0.conv2": 0.3}, recover=None)
 
 
 def test_a_warning_reports_that_nothing_was_pruned():
     with pytest.warns(UserWarning, match="nothing was pruned"):
-        fec_fast.prune(small(), torch.randn(1, 3, 8, 8), ratio=0.01)
+        fec_fast.prune(small(), torch.randn(1, 3, 8, 8), ratio=0.01, recover=None)

@@ -13,7 +13,7 @@ from helpers.networks import SharedWeight
 def test_widths_are_those_of_the_pruned_model() -> None:
     torch.manual_seed(0)
     model = SharedWeight().eval()
-    result = fec_fast.prune(model, torch.randn(1, 3, 8, 8), ratio=0.5)
+    result = fec_fast.prune(model, torch.randn(1, 3, 8, 8), ratio=0.5, recover=None)
     widths = {entry.name: entry for entry in layer_widths(result.plan)}
     assert {"stem", "one", "inner", "outer", "grouped", "up", "head"} <= set(widths)
     for name, entry in widths.items():
@@ -30,13 +30,13 @@ def test_rounds_are_counted_as_a_whole() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 4, 1)).eval()
     image = torch.randn(1, 3, 4, 4)
-    first = fec_fast.prune(model, image, ratio=0.5)
-    second = fec_fast.prune(first.model, image, ratio=0.5)
+    first = fec_fast.prune(model, image, ratio=0.5, recover=None)
+    second = fec_fast.prune(first.model, image, ratio=0.5, recover=None)
     widths = layer_widths(fec_fast.compose(first.plan, second.plan))
     assert [(entry.name, entry.width, entry.kept) for entry in widths][:1] == [("0", 16, 4)]
 
 
 def test_the_order_is_that_of_the_names() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)).eval()
-    plan = fec_fast.prune(model, torch.randn(1, 3, 4, 4), ratio=0.5).plan
+    plan = fec_fast.prune(model, torch.randn(1, 3, 4, 4), ratio=0.5, recover=None).plan
     assert [entry.name for entry in layer_widths(plan, ["2", "1"])] == ["2", "1", "0"]

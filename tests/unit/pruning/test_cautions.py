@@ -27,7 +27,7 @@ def chain(*widths: int) -> nn.Sequential:
 def said(model: nn.Module, ratios: dict[str, float]) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fec_fast.prune(model, IMAGE, ratios=ratios, verify=False)
+        fec_fast.prune(model, IMAGE, ratios=ratios, verify=False, recover=None)
     assert all(issubclass(warning.category, fec_fast.FecWarning) for warning in caught)
     return [str(warning.message) for warning in caught if "early or narrow" in str(warning.message)]
 
@@ -41,7 +41,7 @@ def test_warns_if_and_only_if_less_than_a_quarter_is_left(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ratios = {"0": first_ratio, "1": later_ratio}
-        result = fec_fast.prune(model, IMAGE, ratios=ratios, verify=False)
+        result = fec_fast.prune(model, IMAGE, ratios=ratios, verify=False, recover=None)
     kept = {name: result.model.get_submodule(name).out_channels for name in ("0", "1")}
     hurt = [f"0 keeps {kept['0']} of {first} filters"] if kept["0"] < first / 4 else []
     hurt += [f"1 keeps {kept['1']} of {later} filters"] if later <= 32 and kept["1"] < later / 4 else []
@@ -96,7 +96,7 @@ def test_few_images_to_choose_channels_by_are_warned_of() -> None:
     for calibration in (images, iter(images.split(32))):
         with warnings.catch_warnings():
             warnings.simplefilter("error", fec_fast.FecWarning)
-            fec_fast.prune(chain(16, 16, 4), IMAGE, calibration=calibration, **options)
+            fec_fast.prune(chain(16, 16, 4), IMAGE, calibration=calibration, **options, recover=None)
     for recover in (None, images[:127]):  # chosen and recovered on the same images: one warning
         with pytest.warns(fec_fast.FecWarning) as warned:
             fec_fast.prune(chain(16, 16, 4), IMAGE, calibration=images[:127], recover=recover, **options)
@@ -106,7 +106,7 @@ def test_few_images_to_choose_channels_by_are_warned_of() -> None:
 
 def test_recovery_warns_of_few_images() -> None:
     model = chain(16, 16, 4)
-    result = fec_fast.prune(model, IMAGE)
+    result = fec_fast.prune(model, IMAGE, recover=None)
     images = torch.randn(128, 3, 8, 8)
     with pytest.warns(fec_fast.FecWarning, match="127 calibration images are few"):
         fec_fast.compensate(model, result.model, result.plan, images[:127], progress=False)
@@ -127,8 +127,8 @@ def test_recovery_warns_of_few_images() -> None:
 def test_a_rounding_that_decides_nothing_is_said(widths: tuple[int, ...], round_to: int, useless: str | None) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        result = fec_fast.prune(chain(*widths), IMAGE, remove=0.5, round_to=round_to)
-        freely = fec_fast.prune(chain(*widths), IMAGE, remove=0.5)
+        result = fec_fast.prune(chain(*widths), IMAGE, remove=0.5, round_to=round_to, recover=None)
+        freely = fec_fast.prune(chain(*widths), IMAGE, remove=0.5, recover=None)
     told = [str(warning.message) for warning in caught if "has no effect" in str(warning.message)]
     assert len(told) == (useless is not None)
     if useless is not None:

@@ -112,7 +112,7 @@ def test_one_walk_one_unwrap_one_backend_one_trace(name: str, training: bool, mo
         return named_modules(module, *args, **kwargs)
 
     monkeypatch.setattr(nn.Module, "named_modules", counted)
-    result = fec_fast.prune(model, IMAGE, **OPTIONS[name])
+    result = fec_fast.prune(model, IMAGE, **OPTIONS[name], recover=None)
     assert "model's code" in result.plan.pinned["second"]  # planned twice
     # By identity: the list holds every model, so that no identity is used twice. Copies are walked once at most too.
     walks = Counter(map(id, walked))
@@ -133,7 +133,7 @@ def test_a_sensitivity_is_measured_once_for_every_copy(capsys: pytest.CaptureFix
 
     model = hard_coded()
     result = fec_fast.prune(
-        model, IMAGE, budget=Budget(params=0.4), ratios="sensitivity", calibration=calibration, round_to=2
+        model, IMAGE, budget=Budget(params=0.4), ratios="sensitivity", calibration=calibration, round_to=2, recover=None
     )
     assert result.model.second.out_channels == 16 and "second" in result.plan.pinned
     # The model, and two sets at five shares: a trial run has found the third before anything is measured.
@@ -147,6 +147,7 @@ def test_a_sensitivity_is_measured_once_for_every_copy(capsys: pytest.CaptureFix
         calibration=calibration,
         round_to=2,
         ignore=("second",),
+        recover=None,
     )
     assert known.plan.keep == result.plan.keep
 
@@ -171,7 +172,7 @@ def test_a_calibration_set_is_checked_once() -> None:
 def test_a_latency_is_measured_once_for_every_network_and_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     networks, layers = made_up_times(monkeypatch)
     model = hard_coded()
-    result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=5.0), ratios="uniform")
+    result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=5.0), ratios="uniform", recover=None)
     assert result.model.second.out_channels == 16 and "second" in result.plan.pinned
     # A trial run has found the width before anything is measured.
     assert networks[0] == (16, 16, 32) and all(second == 16 for _, second, _ in networks)
@@ -184,9 +185,9 @@ def test_a_latency_is_measured_once_for_every_network_and_layer(monkeypatch: pyt
 
 def test_scores_are_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     scored = count_calls(monkeypatch, unit_scores.score_units)
-    result = fec_fast.prune(hard_coded(), IMAGE, ratio=0.5, criterion="random")
+    result = fec_fast.prune(hard_coded(), IMAGE, ratio=0.5, criterion="random", recover=None)
     assert "second" in result.plan.pinned and len(scored) == 1
-    known = fec_fast.prune(hard_coded(), IMAGE, ratio=0.5, ignore=("second",))
-    again = fec_fast.prune(hard_coded(), IMAGE, ratio=0.5)
+    known = fec_fast.prune(hard_coded(), IMAGE, ratio=0.5, ignore=("second",), recover=None)
+    again = fec_fast.prune(hard_coded(), IMAGE, ratio=0.5, recover=None)
     assert [record["scores"] for record in again.plan.sets] == [record["scores"] for record in known.plan.sets]
     assert again.plan.keep == known.plan.keep

@@ -96,7 +96,9 @@ def chain(width: int = 6) -> nn.Sequential:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_prune_by_one_side_removes_what_the_paper_would(name: str) -> None:
     model = chain()
-    removed = fec_fast.prune(model, torch.randn(1, 3, 8, 8), criterion=name, sides="producer").plan.sets[0]["removed"]
+    removed = fec_fast.prune(model, torch.randn(1, 3, 8, 8), criterion=name, sides="producer", recover=None).plan.sets[
+        0
+    ]["removed"]
     values = PUBLISHED[name](model[0].weight.detach())
     assert removed == sorted(sorted(range(6), key=values.__getitem__)[:3])
 
@@ -105,12 +107,12 @@ def test_bn_scale_removes_the_least_gammas_and_signs_do_not_count() -> None:
     model = chain()
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([0.5, -0.1, 2.0, -3.0, 0.2, 1.0]))
-    result = fec_fast.prune(model, torch.randn(1, 3, 8, 8), criterion="bn_scale")
+    result = fec_fast.prune(model, torch.randn(1, 3, 8, 8), criterion="bn_scale", recover=None)
     assert result.plan.sets[0]["removed"] == [0, 1, 4]
     assert result.plan.criterion == "bn_scale"
     mean = 6.8 / 6
     assert result.plan.sets[0]["scores"] == pytest.approx([g / mean for g in (0.5, 0.1, 2.0, 3.0, 0.2, 1.0)])
-    by_function = fec_fast.prune(model, torch.randn(1, 3, 8, 8), criterion=criteria.bn_scale)
+    by_function = fec_fast.prune(model, torch.randn(1, 3, 8, 8), criterion=criteria.bn_scale, recover=None)
     assert by_function.plan.to_json() == result.plan.to_json()
 
 
@@ -128,7 +130,7 @@ def test_bn_scale_of_coupled_batch_norms_is_the_mean_of_their_relative_scales() 
     with torch.no_grad():
         model.norm.weight.copy_(torch.tensor([1.0, 3.0]))
         model.other.weight.copy_(torch.tensor([-60.0, 20.0]))
-    scores = fec_fast.prune(model, torch.randn(1, 3, 4, 4), criterion="bn_scale").plan.sets[0]["scores"]
+    scores = fec_fast.prune(model, torch.randn(1, 3, 4, 4), criterion="bn_scale", recover=None).plan.sets[0]["scores"]
     assert scores == pytest.approx([(0.5 + 1.5) / 2, (1.5 + 0.5) / 2])
 
 
@@ -136,12 +138,12 @@ def test_bn_scale_without_a_batch_norm_is_refused_by_name() -> None:
     model = nn.Sequential(*chain(), nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
     image, before = torch.randn(1, 3, 8, 8), {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(fec_fast.LayerError, match=r"follows 5 or .*ignore=\('5',\)"):
-        fec_fast.prune(model, image, criterion="bn_scale")
+        fec_fast.prune(model, image, criterion="bn_scale", recover=None)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    assert fec_fast.prune(model, image, criterion="bn_scale", ignore=("5",)).model[0].out_channels == 3
+    assert fec_fast.prune(model, image, criterion="bn_scale", ignore=("5",), recover=None).model[0].out_channels == 3
     plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False), nn.Conv2d(4, 2, 1)).eval()
     with pytest.raises(fec_fast.LayerError, match="follows 0 or"):
-        fec_fast.prune(plain, image, criterion="bn_scale")
+        fec_fast.prune(plain, image, criterion="bn_scale", recover=None)
 
 
 @pytest.mark.parametrize("sides", ["both", "producer"])
@@ -151,7 +153,11 @@ def test_the_function_and_its_name_are_the_same_criterion(name: str, sides: str)
     for criterion in (name, criteria.CLASSICAL_CRITERIA[name]):
         torch.manual_seed(1)
         model = chain()
-        plans.append(fec_fast.prune(model, torch.randn(1, 3, 8, 8), criterion=criterion, sides=sides).plan.to_json())
+        plans.append(
+            fec_fast.prune(
+                model, torch.randn(1, 3, 8, 8), criterion=criterion, sides=sides, recover=None
+            ).plan.to_json()
+        )
     assert plans[0] == plans[1]
 
 
@@ -167,7 +173,7 @@ def test_fec_l1_is_the_entropy_times_the_l1_norm_side_by_side(groups, wider, sid
     torch.manual_seed(seed)
     width = 4 * wider
     model = nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.Conv2d(width, 6, 3, groups=groups)).eval()
-    result = fec_fast.prune(model, torch.randn(1, 3, 8, 8), formula=formula, sides=sides, ratio=0.5)
+    result = fec_fast.prune(model, torch.randn(1, 3, 8, 8), formula=formula, sides=sides, ratio=0.5, recover=None)
     assert result.plan.criterion == "fec_l1" == criteria.DEFAULT_CRITERION  # the default
     assert result.plan.formula is not None
     (record,) = (one for one in result.plan.sets if "0" in one["layers"])
@@ -199,7 +205,7 @@ def test_fec_l1_is_the_entropy_times_the_l1_norm_side_by_side(groups, wider, sid
 
 def test_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(fec_fast.ArgumentError, match="bn_scale"):
-        fec_fast.prune(chain(), torch.randn(1, 3, 8, 8), criterion="bnscale")
+        fec_fast.prune(chain(), torch.randn(1, 3, 8, 8), criterion="bnscale", recover=None)
 
 
 @pytest.mark.parametrize("away", [[], ["0.weight", "1.weight"], ["1.weight"]])

@@ -26,7 +26,7 @@ def original() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def pruned(original: nn.Module) -> fec_fast.PruneResult:
-    return fec_fast.prune(original, DIGIT, ratio=0.5)
+    return fec_fast.prune(original, DIGIT, ratio=0.5, recover=None)
 
 
 def test_every_filter_has_its_score_and_rank(original: nn.Module, pruned: fec_fast.PruneResult) -> None:
@@ -53,7 +53,7 @@ def test_coupled_layers(pruned: fec_fast.PruneResult) -> None:
 
 @pytest.mark.parametrize("formula", [None, fec_fast.Formula("rms"), fec_fast.Formula("mean", axis="channels")])
 def test_neighbours(original: nn.Module, formula: fec_fast.Formula | None) -> None:
-    plan = fec_fast.prune(original, DIGIT, ratio=0.5, formula=formula).plan
+    plan = fec_fast.prune(original, DIGIT, ratio=0.5, formula=formula, recover=None).plan
     weight = original.get_submodule(LAYER).weight.detach().double()
     points = weight.square().mean((2, 3)).sqrt() if formula == fec_fast.Formula("rms") else weight.flatten(1)
     explained = fec_fast.explain(plan, LAYER, original, neighbours=2)
@@ -69,7 +69,7 @@ def test_neighbours(original: nn.Module, formula: fec_fast.Formula | None) -> No
 def test_neighbours_in_a_grouped_transposed_convolution() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ConvTranspose2d(8, 12, 3, groups=2), nn.Conv2d(12, 2, 1)).eval()
-    plan = fec_fast.prune(model, DIGIT, ratio=0.3, criterion="l1").plan
+    plan = fec_fast.prune(model, DIGIT, ratio=0.3, criterion="l1", recover=None).plan
     weight = model[1].weight.detach()  # [8, 12 / 2, 3, 3]: filter 6 q + l is weight[4 q : 4 q + 4, l]
     filters = torch.stack([weight[4 * q : 4 * q + 4, l].flatten() for q in range(2) for l in range(6)])  # noqa: E741
     told = fec_fast.explain(plan, "1", model, neighbours=1)
@@ -87,14 +87,16 @@ def test_pinned_and_partly_pinned_layers(original: nn.Module, pruned: fec_fast.P
     told = fec_fast.explain(pruned.plan, "fc", original)
     assert len(told.filters) == 10 and not any(entry.removed for entry in told.filters)
     padded = networks.resnet20_cifar().eval()
-    told = fec_fast.explain(fec_fast.prune(padded, torch.randn(1, 3, 16, 16), criterion="l1").plan, "layer2.0.conv2")
+    told = fec_fast.explain(
+        fec_fast.prune(padded, torch.randn(1, 3, 16, 16), criterion="l1", recover=None).plan, "layer2.0.conv2"
+    )
     free = [entry for entry in told.filters if entry.set_name is None]
     assert free and not any(entry.removed for entry in free) and "no coupled set" in str(free[0])
     assert any("some channels are kept" in note for note in told.notes)
 
 
 def test_explanation_of_a_plan_of_two_rounds(original: nn.Module, pruned: fec_fast.PruneResult) -> None:
-    second = fec_fast.prune(pruned.model, DIGIT, ratio=0.25)
+    second = fec_fast.prune(pruned.model, DIGIT, ratio=0.25, recover=None)
     told = fec_fast.explain(fec_fast.compose(pruned.plan, second.plan), LAYER)
     first_gone = {entry.index for entry in fec_fast.explain(pruned.plan, LAYER).filters if entry.removed}
     by_round = {turn: [entry for entry in told.filters if entry.round == turn] for turn in (1, 2)}

@@ -86,7 +86,7 @@ PUBLISHED = {"taylor": molchanov_2019, "fisher": lecun_1990}
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_formula(name: str, sides: str) -> None:
     model, data = chain(), batches(4)
-    plan = fec_fast.prune(model, IMAGE, criterion=name, calibration=data, sides=sides).plan
+    plan = fec_fast.prune(model, IMAGE, criterion=name, calibration=data, sides=sides, recover=None).plan
     assert plan.criterion == name and plan.formula is None
     for record, maker, reader in zip(plan.sets, "03", "36", strict=True):
         expected = PUBLISHED[name](model, data, maker, reader if sides == "both" else None, record["units"])
@@ -101,7 +101,7 @@ def test_a_dead_channel_goes_first_and_the_loss_does_not_notice(name: str) -> No
     with torch.no_grad():
         model[1].weight[2] = 0
         model[1].bias[2] = -1
-    result = fec_fast.prune(model, IMAGE, criterion=name, calibration=data, ratios={"0": 0.17})
+    result = fec_fast.prune(model, IMAGE, criterion=name, calibration=data, ratios={"0": 0.17}, recover=None)
     assert result.plan.sets[0]["removed"] == [2] and result.plan.sets[0]["scores"][2] == 0
     assert torch.allclose(result.model(data[0][0]), model(data[0][0]), atol=1e-6)
 
@@ -112,11 +112,15 @@ def test_residual_sums_groups_and_shared_weights(name: str, groups: int) -> None
     torch.manual_seed(0)
     model = Blocks(6, 4, 4, groups)
     data = batches(10)
-    result = fec_fast.prune(model, IMAGE, criterion=name, calibration=data, budget=Budget(params=0.3), ratios="global")
+    result = fec_fast.prune(
+        model, IMAGE, criterion=name, calibration=data, budget=Budget(params=0.3), ratios="global", recover=None
+    )
     assert all(min(record["scores"]) >= 0 and max(record["scores"]) > 0 for record in result.plan.sets)
     # Every weight of a layer belongs to one filter: over all sets, the filters' scores are those of the layer.
     if name == "fisher":
-        plan = fec_fast.prune(model, IMAGE, criterion=name, calibration=data, sides="producer", verify=False).plan
+        plan = fec_fast.prune(
+            model, IMAGE, criterion=name, calibration=data, sides="producer", verify=False, recover=None
+        ).plan
         made = {layer for record in plan.sets for layer in record["layers"]}
         images, labels = (torch.cat(part) for part in zip(*data, strict=True))
         expected = 0.0
@@ -138,7 +142,7 @@ def test_the_model_is_left_bit_for_bit(name: str, training: bool) -> None:
     model[1].eval()
     before, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
     random_state = torch.get_rng_state()
-    fec_fast.prune(model, IMAGE, criterion=name, calibration=batches(4))
+    fec_fast.prune(model, IMAGE, criterion=name, calibration=batches(4), recover=None)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert [module.training for module in model.modules()] == modes
@@ -171,13 +175,13 @@ def test_bad_calibration_is_refused(calibration: Any, kind: type, words: str) ->
     model = chain()
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(kind, match=words):
-        fec_fast.prune(model, IMAGE, criterion="taylor", calibration=calibration)
+        fec_fast.prune(model, IMAGE, criterion="taylor", calibration=calibration, recover=None)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 def test_a_model_without_logits_is_refused() -> None:
     with pytest.raises(fec_fast.InputError, match=r"needs a classifier: NoLogits returns float32 \[1, 2, 4, 4\]"):
-        fec_fast.prune(NoLogits(), IMAGE, criterion="fisher", calibration=batches(4))
+        fec_fast.prune(NoLogits(), IMAGE, criterion="fisher", calibration=batches(4), recover=None)
 
 
 def test_a_sensitivity_is_measured_in_the_order_of_gradients() -> None:

@@ -38,7 +38,7 @@ def test_rounds_meet_the_budget_and_load_from_the_original_class(policy: str, tm
         shake(network, number)
 
     result = fec_fast.prune_iteratively(
-        model, DIGIT, budget=Budget(params=0.875), train=train, rounds=3, ratios=policy, criterion="l1"
+        model, DIGIT, budget=Budget(params=0.875), train=train, rounds=3, ratios=policy, criterion="l1", recover=None
     )
     whole = sum(parameter.numel() for parameter in model.parameters())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
@@ -70,7 +70,9 @@ def test_every_round_recovers_before_its_training() -> None:
                 found.append(relative_error(wanted, network.eval()(images)))
 
         budget = Budget(params=0.6)
-        fec_fast.prune_iteratively(model, DIGIT, budget=budget, train=train, rounds=2, criterion="l1", **options)
+        fec_fast.prune_iteratively(
+            model, DIGIT, budget=budget, train=train, rounds=2, criterion="l1", **options, recover=None
+        )
         return found
 
     recovered, plain = errors(recover=[images]), errors()
@@ -81,9 +83,15 @@ def test_one_round_is_prune() -> None:
     torch.manual_seed(0)
     model = networks.vgg_digits().eval()
     once = fec_fast.prune_iteratively(
-        model, DIGIT, budget=Budget(macs=0.6), train=lambda network, number: None, rounds=1, criterion="l1"
+        model,
+        DIGIT,
+        budget=Budget(macs=0.6),
+        train=lambda network, number: None,
+        rounds=1,
+        criterion="l1",
+        recover=None,
     )
-    plain = fec_fast.prune(model, DIGIT, budget=Budget(macs=0.6), criterion="l1")
+    plain = fec_fast.prune(model, DIGIT, budget=Budget(macs=0.6), criterion="l1", recover=None)
     assert once.plan.keep == plain.plan.keep
 
 
@@ -105,4 +113,4 @@ def reshape(model: nn.Module, number: int) -> None:
 def test_contradictions(options: dict[str, Any], kind: type, words: str) -> None:
     given: dict[str, Any] = {"budget": Budget(params=0.5), "train": shake, **options}
     with pytest.raises(kind, match=words):
-        fec_fast.prune_iteratively(networks.vgg_digits(), DIGIT, **given)
+        fec_fast.prune_iteratively(networks.vgg_digits(), DIGIT, **given, recover=None)

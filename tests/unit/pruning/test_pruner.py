@@ -66,7 +66,7 @@ def same(left: object, right: object) -> bool:
 def test_prune_verify_save_load(name, tmp_path):
     model, image = build(name)
     before = copy.deepcopy(model.state_dict())
-    result = fec_fast.prune(model, image, ratio=0.5, verify=False)  # verified below
+    result = fec_fast.prune(model, image, ratio=0.5, verify=False, recover=None)  # verified below
     # The padded shortcuts of the CIFAR ResNets pin half of the residual channels, so less can be removed there.
     share = parameters(result.model) / parameters(model)
     assert share < (0.45 if name in ("resnet20_cifar", "resnet56_cifar", "mobilenet_v2") else 0.36)
@@ -92,7 +92,7 @@ def test_ssd_prune_verify_save_load(tmp_path):
         return models.detection.ssd300_vgg16(weights=None, weights_backbone=None).eval()
 
     model, images = factory(), [torch.rand(3, 300, 300)]
-    result = fec_fast.prune(model, images, ratio=0.5)
+    result = fec_fast.prune(model, images, ratio=0.5, recover=None)
     assert result.difference is not None and result.difference < 1e-9
     assert parameters(result.model) < 0.4 * parameters(model)
     fec_fast.save(result, tmp_path / "ssd")
@@ -108,7 +108,7 @@ def test_ssd_prune_verify_save_load(tmp_path):
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2", "resnet20_cifar"])
 def test_pruned_network_trains(name):
     model, image = build(name)
-    pruned = fec_fast.prune(model, image, ratio=0.4, criterion="l1").model.train()
+    pruned = fec_fast.prune(model, image, ratio=0.4, criterion="l1", recover=None).model.train()
     pruned(image).square().mean().backward()
     assert all(parameter.grad.shape == parameter.shape for parameter in pruned.parameters())
 
@@ -117,7 +117,7 @@ def test_pruned_network_trains(name):
 @pytest.mark.parametrize("sides", ["both", "producer"])
 def test_every_criterion_removes_the_lowest_of_every_set(criterion, sides):
     model, image = build("resnet20_cifar")
-    result = fec_fast.prune(model, image, ratio=0.5, criterion=criterion, sides=sides)
+    result = fec_fast.prune(model, image, ratio=0.5, criterion=criterion, sides=sides, recover=None)
     assert result.plan.criterion == criterion
     assert result.plan.sets
     for one in result.plan.sets:
@@ -135,17 +135,17 @@ def test_callable_criterion_sees_both_sides():
         return weight.flatten(1).sum(1)
 
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 5, 1))
-    fec_fast.prune(model, torch.randn(1, 3, 8, 8), criterion=total)
+    fec_fast.prune(model, torch.randn(1, 3, 8, 8), criterion=total, recover=None)
     assert (8, 3, 3, 3) in seen and (8, 5, 1, 1) in seen
 
 
 def test_ratios_by_layer_ignore_and_round_to():
     model, image = build("resnet18")
-    result = fec_fast.prune(model, image, ratios={"layer1.0.conv1": 0.25, "layer4.1.conv1": 0.5})
+    result = fec_fast.prune(model, image, ratios={"layer1.0.conv1": 0.25, "layer4.1.conv1": 0.5}, recover=None)
     assert result.model.layer1[0].conv1.out_channels == 48
     assert result.model.layer4[1].conv1.out_channels == 256
     assert result.model.layer2[0].conv1.out_channels == 128
-    result = fec_fast.prune(model, image, ratio=0.3, ignore=("layer1", "conv1"), round_to=8)
+    result = fec_fast.prune(model, image, ratio=0.3, ignore=("layer1", "conv1"), round_to=8, recover=None)
     convs = {name: module for name, module in result.model.named_modules() if isinstance(module, nn.Conv2d)}
     widths = {name: module.out_channels for name, module in convs.items()}
     assert widths["conv1"] == 64 and widths["layer1.0.conv1"] == 64
@@ -155,7 +155,7 @@ def test_ratios_by_layer_ignore_and_round_to():
 
 def test_outputs_are_kept_whole_and_the_reason_is_reported():
     model, image = build("resnet18")
-    result = fec_fast.prune(model, image)
+    result = fec_fast.prune(model, image, recover=None)
     assert result.model.fc.out_features == 1000
     assert "outputs of the model" in result.plan.pinned["fc"]
     assert "kept whole: fc" in result.summary()
@@ -164,7 +164,7 @@ def test_outputs_are_kept_whole_and_the_reason_is_reported():
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
 def test_wrapped_models(wrap):
     model, image = build("resnet20_cifar")
-    result = fec_fast.prune(wrap(model), image)
+    result = fec_fast.prune(wrap(model), image, recover=None)
     assert type(result.model) is type(model)
 
 
@@ -177,7 +177,7 @@ def test_modes_gradients_and_random_state_are_left_alone():
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
     buffers = [buffer.clone() for buffer in model.buffers()]
     state = torch.random.get_rng_state()
-    fec_fast.prune(model, image)
+    fec_fast.prune(model, image, recover=None)
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(model.buffers(), buffers, strict=True))
@@ -203,7 +203,7 @@ class DrawnBefore(nn.Module):
 def test_a_counter_of_the_models_code_is_left_alone_and_starts_equal_in_both_networks():
     model = DrawnBefore()
     model.taken = 8
-    result = fec_fast.prune(model, torch.randn(4, 6), ratio=0.5)
+    result = fec_fast.prune(model, torch.randn(4, 6), ratio=0.5, recover=None)
     assert "drawn weights in training mode" in result.proof.runs and result.model.make.out_features == 4
     assert model.taken == result.model.taken == 8
 
@@ -232,7 +232,7 @@ def test_any_chain_equals_its_mask(widths, groups, ratio, round_to, seed):
             module.running_var.uniform_(0.5, 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        result = fec_fast.prune(model, torch.randn(2, 3, 6, 6), ratio=ratio, round_to=round_to)
+        result = fec_fast.prune(model, torch.randn(2, 3, 6, 6), ratio=ratio, round_to=round_to, recover=None)
     assert result.difference is not None and result.difference < 1e-9
     for module in result.model.modules():
         if isinstance(module, nn.Conv2d):

@@ -24,7 +24,7 @@ pytest.importorskip("matplotlib")
 def pruned() -> tuple[SharedWeight, torch.Tensor, fec_fast.PruneResult]:
     torch.manual_seed(0)
     model, image = SharedWeight().eval(), torch.randn(1, 3, 8, 8)
-    return model, image, fec_fast.prune(model, image, ratio=0.5)
+    return model, image, fec_fast.prune(model, image, ratio=0.5, recover=None)
 
 
 def test_a_report_leaves_the_models_as_they_were(pruned: Any, tmp_path: Path) -> None:
@@ -75,7 +75,9 @@ def test_links_name_those_that_read_the_channels(pruned: Any) -> None:
     ],
 )
 def test_the_policy_is_named(pruned: Any, tmp_path: Path, ratios: Any, words: str) -> None:
-    result = fec_fast.prune(pruned[0], pruned[1], budget=fec_fast.Budget(params=0.2), ratios=ratios, verify=False)
+    result = fec_fast.prune(
+        pruned[0], pruned[1], budget=fec_fast.Budget(params=0.2), ratios=ratios, verify=False, recover=None
+    )
     text = html.unescape(result.report(tmp_path / "report.html").read_text(encoding="utf-8"))
     assert words in text
 
@@ -83,8 +85,8 @@ def test_the_policy_is_named(pruned: Any, tmp_path: Path, ratios: Any, words: st
 def test_rounds_are_joined(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, image = SharedWeight().eval(), torch.randn(1, 3, 8, 8)
-    first = fec_fast.prune(model, image, ratio=0.5)
-    second = fec_fast.prune(first.model, image, ratio=0.5)
+    first = fec_fast.prune(model, image, ratio=0.5, recover=None)
+    second = fec_fast.prune(first.model, image, ratio=0.5, recover=None)
     plan = fec_fast.compose(first.plan, second.plan)
     links = report_content(plan, "t").links
     assert len(links) == len(first.plan.sets)

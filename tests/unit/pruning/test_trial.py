@@ -35,7 +35,7 @@ def error(model: nn.Module, original: nn.Module) -> float:
 def test_recovery_brings_a_divided_network_nearer_to_the_original(name: str, recover: Any) -> None:
     model = network(name)
     options: dict[str, Any] = {"ratio": 0.5, "criterion": "l1"}
-    plain = fec_fast.prune(model, IMAGES[:2], **options)
+    plain = fec_fast.prune(model, IMAGES[:2], **options, recover=None)
     recovered = fec_fast.prune(model, IMAGES[:2], recover=recover, **options)
     assert plain.plan.keep == recovered.plan.keep and plain.plan.sizes == recovered.plan.sizes
     assert recovered.recovery is not None
@@ -47,7 +47,7 @@ def test_recovery_chooses_the_channels_of_a_divided_network(name: str, tmp_path:
     model = network(name)
     result = fec_fast.prune(model, IMAGES[:2], ratio=0.5, recover=IMAGES)
     assert result.plan.criterion == "reconstruction" and result.plan.sizes
-    assert error(result.model, model) < error(fec_fast.prune(model, IMAGES[:2], ratio=0.5).model, model)
+    assert error(result.model, model) < error(fec_fast.prune(model, IMAGES[:2], ratio=0.5, recover=None).model, model)
     fec_fast.save(result, tmp_path / "recovered")
     with torch.no_grad():
         assert torch.equal(fec_fast.load(divided_network(name), tmp_path / "recovered")(IMAGES), result.model(IMAGES))
@@ -69,8 +69,8 @@ def test_measurements_run_copies_whose_sizes_have_changed() -> None:
     loader = [(IMAGES, torch.arange(48) % 3)]
     sensitivity = fec_fast.measure_sensitivity(model, IMAGES[:2], loader, at=(0.5,))
     budget = fec_fast.Budget(params=0.5)
-    by_values = fec_fast.prune(model, IMAGES[:2], budget=budget, ratios=sensitivity)
-    anew = fec_fast.prune(model, IMAGES[:2], budget=budget, ratios="sensitivity", calibration=loader)
+    by_values = fec_fast.prune(model, IMAGES[:2], budget=budget, ratios=sensitivity, recover=None)
+    anew = fec_fast.prune(model, IMAGES[:2], budget=budget, ratios="sensitivity", calibration=loader, recover=None)
     assert by_values.plan.sizes and anew.plan.sizes
 
 

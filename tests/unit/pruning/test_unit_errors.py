@@ -165,12 +165,18 @@ def test_layers_that_are_not_seen_are_reported() -> None:
                 return self.two(self.one(x))
 
     model = Hidden()
-    result = fec_fast.prune(model, IMAGE, criterion="reconstruction", calibration=IMAGES)
+    result = fec_fast.prune(model, IMAGE, criterion="reconstruction", calibration=IMAGES, recover=None)
     assert "the inputs of two were not seen: taken to be uncorrelated" in "; ".join(result.plan.notes)
     norms = model.two.weight.detach().square().sum((0, 2, 3))
     assert result.plan.keep["one.weight"]["0"] == norms.argsort()[2:].sort().values.tolist()
     by_policy = fec_fast.prune(
-        model, IMAGE, criterion="l1", budget=Budget(params=0.2), ratios="reconstruction", calibration=IMAGES
+        model,
+        IMAGE,
+        criterion="l1",
+        budget=Budget(params=0.2),
+        ratios="reconstruction",
+        calibration=IMAGES,
+        recover=None,
     )
     assert any("were not seen" in note for note in by_policy.plan.notes)
 
@@ -179,7 +185,7 @@ def test_without_images_nothing_is_known_in_front_of_a_batch_norm() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1))
     before = copy.deepcopy(model.state_dict())
-    result = fec_fast.prune(model.eval(), IMAGE, criterion="reconstruction", calibration="data-free")
+    result = fec_fast.prune(model.eval(), IMAGE, criterion="reconstruction", calibration="data-free", recover=None)
     assert "the inputs of 2 were not seen: taken to be uncorrelated" in "; ".join(result.plan.notes)
     norms = model[2].weight.detach().square().sum((0, 2, 3))
     assert result.plan.keep["0.weight"]["0"] == norms.argsort()[3:].sort().values.tolist()
@@ -189,7 +195,7 @@ def test_without_images_nothing_is_known_in_front_of_a_batch_norm() -> None:
 def test_noise_does_not_take_the_place_of_labels() -> None:
     for options in ({"criterion": "taylor"}, {"budget": Budget(params=0.5), "ratios": "sensitivity"}):
         with pytest.raises(fec_fast.ArgumentError, match="calibration='data-free'; give a loader of images and labels"):
-            fec_fast.prune(chain(), IMAGE, calibration="data-free", **options)
+            fec_fast.prune(chain(), IMAGE, calibration="data-free", **options, recover=None)
 
 
 @pytest.mark.parametrize("budget", [Budget(params=0.4), Budget(macs=0.4), Budget(memory=0.1)])
@@ -205,19 +211,32 @@ def test_budgets_are_met(criterion: str, ratios: str, budget: Budget) -> None:
         budget=budget,
         ratios=ratios,
         calibration=[IMAGES[:40], IMAGES[40:]],
+        recover=None,
     )
     assert f"budget {budget}" in result.plan.notes[0] and ratios in "; ".join(result.plan.notes)
 
 
 def test_the_order_of_another_criterion_is_kept() -> None:
     model = chain()
-    by_l1 = fec_fast.prune(model, IMAGE, criterion="l1", ratio=0.0).plan.sets[0]["scores"]
+    by_l1 = fec_fast.prune(model, IMAGE, criterion="l1", ratio=0.0, recover=None).plan.sets[0]["scores"]
     plan = fec_fast.prune(
-        model, IMAGE, criterion="l1", budget=Budget(params=0.4), ratios="reconstruction", calibration=IMAGES
+        model,
+        IMAGE,
+        criterion="l1",
+        budget=Budget(params=0.4),
+        ratios="reconstruction",
+        calibration=IMAGES,
+        recover=None,
     ).plan
     assert plan.sets[0]["scores"] == by_l1 and plan.criterion == "l1"
     both = fec_fast.prune(
-        model, IMAGE, criterion="reconstruction", budget=Budget(params=0.4), ratios="reconstruction", calibration=IMAGES
+        model,
+        IMAGE,
+        criterion="reconstruction",
+        budget=Budget(params=0.4),
+        ratios="reconstruction",
+        calibration=IMAGES,
+        recover=None,
     ).plan
     named = fec_fast.prune(
         model,
@@ -226,6 +245,7 @@ def test_the_order_of_another_criterion_is_kept() -> None:
         budget=Budget(params=0.4),
         ratios=ReconstructionPolicy(),
         calibration=IMAGES,
+        recover=None,
     ).plan
     assert both.to_json() == named.to_json()
 
@@ -234,7 +254,7 @@ def test_the_two_policies_differ_and_have_objects() -> None:
     model = chain(16)
     options: dict[str, Any] = {"criterion": "l1", "budget": Budget(macs=0.5), "calibration": IMAGES}
     plans = [
-        fec_fast.prune(model, IMAGE, ratios=ratios, **options).plan
+        fec_fast.prune(model, IMAGE, ratios=ratios, **options, recover=None).plan
         for ratios in ("ablation", AblationPolicy(), "reconstruction", ReconstructionPolicy())
     ]
     assert plans[0].to_json() == plans[1].to_json() != plans[2].to_json() == plans[3].to_json()
@@ -250,7 +270,12 @@ def test_ablation_keeps_one_of_each_kind_once_much_is_lost() -> None:
         second.weight.copy_(torch.linalg.qr(torch.randn(40, 7, generator=generator)).Q[:, :, None, None])
     images = torch.randn(256, 1, 8, 8, generator=generator)
     pruned = fec_fast.prune(
-        nn.Sequential(first, second), images[:1], remove={"0": 5 / 7}, criterion="ablation", calibration=images
+        nn.Sequential(first, second),
+        images[:1],
+        remove={"0": 5 / 7},
+        criterion="ablation",
+        calibration=images,
+        recover=None,
     ).model
     # By the error that nothing makes up for alone, two of the strong ones would be left.
     assert sorted(bool((weight == kinds[0]).all()) for weight in pruned[0].weight) == [False, True]
@@ -284,6 +309,7 @@ def test_images_are_run_once_when_it_is_planned_again(criterion: str, monkeypatc
         budget=Budget(params=0.5),
         ratios="reconstruction",
         calibration=iter([IMAGES]),
+        recover=None,
     )
     assert "model's code" in result.plan.pinned["two"]  # planned twice
     assert len(calls) == 1
@@ -300,22 +326,22 @@ def test_labels_are_ignored_and_the_order_of_images_does_not_matter() -> None:
 def test_images_that_do_not_fit_are_named_as_such() -> None:
     for options in ({"recover": IMAGES[:, :1]}, {"criterion": "ablation", "calibration": IMAGES[:, :1]}):
         with pytest.raises(fec_fast.InputError, match=r"cannot be run on the images \(float32 \[\d+, 1, 8, 8\]"):
-            fec_fast.prune(chain(), IMAGE, ratio=0.5, **options)
+            fec_fast.prune(chain(), IMAGE, ratio=0.5, **options, recover=None)
 
 
 def test_a_plan_without_an_amount_says_how_much_was_removed() -> None:
     note = "no amount was given: half of every coupled set was removed"
-    assert note in fec_fast.prune(chain(), IMAGE).plan.notes
-    assert note not in fec_fast.prune(chain(), IMAGE, ratio=0.5).plan.notes
+    assert note in fec_fast.prune(chain(), IMAGE, recover=None).plan.notes
+    assert note not in fec_fast.prune(chain(), IMAGE, ratio=0.5, recover=None).plan.notes
     with pytest.raises(fec_fast.ArgumentError, match="got a PruneResult; give its .model"):
-        fec_fast.prune(fec_fast.prune(chain(), IMAGE), IMAGE)
+        fec_fast.prune(fec_fast.prune(chain(), IMAGE, recover=None), IMAGE, recover=None)
 
 
 @pytest.mark.parametrize("training", [False, True])
 def test_the_model_is_left_bit_for_bit(training: bool) -> None:
     model = nn.Sequential(*chain(), nn.Dropout(0.5)).train(training)
     before, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    fec_fast.prune(model, IMAGE, criterion="reconstruction", calibration=IMAGES)
+    fec_fast.prune(model, IMAGE, criterion="reconstruction", calibration=IMAGES, recover=None)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(module.training == training for module in model.modules())
@@ -341,7 +367,7 @@ def test_bad_calibration_is_refused(calibration: Any, kind: type, words: str) ->
     model = chain()
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(kind, match=words):
-        fec_fast.prune(model, IMAGE, criterion="reconstruction", calibration=calibration)
+        fec_fast.prune(model, IMAGE, criterion="reconstruction", calibration=calibration, recover=None)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
@@ -352,9 +378,9 @@ def test_a_policy_without_images_is_refused() -> None:
     ):
         for ratios in policies:
             with pytest.raises(fec_fast.RatioError, match=f"ratios='{name}' needs calibration=, a loader or a tensor"):
-                fec_fast.prune(chain(), IMAGE, budget=Budget(params=0.5), ratios=ratios)
+                fec_fast.prune(chain(), IMAGE, budget=Budget(params=0.5), ratios=ratios, recover=None)
     with pytest.raises(fec_fast.RatioError, match="nothing else does: leave it out"):
-        fec_fast.prune(chain(), IMAGE, ratio=0.5, calibration=IMAGES)
+        fec_fast.prune(chain(), IMAGE, ratio=0.5, calibration=IMAGES, recover=None)
 
 
 def test_the_images_of_the_recovery_choose_too() -> None:
@@ -368,20 +394,21 @@ def test_the_images_of_the_recovery_choose_too() -> None:
     kept = []
     for ratios in ("reconstruction", "entropy", ReconstructionPolicy()):
         by_images = fec_fast.prune(
-            model, IMAGE, criterion="reconstruction", ratios=ratios, calibration=IMAGES, **options
+            model, IMAGE, criterion="reconstruction", ratios=ratios, calibration=IMAGES, **options, recover=None
         )
         kept.append(by_images.plan.keep)
         assert fec_fast.prune(model, IMAGE, recover=once(), ratios=ratios, **options).plan.keep == by_images.plan.keep
     assert kept[0] == kept[2] != kept[1]
     assert fec_fast.prune(model, IMAGE, recover=once(), **options).plan.keep == kept[0]  # by default, with images
-    by_norm = fec_fast.prune(model, IMAGE, criterion="l1", ratios="entropy", **options).plan.keep
+    by_norm = fec_fast.prune(model, IMAGE, criterion="l1", ratios="entropy", **options, recover=None).plan.keep
     assert fec_fast.prune(model, IMAGE, recover=once(), criterion="l1", **options).plan.keep == by_norm
     options["budget"] = Budget(macs=0.5)
     result = fec_fast.prune(model, IMAGE, recover="data-free", **options)
     assert result.recovery is not None and result.recovery.method == "data-free"
     named: dict[str, Any] = {"criterion": "reconstruction", "calibration": "data-free", **options}
     by_noise, by_entropy = (
-        fec_fast.prune(model, IMAGE, ratios=ratios, **named).plan.keep for ratios in ("reconstruction", "entropy")
+        fec_fast.prune(model, IMAGE, ratios=ratios, **named, recover=None).plan.keep
+        for ratios in ("reconstruction", "entropy")
     )
     assert result.plan.keep == by_noise != by_entropy
 
@@ -406,15 +433,15 @@ def test_the_images_of_the_recovery_choose_too() -> None:
     ],
 )
 def test_the_default_criterion(options: dict[str, Any], criterion: str) -> None:
-    assert fec_fast.prune(chain(), IMAGE, **options).plan.criterion == criterion
+    assert fec_fast.prune(chain(), IMAGE, **options, recover=None).plan.criterion == criterion
 
 
 def test_a_budget_is_spread_by_the_default_criterion_on_noise() -> None:
     model, budget = chain(16), Budget(params=0.5)
     named = {"criterion": "ablation", "ratios": "ablation", "calibration": "data-free"}
-    by_default = fec_fast.prune(model, IMAGE, budget=budget).plan
-    assert by_default.keep == fec_fast.prune(model, IMAGE, budget=budget, **named).plan.keep
-    assert by_default.keep != fec_fast.prune(model, IMAGE, budget=budget, criterion="fec_l1").plan.keep
+    by_default = fec_fast.prune(model, IMAGE, budget=budget, recover=None).plan
+    assert by_default.keep == fec_fast.prune(model, IMAGE, budget=budget, **named, recover=None).plan.keep
+    assert by_default.keep != fec_fast.prune(model, IMAGE, budget=budget, criterion="fec_l1", recover=None).plan.keep
 
 
 class _OneImage(nn.Module):
@@ -432,7 +459,7 @@ class _OneImage(nn.Module):
 
 def test_where_noise_cannot_be_run_filters_decide_and_the_user_is_told() -> None:
     with pytest.warns(fec_fast.FecWarning, match="the criterion is 'fec_l1', because .* one image at a time"):
-        plan = fec_fast.prune(_OneImage().eval(), IMAGE, budget=Budget(params=0.3)).plan
+        plan = fec_fast.prune(_OneImage().eval(), IMAGE, budget=Budget(params=0.3), recover=None).plan
     assert plan.criterion == "fec_l1"
     assert any("cannot be measured on noise" in note for note in plan.notes)
 

@@ -81,7 +81,7 @@ def pruned_network(name: str, duplicates: bool) -> tuple[nn.Module, fec_fast.Pru
     images = torch.randn(64, *shape)
     if duplicates:
         duplicate_channels(model, images[:2])
-    result = fec_fast.prune(model, images[:2], ratio=0.5, criterion=later_is_worse, sides="producer")
+    result = fec_fast.prune(model, images[:2], ratio=0.5, criterion=later_is_worse, sides="producer", recover=None)
     return model, result, images
 
 
@@ -119,7 +119,7 @@ class Branches(nn.Module):
 def test_a_branch_makes_up_for_what_the_shortcut_has_lost() -> None:
     torch.manual_seed(0)
     model, images = Branches().eval(), torch.randn(64, 3, 4, 4)
-    result = fec_fast.prune(model, images[:2], ratio=0.75)
+    result = fec_fast.prune(model, images[:2], ratio=0.75, recover=None)
     assert result.model.get_submodule("first").weight.shape[0] == 2  # of rank 2: it cannot do what 3 channels do
     done = fec_fast.compensate(model, result.model, result.plan, images, ridge=1e-9, progress=False)
     assert [layer.layer for layer in done.layers] == ["second", "direct"]
@@ -140,7 +140,7 @@ def test_a_linear_network_gets_the_optimum() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1)).double()
     images = torch.randn(32, 3, 6, 6, dtype=torch.float64)
-    result = fec_fast.prune(model, images[:2], ratio=0.75, ignore=("1",))
+    result = fec_fast.prune(model, images[:2], ratio=0.75, ignore=("1",), recover=None)
     fec_fast.compensate(model, result.model, result.plan, images, ridge=1e-12, progress=False)
     with torch.no_grad():
         inputs = result.model[0](images).movedim(1, -1).flatten(0, 2)
@@ -156,7 +156,7 @@ def test_nothing_removed_changes_nothing(name: str) -> None:
     model = NETWORKS[name][0]()
     images = torch.randn(16, *NETWORKS[name][1])
     with pytest.warns(UserWarning, match="nothing was pruned"):
-        result = fec_fast.prune(model, images[:2], ratio=0.001)
+        result = fec_fast.prune(model, images[:2], ratio=0.001, recover=None)
     before = state(result.model)
     done = fec_fast.compensate(model, result.model, result.plan, images, progress=False)
     assert not done.layers and not done.left
@@ -254,7 +254,13 @@ def renamed(plan: fec_fast.Plan) -> fec_fast.Plan:
     """The plan of a network, for that network inside a :class:`Raises`."""
     model, example = NETWORKS["plain"][0](), torch.zeros(2, *NETWORKS["plain"][1])
     return fec_fast.prune(
-        WithoutRaising(model), example, ratio=0.5, criterion=later_is_worse, sides="producer", verify=False
+        WithoutRaising(model),
+        example,
+        ratio=0.5,
+        criterion=later_is_worse,
+        sides="producer",
+        verify=False,
+        recover=None,
     ).plan
 
 
@@ -335,7 +341,7 @@ def test_a_shared_weight_is_fitted_on_all_its_uses() -> None:
     torch.manual_seed(0)
     model, images = SharedWeight().eval(), torch.randn(64, 3, 8, 8)
     duplicate_channels(model, images[:2])
-    result = fec_fast.prune(model, images[:2], ratio=0.5, criterion=later_is_worse, sides="producer")
+    result = fec_fast.prune(model, images[:2], ratio=0.5, criterion=later_is_worse, sides="producer", recover=None)
     as_pruned = error(model, result.model, images)
     done = fec_fast.compensate(model, result.model, result.plan, images, ridge=1e-6, progress=False)
     assert error(model, result.model, images) < 0.2 * as_pruned
@@ -357,7 +363,7 @@ def test_every_call_of_a_layer_counts_even_those_in_front_of_the_first_removed_c
     torch.manual_seed(0)
     model, images = Siamese().eval(), torch.randn(64, 3, 6, 6)
     duplicate_channels(model, images[:2])
-    result = fec_fast.prune(model, images[:2], ratio=0.5, criterion=later_is_worse, sides="producer")
+    result = fec_fast.prune(model, images[:2], ratio=0.5, criterion=later_is_worse, sides="producer", recover=None)
     before = state(result.model)
     done = fec_fast.compensate(model, result.model, result.plan, images, ridge=1e-9, progress=False)
     assert torch.equal(result.model.stem.weight, before["stem.weight"])
@@ -383,7 +389,7 @@ class Normalised(nn.Module):
 def test_norms_without_statistics_and_layers_without_bias() -> None:
     torch.manual_seed(0)
     model, images = Normalised(), torch.randn(64, 3, 8, 8)
-    result = fec_fast.prune(model, images[:2], ratio=0.25)
+    result = fec_fast.prune(model, images[:2], ratio=0.25, recover=None)
     as_pruned, keys = error(model, result.model, images), list(result.model.state_dict())
     fec_fast.compensate(model, result.model, result.plan, images, progress=False)
     assert error(model, result.model, images) < 0.7 * as_pruned
@@ -412,7 +418,7 @@ def test_norms_over_the_kept_channels_are_made_good(criterion: str) -> None:
     model, images = OverChannels(), torch.randn(64, 3, 8, 8)
     calibration = images if criterion == "reconstruction" else None
     result = fec_fast.prune(
-        model, images[:2], ratio=0.25, norms="renormalise", criterion=criterion, calibration=calibration
+        model, images[:2], ratio=0.25, norms="renormalise", criterion=criterion, calibration=calibration, recover=None
     )
     assert result.plan.changed_norms == ["group_norm", "norm"]
     as_pruned = error(model, result.model, images)
@@ -439,7 +445,7 @@ class Branching(nn.Module):
 def test_a_layer_that_the_pruned_model_does_not_reach_is_reported() -> None:
     torch.manual_seed(0)
     model, images = Branching(), torch.randn(16, 3, 6, 6)
-    result = fec_fast.prune(model, images[:2], ratio=0.5)
+    result = fec_fast.prune(model, images[:2], ratio=0.5, recover=None)
     result.model.taken = False
     done = fec_fast.compensate(model, result.model, result.plan, images, progress=False)
     assert set(done.left) == {"wide"} and "did not reach" in done.left["wide"]
@@ -461,7 +467,7 @@ class Product(nn.Module):
 def test_a_weight_that_is_used_in_another_way_is_reported() -> None:
     torch.manual_seed(0)
     model, images = Product(), torch.randn(64, 6)
-    result = fec_fast.prune(model, images[:2], ratio=0.5)
+    result = fec_fast.prune(model, images[:2], ratio=0.5, recover=None)
     assert "weight" in result.plan.keep
     before = result.model.weight.detach().clone()
     done = fec_fast.compensate(model, result.model, result.plan, images, progress=False)
@@ -486,7 +492,7 @@ class Proposing(nn.Module):
 def test_rows_that_the_model_chooses_by_values_are_not_compared() -> None:
     torch.manual_seed(0)
     model, images = Proposing(), torch.randn(16, 3, 6, 6)
-    result = fec_fast.prune(model, images[:2], ratio=0.5)
+    result = fec_fast.prune(model, images[:2], ratio=0.5, recover=None)
     done = fec_fast.compensate(model, result.model, result.plan, images, progress=False)
     assert [layer.layer for layer in done.layers] == ["features", "score"]
     assert set(done.left) == {"second.0", "second.2"} and "behind 'topk'" in done.left["second.0"]
@@ -506,7 +512,7 @@ class ListOfImages(nn.Module):
 def test_lists_of_images_of_different_sizes() -> None:
     torch.manual_seed(0)
     model, images = ListOfImages(), [torch.randn(3, 6 + number % 3, 8) for number in range(24)]
-    result = fec_fast.prune(model, [image for image in images[:2]], ratio=0.5)
+    result = fec_fast.prune(model, [image for image in images[:2]], ratio=0.5, recover=None)
     done = fec_fast.compensate(model, result.model, result.plan, [(images[:10], {}), (images[10:], {})], progress=False)
     assert done.images == 24 and [layer.layer for layer in done.layers] == ["net.2", "net.4"]
     assert all(layer.error < layer.error_before for layer in done.layers)
@@ -525,7 +531,7 @@ def test_little_memory_means_fewer_rows_and_images() -> None:
 
 def test_prune_recovers_and_says_so(tmp_path: Any) -> None:
     model, _, images = pruned_network("residual", duplicates=False)
-    plain = fec_fast.prune(model, images[:2], ratio=0.5)
+    plain = fec_fast.prune(model, images[:2], ratio=0.5, recover=None)
     result = fec_fast.prune(model, images[:2], ratio=0.5, recover=list(images.split(16)))
     assert result.recovery is not None and plain.recovery is None
     assert (
@@ -555,7 +561,7 @@ def test_random_chains_come_nearer_to_the_original(data: st.DataObject) -> None:
         channels = width
     model = nn.Sequential(*layers, nn.Conv2d(channels, 3, 1)).eval()
     images = torch.randn(32, 3, 5, 5)
-    result = fec_fast.prune(model, images[:2], ratio=0.4)
+    result = fec_fast.prune(model, images[:2], ratio=0.4, recover=None)
     as_pruned = error(model, result.model, images)
     done = fec_fast.compensate(model, result.model, result.plan, images, progress=False)
     assert error(model, result.model, images) <= as_pruned + 1e-9
@@ -580,7 +586,7 @@ class Mapped(nn.Module):
 def test_layers_inside_transformations_of_torch_are_left_as_they_were() -> None:
     torch.manual_seed(0)
     model, images = Mapped().eval(), torch.rand(16, 3, 10, 10)
-    result = fec_fast.prune(model, images[:1], ratio=0.5)
+    result = fec_fast.prune(model, images[:1], ratio=0.5, recover=None)
     done = fec_fast.compensate(model, result.model, result.plan, images, progress=False)
     assert {"conv2", "conv4"} >= {layer.layer for layer in done.layers} > set()
     assert "conv1" in done.left

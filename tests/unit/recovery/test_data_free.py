@@ -94,7 +94,7 @@ def network(name: str, *, duplicates: bool = False) -> tuple[nn.Module, Tensor]:
 
 
 def cut(model: nn.Module, images: Any) -> fec_fast.PruneResult:
-    return fec_fast.prune(model, images, ratio=0.5, criterion=later_is_worse, sides="producer")
+    return fec_fast.prune(model, images, ratio=0.5, criterion=later_is_worse, sides="producer", recover=None)
 
 
 def recover(model: nn.Module, result: fec_fast.PruneResult, images: Any, **options: Any) -> fec_fast.Compensation:
@@ -150,7 +150,7 @@ def test_images_that_were_not_used_profit(name: str) -> None:
 def test_nothing_removed_changes_nothing(name: str) -> None:
     model, images = network(name)
     with pytest.warns(UserWarning, match="nothing was pruned"):
-        result = fec_fast.prune(model, images, ratio=0.001)
+        result = fec_fast.prune(model, images, ratio=0.001, recover=None)
     before = state(result.model)
     done = recover(model, result, images)
     assert not done.layers and not done.left
@@ -201,7 +201,7 @@ def test_without_batch_norms_nothing_is_guessed(norm: nn.Module) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), copy.deepcopy(norm), nn.ReLU(), nn.Conv2d(8, 6, 3)).eval()
     images = torch.randn(2, 3, 6, 6)
-    result = fec_fast.prune(model, images, ratio=0.5)
+    result = fec_fast.prune(model, images, ratio=0.5, recover=None)
     before = state(result.model)
     with pytest.warns(UserWarning, match="nothing was recovered: 1 layer could not be fitted, such as '3': no"):
         done = recover(model, result, images)
@@ -223,7 +223,7 @@ def test_prune_recovers_without_images_and_says_so() -> None:
     assert result.recovery is not None and result.recovery.method == "data-free"
     assert result.recovery.note in result.plan.notes
     assert result.recovery.note in result.summary()
-    plain = fec_fast.prune(model, images, ratio=0.5, criterion="reconstruction", calibration="data-free")
+    plain = fec_fast.prune(model, images, ratio=0.5, criterion="reconstruction", calibration="data-free", recover=None)
     recover(model, plain, images)
     assert_same_state(result.model, plain.model.state_dict())
 
@@ -293,5 +293,5 @@ def test_the_copy_of_a_model_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(LayerCallMode, "__torch_function__", noted)
     torch.manual_seed(0)
-    fec_fast.prune(Residual().eval(), torch.randn(1, 3, 6, 6), budget=Budget.remove(macs=0.3))
+    fec_fast.prune(Residual().eval(), torch.randn(1, 3, 6, 6), budget=Budget.remove(macs=0.3), recover=None)
     assert "conv2d" in watched and "__deepcopy__" not in watched

@@ -60,7 +60,9 @@ def error(model: nn.Module, pruned: nn.Module, inputs: Any) -> float:
 
 def recovered(model: nn.Module, inputs: Any, calibration: Any, others: Any, **options: Any) -> tuple[float, float]:
     """The error on other images before and after recovery."""
-    result = fec_fast.prune(model.eval(), inputs, **{"ratio": 0.5, "criterion": "l1", "verify": False} | options)
+    result = fec_fast.prune(
+        model.eval(), inputs, **{"ratio": 0.5, "criterion": "l1", "verify": False} | options, recover=None
+    )
     before = error(model, result.model, others)
     fec_fast.compensate(model, result.model, result.plan, calibration, progress=False)
     return before, error(model, result.model, others)
@@ -120,7 +122,9 @@ FORMS = [recurrent, shared_head, without_local_variables, in_place_on_its_input,
 def test_other_images_profit(form: Callable[..., Any]) -> None:
     calibration = CALIBRATION.clone()
     model = Network(form).eval()
-    result = fec_fast.prune(model, CALIBRATION[:2].clone(), ratio=0.5, criterion="l1", verify=False, ignore=["stem"])
+    result = fec_fast.prune(
+        model, CALIBRATION[:2].clone(), ratio=0.5, criterion="l1", verify=False, ignore=["stem"], recover=None
+    )
     before = error(model, copy.deepcopy(result.model), OTHERS.clone())
     done = fec_fast.compensate(model, result.model, result.plan, calibration, progress=False)
     after = relative_error(outputs(model, OTHERS.clone()), outputs(result.model, OTHERS.clone()))
@@ -138,7 +142,7 @@ def test_a_layer_whose_calls_are_fewer_than_the_originals_is_left() -> None:
 
     model = Network(run).eval()
     model.rounds = 3
-    result = fec_fast.prune(model, CALIBRATION[:2], ratio=0.5, criterion="l1")
+    result = fec_fast.prune(model, CALIBRATION[:2], ratio=0.5, criterion="l1", recover=None)
     result.model.rounds = 2
     done = fec_fast.compensate(model, result.model, result.plan, CALIBRATION, progress=False)
     assert {"up", "down"} <= set(done.left) and all("did not reach it" in reason for reason in done.left.values())
@@ -169,7 +173,7 @@ class Transposed(Tied):
 def test_a_weight_with_two_purposes_is_left(build: Callable[[], Any], reason: str) -> None:
     torch.manual_seed(0)
     model, rows = build().eval(), torch.randn(64, 12)
-    result = fec_fast.prune(model, rows[:2], ratio=0.5, criterion="l1", verify=False)
+    result = fec_fast.prune(model, rows[:2], ratio=0.5, criterion="l1", verify=False, recover=None)
     before = result.model.one.weight.detach().clone()
     done = fec_fast.compensate(model, result.model, result.plan, rows, progress=False)
     assert reason in done.left["one"] and torch.equal(result.model.one.weight, before)
@@ -189,7 +193,7 @@ def counting_in_place(m: Network, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("fails", [False, True])
 def test_buffers_and_the_random_state_are_as_before(form: Callable[..., Any], fails: bool) -> None:
     model = Network(form).eval()
-    result = fec_fast.prune(model, CALIBRATION[:2], ratio=0.5, criterion="l1", verify=False)
+    result = fec_fast.prune(model, CALIBRATION[:2], ratio=0.5, criterion="l1", verify=False, recover=None)
     counts, random = (model.count.clone(), result.model.count.clone()), torch.get_rng_state()
     weights = copy.deepcopy(result.model.state_dict())
     assert counts[0] == 0
@@ -218,7 +222,7 @@ def test_code_that_catches_everything_does_not_hang() -> None:
 
     model = Network(run).eval()
     model.broken = False
-    result = fec_fast.prune(model, CALIBRATION[:2], ratio=0.5, criterion="l1")
+    result = fec_fast.prune(model, CALIBRATION[:2], ratio=0.5, criterion="l1", recover=None)
     result.model.broken = True
     result.model.down.register_forward_hook(lambda *_: 1 / 0)
     with pytest.raises(InputError):
@@ -227,11 +231,11 @@ def test_code_that_catches_everything_does_not_hang() -> None:
 
 def test_products_that_overflow_are_refused() -> None:
     model = Network(lambda m, x: m.head(m.stem(x).relu() * 1e20)).eval()
-    result = fec_fast.prune(model, CALIBRATION[:2], ratio=0.5, criterion="l1", verify=False)
+    result = fec_fast.prune(model, CALIBRATION[:2], ratio=0.5, criterion="l1", verify=False, recover=None)
     with pytest.raises(InputError, match="layer 'head' .* products overflow"):
         fec_fast.compensate(model, result.model, result.plan, CALIBRATION, progress=False)
     with pytest.raises(InputError, match="layer 'head' .* products overflow"):
-        fec_fast.prune(model, CALIBRATION[:2], criterion="reconstruction", calibration=CALIBRATION)
+        fec_fast.prune(model, CALIBRATION[:2], criterion="reconstruction", calibration=CALIBRATION, recover=None)
 
 
 def test_an_exception_while_values_are_written_leaves_them_as_they_were() -> None:
@@ -249,7 +253,7 @@ def test_an_exception_while_values_are_written_leaves_them_as_they_were() -> Non
 
 def test_models_that_share_a_tensor_are_refused() -> None:
     model = Network(lambda m, x: m.head(m.stem(x).relu())).eval()
-    result = fec_fast.prune(model, CALIBRATION[:2], ratio=0.5)
+    result = fec_fast.prune(model, CALIBRATION[:2], ratio=0.5, recover=None)
     result.model.up = model.up
     with pytest.raises(PlanError, match="up.weight of the pruned model is the original's own"):
         fec_fast.compensate(model, result.model, result.plan, CALIBRATION, progress=False)

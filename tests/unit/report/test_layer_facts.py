@@ -39,7 +39,7 @@ def model() -> nn.Module:
 
 
 def test_sizes_and_order_are_those_of_the_model(model: nn.Module) -> None:
-    result = fec_fast.prune(model, torch.randn(1, 3, 8, 8), ratios={"wide": 0.75})
+    result = fec_fast.prune(model, torch.randn(1, 3, 8, 8), ratios={"wide": 0.75}, recover=None)
     by_name = facts(result)
     assert list(by_name) == ["one", "two", "wide", "head"]
     assert by_name["wide"].before == result.before.by_layer["wide"]
@@ -48,7 +48,7 @@ def test_sizes_and_order_are_those_of_the_model(model: nn.Module) -> None:
 
 
 def test_a_layer_that_lost_much_says_why(model: nn.Module) -> None:
-    result = fec_fast.prune(model, torch.randn(1, 3, 8, 8), ratios={"wide": 0.75}, criterion="l1")
+    result = fec_fast.prune(model, torch.randn(1, 3, 8, 8), ratios={"wide": 0.75}, criterion="l1", recover=None)
     by_name = facts(result, distinct={"wide": 20.0})
     why = " ".join(by_name["wide"].why)
     assert "Lost 75% of its filters, all layers together 50%." in why
@@ -68,20 +68,22 @@ def test_a_layer_that_lost_much_says_why(model: nn.Module) -> None:
 )
 def test_the_error_of_what_was_removed_is_named(model: nn.Module, criterion: str, words: str) -> None:
     images = torch.randn(64, 3, 8, 8)
-    result = fec_fast.prune(model, images[:1], ratios={"wide": 0.5}, criterion=criterion, calibration=images)
+    result = fec_fast.prune(
+        model, images[:1], ratios={"wide": 0.5}, criterion=criterion, calibration=images, recover=None
+    )
     record = next(record for record in result.plan.sets if record["name"] == "wide")
     error = max(record["scores"][unit] for unit in record["removed"])
     assert f"Without the 32 removed units{words} estimated error of {error:.2g} is left" in facts(result)["wide"].why[1]
 
 
 def test_the_largest_filters_are_named(model: nn.Module) -> None:
-    by_name = facts(fec_fast.prune(model, torch.randn(1, 3, 8, 8), ratio=0.5))
+    by_name = facts(fec_fast.prune(model, torch.randn(1, 3, 8, 8), ratio=0.5, recover=None))
     assert "One filter holds 401 parameters, more than in any other layer." in by_name["wide"].why
     assert "One filter holds" not in " ".join(by_name["one"].why + by_name["two"].why)
 
 
 def test_a_plan_alone_gives_widths(model: nn.Module) -> None:
-    plan = fec_fast.prune(model, torch.randn(1, 3, 8, 8), ratio=0.5).plan
+    plan = fec_fast.prune(model, torch.randn(1, 3, 8, 8), ratio=0.5, recover=None).plan
     rows = {one.width.name: one for one in facts_of(ReportContent("title", plan))}
     assert (rows["wide"].width.kept, rows["wide"].width.width) == (32, 64)
     assert rows["wide"].before.parameters == 0

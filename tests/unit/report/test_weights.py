@@ -26,7 +26,7 @@ def pruned() -> tuple[nn.Module, fec_fast.Plan]:
     model = nn.Sequential(
         nn.Conv2d(3, 12, 3), nn.ConvTranspose2d(12, 8, 2, groups=2), nn.Flatten(), nn.Linear(8 * 49, 5)
     ).eval()
-    return model, fec_fast.prune(model, torch.randn(1, 3, 8, 8), ratio=0.5).plan
+    return model, fec_fast.prune(model, torch.randn(1, 3, 8, 8), ratio=0.5, recover=None).plan
 
 
 def pixels(element: str) -> np.ndarray:
@@ -86,7 +86,7 @@ def test_by_default_the_lowest_and_the_highest_score(pruned: tuple[nn.Module, fe
 
 def test_a_large_matrix_is_averaged() -> None:
     model = nn.Sequential(nn.Conv2d(200, 4, 1), nn.Conv2d(4, 4, 1)).eval()
-    plan = fec_fast.prune(model, torch.randn(1, 200, 2, 2), ratio=0.5).plan
+    plan = fec_fast.prune(model, torch.randn(1, 200, 2, 2), ratio=0.5, recover=None).plan
     ((_, picture),) = heat_maps(model, plan, "0", [1])
     assert pixels(picture).shape == (64, 64, 3)
 

@@ -25,7 +25,7 @@ def test_nothing_of_a_traced_run_is_compiled() -> None:
     from torch._dynamo.utils import counters
 
     counters.clear()
-    result = fec_fast.prune(Compiled().eval(), torch.randn(1, 3, 8, 8), ratio=0.5, verify=False)
+    result = fec_fast.prune(Compiled().eval(), torch.randn(1, 3, 8, 8), ratio=0.5, verify=False, recover=None)
     assert result.model.one.out_channels == 4
     assert not counters["frames"]
 

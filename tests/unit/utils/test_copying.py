@@ -168,7 +168,7 @@ def test_what_must_not_be_shared_is_named(held: Callable[[Network], Any]) -> Non
     model.norm.held = held(model)
     next(iter(model.norm.held))
     with pytest.raises(fec_fast.ArgumentError, match=r"norm\.held holds a \w+ that cannot be copied .*take it off"):
-        fec_fast.prune(model, IMAGES, ratio=0.5)
+        fec_fast.prune(model, IMAGES, ratio=0.5, recover=None)
 
 
 def test_a_module_whose_own_copy_fails_is_named() -> None:
@@ -179,7 +179,7 @@ def test_a_module_whose_own_copy_fails_is_named() -> None:
     model = Network()
     model.second = Single(8, 8, 3)
     with pytest.raises(fec_fast.ArgumentError, match=r"Single that cannot be copied \(RuntimeError: there is one"):
-        fec_fast.prune(model, IMAGES, ratio=0.5)
+        fec_fast.prune(model, IMAGES, ratio=0.5, recover=None)
 
 
 @pytest.mark.parametrize("kind", ["lock", "semaphore", "generator"])
@@ -190,7 +190,7 @@ def test_every_public_function_takes_such_a_model(kind: str, tmp_path: Path) -> 
 
     model = build()
     assert fec_fast.couplings(model, IMAGES).sets
-    result = fec_fast.prune(model, IMAGES, ratio=0.5)
+    result = fec_fast.prune(model, IMAGES, ratio=0.5, recover=None)
     fec_fast.verify_equivalence(model, result.model, result.plan, IMAGES)
     fec_fast.save(result, tmp_path / "saved")
     loaded = fec_fast.load(build(), tmp_path / "saved")
@@ -219,7 +219,7 @@ def test_generators_of_a_model_are_as_they_were() -> None:
 
     model = Noisy().eval()
     before = model.noise.get_state(), model.luck.getstate()
-    result = fec_fast.prune(model, IMAGES, ratio=0.5)
+    result = fec_fast.prune(model, IMAGES, ratio=0.5, recover=None)
     assert result.model.first.out_channels == 4
     assert torch.equal(model.noise.get_state(), before[0]) and model.luck.getstate() == before[1]
     assert torch.equal(result.model.noise.get_state(), before[0])

@@ -67,7 +67,7 @@ def test_a_torch_whose_exporter_does_not_work_is_refused_before_anything_is_writ
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     model, example = zoo.build("zoo:vgg-digits").eval(), torch.randn(2, 1, 8, 8)
-    result = fec_fast.prune(model, example, remove=0.5, criterion="l1", verify=False)
+    result = fec_fast.prune(model, example, remove=0.5, criterion="l1", verify=False, recover=None)
     monkeypatch.setattr(torch, "__version__", "2.6.1+cpu")
     calls: list[tuple[str, Callable[[], Any]]] = [
         ("export_onnx", lambda: fec_fast.export_onnx(model, example, tmp_path / "a.onnx")),

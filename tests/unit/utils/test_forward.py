@@ -115,13 +115,13 @@ def test_an_array_in_the_place_of_example_inputs_is_answered_with_a_tensor() -> 
 
 def calls_with(model: nn.Module, inputs: Any) -> list[Callable[[], Any]]:
     """Public functions that take example inputs."""
-    result = fec_fast.prune(model, torch.randn(2, 3, 8, 8), remove=0.5, criterion="l1")
+    result = fec_fast.prune(model, torch.randn(2, 3, 8, 8), remove=0.5, criterion="l1", recover=None)
     budget = fec_fast.Budget.remove(params=0.5)
     return [
-        lambda: fec_fast.prune(model, inputs, remove=0.5),
+        lambda: fec_fast.prune(model, inputs, remove=0.5, recover=None),
         lambda: fec_fast.couplings(model, inputs),
         lambda: fec_fast.verify_equivalence(model, result.model, result.plan, inputs),
-        lambda: fec_fast.prune_iteratively(model, inputs, budget=budget, rounds=2, train=print),
+        lambda: fec_fast.prune_iteratively(model, inputs, budget=budget, rounds=2, train=print, recover=None),
         lambda: fec_fast.measure_sensitivity(model, inputs, lambda network: 1.0),
         lambda: result.latency(model, inputs),
     ]

@@ -37,7 +37,7 @@ def original() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def pruned(original: nn.Module) -> fec_fast.PruneResult:
-    return fec_fast.prune(original, IMAGE, ratio=0.5)
+    return fec_fast.prune(original, IMAGE, ratio=0.5, recover=None)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_wrappers_are_unwrapped_in_place(original: nn.Module, pruned: fec_fast.P
 
 def test_ddp_is_pruned_as_a_copy(gloo: None, original: nn.Module, pruned: fec_fast.PruneResult) -> None:
     wrapped = nn.parallel.DistributedDataParallel(copy.deepcopy(original))
-    assert same_weights(fec_fast.prune(wrapped, IMAGE, ratio=0.5).model, pruned.model)
+    assert same_weights(fec_fast.prune(wrapped, IMAGE, ratio=0.5, recover=None).model, pruned.model)
     train(wrapped, wrapped.module)
 
 
@@ -105,7 +105,10 @@ def test_the_inner_model_of_ddp_is_pruned_and_wrapped_again(
     train(again, again.module)
     train(plain, plain)
     assert same_weights(again.module, plain)
-    assert same_weights(fec_fast.prune(again, IMAGE, ratio=0.5).model, fec_fast.prune(plain, IMAGE, ratio=0.5).model)
+    assert same_weights(
+        fec_fast.prune(again, IMAGE, ratio=0.5, recover=None).model,
+        fec_fast.prune(plain, IMAGE, ratio=0.5, recover=None).model,
+    )
 
 
 def test_a_ddp_made_before_pruning_raises_at_its_second_step(gloo: None, original: nn.Module, pruned) -> None:
@@ -127,7 +130,7 @@ def test_sharded_models_are_refused_by_name(
     path = fec_fast.save(pruned, tmp_path / "saved")
     for call in (
         lambda: fec_fast.apply_plan(model, pruned.plan),
-        lambda: fec_fast.prune(model, IMAGE),
+        lambda: fec_fast.prune(model, IMAGE, recover=None),
         lambda: fec_fast.load(model, path),
     ):
         with pytest.raises(fec_fast.WeightError, match=r"layer '3': its weight is a DTensor.*before sharding"):
@@ -143,7 +146,7 @@ def test_fsdp_is_refused(gloo: None, original: nn.Module, pruned, original_param
     model[3] = fsdp.FullyShardedDataParallel(
         model[3], device_id=torch.device("cpu"), use_orig_params=original_parameters
     )
-    for call in (lambda: fec_fast.apply_plan(model, pruned.plan), lambda: fec_fast.prune(model, IMAGE)):
+    for call in (lambda: fec_fast.apply_plan(model, pruned.plan), lambda: fec_fast.prune(model, IMAGE, recover=None)):
         with pytest.raises(fec_fast.WeightError, match=r"layer '3' is sharded by FSDP.*before sharding"):
             call()
 
@@ -153,7 +156,7 @@ def test_fully_sharded_is_refused(gloo: None, original: nn.Module, pruned) -> No
     mesh_of = pytest.importorskip("torch.distributed.device_mesh").init_device_mesh
     model = copy.deepcopy(original)
     fsdp.fully_shard(model, mesh=mesh_of("cpu", (1,)))
-    for call in (lambda: fec_fast.apply_plan(model, pruned.plan), lambda: fec_fast.prune(model, IMAGE)):
+    for call in (lambda: fec_fast.apply_plan(model, pruned.plan), lambda: fec_fast.prune(model, IMAGE, recover=None)):
         with pytest.raises(fec_fast.WeightError, match="the model is sharded by FSDP"):
             call()
 

@@ -29,14 +29,17 @@ EXAMPLE = torch.randn(2, 3, 8, 8)
         (lambda: Formula(compres="rms"), "Formula: there is no argument 'compres'; nearest: 'compress'"),
         (lambda: TrainingSettings(epoch=3), "TrainingSettings: there is no argument 'epoch'; nearest: 'epochs'"),
         (lambda: PruningSchedule.one_shot(2, units="epochs"), "PruningSchedule.one_shot: .*'units'; nearest: 'unit'"),
-        (lambda: fec_fast.prune(MODEL, EXAMPLE, budjet=3), "prune: there is no argument 'budjet'; nearest: 'budget'"),
+        (
+            lambda: fec_fast.prune(MODEL, EXAMPLE, budjet=3, recover=None),
+            "prune: there is no argument 'budjet'; nearest: 'budget'",
+        ),
         (
             lambda: fec_fast.score_model(MODEL, formul=3),
             "score_model: there is no argument 'formul'; nearest: 'formula'",
         ),
         (
             lambda: fec_fast.prune_iteratively(
-                MODEL, EXAMPLE, budget=Budget.remove(params=0.5), rounds=2, train=print, criterions="l1"
+                MODEL, EXAMPLE, budget=Budget.remove(params=0.5), rounds=2, train=print, criterions="l1", recover=None
             ),
             "prune: there is no argument 'criterions'; nearest: 'criterion'",
         ),

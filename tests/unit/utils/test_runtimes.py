@@ -71,7 +71,7 @@ def test_latency_in_a_runtime(brief_latency: None) -> None:
     need(runtime)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    result = fec_fast.prune(model, IMAGE, remove=0.5)
+    result = fec_fast.prune(model, IMAGE, remove=0.5, recover=None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it says so where this machine is busy
         latency = result.latency(model, IMAGE, min_run_time=0.01, runtime=runtime)
@@ -112,20 +112,20 @@ def test_a_budget_is_searched_in_a_runtime(monkeypatch: pytest.MonkeyPatch, tmp_
     model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 4, 3))
     target = 0.6e-6 * count(model, IMAGE).macs
     budget = Budget.keep(latency=f"{target!r} ms", runtime=runtime)
-    result = fec_fast.prune(model, IMAGE, budget=budget, ratios="uniform", criterion="l1")
+    result = fec_fast.prune(model, IMAGE, budget=budget, ratios="uniform", criterion="l1", recover=None)
     assert 0.95 * target <= 1e-6 * result.after.macs <= target
     assert len(list(tmp_path.iterdir())) == 3  # one table per layer
 
 
 def test_absent_runtimes_name_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    result = fec_fast.prune(model, IMAGE, remove=0.5)
+    result = fec_fast.prune(model, IMAGE, remove=0.5, recover=None)
     monkeypatch.setattr(torch, "__version__", "2.7.0")  # an older one is named first
     for runtime, package, extra in ((ONNXRUNTIME, "onnxruntime", "onnx"), (OPENVINO, "openvino", "openvino")):
         monkeypatch.setitem(sys.modules, package, None)
         command = rf"runtime='{runtime}' needs .*pip install 'fec_fast\[{extra}\]'"
         with pytest.raises(fec_fast.MissingExtraError, match=command):
-            fec_fast.prune(model, IMAGE, budget=Budget.keep(latency="3 ms", runtime=runtime))
+            fec_fast.prune(model, IMAGE, budget=Budget.keep(latency="3 ms", runtime=runtime), recover=None)
         with pytest.raises(fec_fast.MissingExtraError, match=command):
             result.latency(model, IMAGE, runtime=runtime)
 

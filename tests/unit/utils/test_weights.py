@@ -51,7 +51,7 @@ def test_an_unfit_weight_is_refused_everywhere(kind: str) -> None:
     assert caught.value.layer == "0"
     for criterion in ("fec_l1", "l1"):
         with pytest.raises(fec_fast.WeightError, match=f"^0.weight .*{words}") as caught:
-            fec_fast.prune(network(make()), IMAGE, criterion=criterion)
+            fec_fast.prune(network(make()), IMAGE, criterion=criterion, recover=None)
         assert caught.value.layer == "0"
     with pytest.raises(fec_fast.WeightError, match=f"^weight 0 .*{words}") as caught:
         ops.entropies([make()], Formula(), axes=[0], groups=[1])
@@ -69,7 +69,7 @@ def test_an_empty_weight_has_no_scores() -> None:
     model = nn.Sequential(nn.Conv2d(3, 0, 3), nn.Conv2d(0, 4, 3), nn.Conv2d(4, 2, 3))
     for call, words in (
         (lambda: fec_fast.score_model(model), r"layer '0'.*empty, \[0, 3, 3, 3\].*at least one"),
-        (lambda: fec_fast.prune(model, IMAGE), r"^0.weight is empty, \[0, 3, 3, 3\].*at least one"),
+        (lambda: fec_fast.prune(model, IMAGE, recover=None), r"^0.weight is empty, \[0, 3, 3, 3\].*at least one"),
         (lambda: fec_fast.channel_distances(model[0].weight), r"^weight 0 is empty, \[0, 3, 3, 3\].*at least one"),
     ):
         with pytest.raises(fec_fast.WeightError, match=words):
@@ -83,7 +83,7 @@ def test_an_empty_linear_layer_is_no_obstacle_unless_it_is_to_be_scored() -> Non
     model = network(WEIGHT.clone())
     model[0].unused = nn.Linear(0, 4)
     fec_fast.score_model(model)
-    fec_fast.prune(model, IMAGE)
+    fec_fast.prune(model, IMAGE, recover=None)
     with pytest.raises(fec_fast.WeightError, match=r"'0.unused'.*empty, \[4, 0\]"):
         fec_fast.score_model(model, layers=[nn.Linear])
 
@@ -109,7 +109,7 @@ def test_a_quantised_layer_is_refused_everywhere(path: str) -> None:
             fec_fast.score_model(model, layers=["1"])
         assert caught.value.layer == "1"
         with pytest.raises(fec_fast.WeightError, match="^1 is quantised.*float model") as caught:
-            fec_fast.prune(model, IMAGE)
+            fec_fast.prune(model, IMAGE, recover=None)
         assert caught.value.layer == "1"
     if callable(layer.weight):
         with pytest.raises(fec_fast.WeightError, match="weight 0 is quantised.*float model"):
@@ -134,7 +134,7 @@ def test_a_float_model_that_can_be_quantised_is_fit() -> None:
     torch.manual_seed(0)
     model = Quantisable().eval()
     assert set(fec_fast.score_model(model)) == {"first", "second", "head"}
-    pruned = fec_fast.prune(model, IMAGE, ratio=0.5).model
+    pruned = fec_fast.prune(model, IMAGE, ratio=0.5, recover=None).model
     assert pruned.first.weight.shape == (2, 3, 3, 3) and pruned.second.weight.shape == (2, 2, 3, 3)
 
 
@@ -144,13 +144,13 @@ def test_other_tensors_may_have_any_shape_and_dtype() -> None:
     model[0].register_buffer("none", torch.empty(0))
     model[0].register_buffer("absent", None)
     model[0].register_parameter("alpha", nn.Parameter(torch.tensor(1.0)))
-    fec_fast.prune(model, IMAGE)
+    fec_fast.prune(model, IMAGE, recover=None)
     for fit in (model[0].table, model[0].none, model[0].alpha):
         assert weight_trouble(fit, holds_filters=False) is None
     hollow = copy.deepcopy(model)
     hollow[0].table = torch.arange(3, device="meta")
     with pytest.raises(fec_fast.WeightError, match="^0.table is on the meta device"):
-        fec_fast.prune(hollow, IMAGE)
+        fec_fast.prune(hollow, IMAGE, recover=None)
 
 
 def test_a_sum_that_overflows_is_looked_at_element_by_element() -> None:

@@ -228,6 +228,6 @@ def check_reachable(
     with restored_randomness(), surely_left(warnings.catch_warnings()), without_autocast([network]):
         warnings.simplefilter("ignore", FecWarning)  # of a plan that is not used
         size = network_size(network, example_inputs, budget)
-        result = prune(network, example_inputs, budget=budget, **trial)
+        result = prune(network, example_inputs, budget=budget, recover=None, **trial)
     target = budget.amount if budget.quantity == "latency_ms" else size * (1 - budget.share_of(size))
     return size, target, result.plan

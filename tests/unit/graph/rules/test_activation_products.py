@@ -52,7 +52,7 @@ SIZES: dict[str, dict[str, tuple[int, int]]] = {
 def test_known_blocks_lose_half_of_every_layer_exactly(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = attention_network(name)
-    result = fec_fast.prune(model, IMAGE, ratio=0.5)
+    result = fec_fast.prune(model, IMAGE, ratio=0.5, recover=None)
     assert result.difference is not None and result.difference < 1e-9
     assert set(result.plan.pinned) == {"head"}
     before, after = widths(model), widths(result.model)
@@ -70,7 +70,7 @@ def test_known_blocks_lose_half_of_every_layer_exactly(name: str, tmp_path: Path
 
 def test_torchs_own_attention_loses_whole_heads_with_its_input() -> None:
     torch.manual_seed(0)
-    result = fec_fast.prune(attention_network("MultiheadAttention"), IMAGE, ratio=0.4)
+    result = fec_fast.prune(attention_network("MultiheadAttention"), IMAGE, ratio=0.4, recover=None)
     assert result.difference is not None and result.difference < 1e-9
     attention = result.model.block.attention
     assert (attention.embed_dim, attention.num_heads, attention.head_dim) == (12, 3, 4)
@@ -91,7 +91,7 @@ def test_what_cannot_go_is_kept_with_a_reason(name: str) -> None:
     layers, reason = KEPT[name]
     torch.manual_seed(0)
     model = attention_network(name)
-    result = fec_fast.prune(model, IMAGE, ratio=0.5)
+    result = fec_fast.prune(model, IMAGE, ratio=0.5, recover=None)
     assert result.difference is not None and result.difference < 1e-9
     before, after = widths(model), widths(result.model)
     for layer in (f"block.{layer}" for layer in layers):
@@ -101,7 +101,7 @@ def test_what_cannot_go_is_kept_with_a_reason(name: str) -> None:
 
 def test_a_scale_from_a_tensor_is_seen_without_the_proof() -> None:
     torch.manual_seed(0)
-    result = fec_fast.prune(attention_network("scale from a tensor"), IMAGE, ratio=0.5, verify=False)
+    result = fec_fast.prune(attention_network("scale from a tensor"), IMAGE, ratio=0.5, verify=False, recover=None)
     assert len(result.model.block.q.weight) == 24
 
 
@@ -118,7 +118,7 @@ class Scaled(nn.Module):
 
 
 def test_a_number_that_is_computed_from_a_width_keeps_it() -> None:
-    result = fec_fast.prune(Scaled().eval(), IMAGE, ratio=0.5, verify=False)
+    result = fec_fast.prune(Scaled().eval(), IMAGE, ratio=0.5, verify=False, recover=None)
     assert result.model.first.out_channels == 8
     assert "computes [8] from its width" in result.plan.pinned["first"]
 
@@ -157,7 +157,7 @@ def test_any_number_of_heads_of_any_width(
     model, image = randomised(block), torch.randn(images, 3, 6, 6)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        result = fec_fast.prune(model, image, ratio=ratio)
+        result = fec_fast.prune(model, image, ratio=ratio, recover=None)
     assert result.difference is not None and result.difference < 1e-9
     after = widths(result.model)
     if how in ("attribute", "einsum", "SDPA, scale"):
@@ -179,7 +179,7 @@ def test_no_width_is_kept_because_its_number_means_something_else_too(
     how: str, heads: int, width: int, values: int, images: int
 ) -> None:
     model = randomised(Heads(how, heads, width, values))
-    result = fec_fast.prune(model, torch.randn(images, 3, 6, 6), ratio=0.5)
+    result = fec_fast.prune(model, torch.randn(images, 3, 6, 6), ratio=0.5, recover=None)
     assert result.difference is not None and result.difference < 1e-9
     before, after = widths(model), widths(result.model)
     assert set(result.plan.pinned) == {"head"}
@@ -202,7 +202,7 @@ def test_modules_with_norms_over_their_stream_lose_heads_with_it() -> None:
     model = Network(Encoder(), CHANNELS).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        result = fec_fast.prune(model, IMAGE, ratio=0.5, norms="renormalise")
+        result = fec_fast.prune(model, IMAGE, ratio=0.5, norms="renormalise", recover=None)
         assert result.model.block.attention.num_heads == 2 and result.model.stem.out_channels == 8
         kept = fec_fast.couplings(model, IMAGE)
     assert all("attention" not in of_set.name for of_set in kept.sets)

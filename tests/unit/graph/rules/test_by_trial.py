@@ -37,10 +37,10 @@ def assert_equals_masked(model: nn.Module, result: fec_fast.PruneResult, image: 
 def test_within_each_channel(dims: int, name: str) -> None:
     torch.manual_seed(0)
     model, image = Network(OF_DIMS[dims][name], dims).eval(), torch.rand(2, 3, *[SIDE] * dims)
-    result = fec_fast.prune(model, image, ratio=0.5)
+    result = fec_fast.prune(model, image, ratio=0.5, recover=None)
     assert result.model.a.out_channels < WIDTH
     assert result.difference is not None and result.difference < 1e-9
-    result = fec_fast.prune(model, image, ratio=0.7, criterion="random", verify=False)
+    result = fec_fast.prune(model, image, ratio=0.7, criterion="random", verify=False, recover=None)
     assert result.model.a.out_channels < WIDTH
     assert_equals_masked(model, result, torch.rand_like(image))
 
@@ -50,7 +50,7 @@ def test_within_each_channel(dims: int, name: str) -> None:
 def test_across_channels(name: str) -> None:
     torch.manual_seed(0)
     model, image = Network(ACROSS[name]).eval(), torch.rand(2, 3, SIDE, SIDE)
-    result = fec_fast.prune(model, image, ratio=0.5)
+    result = fec_fast.prune(model, image, ratio=0.5, recover=None)
     assert result.model.a.out_channels == WIDTH and result.model.stem[0].out_channels == 4
     assert "a" in result.plan.pinned
     assert result.difference is not None and result.difference < 1e-9
@@ -80,7 +80,7 @@ def test_compositions_are_equal_or_kept(names: list[str], seed: int) -> None:
         assume(False)
     image = torch.rand(2, 3, SIDE, SIDE)
     assume(bool(model(image).isfinite().all()))  # a deviation of one number is none
-    result = fec_fast.prune(model, image, ratio=0.5, criterion="random", verify=False)
+    result = fec_fast.prune(model, image, ratio=0.5, criterion="random", verify=False, recover=None)
     fec_fast.verify_equivalence(model, result.model, result.plan, image)
     if all(name in WITHIN for name in names):
         assert result.plan.keep
@@ -211,7 +211,7 @@ def test_operators_of_other_libraries(name: str) -> None:
     torch.manual_seed(0)
     body, width = OTHERS_WITHIN[name]
     model, image = Network(body()).eval(), torch.rand(2, 3, SIDE, SIDE)
-    result = fec_fast.prune(model, image, ratio=0.5)
+    result = fec_fast.prune(model, image, ratio=0.5, recover=None)
     assert result.model.a.out_channels == width
     assert result.difference is not None and result.difference < 1e-9
     assert_equals_masked(model, result, image)
@@ -220,7 +220,7 @@ def test_operators_of_other_libraries(name: str) -> None:
 @pytest.mark.parametrize("name", OTHERS_KEPT)
 def test_operators_of_other_libraries_that_keep_the_width(name: str) -> None:
     body, words = OTHERS_KEPT[name]
-    result = fec_fast.prune(Network(body).eval(), torch.rand(2, 3, SIDE, SIDE), ratio=0.5, verify=False)
+    result = fec_fast.prune(Network(body).eval(), torch.rand(2, 3, SIDE, SIDE), ratio=0.5, verify=False, recover=None)
     assert result.model.a.out_channels == WIDTH and words in result.plan.pinned["a"]
 
 
@@ -229,7 +229,7 @@ def test_a_tensor_that_an_operator_of_others_reads_leaves_the_model() -> None:
         reads(x)
         return x
 
-    result = fec_fast.prune(Network(body).eval(), torch.rand(2, 3, SIDE, SIDE), ratio=0.5)
+    result = fec_fast.prune(Network(body).eval(), torch.rand(2, 3, SIDE, SIDE), ratio=0.5, recover=None)
     assert result.model.a.out_channels == WIDTH and "returns no tensor" in result.plan.pinned["a"]
 
 
@@ -238,14 +238,14 @@ def test_what_the_proof_refutes_is_kept() -> None:
     model = Network(lambda x: mixes_between(x)).eval()
     with torch.no_grad():
         model.a.weight.mul_(0.1)
-    result = fec_fast.prune(model, torch.rand(2, 3, SIDE, SIDE), ratio=0.5)
+    result = fec_fast.prune(model, torch.rand(2, 3, SIDE, SIDE), ratio=0.5, recover=None)
     assert result.model.a.out_channels == WIDTH and result.model.stem[0].out_channels == 4
     assert "has no rule, and without some channels" in result.plan.pinned["a"]
 
 
 def test_a_size_that_does_not_follow_is_found() -> None:
     result = fec_fast.prune(
-        Network(lambda x: x + x.new_ones(2, WIDTH, 1, 1)).eval(), torch.rand(2, 3, SIDE, SIDE), ratio=0.5
+        Network(lambda x: x + x.new_ones(2, WIDTH, 1, 1)).eval(), torch.rand(2, 3, SIDE, SIDE), ratio=0.5, recover=None
     )
     assert result.model.a.out_channels == WIDTH and "wants its width" in result.plan.pinned["a"]
 

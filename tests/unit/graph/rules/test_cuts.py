@@ -23,14 +23,14 @@ IMAGE = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 def quiet_prune(model: nn.Module, image: Tensor, ratio: float) -> fec_fast.PruneResult:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "nothing was pruned")
-        return fec_fast.prune(model, image, ratio=ratio)
+        return fec_fast.prune(model, image, ratio=ratio, recover=None)
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_known_blocks_lose_half_of_every_layer_exactly(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = divided_network(name)
-    result = fec_fast.prune(model, IMAGE, ratio=0.5)
+    result = fec_fast.prune(model, IMAGE, ratio=0.5, recover=None)
     assert result.difference is not None and result.difference < 1e-9
     assert set(result.plan.pinned) == {"head"} and not result.plan.notes
     before, after = widths(model), widths(result.model)
@@ -68,7 +68,7 @@ def test_attributes_that_hold_sizes_change_with_them(name: str, sizes: dict[str,
     torch.manual_seed(0)
     model = divided_network(name)
     attributes = {module: dict(vars(model.get_submodule(module))) for module in sizes}
-    result = fec_fast.prune(model, IMAGE, ratio=0.5)
+    result = fec_fast.prune(model, IMAGE, ratio=0.5, recover=None)
     expected = {
         module: {attribute: {"before": before, "after": after} for attribute, (before, after) in of_module.items()}
         for module, of_module in sizes.items()
@@ -189,7 +189,7 @@ def test_numbers_in_the_code_keep_their_channels_and_nothing_else(name: str) -> 
     torch.manual_seed(0)
     model = Written(WHOLE[name]).eval()
     model(IMAGE)  # makes the lazy head
-    result = fec_fast.prune(model, IMAGE, ratio=0.5)
+    result = fec_fast.prune(model, IMAGE, ratio=0.5, recover=None)
     assert result.difference is not None and result.difference < 1e-9
     assert result.model.conv.out_channels == 32 and result.model.stem.out_channels == 4
     assert "fixed positions" in result.plan.pinned["conv"] and not result.plan.sizes
@@ -212,7 +212,7 @@ def test_channels_that_are_all_tied_are_kept_and_the_plan_says_so() -> None:
                 x = self.shuffle(torch.cat([left, torch.relu(right)], 1))
             return self.last(x)
 
-    result = fec_fast.prune(Stage().eval(), IMAGE, ratio=0.5)
+    result = fec_fast.prune(Stage().eval(), IMAGE, ratio=0.5, recover=None)
     assert result.model.stem.out_channels == 3 and result.model.first.out_channels == 6
     assert "tied to one another" in result.plan.pinned["first"]
 
@@ -224,7 +224,7 @@ def test_a_vector_becomes_a_map_of_any_size(pixels: tuple[int, ...]) -> None:
     convolution = (nn.Conv1d, nn.Conv2d)[len(pixels) - 1](8, 4, 1)
     linear = nn.Linear(5, 8 * math.prod(pixels))
     model = nn.Sequential(linear, nn.Unflatten(1, (8, *pixels)), convolution).eval()
-    result = fec_fast.prune(model, torch.randn(2, 5), ratio=0.5)
+    result = fec_fast.prune(model, torch.randn(2, 5), ratio=0.5, recover=None)
     assert result.model[0].out_features == linear.out_features // 2 and result.model[2].in_channels == 4
     assert result.difference is not None and result.difference < 1e-6
 
@@ -234,4 +234,4 @@ def test_the_reason_of_a_convolution_that_meets_positions_is_the_reshape() -> No
     linear, conv = nn.Linear(10, 384), nn.Conv1d(16, 8, 3, padding=1)
     model = nn.Sequential(linear, nn.Unflatten(1, (16, 24)), conv, nn.Flatten(), nn.Linear(192, 5)).eval()
     with pytest.raises(fec_fast.LayerError, match="meets channels on another dimension than its own"):
-        fec_fast.prune(model, torch.randn(2, 10), ratio=0.5)
+        fec_fast.prune(model, torch.randn(2, 10), ratio=0.5, recover=None)

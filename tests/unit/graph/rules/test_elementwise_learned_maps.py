@@ -59,7 +59,7 @@ def test_what_is_learned_for_each_channel_goes_with_it(name: str) -> None:
     torch.manual_seed(0)
     use, parameter = LEARNED[name]
     model = Tokens(use).eval()
-    result = fec_fast.prune(model, X, ratio=0.5)
+    result = fec_fast.prune(model, X, ratio=0.5, recover=None)
     assert result.proof is not None and result.proof.difference < 1e-9 and "drawn weights" in result.proof.runs
     kept = result.plan.keep["patches.weight"]["0"]
     assert len(kept) == 8 and result.model.head.in_features == 8
@@ -73,7 +73,7 @@ def test_a_number_that_picks_channels_keeps_them() -> None:
     torch.manual_seed(0)
     model = Tokens(lambda net, x: x + net.positions[:, :4].transpose(1, 2)[:, torch.arange(16)].transpose(1, 2)).eval()
     with pytest.raises(fec_fast.LayerError, match="nothing to prune"):
-        fec_fast.prune(model, X, ratio=0.5)
+        fec_fast.prune(model, X, ratio=0.5, recover=None)
 
 
 def test_layers_without_inputs_or_filters_stay_as_they_are() -> None:

@@ -74,7 +74,7 @@ def test_instance_norms_are_exact(
     torch.manual_seed(seed)
     model = randomised(Instances(dims, affine=affine, track=track))
     images = torch.randn(*(() if batch is None else (batch,)), 2, *[5] * dims)
-    result = fec_fast.prune(model, images, ratio=ratio)
+    result = fec_fast.prune(model, images, ratio=ratio, recover=None)
     assert not result.plan.notes and set(result.plan.pinned) == {"head"}
     assert (result.model.a.out_channels, result.model.b.out_channels) == (8 - int(8 * ratio), 6 - int(6 * ratio))
     assert result.model.norm_a.num_features == result.model.a.out_channels
@@ -89,7 +89,7 @@ def test_a_pruned_instance_norm_trains_and_loads(tmp_path: Path) -> None:
     for affine in (True, False):
         images = torch.randn(2, 2, 6, 6)
         model = randomised(Instances(2, affine=affine, track=True))
-        result = fec_fast.prune(model, images, ratio=0.5)
+        result = fec_fast.prune(model, images, ratio=0.5, recover=None)
         fec_fast.save(result, tmp_path / "pruned")
         loaded = fec_fast.load(Instances(2, affine=affine, track=True), tmp_path / "pruned").eval()
         assert loaded.norm_a.num_features == 4
@@ -112,7 +112,7 @@ def test_a_batch_norm_whose_values_are_repeated_by_hand() -> None:
             scale, shift = (values.repeat(len(x)) for values in (self.scale, self.shift))
             return self.b(F.batch_norm(flat, None, None, scale, shift, training=True).view(x.shape))
 
-    result = fec_fast.prune(ByHand().eval(), torch.randn(3, 3, 4, 4), ratio=0.5)
+    result = fec_fast.prune(ByHand().eval(), torch.randn(3, 3, 4, 4), ratio=0.5, recover=None)
     assert result.difference is not None and result.difference < 1e-9
     assert result.model.scale.shape == (4,) and result.model.a.out_channels == 4
 
@@ -147,7 +147,7 @@ def test_group_norms_lose_whole_groups_or_as_many_channels_of_each(
     units = groups if whole else size
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        result = fec_fast.prune(model, images, ratio=0.5, norms=norms)
+        result = fec_fast.prune(model, images, ratio=0.5, norms=norms, recover=None)
     left = units - units // 2
     assert result.model.norm.num_groups == (left if whole else groups)
     assert result.model.norm.num_channels == (left * size if whole else groups * left)
@@ -257,7 +257,7 @@ def test_norms_over_the_kept_channels_alone(name: str, ratio: float, seed: int) 
     torch.manual_seed(seed)
     make, normalise = LAYER_NORMS[name]
     model, images = randomised(Normed(make())), torch.randn(2, 3, 5, 5)
-    result = fec_fast.prune(model, images, ratio=ratio, norms="renormalise")
+    result = fec_fast.prune(model, images, ratio=ratio, norms="renormalise", recover=None)
     kept = result.plan.keep["a.weight"]["0"]
     assert len(kept) == 12 - int(12 * ratio)
     assert all(record["kept"] == kept for record in result.plan.norms["norm"])
@@ -272,7 +272,7 @@ def test_norms_over_the_kept_channels_alone(name: str, ratio: float, seed: int) 
 def test_exact_norms_keep_the_channels_and_name_the_remedy(name: str) -> None:
     model = randomised(Normed(LAYER_NORMS[name][0]()))
     with pytest.raises(fec_fast.LayerError, match='norms="renormalise" lets them go'):
-        fec_fast.prune(model, torch.randn(2, 3, 5, 5))
+        fec_fast.prune(model, torch.randn(2, 3, 5, 5), recover=None)
 
 
 class SpatialAttention(nn.Module):
@@ -294,8 +294,8 @@ def test_maxima_over_the_kept_channels_alone() -> None:
     torch.manual_seed(0)
     model, images = SpatialAttention(lambda y, _: y).eval(), torch.randn(2, 3, 6, 6)
     with pytest.raises(fec_fast.LayerError, match=r'aten.max.dim runs over .*\(norms="renormalise" lets them go\)'):
-        fec_fast.prune(model, images)
-    result = fec_fast.prune(model, images, ratio=0.5, norms="renormalise")
+        fec_fast.prune(model, images, recover=None)
+    result = fec_fast.prune(model, images, ratio=0.5, norms="renormalise", recover=None)
     kept = result.plan.keep["a.weight"]["0"]
     assert len(kept) == 6 and result.plan.changed_norms == ["the model itself"]
     with torch.no_grad():
@@ -317,7 +317,7 @@ def test_what_reads_the_position_of_a_maximum_keeps_the_channels(use: Callable[[
     torch.manual_seed(0)
     model, images = SpatialAttention(use).eval(), torch.randn(2, 3, 6, 6)
     try:
-        pinned = fec_fast.prune(model, images, ratio=0.5, norms="renormalise").plan.pinned
+        pinned = fec_fast.prune(model, images, ratio=0.5, norms="renormalise", recover=None).plan.pinned
     except fec_fast.LayerError as error:
         pinned = {"a": str(error)}
     assert any("gives the positions of channels" in reason for reason in pinned.values())

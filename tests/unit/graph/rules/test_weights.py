@@ -21,7 +21,7 @@ X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 def pruned(make):
     torch.manual_seed(0)
     model = Around(make).eval()
-    return model, fec_fast.prune(model, X, ratio=0.5)
+    return model, fec_fast.prune(model, X, ratio=0.5, recover=None)
 
 
 @pytest.mark.parametrize("name", BOTH_AXES)
@@ -47,7 +47,7 @@ def test_filters_go_and_input_channels_are_kept_with_a_remedy(name):
 def test_input_channels_go_where_norms_run_over_the_kept_ones(name):
     torch.manual_seed(0)
     model = Around(FILTERS[name]).eval()
-    result = fec_fast.prune(model, X, ratio=0.5, norms="renormalise")
+    result = fec_fast.prune(model, X, ratio=0.5, norms="renormalise", recover=None)
     assert result.proof.difference < 1e-9 and not result.proof.not_read
     assert set(result.proof.runs) >= {"own weights", "drawn weights"}
     assert result.model.a.out_channels == 8 and result.model.b.in_channels == 8
@@ -57,7 +57,7 @@ def test_input_channels_go_where_norms_run_over_the_kept_ones(name):
         as_before = replace(result.plan, norms={})
         with pytest.raises(fec_fast.EquivalenceError, match="differs from the masked original"):
             fec_fast.verify_equivalence(model, result.model, as_before, X)
-    again = fec_fast.prune(result.model, X, ratio=0.5, norms="renormalise")
+    again = fec_fast.prune(result.model, X, ratio=0.5, norms="renormalise", recover=None)
     both = fec_fast.compose(result.plan, again.plan)
     assert fec_fast.verify_equivalence(model, again.model, both, X) < 1e-9
 
@@ -79,7 +79,7 @@ def test_one_note_for_all_layers_of_a_kind():
     wrap = nn.utils.parametrizations.weight_norm
     layers = [wrap(nn.Conv1d(4 if i == 0 else 8, 8, 3)) for i in range(3)]
     model = nn.Sequential(*layers, nn.Conv1d(8, 2, 1)).eval()
-    notes = fec_fast.prune(model, torch.randn(1, 4, 20), ratio=0.5).plan.notes
+    notes = fec_fast.prune(model, torch.randn(1, 4, 20), ratio=0.5, recover=None).plan.notes
     assert [note for note in notes if "weight norm" in note] == [
         "weight norm: the weights of 0, 1, 2 are computed from several of their channels together, which keep their "
         "width: call torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') before pruning"
@@ -116,7 +116,7 @@ def test_pruning_leaves_the_given_model_and_its_computed_weight():
     torch.manual_seed(0)
     model = Around(FILTERS["weight norm"])  # its weight has a history, and deepcopy refuses it
     weight, before = model.body.weight, {name: value.clone() for name, value in model.state_dict().items()}
-    fec_fast.prune(model, X, ratio=0.5)
+    fec_fast.prune(model, X, ratio=0.5, recover=None)
     assert model.body.weight is weight
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -128,8 +128,8 @@ def test_scores_are_those_of_the_computed_weight():
     plain = Around(FILTERS["parametrized weight norm"]).eval()  # no copy: it would share the class that is changed
     nn.utils.parametrize.remove_parametrizations(plain.body, "weight")
     for criterion in ("l1", "fec_l1"):
-        result = fec_fast.prune(model, X, ratio=0.5, criterion=criterion, sides="producer", ignore=["a"])
-        other = fec_fast.prune(plain, X, ratio=0.5, criterion=criterion, sides="producer", ignore=["a"])
+        result = fec_fast.prune(model, X, ratio=0.5, criterion=criterion, sides="producer", ignore=["a"], recover=None)
+        other = fec_fast.prune(plain, X, ratio=0.5, criterion=criterion, sides="producer", ignore=["a"], recover=None)
         assert result.plan.sets[0]["removed"] == other.plan.sets[0]["removed"]
         assert torch.allclose(result.model(X), other.model(X), atol=1e-6)
 
@@ -147,7 +147,7 @@ def test_gradients_of_the_scale_stand_for_those_of_the_computed_weight():
     data = [(torch.randn(8, 3, 8, 8), torch.randint(0, 3, (8,)))]
     options = {"ratio": 0.5, "criterion": "taylor", "sides": "producer", "calibration": data, "ignore": ["a"]}
     scores, expected = (
-        torch.tensor(fec_fast.prune(each, X, **options).plan.sets[0]["scores"]) for each in (model, plain)
+        torch.tensor(fec_fast.prune(each, X, **options, recover=None).plan.sets[0]["scores"]) for each in (model, plain)
     )
     assert torch.allclose(scores, expected, rtol=1e-3)
 
@@ -168,7 +168,7 @@ def test_weights_that_are_not_zero_when_masked_keep_the_channels_they_read():
 
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 8, 1), nn.Sigmoid(), Exponential(8, 8, 1), nn.Conv2d(8, 2, 1)]
-    result = fec_fast.prune(nn.Sequential(*layers).eval(), X, ratio=0.5)
+    result = fec_fast.prune(nn.Sequential(*layers).eval(), X, ratio=0.5, recover=None)
     assert result.model[0].out_channels == 8 and result.model[2].out_channels == 4
 
 
@@ -177,7 +177,7 @@ def test_weights_that_are_not_zero_when_masked_keep_the_channels_they_read():
 def test_inputs_of_recurrent_layers_go(kind, options):
     torch.manual_seed(0)
     model, x = Recurrent(kind, **options).eval(), torch.randn(2, 3, 6)
-    result = fec_fast.prune(model, x, ratio=0.5)
+    result = fec_fast.prune(model, x, ratio=0.5, recover=None)
     assert result.proof.difference < 1e-9
     assert result.model.a.out_channels == result.model.body.input_size == 8
     assert result.model.body.weight_hh_l0.shape == model.body.weight_hh_l0.shape
@@ -202,7 +202,7 @@ def test_inputs_of_recurrent_cells_go(kind):
             return self.b(state[0] if isinstance(state, tuple) else state)
 
     torch.manual_seed(0)
-    result = fec_fast.prune(Steps().eval(), torch.randn(2, 3, 4), ratio=0.5)
+    result = fec_fast.prune(Steps().eval(), torch.randn(2, 3, 4), ratio=0.5, recover=None)
     assert result.proof.difference < 1e-9
     assert result.model.a.out_channels == result.model.cell.input_size == 8
 

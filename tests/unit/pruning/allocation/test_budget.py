@@ -49,7 +49,7 @@ def whole_sizes(model: nn.Module, image: Tensor) -> dict[str, float]:
 def prune(model: nn.Module, image: Tensor = IMAGE, **options: Any) -> fec_fast.PruneResult:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "nothing was pruned")
-        return fec_fast.prune(model, image, **options)
+        return fec_fast.prune(model, image, **options, recover=None)
 
 
 @settings(max_examples=40, deadline=None)
@@ -247,7 +247,7 @@ def test_contradictions_are_refused_and_the_model_is_untouched(options: Any, kin
     model = blocks()
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(kind, match=words):
-        fec_fast.prune(model, IMAGE, **options)
+        fec_fast.prune(model, IMAGE, **options, recover=None)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
@@ -320,7 +320,13 @@ def test_an_absolute_target_in_rounds() -> None:
     model = blocks()
     left = whole_sizes(model, IMAGE)["params"] // 2
     result = fec_fast.prune_iteratively(
-        model, IMAGE, budget=Budget(params=str(left)), rounds=2, train=lambda network, number: None, verify=False
+        model,
+        IMAGE,
+        budget=Budget(params=str(left)),
+        rounds=2,
+        train=lambda network, number: None,
+        verify=False,
+        recover=None,
     )
     assert result.after.parameters <= left
 

@@ -69,7 +69,7 @@ def test_a_latency_is_met(
     seconds = made_up(monkeypatch)
     model = network()
     target = 1e3 * share * seconds(model)
-    result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=target), ratios=policy)
+    result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=target), ratios=policy, recover=None)
     assert 0.96 * target <= 1e3 * seconds(result.model) <= target  # one unit is up to 3 % of the time here
     assert any(f"budget latency_ms={target:g}" in note and "measured" in note for note in result.plan.notes)
     assert re.search(r"^latency: layers: (\d+) of \1$", capsys.readouterr().err, re.MULTILINE)
@@ -98,7 +98,7 @@ def test_a_device_whose_times_rise_in_steps(step: int, monkeypatch: pytest.Monke
     for share in (0.75, 0.6, 0.45, 0.3):
         measured.clear()
         target = share * seconds(model)
-        result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=1e3 * target), ratios="uniform")
+        result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=1e3 * target), ratios="uniform", recover=None)
         assert len(measured) <= 17  # the model, ten of the search, two of other widths, and four in turns at the end
         best = max(one for one in measured if one <= target)
         assert seconds(result.model) == best
@@ -145,7 +145,9 @@ def test_any_runtime_is_met_within_5_percent_and_never_slower_than_dense(
         patch.setattr(latency, "fastest_call", lambda index, *_: cost(index.model))
         patch.setattr(latency, "LayerTables", OfSmoothLayers)
         budget = Budget.keep(latency=f"{1e3 * target!r} ms", runtime="onnxruntime")
-        result = fec_fast.prune(model, IMAGE[:1], budget=budget, ratios=policy, criterion="l1", verify=False)
+        result = fec_fast.prune(
+            model, IMAGE[:1], budget=budget, ratios=policy, criterion="l1", verify=False, recover=None
+        )
     assert 0.95 * target <= cost(result.model) <= target * (1 + 1e-9) < dense
     assert result.plan.notes[0].startswith(f"budget latency_ms={1e3 * target:g}@onnxruntime: ")
 
@@ -176,7 +178,9 @@ def test_the_widths_that_a_runtime_likes_are_found(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(latency, "time_model", lambda index, *_, n=liked: Timing(cost(index.model, n), 0.0))
         monkeypatch.setattr(latency, "fastest_call", lambda index, *_, n=liked: cost(index.model, n))
         target = 0.6 * cost(model, liked)
-        result = fec_fast.prune(model, IMAGE[:1], budget=Budget(latency_ms=1e3 * target), ratios="uniform")
+        result = fec_fast.prune(
+            model, IMAGE[:1], budget=Budget(latency_ms=1e3 * target), ratios="uniform", recover=None
+        )
         widths = [module.out_channels for module in result.model if isinstance(module, nn.Conv2d)]
         assert all(width % liked == 0 for width in widths), (liked, widths)
         assert 0.95 * target <= cost(result.model, liked) <= target
@@ -193,31 +197,31 @@ def test_a_dense_network_that_was_measured_while_the_machine_was_busy(monkeypatc
 
     monkeypatch.setattr(latency, "time_model", time_model)
     with pytest.warns(fec_fast.FecWarning, match="busy .* medians of the dense network"):
-        result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=1e3 * 0.9 * seconds(model)))
+        result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=1e3 * 0.9 * seconds(model)), recover=None)
     assert seconds(result.model) < seconds(model)
     assert "in turns with the dense network" in result.plan.notes[0]
     # In turns, nothing that was found is faster than the dense network.
     at_end = Timing(1.0, 0.01), Timing(1.2, 0.01)
     monkeypatch.setattr(latency.LatencyMeasurements, "time_at_end", lambda *_: at_end)
     with pytest.raises(fec_fast.BudgetError, match="takes 1200 ms and the dense one 1000 ms, measured in turns"):
-        fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=1e3 * 0.9 * seconds(model)))
+        fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=1e3 * 0.9 * seconds(model)), recover=None)
 
 
 def test_targets_that_are_out_of_reach_and_times_that_are_unsteady(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = made_up(monkeypatch)
     model = network()
     with pytest.raises(fec_fast.BudgetError, match="everything removed .* nearest that can be met"):
-        fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=1e3 * 0.001 * seconds(model)))
+        fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=1e3 * 0.001 * seconds(model)), recover=None)
     with monkeypatch.context() as patch:  # one call was as fast as that, but no network is on average
         patch.setattr(latency, "fastest_call", lambda *arguments: 0.0)
         words = "was not reached: the fastest network that was measured takes .* idle machine, or ask for Budget"
         with pytest.raises(fec_fast.BudgetError, match=words):
-            fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=1e3 * 0.001 * seconds(model)))
+            fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=1e3 * 0.001 * seconds(model)), recover=None)
     with pytest.warns(fec_fast.FecWarning, match=r"takes .* ms as it is, so nothing was removed"):
-        result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=2e3 * seconds(model)))
+        result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=2e3 * seconds(model)), recover=None)
     assert "that fast already" in result.plan.notes[0] and result.after == result.before
     made_up(monkeypatch, half_width=0.1)
-    result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=500 * seconds(model)))
+    result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=500 * seconds(model)), recover=None)
     assert "too unsteady to tell 2 %" in result.plan.notes[0]
 
 
@@ -234,7 +238,9 @@ def test_where_times_are_too_unsteady_to_aim_smaller_networks_are_asked_for(monk
     monkeypatch.setattr(latency, "time_model", time_model)
     monkeypatch.setattr(latency.LatencyMeasurements, "time_at_end", lambda *_: (Timing(1.0, 0.0), Timing(0.5, 0.0)))
     with pytest.warns(fec_fast.FecWarning, match="ms, and 500 ms afterwards: the machine is unsteady; search again"):
-        result = fec_fast.prune(model, IMAGE, budget=Budget(latency_ms=1e3 * target), ratios="uniform", verify=False)
+        result = fec_fast.prune(
+            model, IMAGE, budget=Budget(latency_ms=1e3 * target), ratios="uniform", verify=False, recover=None
+        )
     assert seconds(result.model) <= target
 
 
@@ -246,7 +252,12 @@ def test_a_target_out_of_reach_is_reported_before_anything_is_measured(monkeypat
     monkeypatch.setattr(layer_times, "time_layer", measured)
     with pytest.raises(fec_fast.BudgetError, match=r"Budget\(latency_ms=1e-06\) cannot be met"):
         fec_fast.prune(
-            network(), IMAGE, budget=Budget(latency_ms=1e-6), ratios="sensitivity", calibration=lambda model: measured()
+            network(),
+            IMAGE,
+            budget=Budget(latency_ms=1e-6),
+            ratios="sensitivity",
+            calibration=lambda model: measured(),
+            recover=None,
         )
 
 

@@ -21,7 +21,7 @@ IMAGE = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 def plan(ratios: str | EntropyPolicy | GlobalPolicy) -> fec_fast.Plan:
     torch.manual_seed(0)
     model = networks.resnet_digits().eval()
-    return fec_fast.prune(model, IMAGE, budget=Budget(params=0.7), ratios=ratios, verify=False).plan
+    return fec_fast.prune(model, IMAGE, budget=Budget(params=0.7), ratios=ratios, verify=False, recover=None).plan
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_name_is_the_policy_with_its_default_constants(name, policy, changes) 
 
 def test_a_policy_needs_a_budget() -> None:
     with pytest.raises(fec_fast.RatioError, match="EntropyPolicy.*add a budget"):
-        fec_fast.prune(networks.resnet_digits(), IMAGE, ratios=EntropyPolicy())
+        fec_fast.prune(networks.resnet_digits(), IMAGE, ratios=EntropyPolicy(), recover=None)
 
 
 @settings(max_examples=30, deadline=None)

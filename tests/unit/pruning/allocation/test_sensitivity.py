@@ -40,7 +40,7 @@ def test_json_is_read_again() -> None:
     found = fec_fast.measure_sensitivity(network(), IMAGE, first_matters, at=(0.2, 0.5), progress=False)
     again = fec_fast.Sensitivity.from_json(found.to_json())
     assert again == found
-    fec_fast.prune(network(), IMAGE, budget=Budget(params=0.5), ratios=again, verify=False)
+    fec_fast.prune(network(), IMAGE, budget=Budget(params=0.5), ratios=again, verify=False, recover=None)
 
 
 @pytest.mark.parametrize(
@@ -64,12 +64,18 @@ def test_other_json_is_refused(change: dict[str, Any]) -> None:
 def test_the_knapsack_removes_where_little_accuracy_is_lost() -> None:
     model = network()
     result = fec_fast.prune(
-        model, IMAGE, budget=Budget(params=0.5), ratios="sensitivity", calibration=first_matters, verify=False
+        model,
+        IMAGE,
+        budget=Budget(params=0.5),
+        ratios="sensitivity",
+        calibration=first_matters,
+        verify=False,
+        recover=None,
     )
     first, second, third = widths(result.model)
     assert first > 16 and first > second and second >= third
     measured = fec_fast.measure_sensitivity(model, IMAGE, first_matters, progress=False)
-    again = fec_fast.prune(model, IMAGE, budget=Budget(params=0.5), ratios=measured, verify=False)
+    again = fec_fast.prune(model, IMAGE, budget=Budget(params=0.5), ratios=measured, verify=False, recover=None)
     assert again.plan.keep == result.plan.keep
 
 
@@ -144,7 +150,7 @@ def test_two_sets_that_start_at_the_same_layer_have_different_names() -> None:
     )
     assert found.units == {"stem": 8, "stem (2)": 16}
     assert found.values == {"stem": {4: 4.0, 7: 1.0}, "stem (2)": {8: 8.0, 14: 8.0}} and found.whole == 8.0
-    result = fec_fast.prune(model, IMAGE, budget=Budget(params=0.4), ratios=found)
+    result = fec_fast.prune(model, IMAGE, budget=Budget(params=0.4), ratios=found, recover=None)
     assert result.model.left.out_channels == 8 and result.model.right.out_channels < 10
 
 
@@ -170,22 +176,24 @@ def test_bad_calibration_is_refused(calibration: Any, kind: type, words: str) ->
     model = network()
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(kind, match=words):
-        fec_fast.prune(model, IMAGE, budget=Budget(params=0.5), ratios="sensitivity", calibration=calibration)
+        fec_fast.prune(
+            model, IMAGE, budget=Budget(params=0.5), ratios="sensitivity", calibration=calibration, recover=None
+        )
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 def test_arguments_that_need_each_other() -> None:
     budget = Budget(params=0.5)
     with pytest.raises(fec_fast.RatioError, match="needs calibration"):
-        fec_fast.prune(network(), IMAGE, budget=budget, ratios="sensitivity")
+        fec_fast.prune(network(), IMAGE, budget=budget, ratios="sensitivity", recover=None)
     with pytest.raises(fec_fast.RatioError, match="nothing else does"):
-        fec_fast.prune(network(), IMAGE, budget=budget, calibration=first_matters)
+        fec_fast.prune(network(), IMAGE, budget=budget, calibration=first_matters, recover=None)
     with pytest.raises(fec_fast.RatioError, match="at=0"):
         fec_fast.measure_sensitivity(network(), IMAGE, first_matters, at=(0,))
     measured = fec_fast.measure_sensitivity(network(), IMAGE, first_matters, at=(0.5,), ignore=("0",), progress=False)
     with pytest.raises(fec_fast.RatioError, match="add a budget"):
-        fec_fast.prune(network(), IMAGE, ratios=measured)
+        fec_fast.prune(network(), IMAGE, ratios=measured, recover=None)
     with pytest.raises(fec_fast.LayerError, match="'0' was not measured"):
-        fec_fast.prune(network(), IMAGE, budget=budget, ratios=measured)
+        fec_fast.prune(network(), IMAGE, budget=budget, ratios=measured, recover=None)
     with pytest.raises(fec_fast.PlanError, match="measured on a model of other names"):
-        fec_fast.prune(network()[:5], IMAGE, budget=budget, ratios=measured)
+        fec_fast.prune(network()[:5], IMAGE, budget=budget, ratios=measured, recover=None)

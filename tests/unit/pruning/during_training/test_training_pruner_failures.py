@@ -87,7 +87,9 @@ def test_ctrl_c_that_the_model_ignores_still_ends_the_call() -> None:
         pruner(model=Deaf())
     pressed.clear()
     with keyboard(), pytest.raises(KeyboardInterrupt):
-        fec_fast.prune_iteratively(Deaf(), EXAMPLE, budget=BUDGET, train=lambda model, number: None, rounds=1)
+        fec_fast.prune_iteratively(
+            Deaf(), EXAMPLE, budget=BUDGET, train=lambda model, number: None, rounds=1, recover=None
+        )
 
 
 def test_an_error_in_a_round_names_it_and_the_round_can_be_made_later(monkeypatch: pytest.MonkeyPatch) -> None:
