@@ -74,6 +74,9 @@ def keys(rows: list[str], seeds: int) -> Iterator[Key]:
         for start, training in ((RE_ESTIMATED, WHOLE), (RECOVERED, HALF), (RE_ESTIMATED, HALF)):
             for row in rows:
                 yield row, start, training, seed
+        for start in (GROUP_NORM, SPARSE):
+            for row in rows:
+                yield row, start, WHOLE, seed
     for seed in range(seeds):
         for row in rows:
             yield ROWS[row].network, DENSE, ALONE, seed

@@ -50,6 +50,7 @@ from fec_fast.graph.counts import count
 
 RESULT = RESULTS / "trained.json"
 CALIBRATION_IMAGES = 1000
+_OTHER_IMAGES = 1000  # added to the seed of the second part of a training, which shifts and mirrors otherwise
 
 
 class TimedImages(data.GrowingImages):
@@ -95,10 +96,11 @@ class Trainings:
         # The network and what is known of it are the same in every part of an interrupted training.
         if start in (GROUP_NORM, SPARSE):
             model, values, sizes = self._cut_by_torch_pruning(key, state)
+            drawn = seed if start == GROUP_NORM else _OTHER_IMAGES + seed
         else:
             model, values = self._start(name, start, seed)
-            sizes = training.sizes
-        self._train(model, network, training, sizes, seed, state / "training")
+            sizes, drawn = training.sizes, seed
+        self._train(model, network, training, sizes, drawn, state / "training")
         document = read_result(self.output) or {"rows": []}
         row = {"key": list(key), **values, **accuracy(self._right(network, model))}
         document["rows"].append({**row, "run": run_number(document, "torchvision", "torch-pruning")})
@@ -131,6 +133,8 @@ class Trainings:
             resume=state.is_dir(),
             progress=False,
         )
+        if teacher is not None:
+            teacher.save()
 
     def _cut_by_torch_pruning(self, key: Key, state: Path) -> tuple[nn.Module, dict[str, Any], tuple[int, ...]]:
         """A network cut by Torch-Pruning, what is known of it, and the images that are left of its training."""
