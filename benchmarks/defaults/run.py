@@ -57,11 +57,9 @@ class Measurement:
         self.prepare(job.network)
         batches = self.subjects.calibration(job.network, IMAGES, job.seed)
         options = dict(CHOICES[job.choice])
-        if job.recovery == "data-free":
-            options["recover"] = "data-free"
-        elif job.recovery == "least squares":
-            options["recover"] = batches
-        elif {"reconstruction", "ablation"} & set(options.values()):
+        options["recover"] = {"data-free": "data-free", "least squares": batches}.get(job.recovery)
+        is_bare = options["recover"] is None
+        if is_bare and {"reconstruction", "ablation"} & {options.get("criterion"), options.get("ratios")}:
             options["calibration"] = batches if job.has_images else "data-free"
         start = time.process_time()
         budget = Budget(**{job.currency: job.share})

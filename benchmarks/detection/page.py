@@ -13,6 +13,7 @@ from benchmarks.common.pages import code, heading, page_of, paragraph, write_pag
 from benchmarks.common.results import measured_on
 from benchmarks.common.tables import markdown_table
 from benchmarks.detection.stages import DENSE, DENSE_TRAINED, IMITATED, PRUNED, PRUNED_TRAINED, STAGES
+from fec_fast.utils.text import counted
 
 MEASURES = {
     "coco": "COCO, 0.5 to 0.95",
@@ -171,8 +172,8 @@ def _latency(seeds: Seeds) -> list[str]:
     return [
         heading("Latency"),
         paragraph(
-            f"One image in float32, {rows[0]['threads']} thread, with the selection of boxes: {spread(before, 1)} ms",
-            f"before, {spread(after, 1)} ms after (medians, one per seed; other work on the machine was not excluded).",
+            f"One image in float32, {counted(rows[0]['threads'], 'thread')}, with the selection of boxes:",
+            f"{spread(before, 1)} ms before, {spread(after, 1)} ms after (medians, one per seed; other work on the machine was not excluded).",
             f"Before divided by after: {spread(ratios, 1, 2)}.",
         ),
     ]

@@ -28,6 +28,8 @@ from benchmarks.common.environment import ROOT
 from benchmarks.common.results import RESULTS, read_result, run_number, write_result
 from benchmarks.detection.page import write
 from benchmarks.detection.stages import DENSE, DENSE_TRAINED, IMITATED, PRUNED, PRUNED_TRAINED
+from benchmarks.study.run import DENSE as DENSE_WEIGHTS
+from benchmarks.study.run import halved
 from fec_fast import Budget
 from fec_fast.graph.counts import count
 from fec_fast.training.tasks.detection import Detection, evaluate_detector
@@ -36,6 +38,7 @@ from fec_fast.vision import zoo
 from fec_fast.vision.voc import load_voc
 
 RESULT = RESULTS / "ssd.json"
+WEIGHTS = DENSE_WEIGHTS / "ssd.safetensors"  # of the first seed's dense network, in float16, for benchmarks.defaults
 TRAINING = {
     "optimizer": "adamw",
     "weight_decay": 0.01,
@@ -148,6 +151,8 @@ class Study:
         """Measures all stages of a seed."""
         torch.manual_seed(seed)
         dense = self.stage(seed, DENSE, self.build(), self.settings["epochs"], seed)
+        if not WEIGHTS.is_file():  # of the first seed
+            save_file({key: value.contiguous() for key, value in halved(dense.state_dict()).items()}, WEIGHTS)
         pruned, rows = self.prune(dense).model, self.document["seeds"][str(seed)]
         if PRUNED not in rows:
             seconds = asdict(compare_latency(dense, pruned, example(), min_run_time=5.0))
