@@ -173,7 +173,8 @@ def _latency(seeds: Seeds) -> list[str]:
         heading("Latency"),
         paragraph(
             f"One image in float32, {counted(rows[0]['threads'], 'thread')}, with the selection of boxes:",
-            f"{spread(before, 1)} ms before, {spread(after, 1)} ms after (medians, one per seed; other work on the machine was not excluded).",
+            f"{spread(before, 1)} ms before, {spread(after, 1)} ms after (medians, one per seed; other work on the",
+            "machine was not excluded).",
             f"Before divided by after: {spread(ratios, 1, 2)}.",
         ),
     ]
