@@ -13,8 +13,8 @@ from ..plan import checkpoint
 from ..plan.plan import Plan
 from ..pruning.allocation.budget import Budget
 from ..pruning.arguments import calibration_needs, check_positive_integer, default_choice
-from ..pruning.automatic_recovery import AUTO
 from ..pruning.criteria import CRITERIA
+from ..pruning.data_use import AUTO
 from ..pruning.explanation import explain
 from ..pruning.pruner import prune
 from ..recovery.calibration import DATA_FREE

@@ -18,7 +18,7 @@ from ..plan.checkpoint import save as save_weights
 from ..plan.composition import compose
 from ..plan.plan import Plan
 from ..pruning.allocation.budget import Budget
-from ..pruning.automatic_recovery import AUTO
+from ..pruning.data_use import AUTO
 from ..pruning.pruner import PruneResult
 from ..pruning.pruner import prune as prune_network
 from ..recovery.calibration import DATA_FREE

@@ -16,13 +16,12 @@ from ..plan.alignment import alignment_notes
 from ..plan.equivalence import Proof
 from ..plan.plan import Plan, check_plan
 from ..plan.widths import layer_widths
-from ..recovery.calibration import DATA_FREE, calibration_batches, warn_if_few
-from ..recovery.compensation import IMAGES, Compensation, compensate
+from ..recovery.compensation import Compensation, compensate
 from ..report.content import MeasuredSweep
 from ..report.writer import write_report
 from ..scoring.formula import Formula
 from ..utils.arguments import check_file_to_write
-from ..utils.errors import ArgumentError, FecError, InputError
+from ..utils.errors import ArgumentError, FecError, InputError, WeightError
 from ..utils.frameworks import check_framework
 from ..utils.html import html_panel, share_bar
 from ..utils.model_index import ModelIndex
@@ -35,11 +34,10 @@ from .allocation.allocate import AllocationRequest, Ratios, removed_shares
 from .allocation.budget import Budget
 from .allocation.measured import Sensitivity
 from .allocation.sensitivity import Calibration
-from .arguments import check_calibration, default_choice, images_suffice
-from .automatic_recovery import AUTO, automatic_recovery
 from .cautions import layers_cut_to_the_bone, useless_rounding
 from .context import build_context
-from .criteria import DEFAULT_CRITERION, ERROR_CRITERIA, Criterion
+from .criteria import Criterion
+from .data_use import AUTO, BARE, REMEDY, DataUse, data_use
 from .plan_builder import kept_for_norms, layers_by_reason
 from .reporting import report_content
 from .trial import find_plan, unseen_parts
@@ -319,54 +317,29 @@ def prune(
         ArgumentError: An argument of the wrong kind.
         EquivalenceError: The pruned network is not the masked original; please report it.
     """
-    if isinstance(recover, str) and recover not in (AUTO, DATA_FREE):
-        raise ArgumentError(
-            f"recover={recover!r}: give images (a loader such as fec_fast.data.load('imagefolder:PATH')[0], an "
-            f"iterable of batches, a tensor), {DATA_FREE!r} or {AUTO!r}"
-        )
     check_framework(model)
     ratio, ratios = removed_shares(remove, ratio, ratios, budget)
-    is_automatic, why_not = isinstance(recover, str) and recover == AUTO, ""
-    if is_automatic:
-        recover, why_not = automatic_recovery(model, calibration)
-    named = criterion, ratios
-    data: dict[str, Any] = {"calibration": calibration, "recover": recover}
-    criterion, ratios = default_choice(model, criterion, ratios, budget=budget, formula=formula, sides=sides, **data)
-    # Noise that the caller did not ask for: another criterion is taken if it cannot be run.
-    on_noise = named[0] is None and calibration is None and criterion in ERROR_CRITERIA
-    on_noise = on_noise and (recover is None or (is_automatic and isinstance(recover, str)))
-    calibration = DATA_FREE if on_noise else calibration
     request = AllocationRequest(ratio, ratios, budget, calibration, min_channels, round_to)
-    if recover is not None and recover is calibration and images_suffice(criterion, request.policy):
-        calibration = None  # the images of the recovery are taken
-        request = replace(request, calibration=None)
-    images = recover
-    if not (recover is None or isinstance(recover, str)):
-        images = [(batch,) for batch in calibration_batches(recover, IMAGES, model)]  # a loader is read once
-    if calibration is None and images_suffice(criterion, request.policy):
-        calibration = images
-        request = replace(request, calibration=calibration)
-    check_calibration(criterion, request.policy, calibration)
-    if recover is None and images_suffice(criterion, request.policy) and not isinstance(calibration, str):
-        batches = calibration_batches(calibration, IMAGES, model)
-        warn_if_few(batches)
-        calibration = [(batch,) for batch in batches]
-        request = replace(request, calibration=calibration)
+    use = data_use(model, criterion, request, recover, formula=formula, sides=sides)
     context, failure = None, ""
     try:
-        context = build_context(model, example_inputs, criterion, formula, sides, ignore, calibration, norms)
-    except InputError as error:
-        if not on_noise or (isinstance(named[1], str) and named[1] in ERROR_CRITERIA):
+        data = use.request.calibration
+        context = build_context(model, example_inputs, use.criterion, formula, sides, ignore, data, norms)
+    except (InputError, WeightError) as error:
+        if use.without_noise is None:
             raise
         failure = str(error)
     if context is None:
-        note = f"the criterion is {DEFAULT_CRITERION!r}, because {criterion!r} cannot be measured on noise: {failure}"
-        criterion, request = DEFAULT_CRITERION, replace(request, ratios=named[1], calibration=None)
-        context = build_context(model, example_inputs, criterion, formula, sides, ignore, norms=norms)
+        instead = use.without_noise
+        assert instead is not None
+        reason = f"{use.criterion!r} cannot be measured on noise: {failure}"
+        note = f"the criterion is {instead.criterion!r}, because {reason}"
+        lost = f"nothing is recovered, so most of the accuracy may be lost: {REMEDY}"
+        warn_user(f"{note}; {lost if use.recover is not None else 'give calibration=, images without labels'}")
+        use = instead
+        context = build_context(model, example_inputs, use.criterion, formula, sides, ignore, norms=norms)
         context = replace(context, notes=(*context.notes, note))
-        warn_user(f"{note}; give {'recover' if is_automatic else 'calibration'}=, images without labels")
-        recover, why_not = None, "noise stands in for images, and the model cannot be run on it" if is_automatic else ""
-    trial = find_plan(context, request, verify=verify)
+    trial = find_plan(context, use.request, verify=verify)
     context, counts, plan, pruned, proof = trial.context, trial.counts, trial.plan, trial.pruned, trial.proof
     macs = context.trace.macs_by_layer()
     hurt = layers_cut_to_the_bone(plan, [name for name in context.index.modules if macs.get(name)])
@@ -380,18 +353,24 @@ def prune(
     sizes = SizeModel(context.index, context.trace, context.coupling)
     after = counts_of(pruned, sizes.macs_by_layer(counts))
     result = PruneResult(pruned.model, plan, before, after, proof)
-    if is_automatic and not any(counts):
-        return result
-    if recover is None:
-        if why_not:
-            warn_user(f"not recovered, so most of the accuracy may be lost: {why_not}")
-        return result
-    images = None if isinstance(images, str) else images
-    try:
-        recovery = compensate(context.model, pruned.model, plan, images, example_inputs=example_inputs)
-    except FecError as error:
-        if not is_automatic:
-            raise
-        warn_user(f"not recovered, so most of the accuracy may be lost: {error}")
-        return result
-    return result.with_recovery(recovery)
+    if not any(counts) and use.is_automatic:
+        return result  # there is nothing to make up for
+    return _recovered(result, context.model, use, example_inputs)
+
+
+def _recovered(result: PruneResult, dense: nn.Module, use: DataUse, example_inputs: Any) -> PruneResult:
+    """The result after its recovery; or as it is, with a warning, where automatic recovery cannot be done."""
+    why_not = use.why_not
+    if use.recover is not None:
+        images = None if isinstance(use.recover, str) else use.recover
+        try:
+            return result.with_recovery(
+                compensate(dense, result.model, result.plan, images, example_inputs=example_inputs)
+            )
+        except FecError as error:
+            if not use.is_automatic:
+                raise
+            why_not = f"on noise, {error}; {REMEDY}" if images is None else f"{error}, or {BARE}"
+    if why_not:
+        warn_user(f"not recovered, so most of the accuracy may be lost: {why_not}")
+    return result
