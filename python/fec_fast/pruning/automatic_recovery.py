@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from ..recovery.calibration import DATA_FREE
+from ..utils.user_warnings import warn_user
 from .arguments import has_batch_norms
 
 AUTO = "auto"
-_GIVE = "give images as recover=, or recover=None for the bare cut"
+BARE = "recover=None for the bare cut"
+REMEDY = f"give images as recover=, or {BARE}"
 
 
 def automatic_recovery(model: object, calibration: Any) -> tuple[Any, str]:
@@ -31,9 +33,19 @@ def automatic_recovery(model: object, calibration: Any) -> tuple[Any, str]:
     tensors = [*model.named_parameters(), *model.named_buffers()]
     coarse = next((name for name, tensor in tensors if tensor.dtype in (torch.float16, torch.bfloat16)), None)
     if coarse is not None:
-        return None, f"{coarse} is in half precision: call .float() on the model, and convert the result"
+        remedy = f"call .float() on the model and convert the result, or give {BARE}"
+        return None, f"{coarse} is in half precision: {remedy}"
     if isinstance(calibration, Iterable) and not isinstance(calibration, str | Iterator):
         return calibration, ""
     if has_batch_norms(model):
         return DATA_FREE, ""
-    return None, f"no batch norm says what the layers read: {_GIVE}"
+    return None, f"no batch norm says what the layers read: {REMEDY}"
+
+
+def warn_not_recovered(reason: str) -> None:
+    """Warns that a network is as it was cut.
+
+    Args:
+        reason: Why, and the remedy.
+    """
+    warn_user(f"not recovered, so most of the accuracy may be lost: {reason}")

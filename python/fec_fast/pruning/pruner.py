@@ -22,7 +22,7 @@ from ..report.content import MeasuredSweep
 from ..report.writer import write_report
 from ..scoring.formula import Formula
 from ..utils.arguments import check_file_to_write
-from ..utils.errors import ArgumentError, FecError, InputError
+from ..utils.errors import ArgumentError, FecError, InputError, WeightError
 from ..utils.frameworks import check_framework
 from ..utils.html import html_panel, share_bar
 from ..utils.model_index import ModelIndex
@@ -36,7 +36,7 @@ from .allocation.budget import Budget
 from .allocation.measured import Sensitivity
 from .allocation.sensitivity import Calibration
 from .arguments import check_calibration, default_choice, images_suffice
-from .automatic_recovery import AUTO, automatic_recovery
+from .automatic_recovery import AUTO, BARE, REMEDY, automatic_recovery, warn_not_recovered
 from .cautions import layers_cut_to_the_bone, useless_rounding
 from .context import build_context
 from .criteria import DEFAULT_CRITERION, ERROR_CRITERIA, Criterion
@@ -337,17 +337,15 @@ def prune(
     on_noise = on_noise and (recover is None or (is_automatic and isinstance(recover, str)))
     calibration = DATA_FREE if on_noise else calibration
     request = AllocationRequest(ratio, ratios, budget, calibration, min_channels, round_to)
-    if recover is not None and recover is calibration and images_suffice(criterion, request.policy):
-        calibration = None  # the images of the recovery are taken
-        request = replace(request, calibration=None)
-    images = recover
-    if not (recover is None or isinstance(recover, str)):
-        images = [(batch,) for batch in calibration_batches(recover, IMAGES, model)]  # a loader is read once
-    if calibration is None and images_suffice(criterion, request.policy):
+    images, by_images = recover, images_suffice(criterion, request.policy)
+    # Loaders are read once, but one that gives labels too is left to what needs these, and read again for the recovery.
+    if not (recover is None or isinstance(recover, str)) and (by_images or not is_automatic):
+        images = [(batch,) for batch in calibration_batches(recover, IMAGES, model)]
+    if by_images and (calibration is None or calibration is recover):
         calibration = images
         request = replace(request, calibration=calibration)
     check_calibration(criterion, request.policy, calibration)
-    if recover is None and images_suffice(criterion, request.policy) and not isinstance(calibration, str):
+    if by_images and calibration is not images and not isinstance(calibration, str):
         batches = calibration_batches(calibration, IMAGES, model)
         warn_if_few(batches)
         calibration = [(batch,) for batch in batches]
@@ -355,8 +353,8 @@ def prune(
     context, failure = None, ""
     try:
         context = build_context(model, example_inputs, criterion, formula, sides, ignore, calibration, norms)
-    except InputError as error:
-        if not on_noise or (isinstance(named[1], str) and named[1] in ERROR_CRITERIA):
+    except (InputError, WeightError) as error:
+        if not on_noise or (named[1] is not None and request.policy in ERROR_CRITERIA):
             raise
         failure = str(error)
     if context is None:
@@ -364,8 +362,9 @@ def prune(
         criterion, request = DEFAULT_CRITERION, replace(request, ratios=named[1], calibration=None)
         context = build_context(model, example_inputs, criterion, formula, sides, ignore, norms=norms)
         context = replace(context, notes=(*context.notes, note))
-        warn_user(f"{note}; give {'recover' if is_automatic else 'calibration'}=, images without labels")
-        recover, why_not = None, "noise stands in for images, and the model cannot be run on it" if is_automatic else ""
+        either = "give calibration=, images without labels" if recover is None else f"nothing is recovered: {REMEDY}"
+        warn_user(f"{note}; {either}")
+        recover = None
     trial = find_plan(context, request, verify=verify)
     context, counts, plan, pruned, proof = trial.context, trial.counts, trial.plan, trial.pruned, trial.proof
     macs = context.trace.macs_by_layer()
@@ -384,7 +383,7 @@ def prune(
         return result
     if recover is None:
         if why_not:
-            warn_user(f"not recovered, so most of the accuracy may be lost: {why_not}")
+            warn_not_recovered(why_not)
         return result
     images = None if isinstance(images, str) else images
     try:
@@ -392,6 +391,6 @@ def prune(
     except FecError as error:
         if not is_automatic:
             raise
-        warn_user(f"not recovered, so most of the accuracy may be lost: {error}")
+        warn_not_recovered(f"on noise, {error}; {REMEDY}" if images is None else f"{error}, or {BARE}")
         return result
     return result.with_recovery(recovery)
