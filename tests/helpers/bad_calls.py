@@ -135,7 +135,7 @@ FUNCTIONS: dict[str, Subject] = {
     ),
     "prune by ratios": Subject(
         fec_fast.prune,
-        lambda _: {"model": network(), "example_inputs": IMAGE, "ratios": {"one": 0.5}},
+        lambda _: {"model": network(), "example_inputs": IMAGE, "ratios": {"one": 0.5}, "recover": None},
         {
             "ratios": {
                 **bad.NO_NAMES,
@@ -148,7 +148,12 @@ FUNCTIONS: dict[str, Subject] = {
     ),
     "prune by budget": Subject(
         fec_fast.prune,
-        lambda _: {"model": network(), "example_inputs": IMAGE, "budget": fec_fast.Budget(params=0.5)},
+        lambda _: {
+            "model": network(),
+            "example_inputs": IMAGE,
+            "budget": fec_fast.Budget(params=0.5),
+            "recover": None,
+        },
         {"budget": {**bad.NO_NUMBERS, "words": lambda: "params=0.5"}, "ratios": bad.NO_NAMES},
     ),
     "prune by taylor": Subject(
@@ -159,6 +164,7 @@ FUNCTIONS: dict[str, Subject] = {
             "ratio": 0.5,
             "criterion": "taylor",
             "calibration": loader(),
+            "recover": None,
         },
         {"calibration": {**LABELLED, "None": lambda: None}},
     ),
@@ -170,6 +176,7 @@ FUNCTIONS: dict[str, Subject] = {
             "ratio": 0.5,
             "criterion": "reconstruction",
             "calibration": loader(),
+            "recover": None,
         },
         {"calibration": {**bad.NO_LOADERS, "None": lambda: None}},
     ),
@@ -181,6 +188,7 @@ FUNCTIONS: dict[str, Subject] = {
             "budget": fec_fast.Budget(params=0.3),
             "train": lambda model, number: None,
             "rounds": 1,
+            "recover": None,
         },
         {
             "model": RUN,

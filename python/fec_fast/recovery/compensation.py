@@ -172,7 +172,7 @@ def compensate(
             layer, reason = next(iter(fits.left.items()))
             warn_user(
                 f"nothing was recovered: {counted(len(fits.left), 'layer')} could not be fitted, such as {layer!r}: "
-                f"{reason}"
+                f"{reason}; give images"
             )
         return Compensation(DATA_FREE, 0, 0, tuple(fits.records), dict(fits.left))
     batches = calibration_batches(calibration, images, before)

@@ -108,7 +108,10 @@ def copy_on_noise(index: ModelIndex, example_inputs: Any, *, of_each_batch: bool
         InputError: The model cannot be run on the example inputs, or on noise of their form.
         WeightError: A weight or statistic is NaN or infinite.
     """
+    statistics = set(_statistics_of(index))
     for name, tensor in index.tensors.items():
+        if not (isinstance(tensor, nn.Parameter) or name in statistics):
+            continue  # masks of attention hold infinity
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             layer = name.rpartition(".")[0]
             raise WeightError(f"layer {layer!r}: {name} has NaN or infinite values: nothing to fit to", layer=layer)

@@ -34,7 +34,7 @@ def noise_batches(example_inputs: Any, *, few: bool = False) -> list[Any]:
         Batches of at most :data:`BATCH` images, of the same structure, on the same devices.
     """
     tensors = list(tensors_in(example_inputs))
-    images = isinstance(example_inputs, list) and all(tensor.dim() == 3 for tensor in tensors)
+    images = isinstance(example_inputs, list) and bool(tensors) and all(tensor.dim() == 3 for tensor in tensors)
     pixels = max((tensor.shape[2 - images :].numel() for tensor in tensors if tensor.dim() > 2), default=1)
     fewest, most, enough = (FEWEST_OF_FEW, MOST_OF_FEW, FEW_PIXELS) if few else (FEWEST, MOST, PIXELS)
     count = min(most, max(fewest, enough // max(pixels, 1)))

@@ -54,7 +54,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pruned(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pruned") / "checkpoint"
-    succeed("prune", "zoo:vgg-digits", "--weights", weights, "--out", folder, "--ratio", "0.25")
+    succeed("prune", "zoo:vgg-digits", "--weights", weights, "--out", folder, "--ratio", "0.25", "--calibrate", "none")
     return folder
 
 
@@ -138,7 +138,7 @@ def test_prune(weights: Path, pruned: Path) -> None:
 
 def test_prune_prints_a_summary(weights: Path, tmp_path: Path) -> None:
     arguments = ["--criterion", "l1", "--sides", "producer", "--round-to", "4", "--input-shape", "1,1,8,8"]
-    arguments.append("--layers")
+    arguments += ["--layers", "--calibrate", "none"]
     printed = succeed("prune", "zoo:vgg-digits", "--weights", weights, "--out", tmp_path / "out", *arguments)
     assert "total" in printed and str(tmp_path / "out") in printed
     plan = json.loads((tmp_path / "out" / "plan.json").read_text())
@@ -177,7 +177,7 @@ def test_prune_recovers_without_images(weights: Path, tmp_path: Path) -> None:
 def test_prune_leaves_ignored_layers_alone(weights: Path, tmp_path: Path) -> None:
     convolutions = [name for name, m in zoo.build("zoo:vgg-digits").named_modules() if isinstance(m, nn.Conv2d)]
     ignored = [word for name in convolutions[:2] for word in ("--ignore", name)]
-    succeed("prune", "zoo:vgg-digits", "--weights", weights, "--out", tmp_path / "out", *ignored)
+    succeed("prune", "zoo:vgg-digits", "--weights", weights, "--out", tmp_path / "out", *ignored, "--calibrate", "none")
     keep = json.loads((tmp_path / "out" / "plan.json").read_text())["keep"]
     assert [name for name in convolutions if "0" in keep.get(f"{name}.weight", {})] == convolutions[2:]
     assert "nearest" in fail("prune", "zoo:vgg-digits", "--out", tmp_path / "none", "--ignore", "featurs")
@@ -261,6 +261,7 @@ def test_run_as_a_module() -> None:
 
 def test_prune_to_a_budget(weights: Path, tmp_path: Path) -> None:
     arguments = ["--budget", "params=0.7", "--ratios", "entropy", "--round-to", "4", "--min-channels", "8"]
+    arguments += ["--calibrate", "none"]
     printed = succeed("prune", "zoo:vgg-digits", "--weights", weights, "--out", tmp_path / "out", *arguments)
     assert "note: budget params=0.7: 0.7" in printed
     pruned = fec_fast.load(zoo.build("zoo:vgg-digits"), tmp_path / "out")
@@ -271,7 +272,7 @@ def test_prune_to_a_budget(weights: Path, tmp_path: Path) -> None:
 
 
 def test_invalid_budgets_are_reported_in_one_line(weights: Path, tmp_path: Path) -> None:
-    start = ["prune", "zoo:vgg-digits", "--weights", weights, "--out", tmp_path / "out"]
+    start = ["prune", "zoo:vgg-digits", "--weights", weights, "--out", tmp_path / "out", "--calibrate", "none"]
     assert "NAME=NUMBER" in fail(*start, "--budget", "0.7")
     assert "'params'" in fail(*start, "--budget", "parms=0.7")
     assert "2 amounts are given" in fail(*start, "--budget", "params=0.7", "--ratio", "0.5")

@@ -37,7 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     save_file(zoo.build(DIGITS).state_dict(), folder / "w.safetensors")
     (folder / "drawn.py").write_text(DRAWN)
-    assert run("prune", DIGITS, "--weights", folder / "w.safetensors", "--out", folder / "pruned").exit_code == 0
+    cut = ["--weights", folder / "w.safetensors", "--calibrate", "none", "--out", folder / "pruned"]
+    assert run("prune", DIGITS, *cut).exit_code == 0
     return folder
 
 
@@ -70,13 +71,14 @@ def test_the_same_command_gives_the_same_result(folder: Path, tmp_path: Path) ->
     ],
 )
 def test_an_error_names_the_option_that_was_typed(options: list[str], shown: str, folder: Path, tmp_path: Path) -> None:
-    done = run("prune", DIGITS, "--weights", folder / "w.safetensors", *options, "--out", tmp_path / "out")
+    weights = ["--weights", folder / "w.safetensors", "--calibrate", "none"]
+    done = run("prune", DIGITS, *weights, *options, "--out", tmp_path / "out")
     assert done.exit_code == 2 and shown in done.stderr, done.stderr
     assert not (tmp_path / "out").exists()
 
 
 def test_a_warning_names_the_options_too(folder: Path, tmp_path: Path) -> None:
-    weights = ["--weights", folder / "w.safetensors"]
+    weights = ["--weights", folder / "w.safetensors", "--calibrate", "none"]
     # A process of its own: pytest keeps warnings from being printed.
     done = run_python("-m", "fec_fast", "prune", DIGITS, *weights, "--remove", "macs=0.98", "--out", tmp_path / "out")
     assert done.returncode == 0 and "set --min-channels=, or name layers in --ignore=" in done.stderr
@@ -92,7 +94,7 @@ def test_an_option_of_the_program_behind_the_command(option: str) -> None:
 
 def test_prune_says_that_nothing_was_recovered(folder: Path, tmp_path: Path) -> None:
     weights = ["--weights", folder / "w.safetensors"]
-    plain = run("prune", DIGITS, *weights, "--out", tmp_path / "plain").stdout
+    plain = run("prune", DIGITS, *weights, "--calibrate", "none", "--out", tmp_path / "plain").stdout
     assert "not recovered: most of the accuracy may be lost; --calibrate DATA (images)" in plain
     drawn = f"{folder / 'drawn.py'}:loaders"
     assert "not recovered" not in run("prune", DIGITS, *weights, "--calibrate", drawn, "--out", tmp_path / "r").stdout

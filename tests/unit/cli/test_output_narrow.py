@@ -30,7 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("narrow")
     save_file(zoo.build(MODEL).state_dict(), folder / "w.safetensors")
-    done = run("prune", MODEL, "--weights", folder / "w.safetensors", "--out", folder / "pruned")
+    weights: list[str | Path] = ["--weights", folder / "w.safetensors", "--calibrate", "none"]
+    done = run("prune", MODEL, *weights, "--out", folder / "pruned")
     assert done.exit_code == 0, done.output
     (folder / "data.py").write_text(
         "import torch\n"
@@ -53,7 +54,7 @@ def commands(folder: Path, out: Path) -> dict[str, list[str | Path]]:
     return {
         "score": ["score", MODEL, *weights],
         "score --layers": ["score", MODEL, *weights, "--layers"],
-        "prune": ["prune", MODEL, *weights, "--out", out / "prune"],
+        "prune": ["prune", MODEL, *weights, "--calibrate", "none", "--out", out / "prune"],
         "prune --layers": ["prune", MODEL, *weights, "--calibrate", data, "--layers", "--out", out / "layers"],
         "explain": ["explain", folder / "pruned", "features.0"],
         "report": ["report", folder / "pruned", "--out", out / "report.html"],

@@ -63,7 +63,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pruned network, as a folder; every test loads its own."""
     yolo = two_classes(tmp_path_factory.mktemp("dense"))
-    integration.prune(yolo, budget=HALF, imgsz=64)
+    integration.prune(yolo, budget=HALF, imgsz=64, recover=None)
     return integration.save(yolo, tmp_path_factory.mktemp("pruned") / "yolo")
 
 
@@ -81,7 +81,7 @@ def interrupted(saved: Path, data: Path, tmp_path_factory: pytest.TempPathFactor
 def test_every_family_and_task_is_pruned_and_loaded_again(name: str, tmp_path: Path) -> None:
     yolo = with_statistics(YOLO(f"{name}.yaml"))
     head = outputs(yolo).shape
-    result = integration.prune(yolo, budget=HALF, imgsz=64, verify=False)
+    result = integration.prune(yolo, budget=HALF, imgsz=64, verify=False, recover=None)
     assert yolo.model is result.model and result.after.macs <= 0.5 * result.before.macs
     assert result.plan.pinned
     assert outputs(yolo).shape == head
@@ -92,15 +92,15 @@ def test_every_family_and_task_is_pruned_and_loaded_again(name: str, tmp_path: P
 
 def test_rtdetr_keeps_its_own_class(tmp_path: Path) -> None:
     model = tiny_rtdetr(tmp_path)
-    integration.prune(model, budget=Budget.remove(macs=0.3), imgsz=64, verify=False)
+    integration.prune(model, budget=Budget.remove(macs=0.3), imgsz=64, verify=False, recover=None)
     again = integration.load(integration.save(model, tmp_path / "saved"))
     assert isinstance(again, RTDETR) and torch.equal(outputs(again), outputs(model))
 
 
 def test_pruning_again_gives_one_plan_for_the_original(tmp_path: Path) -> None:
     yolo = two_classes(tmp_path)
-    first = integration.prune(yolo, budget=Budget.remove(macs=0.3), imgsz=64, verify=False)
-    second = integration.prune(yolo, budget=Budget.remove(macs=0.3), imgsz=64, verify=False)
+    first = integration.prune(yolo, budget=Budget.remove(macs=0.3), imgsz=64, verify=False, recover=None)
+    second = integration.prune(yolo, budget=Budget.remove(macs=0.3), imgsz=64, verify=False, recover=None)
     assert integration.plan_of(yolo) == fec_fast.compose(first.plan, second.plan)
     again = integration.load(integration.save(yolo, tmp_path / "saved"))
     assert torch.equal(outputs(again), outputs(yolo))
@@ -308,7 +308,7 @@ def test_what_cannot_be_pruned_is_refused(saved: Path, data: Path, tmp_path: Pat
         with pytest.raises(ArgumentError, match="a multiple of 32 pixels"):
             integration.prune(yolo, budget=HALF, imgsz=imgsz)
     with pytest.raises(fec_fast.BudgetError):
-        integration.prune(yolo, budget=Budget(macs=1), imgsz=64)
+        integration.prune(yolo, budget=Budget(macs=1), imgsz=64, recover=None)
     (tmp_path / "empty").mkdir()
     misspelt = tmp_path / "misspelt.yaml"
     misspelt.write_text(data.read_text().replace("images/train", "empty"))
@@ -331,7 +331,7 @@ def test_a_plain_pruning_says_that_ultralytics_builds_its_networks_anew(tmp_path
         fec_fast.prune(yolo.model, EXAMPLE, **options, recover=None)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*builds it anew")
-        integration.prune(yolo, imgsz=64, **options)
+        integration.prune(yolo, imgsz=64, recover=None, **options)
 
 
 def test_trainings_that_would_undo_the_pruning_are_refused(saved: Path, data: Path, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_a_training_is_resumed_with_its_rounds(before_the_first_round: bool, dat
 
 def test_rounds_after_steps_follow_an_earlier_pruning(data: Path, tmp_path: Path) -> None:
     yolo = dense(tmp_path)
-    earlier = integration.prune(yolo, budget=Budget.remove(macs=0.3), imgsz=64, verify=False).plan
+    earlier = integration.prune(yolo, budget=Budget.remove(macs=0.3), imgsz=64, verify=False, recover=None).plan
     pruning = callback(PruningSchedule.one_shot(3, recover="data-free"), verify=False)
     pruning.attach(yolo)
     yolo.add_callback("on_model_save", interrupt)
