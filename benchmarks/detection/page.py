@@ -140,7 +140,7 @@ def _method(document: dict[str, Any], seeds: Seeds, arm: Arm) -> list[str]:
         ),
         paragraph(
             f"**Pruning.** `prune(model, example, budget=Budget.remove(params={settings['budget']}),",
-            f"round_to={settings['round_to']}, criterion='fec', ratios=POLICY)` with the policies",
+            f"round_to={settings['round_to']}, criterion='fec', ratios=POLICY, recover=None)` with the policies",
             f"{', '.join(settings['policies'])}. Selected by COCO mAP on `val`: **{arm.policy}** ({arm.name}); it",
             f"removes {parameters:.1f} % of the parameters and {macs:.1f} % of the multiply-accumulates.",
         ),
@@ -239,6 +239,7 @@ def _script(settings: dict[str, Any], arm: Arm) -> list[str]:
             f"    round_to={settings['round_to']},",
             '    criterion="fec",',
             f'    ratios="{arm.policy}",',
+            "    recover=None,",
             ")",
             f'fec_fast.finetune(result.model, train, task=task, epochs={arm.epochs}, optimizer="adamw", '
             f"lr={settings['extra_lr']}{teacher})",
