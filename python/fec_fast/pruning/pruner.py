@@ -347,7 +347,8 @@ def prune(
     check_calibration(criterion, request.policy, calibration)
     if by_images and calibration is not images and not isinstance(calibration, str):
         batches = calibration_batches(calibration, IMAGES, model)
-        warn_if_few(batches)
+        if images is None or isinstance(images, str):  # the recovery warns of its own images
+            warn_if_few(batches)
         calibration = [(batch,) for batch in batches]
         request = replace(request, calibration=calibration)
     context, failure = None, ""
