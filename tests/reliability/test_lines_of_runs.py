@@ -67,14 +67,14 @@ def test_prune(how: str, lines: int | None) -> None:
     torch.manual_seed(0)
     model = Restless().train() if how == "ratio" else SharedWeight().train()
     options: dict[str, Any] = {
-        "ratio": {"ratio": 0.5},
-        "budget": {"budget": fec_fast.Budget(macs=0.5)},
+        "ratio": {"ratio": 0.5, "recover": None},
+        "budget": {"budget": fec_fast.Budget(macs=0.5), "recover": None},
         "recovery": {"ratio": 0.5, "recover": IMAGES},
     }[how]
     images = IMAGES.clone()
 
     def prune() -> None:
-        fec_fast.prune(model, images, **options, recover=None)
+        fec_fast.prune(model, images, **options)
 
     folders = {"ratio": [""], "budget": ["pruning/"], "recovery": ["recovery/", "pruning/pruner", "pruning/recon"]}[how]
     times = chosen(prune, lines, *folders)

@@ -102,7 +102,8 @@ def data_use(
     check_calibration(chosen, request.policy, calibration)
     if by_images and calibration is not images and not isinstance(calibration, str):
         batches = calibration_batches(calibration, IMAGES, model)
-        warn_if_few(batches)
+        if images is None or isinstance(images, str):  # the recovery warns of its own images
+            warn_if_few(batches)
         calibration = [(batch,) for batch in batches]
     without_noise = None
     if own_noise and (asked.ratios is None or request.policy not in ERROR_CRITERIA):

@@ -70,12 +70,10 @@ def test_every_round_recovers_before_its_training() -> None:
                 found.append(relative_error(wanted, network.eval()(images)))
 
         budget = Budget(params=0.6)
-        fec_fast.prune_iteratively(
-            model, DIGIT, budget=budget, train=train, rounds=2, criterion="l1", **options, recover=None
-        )
+        fec_fast.prune_iteratively(model, DIGIT, budget=budget, train=train, rounds=2, criterion="l1", **options)
         return found
 
-    recovered, plain = errors(recover=[images]), errors()
+    recovered, plain = errors(recover=[images]), errors(recover=None)
     assert len(recovered) == 2 and all(ours < 0.5 * theirs for ours, theirs in zip(recovered, plain, strict=True))
 
 

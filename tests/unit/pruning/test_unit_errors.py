@@ -326,7 +326,7 @@ def test_labels_are_ignored_and_the_order_of_images_does_not_matter() -> None:
 def test_images_that_do_not_fit_are_named_as_such() -> None:
     for options in ({"recover": IMAGES[:, :1]}, {"criterion": "ablation", "calibration": IMAGES[:, :1]}):
         with pytest.raises(fec_fast.InputError, match=r"cannot be run on the images \(float32 \[\d+, 1, 8, 8\]"):
-            fec_fast.prune(chain(), IMAGE, ratio=0.5, **options, recover=None)
+            fec_fast.prune(chain(), IMAGE, ratio=0.5, **{"recover": None, **options})
 
 
 def test_a_plan_without_an_amount_says_how_much_was_removed() -> None:
@@ -433,7 +433,7 @@ def test_the_images_of_the_recovery_choose_too() -> None:
     ],
 )
 def test_the_default_criterion(options: dict[str, Any], criterion: str) -> None:
-    assert fec_fast.prune(chain(), IMAGE, **options, recover=None).plan.criterion == criterion
+    assert fec_fast.prune(chain(), IMAGE, **{"recover": None, **options}).plan.criterion == criterion
 
 
 def test_a_budget_is_spread_by_the_default_criterion_on_noise() -> None:
