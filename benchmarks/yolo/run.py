@@ -67,7 +67,8 @@ def built(name: str) -> tuple[nn.Module, torch.Tensor]:
 def measured(name: str) -> dict[str, Any]:
     """The row of a network."""
     model, image = built(name)
-    prune = partial(fec_fast.prune, model, image, budget=Budget.remove(macs=0.5), criterion=CRITERION, verify=False)
+    options: dict[str, Any] = {"criterion": CRITERION, "verify": False, "recover": None}
+    prune = partial(fec_fast.prune, model, image, budget=Budget.remove(macs=0.5), **options)
     result, seconds = timed(prune)
     proof = partial(fec_fast.verify_equivalence, model, result.model, result.plan, image)
     difference, proof_seconds = timed(proof)
