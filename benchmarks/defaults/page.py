@@ -23,7 +23,7 @@ TITLES = {
 }
 CALLS = {  # what `default` stands for
     "none": "`prune(model, example, budget=..., recover=None)`: the cut alone.",
-    "data-free": "`prune(model, example, budget=...)`, for networks with batch norms: what is done if nothing else is said.",
+    "data-free": "`prune(model, example, budget=...)`: what is done with batch norms if nothing else is said.",
     "re-estimated": "`prune(model, example, budget=..., recover=None)`, then `recalibrate` on the images.",
     "least squares": "`prune(model, example, budget=..., recover=images)`; `calibration=images` alone does the same.",
 }
@@ -89,10 +89,10 @@ def page(document: dict[str, Any]) -> str:
         paragraph(
             "Right after the cut: accuracy in % on test images of CIFAR-10 (JPEG) that nothing was chosen on; for the",
             "U-Net the intersection over union of pixels. `default` is `prune(model, example, budget=...)` without",
-            "further options, except `recover=`: what each table has is said above it. Nothing said, networks with",
+            "further options, except `recover=`, which is said above each table. If nothing is said, networks with",
             f"batch norms are [recovered without images](#{anchor}). Calibration: {IMAGES:,} training images without",
-            "labels. In brackets: the difference to the default on the same images, with its 95 % interval. One draw of",
-            "the calibration images. Empty cells, and networks and choices that are missing, were not measured.",
+            "labels. In brackets: the difference to the default on the same images, with its 95 % interval. One draw",
+            "of the calibration images. Empty cells, and networks and choices that are missing, were not measured.",
         ),
         paragraph(
             "**Dense networks:**",

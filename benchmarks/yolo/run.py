@@ -4,10 +4,10 @@
 
 Each network is built from ultralytics' YAML files with random weights and drawn statistics of its batch norms, pruned
 to half its MACs at 320 x 320 pixels (classifiers: 224 x 224) and proven, on one thread, by the criterion ``fec_l1``,
-without recovery: the defaults of ``prune`` measure errors and recover, which takes longer than graph and surgery. The aims: at least 80 % of
-the channels can go; plan and surgery take at most 2 CPU seconds for the sizes n and s, 5 for l, without the proof.
-Ultralytics is licensed under AGPL-3.0. Results are added to benchmarks/results/yolo.json at once; a network that has
-one is not measured again. The table of docs/yolo.md is printed at the end.
+without recovery: the defaults of ``prune`` measure errors and recover, which takes longer than graph and surgery. The
+aims: at least 80 % of the channels can go; plan and surgery take at most 2 CPU seconds for the sizes n and s, 5 for l,
+without the proof. Ultralytics is licensed under AGPL-3.0. Results are added to benchmarks/results/yolo.json at once; a
+network that has one is not measured again. The table of docs/yolo.md is printed at the end.
 """
 
 from __future__ import annotations
