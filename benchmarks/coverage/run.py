@@ -144,7 +144,8 @@ def examine(network: Network, norms: str = "exact") -> dict[str, Any]:
     normalise_activations(network, model)
     row: dict[str, Any] = {"family": network.family}
     row["parameters"] = sum(p.numel() for p in model.parameters())
-    result, seconds = timed(partial(fec_fast.prune, model, network.inputs, ratio=0.5, norms=norms, verify=False))
+    options: dict[str, Any] = {"ratio": 0.5, "norms": norms, "verify": False, "recover": None}
+    result, seconds = timed(partial(fec_fast.prune, model, network.inputs, **options))
     row["seconds"] = round(seconds, 2)
     row["after"] = sum(p.numel() for p in result.model.parameters())
     row["difference"] = fec_fast.verify_equivalence(model, result.model, result.plan, network.inputs)

@@ -21,6 +21,12 @@ TITLES = {
     "re-estimated": "Batch norm re-estimated",
     "least squares": "Recovered with images",
 }
+CALLS = {  # what `default` stands for
+    "none": "`prune(model, example, budget=..., recover=None)`: the cut alone.",
+    "data-free": "`prune(model, example, budget=...)`: what is done with batch norms if nothing else is said.",
+    "re-estimated": "`prune(model, example, budget=..., recover=None)`, then `recalibrate` on the images.",
+    "least squares": "`prune(model, example, budget=..., recover=images)`; `calibration=images` alone does the same.",
+}
 
 
 class Rows:
@@ -75,6 +81,7 @@ def verdicts(rows: Rows, recovery: str) -> str:
 def page(document: dict[str, Any]) -> str:
     """The text of the page."""
     rows = Rows(document)
+    anchor = TITLES["data-free"].lower().replace(" ", "-")
     parts = [
         written_by("python -m benchmarks.defaults --page-only", "defaults.json"),
         paragraph("The rows were measured by"),
@@ -82,9 +89,10 @@ def page(document: dict[str, Any]) -> str:
         paragraph(
             "Right after the cut: accuracy in % on test images of CIFAR-10 (JPEG) that nothing was chosen on; for the",
             "U-Net the intersection over union of pixels. `default` is `prune(model, example, budget=...)` without",
-            f"further options, except `recover=`. Calibration: {IMAGES:,} training images without labels. In",
-            "brackets: the difference to the default on the same images, with its 95 % interval. One draw of the",
-            "calibration images. Empty cells, and networks and choices that are missing, were not measured.",
+            "further options, except `recover=`, which is said above each table. If nothing is said, networks with",
+            f"batch norms are [recovered without images](#{anchor}). Calibration: {IMAGES:,} training images without",
+            "labels. In brackets: the difference to the default on the same images, with its 95 % interval. One draw",
+            "of the calibration images. Empty cells, and networks and choices that are missing, were not measured.",
         ),
         paragraph(
             "**Dense networks:**",
@@ -94,7 +102,7 @@ def page(document: dict[str, Any]) -> str:
     ]
     for recovery in RECOVERIES:
         tables = [table(rows, network, recovery) for network in NAMES]
-        parts += [heading(TITLES[recovery]), verdicts(rows, recovery), *tables]
+        parts += [heading(TITLES[recovery]), paragraph(CALLS[recovery]), verdicts(rows, recovery), *tables]
     return page_of("Defaults", *parts)
 
 

@@ -53,7 +53,7 @@ def measure_in_this_process(case: Case) -> dict[str, Any]:
     """The steps of one network, as :func:`measure` returns them; in a process that has done nothing else yet."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    fec_fast.prune(chain(4), torch.randn(2, 3, 8, 8))  # what a first call alone imports
+    fec_fast.prune(chain(4), torch.randn(2, 3, 8, 8), recover=None)  # what a first call alone imports
     torch.manual_seed(0)
     model, image = case.build().eval(), torch.randn(case.image)
     steps: dict[str, dict[str, float]] = {}
@@ -70,7 +70,7 @@ def measure_in_this_process(case: Case) -> dict[str, Any]:
     facts["largest tensor MiB"] = round(max(t.numel() * t.element_size() for t in model.parameters()) / 2**20, 1)
     step("score, channels", lambda: fec_fast.score_model(model))
     step("score, filters", lambda: fec_fast.score_model(model, formula=fec_fast.Formula(axis="filters")))
-    result = step("prune", lambda: fec_fast.prune(model, image, ratio=0.5, verify=False))
+    result = step("prune", lambda: fec_fast.prune(model, image, ratio=0.5, verify=False, recover=None))
     facts["pruned MiB"] = round(mib(result.model), 1)
     step("prove", lambda: fec_fast.verify_equivalence(model, result.model, result.plan, image))
     if case.calibration:

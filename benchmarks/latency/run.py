@@ -55,9 +55,8 @@ def pruned(model: nn.Module, example: Tensor) -> tuple[fec_fast.PruneResult, flo
     for share in SHARES:
         try:
             budget = fec_fast.Budget.remove(macs=share)
-            result = fec_fast.prune(
-                model, example, budget=budget, ratios="uniform", criterion="l1", round_to=8, verify=False
-            )
+            options: dict[str, Any] = {"ratios": "uniform", "criterion": "l1", "recover": None}
+            result = fec_fast.prune(model, example, budget=budget, round_to=8, verify=False, **options)
             return result, share
         except fec_fast.BudgetError:
             continue
@@ -136,7 +135,7 @@ def searched(name: str, runtime: str, share: float = 0.7) -> dict[str, Any]:
     target = 1e3 * share * time_model(dense_call, example, 0.01, 4.0).seconds
     budget = fec_fast.Budget.keep(latency=f"{target:.6g} ms", runtime=runtime)
     begin = time.perf_counter()
-    result = fec_fast.prune(model, example, budget=budget, ratios="uniform", criterion="l1")
+    result = fec_fast.prune(model, example, budget=budget, ratios="uniform", criterion="l1", recover=None)
     seconds = time.perf_counter() - begin
     small_call = deployed(result.model.eval(), example, runtime)
     with torch.no_grad():

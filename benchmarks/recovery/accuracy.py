@@ -55,7 +55,7 @@ class Measurement:
         if key not in self.pruned:
             torch.manual_seed(job.seed)
             budget, example = Budget(**{job.currency: job.share}), self.test[0][0][:1]
-            self.pruned[key] = fec_fast.prune(self.dense, example, budget=budget, verify=False, **options)
+            self.pruned[key] = fec_fast.prune(self.dense, example, budget=budget, verify=False, recover=None, **options)
         return self.pruned[key]
 
     def run(self, job: Job) -> None:

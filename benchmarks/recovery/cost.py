@@ -107,7 +107,7 @@ def measured(dense: nn.Module, images: Tensor) -> dict[str, Any]:
         dense: The network.
         images: The calibration images.
     """
-    result = fec_fast.prune(dense, images[:1], budget=Budget(params=0.5), verify=False)
+    result = fec_fast.prune(dense, images[:1], budget=Budget(params=0.5), verify=False, recover=None)
     batches = list(images.split(BATCH))
 
     def compensate() -> None:

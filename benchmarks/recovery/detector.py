@@ -93,7 +93,7 @@ def main() -> None:
             continue
         dense = trained(file, arguments.work, seed)
         images, test = loaders(file, "none", CALIBRATION_BATCH)
-        options: dict[str, Any] = {"ratios": "entropy", "criterion": "fec", "round_to": ROUND_TO}
+        options: dict[str, Any] = {"ratios": "entropy", "criterion": "fec", "round_to": ROUND_TO, "recover": None}
         result = fec_fast.prune(dense, example(), budget=Budget(params=SHARE), **options)
         for name, method in METHODS.items():
             if not rows.has([seed, name]):

@@ -137,9 +137,9 @@ def _method(document: dict[str, Any]) -> list[str]:
         paragraph(
             "**Methods.** All remove the same channels (`fec_l1`, ratios `entropy`), except those whose name says",
             "otherwise, and except Model Folding, which merges channels into as many.",
-            f"By default, `prune(..., budget=..., recover=images)` does `{DEFAULT}`,",
-            f'`prune(..., budget=..., recover="data-free")` does `{WITHOUT_IMAGES}`, and',
-            f"`prune(..., budget=...)` alone `{AS_PRUNED}`. Neuron Merging (Kim et al.,",
+            f"With its defaults, `prune(..., budget=..., recover=images)` does `{DEFAULT}`,",
+            f"`prune(..., budget=...)` alone, where there are batch norms, `{WITHOUT_IMAGES}`, and",
+            f"`prune(..., budget=..., recover=None)` `{AS_PRUNED}`. Neuron Merging (Kim et al.,",
             "NeurIPS 2020), Model Folding with REPAIR (Wang et al., ICLR 2025) and GRAIL (Tang et al., CPAL 2026) are",
             "written from the papers and the authors' code in",
             "[baselines.py](../benchmarks/recovery/baselines.py). `re-estimated` is `fec_fast.recalibrate`,",

@@ -72,7 +72,8 @@ class Trainings:
     def _start(self, network: str, share: float, seed: int, start: str) -> tuple[nn.Module, float]:
         """A network before its training, and its accuracy in %."""
         dense, batches = self.bench.dense(network), self.bench.calibration(network, IMAGES, seed)
-        result = fec_fast.prune(dense, batches[0][:1], budget=Budget(params=share), verify=False, **BY_DEFAULT)
+        options = {"budget": Budget(params=share), "verify": False, "recover": None, **BY_DEFAULT}
+        result = fec_fast.prune(dense, batches[0][:1], **options)
         model = STARTS[start](Cut(dense, result.model, result.plan, batches, seed))
         return model, accuracy(right(model, self.bench.test(network)))["accuracy"]
 

@@ -91,7 +91,7 @@ def main() -> None:
         for ratio in (0.3, 0.4, 0.5):
             torch.manual_seed(0)
             pruned = fec_fast.prune(
-                model, images[:2], ratio=ratio, verify=False, **{"criterion": "fec", **options}
+                model, images[:2], ratio=ratio, verify=False, recover=None, **{"criterion": "fec", **options}
             ).model
             by_ratio[str(ratio)] = round(accuracy(pruned, train, images, labels), 2)
         rows.append({"candidate": name, "accuracy": by_ratio, "mean": round(sum(by_ratio.values()) / 3, 2)})

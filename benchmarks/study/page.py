@@ -111,9 +111,9 @@ def _findings(rows: Rows) -> list[str]:
         heading("Defaults compared with the alternatives"),
         paragraph(
             f"Where filters alone decide, the criterion is `{CRITERION}`, the entropies of `Formula()` times the L1",
-            f"norm, on both sides, and the policy is `{POLICY}`: it needs no data. A budget without recovery has other",
-            "defaults where a model has batch norms: [defaults](defaults.md). The sentences below are computed from",
-            "the tables:",
+            f"norm, on both sides, and the policy is `{POLICY}`: it needs no data. Where a model has batch norms, and",
+            "where there are images, `prune` has other defaults: [defaults](defaults.md). The sentences below are",
+            "computed from the tables:",
             '"level" means that the 95 % interval of the difference contains zero. Criteria are compared under the',
             'same policy, policies with the criterion `fec`. The intervals behind "criteria ahead" are not widened',
             "for the number of criteria.",

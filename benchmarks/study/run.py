@@ -156,7 +156,8 @@ class Study:
         policy = self.policy(job, dense, example)
         start = time.perf_counter()
         budget = Budget(**{job.budget[0]: job.budget[1]})
-        result = fec_fast.prune(dense, example, budget=budget, ratios=policy, verify=False, **job.options)
+        options: dict[str, Any] = {"budget": budget, "ratios": policy, "verify": False, "recover": None, **job.options}
+        result = fec_fast.prune(dense, example, **options)
         pruning = time.perf_counter() - start
         row: dict[str, Any] = {"key": job.key(), "parameters": result.after.parameters, "macs": result.after.macs}
         correct = {}

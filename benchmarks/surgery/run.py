@@ -1,10 +1,10 @@
 """Cost of tracing and surgery, compared with Torch-Pruning: CPU seconds on one thread, both sides in one run.
 
-fec_fast: ``prune`` with ``verify=False`` (Torch-Pruning has no proof of equivalence), with the L1 criterion and with
-the default one: the traced run that finds the coupled channels, the scores, the pruned copy, its counts and its trial
-run. Torch-Pruning: the dependency graph and one step of its magnitude pruner (L1), on copies made before the clock
-starts. Ratio 0.5, one image of the size that a network is made for, random weights. All are run three times, in turns,
-and the shortest counts.
+fec_fast: ``prune`` with ``verify=False`` and ``recover=None`` (Torch-Pruning neither proves nor recovers), with the L1
+criterion and with the default one, ``"fec_l1"``: the traced run that finds the coupled channels, the scores, the pruned
+copy, its counts and its trial run. Torch-Pruning: the dependency graph and one step of its magnitude pruner (L1), on
+copies made before the clock starts. Ratio 0.5, one image of the size that a network is made for, random weights. All
+are run three times, in turns, and the shortest counts.
 
     pip install '.[bench]' && python -m benchmarks.surgery [--only NAME ...] [--page-only]
 
@@ -41,7 +41,7 @@ CRITERIA = {"l1": "l1", "default": None}
 
 def prune_with_fec_fast(model: nn.Module, image: torch.Tensor, criterion: str | None = "l1") -> None:
     """Prunes a copy of the model."""
-    fec_fast.prune(model, image, ratio=0.5, criterion=criterion, verify=False)
+    fec_fast.prune(model, image, ratio=0.5, criterion=criterion, verify=False, recover=None)
 
 
 def prune_with_torch_pruning(model: nn.Module, image: torch.Tensor) -> None:

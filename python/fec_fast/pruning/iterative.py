@@ -41,8 +41,8 @@ def prune_iteratively(
             ``lambda network, _: fec_fast.finetune(network, loader, epochs=2)``. It is called after the last round too.
         rounds: The number of rounds, at least 1; 3 by default.
         **options: Options for :func:`fec_fast.prune`: ratios, calibration, recover, criterion, formula, sides, ignore,
-            min_channels, round_to, norms, verify. ``recover=images`` recovers after the cut of every round, before its
-            training.
+            min_channels, round_to, norms, verify. Every round is recovered after its cut, before its training, as
+            ``recover`` says: by default on noise, where there are batch norms; ``recover=None`` saves that time.
 
     Returns:
         The trained network, the composed plan, and the counts of the original and of the trained network.
