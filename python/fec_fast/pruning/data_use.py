@@ -44,7 +44,7 @@ class DataUse:
     without_noise: DataUse | None = None
 
 
-def data_use(
+def choose_data(
     model: nn.Module,
     criterion: str | Criterion | None,
     request: AllocationRequest,

@@ -37,7 +37,7 @@ from .allocation.sensitivity import Calibration
 from .cautions import layers_cut_to_the_bone, useless_rounding
 from .context import build_context
 from .criteria import Criterion
-from .data_use import AUTO, BARE, REMEDY, DataUse, data_use
+from .data_use import AUTO, BARE, REMEDY, DataUse, choose_data
 from .plan_builder import kept_for_norms, layers_by_reason
 from .reporting import report_content
 from .trial import find_plan, unseen_parts
@@ -320,7 +320,7 @@ def prune(
     check_framework(model)
     ratio, ratios = removed_shares(remove, ratio, ratios, budget)
     request = AllocationRequest(ratio, ratios, budget, calibration, min_channels, round_to)
-    use = data_use(model, criterion, request, recover, formula=formula, sides=sides)
+    use = choose_data(model, criterion, request, recover, formula=formula, sides=sides)
     context, failure = None, ""
     try:
         data = use.request.calibration
