@@ -295,6 +295,20 @@ def test_an_export_computes_what_the_pruned_network_computes(
     assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max()
 
 
+def test_words_for_a_recovery_are_no_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    yolo, asked = two_classes(tmp_path), []
+
+    def stop(*arguments: object, recover: object, **options: object) -> None:
+        asked.append(recover)
+        raise Interrupted
+
+    monkeypatch.setattr(integration, "prune_network", stop)
+    for given in ({}, {"recover": "auto"}, {"recover": "data-free"}, {"recover": None}):
+        with pytest.raises(Interrupted):
+            integration.prune(yolo, budget=HALF, imgsz=64, **given)
+    assert asked == ["auto", "auto", "data-free", None]
+
+
 def test_what_cannot_be_pruned_is_refused(saved: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="expected an ultralytics.YOLO or RTDETR object, got a DetectionModel"):
         integration.prune(two_classes(tmp_path).model, budget=HALF)

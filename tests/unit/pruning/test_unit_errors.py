@@ -464,11 +464,6 @@ def test_where_noise_cannot_be_run_filters_decide_and_the_user_is_told() -> None
     assert any("cannot be measured on noise" in note for note in plan.notes)
 
 
-def test_a_recovery_that_is_not_known_is_refused() -> None:
-    with pytest.raises(fec_fast.ArgumentError, match="recover='datafree': give images .* or 'data-free'"):
-        fec_fast.prune(chain(), IMAGE, recover="datafree")
-
-
 def test_the_default_criterion_without_images_and_without_batch_norm() -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 3))
     with pytest.warns(UserWarning, match="nothing was recovered"):
