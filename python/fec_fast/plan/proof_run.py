@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.compat import ConvolutionBase, NormBase, TorchDispatchMode, is_transformed, without_dispatch_modes
+from ..utils.critical_section import surely_left
 from ..utils.forward import (
     call_model,
     copied_inputs,
@@ -91,7 +92,7 @@ def run_network(
         seed_all(0)
         if norms is not None:
             stack.enter_context(norms.running.watching())
-        with mode:
+        with surely_left(mode):  # not before what the recorders open inside, also where Ctrl-C arrives in between
             outputs = call_model(index.model, given)
         named = [*named_tensors_in(outputs), *tensors_on_modules(index.modules)]
         run.outputs.update({name: tensor.detach() for name, tensor in named})

@@ -16,6 +16,7 @@ from torch.nn import functional
 import fec_fast
 from benchmarks.proof.faults import KINDS, faults, is_found, pruned_with_random_channels
 from benchmarks.proof.networks import NETWORKS, built
+from fec_fast.plan import proof_run
 
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -186,3 +187,18 @@ def test_what_rounding_alone_changes_is_no_difference_and_is_said() -> None:
         fec_fast.verify_equivalence(model, result.model, result.plan, images, tolerance=1e-9)
     for kind, place, faulty, plan in itertools.islice(faults(model, result, random.Random(0)), 40):
         assert is_found(model, faulty, plan, images), (kind, place)
+
+
+def test_ctrl_c_just_after_a_recorder_has_left_the_modes_is_no_other_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered = proof_run.without_dispatch_modes
+
+    def interrupted() -> None:
+        entered().__enter__()
+        raise KeyboardInterrupt
+
+    model, images = built("plain")
+    result = fec_fast.prune(model, images, verify=False, recover=None)
+    monkeypatch.setattr(proof_run, "without_dispatch_modes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fec_fast.verify_equivalence(model, result.model, result.plan, images)
+    assert not torch.utils._python_dispatch._get_current_dispatch_mode_stack()

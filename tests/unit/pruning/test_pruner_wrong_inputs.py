@@ -28,7 +28,7 @@ EXAMPLE = torch.randn(1, 3, 12, 12)
 
 
 def prune(**options: Any) -> object:
-    return fec_fast.prune(network(), options.pop("example", EXAMPLE), **{"budget": HALF, **options}, recover=None)
+    return fec_fast.prune(network(), options.pop("example", EXAMPLE), **{"budget": HALF, "recover": None, **options})
 
 
 def of_dtype(dtype: torch.dtype) -> list[torch.Tensor]:
