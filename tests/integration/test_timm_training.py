@@ -39,6 +39,7 @@ class Training:
         self.pruner = fec_fast.TrainingPruner(
             *(self.model, self.optimizer, EXAMPLE),
             budget=Budget(macs=0.4),
+            criterion="l1",
             schedule=PruningSchedule.cubic([3, 5]),
             copies=[self.average],
         )

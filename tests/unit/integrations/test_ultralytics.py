@@ -63,7 +63,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pruned network, as a folder; every test loads its own."""
     yolo = two_classes(tmp_path_factory.mktemp("dense"))
-    integration.prune(yolo, budget=HALF, imgsz=64, recover=None)
+    integration.prune(yolo, budget=HALF, imgsz=64, criterion="l1", recover=None)
     return integration.save(yolo, tmp_path_factory.mktemp("pruned") / "yolo")
 
 
@@ -81,7 +81,7 @@ def interrupted(saved: Path, data: Path, tmp_path_factory: pytest.TempPathFactor
 def test_every_family_and_task_is_pruned_and_loaded_again(name: str, tmp_path: Path) -> None:
     yolo = with_statistics(YOLO(f"{name}.yaml"))
     head = outputs(yolo).shape
-    result = integration.prune(yolo, budget=HALF, imgsz=64, verify=False, recover=None)
+    result = integration.prune(yolo, budget=HALF, imgsz=64, criterion="l1", verify=False, recover=None)
     assert yolo.model is result.model and result.after.macs <= 0.5 * result.before.macs
     assert result.plan.pinned
     assert outputs(yolo).shape == head
@@ -92,15 +92,19 @@ def test_every_family_and_task_is_pruned_and_loaded_again(name: str, tmp_path: P
 
 def test_rtdetr_keeps_its_own_class(tmp_path: Path) -> None:
     model = tiny_rtdetr(tmp_path)
-    integration.prune(model, budget=Budget.remove(macs=0.3), imgsz=64, verify=False, recover=None)
+    integration.prune(model, budget=Budget.remove(macs=0.3), imgsz=64, criterion="l1", verify=False, recover=None)
     again = integration.load(integration.save(model, tmp_path / "saved"))
     assert isinstance(again, RTDETR) and torch.equal(outputs(again), outputs(model))
 
 
 def test_pruning_again_gives_one_plan_for_the_original(tmp_path: Path) -> None:
     yolo = two_classes(tmp_path)
-    first = integration.prune(yolo, budget=Budget.remove(macs=0.3), imgsz=64, verify=False, recover=None)
-    second = integration.prune(yolo, budget=Budget.remove(macs=0.3), imgsz=64, verify=False, recover=None)
+    first = integration.prune(
+        yolo, budget=Budget.remove(macs=0.3), imgsz=64, criterion="l1", verify=False, recover=None
+    )
+    second = integration.prune(
+        yolo, budget=Budget.remove(macs=0.3), imgsz=64, criterion="l1", verify=False, recover=None
+    )
     assert integration.plan_of(yolo) == fec_fast.compose(first.plan, second.plan)
     again = integration.load(integration.save(yolo, tmp_path / "saved"))
     assert torch.equal(outputs(again), outputs(yolo))

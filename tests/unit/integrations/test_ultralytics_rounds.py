@@ -36,7 +36,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def callback(schedule: PruningSchedule = TWO, **options: Any) -> Any:
-    return integration.PruningCallback(**{"budget": HALF, "schedule": schedule, "imgsz": 64, **options})
+    return integration.PruningCallback(
+        **{"budget": HALF, "schedule": schedule, "criterion": "l1", "imgsz": 64, **options}
+    )
 
 
 def dense(folder: Path, family: str = "v8/yolov8.yaml") -> Any:
@@ -165,7 +167,9 @@ def test_a_training_is_resumed_with_its_rounds(before_the_first_round: bool, dat
 
 def test_rounds_after_steps_follow_an_earlier_pruning(data: Path, tmp_path: Path) -> None:
     yolo = dense(tmp_path)
-    earlier = integration.prune(yolo, budget=Budget.remove(macs=0.3), imgsz=64, verify=False, recover=None).plan
+    earlier = integration.prune(
+        yolo, budget=Budget.remove(macs=0.3), imgsz=64, criterion="l1", verify=False, recover=None
+    ).plan
     pruning = callback(PruningSchedule.one_shot(3, recover="data-free"), verify=False)
     pruning.attach(yolo)
     yolo.add_callback("on_model_save", interrupt)

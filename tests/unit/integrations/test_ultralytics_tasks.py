@@ -74,7 +74,9 @@ def test_every_task_is_trained_and_exported_at_the_pruned_widths(
     runtime = pytest.importorskip("onnxruntime")
     data, yolo = write_data(tmp_path / "data", task), two_classes(tmp_path, family)
     assert yolo.task == task
-    result = integration.prune(yolo, budget=Budget.remove(macs=0.5), imgsz=64, verify=False, recover=None)
+    result = integration.prune(
+        yolo, budget=Budget.remove(macs=0.5), imgsz=64, criterion="l1", verify=False, recover=None
+    )
     before = widths(yolo.model)
     first = {name: tensor.clone() for name, tensor in yolo.model.state_dict().items()}
     yolo.train(epochs=1, nbs=5, **settings(data, tmp_path))
@@ -102,7 +104,7 @@ def test_every_task_is_pruned_during_its_training(task: str, tmp_path: Path) -> 
     yolo.save(str(tmp_path / "dense.pt"))
     yolo = type(yolo)(str(tmp_path / "dense.pt"))  # as a user has it
     schedule = PruningSchedule.linear([1], unit="steps")
-    options = {"criterion": "fec_l1", "ratios": "uniform", "imgsz": 64}  # the defaults take longer
+    options = {"criterion": "l1", "ratios": "uniform", "imgsz": 64}  # the defaults take longer
     pruning = integration.PruningCallback(budget=Budget.remove(macs=0.3), schedule=schedule, **options)
     pruning.attach(yolo)
     yolo.train(epochs=1, nbs=5, val=False, **settings(data, tmp_path))

@@ -79,7 +79,9 @@ def _end_to_end(
 ) -> fec_fast.PruneResult:
     scores = fec_fast.score_model(model)
     assert all(torch.isfinite(scores[layer]).all() for layer in scores)
-    result = fec_fast.prune(model, example, budget=fec_fast.Budget(params=0.5572), verify=False, recover=None)
+    result = fec_fast.prune(
+        model, example, budget=fec_fast.Budget(params=0.5572), criterion="l1", verify=False, recover=None
+    )
     assert result.after.parameters <= (1 - 0.5572) * result.before.parameters
     assert fec_fast.verify_equivalence(model, result.model, result.plan, example) < 1e-5
     before = copy.deepcopy(result.model.state_dict())
