@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.detection.run import IMAGE
 from fec_fast.vision import zoo
 from fec_fast.vision.voc import load_voc
 
-IMAGE, CLASSES = 192, 3
+CLASSES = 3
 # From which score and overlap on a detection counts.
 SCORE, OVERLAP = 0.5, 0.5
 _HELD_OUT = ("val", "test")

@@ -276,9 +276,8 @@ def prune(
         criterion: ``None`` (the default): ``"reconstruction"`` where the network is recovered. Where it is not, for a
             budget that nothing else is said to spread: ``"ablation"``, if ``calibration`` has images, or the model has
             batch norms (on noise then). Else, with ``formula`` or ``sides="producer"``, and with a function as
-            ``calibration``, ``"fec_l1"``. Without data:
-            ``"fec_l1"``, the entropy times the L1 norm;
-            ``"fec"``, the entropy alone; for comparison ``"l1"``, ``"l2"``, ``"fpgm"``, ``"bn_scale"`` (every coupled
+            ``calibration``: ``"fec_l1"``. Without data: ``"fec_l1"``, the entropy times the L1 norm; ``"fec"``, the
+            entropy alone; for comparison ``"l1"``, ``"l2"``, ``"fpgm"``, ``"bn_scale"`` (every coupled
             set needs a batch norm then) or ``"random"`` (by torch's global generator), see
             :mod:`fec_fast.pruning.criteria`; or a function from weights ``[filters, channels, *kernel]`` to one number
             per filter. On the calibration: ``"reconstruction"``, the error that other channels cannot make up for;
