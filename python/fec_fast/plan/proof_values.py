@@ -53,7 +53,7 @@ def check_values(index: ModelIndex, pruned: ModelIndex, plan: Plan) -> None:
         if not torch.equal(kept, other) and not bool(((kept == other) | ((kept != kept) & (other != other))).all()):
             raise EquivalenceError(
                 f"{name} of the pruned network differs from what the plan keeps of the original's; the proof is for a "
-                "network right after pruning, before training or compensation"
+                "network right after pruning, before training or compensation, as prune(..., recover=None) returns it"
             )
     for name, module in index.modules.items():
         prefix = f"{name}." if name else ""
