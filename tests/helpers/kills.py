@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,8 @@ def in_child(work: Callable[[], Any], seconds: float | None = None) -> int:
             torch.set_num_threads(1)  # the threads of a pool do not exist in a forked process
             work()
             status = 0
+        except BaseException:
+            traceback.print_exc()  # the exit status alone does not say what was wrong
         finally:
             os._exit(status)
     if seconds is not None:

@@ -38,8 +38,10 @@ def with_statistics(yolo: Any) -> Any:
 
 
 def two_classes(folder: Path, family: str = "v8/yolov8.yaml") -> Any:
-    """A network of size n for two classes."""
+    """A network as deep as size n and half as wide, for two classes."""
     content = yaml.safe_load((CONFIGS / family).read_text(encoding="utf-8")) | {"nc": 2}
+    depth, width, most = content["scales"]["n"]
+    content["scales"] = {"n": [depth, width / 2, most]}
     size, dash, task = Path(family).stem.partition("-")
     file = folder / f"{size}n{dash}{task}.yaml"
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
