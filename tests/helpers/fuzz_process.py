@@ -147,7 +147,9 @@ def main(share: str) -> None:
             answer = Path(folder) / "answer"
             child = os.fork()
             if child == 0:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff writes about every damaged picture
+                # libtiff writes about every damaged picture, and ultralytics about new settings, between our lines.
+                for stream in (1, 2):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
                 warnings.simplefilter("ignore")
                 files = Path(folder) / "files"
                 files.mkdir()

@@ -48,7 +48,7 @@ def every_formula() -> None:
         next(dtypes)
 
 
-@settings(max_examples=30, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(cases())
 def every_kind_of_weight(drawn: tuple[Tensor, int, int, Formula]) -> None:
     """At the bounds of the CPU's kernels, which are stricter than the tolerance."""
@@ -124,15 +124,16 @@ def corners() -> None:
 
 def not_finite() -> None:
     """A NaN or an infinity is seen in the entropies of its own weight alone, in all of them, by all kernels."""
-    for formula, dtype in (
-        (RMS, torch.float32),
-        (FILTERS, torch.float32),
-        (WHOLE, torch.float32),
-        (FILTERS, torch.float64),
+    for formula, dtype, values in (
+        (RMS, torch.float32, (math.nan, math.inf)),
+        (FILTERS, torch.float32, (math.nan, -math.inf)),
+        (WHOLE, torch.float32, (math.inf,)),
+        (FILTERS, torch.float64, (math.nan,)),
     ):
-        for value in (math.nan, math.inf, -math.inf):
-            weights = [weight(35, 4, 3, seed=seed, dtype=dtype) for seed in range(3)]
-            sound = triton.entropies(weights, formula, axes=[0] * 3, groups=[1] * 3)
+        # Filter 33 is in the second band of a tile.
+        weights = [weight(filters, 4, 3, seed=filters, dtype=dtype) for filters in (3, 35, 5)]
+        sound = triton.entropies(weights, formula, axes=[0] * 3, groups=[1] * 3)
+        for value in values:
             weights[1][33, 2, 1] = value
             results = triton.entropies(weights, formula, axes=[0] * 3, groups=[1] * 3)
             assert bool(results[1].isnan().all()), (formula, value)

@@ -151,7 +151,7 @@ def rounding_of_tensor_cores() -> None:
 
 def batches_and_groups() -> None:
     """With little room tiles are made in batches, twice, and layers in groups: the same bits."""
-    weights = [weight(150, 40, 3), weight(70, 30), weight(20, 9, seed=2)]
+    weights = [weight(130, 20, 3), weight(70, 30), weight(20, 9, seed=2)]
     calls: Any = {"axes": [0] * 3, "groups": [1] * 3}
     for formula in (FILTERS, Formula(tau=2.0), Formula("none", "distance", "filters")):
         triton._plans.clear()
