@@ -393,7 +393,7 @@ def test_damaged_and_foreign_folders_and_files_are_refused(saved: Path, tmp_path
             (whole.replace("[64, 3, 2]", "[65537, 3, 2]"), "the number 65,537"),
             (whole.replace("- 6\n", "- 60000\n"), "layers; at most 1,000 layers"),
             (whole.replace("[64, 3, 2]", "[64, 3, -7]"), "cannot build its network"),
-            (whole.replace("0.25, 1024", "20.0, 60000"), "needs far more than the one that was pruned"),  # weights
+            (whole.replace("0.125, 1024", "20.0, 60000"), "needs far more than the one that was pruned"),  # weights
             (whole.replace("[64, 3, 2]", "[64, 250, 1]"), "needs far more than the one that was pruned"),  # products
         ):
             assert edited != whole
