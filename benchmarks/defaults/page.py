@@ -78,6 +78,19 @@ def verdicts(rows: Rows, recovery: str) -> str:
     return markdown_table(["budget", "default minus L1, uniform: mean", "default behind"], lines)
 
 
+def costs(document: dict[str, Any]) -> str:
+    """What the choices take to prune and recover to half of the MACs, by network."""
+    seconds = {tuple(row["key"]): row["cpu_seconds"] for row in document["rows"] if "cpu_seconds" in row}
+    kinds = [(choice, recovery) for choice in (DEFAULT, CLASSICAL) for recovery in RECOVERIES]
+    lines = []
+    for network, name in NAMES.items():
+        found = [seconds.get((network, *kind, "macs", 0.5, 0)) for kind in kinds]
+        if any(found):
+            lines.append([name, *("" if each is None else f"{each:.0f}" for each in found)])
+    titles = [f"{choice}, {TITLES[recovery][:1].lower()}{TITLES[recovery][1:]}" for choice, recovery in kinds]
+    return markdown_table(["network", *titles], lines)
+
+
 def page(document: dict[str, Any]) -> str:
     """The text of the page."""
     rows = Rows(document)
@@ -105,6 +118,14 @@ def page(document: dict[str, Any]) -> str:
     for recovery in RECOVERIES:
         tables = [table(rows, network, recovery) for network in NAMES]
         parts += [heading(TITLES[recovery]), paragraph(CALLS[recovery]), verdicts(rows, recovery), *tables]
+    parts += [
+        heading("What it takes"),
+        paragraph(
+            "CPU seconds of one thread to half of the MACs: scores, cut and what follows it, without the proof",
+            "(`verify=False`). The rows come from different machines: compare those of one network.",
+        ),
+        costs(document),
+    ]
     return page_of("Defaults", *parts)
 
 
