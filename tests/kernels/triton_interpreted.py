@@ -127,8 +127,8 @@ def not_finite() -> None:
     for formula, dtype, values in (
         (RMS, torch.float32, (math.nan, math.inf)),
         (FILTERS, torch.float32, (math.nan, -math.inf)),
-        (WHOLE, torch.float32, (math.inf,)),
-        (FILTERS, torch.float64, (math.nan,)),
+        (WHOLE, torch.float32, (math.nan, math.inf)),
+        (FILTERS, torch.float64, (math.nan, math.inf)),
     ):
         # Filter 33 is in the second band of a tile.
         weights = [weight(filters, 4, 3, seed=filters, dtype=dtype) for filters in (3, 35, 5)]
