@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
+
 from fec_fast import Budget
 
 DENSE, RECOVERED, RE_ESTIMATED = "dense", "recovered", "re-estimated"
@@ -58,7 +60,16 @@ ROWS = {
     "VGG-16, -90 % of parameters": Row("vgg16", Budget(params=0.9), 0.0),
     "VGG-16, -94 % of parameters": Row("vgg16", Budget(params=0.94), 0.2),
 }
-PRECISIONS = {"resnet56": "bf16", "vgg16": "bf16"}  # slower than float32 for depthwise layers on CPUs
+_BFLOAT16 = ("resnet56", "vgg16")  # depthwise layers are slower in it on CPUs
+
+
+def precision(network: str) -> str:
+    """What a network is trained in, as ``finetune(mixed_precision=...)`` takes it.
+
+    bfloat16 without instructions for it is many times slower than float32.
+    """
+    quick = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if network in _BFLOAT16 and quick else "no"
 
 
 Key = tuple[str, str, str, int]  # network or row, start, training, seed

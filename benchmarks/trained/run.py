@@ -35,7 +35,6 @@ from benchmarks.trained.rows import (
     BATCH,
     DENSE,
     GROUP_NORM,
-    PRECISIONS,
     RE_ESTIMATED,
     ROWS,
     SPARSE,
@@ -44,6 +43,7 @@ from benchmarks.trained.rows import (
     Key,
     Training,
     keys,
+    precision,
 )
 from benchmarks.trained.teacher import RememberingTeacher
 from fec_fast.graph.counts import count
@@ -102,7 +102,7 @@ class Trainings:
             sizes, drawn = training.sizes, seed
         self._train(model, network, training, sizes, drawn, state / "training")
         document = read_result(self.output) or {"rows": []}
-        row = {"key": list(key), **values, **accuracy(self._right(network, model))}
+        row = {"key": list(key), **values, "precision": precision(network), **accuracy(self._right(network, model))}
         document["rows"].append({**row, "run": run_number(document, "torchvision", "torch-pruning")})
         write_result(self.output, document)
         shutil.rmtree(state)
@@ -127,7 +127,7 @@ class Trainings:
             lr=training.lr,
             warmup_epochs=WARMUP_EPOCHS,
             teacher=teacher,
-            mixed_precision=PRECISIONS.get(network, "no"),
+            mixed_precision=precision(network),
             seed=seed,
             checkpoint=state,
             resume=state.is_dir(),
