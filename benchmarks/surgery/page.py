@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from benchmarks.common.pages import bullets, page_of, paragraph, written_by
+from benchmarks.common.pages import bullets, heading, page_of, paragraph, written_by
 from benchmarks.common.results import measured_on, older_scores
 from benchmarks.common.tables import markdown_table
+from benchmarks.surgery.budgets import CALLS, IMAGE, MACS
 
 SIDES = {"l1": "the L1 criterion", "default": "`fec_l1`"}  # of fec_fast: keys of a row, and their names
 LARGE = 32  # MiB of a model from which on its memory is compared with its own size
@@ -50,7 +51,28 @@ def page(result: dict[str, Any]) -> str:
             rows,
         ),
         paragraph("Memory: extra memory with the L1 criterion, the pruned copy included, divided by the model's size."),
+        *_budgets(result),
     )
+
+
+def _budgets(result: dict[str, Any]) -> list[str]:
+    rows = result.get("budgets")
+    if not rows:
+        return []
+    return [
+        heading("With a budget"),
+        paragraph(
+            f"`prune(model, example, budget=Budget.remove(macs={MACS}))`, ours alone: CPU seconds, one thread, images of",
+            f"{IMAGE} x {IMAGE}, random weights, the proof included. By default the network is recovered, here without",
+            "images, and the recovery also decides what is removed; with `recover=None`, `ablation` does, unless a",
+            "criterion is named. `python -m benchmarks.surgery --tables budgets` measures this.",
+        ),
+        measured_on(result, rows.values()),
+        markdown_table(
+            ("network", "defaults, s", "recover=None, s", "recover=None, fec_l1, s"),
+            [(name, *(f"{row[call]:.1f}" for call in CALLS)) for name, row in rows.items()],
+        ),
+    ]
 
 
 def _summary(networks: dict[str, dict[str, Any]], ratios: dict[str, dict[str, float]]) -> list[str]:

@@ -4,9 +4,10 @@ fec_fast: ``prune`` with ``verify=False`` and ``recover=None`` (Torch-Pruning ne
 criterion and with the default one, ``"fec_l1"``: the traced run that finds the coupled channels, the scores, the pruned
 copy, its counts and its trial run. Torch-Pruning: the dependency graph and one step of its magnitude pruner (L1), on
 copies made before the clock starts. Ratio 0.5, one image of the size that a network is made for, random weights. All
-are run three times, in turns, and the shortest counts.
+are run three times, in turns, and the shortest counts. The table of budgets: ``prune`` of half of the MACs, as it is
+called by default and without its recovery.
 
-    pip install '.[bench]' && python -m benchmarks.surgery [--only NAME ...] [--page-only]
+    pip install '.[bench]' && python -m benchmarks.surgery [--tables NAME ...] [--only NAME ...] [--page-only]
 
 Writes benchmarks/results/surgery.json and docs/surgery.md.
 """
@@ -19,6 +20,7 @@ import gc
 import multiprocessing
 import signal
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -31,11 +33,13 @@ from benchmarks.common.measuring import cpu_seconds, peak_extra_mib
 from benchmarks.common.pages import write_page
 from benchmarks.common.results import RESULTS, read_result, run_number, write_result
 from benchmarks.coverage.networks import Network, classifiers
+from benchmarks.surgery.budgets import NETWORKS, measure_budgets
 from benchmarks.surgery.page import page
 
 RESULT = RESULTS / "surgery.json"
 TIME_LIMIT = 90  # seconds for Torch-Pruning, which does not finish on some networks
 ROUNDS = 3
+TABLES = ("networks", "budgets")
 CRITERIA = {"l1": "l1", "default": None}
 
 
@@ -107,23 +111,31 @@ def _raise_timeout(*_: Any) -> None:
     raise TimeoutError(f"no end after {TIME_LIMIT} s")
 
 
+def rows_of(table: str, only: list[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Measures a table: names and rows of the networks, of those asked for alone if some are."""
+    if table == "budgets":
+        yield from ((name, measure_budgets(name)) for name in NETWORKS if not only or name in only)
+    else:
+        yield from ((each.name, measure(each)) for each in classifiers() if not only or each.name in only)
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES, help="measure these tables alone")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="measure these networks alone")
     parser.add_argument("--page-only", action="store_true", help="measure nothing, write the page from the results")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
     signal.signal(signal.SIGALRM, _raise_timeout)
     torch.set_num_threads(1)
-    result = read_result(RESULT) or {"networks": {}}
-    for network in [] if arguments.page_only else classifiers():
-        if arguments.only and network.name not in arguments.only:
-            continue
-        row = measure(network) | {"run": run_number(result, "torch-pruning")}
-        result["networks"] = dict(sorted((result["networks"] | {network.name: row}).items()))
-        print(network.name, row, flush=True)
-        write_result(RESULT, result)
+    result = read_result(RESULT)
+    for table in [] if arguments.page_only else arguments.tables:
+        for name, row in rows_of(table, arguments.only):
+            row |= {"run": run_number(result, "torchvision", "torch-pruning")}
+            result[table] = dict(sorted((result.get(table, {}) | {name: row}).items()))
+            print(name, row, flush=True)
+            write_result(RESULT, result)
     write_page("surgery.md", page(result))
 
 

@@ -195,7 +195,7 @@ def prune_command(
         result = result.with_recovery(compensate(network, result.model, result.plan, loader, **options))
     folder = checkpoint.save(result, out)
     say(headline(result))
-    if result.recovery is None:
+    if calibrate == _BARE:  # where the library left it out, a warning said why
         say(_NOT_RECOVERED)
     if layers:
         say("\n".join([*([] if result.recovery is None else [str(result.recovery)]), result.summary()]))

@@ -48,7 +48,7 @@ def test_the_program_recovers_unless_it_is_told_not_to(tmp_path: Path) -> None:
         assert done.exit_code == 0 and "not recovered" in done.stdout
     with pytest.warns(fec_fast.FecWarning, match="no batch norm says what the layers read"):
         done = run("bare")
-    assert done.exit_code == 0 and "not recovered: most of the accuracy may be lost" in done.stdout
+    assert done.exit_code == 0 and "not recovered" not in done.stdout  # the warning says it
     for calibrate in ((), ("--calibrate", "none"), ("--calibrate", "data-free")):
         done = run("net", "--images", "100", *calibrate)
         assert done.exit_code == 2 and "--images 100: it belongs to --calibrate DATA" in done.stderr
