@@ -65,7 +65,8 @@ def _budgets(result: dict[str, Any]) -> list[str]:
             f"`prune(model, example, budget=Budget.remove(macs={MACS}))`, ours alone: CPU seconds on one thread,",
             f"images of {IMAGE} x {IMAGE}, random weights, the proof included. By default the network is recovered,",
             "here without images, and the recovery also decides what is removed; with `recover=None`,",
-            "`ablation` does, unless a criterion is named. `python -m benchmarks.surgery --tables budgets` measures this.",
+            "`ablation` does, unless a criterion is named.",
+            "`python -m benchmarks.surgery --tables budgets` measures this.",
         ),
         measured_on(result, rows.values()),
         markdown_table(
