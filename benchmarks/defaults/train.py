@@ -22,7 +22,7 @@ from benchmarks.study import data
 from benchmarks.study.run import DENSE, halved
 
 TRAINING = {"optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.05, "warmup_epochs": 0.5}
-SIZES = (16,) * 6 + (24,) * 4 + (32,) * 2  # height and width of the DenseNet's training images in each epoch
+SIZES = (16,) * 5 + (24,) * 2 + (32,)  # height and width of the DenseNet's training images in each epoch
 DENSENET_STEPS = 390  # per epoch, of 128 images
 UNET_EPOCHS, UNET_STEPS = 16, 150
 
