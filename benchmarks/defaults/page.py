@@ -112,8 +112,8 @@ def page(document: dict[str, Any]) -> str:
         paragraph(
             "**Dense networks:**",
             ", ".join(f"{NAMES[name]} {estimate(value).text()}" for name, value in rows.dense.items()) + ".",
-            "`python -m benchmarks.defaults.train` trained the U-Net and the DenseNet, which is small and far from its",
-            "best, for an hour each on one core.",
+            "`python -m benchmarks.defaults.train` trained the U-Net, and for an hour on one core the DenseNet, which",
+            "is far from its best.",
         ),
         measured_on(document, document["rows"]),
     ]
