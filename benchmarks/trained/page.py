@@ -58,6 +58,16 @@ def table_of_rows(document: dict[str, Any], training: str) -> str:
     return markdown_table(header, lines) if lines else ""
 
 
+def precisions(document: dict[str, Any], training: str) -> str:
+    """Which pairs of the table were trained in bfloat16, as processors that have instructions for it do."""
+    used = {row["key"][0]: row["precision"] for row in document["rows"] if row["key"][2] == training}
+    pairs = {name: {used[name], used[row.network]} for name, row in ROWS.items() if {name, row.network} <= used.keys()}
+    coarse = [name for name, both in pairs.items() if both == {"bf16"}]
+    mixed = [name for name, both in pairs.items() if len(both) > 1]
+    text = f"Trained in bfloat16: {'; '.join(coarse) or 'none'}; the others in float32."
+    return f"{text} One network of the two in bfloat16: {'; '.join(mixed)}." if mixed else text
+
+
 def table_of_epochs(document: dict[str, Any]) -> str:
     """Accuracy by start and number of epochs; nothing where none of the short trainings was measured."""
     rows, lines = by_seed(document["rows"]), []
@@ -110,13 +120,13 @@ def page(document: dict[str, Any]) -> str:
             f"learning rate of {TRAININGS[WHOLE].lr:g}; shifted and mirrored images. The dense network as it was",
             "before is the teacher of all, of itself too (`finetune(..., teacher=dense)`). That there is a teacher was",
             "chosen on 2,000 other test images, by ResNet-20 and VGG-16; the learning rate is that of the recipes. The",
-            "trainings are short: with more epochs the figures of dense and pruned networks change. ResNet-56 and",
-            "VGG-16 train in bfloat16 where the processor has instructions for it, all else in float32. Rows that are",
+            "trainings are short: with more epochs the figures of dense and pruned networks change. Rows that are",
             "missing were not measured.",
         ),
         measured_on(document, document["rows"]),
         heading("Against the dense network with the same training"),
         table_of_rows(document, WHOLE),
+        paragraph(precisions(document, WHOLE)),
         heading("Without a teacher") if alone else "",
         paragraph(
             f"The same epochs from the labels alone, from a learning rate of {TRAININGS[ALONE].lr:g}.",
@@ -124,6 +134,7 @@ def page(document: dict[str, Any]) -> str:
         if alone
         else "",
         alone,
+        paragraph(precisions(document, ALONE)) if alone else "",
         heading("Epochs saved") if epochs else "",
         paragraph(
             "The same channels are removed; batch norms are re-estimated, or the network is recovered. All have the",

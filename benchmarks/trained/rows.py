@@ -64,10 +64,7 @@ _BFLOAT16 = ("resnet56", "vgg16")  # depthwise layers are slower in it on CPUs
 
 
 def precision(network: str) -> str:
-    """What a network is trained in, as ``finetune(mixed_precision=...)`` takes it.
-
-    bfloat16 without instructions for it is many times slower than float32.
-    """
+    """What a network is trained in, as ``finetune(mixed_precision=...)`` takes it: bfloat16 where it is quick."""
     quick = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
     return "bf16" if network in _BFLOAT16 and quick else "no"
 
