@@ -104,7 +104,7 @@ def table_of_rivals(document: dict[str, Any]) -> str:
 def page(document: dict[str, Any]) -> str:
     """The text of the page."""
     epochs, alone, rivals = table_of_epochs(document), table_of_rows(document, ALONE), table_of_rivals(document)
-    sizes = " ".join(map(str, TRAININGS[WHOLE].sizes))
+    sizes = ", ".join(map(str, TRAININGS[WHOLE].sizes))
     return page_of(
         "Pruned, recovered and trained",
         written_by("python -m benchmarks.trained --page-only", "trained.json"),
@@ -116,9 +116,9 @@ def page(document: dict[str, Any]) -> str:
         ),
         code("python -m benchmarks.trained --data FOLDER"),
         paragraph(
-            f"Training: four epochs of 50,000 images of {sizes} pixels, in batches of {BATCH}; SGD, cosine from a",
-            f"learning rate of {TRAININGS[WHOLE].lr:g}; shifted and mirrored images. The dense network as it was",
-            "before is the teacher of all, of itself too (`finetune(..., teacher=dense)`). That there is a teacher was",
+            f"Training: four epochs of 50,000 images, whose height and width are {sizes} pixels in turn, in batches of",
+            f"{BATCH}; SGD, cosine from a learning rate of {TRAININGS[WHOLE].lr:g}; shifted and mirrored images. The dense",
+            "network as it was before is the teacher of all, of itself too (`finetune(..., teacher=dense)`). That there is a teacher was",
             "chosen on 2,000 other test images, by ResNet-20 and VGG-16; the learning rate is that of the recipes. The",
             "trainings are short: with more epochs the figures of dense and pruned networks change. Rows that are",
             "missing were not measured.",
@@ -138,7 +138,7 @@ def page(document: dict[str, Any]) -> str:
         heading("Epochs saved") if epochs else "",
         paragraph(
             "The same channels are removed; batch norms are re-estimated, or the network is recovered. All have the",
-            f"teacher. Two epochs have images of {' '.join(map(str, TRAININGS[HALF].sizes))} pixels.",
+            f"teacher. In two epochs, height and width are {' and '.join(map(str, TRAININGS[HALF].sizes))} pixels.",
         )
         if epochs
         else "",

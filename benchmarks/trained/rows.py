@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
-
+from benchmarks.common.precision import quick_precision
 from fec_fast import Budget
 
 DENSE, RECOVERED, RE_ESTIMATED = "dense", "recovered", "re-estimated"
@@ -65,8 +64,7 @@ _BFLOAT16 = ("resnet56", "vgg16")  # depthwise layers are slower in it on CPUs
 
 def precision(network: str) -> str:
     """What a network is trained in, as ``finetune(mixed_precision=...)`` takes it: bfloat16 where it is quick."""
-    quick = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
-    return "bf16" if network in _BFLOAT16 and quick else "no"
+    return quick_precision() if network in _BFLOAT16 else "no"
 
 
 Key = tuple[str, str, str, int]  # network or row, start, training, seed

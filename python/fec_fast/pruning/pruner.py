@@ -67,7 +67,7 @@ class PruneResult:
     def __repr__(self) -> str:
         """One line; :meth:`summary` gives the table."""
         proof = "not proven" if self.proof is None else f"proven to {self.proof.difference:.1g}"
-        recovered = "" if self.recovery is None else ", recovered"
+        recovered = ", recovered" if self.recovery is not None and self.recovery.layers else ""
         return f"<PruneResult: {self._sizes()}, {proof}{recovered}>"
 
     def _repr_html_(self) -> str:

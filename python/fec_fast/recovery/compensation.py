@@ -61,7 +61,8 @@ class Compensation:
         images = f"{self.images} of {self.images_read}" if self.images < self.images_read else str(self.images)
         how = f"{self.method}, on noise" if on_noise else f"by {self.method} on {images} images without labels"
         left = f"; {len(self.left)} left as {'it was' if len(self.left) == 1 else 'they were'}" if self.left else ""
-        return f"recovered {how}: {counted(len(self.layers), 'layer')} changed{left}"
+        done = "recovered" if self.layers else "not recovered"
+        return f"{done} {how}: {counted(len(self.layers), 'layer')} changed{left}"
 
     def __repr__(self) -> str:
         """One line; ``str()`` gives the table."""
@@ -126,7 +127,7 @@ def compensate(
             its shapes and types matter but not its values.
         ridge: How strongly a weight is held where it is, relative to the mean variance of the layer's inputs.
             ``None``: 0.01; 0.1 with fewer than 512 images, or none; 1 for a layer with few rows. 0.3 gives a better
-            start for training.
+            start for training where very much was removed.
         rows: How many output positions each layer is fitted on at most, as many from every image.
         images: How many images are read at most; without effect if none are given.
         memory: About how much memory is used beside the models and the images, in GiB. Fewer rows and images are used

@@ -206,6 +206,7 @@ def test_without_batch_norms_nothing_is_guessed(norm: nn.Module) -> None:
     with pytest.warns(UserWarning, match="nothing was recovered: 1 layer could not be fitted, such as '3': no"):
         done = recover(model, result, images)
     assert dict(done.left) == {"3": NO_NORM} and not done.layers
+    assert done.note == "not recovered data-free, on noise: 0 layers changed; 1 left as it was"
     assert_same_state(result.model, before)
 
 
