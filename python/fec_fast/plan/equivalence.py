@@ -19,7 +19,7 @@ from ..utils.public_call import interruptible
 from ..utils.text import counted
 from .kept_statistics import KeptStatistics
 from .plan import Plan, check_plan
-from .proof_run import Run, kept_filters, run_network
+from .proof_run import Run, kept_filters, names_by_storage, run_network
 from .proof_values import NetworkPair, check_values, drawn_inputs
 from .shapes import weight_name
 
@@ -203,6 +203,7 @@ class _Comparison:
         notes = (f"{_OVER_KEPT}: {list_some(changed)}",) if changed else ()
         self._result = Proof(0.0, EXACT_TOLERANCE if tolerance is None else tolerance, (), (), 0, notes=notes)
         self._reached: set[str] = set()
+        self._foreign = names_by_storage(index, pruned)
 
     def run_own(self, inputs: Any) -> None:
         """Compares the networks with their own weights; raises if they differ or cannot be run."""
@@ -266,7 +267,8 @@ class _Comparison:
 
     def _run(self, network: ModelIndex, inputs: Any, *, training: bool) -> Run:
         norms = self._norms if network is self._pair.full else None
-        return run_network(network, inputs, self._layers, training=training, double=self._double, norms=norms)
+        options: dict[str, Any] = {"training": training, "double": self._double, "norms": norms}
+        return run_network(network, inputs, self._layers, foreign=self._foreign, **options)
 
     def _disturbed(self, seed: int | None, inputs: Any, *, training: bool) -> Run:
         """What the original computes on inputs that differ by some roundings."""

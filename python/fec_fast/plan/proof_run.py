@@ -12,8 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..utils.compat import ConvolutionBase, NormBase, TorchDispatchMode, is_transformed, without_dispatch_modes
+from ..utils.compat import (
+    ConvolutionBase,
+    NormBase,
+    TorchDispatchMode,
+    is_transformed,
+    storage_id,
+    without_dispatch_modes,
+)
 from ..utils.critical_section import surely_left
+from ..utils.errors import ArgumentError
 from ..utils.forward import (
     call_model,
     copied_inputs,
@@ -59,6 +67,7 @@ def run_network(
     training: bool,
     double: bool,
     norms: KeptStatistics | None = None,
+    foreign: Mapping[int, str] | None = None,
 ) -> Run:
     """Runs a network and records what its layers compute.
 
@@ -69,14 +78,16 @@ def run_network(
         training: Whether it is in training mode.
         double: Whether the copy computes in float64.
         norms: Calls the operators of the original where its norms run over the kept channels alone.
+        foreign: What :func:`names_by_storage` returned for the networks themselves.
 
     Returns:
         What it computed.
 
     Raises:
         InputError: The network cannot be run on these inputs.
+        ArgumentError: The copy reads a tensor of the network that it is a copy of.
     """
-    mode = _WithoutChance(double, norms)
+    mode = _WithoutChance(double, norms, foreign or {})
     run, given = Run({}), copied_inputs(inputs)
     if double:
         given = map_tensors(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, given)
@@ -96,7 +107,23 @@ def run_network(
             outputs = call_model(index.model, given)
         named = [*named_tensors_in(outputs), *tensors_on_modules(index.modules)]
         run.outputs.update({name: tensor.detach() for name, tensor in named})
+    if mode.read_foreign is not None:
+        raise ArgumentError(
+            f"model: a copy of it reads {mode.read_foreign} of the model itself, which its code, a hook or an object "
+            "that copies share refers to; so a pruned copy would not use its own weights: let the code reach its "
+            "layers by self"
+        )
     return Run(run.outputs, run.layers, run.read, double and not mode.met_float32)
+
+
+def names_by_storage(*networks: ModelIndex) -> dict[int, str]:
+    """The names of the networks' tensors by their storage, which no copy of them may read."""
+    return {
+        storage_id(tensor): name
+        for network in networks
+        for name, tensor in network.tensors.items()
+        if tensor.layout == torch.strided and tensor.numel()
+    }
 
 
 def kept_filters(modules: Mapping[str, nn.Module], plan: Plan) -> dict[str, list[int] | None]:
@@ -186,15 +213,20 @@ class _WithoutChance(TorchDispatchMode):
 
     Attributes:
         met_float32: Whether anything was computed in float32 nevertheless.
+        read_foreign: A tensor that was read and may not be, or ``None``.
     """
 
-    def __init__(self, double: bool, norms: KeptStatistics | None) -> None:
+    def __init__(self, double: bool, norms: KeptStatistics | None, foreign: Mapping[int, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._double, self._norms = double, norms
+        self._double, self._norms, self._foreign = double, norms, foreign
         self.met_float32 = False
+        self.read_foreign: str | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        for tensor in tensors_in((args, kwargs)):
+            if tensor.layout == torch.strided and storage_id(tensor) in self._foreign:
+                self.read_foreign = self._foreign[storage_id(tensor)]
         if self._double and kwargs.get("dtype") == torch.float32:
             kwargs["dtype"] = torch.float64
         if func is torch.ops.aten.native_dropout.default:

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from .computed_weights import memo_of_computed
+from .copied_functions import FUNCTIONS, FunctionCopier
 from .errors import ArgumentError
 from .model_index import ModelIndex
 
+_KEYS = (str, int)  # of attributes and of hooks
 _IMMUTABLE = {int, float, bool, str, type(None)}
 # Classes of Python's library that are looked into, besides those of others. All others are tied to something outside.
 _LOOKED_INTO = {"abc", "argparse", "builtins", "collections", "contextlib", "enum", "functools", "types", "typing"}
@@ -32,16 +34,19 @@ _DEPTH = 3
 _NO_REFERENCES = (types.ModuleType, type, types.FunctionType, str, bytes)
 
 
-def copied_model(index: ModelIndex, memo: dict[int, Any] | None = None) -> nn.Module:
+def copied_model(index: ModelIndex, memo: dict[int, Any] | None = None, *, keeps_apart: bool = False) -> nn.Module:
     """Copies a model.
 
     What cannot be copied is shared with the original: a Python module, a generator, an open file, a stream, a thread
     pool, an object with a destructor. Locks are made anew, because runs of several copies would wait for one another.
-    A tensor that was computed with gradients is copied without its history.
+    A tensor that was computed with gradients is copied without its history. ``deepcopy`` shares functions; those that
+    refer to the model (a ``forward`` put in place of the class's, a hook) get the copy to refer to.
 
     Args:
         index: The index of the model, which is not changed.
         memo: What stands for some objects in the copy, by the identity of the original; new entries are added.
+        keeps_apart: Whether functions of the copy also have variables of their own, so that runs of the copy and of the
+            original can take turns: a hook may leave what a layer computes in a variable.
 
     Returns:
         What ``copy.deepcopy(index.model, memo)`` returns where everything can be copied.
@@ -63,7 +68,7 @@ def copied_model(index: ModelIndex, memo: dict[int, Any] | None = None) -> nn.Mo
         # All copies are made, empty, before any is filled: wherever an attribute refers to a module, the copy is found.
         for _, module in modules:
             memo[id(module)] = object.__new__(type(module))
-        copier = _Copier(memo, index)
+        copier = _Copier(memo, index, keeps_apart)
         # Children first: a class that deepcopy copies by itself may use them in its __setstate__.
         for name, module in reversed(modules):
             state = module.__getstate__()  # type: ignore[no-untyped-call]
@@ -79,9 +84,10 @@ class _Copier:
     ``deepcopy`` is slow at what most of a module's attributes are: numbers and empty dictionaries.
     """
 
-    def __init__(self, memo: dict[int, Any], index: ModelIndex) -> None:
+    def __init__(self, memo: dict[int, Any], index: ModelIndex, keeps_apart: bool) -> None:
         self._memo = memo
         self._own = {id(held) for held in (*index.modules.values(), *index.tensors.values())}
+        self._functions = FunctionCopier(memo, self._own, self.attribute, keeps_apart)
 
     def attribute(self, value: Any, place: str) -> Any:
         """Copies an attribute; ``place`` is its name, for messages."""
@@ -91,7 +97,10 @@ class _Copier:
         copied = self._memo.get(id(value))
         if copied is not None:
             return copied
-        if kind not in (dict, OrderedDict) or not all(type(key) is str for key in value):
+        if kind in FUNCTIONS:
+            return self._functions.copied(value, place)
+        if kind not in (dict, OrderedDict) or not all(type(key) in _KEYS for key in value):
+            self._functions.copy_inside(value, place)
             return self._copied(value, place)
         # Into the memo before it is filled: a dictionary that two modules share is shared by their copies too.
         copied = self._memo[id(value)] = kind()

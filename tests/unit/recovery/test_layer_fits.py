@@ -257,3 +257,35 @@ def test_models_that_share_a_tensor_are_refused() -> None:
     result.model.up = model.up
     with pytest.raises(PlanError, match="up.weight of the pruned model is the original's own"):
         fec_fast.compensate(model, result.model, result.plan, CALIBRATION, progress=False)
+
+
+_KEPT: dict[str, Tensor] = {}
+
+
+def through_a_global_variable(self: Network, x: Tensor) -> Tensor:
+    _KEPT["stem"] = self.stem(x)
+    middle = self.down(functional.relu(self.up(functional.relu(_KEPT["stem"]))))
+    return self.head(functional.relu(middle + _KEPT["stem"]))
+
+
+def with_chance(self: Network, x: Tensor) -> Tensor:
+    middle = self.down(functional.relu(self.up(functional.relu(self.stem(x)))))
+    return self.head(functional.relu(middle + 1e-2 * torch.rand_like(middle)))
+
+
+def test_runs_that_meet_outside_the_model_are_refused_and_one_batch_is_not() -> None:
+    model = Network(through_a_global_variable).eval()
+    result = fec_fast.prune(model, CALIBRATION[:2], remove={"up": 0.5}, recover=None)
+    cut = copy.deepcopy(result.model.state_dict())
+    with pytest.raises(InputError, match=r"in a global variable .* such as recover=images\[:32\]"):
+        fec_fast.compensate(model, result.model, result.plan, CALIBRATION, progress=False)
+    assert all(torch.equal(cut[name], tensor) for name, tensor in result.model.state_dict().items())
+    before = error(model, result.model, OTHERS)
+    fec_fast.compensate(model, result.model, result.plan, CALIBRATION[:32], progress=False)
+    assert error(model, result.model, OTHERS) < before
+
+
+def test_a_model_that_draws_random_numbers_is_not_taken_for_one_that_keeps_something() -> None:
+    model = Network(with_chance).eval()
+    result = fec_fast.prune(model, CALIBRATION[:2], remove={"up": 0.5}, recover=CALIBRATION)
+    assert result.recovery is not None and result.recovery.layers
