@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.detection.run import IMAGE
+from benchmarks.detection.run import SETTINGS
 from fec_fast.vision import zoo
 from fec_fast.vision.voc import load_voc
 
@@ -20,7 +20,7 @@ _HELD_OUT = ("val", "test")
 
 def detector() -> nn.Module:
     """The network, without trained weights."""
-    return zoo.build("zoo:ssd-small", num_classes=CLASSES + 1, image_size=IMAGE)
+    return zoo.build("zoo:ssd-small", num_classes=CLASSES + 1, image_size=SETTINGS["image"])
 
 
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
@@ -33,7 +33,7 @@ def cells(folder: Path, seed: int = 0) -> tuple[list[Batch], list[Batch]]:
         folder: The folder with ``bccd-voc.zip``.
         seed: Of the order of the training images.
     """
-    options: dict[str, Any] = {"image_size": IMAGE, "augment": "none"}
+    options: dict[str, Any] = {"image_size": SETTINGS["image"], "augment": "none"}
     loaders = [load_voc(folder / "bccd-voc.zip", 16, seed, splits=("train", part), **options) for part in _HELD_OUT]
     return list(loaders[0][0]), [batch for _, held_out in loaders for batch in held_out]
 

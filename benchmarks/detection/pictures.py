@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -17,28 +16,27 @@ from torch import Tensor
 
 from benchmarks.common.environment import ROOT
 from benchmarks.common.pages import DOCS
-from benchmarks.common.results import RESULTS, read_result
-from benchmarks.detection.page import SHOWN, finished, selected
-from benchmarks.detection.run import Study, parse
+from benchmarks.detection.page import SHOWN
+from benchmarks.detection.run import RESULT, SETTINGS, Study
+from benchmarks.detection.stages import DENSE, DENSE_TRAINED, PRUNED_TRAINED
 
 COLOURS = ("#ffb000", "#d02020", "#1040ff")  # by class
 HEIGHT, WIDTH = 240, 320
 
 
-def picture(document: dict[str, Any], data: Path, work: Path, file: Path) -> None:
+def picture(data: Path, work: Path, file: Path) -> None:
     """Two test images, one row each: the annotations, the detections of the dense and of the pruned network."""
     from PIL import Image
     from torchvision.transforms.v2.functional import resize
 
-    study = Study(parse(_arguments(document["settings"], data, work)))
-    arm = selected(document, finished(document))
+    study = Study(data, RESULT, work, SETTINGS)
     dense = study.build()
-    dense.load_state_dict(load_file(study.file(0, "dense")))
-    networks = [study.build(), study.prune(dense, str(arm.policy)).model]
-    for network, stage in zip(networks, (arm.control.name, arm.name), strict=True):
+    dense.load_state_dict(load_file(study.file(0, DENSE)))
+    networks = [study.build(), study.prune(dense).model]
+    for network, stage in zip(networks, (DENSE_TRAINED, PRUNED_TRAINED), strict=True):
         network.load_state_dict(load_file(study.file(0, stage)))
         network.eval()
-    dataset = study.held_out["test"].dataset
+    dataset = study.loaders(0, "test")[1].dataset
     rows = []
     for index in range(2):
         image, target = dataset[index]
@@ -69,23 +67,13 @@ def drawn(canvas: Tensor, boxes: dict[str, Tensor], size: torch.Size) -> Tensor:
     return image
 
 
-def _arguments(settings: dict[str, Any], data: Path, work: Path) -> list[str]:
-    """The command line of the run that measured the results."""
-    arguments = ["--data", str(data), "--work", str(work)]
-    for name, value in settings.items():
-        if name in vars(parse(arguments[:4])):
-            values = value if isinstance(value, list) else [value]
-            arguments += [f"--{name.replace('_', '-')}", *map(str, values)]
-    return arguments
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a folder or zip file in the layout of VOC")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "ssd", help="the folder of trained networks")
     arguments = parser.parse_args()
-    picture(read_result(RESULTS / "ssd.json"), arguments.data, arguments.work, DOCS / "ssd.jpg")
+    picture(arguments.data, arguments.work, DOCS / "ssd.jpg")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
     pip install '.[bench,train,detection]' && python -m benchmarks.recovery.detector --data FOLDER
 
-The folder holds ``bccd-voc.zip``. Budget, criterion and ratios are those of docs/ssd.md. The dense detector is trained
-as there, in float32, unless its weights are in benchmarks/results/dense; an interrupted training continues. It is
-calibrated on the 205 training images without their boxes, and tested on the split ``test``.
+The folder holds ``bccd-voc.zip``. Budget and training are those of docs/ssd.md; criterion and ratios are those of the
+bare cuts there, ``fec`` and ``entropy``. The dense detector is trained in float32 unless its weights are in
+benchmarks/results/dense; an interrupted training continues. It is calibrated on the 205 training images without their
+boxes, and tested on the split ``test``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import nn
 import fec_fast
 from benchmarks.common.environment import ROOT
 from benchmarks.common.results import read_result
-from benchmarks.detection.run import IMAGE, TRAINING, example
+from benchmarks.detection.run import SETTINGS, TRAINING, example
 from benchmarks.recovery.page import write
 from benchmarks.recovery.rows import Rows, parser_of, started
 from benchmarks.study.run import DENSE, halved
@@ -38,18 +39,18 @@ CALIBRATION_BATCH = 41  # five batches
 
 def loaders(file: Path, augment: str, batch: int, seed: int = 0) -> tuple[Any, Any]:
     """The loaders of the training and the test images."""
-    return load_voc(file, batch, seed, image_size=IMAGE, augment=augment, splits=("train", "test"))
+    return load_voc(file, batch, seed, image_size=SETTINGS["image"], augment=augment, splits=("train", "test"))
 
 
 def trained(file: Path, work: Path, seed: int) -> nn.Module:
     """The dense detector, trained unless its weights exist."""
     train, held_out = loaders(file, "microscope", BATCH, seed)
     torch.manual_seed(seed)
-    model = zoo.build("zoo:ssd-small", num_classes=len(held_out.dataset.classes) + 1, image_size=IMAGE)
+    model = zoo.build("zoo:ssd-small", num_classes=len(held_out.dataset.classes) + 1, image_size=SETTINGS["image"])
     weights = DENSE / f"ssd-small-{seed}.safetensors"
     if not weights.is_file():
         model.to(memory_format=torch.channels_last)
-        options = {**TRAINING, "mixed_precision": "no", "epochs": EPOCHS, "lr": RATE, "seed": seed, "progress": False}
+        options = {**TRAINING, "epochs": EPOCHS, "lr": RATE, "seed": seed, "progress": False}
         state = work / f"ssd-{seed}-training"
         fec_fast.finetune(model, train, task=Detection(), checkpoint=state, resume=True, **options)
         model.to(memory_format=torch.contiguous_format)
