@@ -220,3 +220,17 @@ def test_the_architecture_page_names_every_module() -> None:
         if path.name != "__init__.py" and room(module) != FACE:
             name = "/".join(module.split(".")[1:])
             assert f"`{name}`" in rows[room(module)], module
+
+
+def test_what_a_models_eval_and_train_return_is_not_used() -> None:
+    """In the code of many detectors it is nothing; ``in_evaluation`` returns the model. Models of the demo are ours."""
+    found = []
+    for module, path in modules().items():
+        tree = ast.parse(path.read_text())
+        statements = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and id(node) not in statements:
+                of_super = ast.unparse(node.func.value) == "super()"
+                if node.func.attr in ("eval", "train") and not of_super and module != "cli.demo":
+                    found.append(f"{module}: {ast.unparse(node)}")
+    assert not found

@@ -19,6 +19,7 @@ from ..pruning.pruner import PruneResult, prune
 from ..recovery.compensation import Compensation, compensate
 from ..scoring.formula import Formula
 from ..utils.model_index import ModelIndex
+from ..utils.modules import in_evaluation
 from ..utils.random_state import restored_randomness, seed_all
 from .points import SweepPoint
 
@@ -167,8 +168,8 @@ class NetworkMaker:
             PlanError: The plan is for another model.
         """
         assert point.plan is not None  # of a point of this sweep
-        network = self.cut(point.plan).eval()
+        network = in_evaluation(self.cut(point.plan))
         before, after = (count(one, self._example_inputs) for one in (self._index.model, network))
         recovery = self._recovered(network, point.plan)
         self.trained(network)
-        return PruneResult(network.eval(), point.plan, before, after, None, recovery)
+        return PruneResult(in_evaluation(network), point.plan, before, after, None, recovery)

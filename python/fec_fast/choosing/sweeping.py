@@ -26,6 +26,7 @@ from ..utils.errors import ArgumentError, FecError, InputError
 from ..utils.evaluation import is_at_chance
 from ..utils.forward import describe_tensors
 from ..utils.model_index import ModelIndex
+from ..utils.modules import in_evaluation
 from ..utils.progress import progress_bar
 from ..utils.public_call import interruptible
 from ..utils.random_state import generators_of, restored_randomness, restorer_of, seed_all
@@ -138,7 +139,7 @@ def sweep(
     jobs = combinations_of(index, budgets, policies, criteria, formula, loader, conditions, options)
     folder = None if results is None else PointFolder(check_path("results", results))
     counts = count(index.model, example_inputs)
-    dense_value = checked.measure(copied_model(index).eval(), "the dense network")
+    dense_value = checked.measure(in_evaluation(copied_model(index)), "the dense network")
     _warn_about_data(checked, dense_value)
     dense = DenseNetwork(dense_value, counts.parameters, counts.macs)
 
@@ -245,11 +246,11 @@ def _stored_points(folder: PointFolder | None, jobs: Sequence[Combination], besi
 
 def _measured(job: Combination, result: PruneResult, metric: SweepMetric, maker: NetworkMaker) -> SweepPoint:
     """Measures one network, before and after its training."""
-    pruned = metric.measure(result.model.eval(), job.name)
+    pruned = metric.measure(in_evaluation(result.model), job.name)
     tuned = None
     if maker.tune is not None:
         maker.trained(result.model)
-        tuned = metric.measure(result.model.eval(), f"{job.name}, tuned")
+        tuned = metric.measure(in_evaluation(result.model), f"{job.name}, tuned")
     sizes = (result.after.parameters, result.after.macs)
     return SweepPoint(
         str(job.budget), job.policy, criterion_name(job.criterion), pruned, tuned, *sizes, None, result.plan

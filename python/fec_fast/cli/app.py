@@ -24,6 +24,7 @@ from ..scoring.model_scores import score_model
 from ..training.finetuning import finetune
 from ..utils.distributed import launched_processes
 from ..utils.errors import InputError, LayerError, PlanError
+from ..utils.modules import in_evaluation
 from ..utils.progress import is_quiet
 from ..utils.reading import MOST_JSON_BYTES, read_bytes
 from ..utils.text import counted
@@ -170,7 +171,7 @@ def prune_command(
     share = amounts[0] if amounts and not isinstance(amounts[0], Budget) else None
     check_out(out, force)
     example = example_input(model, input_shape)
-    network = build_model(model, weights).eval()
+    network = in_evaluation(build_model(model, weights))
     loader = load_data(str(calibrate), model, input_shape)[0] if has_images else None
     recover = DATA_FREE if calibrate == DATA_FREE else loader
     if recover is not None:

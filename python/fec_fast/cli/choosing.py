@@ -16,6 +16,7 @@ from ..pruning.criteria import DEFAULT_CRITERION
 from ..training.finetuning import finetune
 from ..utils.distributed import launched_processes
 from ..utils.errors import InputError
+from ..utils.modules import in_evaluation
 from .amounts import BudgetText, Keep, Remove, amounts_of
 from .options import (
     DATA_HELP,
@@ -78,7 +79,7 @@ def sweep_command(
         check_out(out, force)
     if epochs < 0:
         raise InputError(f"--epochs {epochs}: give 0 or a positive number")
-    network = build_model(model, weights).eval()
+    network = in_evaluation(build_model(model, weights))
     train, held_out = load_data(data_name, model, input_shape)
 
     def tune(pruned: nn.Module) -> None:
@@ -126,7 +127,7 @@ def sensitivity_command(
     input_shape: InputShape = None,
 ) -> None:
     """Measure how much accuracy each coupled set of layers costs alone, on the held-out data."""
-    network = build_model(model, weights).eval()
+    network = in_evaluation(build_model(model, weights))
     _, held_out = load_data(data_name, model, input_shape)
     example = example_input(model, input_shape)
     with if_interrupted(_kept(cache, "--cache")):

@@ -19,6 +19,7 @@ from ..plan import checkpoint
 from ..plan.checkpoint_check import check_checkpoint
 from ..utils.errors import InputError
 from ..utils.evaluation import evaluate, warn_if_at_chance
+from ..utils.modules import in_evaluation
 from ..utils.onnx_files import export_onnx
 from ..utils.onnx_model import require_onnx
 from ..utils.runtimes import TORCH, check_runtime, deployed, require_runtime
@@ -147,7 +148,7 @@ def _check_file(out: Path, force: bool) -> None:
 def _pruned(model: str, folder: Path) -> nn.Module:
     network = build_model(model, None, warn=False)
     with plan_for(model, folder):
-        return checkpoint.load(network, folder).eval()
+        return in_evaluation(checkpoint.load(network, folder))
 
 
 def compare_command(
@@ -171,7 +172,7 @@ def compare_command(
     if runtime is not None:
         require_runtime(check_runtime(runtime))
     example = example_input(model, input_shape)
-    networks: dict[str, nn.Module] = {"dense": build_model(model, weights, warn=data_name is not None).eval()}
+    networks: dict[str, nn.Module] = {"dense": in_evaluation(build_model(model, weights, warn=data_name is not None))}
     for folder in checkpoints:
         networks[str(folder)] = _pruned(model, folder)
     held_out = None if data_name is None else load_data(data_name, model, input_shape)[1]

@@ -31,6 +31,7 @@ from ..utils.evaluation import warn_if_at_chance
 from ..utils.files import write_text
 from ..utils.machine import describe_machine
 from ..utils.model_index import ModelIndex
+from ..utils.modules import in_evaluation
 from ..utils.random_state import restored_randomness
 from ..utils.reading import read_json
 from ..utils.text import folded
@@ -83,7 +84,7 @@ def run_recipe(
     settings = recipe.training
     with restored_randomness():
         torch.manual_seed(settings.seed)  # random weights must be equal on all ranks
-        model = zoo.build(recipe.model, **recipe.content.get("model_options", {})).eval()
+        model = in_evaluation(zoo.build(recipe.model, **recipe.content.get("model_options", {})))
     # Convolutions train faster so: MobileNetV2 and ResNet-56 on a CPU 1.5 and 1.1 times.
     model.to(memory_format=torch.channels_last)
     if recipe.weights is not None:

@@ -20,6 +20,7 @@ from ..pruning.reporting import report_content
 from ..report.writer import write_report
 from ..utils.arguments import check_file_to_write
 from ..utils.errors import InputError
+from ..utils.modules import in_evaluation
 from ..utils.reading import MOST_JSON_BYTES, read_bytes
 from ..vision import data, zoo
 from ..vision.weights import load_weights
@@ -116,8 +117,8 @@ def _of_model(
     with plan_for(name, request.folder):
         checkpoint.load(pruned, request.folder)
     known: dict[str, Any] = {
-        "original": original.eval(),
-        "pruned": pruned.eval(),
+        "original": in_evaluation(original),
+        "pruned": in_evaluation(pruned),
         "trained": request.weights is not None,
         "example_inputs": example,
         "before": count(original, example),

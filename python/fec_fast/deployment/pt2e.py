@@ -20,6 +20,7 @@ from ..utils.errors import FecError, InputError, missing_extra
 from ..utils.files import atomic_file
 from ..utils.forward import call_model, undisturbed
 from ..utils.model_index import ModelIndex
+from ..utils.modules import in_evaluation
 from ..utils.onnx_files import finite_outputs
 from ..utils.onnx_model import quiet_exporter
 from ..utils.outputs import named_tensors_in
@@ -112,7 +113,7 @@ def export_pt2e(
     shapes = ({0: torch.export.Dim("batch")},)
     with undisturbed(network):
         finite_outputs(network, image)
-        own = copied_model(ModelIndex.of(network)).eval()  # batch norms are folded into its weights
+        own = in_evaluation(copied_model(ModelIndex.of(network)))  # batch norms are folded into its weights
         try:
             with quiet_exporter():
                 quantizer = X86InductorQuantizer()

@@ -29,6 +29,7 @@ from ..utils.forward import (
 )
 from ..utils.model_index import ModelIndex
 from ..utils.outputs import named_tensors_in
+from ..utils.precision import without_autocast
 from .activation_memory import Allocation
 from .channel_statistics import ChannelStatistics
 from .cuts import Cut
@@ -303,6 +304,7 @@ def _watch(index: ModelIndex, example_inputs: Any, mode: TracingMode, training: 
         tracker.pin(tensor, f"its values leave the model by {method}")
 
     with (
+        without_autocast(),
         restored_buffers(index, training=training),
         plain_operators(index),
         surely_left(warnings.catch_warnings()),

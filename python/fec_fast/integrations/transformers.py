@@ -21,7 +21,7 @@ from ..pruning.during_training.training_pruner import TrainingPruner
 from ..utils.arguments import check_path
 from ..utils.errors import ArgumentError, CheckpointError, missing_extra
 from ..utils.files import atomic_folder, write_text
-from ..utils.modules import unwrap
+from ..utils.modules import in_evaluation, unwrap
 from ..utils.reading import read_json
 from . import trainer_callback
 from .bounded_building import BoundedBuilding
@@ -272,7 +272,7 @@ def from_pretrained(model_class: Any, folder: str | os.PathLike[str]) -> Any:
     except Exception as error:  # transformers raises many kinds for what is no config
         kind = type(error).__name__
         raise CheckpointError(f"{path / _CONFIG}: no network can be built from it ({kind}: {error})") from error
-    return load(model, path / _PRUNED).eval()
+    return in_evaluation(load(model, path / _PRUNED))
 
 
 def _config_without_code(file: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from ..utils.arguments import check_path
 from ..utils.errors import ArgumentError, CheckpointError
 from ..utils.files import atomic_folder, write_text
 from ..utils.frameworks import keeps_widths
-from ..utils.modules import device_of
+from ..utils.modules import device_of, in_evaluation
 from .bounded_building import BoundedBuilding
 from .ultralytics_files import checked_yaml, yaml_file
 from .ultralytics_images import CalibrationImages as CalibrationImages
@@ -185,7 +185,7 @@ def load(folder: str | os.PathLike[str]) -> Any:
     except Exception as error:  # ultralytics raises many kinds for what is no network
         kind = type(error).__name__
         raise CheckpointError(f"{file}: ultralytics cannot build its network ({kind}: {error})") from error
-    model = load_weights(yolo.model, path / PRUNED).eval()
+    model = in_evaluation(load_weights(yolo.model, path / PRUNED))
     model.names = content["names"]
     yolo.model = None
     adopt(yolo, model, plan)

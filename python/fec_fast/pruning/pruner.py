@@ -25,6 +25,7 @@ from ..utils.errors import ArgumentError, FecError, InputError, WeightError
 from ..utils.frameworks import check_framework
 from ..utils.html import html_panel, share_bar
 from ..utils.model_index import ModelIndex
+from ..utils.precision import outside_autocast
 from ..utils.public_call import interruptible
 from ..utils.runtimes import TORCH
 from ..utils.text import change, short_number
@@ -224,6 +225,7 @@ class PruneResult:
 
 
 @interruptible
+@outside_autocast
 def prune(
     model: nn.Module,
     example_inputs: Any,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..utils.forward import call_model, map_tensors, undisturbed
 from ..utils.model_index import ModelIndex
-from ..utils.precision import full_float32
+from ..utils.precision import full_float32, without_autocast
 from .calibration import count_images, image_seeds
 from .layer_calls import LayerCall, LayerCallMode
 from .rows import input_rows, output_dims, spread_positions, weight_matrices
@@ -102,7 +102,8 @@ class _CovarianceMode(LayerCallMode):
         seeds = self.seeds if len(self.seeds) == shape[0] else torch.arange(shape[0])
         share = len(self.seeds) / self._images
         positions = spread_positions(shape, max(1, round(rows * share)), seeds)
-        self.sums[call.name].add(input_rows(call, positions), len(set(positions.item.tolist())), slots)
+        with without_autocast():  # that of the model's own forward
+            self.sums[call.name].add(input_rows(call, positions), len(set(positions.item.tolist())), slots)
 
 
 class _Sums:
@@ -123,7 +124,6 @@ class _Sums:
 
     def add(self, rows: Tensor, items: int, slots: Tensor | None) -> None:
         """Adds rows ``[groups, items * n, columns of a group]``, those of an item next to one another."""
-        rows = rows if rows.dtype == torch.float64 else rows.float()
         if slots is not None:
             columns = torch.cat([rows.transpose(1, 2).flatten(0, 1), rows.new_zeros(1, rows.shape[1])])
             rows = columns[slots.to(rows.device)].permute(0, 3, 2, 1).flatten(1, 2)  # [parts, rows * slots, columns]

@@ -301,9 +301,11 @@ class LayerFits:
         start = time.process_time()
         target, call = self._mode.targets[name], arrived[-1].call
         inputs, wanted = torch.cat([one.inputs for one in arrived], 1), torch.cat([one.wanted for one in arrived])
+        wanted = wanted.to(inputs.dtype)
         known = [one.addend for one in arrived if one.addend is not None]
         arrived.clear()  # their memory
-        rectifier = target.rectifier(len(wanted), torch.cat(known) if sum(map(len, known)) == len(wanted) else None)
+        present_addend = torch.cat(known) if sum(map(len, known)) == len(wanted) else None
+        rectifier = target.rectifier(len(wanted), present_addend, inputs.dtype)
         check_rows(inputs, target.layer)
         if len(wanted) < _FEWEST_ROWS:
             self.left[target.layer] = f"{len(wanted)} rows are too few to fit it, {_FEWEST_ROWS} are needed"

@@ -94,14 +94,14 @@ def input_rows(call: LayerCall, positions: Positions) -> Tensor:
         positions: The positions.
 
     Returns:
-        Dense ``[groups, rows, taps * C/groups]``, of the input's dtype and device; taps outside the input are 0.
+        Dense ``[groups, rows, taps * C/groups]``, on the input's device, of its dtype, but float32 for half precision
+        (autocast); taps outside the input are 0.
     """
     device = call.input.device
     item, place = positions.item.to(device), positions.place.to(device)
     if call.is_linear:
-        return call.input.reshape(len(call.input) if call.input.dim() > 1 else 1, -1, call.input.shape[-1])[
-            item, place
-        ].unsqueeze(0)
+        items = call.input.reshape(len(call.input) if call.input.dim() > 1 else 1, -1, call.input.shape[-1])
+        return _in_full(items[item, place]).unsqueeze(0)
     taps = _unravel(torch.arange(call.weight.shape[2:].numel(), device=device), call.weight.shape[2:])
     indices, valid = [], torch.ones(1, 1, dtype=torch.bool, device=device)
     for dim, (output, tap) in enumerate(zip(_unravel(place, positions.shape[1:]), taps, strict=True)):
@@ -116,7 +116,7 @@ def input_rows(call: LayerCall, positions: Positions) -> Tensor:
         valid = valid & (index >= 0) & (index < size)
         indices.append(index.clamp(0, size - 1))
     rows = call.input.movedim(1, -1)[(item[:, None], *indices)]  # [rows, taps, C]
-    rows = rows.masked_fill(~valid[..., None], 0)
+    rows = _in_full(rows).masked_fill(~valid[..., None], 0)
     grouped = rows.reshape(len(rows), rows.shape[1], call.groups, -1).permute(2, 0, 1, 3)
     return grouped.reshape(call.groups, len(rows), -1)
 
@@ -131,7 +131,7 @@ def output_rows(output: Tensor, positions: Positions, channels: Tensor | None = 
         is_linear: Whether the layer is a linear operation, whose channels are the last dimension.
 
     Returns:
-        ``[rows, channels]``.
+        ``[rows, channels]``, in float32 for half precision (autocast).
     """
     item, place = positions.item.to(output.device), positions.place.to(output.device)
     if is_linear:
@@ -139,7 +139,7 @@ def output_rows(output: Tensor, positions: Positions, channels: Tensor | None = 
     else:
         dense = output if output.dim() == len(positions.shape) + 1 else output.unsqueeze(0)
         rows = dense.movedim(1, -1)[(item, *_unravel(place, positions.shape[1:]))]
-    return rows if channels is None else rows[:, channels.to(output.device)]
+    return _in_full(rows if channels is None else rows[:, channels.to(output.device)])
 
 
 def weight_matrices(call: LayerCall, weight: Tensor) -> Tensor:
@@ -179,6 +179,10 @@ def weight_from_matrices(call: LayerCall, matrices: Tensor) -> Tensor:
     split = matrices.reshape(groups, kernel, -1, matrices.shape[-1])
     order = (0, 2, 3, 1) if call.transposed else (0, 3, 2, 1)
     return split.permute(order).reshape(shape)
+
+
+def _in_full(rows: Tensor) -> Tensor:
+    return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
 
 
 def _unravel(index: Tensor, shape: Sequence[int]) -> list[Tensor]:

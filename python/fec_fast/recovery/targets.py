@@ -71,12 +71,13 @@ class LayerTarget:
         readers = self.readers()
         return {str(r.norm) for r in readers} if all(reader.feeds_norm_only for reader in readers) else set()
 
-    def rectifier(self, rows: int, present_addend: Tensor | None) -> Rectifier | None:
+    def rectifier(self, rows: int, present_addend: Tensor | None, dtype: torch.dtype) -> Rectifier | None:
         """What follows the layer, if that is a sum or an activation with constant parts, the same in every call.
 
         Args:
             rows: How many rows the layer is fitted on; not those of all calls if some batches did not reach it.
             present_addend: ``[rows, outputs]``: what the pruned model adds; ``None`` if that is not known.
+            dtype: The precision that the layer is fitted in.
         """
         readers = self.readers()
         first = readers[0]
@@ -93,7 +94,11 @@ class LayerTarget:
         if addend is not None and len(addend) != rows:
             return None
         low, high = first.interval or (-math.inf, math.inf)
-        return Rectifier(scale, shift, addend, addend if present_addend is None else present_addend, low, high)
+        # What is added may be of another precision, as the sum then is.
+        scale, shift, addend, present = (
+            None if tensor is None else tensor.to(dtype) for tensor in (scale, shift, addend, present_addend)
+        )
+        return Rectifier(scale, shift, addend, addend if present is None else present, low, high)
 
 
 class TargetMode(LayerCallMode):

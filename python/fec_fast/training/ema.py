@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
@@ -14,7 +16,8 @@ class ModelEma:
     """Keeps an exponential moving average of a model's weights.
 
     The running means and variances of batch norm are averaged with the same decay as the weights, because they have to
-    match the averaged weights, not the current ones. Integer buffers (``num_batches_tracked``) are copied.
+    match the averaged weights, not the current ones. Integer buffers (``num_batches_tracked``) are copied. An entry
+    that is not finite in the model or in the average, such as ``-inf`` in a mask, takes the model's value.
 
     Attributes:
         model: The averaged network: a copy of the source, on the same device.
@@ -50,6 +53,11 @@ class ModelEma:
             for averaged, current in zip(self.model.buffers(), self.source.buffers(), strict=True):
                 if not averaged.is_floating_point():
                     averaged.copy_(current)
+            # The average with an infinite entry is infinite or NaN (inf - inf), whichever of the two has it.
+            own, given = (chain(model.parameters(), model.buffers()) for model in (self.model, self.source))
+            for averaged, current in zip(own, given, strict=True):
+                if averaged.is_floating_point():
+                    averaged.copy_(torch.where(averaged.isfinite(), averaged, current))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns the averaged weights and the number of updates."""

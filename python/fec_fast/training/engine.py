@@ -80,9 +80,10 @@ class Trainer:
         self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.batches = len(self.loader)  # of this process
         self.progress = TrainingProgress(self.settings, self.batches, self.held_out, accelerator)
-        teacher = None if inputs.teacher is None else inputs.teacher.to(accelerator.device).eval()
+        if inputs.teacher is not None:
+            inputs.teacher.to(accelerator.device).eval()  # its value is not used: some models' train() returns nothing
         # Last, because it puts hooks on the networks that only close() removes.
-        self.objective = inputs.task.objective(self.model, teacher, self.settings, accelerator)
+        self.objective = inputs.task.objective(self.model, inputs.teacher, self.settings, accelerator)
 
     def _prepare_loader(self, loader: Any) -> Any:
         """Shares the batches of a DataLoader among the processes; other iterables are returned as they are."""

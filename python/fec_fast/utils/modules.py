@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ from .compat import (
     own_parameters,
 )
 from .errors import ArgumentError, WeightError
+
+_M = TypeVar("_M", bound=nn.Module)
 
 
 def modules_of(model: nn.Module, *, every_name: bool = False) -> dict[str, nn.Module]:
@@ -238,6 +240,19 @@ def check_not_sharded(modules: Mapping[str, nn.Module]) -> None:
             if is_sharded(tensor):
                 kind = type(tensor).__name__
                 raise WeightError(f"layer {name!r}: its {own} is a {kind}, sharded over devices: {remedy}", layer=name)
+
+
+def in_evaluation(model: _M) -> _M:
+    """Puts a model in evaluation mode.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The model. ``model.eval()`` returns what the model's own ``train`` does, which in some code is nothing.
+    """
+    model.eval()
+    return model
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -1,15 +1,19 @@
-"""Precision: float32 products without TF32 or bfloat16, and float64 copies without flush-to-zero."""
+"""Precision: float32 products without TF32 or bfloat16, no autocast, float64 copies without flush-to-zero."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from .critical_section import put_back_by, surely_closed
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 FULL = "ieee"  # torch's name for float32 arithmetic in its newer settings
 
 
@@ -39,12 +43,55 @@ def _flushes_to_zero() -> bool:
 
 
 @surely_closed
+def without_autocast() -> Iterator[None]:
+    """Switches off the caller's autocast, and its cache of cast weights, while the block runs.
+
+    The cache holds weights of a run until the outermost autocast is left. They would look like tensors that the model
+    keeps, and be old after a weight was changed. A model that uses autocast in its forward does so as before.
+    """
+    enabled = [device for device in _AUTOCAST_DEVICES if torch.is_autocast_enabled(device)]
+    cached = torch.is_autocast_cache_enabled()
+
+    def restore() -> None:
+        torch.clear_autocast_cache()
+        torch.set_autocast_cache_enabled(cached)
+        for device in enabled:
+            torch.set_autocast_enabled(device, True)
+
+    with put_back_by(restore):
+        for device in enabled:
+            torch.set_autocast_enabled(device, False)
+        torch.set_autocast_cache_enabled(False)
+        torch.clear_autocast_cache()
+        yield
+
+
+def outside_autocast(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Decorates a function: it runs in :func:`without_autocast`.
+
+    Args:
+        function: The function.
+
+    Returns:
+        The function, which computes the same inside and outside of a caller's autocast.
+    """
+
+    @functools.wraps(function)
+    def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with without_autocast():
+            return function(*args, **kwargs)
+
+    return called
+
+
+@surely_closed
 def full_float32() -> Iterator[None]:
     """Computes float32 products and convolutions in float32 while the block runs, and then as before.
 
     TF32, which torch uses for convolutions on GPUs unless told otherwise, keeps 10 bits of a factor: too few where a
     linear system is made of the products. torch has two sets of settings for this, and complains if they contradict
-    each other. Both are changed and put back; the older one is left alone if the user has made it unreadable.
+    each other. Both are changed and put back; the older one is left alone if the user has made it unreadable. Autocast
+    is off, as :func:`without_autocast` says.
     """
     older, newer = _older_settings(), _newer_settings()
 
@@ -55,7 +102,7 @@ def full_float32() -> Iterator[None]:
             if owner.fp32_precision != value:
                 owner.fp32_precision = value
 
-    with put_back_by(restore):
+    with put_back_by(restore), without_autocast():
         if older is not None:
             _set_older("highest", False)
         for owner, value in newer:

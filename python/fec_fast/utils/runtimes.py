@@ -19,7 +19,7 @@ from .copying import copied_model
 from .errors import ArgumentError, FecError, InputError, missing_extra, nearest
 from .forward import call_model, copied_inputs, undisturbed
 from .model_index import ModelIndex
-from .modules import device_of
+from .modules import device_of, in_evaluation
 from .onnx_files import OnnxRun
 from .onnx_model import PARITY, exported, layer_model, relative_difference, require_exporter, require_onnx
 from .outputs import named_tensors_in
@@ -160,7 +160,7 @@ def _check_on_cpu(device: torch.device, runtime: str) -> None:
 
 def _compiled(index: ModelIndex, inputs: Any) -> Callable[[], list[Tensor]]:
     """Compiles a copy of a model that stays in evaluation mode."""
-    network = copied_model(index).eval()
+    network = in_evaluation(copied_model(index))
 
     def run() -> Any:
         return call_model(network, inputs)

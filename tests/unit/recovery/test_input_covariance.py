@@ -141,3 +141,15 @@ def test_several_calls_of_one_weight_are_one_sample_and_an_unused_layer_none() -
         rows = torch.cat([x, model.layer(x)]).double()
     assert torch.allclose(found["layer.weight"].covariance[0], covariance_of(rows), rtol=1e-4, atol=1e-5)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_autocast_of_the_model_costs_no_precision() -> None:
+    class Mixed(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return super().forward(x)
+
+    torch.manual_seed(0)
+    x = torch.randn(500, 3) * 0.01 + 100
+    found = gathered(Mixed(nn.Linear(3, 2)), [x], _0=None)["0.weight"].covariance[0]
+    assert torch.allclose(found, covariance_of(x.double()), rtol=1e-3, atol=1e-8)

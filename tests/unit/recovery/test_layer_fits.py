@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -289,3 +290,25 @@ def test_a_model_that_draws_random_numbers_is_not_taken_for_one_that_keeps_somet
     model = Network(with_chance).eval()
     result = fec_fast.prune(model, CALIBRATION[:2], remove={"up": 0.5}, recover=CALIBRATION)
     assert result.recovery is not None and result.recovery.layers
+
+
+def plain(m: Network, x: Tensor) -> Tensor:
+    y = functional.relu(m.stem(x))
+    return m.head(functional.relu(y + m.down(functional.relu(m.up(y)))))
+
+
+def mixed(kind: torch.dtype, m: Network, x: Tensor) -> Tensor:
+    """Layers in half precision, and an addend in float64."""
+    with torch.autocast("cpu", kind):
+        y = functional.relu(m.stem(x)).double()
+        z = functional.relu(m.up(y.float()))
+        return m.head(functional.relu(m.down(z) + y).float()).float()
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_layers_under_autocast_are_fitted_in_float32(kind: torch.dtype) -> None:
+    options = {"ignore": ["stem"]}
+    before, after = recovered(Network(partial(mixed, kind)), CALIBRATION[:2], CALIBRATION, OTHERS, **options)
+    _, expected = recovered(Network(plain), CALIBRATION[:2], CALIBRATION, OTHERS, **options)
+    assert after < 0.8 * before
+    assert after == pytest.approx(expected, rel=0.05)

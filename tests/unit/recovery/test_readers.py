@@ -80,10 +80,10 @@ def test_the_chain_behind_a_layer(form: str) -> None:
     assert (reader.addend is not None) == has_addend
     if reader.addend is not None:
         torch.testing.assert_close(reader.addend.mean(0), x.mean((0, 2, 3)))
-    rectifier = mode.targets["conv.weight"].rectifier(100, None)
+    rectifier = mode.targets["conv.weight"].rectifier(100, None, torch.float32)
     assert (rectifier is not None) == (interval is not None and chain)
     if has_addend:  # if it is known what the pruned model adds, a sum without activation is of use too
-        assert (mode.targets["conv.weight"].rectifier(100, reader.addend) is not None) == chain
+        assert (mode.targets["conv.weight"].rectifier(100, reader.addend, torch.float32) is not None) == chain
     if rectifier is not None:  # behind scale, shift and addend the activation gives what the model gives
         wanted = mode.targets["conv.weight"].calls[0][0].rows
         given = rectifier.given(wanted).clamp(rectifier.low, rectifier.high)

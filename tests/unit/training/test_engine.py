@@ -227,3 +227,18 @@ def test_the_callers_accumulation_survives() -> None:
     finally:
         AcceleratorState._reset_state()
         own.gradient_accumulation_steps = 1
+
+
+class Silent(nn.Sequential):
+    """Its ``train``, and so its ``eval``, returns nothing, as in many detectors."""
+
+    def train(self, mode: bool = True) -> None:  # type: ignore[override]
+        super().train(mode)
+
+
+def test_a_teacher_whose_train_returns_nothing_teaches() -> None:
+    teacher = classifier(width=12)
+    expected = train(classifier(), teacher=teacher)
+    found = train(Silent(*classifier()), teacher=Silent(*teacher))
+    assert same_weights(found.model, expected.model)
+    assert not same_weights(found.model, train(classifier()).model)

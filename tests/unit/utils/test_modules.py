@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fec_fast.utils.modules import modules_of, named_tensors
+from fec_fast.utils.modules import in_evaluation, modules_of, named_tensors
 
 
 def net() -> nn.Module:
@@ -30,3 +30,12 @@ def test_tensors() -> None:
     found = list(named_tensors(model).items())
     assert [name for name, _ in found] == [name for name, _ in expected]
     assert all(one is other for (_, one), (_, other) in zip(found, expected, strict=True))
+
+
+def test_evaluation_mode_of_a_model_whose_train_returns_nothing() -> None:
+    class Silent(nn.Sequential):
+        def train(self, mode: bool = True) -> None:  # type: ignore[override]
+            super().train(mode)
+
+    model = Silent(nn.Dropout())
+    assert in_evaluation(model) is model and not model[0].training

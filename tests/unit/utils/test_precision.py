@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import fec_fast
-from fec_fast.utils.precision import full_float32
+from fec_fast.utils.precision import full_float32, without_autocast
+from helpers.comparison import same_weights
 from helpers.networks import chain
 
 MATMUL: Any = torch.backends.cuda.matmul
@@ -89,3 +90,29 @@ def test_recovery_and_its_criterion_compute_in_float32() -> None:
     fec_fast.compensate(model, result.model, result.plan, images, progress=False)
     assert set(seen) == {("highest", False)}
     assert torch.get_float32_matmul_precision() == "medium"
+
+
+def test_the_callers_autocast_changes_nothing_and_is_on_again() -> None:
+    model = chain(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3))()
+    model.eval()
+    images = torch.rand(16, 3, 9, 9)
+
+    def pruned() -> fec_fast.PruneResult:
+        return fec_fast.prune(model, images[:1], remove=0.5, recover=images)
+
+    expected, sets = pruned(), fec_fast.couplings(model, images[:1])
+    with torch.autocast("cpu", torch.bfloat16):
+        model(images)  # the cache holds its weights now
+        found = pruned()
+        assert str(fec_fast.couplings(model, images[:1])) == str(sets)
+        assert model(images).dtype == torch.bfloat16 and torch.is_autocast_cache_enabled()
+    assert found.plan.keep == expected.plan.keep and same_weights(found.model, expected.model)
+    assert model(images).dtype == torch.float32
+
+
+def test_the_block_is_without_autocast_and_its_cache() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(KeyError), without_autocast():
+            assert not torch.is_autocast_enabled("cpu") and not torch.is_autocast_cache_enabled()
+            raise KeyError
+        assert torch.is_autocast_enabled("cpu") and torch.is_autocast_cache_enabled()

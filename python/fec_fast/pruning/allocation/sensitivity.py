@@ -22,7 +22,7 @@ from ...utils.errors import ArgumentError, InputError, LayerError, PlanError, Ra
 from ...utils.evaluation import evaluate, measured_number
 from ...utils.forward import call_model, undisturbed
 from ...utils.model_index import ModelIndex
-from ...utils.modules import device_of
+from ...utils.modules import device_of, in_evaluation
 from ...utils.progress import progress_bar
 from ...utils.public_call import interruptible
 from ...utils.user_warnings import warn_user
@@ -168,7 +168,7 @@ class SensitivityMeter:
                 for job in missing:
                     name, removed = job
                     description = f"{removed} units less in {name}" if name else _WHOLE
-                    value = value_of(context.pruned_copy(counts_of(job)).eval(), description)
+                    value = value_of(in_evaluation(context.pruned_copy(counts_of(job))), description)
                     self._values[labels_of_job[job]] = value
                     if store is not None:
                         store.append(name, removed, value, team.rank)

@@ -9,7 +9,7 @@ from torch import nn
 
 from ...utils.compat import ACCELERATE_ATTRIBUTES
 from ...utils.critical_section import put_back_by, surely_closed
-from ...utils.modules import device_of
+from ...utils.precision import without_autocast as autocast_off
 
 _FORWARD, _ORIGINAL, _ = ACCELERATE_ATTRIBUTES
 
@@ -37,7 +37,7 @@ def without_autocast(models: Sequence[nn.Module]) -> Iterator[None]:
             original = attributes.get(_ORIGINAL)
             if original is not None and getattr(original, "__func__", None) is not type(model).forward:
                 own[_FORWARD] = original  # the model had one of its own
-        with torch.autocast(device_of(models[0]).type, enabled=False), torch.inference_mode(False):
+        with autocast_off(), torch.inference_mode(False):
             yield
 
 

@@ -197,3 +197,16 @@ def test_arguments_that_need_each_other() -> None:
         fec_fast.prune(network(), IMAGE, budget=budget, ratios=measured, recover=None)
     with pytest.raises(fec_fast.PlanError, match="measured on a model of other names"):
         fec_fast.prune(network()[:5], IMAGE, budget=budget, ratios=measured, recover=None)
+
+
+def test_a_model_whose_train_returns_nothing_is_measured() -> None:
+    class Silent(nn.Sequential):
+        def train(self, mode: bool = True) -> None:  # type: ignore[override]
+            super().train(mode)
+
+    silent = Silent(*network())
+    found, expected = (
+        fec_fast.measure_sensitivity(model, IMAGE, first_matters, at=(0.5,), progress=False)
+        for model in (silent, network())
+    )
+    assert found.values == expected.values
