@@ -36,6 +36,7 @@ class LabelTracker:
         sets: Which labels are removed together, and which must be kept.
         axes: For each parameter or buffer (first name) and axis, one label per index, int64.
         weight_uses: The first convolution or linear operation of each weight, by the name of the weight.
+        further_uses: The first of each other way in which such a weight is used.
         notes: What was not understood, for the user; a dictionary for its order, without values.
         modules: The modules of the model by name.
         cuts: The operators that divide channels, or shape a tensor with channels, in order; rules add to them.
@@ -62,6 +63,7 @@ class LabelTracker:
         self.sets = LabelSets(_place)
         self.axes: dict[tuple[str, int], np.ndarray] = {}
         self.weight_uses: dict[str, WeightUse] = {}
+        self.further_uses: list[WeightUse] = []
         self.notes: dict[str, None] = {}
         self.modules = index.modules
         self.weights = ComputedWeights()

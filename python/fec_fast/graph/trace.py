@@ -52,7 +52,8 @@ class Trace:
     Attributes:
         partition: Which labels are removed together, and which must be kept.
         axes: For each parameter or buffer (first name) and axis, one label per index, int64.
-        weight_uses: The convolution or linear operation of each weight, by the name of the weight.
+        weight_uses: The first convolution or linear operation of each weight, by the name of the weight.
+        further_uses: The first of each other way in which such a weight is used: transposed, or in other groups.
         unreached: Convolution and linear layers that the example inputs did not reach.
         unseen_training: Why the run in training mode stopped before its end, where layers are reached in that mode
             alone; ``None`` if it did not.
@@ -75,6 +76,7 @@ class Trace:
     partition: LabelPartition
     axes: Mapping[tuple[str, int], np.ndarray]
     weight_uses: Mapping[str, WeightUse]
+    further_uses: tuple[WeightUse, ...]
     unreached: tuple[str, ...]
     unseen_training: str | None
     notes: tuple[str, ...]
@@ -146,6 +148,7 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
         tracker.sets.partition().with_pins(heads),
         MappingProxyType(tracker.axes),
         MappingProxyType(tracker.weight_uses),
+        tuple(tracker.further_uses),
         unreached,
         unseen_training,
         tuple(tracker.notes),

@@ -61,6 +61,11 @@ class WeightUse:
     outputs: np.ndarray
     values: Tensor | None = None
 
+    @property
+    def way(self) -> tuple[str, int, int, tuple[int, ...] | None]:
+        """What two uses of a weight have in common that read the same columns of it."""
+        return self.weight, self.in_axis, self.groups, None if self.values is None else tuple(self.values.shape)
+
     def weight_in(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The weight that the operation used, detached.
 

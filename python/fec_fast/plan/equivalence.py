@@ -19,7 +19,7 @@ from ..utils.public_call import interruptible
 from ..utils.text import counted
 from .kept_statistics import KeptStatistics
 from .plan import Plan, check_plan
-from .proof_run import Run, kept_filters, names_by_storage, run_network
+from .proof_run import Run, check_nan_of_masking, kept_filters, names_by_storage, run_network
 from .proof_values import NetworkPair, check_values, drawn_inputs
 from .shapes import weight_name
 
@@ -294,6 +294,7 @@ class _Comparison:
         if self._asked is None and not (full.exact and small.exact):
             result = replace(result, tolerance=TOLERANCE)
         pairs = _pairs(full, small)
+        check_nan_of_masking(pairs)
         differences = {
             where: _relative_difference(left, right, where) for where, (left, right) in pairs.items() if left.numel()
         }

@@ -21,7 +21,7 @@ from ..utils.compat import (
     without_dispatch_modes,
 )
 from ..utils.critical_section import surely_left
-from ..utils.errors import ArgumentError
+from ..utils.errors import ArgumentError, EquivalenceError
 from ..utils.forward import (
     call_model,
     copied_inputs,
@@ -244,3 +244,22 @@ class _WithoutChance(TorchDispatchMode):
             self.met_float32 = True
             return result
         return result.double()
+
+
+def check_nan_of_masking(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Checks that masking alone makes no NaN, which other inputs would not change.
+
+    Args:
+        pairs: What the masked original and the pruned network computed, by place: outputs, then layers in order.
+
+    Raises:
+        EquivalenceError: It does.
+    """
+    of_mask = [where for where, (full, small) in pairs.items() if full.isnan().any() and not small.isnan().any()]
+    if of_mask:
+        where = next((where for where in of_mask if where.startswith("layer ")), of_mask[0])
+        raise EquivalenceError(
+            f"{where} is NaN in the masked original and not in the pruned network, so they cannot be compared: code "
+            "before it divides by what is 0 for a channel of zeros, such as a scale by the largest weight of a filter; "
+            "keep its channels (ignore=), or leave out the proof (verify=False)"
+        )

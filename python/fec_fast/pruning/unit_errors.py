@@ -6,7 +6,7 @@ others could make up for matters only to the order, once much is lost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -22,8 +22,10 @@ from ..recovery.calibration import DATA_FREE, calibration_batches
 from ..recovery.data_free import copy_on_noise
 from ..recovery.elimination import AblatedSystem, LinearSystem, System, eliminate
 from ..recovery.input_covariance import LayerInputs, gather_input_covariances
+from ..recovery.layer_calls import WeightWay
 from ..utils.errors import InputError, list_some
 from ..utils.model_index import ModelIndex
+from ..utils.uncompiled import uncompiled
 from .layer_sides import as_filters
 
 # Images that are used at most.
@@ -71,7 +73,8 @@ def removal_errors(
     (:meth:`fec_fast.recovery.elimination.LinearSystem.errors`, :class:`~.AblatedSystem`). The errors of
     several layers have the same cause and add up coherently: the sum is multiplied by the number of layers, because the
     square of a sum of ``n`` terms is up to ``n`` times the sum of their squares. A layer that passes channels on
-    (depthwise, or convolutions that lose whole groups) has no error of its own: it arises where the channel is read.
+    (depthwise, or convolutions that lose whole groups) has no error of its own: it arises where the channel is read. A
+    weight that is used in several ways, such as transposed, is a layer of its own in each.
 
     Args:
         index: The index of the model, which is left as it was.
@@ -95,45 +98,56 @@ def removal_errors(
     """
     roots = trace.partition.roots
     removable = np.array([label for coupled in sets for label in coupled.units])
-    uses = {
-        name: use
-        for name, use in trace.weight_uses.items()
-        if not use.whole_groups and np.isin(roots[use.inputs], removable).any()
-    }
-    columns = {name: _columns(use, use.weight_in(index.tensors), roots, removable) for name, use in uses.items()}
-    slots = {name: of_layer for name, (of_layer, _) in columns.items()}
-    if isinstance(calibration, str) and calibration == DATA_FREE:
-        copied = copy_on_noise(index, example_inputs, of_each_batch=not made_up_for)
-        known = {name: slots[name] for name, use in uses.items() if use.layer not in copied.unknown}
-        seen = gather_input_covariances(copied.index, copied.batches, known)
-    else:
-        seen = gather_input_covariances(index, calibration_batches(calibration, MOST_IMAGES, index), slots)
+    uses: dict[WeightWay, WeightUse] = {}
+    for use in [*trace.weight_uses.values(), *trace.further_uses]:
+        if not use.whole_groups and np.isin(roots[use.inputs], removable).any():
+            shape = tuple(use.weight_in(index.tensors).shape)
+            uses.setdefault(WeightWay(use.weight, use.in_axis, use.groups, shape), use)
+    columns = {way: _columns(use, use.weight_in(index.tensors), roots, removable) for way, use in uses.items()}
+    slots = {way: of_layer for way, (of_layer, _) in columns.items()}
+    with uncompiled(index):
+        if isinstance(calibration, str) and calibration == DATA_FREE:
+            copied = copy_on_noise(index, example_inputs, of_each_batch=not made_up_for)
+            known = {way: slots[way] for way, use in uses.items() if use.layer not in copied.unknown}
+            seen = gather_input_covariances(copied.index, copied.batches, known)
+        else:
+            seen = gather_input_covariances(index, calibration_batches(calibration, MOST_IMAGES, index), slots)
+    uses = _without_copies(uses, seen, roots)
     both = not made_up_for and orders is None
     readers, fitted_readers = {}, {}
-    for name, use in uses.items():
-        if name in seen:
-            if not bool(torch.isfinite(seen[name].covariance).all()):
+    for way, use in uses.items():
+        if way in seen:
+            if not bool(torch.isfinite(seen[way].covariance).all()):
                 raise InputError(
                     f"layer {use.layer!r} reads NaN, infinity, or values whose products overflow, on the calibration: "
                     "check the weights and how the images are normalised"
                 )
-            readers[name] = _reader(seen[name], columns[name][1], made_up_for)
+            readers[way] = _reader(seen[way], columns[way][1], made_up_for)
             if both:
-                fitted_readers[name] = _reader(seen[name], columns[name][1], True)
+                fitted_readers[way] = _reader(seen[way], columns[way][1], True)
         else:
-            readers[name] = fitted_readers[name] = _blind_reader(use.weight_in(index.tensors), use, roots)
+            readers[way] = fitted_readers[way] = _blind_reader(use.weight_in(index.tensors), use, roots)
     kind = LinearSystem if made_up_for else AblatedSystem
     errors: list[Tensor] = []
     for number, (coupled, reading_it) in enumerate(zip(sets, _readers_of(sets, readers, len(roots)), strict=True)):
-        systems = [_systems(coupled, readers[name], kind) for name in reading_it]
-        fitted = [_systems(coupled, fitted_readers[name], LinearSystem) for name in reading_it if both]
+        systems = [_systems(coupled, readers[way], kind) for way in reading_it]
+        fitted = [_systems(coupled, fitted_readers[way], LinearSystem) for way in reading_it if both]
         in_order = None if orders is None else orders[number]
         flat, flat_fitted = (list(chain.from_iterable(of_layers)) for of_layers in (systems, fitted))
         total = eliminate(flat, len(coupled.units), in_order, flat_fitted)
         errors.append(total * max(1, sum(map(bool, systems))))
-    unseen = [use.layer for name, use in uses.items() if name not in seen]
+    unseen = list(dict.fromkeys(use.layer for way, use in uses.items() if way not in seen))
     notes = [f"the inputs of {list_some(unseen)} were not seen: taken to be uncorrelated"] if unseen else []
     return errors, notes
+
+
+def _without_copies(
+    uses: Mapping[WeightWay, WeightUse], seen: Container[WeightWay], roots: np.ndarray
+) -> dict[WeightWay, WeightUse]:
+    """The uses, without those that were not seen of weights that were seen to read the same channels in another way."""
+    channels = {way: (way.weight, frozenset(roots[use.inputs].tolist())) for way, use in uses.items()}
+    known = {channels[way] for way in uses if way in seen}
+    return {way: use for way, use in uses.items() if way in seen or channels[way] not in known}
 
 
 def _columns(
@@ -192,16 +206,18 @@ def _scaled(products: Tensor, energy: Tensor) -> Tensor:
     return products / energy if float(energy) > 0 else products
 
 
-def _readers_of(sets: Sequence[CoupledChannels], readers: Mapping[str, _Reader], labels: int) -> list[list[str]]:
-    """The names of the layers that read channels of each set, in the order of ``readers``; most read those of few."""
+def _readers_of(
+    sets: Sequence[CoupledChannels], readers: Mapping[WeightWay, _Reader], labels: int
+) -> list[list[WeightWay]]:
+    """The layers that read channels of each set, in the order of ``readers``; most read those of few."""
     set_of = np.full(labels, -1)
     for number, coupled in enumerate(sets):
         set_of[list(coupled.units)] = number
-    found: list[list[str]] = [[] for _ in sets]
-    for name, reader in readers.items():
+    found: list[list[WeightWay]] = [[] for _ in sets]
+    for way, reader in readers.items():
         for number in np.unique(set_of[reader.labels]).tolist():
             if number >= 0:
-                found[number].append(name)
+                found[number].append(way)
     return found
 
 

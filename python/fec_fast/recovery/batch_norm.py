@@ -15,6 +15,7 @@ from ..utils.errors import InputError
 from ..utils.forward import call_model, map_tensors, restored_modes
 from ..utils.modules import device_of, unwrap
 from ..utils.public_call import interruptible
+from ..utils.uncompiled import uncompiled
 from ..utils.undo import undone_upon_error
 from ..utils.user_warnings import warn_user
 from .calibration import count_images, inputs_from
@@ -72,7 +73,7 @@ def reestimate(model: nn.Module, loader: Iterable[Any]) -> bool:
         for norm, momentum in momenta:
             norm.momentum = momentum
 
-    with undone_upon_error() as undo, put_back_by(restore_momenta), restored_modes(model):
+    with uncompiled(model), undone_upon_error() as undo, put_back_by(restore_momenta), restored_modes(model):
         for norm in norms:
             for buffer in norm.buffers():
                 undo.values(buffer)

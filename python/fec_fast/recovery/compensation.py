@@ -23,6 +23,7 @@ from ..utils.precision import full_float32
 from ..utils.progress import progress_bar
 from ..utils.public_call import interruptible
 from ..utils.text import counted, text_table
+from ..utils.uncompiled import uncompiled
 from ..utils.user_warnings import warn_user
 from .calibration import DATA_FREE, calibration_batches, count_images, warn_if_few
 from .data_free import fit_on_noise
@@ -167,7 +168,7 @@ def compensate(
         def make_fits(original: ModelIndex, pruned: ModelIndex) -> LayerFits:
             return LayerFits(original, pruned, plan, ridge or NOISE_RIDGE, rows, int(memory * 2**30))
 
-        with one_thread_at_a_time(), full_float32():
+        with one_thread_at_a_time(), full_float32(), uncompiled(before, after):
             fits = fit_on_noise(before, after, plan, example_inputs, make_fits, progress)
         if fits.left and not fits.records:
             layer, reason = next(iter(fits.left.items()))
@@ -183,7 +184,7 @@ def compensate(
             f"{number} calibration image(s) are too few: give at least {FEWEST_IMAGES}, better some hundreds"
         )
     warn_if_few(batches)
-    with one_thread_at_a_time(), full_float32():
+    with one_thread_at_a_time(), full_float32(), uncompiled(before, after):
         small = ModelIndex.of(copied_model(after))
         fits = LayerFits(before, small, plan, ridge, rows, int(memory * 2**30))
         with progress_bar("recovery: original network", len(batches), shown=progress) as done:

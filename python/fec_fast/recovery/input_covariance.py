@@ -13,7 +13,7 @@ from ..utils.forward import call_model, map_tensors, undisturbed
 from ..utils.model_index import ModelIndex
 from ..utils.precision import full_float32, without_autocast
 from .calibration import count_images, image_seeds
-from .layer_calls import LayerCall, LayerCallMode
+from .layer_calls import LayerCall, LayerCallMode, WeightWay
 from .rows import input_rows, output_dims, spread_positions, weight_matrices
 
 # Rows per layer: this many for each column of its system, within these limits.
@@ -38,8 +38,8 @@ class LayerInputs:
 
 
 def gather_input_covariances(
-    index: ModelIndex, batches: Sequence[Any], slots: Mapping[str, Tensor | None]
-) -> dict[str, LayerInputs]:
+    index: ModelIndex, batches: Sequence[Any], slots: Mapping[WeightWay, Tensor | None]
+) -> dict[WeightWay, LayerInputs]:
     """Runs a model over calibration images and gathers the covariance of the rows that layers read.
 
     A row is what one output position of a layer reads (:func:`fec_fast.recovery.rows.input_rows`), and its entries are
@@ -47,7 +47,8 @@ def gather_input_covariances(
     large. Its columns can be joined then: the entries of one channel (the taps of a kernel, the positions of a flatten)
     become rows of their own, each with one column per channel, and the covariance is the mean over them. What the
     entries of different taps have in common is left out. And they can be divided into parts, without what columns of
-    different parts have in common.
+    different parts have in common. A weight that is used in several ways (by a convolution, and by a transposed one, as
+    in a tied autoencoder) is a layer of its own in each: its rows have other columns there.
 
     Products are computed in the inputs' precision, float32 at least, and added up in float64. The rows of one image are
     alike, so the sample is the image: the shrinkage is the optimal one of Ledoit & Wolf (A well-conditioned estimator
@@ -57,12 +58,12 @@ def gather_input_covariances(
     Args:
         index: The index of the model, which is left as it was.
         batches: Inputs of the model, see :func:`fec_fast.recovery.calibration.calibration_batches`.
-        slots: The weights of the wanted layers. ``None`` keeps all columns, and the groups as parts. Int64 ``[parts,
-            columns, slots]`` joins and divides: for each column of the result those of a row, counted through all
-            groups, ``-1`` for none.
+        slots: The wanted layers: their weights, and how these are used. ``None`` keeps all columns, and the groups as
+            parts. Int64 ``[parts, columns, slots]`` joins and divides: for each column of the result those of a row,
+            counted through all groups, ``-1`` for none.
 
     Returns:
-        By the name of the weight, for every wanted layer that was seen.
+        By the way of the weight, for every wanted layer that was seen.
 
     Raises:
         InputError: The model cannot be run on a batch.
@@ -76,34 +77,35 @@ def gather_input_covariances(
             inputs = map_tensors(lambda leaf: leaf.to(device, copy=True), batch)
             with mode:
                 call_model(index.model, inputs, "the images")
-    return {name: sums.layer_inputs() for name, sums in mode.sums.items()}
+    return {way: sums.layer_inputs() for way, sums in mode.sums.items()}
 
 
 class _CovarianceMode(LayerCallMode):
     """Adds up the rows of the wanted layers."""
 
-    def __init__(self, index: ModelIndex, slots: Mapping[str, Tensor | None], images: int) -> None:
+    def __init__(self, index: ModelIndex, slots: Mapping[WeightWay, Tensor | None], images: int) -> None:
         super().__init__(index)
         self.seeds = torch.zeros(0, dtype=torch.int64)
-        self.sums: dict[str, _Sums] = {}
+        self.sums: dict[WeightWay, _Sums] = {}
         self._slots = slots
         self._images = images
 
     def after_layer(self, call: LayerCall, output: Tensor) -> None:
         """Takes the rows of a call."""
-        if call.name not in self._slots:
+        way = call.way
+        if way not in self._slots:
             return
-        slots = self._slots[call.name]
-        if call.name not in self.sums:
-            self.sums[call.name] = _Sums(call, slots)
+        slots = self._slots[way]
+        if way not in self.sums:
+            self.sums[way] = _Sums(call, slots)
         shape = output_dims(call, output)
-        columns = self.sums[call.name].columns
+        columns = self.sums[way].columns
         rows = min(max(_ROWS_PER_COLUMN * columns, _FEWEST_ROWS), _MOST_ROWS)
         seeds = self.seeds if len(self.seeds) == shape[0] else torch.arange(shape[0])
         share = len(self.seeds) / self._images
         positions = spread_positions(shape, max(1, round(rows * share)), seeds)
         with without_autocast():  # that of the model's own forward
-            self.sums[call.name].add(input_rows(call, positions), len(set(positions.item.tolist())), slots)
+            self.sums[way].add(input_rows(call, positions), len(set(positions.item.tolist())), slots)
 
 
 class _Sums:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,22 @@ from torch.overrides import TorchFunctionMode
 
 from ..utils.compat import is_transformed, tree_leaves
 from ..utils.model_index import ModelIndex
+
+
+class WeightWay(NamedTuple):
+    """A way in which a weight is used. Rows of calls in one way have the same columns, whatever their strides.
+
+    Attributes:
+        weight: The first name of the weight in the model.
+        in_axis: The axis of the channels that it reads.
+        groups: The groups of a convolution; 1 if linear.
+        shape: That of the weight where it is used.
+    """
+
+    weight: str
+    in_axis: int
+    groups: int
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +67,17 @@ class LayerCall:
     def is_linear(self) -> bool:
         """Whether it is a linear operation."""
         return self.weight.dim() == 2
+
+    @property
+    def way(self) -> WeightWay:
+        """The way in which it uses its weight."""
+        return WeightWay(self.name, 0 if self.transposed else 1, self.groups, tuple(self.weight.shape))
+
+    @property
+    def kind(self) -> str:
+        """What it is, for the user; calls of one weight differ in it where they differ in their way."""
+        kind = "a linear operation" if self.is_linear else f"a {'transposed ' * self.transposed}convolution"
+        return kind if self.groups == 1 else f"{kind} of {self.groups} groups"
 
     @property
     def layer(self) -> str:

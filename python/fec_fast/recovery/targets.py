@@ -53,6 +53,7 @@ class LayerTarget:
         order: Its position in the order of the first calls.
         outputs: The output channels that are kept, int64; ``None`` for all.
         bias: The name of its bias.
+        kind: What its calls are.
         calls: For each batch its calls, in order.
     """
 
@@ -60,6 +61,7 @@ class LayerTarget:
     order: int
     outputs: Tensor | None
     bias: str | None
+    kind: str
     calls: dict[int, list[CallTarget]] = field(default_factory=lambda: defaultdict(list))
 
     def readers(self) -> list[Reader]:
@@ -119,6 +121,7 @@ class TargetMode(LayerCallMode):
         self.unfit: dict[str, str] = {}
         self.seen: set[str] = set()
         self.other_uses: dict[str, tuple[str, str]] = {}
+        self.other_kinds: dict[str, str] = {}
         self.bytes_in_use = 1
         self._choice = ""
         self._reached: set[str] = set()
@@ -163,6 +166,9 @@ class TargetMode(LayerCallMode):
         for name in self.targets.keys() & self.other_uses.keys():
             layer, function = self.other_uses[name]
             self.unfit[layer] = f"its weight is used by {function!r} too"
+        for name in self.targets.keys() & self.other_kinds.keys():  # what is fitted for one would ruin the other
+            kinds = f"as {self.targets[name].kind} and as {self.other_kinds[name]}"
+            self.unfit[self.targets[name].layer] = f"its weight is used in several ways: {kinds}"
 
     def before_layer(self, call: LayerCall) -> None:
         """Notes that a layer reads another one's output, and how much memory the run holds here."""
@@ -190,7 +196,10 @@ class TargetMode(LayerCallMode):
             bias = None if call.bias is None else self.names.get(id(call.bias))
             kept = kept_outputs(call, self._plan.keep.get(call.name, {}))
             outputs = None if kept is None else torch.tensor(kept, device=output.device)
-            target = self.targets[call.name] = LayerTarget(call.layer, len(self.targets), outputs, bias)
+            target = self.targets[call.name] = LayerTarget(call.layer, len(self.targets), outputs, bias, call.kind)
+        if target.kind != call.kind:
+            self.other_kinds[call.name] = call.kind
+            return
         if target.bias != (None if call.bias is None else self.names.get(id(call.bias))):
             self.unfit[call.layer] = "its weight is used with several biases"
         dims = output_dims(call, output)
@@ -223,7 +232,7 @@ class TargetMode(LayerCallMode):
                 if id(tensor) in self.names and tensor.dim() > 1:
                     name = self.names[id(tensor)]
                     of_layer = name.rpartition(".")[0] or name
-                    self.other_uses[name] = (of_layer, getattr(function, "__name__", str(function)))
+                    self.other_uses[name] = (of_layer, _name_of(function))
 
     def _note_memory(self, result: Any) -> None:
         """Notes what a function returned in the first batch: what is still there at a layer is held while it waits."""
@@ -237,6 +246,12 @@ class TargetMode(LayerCallMode):
         if items == images or not images or items % images:
             return self._seeds if items == images else torch.arange(items)
         return self._seeds.repeat_interleave(items // images) + torch.arange(items // images).repeat(images)
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    """The name of a function of torch; for the getter of an attribute (``weight.T``) that of the attribute."""
+    attribute = getattr(function, "__self__", None) if getattr(function, "__name__", "") == "__get__" else None
+    return str(getattr(function if attribute is None else attribute, "__name__", function))
 
 
 def _rows_of(

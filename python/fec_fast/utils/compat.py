@@ -270,6 +270,15 @@ def compiled_module(module: nn.Module) -> nn.Module | None:
     return own_modules(module).get("_orig_mod")
 
 
+def is_compiled(module: nn.Module) -> bool:
+    """Whether torch compiles a module where it is called: the result of ``torch.compile``, or ``module.compile()``.
+
+    Args:
+        module: Any module.
+    """
+    return compiled_module(module) is not None or vars(module).get("_compiled_call_impl") is not None
+
+
 def communication_hooks(ddp: nn.parallel.DistributedDataParallel) -> list[Any]:
     """The communication hooks of a ``DistributedDataParallel``; they cannot be listed otherwise."""
     return list(getattr(ddp, "_comm_hooks", ()))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .compat import compiled_module, own_buffers, own_parameters, storage_id, tree_leaves, tree_map
+from .compat import own_buffers, own_parameters, storage_id, tree_leaves, tree_map
 from .computed_weights import computed_attributes
 from .critical_section import one_thread_at_a_time, put_back_by, surely_closed
 from .errors import InputError
@@ -23,6 +23,7 @@ from .model_index import ModelIndex
 from .modules import modules_of
 from .outputs import OF_EVERY_MODULE
 from .random_state import restored_torch_randomness, restorer_of
+from .uncompiled import uncompiled
 
 _PLAIN = {bool, int, float, str, dict, OrderedDict, set, list, tuple, type(None)}
 _CONTAINERS = (list, dict, OrderedDict, set, deque)
@@ -384,6 +385,5 @@ def plain_operators(index: ModelIndex) -> Iterator[None]:
         with put_back_by(restore), contextlib.ExitStack() as stack:
             torch.backends.mha.set_fastpath_enabled(False)
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            if any(compiled_module(module) is not None for module in index.modules.values()):
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(uncompiled(index))
             yield

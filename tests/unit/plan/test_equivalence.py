@@ -202,3 +202,22 @@ def test_ctrl_c_just_after_a_recorder_has_left_the_modes_is_no_other_error(monke
     with pytest.raises(KeyboardInterrupt):
         fec_fast.verify_equivalence(model, result.model, result.plan, images)
     assert not torch.utils._python_dispatch._get_current_dispatch_mode_stack()
+
+
+class ScaledFilters(nn.Conv2d):
+    """Divides each filter by its largest weight, which is 0 when it is masked."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight.detach().abs().amax((1, 2, 3), keepdim=True) / 127
+        return functional.conv2d(x, self.weight + (torch.round(self.weight / scale) * scale - self.weight).detach())
+
+
+def test_nan_that_masking_alone_makes_is_not_blamed_on_the_inputs() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(ScaledFilters(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 1)).eval()
+    with pytest.raises(fec_fast.EquivalenceError, match="NaN in the masked original and not in the pruned") as caught:
+        fec_fast.prune(model, IMAGE, ratio=0.5, recover=None)
+    assert "ignore=" in str(caught.value) and "verify=False" in str(caught.value)
+    assert fec_fast.prune(model, IMAGE, ratio=0.5, recover=None, ignore=["0"]).proof is not None
+    unproven = fec_fast.prune(model, IMAGE, ratio=0.5, recover=None, verify=False)
+    assert bool(unproven.model(IMAGE).isfinite().all())

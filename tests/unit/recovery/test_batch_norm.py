@@ -86,3 +86,30 @@ def test_a_pruned_network_recovers() -> None:
     fec_fast.recalibrate(pruned, [IMAGES])
     assert torch.allclose(pruned(IMAGES).var((0, 2, 3)), torch.ones(4), atol=0.02)
     assert (off - 1).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_compiled_parts_are_not_compiled_anew(in_place: bool) -> None:
+    compilations, runs = [], []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compilations.append(len(inputs))
+
+        def run(*arguments: Any) -> Any:
+            runs.append(None)
+            return graph(*arguments)
+
+        return run
+
+    part = network()
+    if in_place:
+        part.compile(backend=backend)
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), part if in_place else torch.compile(part, backend=backend)).eval()
+    with torch.no_grad():
+        model(IMAGES)
+        assert len(compilations) == 1
+        fec_fast.recalibrate(model, IMAGES.split(4))  # the momentum is another one for every batch
+        assert len(compilations) == 1
+        runs.clear()
+        model(IMAGES)
+    assert runs

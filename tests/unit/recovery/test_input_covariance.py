@@ -10,12 +10,18 @@ from torch import Tensor, nn
 
 from fec_fast.recovery import input_covariance
 from fec_fast.recovery.input_covariance import gather_input_covariances
+from fec_fast.recovery.layer_calls import WeightWay
 from fec_fast.utils.model_index import ModelIndex
 
 
 def gathered(model: nn.Module, batches: list[Tensor], **slots: Tensor | None) -> dict:
-    wanted = {f"{name.lstrip('_')}.weight": value for name, value in slots.items()}
-    return gather_input_covariances(ModelIndex.of(model), batches, wanted)
+    wanted = {}
+    for name, value in slots.items():
+        layer = model.get_submodule(name.lstrip("_"))
+        way = WeightWay(f"{name.lstrip('_')}.weight", 1, getattr(layer, "groups", 1), tuple(layer.weight.shape))
+        wanted[way] = value
+    found = gather_input_covariances(ModelIndex.of(model), batches, wanted)
+    return {way.weight: inputs for way, inputs in found.items()}
 
 
 def patches(x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -153,3 +159,20 @@ def test_autocast_of_the_model_costs_no_precision() -> None:
     x = torch.randn(500, 3) * 0.01 + 100
     found = gathered(Mixed(nn.Linear(3, 2)), [x], _0=None)["0.weight"].covariance[0]
     assert torch.allclose(found, covariance_of(x.double()), rtol=1e-3, atol=1e-8)
+
+
+def test_the_ways_in_which_a_weight_is_used_have_rows_of_their_own() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 5, 2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.conv_transpose2d(self.layer(x), self.layer.weight, stride=2)
+
+    torch.manual_seed(0)
+    model, x = Tied(), torch.randn(12, 3, 6, 6)
+    ways = [WeightWay("layer.weight", axis, 1, (5, 3, 2, 2)) for axis in (1, 0)]
+    found = gather_input_covariances(ModelIndex.of(model), [x], dict.fromkeys(ways))
+    assert torch.allclose(found[ways[0]].covariance[0], covariance_of(patches(x, model.layer)), rtol=1e-3, atol=1e-4)
+    assert found[ways[1]].covariance.shape == (1, 4 * 5, 4 * 5) and found[ways[1]].weight.shape == (1, 4 * 5, 3)

@@ -236,11 +236,13 @@ def _check_inputs(tracker: LabelTracker, use: WeightUse, weight: WeightOperand, 
 
 
 def _finish(tracker: LabelTracker, use: WeightUse, bias: Tensor | None) -> None:
-    """Labels the bias like the filters, and keeps the use, unless the weight was used before.
+    """Labels the bias like the filters, and keeps the use, unless the weight was used in this way before.
 
     A layer without inputs or without filters has no weights that could be scored: it stays as it is.
     """
-    tracker.weight_uses.setdefault(use.weight, use)
+    first = tracker.weight_uses.setdefault(use.weight, use)
+    if all(use.way != other.way for other in [first, *tracker.further_uses]):
+        tracker.further_uses.append(use)
     if not (len(use.inputs) and len(use.outputs)):
         for labels in (use.inputs, use.outputs):
             tracker.sets.pin(labels, f"the weight of {use.layer} has no elements")
