@@ -26,7 +26,7 @@ from ..utils.text import counted, text_table
 from ..utils.uncompiled import uncompiled
 from ..utils.user_warnings import warn_user
 from .calibration import DATA_FREE, calibration_batches, count_images, warn_if_few
-from .data_free import fit_on_noise
+from .data_free import NOT_KNOWN, fit_on_noise
 from .layer_fits import LayerFits, LayerRecovery, write_tensors
 
 ROWS = 20_000
@@ -170,12 +170,7 @@ def compensate(
 
         with one_thread_at_a_time(), full_float32(), uncompiled(before, after):
             fits = fit_on_noise(before, after, plan, example_inputs, make_fits, progress)
-        if fits.left and not fits.records:
-            layer, reason = next(iter(fits.left.items()))
-            warn_user(
-                f"nothing was recovered: {counted(len(fits.left), 'layer')} could not be fitted, such as {layer!r}: "
-                f"{reason}; give images"
-            )
+        _warn_if_nothing(fits)
         return Compensation(DATA_FREE, 0, 0, tuple(fits.records), dict(fits.left))
     batches = calibration_batches(calibration, images, before)
     number = sum(map(count_images, batches))
@@ -192,6 +187,7 @@ def compensate(
         with progress_bar("recovery: layers", fits.layers, shown=progress) as done:
             fits.fit(batches, done)
     write_tensors(after, {name: small.tensors[name] for name in fits.changed})
+    _warn_if_nothing(fits)
     used = sum(map(count_images, batches))
     if used < number:
         warn_user(
@@ -199,6 +195,15 @@ def compensate(
             "computes on more of them at a time; give more memory"
         )
     return Compensation("least squares", used, number, tuple(fits.records), dict(fits.left))
+
+
+def _warn_if_nothing(fits: LayerFits) -> None:
+    """Warns if layers were to be fitted and none was."""
+    if fits.left and not fits.records:
+        layer, reason = next(iter(fits.left.items()))
+        remedy = "; give images" if reason == NOT_KNOWN else ""
+        count = counted(len(fits.left), "layer")
+        warn_user(f"nothing was recovered: {count} could not be fitted, such as {layer!r}: {reason}{remedy}")
 
 
 def _is_positive(number: object) -> bool:

@@ -23,6 +23,7 @@ from .layer_calls import LayerCall, LayerCallMode
 from .layer_fits import LayerFits, write_tensors
 from .noise import noise_batches
 
+NOT_KNOWN = "no batch norm comes before it, so nothing is known of its inputs without images"
 _STATISTICS = ("running_mean", "running_var")
 
 
@@ -66,7 +67,7 @@ def fit_on_noise(
     fits = make_fits(dense.index, small)
     with progress_bar("recovery: original network", len(dense.batches), shown=progress) as done:
         batches = list(fits.gather_targets(dense.batches, done))
-    fits.leave(dense.unknown, "no batch norm comes before it, so nothing is known of its inputs without images")
+    fits.leave(dense.unknown, NOT_KNOWN)
     with progress_bar("recovery: layers", fits.layers, shown=progress) as done:
         fits.fit(batches, done)
     values = {name: small.tensors[name] for name in fits.changed}
