@@ -23,9 +23,9 @@ from ..recovery.data_free import copy_on_noise
 from ..recovery.elimination import AblatedSystem, LinearSystem, System, eliminate
 from ..recovery.input_covariance import LayerInputs, gather_input_covariances
 from ..recovery.layer_calls import WeightWay
+from ..utils.compiled_parts import uncompiled
 from ..utils.errors import InputError, list_some
 from ..utils.model_index import ModelIndex
-from ..utils.uncompiled import uncompiled
 from .layer_sides import as_filters
 
 # Images that are used at most.

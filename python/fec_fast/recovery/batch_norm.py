@@ -10,12 +10,12 @@ from torch import nn
 
 from ..utils.arguments import check_network
 from ..utils.compat import BatchNormBase
+from ..utils.compiled_parts import uncompiled
 from ..utils.critical_section import put_back_by
 from ..utils.errors import InputError
 from ..utils.forward import call_model, map_tensors, restored_modes
 from ..utils.modules import device_of, unwrap
 from ..utils.public_call import interruptible
-from ..utils.uncompiled import uncompiled
 from ..utils.undo import undone_upon_error
 from ..utils.user_warnings import warn_user
 from .calibration import count_images, inputs_from

@@ -13,6 +13,7 @@ from torch import nn
 from ..plan.plan import Plan, check_plan
 from ..plan.shapes import fingerprint
 from ..utils.compat import storage_id
+from ..utils.compiled_parts import uncompiled
 from ..utils.copying import copied_model
 from ..utils.critical_section import one_thread_at_a_time
 from ..utils.errors import ArgumentError, InputError, PlanError, WeightError
@@ -23,7 +24,6 @@ from ..utils.precision import full_float32
 from ..utils.progress import progress_bar
 from ..utils.public_call import interruptible
 from ..utils.text import counted, text_table
-from ..utils.uncompiled import uncompiled
 from ..utils.user_warnings import warn_user
 from .calibration import DATA_FREE, calibration_batches, count_images, warn_if_few
 from .data_free import NOT_KNOWN, fit_on_noise

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .compat import own_buffers, own_parameters, storage_id, tree_leaves, tree_map
+from .compiled_parts import uncompiled
 from .computed_weights import computed_attributes
 from .critical_section import one_thread_at_a_time, put_back_by, surely_closed
 from .errors import InputError
@@ -23,7 +24,6 @@ from .model_index import ModelIndex
 from .modules import modules_of
 from .outputs import OF_EVERY_MODULE
 from .random_state import restored_torch_randomness, restorer_of
-from .uncompiled import uncompiled
 
 _PLAIN = {bool, int, float, str, dict, OrderedDict, set, list, tuple, type(None)}
 _CONTAINERS = (list, dict, OrderedDict, set, deque)
