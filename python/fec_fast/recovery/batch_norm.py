@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..utils.arguments import check_network
 from ..utils.compat import BatchNormBase
@@ -18,11 +18,11 @@ from ..utils.modules import device_of, unwrap
 from ..utils.public_call import interruptible
 from ..utils.undo import undone_upon_error
 from ..utils.user_warnings import warn_user
-from .calibration import count_images, inputs_from
+from .calibration import count_images, inputs_from, without_single_images
 
 
 @interruptible
-def recalibrate(model: nn.Module, loader: Iterable[Any]) -> None:
+def recalibrate(model: nn.Module, loader: Tensor | Iterable[Any]) -> None:
     """Re-estimates the means and variances of a model's batch norms, in place.
 
     Pruning takes terms out of every sum, so the statistics that were gathered in training no longer fit. Without
@@ -34,9 +34,9 @@ def recalibrate(model: nn.Module, loader: Iterable[Any]) -> None:
     Args:
         model: A model that takes images ``[B, ...]`` or, as detectors do, a list of images. It runs on the device it is
             on. Wrappers are looked through.
-        loader: Yields images, dictionaries of keyword arguments, or pairs or tuples that begin with one of these;
-            labels are ignored. A few thousand images are enough. Batches of fewer than about 32 images give poor
-            variances.
+        loader: A tensor of images ``[N, ...]``; or what yields images, dictionaries of keyword arguments, or pairs or
+            tuples that begin with one of these; labels are ignored. A few thousand images are enough. Batches of fewer
+            than about 32 images give poor variances; those of one image are joined with their neighbours.
 
     Raises:
         InputError: The loader is empty, a batch does not begin with images, the model cannot be run on one, or the
@@ -49,7 +49,7 @@ def recalibrate(model: nn.Module, loader: Iterable[Any]) -> None:
         warn_user(f"{kind} has no batch norm: there is nothing to recalibrate")
 
 
-def reestimate(model: nn.Module, loader: Iterable[Any]) -> bool:
+def reestimate(model: nn.Module, loader: Tensor | Iterable[Any]) -> bool:
     """Does what :func:`recalibrate` does, without a warning.
 
     Args:
@@ -89,7 +89,7 @@ def _average_statistics(model: nn.Module, norms: list[BatchNormBase], loader: It
     """Runs all batches through the model and checks that the statistics are finite."""
     device, images_so_far = device_of(model), 0
     with torch.no_grad():
-        for images in inputs_from(loader, model):
+        for images in without_single_images(inputs_from(loader, model)):
             number = count_images(images)
             images_so_far += number
             # Batch norm computes new = (1 - momentum) * old + momentum * batch. This momentum decreases from batch to

@@ -24,6 +24,7 @@ from ..utils.user_warnings import warn_user
 MOST_BATCHES = 64
 FEWEST_IMAGES = 32
 _FEW_IMAGES = 128  # below it a warning is given
+_MOST_AT_A_TIME = 64  # of a tensor that holds all images
 # Given in place of images: noise stands in for them.
 DATA_FREE = "data-free"
 
@@ -31,13 +32,15 @@ DATA_FREE = "data-free"
 def inputs_from(loader: Iterable[Any], model: nn.Module | ModelIndex, name: str = "loader") -> Iterator[Any]:
     """Reads batches, see :func:`inputs_of`.
 
+    A tensor in the place of a loader holds all images; it is read in batches of about equal size.
+
     A batch that is a list of tensors of three axes is what the model takes; a run of it on the first one tells. A
     detector takes images ``[C, H, W]`` in a list. For a network of sequences a loader yields a list that begins with
     its inputs ``[B, C, L]``; labels of three axes may follow. Of a dictionary, ``image`` (``img``, ``pixel_values``) is
     taken where the model has no such keyword argument.
 
     Args:
-        loader: The batches.
+        loader: The batches, or a tensor of images ``[N, ...]``.
         model: The model that takes them, or its index; it is left as it was.
         name: The name of the argument that holds the loader, for the messages.
 
@@ -48,11 +51,40 @@ def inputs_from(loader: Iterable[Any], model: nn.Module | ModelIndex, name: str 
         InputError: There are no images in a batch, or the loader raises.
         ArgumentError: It is no loader.
     """
+    if isinstance(loader, Tensor):
+        loader = loader.tensor_split(max(1, -(-len(loader) // _MOST_AT_A_TIME))) if loader.ndim else [loader]
     image_lists: bool | None = None
     for batch in batches_of(loader, name):
         if image_lists is None:
             image_lists = _takes_image_lists(model, batch)
         yield inputs_of(_images_alone(batch, model), image_lists=image_lists)
+
+
+def without_single_images(batches: Iterable[Any]) -> Iterator[Any]:
+    """Joins batches of one image with their neighbours: a batch norm behind a pooling has no variance of one value.
+
+    Args:
+        batches: Of :func:`inputs_from`.
+
+    Yields:
+        The batches, with a single image only where nothing can be joined. Lists of images stay as they are.
+    """
+    held: list[Any] = []  # the last two: the one in front takes a single image at the end
+    for inputs in batches:
+        if held and _has_single(held[-1], inputs) and count_images(held[-1]) < FEWEST_IMAGES:
+            held[-1] = _concatenate([held[-1], inputs])
+        else:
+            held.append(inputs)
+        if len(held) > 2:
+            yield held.pop(0)
+    if len(held) == 2 and count_images(held[1]) == 1 and _has_single(*held):
+        held = [_concatenate(held)]
+    yield from held
+
+
+def _has_single(first: Any, second: Any) -> bool:
+    """Whether one of two batches is a single image that can be joined with the other."""
+    return 1 in (count_images(first), count_images(second)) and not _is_image_list(first) and _can_join(first, second)
 
 
 def _images_alone(batch: Any, model: nn.Module | ModelIndex) -> Any:

@@ -10,11 +10,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..plan.plan import Plan
-from ..utils.compat import version_of
-from ..utils.computed_weights import computation_of, weight_parts
+from ..utils.compat import ConvolutionBase, version_of
+from ..utils.computed_weights import computation_of, owner_of, weight_parts
 from ..utils.copying import copied_model
 from ..utils.errors import InputError
 from ..utils.forward import call_model, evaluation_mode, map_tensors, tensors_in, undisturbed
@@ -156,7 +156,10 @@ class LayerFits:
         for name in self._plan.keep:
             tensor = self._original.tensors[name]
             first_name = self._original.first_names[id(tensor)]
-            if tensor.dim() > 1 and first_name not in self._mode.seen:
+            # One number per channel is a scale or a mask, except of a layer with one output.
+            is_layer = isinstance(self._original.modules.get(owner_of(name)), ConvolutionBase | nn.Linear)
+            is_weight = tensor.dim() > 1 and (is_layer or sum(size > 1 for size in tensor.shape) > 1)
+            if is_weight and first_name not in self._mode.seen:
                 layer, kind, remedy = computation_of(self._original.modules, name)
                 why = "no convolution or linear operation was seen that uses its weight as it is"
                 parts = weight_parts(self._original.modules[layer])
@@ -233,16 +236,10 @@ class LayerFits:
                 self.left.setdefault(target.layer, "the run of the pruned model did not reach it as the original's did")
 
     def _check_apart(self, in_turns: Any, run_alone: Callable[[], Any]) -> None:
-        """Refuses a model whose runs have to do with one another: they took turns, so what they read is not known.
-
-        Args:
-            in_turns: What the model returned on the first batch while the others were run too.
-            run_alone: Runs it on that batch again.
-        """
+        """Refuses a model whose runs have to do with one another: they took turns, so what they read is not known."""
         with torch.no_grad():
-            if _are_equal(in_turns, alone := run_alone()):
-                return
-            if not _are_equal(alone, run_alone()):  # random numbers
+            # Two runs alone that differ draw random numbers.
+            if _are_equal(in_turns, alone := run_alone()) or not _are_equal(alone, run_alone()):
                 return
         raise InputError(
             f"{type(self.pruned.model).__name__} keeps what it computes outside itself, in a global variable or an "

@@ -113,3 +113,14 @@ def test_compiled_parts_are_not_compiled_anew(in_place: bool) -> None:
         runs.clear()
         model(IMAGES)
     assert runs
+
+
+@pytest.mark.parametrize("loader", [IMAGES, list(IMAGES.split(1)), list(IMAGES[:33].split(32))])
+def test_a_tensor_of_images_and_single_images_are_read_in_batches(loader: Any) -> None:
+    # Behind the pooling a single image has one value, whose variance batch norm refuses.
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(4))
+    fec_fast.recalibrate(model, loader)
+    read = IMAGES[:33] if len(loader) == 2 else IMAGES
+    with torch.no_grad():
+        assert torch.allclose(model[3].running_mean, model[:3](read).mean(0), atol=1e-6)

@@ -312,3 +312,26 @@ def test_layers_under_autocast_are_fitted_in_float32(kind: torch.dtype) -> None:
     _, expected = recovered(Network(plain), CALIBRATION[:2], CALIBRATION, OTHERS, **options)
     assert after < 0.8 * before
     assert after == pytest.approx(expected, rel=0.05)
+
+
+class Scaled(nn.Module):
+    """A scale and a mask, one number per channel, and a matrix that reads the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Conv2d(3, 12, 3), nn.Linear(12, 5)
+        self.scale, self.read = nn.Parameter(torch.rand(12, 1, 1) + 0.5), nn.Parameter(torch.randn(12, 5))
+        self.register_buffer("mask", torch.ones(1, 12, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = (self.first(x) * self.scale * self.mask).relu().mean((2, 3))
+        return self.last(y) + y @ self.read
+
+
+def test_scales_and_masks_are_not_reported_as_layers_that_were_left() -> None:
+    model = Scaled().eval()
+    result = fec_fast.prune(model, CALIBRATION[:2], remove=0.5, criterion="l1", recover=None)
+    assert {"scale", "mask", "read"} <= result.plan.keep.keys()
+    done = fec_fast.compensate(model, result.model, result.plan, CALIBRATION, progress=False)
+    assert set(done.left) == {"read"} and [layer.layer for layer in done.layers] == ["last"]

@@ -14,8 +14,10 @@ from torch.optim import Optimizer
 from ...plan.optimizer_state import acting_optimizers, check_optimizer, held_parameters
 from ...plan.plan import Plan
 from ...plan.shapes import fingerprint
+from ...recovery.batch_norm import reestimate
 from ...recovery.calibration import DATA_FREE, calibration_batches, count_images
 from ...recovery.compensation import FEWEST_IMAGES
+from ...utils.copying import copied_model
 from ...utils.critical_section import surely_left
 from ...utils.errors import ArgumentError, FecWarning, InputError, WeightError, nearest
 from ...utils.model_index import ModelIndex
@@ -189,7 +191,12 @@ def _check_recovery(network: nn.Module, recover: str | None, images: Any) -> Non
     """Raises where the first round could not be recovered."""
     if images is not None:
         with restored_randomness():
-            number = sum(map(count_images, calibration_batches(images, FEWEST_IMAGES, network)))
+            batches = calibration_batches(images, FEWEST_IMAGES, network)
+            number = sum(map(count_images, batches))
+            if recover == BATCH_NORM:
+                # Some models take no single image then: the variance of one value behind a pooling.
+                with without_autocast([network]):
+                    reestimate(copied_model(ModelIndex.of(network)), [(batch,) for batch in batches])
         if recover == IMAGES and number < FEWEST_IMAGES:
             raise InputError(f"images: {number} are too few: give at least {FEWEST_IMAGES}, better some hundreds")
     if recover in (IMAGES, DATA_FREE):

@@ -90,7 +90,7 @@ class TrainingPruner:
                 ``ModelEMA`` (the object itself, not its ``ema``: it also holds lists of tensors), or any copy of the
                 model.
             images: What every round is recovered on, if the schedule says ``recover="images"`` or ``"batch-norm"``:
-                a loader or a list, as for :func:`fec_fast.compensate`, that can be read many times.
+                a tensor, a loader or a list, as for :func:`fec_fast.compensate`, that can be read many times.
             ddp: The ``DistributedDataParallel`` where it holds the model as a part of another module.
             state: What :meth:`state_dict` returned, of a training that goes on; the same as a call of
                 :meth:`load_state_dict`, and the way for a model that is narrow already.

@@ -290,6 +290,15 @@ def test_bad_arguments_are_refused(options: dict[str, Any], error: type[Exceptio
         pruner(**options)
 
 
+def test_batch_norm_takes_a_tensor_of_images_and_refuses_others_at_once() -> None:
+    schedule = PruningSchedule.one_shot(1, recover="batch-norm")
+    loop = Loop(schedule=schedule, images=torch.ones(9, 3, 8, 8))
+    loop.run(0, 1)
+    assert loop.rounds[0].plan is not None
+    with pytest.raises(fec_fast.InputError, match=r"float32 \[8, 2, 8, 8\]"):
+        Loop(schedule=schedule, images=torch.ones(9, 2, 8, 8))
+
+
 def test_the_model_itself_is_no_copy() -> None:
     model = network()
     average = AveragedModel(model)
