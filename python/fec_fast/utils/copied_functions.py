@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import dis
 import functools
 import types
@@ -25,16 +26,18 @@ _DEPTH = 6
 class FunctionCopier:
     """Copies functions whose variables hold modules or tensors of a model; others are shared."""
 
-    def __init__(self, memo: dict[int, Any], own: set[int], copy: Callable[[Any, str], Any], keeps_apart: bool) -> None:
+    def __init__(
+        self, memo: dict[int, Any], own: set[int], copy_other: Callable[[Any, str], Any], keeps_apart: bool
+    ) -> None:
         """Takes what the copies are made with.
 
         Args:
             memo: What stands for some objects in the copy, by the identity of the original; new entries are added.
             own: The identities of the model's modules and tensors.
-            copy: Copies another value; takes its place too, for messages.
+            copy_other: Copies another value; takes its place too, for messages.
             keeps_apart: Whether every function has variables of its own.
         """
-        self._memo, self._own, self._copy, self._keeps_apart = memo, own, copy, keeps_apart
+        self._memo, self._own, self._copy, self._keeps_apart = memo, own, copy_other, keeps_apart
 
     def copied(self, value: Any, place: str) -> Any:
         """Copies a function, a method or a ``functools.partial``."""
@@ -106,7 +109,23 @@ class FunctionCopier:
 
     def _content(self, value: Any, place: str) -> Any:
         """What a variable of the copy holds."""
-        return self._copy(value, place) if self._refers(value) or (self._keeps_apart and _is_state(value)) else value
+        if self._refers(value):
+            return self._copy(value, place)
+        return self._apart(value) if self._keeps_apart else value
+
+    def _apart(self, value: Any) -> Any:
+        """A copy of what runs may leave something in, but not of tensors: a dictionary may hold all images."""
+        if id(value) in self._memo or not _is_state(value):
+            return self._memo.get(id(value), value)
+        copied = self._memo[id(value)] = copy.copy(value)
+        if isinstance(copied, dict):
+            copied.update({key: self._apart(each) for key, each in value.items()})
+        elif isinstance(copied, list | deque):
+            for position, each in enumerate(value):
+                copied[position] = self._apart(each)
+        elif not isinstance(copied, set):
+            vars(copied).update({name: self._apart(each) for name, each in vars(value).items()})
+        return copied
 
     def _refers(self, value: Any) -> bool:
         return any(id(each) in self._own for each in self._reached(value))

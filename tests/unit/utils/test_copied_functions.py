@@ -149,14 +149,20 @@ class Skipping(nn.Module):
         self.norm, self.third, self.head = nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 5)
         kept: dict[str, Tensor] = {}
         last: Tensor | None = None
+        nested: list[Any] = [types.SimpleNamespace(output=torch.zeros(()), all=[None])]
 
         def keep(module: nn.Module, given: Any, output: Tensor) -> None:
             nonlocal last
-            kept["first"] = last = output
+            kept["first"] = nested[0].output = nested[0].all[0] = last = output
 
         if way != "plain":
             self.first.register_forward_hook(keep)
-        ways: dict[str, Callable[[], Any]] = {"dictionary": lambda: kept["first"], "variable": lambda: last}
+        ways: dict[str, Callable[[], Any]] = {
+            "dictionary": lambda: kept["first"],
+            "variable": lambda: last,
+            "object": lambda: nested[0].output,
+            "list": lambda: nested[0].all[0],
+        }
         self.handed_on = ways.get(way)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -167,7 +173,7 @@ class Skipping(nn.Module):
 
 
 @pytest.mark.parametrize("recover", [IMAGES.split(16), "data-free"])
-@pytest.mark.parametrize("way", ["dictionary", "variable"])
+@pytest.mark.parametrize("way", ["dictionary", "variable", "object", "list"])
 def test_runs_that_take_turns_do_not_share_what_a_hook_keeps(way: str, recover: Any) -> None:
     options: dict[str, Any] = {"remove": {"second": 0.5}, "recover": recover}
     result, wanted = (fec_fast.prune(Skipping(each).eval(), IMAGES[:2], **options) for each in (way, "plain"))
