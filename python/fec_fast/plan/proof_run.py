@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +22,7 @@ from ..utils.compat import (
     without_dispatch_modes,
 )
 from ..utils.critical_section import surely_left
-from ..utils.errors import ArgumentError, EquivalenceError
+from ..utils.errors import ArgumentError, EquivalenceError, InputError
 from ..utils.forward import (
     call_model,
     copied_inputs,
@@ -263,3 +264,17 @@ def check_nan_of_masking(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
             "before it divides by what is 0 for a channel of zeros, such as a scale by the largest weight of a filter; "
             "keep its channels (ignore=), or leave out the proof (verify=False)"
         )
+
+
+@contextlib.contextmanager
+def can_be_run_too() -> Iterator[None]:
+    """Says what it means that the pruned network cannot be run with drawn weights, with which the original can be."""
+    try:
+        yield
+    except InputError as error:
+        cause = (str(error.__cause__ or error).strip().splitlines() or [""])[0]
+        raise EquivalenceError(
+            f"the pruned network cannot be run with drawn weights, where the masked original can: {cause}; a part that "
+            "the example inputs do not reach may read a layer that is narrower now: give example inputs that reach "
+            "every part, or name that layer in ignore="
+        ) from error

@@ -221,3 +221,32 @@ def test_nan_that_masking_alone_makes_is_not_blamed_on_the_inputs() -> None:
     assert fec_fast.prune(model, IMAGE, ratio=0.5, recover=None, ignore=["0"]).proof is not None
     unproven = fec_fast.prune(model, IMAGE, ratio=0.5, recover=None, verify=False)
     assert bool(unproven.model(IMAGE).isfinite().all())
+
+
+class Routed(nn.Module):
+    """Each image goes to the expert that its gate names; the example images all go to one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.gate, self.last, self.head = nn.Linear(16, 3), nn.Conv2d(16, 16, 3, padding=1), nn.Linear(16, 5)
+        self.experts = nn.ModuleList(nn.Conv2d(16, 16, 3, padding=1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        chosen, y = self.gate(x.mean((2, 3))).argmax(1), torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            if bool((chosen == number).any()):
+                y[chosen == number] = expert(x[chosen == number])
+        return self.head(functional.relu(self.last(y)).mean((2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:not reached by the example inputs")
+def test_an_expert_that_drawn_weights_reach_is_not_blamed_on_the_inputs() -> None:
+    model, images = Routed().eval(), torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    result = fec_fast.prune(model, images, remove=0.5, recover=None)
+    assert result.plan.sets and result.proof is not None
+    narrowed = fec_fast.prune(model, images, remove=0.5, recover=None, verify=False)
+    with pytest.raises(fec_fast.EquivalenceError, match="cannot be run with drawn weights.* do not reach"):
+        fec_fast.verify_equivalence(model, narrowed.model, narrowed.plan, images)
