@@ -39,6 +39,7 @@ from .kept_statistics import KeptStatistics
 from .plan import Plan
 from .shapes import weight_name
 
+_OF_SHAPES = (RuntimeError, ValueError, IndexError, AssertionError)  # what code raises that meets fewer channels
 _SPATIAL_DIMS = {nn.InstanceNorm1d: 1, nn.InstanceNorm2d: 2, nn.InstanceNorm3d: 3}  # they may be called without a batch
 
 
@@ -118,12 +119,15 @@ def run_network(
 
 
 def names_by_storage(*networks: ModelIndex) -> dict[int, str]:
-    """The names of the networks' tensors by their storage, which no copy of them may read."""
+    """The names of the networks' parameters by their storage, which no copy of them may read.
+
+    A buffer may be a constant that the code reads elsewhere too.
+    """
     return {
         storage_id(tensor): name
         for network in networks
         for name, tensor in network.tensors.items()
-        if tensor.layout == torch.strided and tensor.numel()
+        if isinstance(tensor, nn.Parameter) and tensor.layout == torch.strided and tensor.numel()
     }
 
 
@@ -272,6 +276,8 @@ def can_be_run_too() -> Iterator[None]:
     try:
         yield
     except InputError as error:
+        if not isinstance(error.__cause__, _OF_SHAPES) or isinstance(error.__cause__, torch.OutOfMemoryError):
+            raise
         cause = (str(error.__cause__ or error).strip().splitlines() or [""])[0]
         raise EquivalenceError(
             f"the pruned network cannot be run with drawn weights, where the masked original can: {cause}; a part that "

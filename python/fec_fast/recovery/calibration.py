@@ -67,24 +67,25 @@ def without_single_images(batches: Iterable[Any]) -> Iterator[Any]:
         batches: Of :func:`inputs_from`.
 
     Yields:
-        The batches, with a single image only where nothing can be joined. Lists of images stay as they are.
+        The batches, with a single image only where nothing can be joined. A single image at the end is joined with the
+        first one of the batch before it, which is read twice then. Lists of images stay as they are.
     """
-    held: list[Any] = []  # the last two: the one in front takes a single image at the end
+    single: Any = None
+    partner: Any = None  # of a single image at the end: the first image of the batch before it
     for inputs in batches:
-        if held and _has_single(held[-1], inputs) and count_images(held[-1]) < FEWEST_IMAGES:
-            held[-1] = _concatenate([held[-1], inputs])
-        else:
-            held.append(inputs)
-        if len(held) > 2:
-            yield held.pop(0)
-    if len(held) == 2 and count_images(held[1]) == 1 and _has_single(*held):
-        held = [_concatenate(held)]
-    yield from held
-
-
-def _has_single(first: Any, second: Any) -> bool:
-    """Whether one of two batches is a single image that can be joined with the other."""
-    return 1 in (count_images(first), count_images(second)) and not _is_image_list(first) and _can_join(first, second)
+        if single is not None and _can_join(single, inputs):
+            inputs = _concatenate([single, inputs])
+        elif single is not None:
+            yield single
+        single = None
+        if count_images(inputs) == 1 and not _is_image_list(inputs):
+            single = map_tensors(Tensor.clone, inputs)  # loaders may use their memory again
+            continue
+        if not _is_image_list(inputs):
+            partner = map_tensors(Tensor.clone, _first_images(inputs, count_images(inputs), 1))
+        yield inputs
+    if single is not None:
+        yield _concatenate([partner, single]) if partner is not None and _can_join(partner, single) else single
 
 
 def _images_alone(batch: Any, model: nn.Module | ModelIndex) -> Any:

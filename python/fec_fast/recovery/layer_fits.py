@@ -20,11 +20,11 @@ from ..utils.errors import InputError
 from ..utils.forward import call_model, evaluation_mode, map_tensors, tensors_in, undisturbed
 from ..utils.model_index import ModelIndex
 from ..utils.modules import device_of
-from ..utils.outputs import named_tensors_in
 from ..utils.random_state import restored_torch_randomness
 from ..utils.undo import all_or_nothing
 from .arrivals import Arrival, ArrivalMode, addend_rows, check_rows
-from .calibration import FEWEST_IMAGES, count_images, image_seeds
+from .calibration import count_images, image_seeds
+from .independent_runs import check_runs_apart
 from .layer_calls import LayerCall
 from .least_squares import LeastSquares
 from .lockstep import Pause, run_in_lock_step
@@ -189,7 +189,7 @@ class LayerFits:
         Raises:
             BaseException: Anything that went wrong. Some layers are changed then.
         """
-        device, results = device_of(self.pruned.model), dict[int, Any]()
+        device, first = device_of(self.pruned.model), list[Any]()
         order = {name: target.order for name, target in self._mode.targets.items()}
         self._several = {
             name for name, target in self._mode.targets.items() if max(map(len, target.calls.values())) > 1
@@ -200,7 +200,9 @@ class LayerFits:
                 made_at = self._addends_made_at(batch)
                 run_alone = made_ready(batch)
                 with torch.no_grad(), ArrivalMode(self.pruned, made_at, partial(self._arrive, batch), pause):
-                    results[batch] = run_alone()
+                    output = run_alone()
+                if batch == 0:
+                    first[:] = [output]
 
             return run
 
@@ -228,24 +230,12 @@ class LayerFits:
                     continue
                 if self._open is None or self._open in self._finished:
                     if len(batches) > 1:
-                        self._check_apart(results[0], lambda: made_ready(0)())
+                        check_runs_apart(self.pruned, first[0], lambda: made_ready(0)())
                     break
                 self._finish(self._open)  # the last of its calls was not reached
         for name, target in self._mode.targets.items():
             if name not in self._finished:
                 self.left.setdefault(target.layer, "the run of the pruned model did not reach it as the original's did")
-
-    def _check_apart(self, in_turns: Any, run_alone: Callable[[], Any]) -> None:
-        """Refuses a model whose runs have to do with one another: they took turns, so what they read is not known."""
-        with torch.no_grad():
-            # Two runs alone that differ draw random numbers.
-            if _are_equal(in_turns, alone := run_alone()) or not _are_equal(alone, run_alone()):
-                return
-        raise InputError(
-            f"{type(self.pruned.model).__name__} keeps what it computes outside itself, in a global variable or an "
-            "object that its copies share, so runs on several batches disturb one another: keep it in an attribute of "
-            f"a module, or give one batch of at most {FEWEST_IMAGES} images, such as recover=images[:{FEWEST_IMAGES}]"
-        )
 
     def _finish(self, name: str) -> None:
         """Fits a layer, unless it is to be left."""
@@ -384,13 +374,3 @@ def _first_batches(batches: Sequence[Any], images: int) -> Sequence[Any]:
         total += count_images(batches[number])
         number += 1
     return batches[:number]
-
-
-def _are_equal(left: Any, right: Any) -> bool:
-    """Whether two runs returned the same but for rounding."""
-    pairs = list(zip(named_tensors_in(left), named_tensors_in(right), strict=False))
-    return all(
-        a.shape == b.shape and torch.allclose(a.double(), b.double(), 1e-4, 1e-4 * float(b.abs().max()), equal_nan=True)
-        for (_, a), (_, b) in pairs
-        if a.numel() and not a.is_complex()
-    )

@@ -16,8 +16,9 @@ class ModelEma:
     """Keeps an exponential moving average of a model's weights.
 
     The running means and variances of batch norm are averaged with the same decay as the weights, because they have to
-    match the averaged weights, not the current ones. Integer buffers (``num_batches_tracked``) are copied. An entry
-    that is not finite in the model or in the average, such as ``-inf`` in a mask, takes the model's value.
+    match the averaged weights, not the current ones. Integer buffers (``num_batches_tracked``) are copied.
+    In tensors that are not finite at the start, such as a mask with ``-inf``, an entry that is not finite in the model
+    or in the average takes the model's value.
 
     Attributes:
         model: The averaged network: a copy of the source, on the same device.
@@ -37,6 +38,11 @@ class ModelEma:
         self.averaged = AveragedModel(nn.Identity(), use_buffers=True)  # it would make a deep copy, which may fail
         self.averaged.module = copied_model(ModelIndex.of(source))
         self.model: nn.Module = self.averaged.module
+        self._infinite = [
+            name
+            for name, tensor in chain(source.named_parameters(), source.named_buffers())
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all())
+        ]
 
     def update(self) -> None:
         """Updates the average with the source's weights. To be called after each optimizer step."""
@@ -54,10 +60,11 @@ class ModelEma:
                 if not averaged.is_floating_point():
                     averaged.copy_(current)
             # The average with an infinite entry is infinite or NaN (inf - inf), whichever of the two has it.
-            own, given = (chain(model.parameters(), model.buffers()) for model in (self.model, self.source))
-            for averaged, current in zip(own, given, strict=True):
-                if averaged.is_floating_point():
-                    averaged.copy_(torch.where(averaged.isfinite(), averaged, current))
+            own, given = (
+                dict(chain(each.named_parameters(), each.named_buffers())) for each in (self.model, self.source)
+            )
+            for name in self._infinite:
+                own[name].copy_(torch.where(own[name].isfinite(), own[name], given[name]))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns the averaged weights and the number of updates."""

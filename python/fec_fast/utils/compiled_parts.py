@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 
 import torch
@@ -28,8 +27,9 @@ def uncompiled(*models: nn.Module | ModelIndex) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    with one_thread_at_a_time(), contextlib.ExitStack() as stack:
-        modules = (model.modules if isinstance(model, ModelIndex) else modules_of(model) for model in models)
-        if any(is_compiled(module) for of_model in modules for module in of_model.values()):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+    modules = (model.modules if isinstance(model, ModelIndex) else modules_of(model) for model in models)
+    if not any(is_compiled(module) for of_model in modules for module in of_model.values()):
+        yield
+        return
+    with one_thread_at_a_time(), torch.compiler.set_stance("force_eager"):
         yield

@@ -21,6 +21,9 @@ FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
 _CONTAINERS = (dict, OrderedDict, defaultdict, list, tuple, set, deque)
 # How far functions, containers and callable objects are looked into.
 _DEPTH = 6
+_PLAIN = {int, float, bool, str, bytes, type(None)}
+# A container with more entries is data, and no place where runs leave something.
+_MOST_ENTRIES = 10_000
 
 
 class FunctionCopier:
@@ -38,6 +41,7 @@ class FunctionCopier:
             keeps_apart: Whether every function has variables of its own.
         """
         self._memo, self._own, self._copy, self._keeps_apart = memo, own, copy_other, keeps_apart
+        self._known: dict[int, tuple[Any, bool]] = {}  # by identity: whether it refers to the model
 
     def copied(self, value: Any, place: str) -> Any:
         """Copies a function, a method or a ``functools.partial``."""
@@ -51,6 +55,7 @@ class FunctionCopier:
             copied = functools.partial(
                 self._copy(value.func, place), *(self._copy(each, place) for each in value.args), **keywords
             )
+            vars(copied).update({name: self._content(each, place) for name, each in vars(value).items()})
         else:
             copied = self._copied_function(value, place)
         if place.rpartition(".")[2] == "forward":
@@ -58,20 +63,21 @@ class FunctionCopier:
         self._memo[id(value)] = copied
         return copied
 
-    def copy_inside(self, value: Any, place: str) -> None:
-        """Copies the functions in a container or a callable object, so that ``deepcopy`` finds the copies."""
-        for each in self._reached(value):
-            if isinstance(each, types.FunctionType):
-                self._copied_function(each, place)
+    def are_inside(self, value: Any) -> bool:
+        """Whether a container or a callable object holds functions that are copied, which ``deepcopy`` would share."""
+        return any(isinstance(each, types.FunctionType) and self._is_copied(each) for each in self._reached(value))
+
+    def _is_copied(self, function: types.FunctionType) -> bool:
+        return self._refers(function) or (self._keeps_apart and bool(function.__closure__))
 
     def _copied_function(self, function: Any, place: str) -> Any:
         if not isinstance(function, types.FunctionType):  # of a C extension, or a callable object
             return self._copy(function, place)
         if id(function) in self._memo:
             return self._memo[id(function)]
-        variables = function.__closure__ or ()
-        if not (self._refers(function) or (self._keeps_apart and variables)):
+        if not self._is_copied(function):
             return function
+        variables = function.__closure__ or ()
         cells = [self._cell_of(cell) for cell in variables]
         copied = types.FunctionType(function.__code__, function.__globals__, function.__name__, None, tuple(cells))
         for name in functools.WRAPPER_ASSIGNMENTS:  # name, documentation, annotations
@@ -93,7 +99,9 @@ class FunctionCopier:
             if not isinstance(function, types.FunctionType):
                 continue
             for name in _globals_read(function.__code__):
-                if self._refers(function.__globals__.get(name)):
+                held = function.__globals__.get(name)
+                is_own = isinstance(held, nn.Module | nn.Parameter) and id(held) in self._own
+                if is_own or (isinstance(held, FUNCTIONS) and self._refers(held)):
                     raise ArgumentError(
                         f"model: {place} is a function that refers to the model by the global variable {name!r}, so it "
                         "would run this model in a pruned copy too; put the model into a module of your own whose "
@@ -117,7 +125,11 @@ class FunctionCopier:
         """A copy of what runs may leave something in, but not of tensors: a dictionary may hold all images."""
         if id(value) in self._memo or not _is_state(value):
             return self._memo.get(id(value), value)
-        copied = self._memo[id(value)] = copy.copy(value)
+        try:
+            copied = copy.copy(value)
+        except Exception:  # then runs share it
+            return value
+        self._memo[id(value)] = copied
         if isinstance(copied, dict):
             copied.update({key: self._apart(each) for key, each in value.items()})
         elif isinstance(copied, list | deque):
@@ -128,7 +140,10 @@ class FunctionCopier:
         return copied
 
     def _refers(self, value: Any) -> bool:
-        return any(id(each) in self._own for each in self._reached(value))
+        known = self._known.get(id(value))
+        if known is None:  # with the value itself: its identity may not be used again
+            known = self._known[id(value)] = value, any(id(each) in self._own for each in self._reached(value))
+        return known[1]
 
     def _reached(self, value: Any) -> Iterator[Any]:
         """A value and what it holds, at some depth, through functions, containers and callable objects."""
@@ -138,7 +153,7 @@ class FunctionCopier:
             held = [each for one in level if id(one) not in self._own for each in _held_by(one)]
             level = []
             for each in held:
-                if id(each) not in seen:
+                if type(each) not in _PLAIN and id(each) not in seen:
                     seen.add(id(each))
                     level.append(each)
 
@@ -155,7 +170,7 @@ def _held_by(value: Any) -> Iterator[Any]:
     if isinstance(value, types.MethodType):
         yield from (value.__self__, value.__func__)
     elif isinstance(value, functools.partial):
-        yield from (value.func, *value.args, *value.keywords.values())
+        yield from (value.func, *value.args, *value.keywords.values(), *vars(value).values())
     elif isinstance(value, types.FunctionType):
         yield from (cell.cell_contents for cell in value.__closure__ or () if not _is_empty(cell))
         yield from (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *vars(value).values())
@@ -169,12 +184,18 @@ def _held_by(value: Any) -> Iterator[Any]:
 
 
 def _is_state(value: Any) -> bool:
-    """Whether runs may leave something in a value."""
-    if type(value) in _CONTAINERS:
-        return type(value) is not tuple
-    return not isinstance(value, type | nn.Module | Tensor) and any(
-        isinstance(each, Tensor) for each in getattr(value, "__dict__", {}).values()
-    )
+    """Whether runs may leave something in a value, and a shallow copy of it is harmless."""
+    kind = type(value)
+    if kind in _CONTAINERS:
+        return kind is not tuple and len(value) <= _MOST_ENTRIES
+    if kind is types.SimpleNamespace:
+        return True
+    own_ways = {"__del__", "__copy__", "__deepcopy__", "__slots__", "__getstate__", "__setstate__"}
+    own_ways |= {"__reduce__", "__reduce_ex__"}
+    plain = all(own_ways.isdisjoint(vars(parent)) for parent in kind.__mro__[:-1])
+    if not plain or isinstance(value, type | nn.Module | Tensor):
+        return False
+    return any(isinstance(each, Tensor) for each in getattr(value, "__dict__", {}).values())
 
 
 def _is_empty(cell: types.CellType) -> bool:

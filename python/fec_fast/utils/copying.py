@@ -7,7 +7,7 @@ import gc
 import sys
 import threading
 import types
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +19,7 @@ from .copied_functions import FUNCTIONS, FunctionCopier
 from .errors import ArgumentError
 from .model_index import ModelIndex
 
-_KEYS = (str, int)  # of attributes and of hooks
+_SEQUENCES = (list, tuple, set, deque)
 _IMMUTABLE = {int, float, bool, str, type(None)}
 # Classes of Python's library that are looked into, besides those of others. All others are tied to something outside.
 _LOOKED_INTO = {"abc", "argparse", "builtins", "collections", "contextlib", "enum", "functools", "types", "typing"}
@@ -87,6 +87,7 @@ class _Copier:
     def __init__(self, memo: dict[int, Any], index: ModelIndex, keeps_apart: bool) -> None:
         self._memo = memo
         self._own = {id(held) for held in (*index.modules.values(), *index.tensors.values())}
+        self._under_way: set[int] = set()
         self._functions = FunctionCopier(memo, self._own, self.attribute, keeps_apart)
 
     def attribute(self, value: Any, place: str) -> Any:
@@ -99,13 +100,36 @@ class _Copier:
             return copied
         if kind in FUNCTIONS:
             return self._functions.copied(value, place)
-        if kind not in (dict, OrderedDict) or not all(type(key) in _KEYS for key in value):
-            self._functions.copy_inside(value, place)
+        if kind in (dict, OrderedDict) and (
+            all(type(key) is str for key in value) or self._functions.are_inside(value)
+        ):
+            # Into the memo before it is filled: a dictionary that two modules share is shared by their copies too.
+            copied = self._memo[id(value)] = kind()
+            for key, item in value.items():
+                copied[key if type(key) is str else self._copied(key, place)] = self.attribute(item, place)
+            return copied
+        if id(value) in self._under_way or not self._functions.are_inside(value):
             return self._copied(value, place)
-        # Into the memo before it is filled: a dictionary that two modules share is shared by their copies too.
-        copied = self._memo[id(value)] = kind()
-        for key, item in value.items():
-            copied[key] = self.attribute(item, place)
+        self._under_way.add(id(value))  # a wrapper may hold a method of its own
+        return self._sequence(value, place) if kind in _SEQUENCES else self._wrapper(value, place)
+
+    def _sequence(self, value: Any, place: str) -> Any:
+        if type(value) is list:
+            copied = self._memo[id(value)] = []
+            copied.extend(self.attribute(item, place) for item in value)
+            return copied
+        items = [self.attribute(item, place) for item in value]
+        made = deque(items, value.maxlen) if type(value) is deque else type(value)(items)
+        self._memo[id(value)] = made
+        return made
+
+    def _wrapper(self, value: Any, place: str) -> Any:
+        """Copies an object that holds functions, which ``deepcopy`` shares."""
+        own = getattr(value, "__dict__", {})
+        held = {name: self.attribute(each, place) for name, each in own.items() if self._functions.are_inside(each)}
+        copied = self._copied(value, place)
+        if copied is not value:
+            getattr(copied, "__dict__", {}).update(held)
         return copied
 
     def _copied(self, value: Any, place: str) -> Any:

@@ -13,7 +13,7 @@ from .critical_section import put_back_by, surely_closed
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-_AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
+_AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "xla")
 FULL = "ieee"  # torch's name for float32 arithmetic in its newer settings
 
 

@@ -121,6 +121,22 @@ def test_a_tensor_of_images_and_single_images_are_read_in_batches(loader: Any) -
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(4))
     fec_fast.recalibrate(model, loader)
-    read = IMAGES[:33] if len(loader) == 2 else IMAGES
+    read = torch.cat([IMAGES[:33], IMAGES[:1]]) if len(loader) == 2 else IMAGES
     with torch.no_grad():
         assert torch.allclose(model[3].running_mean, model[:3](read).mean(0), atol=1e-6)
+
+
+def test_a_loader_may_use_its_memory_again() -> None:
+    def reused() -> Any:
+        buffer = torch.empty(8, *IMAGES.shape[1:])
+        for number in range(4):
+            yield buffer.copy_(IMAGES[:8] + number)
+        yield buffer[:1].copy_(IMAGES[:1] + 4)
+
+    model, expected = network(), network()
+    fec_fast.recalibrate(model, reused())
+    fec_fast.recalibrate(
+        expected, [*(IMAGES[:8] + number for number in range(4)), torch.cat([IMAGES[:1] + 3, IMAGES[:1] + 4])]
+    )
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor)

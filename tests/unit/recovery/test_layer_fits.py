@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -278,7 +280,7 @@ def test_runs_that_meet_outside_the_model_are_refused_and_one_batch_is_not() -> 
     model = Network(through_a_global_variable).eval()
     result = fec_fast.prune(model, CALIBRATION[:2], remove={"up": 0.5}, recover=None)
     cut = copy.deepcopy(result.model.state_dict())
-    with pytest.raises(InputError, match=r"in a global variable .* such as recover=images\[:32\]"):
+    with pytest.raises(InputError, match=r"in a global variable,.* such as recover=images\[:32\]"):
         fec_fast.compensate(model, result.model, result.plan, CALIBRATION, progress=False)
     assert all(torch.equal(cut[name], tensor) for name, tensor in result.model.state_dict().items())
     before = error(model, result.model, OTHERS)
@@ -335,3 +337,38 @@ def test_scales_and_masks_are_not_reported_as_layers_that_were_left() -> None:
     assert {"scale", "mask", "read"} <= result.plan.keep.keys()
     done = fec_fast.compensate(model, result.model, result.plan, CALIBRATION, progress=False)
     assert set(done.left) == {"read"} and [layer.layer for layer in done.layers] == ["last"]
+
+
+@pytest.mark.parametrize("other", ["mask", "flag", "nan", "infinity", "none"])
+def test_outputs_of_all_kinds_are_compared_or_let_pass(other: str) -> None:
+    def run(self: Network, x: Tensor) -> Any:
+        y = self.head(functional.relu(self.down(functional.relu(self.up(functional.relu(self.stem(x)))))))
+        others = {
+            "mask": y > 0,
+            "flag": True,
+            "nan": y.new_tensor([math.nan, 1]),
+            "infinity": y.new_tensor([-math.inf]),
+        }
+        return {"y": y, "other": others.get(other)}
+
+    model = Network(run).eval()
+    options: dict[str, Any] = {"remove": {"up": 0.5}, "recover": CALIBRATION, "verify": other != "nan"}
+    assert fec_fast.prune(model, CALIBRATION[:2], **options).recovery.layers
+
+
+def test_the_outputs_of_one_batch_alone_are_kept_meanwhile() -> None:
+    alive: list[Any] = []
+
+    def run(self: Network, x: Tensor) -> Tensor:
+        y = self.head(functional.relu(self.down(functional.relu(self.up(functional.relu(self.stem(x)))))))
+        alive.append(weakref.ref(y))
+        most.append(sum(each() is not None for each in alive))
+        return y
+
+    most: list[int] = []
+    model = Network(run).eval()
+    result = fec_fast.prune(model, CALIBRATION[:2], remove={"up": 0.5}, recover=None)
+    alive.clear()
+    most.clear()
+    fec_fast.compensate(model, result.model, result.plan, CALIBRATION, progress=False)
+    assert max(most) <= 3

@@ -77,7 +77,31 @@ def by_list(model: nn.Module) -> None:
     model.forward = lambda images: chain[1](chain[0](images))  # type: ignore[method-assign]
 
 
-WAYS = [by_closure, by_default, by_wrapper, by_method, by_partial, by_list]
+def by_functions_in_a_list(model: nn.Module) -> None:
+    old = model.forward
+    model.chain = [lambda images: old(images), (lambda output: output / 2,)]  # type: ignore[assignment]
+    by_self = lambda self, images: self.chain[1][0](self.chain[0](images))  # noqa: E731
+    model.forward = types.MethodType(by_self, model)  # type: ignore[method-assign]
+
+
+def by_a_function_in_a_wrapper(model: nn.Module) -> None:
+    old = model.forward
+    halved = Halved(types.MethodType(lambda self, images: old(images), model))
+    halved.again = halved.__call__  # type: ignore[attr-defined]
+    halved.table = {1: [lambda images: old(images)]}  # type: ignore[attr-defined]
+    model.forward = halved  # type: ignore[method-assign]
+
+
+WAYS = [
+    by_closure,
+    by_default,
+    by_wrapper,
+    by_method,
+    by_partial,
+    by_list,
+    by_functions_in_a_list,
+    by_a_function_in_a_wrapper,
+]
 
 
 @pytest.mark.parametrize("change", WAYS)
@@ -114,6 +138,48 @@ def test_a_global_variable_of_the_name_of_an_attribute_is_not_one_that_is_read()
     model.forward = forward  # type: ignore[method-assign]
     model.old_forward = nn.Identity()
     assert fec_fast.prune(model, IMAGES[:2], remove=0.5, recover=None).proof
+
+
+SCALES: dict[str, Any] = {"scale": 0.5}
+TABLE = torch.linspace(0, 1, 8)
+
+
+def test_a_global_container_and_a_constant_that_is_a_buffer_too_are_no_reasons_to_refuse() -> None:
+    model = Network().eval()
+    SCALES["model"] = model
+    model.register_buffer("table", TABLE)
+    forward = types.MethodType(lambda self, images: Network.forward(self, images + TABLE) * SCALES["scale"], model)
+    model.forward = forward  # type: ignore[method-assign]
+    assert fec_fast.prune(model, IMAGES[:2], remove=0.5, recover=None).proof
+
+
+def test_a_partial_keeps_what_it_wraps() -> None:
+    model = Network()
+    model.forward = functools.update_wrapper(functools.partial(model.forward), Network.forward)  # type: ignore[method-assign]
+    copied = copied_model(ModelIndex.of(model)).forward
+    assert copied.__wrapped__ is Network.forward and copied.func.__self__ is not model  # type: ignore[attr-defined]
+
+
+class Uncopyable:
+    """Holds a tensor, and something that cannot be copied or is ended with it."""
+
+    ended = 0
+
+    def __init__(self) -> None:
+        self.last = torch.zeros(1)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("cannot be copied")
+
+    def __del__(self) -> None:
+        Uncopyable.ended += 1
+
+
+def test_an_object_that_a_hook_writes_to_is_copied_only_where_that_is_harmless() -> None:
+    keeper, model = Uncopyable(), Network().eval()
+    model.first.register_forward_hook(lambda module, given, output: setattr(keeper, "last", output))
+    fec_fast.prune(model, IMAGES[:2], remove=0.5, recover=IMAGES)
+    assert not Uncopyable.ended and keeper.last.shape[1] in (4, 8)
 
 
 class Shared:
