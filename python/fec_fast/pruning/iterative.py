@@ -12,6 +12,7 @@ from ..plan.composition import compose
 from ..plan.shapes import fingerprint
 from ..utils.errors import ArgumentError, TrainingError
 from ..utils.model_index import ModelIndex
+from ..utils.user_warnings import warn_user
 from .allocation.budget import Budget, round_budget
 from .arguments import check_round_arguments
 from .measured_size import network_size
@@ -71,9 +72,17 @@ def prune_iteratively(
             # What this round removes, as a share of the network that the earlier rounds left. Slightly less, so that
             # rounding does not cost one more unit.
             amount = 1 - amount / network_size(network, example_inputs, budget) - 1e-12
-        pruned = prune(network, example_inputs, budget=round_budget(budget, amount), **options)
-        result = pruned if result is None else _joined(result, pruned)
-        train(result.model, number)
+        if result is not None and is_share and amount <= 0:
+            warn_user(f"round {number} of {rounds} removes nothing: the rounds before have removed enough for it")
+        else:
+            pruned = prune(network, example_inputs, budget=round_budget(budget, amount), **options)
+            result = pruned if result is None else _joined(result, pruned)
+        returned = train(result.model, number)
+        if isinstance(returned, nn.Module) and returned is not result.model:
+            raise TrainingError(
+                f"train returned another network in round {number}: what it returns is not used; copy its weights into "
+                "the network that it is given (load_state_dict)"
+            )
         if fingerprint(ModelIndex.of(result.model)) != result.plan.pruned_fingerprint:
             raise TrainingError(f"train changed the shapes of the network in round {number}; it may change values only")
     assert result is not None

@@ -29,6 +29,17 @@ def length_of(loader: Iterable[Any]) -> int | None:
         return None
 
 
+def is_plain(loader: object) -> bool:
+    """Whether a loader is a DataLoader without an ``__iter__`` of its own.
+
+    A subclass may change the batches there. accelerate makes a loader of the same attributes, which does not.
+
+    Args:
+        loader: Any object.
+    """
+    return isinstance(loader, DataLoader) and type(loader).__iter__ is DataLoader.__iter__
+
+
 def check_can_be_repeated(loader: Iterable[Any], name: str) -> None:
     """Checks that a loader is not an iterator, which has nothing left after the first epoch.
 

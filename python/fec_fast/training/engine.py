@@ -17,8 +17,10 @@ from ..utils.errors import TrainingError, TrainingInterrupted
 from ..utils.evaluation import is_at_chance
 from ..utils.random_state import generators_of, seed_all
 from ..utils.user_warnings import warn_user
+from .batches import is_plain
 from .ema import ModelEma
 from .fsdp import copy_for_sharding, gather_tensors, shard, shard_like, uses_fsdp2
+from .gradients import accumulation_scale, check_gradients
 from .history import Epoch, best_epoch_of
 from .inputs import TrainingInputs
 from .interrupt import Interrupt, deferred_interrupt
@@ -87,7 +89,7 @@ class Trainer:
 
     def _prepare_loader(self, loader: Any) -> Any:
         """Shares the batches of a DataLoader among the processes; other iterables are returned as they are."""
-        return self.accelerator.prepare_data_loader(loader) if isinstance(loader, DataLoader) else loader
+        return self.accelerator.prepare_data_loader(loader) if is_plain(loader) else loader
 
     def close(self) -> None:
         """Removes hooks and wrappers from the networks, and the gradients of a step that was not finished."""
@@ -107,6 +109,7 @@ class Trainer:
             TrainingInterrupted: Ctrl-C was pressed.
         """
         shown = show_progress and self.accelerator.is_local_main_process
+        self.model.zero_grad()  # of a backward pass before, also where a parameter is not trained
         with deferred_interrupt() as interrupt:
             try:
                 if state is not None:
@@ -166,7 +169,7 @@ class Trainer:
         for batch_number in range(self.batches + 1):
             with interrupt.at_once():  # a loader may take long, and nothing has changed yet
                 batch = next(batches, end)
-            if batch is end and batch_number < self.batches:
+            if (batch is end) != (batch_number == self.batches):
                 self._check_batch_count(batch_number, number)
             if batch is end or batch_number == self.batches:
                 break
@@ -209,7 +212,13 @@ class Trainer:
             if not math.isfinite(value):
                 self.plain_optimizer.zero_grad()
                 raise TrainingError(self._not_finite_message(value, where, lr))
-            self.accelerator.backward(loss.value * self._accumulation_scale(batch_number))
+            self.accelerator.backward(
+                loss.value * accumulation_scale(batch_number, self.settings.accumulate, self.batches)
+            )
+            if self.accelerator.sync_gradients and self.accelerator.scaler is None:
+                check_gradients(
+                    self.trained, lambda: self._not_finite_message("finite, but not its gradient,", where, lr)
+                )
             if self.accelerator.sync_gradients and self.settings.clip_norm is not None:
                 self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
             self.optimizer.step()
@@ -219,15 +228,6 @@ class Trainer:
                 self.average.update()
             self.sparse.step(lr, self.progress)
         return value, loss.images
-
-    def _accumulation_scale(self, batch_number: int) -> float:
-        """Scale of the loss in the last, incomplete group of batches.
-
-        accelerate divides every loss by ``accumulate``, also where the epoch ends after fewer batches.
-        """
-        size = self.settings.accumulate
-        first = batch_number // size * size
-        return size / min(size, self.batches - first)
 
     def _seed_epoch(self, epoch: int) -> None:
         """Seeds all random numbers of an epoch from ``(seed, epoch)`` alone.
@@ -246,16 +246,16 @@ class Trainer:
             self.loader.iteration = epoch
 
     def _check_batch_count(self, batches: int, epoch: int) -> None:
-        """Reports a loader that gives fewer batches than its length says."""
+        """Reports a loader that gives fewer or more batches than its length says."""
         if batches == 0:
             raise TrainingError(
                 f"train_loader gave no batch in epoch {epoch + 1}, though its length is {self.batches}: it can be gone "
                 "through only once; give a torch DataLoader, or a list of batches"
             )
-        warn_user(
-            f"train_loader gave {batches} batches in epoch {epoch + 1}, its length is {self.batches}: the learning "
-            "rate follows the length"
-        )
+        gave, rest = f"{batches} batches", "the learning rate follows the length"
+        if batches == self.batches:
+            gave, rest = "more batches", "the rest is left out"
+        warn_user(f"train_loader gave {gave} in epoch {epoch + 1}, its length is {self.batches}: {rest}")
 
     def _evaluate(self, interrupt: Interrupt) -> dict[str, float] | None:
         """Returns the metrics on the held-out data; ``None`` without such data."""
@@ -375,7 +375,7 @@ class Trainer:
         self.history = [Epoch(**row) for row in state.history]
         self.progress.share, self.stopped, self.best_weights = state.progress, state.stopped, state.best
 
-    def _not_finite_message(self, value: float, where: str, lr: float) -> str:
+    def _not_finite_message(self, value: float | str, where: str, lr: float) -> str:
         """Error message for a loss that is infinite or NaN."""
         if self.inputs.state_folder is None:
             last = "no state was kept (checkpoint=None)"

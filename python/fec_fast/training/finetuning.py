@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from ..utils.arguments import check_network, check_path
 from ..utils.critical_section import put_back_by
-from ..utils.distributed import check_accelerate
+from ..utils.distributed import check_accelerate, launched_processes
 from ..utils.errors import ArgumentError, BackendError, InputError
 from ..utils.forward import restored_modes
 from ..utils.modules import check_can_be_changed
@@ -21,7 +21,7 @@ from ..utils.random_state import restored_randomness
 from ..utils.user_warnings import warn_user
 from ..utils.weights import check_finite
 from .accelerator import temporary_accelerator, unprepared_at_end
-from .batches import batch_count, check_can_be_repeated, length_of
+from .batches import batch_count, check_can_be_repeated, is_plain, length_of
 from .engine import Trainer
 from .fsdp import uses_fsdp2
 from .history import FinetuneResult, best_epoch_of
@@ -106,15 +106,16 @@ def finetune(
         PlanError: The plan of ``sparsify`` is for another network.
         BackendError: The device does not support the precision, or the kind of distributed training is not supported.
         CheckpointError: The folder holds something else, or its state belongs to another training or model.
-        TrainingError: The loss became infinite or NaN, or an epoch had no batch. The model holds the weights before
-            that step (under FSDP2, those after the last epoch).
+        TrainingError: The loss or a gradient became infinite or NaN, or an epoch had no batch. The model holds the
+            weights before that step (under FSDP2, those after the last epoch).
         TrainingInterrupted: Ctrl-C was pressed (a ``KeyboardInterrupt``); the message says how to continue. The model
             holds the weights after the last step (under FSDP2, the last epoch).
         MissingExtraError: accelerate or torchmetrics is not installed, or tensorboard where it is requested.
     """
     check_accelerate()
-    if torch.is_inference_mode_enabled():
-        raise ArgumentError("nothing can be trained inside torch.inference_mode(): call finetune outside of it")
+    if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
+        where = "torch.inference_mode()" if torch.is_inference_mode_enabled() else "torch.no_grad()"
+        raise ArgumentError(f"nothing can be trained inside {where}: call finetune outside of it")
     chosen = TrainingSettings.merge(settings, overrides)
     check_network("model", model)
     check_finite("model", model)
@@ -128,20 +129,26 @@ def finetune(
         if isinstance(value, str | bytes) or not (value is None or isinstance(value, Iterable)):
             kind = type(value).__name__
             raise ArgumentError(f"{name}: a {kind} is no loader: give a DataLoader or a list of batches")
+        if isinstance(value, DataLoader) and not is_plain(value) and launched_processes().world_size > 1:
+            raise InputError(
+                f"{name}: a {type(value).__name__} has an __iter__ of its own, whose batches cannot be shared among "
+                "several processes: do what it does in the data set or in collate_fn"
+            )
     batches = batch_count(train_loader, "train_loader")
     check_can_be_repeated(train_loader, "train_loader")
     if val_loader is not None:
         if length_of(val_loader) == 0:
             raise InputError("val_loader is empty")
         check_can_be_repeated(val_loader, "val_loader")
-    if teacher is model:
-        raise ArgumentError("teacher is the model itself; give a copy from before pruning")
+    if teacher is not None and not {id(p) for p in teacher.parameters()}.isdisjoint(map(id, model.parameters())):
+        raise ArgumentError("teacher has parameters of the model itself; give a copy from before pruning")
     if resume and checkpoint is None:
         raise ArgumentError("resume=True needs the folder to resume from: checkpoint=...")
     if chosen.patience is not None and val_loader is None:
         raise ArgumentError("patience needs held-out data to measure: val_loader=...")
-    if chosen.accumulate > 1 and not isinstance(train_loader, DataLoader):
-        raise ArgumentError(f"accumulate={chosen.accumulate} needs a torch DataLoader for train_loader")
+    if chosen.accumulate > 1 and not is_plain(train_loader):
+        own = " without an __iter__ of its own" if isinstance(train_loader, DataLoader) else ""
+        raise ArgumentError(f"accumulate={chosen.accumulate} needs a torch DataLoader{own} for train_loader")
     check_can_be_changed({"": model} if teacher is None else {"": model, "teacher": teacher})
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(f"{type(model).__name__} has no parameter with requires_grad=True: nothing to train")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import nn
@@ -81,4 +82,5 @@ def best_epoch_of(history: list[Epoch], metric: str) -> int | None:
         The number of the first such epoch; ``None`` if no epoch was evaluated on held-out data.
     """
     evaluated = [(row.epoch, row.held_out[metric]) for row in history if row.held_out is not None]
+    evaluated = [pair for pair in evaluated if not math.isnan(pair[1])] or evaluated
     return max(evaluated, key=lambda pair: pair[1])[0] if evaluated else None

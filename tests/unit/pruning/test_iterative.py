@@ -112,3 +112,29 @@ def test_contradictions(options: dict[str, Any], kind: type, words: str) -> None
     given: dict[str, Any] = {"budget": Budget(params=0.5), "train": shake, **options}
     with pytest.raises(kind, match=words):
         fec_fast.prune_iteratively(networks.vgg_digits(), DIGIT, **given, recover=None)
+
+
+def test_a_network_that_train_returns_is_not_lost_without_a_word() -> None:
+    model = networks.resnet_digits().eval()
+    options: dict[str, Any] = {"budget": Budget(params=0.5), "rounds": 2, "criterion": "l1", "recover": None}
+    with pytest.raises(fec_fast.TrainingError, match="returned another network in round 1: .*load_state_dict"):
+        fec_fast.prune_iteratively(model, DIGIT, train=lambda network, number: copy.deepcopy(network), **options)
+    assert fec_fast.prune_iteratively(model, DIGIT, train=lambda network, number: network, **options).plan.sets
+
+
+def test_a_round_after_one_that_removed_too_much_trains_alone() -> None:
+    trained: list[int] = []
+    convolutions = [nn.Conv2d(1, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU()]
+    model = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)).eval()
+    with pytest.warns(UserWarning, match="round 2 of 3 removes nothing"):
+        result = fec_fast.prune_iteratively(
+            model,
+            DIGIT,
+            budget=Budget(params=0.3),
+            train=lambda network, number: trained.append(number),
+            rounds=3,
+            round_to=32,
+            criterion="l1",
+            recover=None,
+        )
+    assert trained == [1, 2, 3] and result.after.parameters <= 0.7 * result.before.parameters

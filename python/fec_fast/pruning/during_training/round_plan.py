@@ -74,7 +74,7 @@ def plan_round(
     with without_autocast([model, *copies]):
         present = network_size(model, example_inputs, budget)
         wanted = size_wanted(present)
-        if wanted >= present:
+        if wanted * (1 + 1e-9) >= present:  # but for rounding
             return RoundPlan(None, [], present, present)
         amount: Any = wanted
         if budget.quantity != "latency_ms":

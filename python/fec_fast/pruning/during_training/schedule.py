@@ -180,7 +180,7 @@ class PruningSchedule:
             present: The size now.
             target: The size that the budget leaves.
         """
-        return present <= target if self.every is not None else done >= len(self.at)
+        return present <= target * (1 + 1e-9) if self.every is not None else done >= len(self.at)
 
 
 def _numbers(at: Any) -> tuple[int, ...]:

@@ -80,3 +80,8 @@ def test_a_schedule_is_over_after_its_last_round() -> None:
 def test_bad_schedules_are_refused(make, message: str) -> None:
     with pytest.raises(ArgumentError, match=re.escape(message)):
         make()
+
+
+def test_a_target_that_is_met_but_for_rounding_is_met() -> None:
+    schedule = PruningSchedule.until_budget(1, 1, 0.1)
+    assert schedule.is_over(4, 200.0, 199.99999999999994) and not schedule.is_over(4, 200.1, 200.0)
