@@ -102,3 +102,25 @@ def test_an_epoch_whose_metric_is_no_number_is_not_the_best() -> None:
     history = [Epoch(n, 1.0, {}, {"mAP": value}, 0.1, 8, 1.0) for n, value in enumerate((float("nan"), 0.2, 0.9), 1)]
     assert best_epoch_of(history, "mAP") == 3
     assert best_epoch_of(history[:1], "mAP") == 1
+
+
+class WritesToItsInput(nn.Module):
+    """Normalises in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = classifier()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.mul_(2).add_(1))
+
+
+def test_a_model_may_write_to_its_input() -> None:
+    model, teacher = WritesToItsInput(), WritesToItsInput()
+    batches = [(images.clone(), labels) for images, labels in dot_loader(shuffle=False)]
+    before = copy.deepcopy(batches)
+    train(model, loader=batches, epochs=2, teacher=teacher)
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(before, batches, strict=True))
+    plain, plain_teacher = classifier(), classifier()
+    train(plain, loader=[(images * 2 + 1, labels) for images, labels in before], epochs=2, teacher=plain_teacher)
+    assert same_weights(model.inner, plain)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 from torch import Tensor
@@ -19,7 +21,7 @@ from ...utils.model_index import ModelIndex
 class OptimizerSteps:
     """Counts the steps of the first of some optimizers, and looks at every other optimizer once after each round.
 
-    A step that a ``GradScaler`` skips is not counted.
+    A step that a ``GradScaler`` skips is not counted, and one whose class calls the ``step`` of its parent counts once.
 
     Attributes:
         taken: The steps so far.
@@ -37,6 +39,7 @@ class OptimizerSteps:
         self._checked: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._names: dict[int, tuple[str, Tensor]] = {}
         self._round = 0
+        self._begun: list[int] = []  # steps of the counted optimizer that run now, by the depth of the stack
         # Torch keeps the hooks, for all optimizers of the process, until they are removed: they must not keep this
         # object alive.
         this = weakref.ref(self)
@@ -44,6 +47,7 @@ class OptimizerSteps:
         def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             watcher = this()
             if watcher is not None:
+                watcher.begin(optimizer)
                 watcher.refuse_forgotten(optimizer)
 
         def after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -67,13 +71,29 @@ class OptimizerSteps:
         self._round = number
         self._checked.clear()
 
+    def begin(self, optimizer: Optimizer) -> None:
+        """Notes that a step begins, perhaps inside another one of the same optimizer.
+
+        Args:
+            optimizer: Any optimizer of the process.
+        """
+        if optimizer is self._counted():
+            depth = _stack_depth()
+            # Those that are not outside of this one were left by an exception.
+            self._begun = [*(each for each in self._begun if each < depth), depth]
+
     def count(self, optimizer: Optimizer) -> None:
         """Counts a step, if it is the watched optimizer's.
 
         Args:
             optimizer: An optimizer that has made a step.
         """
-        if optimizer is self._counted():
+        if optimizer is not self._counted():
+            return
+        self._begun = self._begun[:-1]
+        # Fused optimizers skip the step themselves, as the GradScaler tells them.
+        skipped = getattr(optimizer, "found_inf", None)
+        if not self._begun and (skipped is None or not float(skipped)):
             self.taken += 1
 
     def refuse_forgotten(self, optimizer: Optimizer) -> None:
@@ -117,3 +137,11 @@ def check_states(optimizers: Sequence[Optimizer], plan: Plan, index: ModelIndex)
     """
     for optimizer in optimizers:
         narrowed_states(optimizer, plan, index)
+
+
+def _stack_depth() -> int:
+    frame: FrameType | None = sys._getframe(1)
+    depth = 0
+    while frame is not None:
+        frame, depth = frame.f_back, depth + 1
+    return depth

@@ -19,7 +19,7 @@ from ...plan.shapes import fingerprint
 from ...plan.surgery import prune_in_place
 from ...utils.compat import ULTRALYTICS_AVERAGED
 from ...utils.critical_section import one_thread_at_a_time
-from ...utils.errors import ArgumentError, FecError, TrainingError, list_some
+from ...utils.errors import ArgumentError, FecError, PlanError, TrainingError, list_some
 from ...utils.model_index import ModelIndex
 from ...utils.public_call import interruptible
 from ...utils.text import text_table
@@ -320,6 +320,7 @@ class TrainingPruner:
         """Checks, before a round, that the training still is what it was."""
         if self._ddp is not None:
             check_can_be_renewed(self._ddp)
+        self._check_shapes(index)
         lost = self._held - self._held_names(index)
         if lost:
             raise ArgumentError(
@@ -342,9 +343,19 @@ class TrainingPruner:
             for change in narrowed_states(optimizer, plan, index, pruned_too=pruned_too)
         ]
 
+    def _check_shapes(self, index: ModelIndex) -> None:
+        whole = self._progress.plan
+        if fingerprint(index) != (self._progress.original if whole is None else whole.pruned_fingerprint):
+            raise PlanError(
+                f"{type(index.model).__name__} has other shapes than this pruner left: another pruner or apply_plan "
+                "has changed it; prune it by one TrainingPruner alone"
+            )
+
     def _check_first_states(self, trial: Plan) -> None:
         """Checks, after the first step, the states it has made: before days of training, not in the first round."""
-        check_states(self._optimizers, trial, ModelIndex.of(self._network))
+        index = ModelIndex.of(self._network)
+        self._check_shapes(index)
+        check_states(self._optimizers, trial, index)
         self._trial = None
 
     def _held_names(self, index: ModelIndex) -> frozenset[str]:

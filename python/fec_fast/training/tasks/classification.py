@@ -102,7 +102,8 @@ class _ClassificationObjective:
 
     def loss(self, network: nn.Module, batch: Any, where: str) -> BatchLoss:
         """Computes the loss of a batch; see :meth:`fec_fast.training.tasks.base.Objective.loss`."""
-        images, labels = (part.to(self.device) for part in images_and_labels(batch))
+        images, labels = images_and_labels(batch)
+        images, labels = images.to(self.device, copy=True), labels.to(self.device)  # a model may write to its input
         target = labels
         if self.settings.mixup:
             if self.mixup is None:
@@ -110,12 +111,13 @@ class _ClassificationObjective:
             # Checked here because mixup turns labels into one-hot rows, which fails unclearly for a wrong label.
             check_labels(labels, self.mixup.num_classes, where)
             images, target = self.mixup(images, labels)
+        for_teacher = None if self.distillation is None else images.clone()
         logits = network(images)
         self.classes = logits.shape[1]
         check_labels(labels, self.classes, where)
         loss = F.cross_entropy(logits, target, label_smoothing=self.settings.label_smoothing)
-        if self.distillation is not None:
-            loss = self.distillation.combined_loss(images, logits, loss)
+        if self.distillation is not None and for_teacher is not None:
+            loss = self.distillation.combined_loss(for_teacher, logits, loss)
         if self.epoch_metrics is None:
             self.epoch_metrics = _ClassificationMetrics(logits.shape[1], self.device, sum_over_processes=True)
         self.epoch_metrics.update(logits.detach(), labels)
