@@ -186,7 +186,7 @@ def _earlier() -> list[str]:
             "What was tried before recovery: the criterion `fec` with three policies, bare cuts (`recover=None`), 50",
             "further epochs in bfloat16, without and with the attention maps to imitate. Pruned minus dense, both",
             f"trained further, in points, on the {count} images of `test`, {len(seeds)} seeds. The policy was to be",
-            "chosen on `val`. Command: `git checkout b1572fc -- benchmarks`, then as its docs/ssd.md says.",
+            "chosen on `val`. It was measured before commit b1572fc, by the command in docs/ssd.md there.",
         ),
         markdown_table(["policy", *MEASURES.values()], rows),
     ]

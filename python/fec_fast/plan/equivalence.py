@@ -19,7 +19,7 @@ from ..utils.public_call import interruptible
 from ..utils.text import counted
 from .kept_statistics import KeptStatistics
 from .plan import Plan, check_plan
-from .proof_run import Run, can_be_run_too, check_nan_of_masking, kept_filters, names_by_storage, run_network
+from .proof_run import Run, check_nan_of_masking, errors_of_unreached_parts, kept_filters, names_by_storage, run_network
 from .proof_values import NetworkPair, check_values, drawn_inputs
 from .shapes import weight_name
 
@@ -224,7 +224,7 @@ class _Comparison:
         with self._pair.filled(self._pair.full, seed):
             found = {training: self._first_finite(choices, training=training) for training in modes}
         runs = {training: run for training, run in found.items() if run is not None}
-        with self._pair.filled(self._pair.small, seed), can_be_run_too():
+        with self._pair.filled(self._pair.small, seed), errors_of_unreached_parts():
             small = {training: self._run(self._pair.small, runs[training][0], training=training) for training in runs}
         for training, (inputs, full) in runs.items():
             disturbed = functools.partial(self._disturbed, seed, inputs, training=training)

@@ -87,7 +87,7 @@ def run_network(
 
     Raises:
         InputError: The network cannot be run on these inputs.
-        ArgumentError: The copy reads a tensor of the network that it is a copy of.
+        ArgumentError: The copy reads a parameter of the network that it is a copy of.
     """
     mode = _WithoutChance(double, norms, foreign or {})
     run, given = Run({}), copied_inputs(inputs)
@@ -218,7 +218,7 @@ class _WithoutChance(TorchDispatchMode):
 
     Attributes:
         met_float32: Whether anything was computed in float32 nevertheless.
-        read_foreign: A tensor that was read and may not be, or ``None``.
+        read_foreign: The name of a parameter that was read and may not be, or ``None``.
     """
 
     def __init__(self, double: bool, norms: KeptStatistics | None, foreign: Mapping[int, str]) -> None:
@@ -271,7 +271,7 @@ def check_nan_of_masking(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
 
 
 @contextlib.contextmanager
-def can_be_run_too() -> Iterator[None]:
+def errors_of_unreached_parts() -> Iterator[None]:
     """Says what it means that the pruned network cannot be run with drawn weights, with which the original can be."""
     try:
         yield

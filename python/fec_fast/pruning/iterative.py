@@ -54,7 +54,7 @@ def prune_iteratively(
         RatioError: ``remove`` or ``ratio`` is given, or ``ratios`` is a measured sensitivity: it holds for the first
             round only.
         ArgumentError: ``rounds`` is not a whole number of at least 1, or ``train`` cannot be called.
-        TrainingError: ``train`` changed a shape.
+        TrainingError: ``train`` changed a shape, or returned another network.
         BudgetError: A round's share of the budget cannot be met.
     """
     if not isinstance(budget, Budget):
@@ -78,7 +78,8 @@ def prune_iteratively(
             pruned = prune(network, example_inputs, budget=round_budget(budget, amount), **options)
             result = pruned if result is None else _joined(result, pruned)
         returned = train(result.model, number)
-        if isinstance(returned, nn.Module) and returned is not result.model:
+        own = set(map(id, result.model.parameters()))
+        if isinstance(returned, nn.Module) and own.isdisjoint(map(id, returned.parameters())):  # no wrapper of it
             raise TrainingError(
                 f"train returned another network in round {number}: what it returns is not used; copy its weights into "
                 "the network that it is given (load_state_dict)"

@@ -30,14 +30,16 @@ def length_of(loader: Iterable[Any]) -> int | None:
 
 
 def is_plain(loader: object) -> bool:
-    """Whether a loader is a DataLoader without an ``__iter__`` of its own.
+    """Whether a loader is a DataLoader without an ``__iter__`` of its own, or one that accelerate has prepared.
 
     A subclass may change the batches there. accelerate makes a loader of the same attributes, which does not.
 
     Args:
         loader: Any object.
     """
-    return isinstance(loader, DataLoader) and type(loader).__iter__ is DataLoader.__iter__
+    if not isinstance(loader, DataLoader):
+        return False
+    return type(loader).__iter__ is DataLoader.__iter__ or type(loader).__module__ == "accelerate.data_loader"
 
 
 def check_can_be_repeated(loader: Iterable[Any], name: str) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from ..utils.arguments import batches_of
 from ..utils.errors import TrainingError, TrainingInterrupted
@@ -265,8 +264,8 @@ class Trainer:
         if self.held_out is None:
             return None
         start = time.perf_counter()
-        # Only a DataLoader is shared among the processes; otherwise each of them evaluates all held-out data.
-        accelerator = self.accelerator if isinstance(self.held_out, DataLoader) else None
+        # Only a plain DataLoader is shared among the processes; otherwise each of them evaluates all held-out data.
+        accelerator = self.accelerator if is_plain(self.inputs.val_loader) else None
         with interrupt.at_once():
             metrics = self.inputs.task.evaluate(self.resulting, self.held_out, accelerator)
         self.progress.evaluation_seconds = time.perf_counter() - start

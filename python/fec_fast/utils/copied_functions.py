@@ -21,7 +21,7 @@ FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
 _CONTAINERS = (dict, OrderedDict, defaultdict, list, tuple, set, deque)
 # How far functions, containers and callable objects are looked into.
 _DEPTH = 6
-_PLAIN = {int, float, bool, str, bytes, type(None)}
+IMMUTABLE = {int, float, bool, str, bytes, type(None)}
 # A container with more entries is data, and no place where runs leave something.
 _MOST_ENTRIES = 10_000
 
@@ -153,7 +153,7 @@ class FunctionCopier:
             held = [each for one in level if id(one) not in self._own for each in _held_by(one)]
             level = []
             for each in held:
-                if type(each) not in _PLAIN and id(each) not in seen:
+                if type(each) not in IMMUTABLE and id(each) not in seen:
                     seen.add(id(each))
                     level.append(each)
 

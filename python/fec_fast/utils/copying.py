@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from .computed_weights import memo_of_computed
-from .copied_functions import FUNCTIONS, FunctionCopier
+from .copied_functions import FUNCTIONS, IMMUTABLE, FunctionCopier
 from .errors import ArgumentError
 from .model_index import ModelIndex
 
 _SEQUENCES = (list, tuple, set, deque)
-_IMMUTABLE = {int, float, bool, str, type(None)}
 # Classes of Python's library that are looked into, besides those of others. All others are tied to something outside.
 _LOOKED_INTO = {"abc", "argparse", "builtins", "collections", "contextlib", "enum", "functools", "types", "typing"}
 _THREADING_LOOKED_INTO = (threading.Semaphore, threading.Event, threading.Barrier)
@@ -93,7 +92,7 @@ class _Copier:
     def attribute(self, value: Any, place: str) -> Any:
         """Copies an attribute; ``place`` is its name, for messages."""
         kind = type(value)
-        if kind in _IMMUTABLE or (kind is tuple and all(type(item) in _IMMUTABLE for item in value)):
+        if kind in IMMUTABLE or (kind is tuple and all(type(item) in IMMUTABLE for item in value)):
             return value
         copied = self._memo.get(id(value))
         if copied is not None:

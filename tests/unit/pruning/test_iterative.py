@@ -119,7 +119,8 @@ def test_a_network_that_train_returns_is_not_lost_without_a_word() -> None:
     options: dict[str, Any] = {"budget": Budget(params=0.5), "rounds": 2, "criterion": "l1", "recover": None}
     with pytest.raises(fec_fast.TrainingError, match="returned another network in round 1: .*load_state_dict"):
         fec_fast.prune_iteratively(model, DIGIT, train=lambda network, number: copy.deepcopy(network), **options)
-    assert fec_fast.prune_iteratively(model, DIGIT, train=lambda network, number: network, **options).plan.sets
+    for wrapped in (lambda network, number: network, lambda network, number: nn.DataParallel(network)):
+        assert fec_fast.prune_iteratively(model, DIGIT, train=wrapped, **options).plan.sets
 
 
 def test_a_round_after_one_that_removed_too_much_trains_alone() -> None:

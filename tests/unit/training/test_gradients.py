@@ -124,3 +124,15 @@ def test_a_model_may_write_to_its_input() -> None:
     plain, plain_teacher = classifier(), classifier()
     train(plain, loader=[(images * 2 + 1, labels) for images, labels in before], epochs=2, teacher=plain_teacher)
     assert same_weights(model.inner, plain)
+
+
+def test_a_loader_that_accelerate_has_prepared_is_one_that_can_be_shared() -> None:
+    from accelerate import Accelerator
+
+    from fec_fast.training.batches import is_plain
+
+    plain = dot_loader(shuffle=False)
+    prepared = Accelerator(cpu=True).prepare_data_loader(plain)
+    assert is_plain(plain) and is_plain(prepared) and not is_plain(Scaled(plain.dataset)) and not is_plain([])
+    results = [train(classifier(), loader=loader, epochs=1, accumulate=2) for loader in (plain, prepared)]
+    assert same_weights(results[0].model, results[1].model)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
 import weakref
 from collections.abc import Sequence
-from types import FrameType
 from typing import Any
 
 from torch import Tensor
@@ -140,8 +139,7 @@ def check_states(optimizers: Sequence[Optimizer], plan: Plan, index: ModelIndex)
 
 
 def _stack_depth() -> int:
-    frame: FrameType | None = sys._getframe(1)
-    depth = 0
+    frame, depth = inspect.currentframe(), 0
     while frame is not None:
         frame, depth = frame.f_back, depth + 1
     return depth

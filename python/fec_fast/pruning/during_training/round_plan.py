@@ -22,7 +22,7 @@ from ..allocation.budget import Budget, round_budget
 from ..measured_size import network_size
 from ..pruner import prune
 from .plain_forward import without_autocast
-from .schedule import BATCH_NORM, IMAGES, PruningSchedule
+from .schedule import BATCH_NORM, IMAGES, ROUNDING, PruningSchedule
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def plan_round(
     with without_autocast([model, *copies]):
         present = network_size(model, example_inputs, budget)
         wanted = size_wanted(present)
-        if wanted * (1 + 1e-9) >= present:  # but for rounding
+        if wanted * ROUNDING >= present:
             return RoundPlan(None, [], present, present)
         amount: Any = wanted
         if budget.quantity != "latency_ms":

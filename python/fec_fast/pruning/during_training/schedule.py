@@ -16,6 +16,7 @@ ONE_SHOT, LINEAR, CUBIC, UNTIL_BUDGET = "one shot", "linear", "cubic", "until bu
 STEPS, EPOCHS = "steps", "epochs"
 IMAGES, BATCH_NORM = "images", "batch-norm"
 _CURVES = (ONE_SHOT, LINEAR, CUBIC, UNTIL_BUDGET)
+ROUNDING = 1 + 1e-9  # by how much a size may miss another and be taken for it
 _RECOVERIES = (None, IMAGES, DATA_FREE, BATCH_NORM)
 _MOST_ROUNDS = 1000
 
@@ -180,7 +181,7 @@ class PruningSchedule:
             present: The size now.
             target: The size that the budget leaves.
         """
-        return present <= target * (1 + 1e-9) if self.every is not None else done >= len(self.at)
+        return present <= target * ROUNDING if self.every is not None else done >= len(self.at)
 
 
 def _numbers(at: Any) -> tuple[int, ...]:

@@ -111,13 +111,13 @@ class _ClassificationObjective:
             # Checked here because mixup turns labels into one-hot rows, which fails unclearly for a wrong label.
             check_labels(labels, self.mixup.num_classes, where)
             images, target = self.mixup(images, labels)
-        for_teacher = None if self.distillation is None else images.clone()
+        untouched = images if self.distillation is None else images.clone()
         logits = network(images)
         self.classes = logits.shape[1]
         check_labels(labels, self.classes, where)
         loss = F.cross_entropy(logits, target, label_smoothing=self.settings.label_smoothing)
-        if self.distillation is not None and for_teacher is not None:
-            loss = self.distillation.combined_loss(for_teacher, logits, loss)
+        if self.distillation is not None:
+            loss = self.distillation.combined_loss(untouched, logits, loss)
         if self.epoch_metrics is None:
             self.epoch_metrics = _ClassificationMetrics(logits.shape[1], self.device, sum_over_processes=True)
         self.epoch_metrics.update(logits.detach(), labels)
