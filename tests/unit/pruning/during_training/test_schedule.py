@@ -6,10 +6,11 @@ import dataclasses
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fec_fast import ArgumentError, PruningSchedule
+from fec_fast.pruning.during_training.schedule import ROUNDING
 
 ROUNDS = st.lists(st.integers(1, 1000), min_size=1, max_size=12, unique=True).map(sorted)
 
@@ -38,6 +39,7 @@ def test_curves_remove_what_their_formulas_say_and_end_at_the_target(at: list[in
     assert PruningSchedule.one_shot(at[0]).size_after(1, 0, 100, 100, target) == pytest.approx(target)
 
 
+@example(share=0.05, target=94.99999999999999)  # 95.0, what a round leaves, misses it by a rounding
 @given(share=st.floats(0.05, 0.9), target=st.floats(5, 95))
 def test_rounds_until_a_budget_remove_a_share_of_what_is_left_and_stop(share: float, target: float) -> None:
     schedule, size, done = PruningSchedule.until_budget(10, 5, share), 100.0, 0
@@ -45,7 +47,7 @@ def test_rounds_until_a_budget_remove_a_share_of_what_is_left_and_stop(share: fl
         after = schedule.size_after(done + 1, done, 100, size, target)
         assert after == pytest.approx(max(target, size * (1 - share)))
         size, done = after, done + 1
-    assert size == target
+    assert target <= size <= target * ROUNDING
     # Rounds that were not asked for in time are made up for.
     assert schedule.size_after(3, 1, 100, 80, 0.1) == pytest.approx(80 * (1 - share) ** 2)
 
