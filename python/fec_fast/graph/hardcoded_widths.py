@@ -7,94 +7,26 @@ knows which channels went into that operator.
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from ..utils.code_lines import line_that_raised
-from ..utils.compat import TorchDispatchMode
-from ..utils.critical_section import put_back_by, surely_closed
 from ..utils.errors import InputError
-from ..utils.forward import call_model, copied_inputs, plain_operators, restored_parameters, undisturbed
+from ..utils.forward import call_model, copied_inputs
 from ..utils.model_index import ModelIndex
-from .dispatch_mode import Evaluate, TracedOperator
+from .dispatch_mode import TracedOperator
 from .label_sets import LabelPartition, Pin
-from .parameter_guard import ParameterGuard
-from .shape_only import block_value_access, call_shape_only, call_with_values
+from .recorded_run import RecordingMode, unchanged
+from .shape_only import call_with_values
 from .trace import Trace
 
 # How many operators before the one that stopped the run are searched for removable channels. Attention has some twenty
 # from its input to its output, a lambda layer more than forty.
 REACH = 64
-
-
-class _Trial(TorchDispatchMode):
-    """Calls every operator, and records those that were passed.
-
-    Attributes:
-        guard: Keeps the parameters that the model's code writes to.
-        passed: The operators.
-    """
-
-    def __init__(self, network: ModelIndex, evaluate: Evaluate) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.guard, self.passed = ParameterGuard(network), list[Any]()
-        self._evaluate = evaluate
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        self.guard.before(func, args, kwargs)
-        result = self._evaluate(func, args, kwargs)
-        self.passed.append(func)
-        return result
-
-
-def can_run(network: ModelIndex, example_inputs: Any, *, training: bool = False) -> bool:
-    """Whether a network can be run, for its shapes alone or, where that is not possible, as it is.
-
-    Args:
-        network: The index of the network, which is left as it was.
-        example_inputs: What the trace was made with.
-        training: Whether to run it in training mode.
-    """
-    for evaluate, values in ((call_shape_only, block_value_access()), (call_with_values, contextlib.nullcontext())):
-        given, mode = copied_inputs(example_inputs), _Trial(network, evaluate)
-        with contextlib.suppress(InputError), unchanged(network, mode, mode.guard, training), values:
-            call_model(network.model, given)
-            return True
-    return False
-
-
-@surely_closed
-def unchanged(network: ModelIndex, mode: TorchDispatchMode, guard: ParameterGuard, training: bool) -> Iterator[None]:
-    """Runs a network in a dispatch mode, and leaves it as it was.
-
-    Args:
-        network: The index of the network.
-        mode: The mode.
-        guard: What the mode asks before every operator.
-        training: Whether the network is in training mode inside the context.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        InputError: At the end, if the model's code gave a parameter another shape.
-    """
-    with plain_operators(network), undisturbed(network, training=training), restored_parameters(network) as replaced:
-        shapes = {name: tensor.shape for name, tensor in network.tensors.items()}
-        with put_back_by(guard.restore), mode:
-            yield
-        for name in replaced():
-            if network.tensors[name].shape != shapes[name]:
-                raise InputError(
-                    f"the model's code makes {name} anew in a run, {list(network.tensors[name].shape)} where the plan "
-                    f"wants {list(shapes[name])}: name the layers that it is made from in ignore="
-                )
 
 
 def find_hardcoded_width(
@@ -115,13 +47,13 @@ def find_hardcoded_width(
     Raises:
         InputError: No channel can be held responsible for it.
     """
-    watcher, given = _Trial(pruned, call_with_values), copied_inputs(example_inputs)
+    watcher, given = RecordingMode(pruned, call_with_values), copied_inputs(example_inputs)
     try:
         with unchanged(pruned, watcher, watcher.guard, training):
             call_model(pruned.model, given)
     except InputError as error:
         cause = error.__cause__
-        if cause is None:  # of the model's code itself, see _unchanged
+        if cause is None:  # of the model's code itself, see unchanged
             raise
         message = f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0][:160]}"
         operators = (trace.training_operators or ()) if training else trace.operators

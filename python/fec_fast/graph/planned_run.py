@@ -21,10 +21,11 @@ from ..utils.number_attributes import in_type_of
 from ..utils.running_module import modules_that_raised
 from .cuts import CountKept, Cut
 from .dispatch_mode import Evaluate, TracedOperator
-from .hardcoded_widths import only_lays_out, unchanged
+from .hardcoded_widths import only_lays_out
 from .held_sizes import HeldSize
 from .parameter_guard import ParameterGuard
 from .plain_numbers import numbers_in
+from .recorded_run import unchanged
 from .shape_only import block_value_access, call_shape_only, call_with_values
 from .trace import Trace
 

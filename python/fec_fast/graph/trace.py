@@ -37,6 +37,7 @@ from .dispatch_mode import OperatorCost, TracedOperator, TracingMode
 from .held_sizes import HeldSize
 from .label_sets import LabelPartition, Pin
 from .label_tracker import LabelTracker
+from .recorded_run import run_with_values
 from .rules.registry import DataDependentError
 from .scale_probe import computed_scales
 from .shape_only import ValueAccess, block_value_access, call_shape_only, call_with_values
@@ -126,6 +127,7 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
     Raises:
         InputError: The model cannot be run on these inputs.
     """
+    run_with_values(index, example_inputs)
     mode = _choose_heads(index, example_inputs, _trace_evaluation(index, example_inputs, norms, {}), norms)
     assert mode.allocations is not None
     operators, costs, allocations = tuple(mode.operators), tuple(mode.costs), mode.allocations.finish()

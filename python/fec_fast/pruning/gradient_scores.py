@@ -15,6 +15,7 @@ from ..graph.groups import CoupledChannels
 from ..graph.trace import Trace
 from ..utils.arguments import batches_of
 from ..utils.batches import check_labels, images_and_labels
+from ..utils.cached_functions import uncached
 from ..utils.computed_weights import owner_of
 from ..utils.errors import ArgumentError, InputError
 from ..utils.forward import describe_tensors, undisturbed
@@ -130,7 +131,7 @@ def _gradients(
         used = min(len(images), MOST_IMAGES - number)
         number += used
         for start, end in [(at, at + 1) for at in range(used)] if per_image else [(0, used)]:
-            with undisturbed(index), torch.enable_grad():
+            with undisturbed(index), uncached(index), torch.enable_grad():
                 try:
                     logits = functional_call(index.model, weights, (images[start:end].to(device, copy=True),))
                 except Exception as error:  # of the user's code

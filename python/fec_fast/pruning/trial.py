@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..graph.hardcoded_widths import can_run
+from ..graph.recorded_run import can_run
 from ..graph.trace import input_width
 from ..plan.equivalence import Proof, prove
 from ..plan.plan import Plan

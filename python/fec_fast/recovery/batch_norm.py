@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.arguments import check_network
+from ..utils.cached_functions import uncached
 from ..utils.compat import BatchNormBase
 from ..utils.compiled_parts import uncompiled
 from ..utils.critical_section import put_back_by
@@ -73,7 +74,13 @@ def reestimate(model: nn.Module, loader: Tensor | Iterable[Any]) -> bool:
         for norm, momentum in momenta:
             norm.momentum = momentum
 
-    with uncompiled(model), undone_upon_error() as undo, put_back_by(restore_momenta), restored_modes(model):
+    with (
+        uncompiled(model),
+        uncached(model),
+        undone_upon_error() as undo,
+        put_back_by(restore_momenta),
+        restored_modes(model),
+    ):
         for norm in norms:
             for buffer in norm.buffers():
                 undo.values(buffer)

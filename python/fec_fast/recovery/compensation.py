@@ -12,6 +12,7 @@ from torch import nn
 
 from ..plan.plan import Plan, check_plan
 from ..plan.shapes import fingerprint
+from ..utils.cached_functions import uncached
 from ..utils.compat import storage_id
 from ..utils.compiled_parts import uncompiled
 from ..utils.copying import copied_model
@@ -168,7 +169,7 @@ def compensate(
         def make_fits(original: ModelIndex, pruned: ModelIndex) -> LayerFits:
             return LayerFits(original, pruned, plan, ridge or NOISE_RIDGE, rows, int(memory * 2**30))
 
-        with one_thread_at_a_time(), full_float32(), uncompiled(before, after):
+        with one_thread_at_a_time(), full_float32(), uncompiled(before, after), uncached(before, after):
             fits = fit_on_noise(before, after, plan, example_inputs, make_fits, progress)
         _warn_if_nothing(fits)
         return Compensation(DATA_FREE, 0, 0, tuple(fits.records), dict(fits.left))
@@ -179,7 +180,7 @@ def compensate(
             f"{number} calibration image(s) are too few: give at least {FEWEST_IMAGES}, better some hundreds"
         )
     warn_if_few(batches)
-    with one_thread_at_a_time(), full_float32(), uncompiled(before, after):
+    with one_thread_at_a_time(), full_float32(), uncompiled(before, after), uncached(before, after):
         small = ModelIndex.of(copied_model(after))
         fits = LayerFits(before, small, plan, ridge, rows, int(memory * 2**30))
         with progress_bar("recovery: original network", len(batches), shown=progress) as done:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .cached_functions import uncached
 from .compat import own_buffers, own_parameters, storage_id, tree_leaves, tree_map
 from .compiled_parts import uncompiled
 from .computed_weights import computed_attributes
@@ -359,7 +360,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 @surely_closed
 def plain_operators(index: ModelIndex) -> Iterator[None]:
-    """Runs what fused operators would hide: attention by matrix products, and compiled submodules without compiling.
+    """Runs what would be hidden: attention by matrix products; compiled parts and cached functions as written.
 
     torch's switches are as before at the end; they are the process's, so that one thread is in at a time.
 
@@ -386,4 +387,5 @@ def plain_operators(index: ModelIndex) -> Iterator[None]:
             torch.backends.mha.set_fastpath_enabled(False)
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.enter_context(uncompiled(index))
+            stack.enter_context(uncached(index))
             yield

@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import fec_fast
 from fec_fast.graph import shape_only
 from fec_fast.graph.counts import count
-from fec_fast.graph.hardcoded_widths import can_run
 from fec_fast.graph.operator_call import OperatorCall
+from fec_fast.graph.recorded_run import can_run
 from fec_fast.graph.rules.lookup import rule_of
 from fec_fast.graph.rules.registry import DataDependentError
 from fec_fast.utils.model_index import ModelIndex

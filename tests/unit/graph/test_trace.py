@@ -16,7 +16,8 @@ from torch import Tensor, nn
 import fec_fast
 from fec_fast.graph.cuts import Cut
 from fec_fast.graph.groups import couple_channels
-from fec_fast.graph.hardcoded_widths import can_run, find_hardcoded_width
+from fec_fast.graph.hardcoded_widths import find_hardcoded_width
+from fec_fast.graph.recorded_run import can_run
 from fec_fast.graph.trace import Trace, trace_model
 from fec_fast.pruning.context import build_context
 from fec_fast.utils.model_index import ModelIndex

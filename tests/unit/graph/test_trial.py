@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -360,3 +360,28 @@ def test_a_number_that_a_held_size_restores(extra: bool) -> None:
 class Transposed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.transpose(1, 2)
+
+
+class KeepsByIdentity(nn.Module):
+    """Computes a ramp in the first run of each object, and keeps it outside."""
+
+    kept: ClassVar[dict[int, Tensor]] = {}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(9, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if id(self) not in self.kept:
+            self.kept[id(self)] = torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8)
+        return self.second(torch.cat([self.first(x), self.kept[id(self)].expand(len(x), -1, -1, -1)], 1))
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_first_run_may_compute_what_later_runs_do_not(warm: bool) -> None:
+    KeepsByIdentity.kept.clear()
+    model = KeepsByIdentity().eval()
+    if warm:
+        model(IMAGE)
+    result = fec_fast.prune(model, IMAGE, ratio=0.5, recover=None)
+    assert result.model.first.out_channels == 4 and result.proof is not None
