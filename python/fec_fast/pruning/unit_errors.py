@@ -109,7 +109,7 @@ def removal_errors(
     with uncompiled(index), uncached(index):
         if isinstance(calibration, str) and calibration == DATA_FREE:
             copied = copy_on_noise(index, example_inputs, of_each_batch=not made_up_for)
-            known = {way: slots[way] for way, use in uses.items() if use.layer not in copied.unknown}
+            known = {way: slots[way] for way, use in uses.items() if use.weight not in copied.unknown}
             seen = gather_input_covariances(copied.index, copied.batches, known)
         else:
             seen = gather_input_covariances(index, calibration_batches(calibration, MOST_IMAGES, index), slots)

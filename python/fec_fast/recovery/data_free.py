@@ -85,7 +85,7 @@ class CopyOnNoise:
     Attributes:
         index: The index of the copy.
         batches: The noise.
-        unknown: The layers in front of any batch norm. What they read on images is not known.
+        unknown: The names of the weights in front of any batch norm. What they read on images is not known.
     """
 
     index: ModelIndex
@@ -132,7 +132,7 @@ def copy_on_noise(index: ModelIndex, example_inputs: Any, *, of_each_batch: bool
     batches = noise_batches(example_inputs, few=of_each_batch)
     if not of_each_batch and _statistics_of(copied):
         recalibrate(copied.model, [(batch,) for batch in batches])
-    return CopyOnNoise(copied, batches, front.layers)
+    return CopyOnNoise(copied, batches, front.weights)
 
 
 def _drop_statistics(model: nn.Module) -> None:
@@ -158,18 +158,18 @@ class _FrontMode(LayerCallMode):
     """Notes the layers that have a call whose input no batch norm had a part in.
 
     Attributes:
-        layers: Their names.
+        weights: The names of their weights.
     """
 
     def __init__(self, index: ModelIndex) -> None:
         super().__init__(index)
-        self.layers: set[str] = set()
+        self.weights: set[str] = set()
         self._behind: dict[int, Tensor] = {}  # results that a batch norm had a part in: by storage, and kept alive
 
     def before_layer(self, call: LayerCall) -> None:
         """Notes a layer."""
         if not self._is_behind(call.input):
-            self.layers.add(call.layer)
+            self.weights.add(call.name)
 
     def after_layer(self, call: LayerCall, output: Tensor) -> None:
         """Follows what a layer computes."""

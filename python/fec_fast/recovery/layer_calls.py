@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ..utils.compat import is_transformed, tree_leaves
+from ..utils.computed_weights import layer_with
 from ..utils.model_index import ModelIndex
 
 
@@ -81,8 +82,8 @@ class LayerCall:
 
     @property
     def layer(self) -> str:
-        """The name of the layer: that of the module that has the weight."""
-        return self.name.rpartition(".")[0] or self.name
+        """The name of the layer, see :func:`fec_fast.utils.computed_weights.layer_with`."""
+        return layer_with(self.name)
 
     @property
     def out_channels(self) -> int:

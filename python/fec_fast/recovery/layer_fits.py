@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..plan.plan import Plan
 from ..utils.compat import ConvolutionBase, version_of
-from ..utils.computed_weights import computation_of, owner_of, weight_parts
+from ..utils.computed_weights import computation_of, layer_with, owner_of, weight_parts
 from ..utils.copying import copied_model
 from ..utils.errors import InputError
 from ..utils.forward import call_model, evaluation_mode, map_tensors, tensors_in, undisturbed
@@ -28,6 +28,7 @@ from .independent_runs import check_runs_apart
 from .layer_calls import LayerCall
 from .least_squares import LeastSquares
 from .lockstep import Pause, run_in_lock_step
+from .lost_inputs import weights_with_lost_inputs
 from .rows import input_rows, weight_from_matrices, weight_matrices
 from .targets import LayerTarget, TargetMode, input_dims
 
@@ -153,30 +154,38 @@ class LayerFits:
                 )
         self._images = images
         self.left |= self._mode.unfit
+        self._leave_unseen(_on(batches[0], device, copied=True))
+        return batches
+
+    def _leave_unseen(self, inputs: Any) -> None:
+        """Leaves the weights that lost inputs and that no layer was seen to use."""
+        unseen = []
         for name in self._plan.keep:
             tensor = self._original.tensors[name]
-            first_name = self._original.first_names[id(tensor)]
             # One number per channel is a scale or a mask, except of a layer with one output.
             is_layer = isinstance(self._original.modules.get(owner_of(name)), ConvolutionBase | nn.Linear)
             is_weight = tensor.dim() > 1 and (is_layer or sum(size > 1 for size in tensor.shape) > 1)
-            if is_weight and first_name not in self._mode.seen:
-                layer, kind, remedy = computation_of(self._original.modules, name)
+            if is_weight and self._original.first_names[id(tensor)] not in self._mode.seen:
+                unseen.append(name)
+        losing = weights_with_lost_inputs(self._original, self._plan, inputs, unseen) if unseen else set()
+        for name in (name for name in unseen if name in losing):
+            layer, kind, remedy = computation_of(self._original.modules, name)
+            module = self._original.modules[layer]
+            if isinstance(module, ConvolutionBase | nn.Linear) and "weight" not in weight_parts(module):
+                self.left[layer] = f"its weight is computed, by {kind}: {remedy}"
+            else:
                 why = "no convolution or linear operation was seen that uses its weight as it is"
-                parts = weight_parts(self._original.modules[layer])
-                if parts and "weight" not in parts:
-                    why = f"its weight is computed, by {kind}: {remedy}"
-                self.left[layer or name] = why
-        return batches
+                self.left[layer_with(name)] = why
 
-    def leave(self, layers: Container[str], reason: str) -> None:
+    def leave(self, weights: Container[str], reason: str) -> None:
         """Leaves some of the layers as they are.
 
         Args:
-            layers: Their names; others among them do not matter.
+            weights: The names of their weights; others among them do not matter.
             reason: Why.
         """
-        for target in self._mode.targets.values():
-            if target.layer in layers:
+        for name, target in self._mode.targets.items():
+            if name in weights:
                 self.left.setdefault(target.layer, reason)
 
     def fit(self, batches: Sequence[Any], done: Callable[[], None]) -> None:

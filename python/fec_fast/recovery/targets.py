@@ -15,6 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..plan.plan import Plan
 from ..utils.compat import storage_id
+from ..utils.computed_weights import layer_with
 from ..utils.forward import tensors_in
 from ..utils.model_index import ModelIndex
 from .layer_calls import LayerCall, LayerCallMode
@@ -231,8 +232,7 @@ class TargetMode(LayerCallMode):
             for tensor in tensors_in(list(arguments.values())):
                 if id(tensor) in self.names and tensor.dim() > 1:
                     name = self.names[id(tensor)]
-                    of_layer = name.rpartition(".")[0] or name
-                    self.other_uses[name] = (of_layer, _name_of(function))
+                    self.other_uses[name] = (layer_with(name), _name_of(function))
 
     def _note_memory(self, result: Any) -> None:
         """Notes what a function returned in the first batch: what is still there at a layer is held while it waits."""

@@ -49,6 +49,19 @@ def owner_of(name: str) -> str:
     return layer[1:] if parametrized else name.rpartition(".")[0]
 
 
+def layer_with(weight: str) -> str:
+    """What a layer with a weight of its own is called: a module may have several, as a ``ParameterList`` has.
+
+    Args:
+        weight: The name of the parameter in the model.
+
+    Returns:
+        The name of the module, if it calls the parameter ``weight``; else that of the parameter.
+    """
+    layer, _, own = weight.rpartition(".")
+    return layer if layer and own == "weight" else weight
+
+
 def computation_of(modules: Mapping[str, nn.Module], name: str) -> Computation:
     """What computes a weight from a parameter, and how to undo it.
 
