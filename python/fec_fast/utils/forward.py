@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .cached_functions import uncached
+from .code_lines import line_of_own_fault, line_that_raised
 from .compat import own_buffers, own_parameters, storage_id, tree_leaves, tree_map
 from .compiled_parts import uncompiled
 from .computed_weights import computed_attributes
@@ -43,7 +44,8 @@ def call_model(model: nn.Module, example_inputs: Any, what: str = "the example i
         The outputs of the model.
 
     Raises:
-        InputError: The model raised an exception on these inputs, which is the cause of this one.
+        InputError: The model raised an exception on these inputs, which is the cause of this one, or this library
+            failed meanwhile. The message names the line.
     """
     try:
         if isinstance(example_inputs, tuple):
@@ -57,9 +59,16 @@ def call_model(model: nn.Module, example_inputs: Any, what: str = "the example i
         if (remedy := tensor_in_place_of(example_inputs)) is not None:
             raise InputError(f"{what}: {remedy}") from error
         reason = str(error).partition(", but expected one of:")[0]  # all signatures of an operator of torch's follow
+        run = f"run on {what} ({describe_tensors(example_inputs)})"
+        if (own := line_of_own_fault(error)) is not None:
+            raise InputError(
+                f"fec_fast's own code ({own}) failed while {type(model).__name__} was {run}: {type(error).__name__}: "
+                f"{reason}; this is no fault of the model or its inputs: please report it, with the traceback above"
+            ) from error
+        line = line_that_raised(error)
         raise InputError(
-            f"{type(model).__name__} cannot be run on {what} ({describe_tensors(example_inputs)}): "
-            f"{type(error).__name__}: {reason}{_remedy(model, example_inputs, error)}"
+            f"{type(model).__name__} cannot be {run}: {type(error).__name__}: {reason}"
+            f"{'' if line is None else f' ({line})'}{_remedy(model, example_inputs, error)}"
         ) from error
 
 

@@ -13,7 +13,13 @@ from .critical_section import put_back_by, surely_closed
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-_AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "xla")
+# "privateuseone" is any device that a package adds to torch, whatever it is called.
+_AUTOCAST_DEVICES = tuple(
+    filter(
+        torch.amp.is_autocast_available,
+        ("cpu", "cuda", "mps", "xpu", "hpu", "xla", "mtia", "maia", "ipu", "privateuseone"),
+    )
+)
 FULL = "ieee"  # torch's name for float32 arithmetic in its newer settings
 
 

@@ -116,3 +116,14 @@ def test_the_block_is_without_autocast_and_its_cache() -> None:
             assert not torch.is_autocast_enabled("cpu") and not torch.is_autocast_cache_enabled()
             raise KeyError
         assert torch.is_autocast_enabled("cpu") and torch.is_autocast_cache_enabled()
+
+
+@pytest.mark.parametrize("device", ["cuda", "xpu", "mtia", "privateuseone"])
+def test_autocast_is_off_on_every_kind_of_device(device: str) -> None:
+    torch.set_autocast_enabled(device, True)
+    try:
+        with without_autocast():
+            assert not torch.is_autocast_enabled(device)
+        assert torch.is_autocast_enabled(device)
+    finally:
+        torch.set_autocast_enabled(device, False)
