@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -29,14 +30,14 @@ def remap_optimizer(optimizer: Optimizer, plan: Plan, model: nn.Module) -> None:
 
     Args:
         optimizer: Any optimizer that holds parameters of the model; its parameters of other models are left unchanged.
-            One that wraps another (accelerate's, timm's Lookahead) is looked through.
+            One that wraps others (accelerate's, a Lookahead) is looked through: their states and its own are pruned.
             Each tensor of its state has its parameter's shape before pruning, or is a scalar such as ``step``.
         plan: The plan that was applied.
         model: The model that it was applied to; it may be wrapped.
 
     Raises:
-        ArgumentError: Not an optimizer, one that holds no parameter of the model, or one that keeps its state
-            elsewhere.
+        ArgumentError: Not an optimizer, one that holds no parameter of the model, or one that keeps tensors outside its
+            ``state``; the message names the attribute.
         PlanError: The plan is not applied yet, or is for another model; or a state has another shape (factored, or
             pruned already), and the message names it. After any error the optimizer is unchanged.
     """
@@ -44,7 +45,7 @@ def remap_optimizer(optimizer: Optimizer, plan: Plan, model: nn.Module) -> None:
     expect_plan(plan)
     index = ModelIndex.of(model)
     _check_applied(plan, index)
-    changes = [change for each in acting_optimizers(optimizer) for change in narrowed_states(each, plan, index)]
+    changes = [change for each in optimizers_in(optimizer) for change in narrowed_states(each, plan, index)]
     with all_or_nothing() as undo:
         set_states(changes, undo)
 
@@ -72,16 +73,24 @@ def check_optimizer(optimizer: Any) -> None:
         raise ArgumentError(f"{type(optimizer).__name__} shards its state over processes: make a new one after pruning")
 
 
-def acting_optimizers(optimizer: Optimizer) -> list[Optimizer]:
-    """The optimizers inside an optimizer that is a wrapper (accelerate's, timm's Lookahead), else itself.
+def optimizers_in(optimizer: Optimizer) -> list[Optimizer]:
+    """The optimizers inside an optimizer that wraps others, and itself if it has a state of its own.
 
-    A wrapper's own ``state`` may be empty: that which has to be pruned is the inner one's.
+    The wrappers of accelerate show the state of the optimizer inside. Others, such as torch_optimizer's Lookahead, keep
+    slow weights in a state of their own, by parameter, which has to be pruned as well.
 
     Args:
         optimizer: Any optimizer.
+
+    Returns:
+        The innermost ones first: they make the steps.
     """
-    inner = [value for value in vars(optimizer).values() if isinstance(value, Optimizer) and value is not optimizer]
-    return [each for one in inner for each in acting_optimizers(one)] or [optimizer]
+    found: dict[Optimizer, None] = {}
+    for each in _held_optimizers(optimizer):
+        found.update(dict.fromkeys(optimizers_in(each)))
+    if not any(optimizer.state is each.state for each in found):
+        found[optimizer] = None
+    return list(found)
 
 
 def held_parameters(optimizer: Optimizer, index: ModelIndex) -> list[nn.Parameter]:
@@ -92,7 +101,7 @@ def held_parameters(optimizer: Optimizer, index: ModelIndex) -> list[nn.Paramete
         index: The index of the model, before or after pruning.
 
     Raises:
-        ArgumentError: It holds none.
+        ArgumentError: It holds none, and no other optimizer.
     """
     parameters = [
         parameter
@@ -100,7 +109,7 @@ def held_parameters(optimizer: Optimizer, index: ModelIndex) -> list[nn.Paramete
         for parameter in group["params"]
         if id(parameter) in index.first_names
     ]
-    if not parameters:
+    if not parameters and not _held_optimizers(optimizer):
         raise ArgumentError(
             f"the {type(optimizer).__name__} holds no parameter of this model: give the model that it trains"
         )
@@ -122,16 +131,19 @@ def narrowed_states(
         The entries that change. So all checks and computations come before the first change.
 
     Raises:
-        ArgumentError: It holds no parameter of the model.
+        ArgumentError: It holds no parameter of the model, or tensors outside its state.
         PlanError: A state has another shape.
     """
+    held_parameters(optimizer, index)
+    _check_nothing_elsewhere(optimizer, plan, index)
     changes: list[StateChange] = []
     new_shapes = plan.new_shapes
-    for parameter in held_parameters(optimizer, index):
-        name = index.first_names[id(parameter)]
+    for parameter, state in optimizer.state.items():
+        name = index.first_names.get(id(parameter))
+        if name is None:
+            continue  # of another model, or of none
         shape = plan.shapes.get(name, list(parameter.shape))
         new_shape = list(new_shapes.get(name, parameter.shape))
-        state = optimizer.state.get(parameter, {})
         for key, value in state.items():
             is_pruned = isinstance(value, Tensor) and list(value.shape) == new_shape != shape
             if is_pruned and pruned_too:
@@ -170,6 +182,42 @@ def _check_applied(plan: Plan, index: ModelIndex) -> None:
                 f"the model was not pruned by this plan: it {difference}, the plan leaves {list(shape)}; {remedy}"
             )
     raise PlanError(f"the model was not pruned by this plan: the names or shapes of its parameters differ; {remedy}")
+
+
+def _held_optimizers(optimizer: Optimizer) -> list[Optimizer]:
+    leaves = tree_leaves(_attributes(optimizer))
+    return [leaf for leaf in leaves if isinstance(leaf, Optimizer) and leaf is not optimizer]
+
+
+def _attributes(optimizer: Optimizer) -> dict[str, Any]:
+    """What an optimizer holds besides its parameters and their states."""
+    held = {name: value for name, value in vars(optimizer).items() if name not in ("state", "param_groups")}
+    groups = [{key: value for key, value in each.items() if key != "params"} for each in optimizer.param_groups]
+    keyed_otherwise = {key: value for key, value in optimizer.state.items() if not isinstance(key, Tensor)}
+    return {**held, "param_groups": groups, "state": keyed_otherwise}
+
+
+def _check_nothing_elsewhere(optimizer: Optimizer, plan: Plan, index: ModelIndex) -> None:
+    """Raises if an optimizer keeps a tensor outside its states that may hold values of channels that are removed.
+
+    Of such a tensor, nothing says which parameter and axis it belongs to. It can hold no values of these channels if
+    all its axes are shorter than every axis that is narrowed.
+    """
+    shortest = min((plan.shapes[name][int(axis)] for name, axes in plan.keep.items() for axis in axes), default=math.inf)
+    parameters = {id(each) for group in optimizer.param_groups for each in group["params"]}
+    states = [each.state for each in optimizers_in(optimizer)]
+    for name, value in _attributes(optimizer).items():
+        if any(value is each for each in states):
+            continue
+        for leaf in tree_leaves(value):
+            if not isinstance(leaf, Tensor) or id(leaf) in parameters or id(leaf) in index.first_names:
+                continue
+            if leaf.numel() > 1 and max(leaf.shape) >= shortest:
+                raise ArgumentError(
+                    f"the {type(optimizer).__name__} keeps a tensor of shape {list(leaf.shape)} in its attribute {name}, "
+                    "but only state[parameter] can be pruned with the parameter: use an optimizer that keeps all its "
+                    f"tensors there, or {_REMEDY}"
+                )
 
 
 def _check_state(where: str, value: Any, shape: list[int], is_pruned: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -292,6 +293,74 @@ def test_optimizers_whose_state_cannot_be_narrowed(plan: fec_fast.Plan, make: Ma
     fec_fast.apply_plan(model, plan)
     with pytest.raises(fec_fast.PlanError, match="make a new optimizer"):
         fec_fast.remap_optimizer(optimizer, plan, model)
+
+
+class Lookahead(torch.optim.Optimizer):
+    """As torch_optimizer's: slow weights in a state of its own, and the inner optimizer's state by another name."""
+
+    def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
+        self.optimizers = list(optimizers)
+        self.state: Any = collections.defaultdict(dict)
+        self.param_groups = [group for each in optimizers for group in each.param_groups]
+        self.defaults = optimizers[0].defaults
+        self.fast_state = optimizers[0].state
+
+    def step(self) -> None:  # type: ignore[override]
+        for optimizer in self.optimizers:
+            optimizer.step()
+        for group in self.param_groups:
+            for fast in group["params"]:
+                slow = self.state[fast].setdefault("slow", fast.detach().clone())
+                slow.lerp_(fast.detach(), 0.5)
+                fast.data.copy_(slow)
+
+
+def test_states_of_a_wrapper_and_of_all_optimizers_in_it_are_narrowed(plan: fec_fast.Plan) -> None:
+    model = new()
+    weights, others = (
+        torch.optim.SGD([each for each in model.parameters() if (each.ndim > 1) == large], lr=0.05, momentum=0.9)
+        for large in (True, False)
+    )
+    optimizer = Lookahead(weights, others)
+    train(model, optimizer, 2)
+    slow = optimizer.state[model.stem.weight]["slow"].clone()
+    fec_fast.apply_plan(model, plan)
+    fec_fast.remap_optimizer(optimizer, plan, model)
+    assert torch.equal(optimizer.state[model.stem.weight]["slow"], select(plan, "stem.weight", slow))
+    for each in model.parameters():
+        inner = (others, weights)[each.ndim > 1].state[each]["momentum_buffer"]
+        assert inner.shape == each.shape == optimizer.state[each]["slow"].shape
+    train(model, optimizer, 2)
+
+
+@pytest.mark.parametrize(
+    ("hold", "where"),
+    [
+        (lambda optimizer, weight: vars(optimizer).update(slow=[[weight.detach().clone()]]), "slow"),
+        (lambda optimizer, weight: vars(optimizer).update(slow={weight: weight.detach().clone()}), "slow"),
+        (lambda optimizer, weight: vars(optimizer).update(flat=torch.zeros(1000)), "flat"),
+        (lambda optimizer, weight: optimizer.param_groups[0].update(slow=torch.zeros(8, 3)), "param_groups"),
+        (lambda optimizer, weight: optimizer.state.update(all=weight.detach().clone()), "state"),
+    ],
+    ids=["lists", "by parameter", "flat", "group", "name"],
+)
+def test_tensors_outside_the_states_of_parameters_are_refused(plan: fec_fast.Plan, hold: Any, where: str) -> None:
+    model, optimizer = trained()
+    hold(optimizer, model.stem.weight)
+    fec_fast.apply_plan(model, plan)
+    each = {key: value for key, value in optimizer.state.items() if isinstance(key, Tensor)}
+    before = {key: dict(value) for key, value in each.items()}
+    with pytest.raises(fec_fast.ArgumentError, match=rf"the Adam keeps a tensor of shape \[.* attribute {where}, but"):
+        fec_fast.remap_optimizer(optimizer, plan, model)
+    assert all(each[key][name] is value for key, held in before.items() for name, value in held.items())
+
+
+def test_parameters_and_constants_in_attributes_are_no_reason_to_refuse(plan: fec_fast.Plan) -> None:
+    model, optimizer = trained()
+    vars(optimizer).update(own=list(model.parameters()), betas=torch.tensor([0.9, 0.99]), scale=torch.ones(()))
+    fec_fast.apply_plan(model, plan)
+    fec_fast.remap_optimizer(optimizer, plan, model)
+    train(model, optimizer, 1)
 
 
 def test_an_exception_half_way(plan: fec_fast.Plan) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ...plan.optimizer_state import acting_optimizers, check_optimizer, held_parameters
+from ...plan.optimizer_state import check_optimizer, held_parameters, optimizers_in
 from ...plan.plan import Plan
 from ...plan.shapes import fingerprint
 from ...recovery.batch_norm import reestimate
@@ -67,14 +67,14 @@ def checked_network(model: Any) -> nn.Module:
 
 
 def checked_optimizers(optimizer: Any, index: ModelIndex) -> tuple[Optimizer, ...]:
-    """The optimizers that hold a model's parameters, without what wraps them.
+    """The optimizers that hold a model's parameters, those inside wrappers first.
 
     Args:
         optimizer: One, or a sequence of them; they may be wrapped.
         index: The index of the model.
 
     Returns:
-        The optimizers, at least one.
+        The optimizers, at least one; wrappers only where they have a state of their own.
 
     Raises:
         ArgumentError: Another object, or an optimizer that holds no parameter of the model.
@@ -82,12 +82,12 @@ def checked_optimizers(optimizer: Any, index: ModelIndex) -> tuple[Optimizer, ..
     given = (optimizer,) if isinstance(optimizer, Optimizer) or not isinstance(optimizer, Sequence) else optimizer
     for each in given:
         check_optimizer(each)
-    acting = tuple(inner for each in given for inner in acting_optimizers(each))
-    for inner in acting:
+    found = tuple(inner for each in given for inner in optimizers_in(each))
+    for inner in found:
         held_parameters(inner, index)
-    if not acting:
+    if not found:
         raise ArgumentError("optimizer=(): give the optimizer that trains the model, or all of them")
-    return acting
+    return found
 
 
 def checked_copies(copies: Any, network: nn.Module) -> tuple[nn.Module, ...]:

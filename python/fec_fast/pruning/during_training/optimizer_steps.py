@@ -30,7 +30,7 @@ class OptimizerSteps:
         """Begins to count.
 
         Args:
-            optimizers: Those that are narrowed in every round, at least one; no wrappers of others.
+            optimizers: Those that are narrowed in every round, the innermost of wrapped ones first.
         """
         self.taken = 0
         self._counted = weakref.ref(optimizers[0])
@@ -126,7 +126,7 @@ def check_states(optimizers: Sequence[Optimizer], plan: Plan, index: ModelIndex)
     """Checks that the states of optimizers can be narrowed, before a round needs it.
 
     Args:
-        optimizers: The optimizers, without wrappers.
+        optimizers: The optimizers, and wrappers that have a state of their own.
         plan: A plan that narrows the model.
         index: The index of the model.
 

@@ -159,6 +159,16 @@ def test_states_of_other_shapes_are_refused_after_the_first_step_not_in_the_firs
         loop.pruner.step()
 
 
+def test_optimizers_that_keep_tensors_elsewhere_are_refused_before_the_training() -> None:
+    class Slow(torch.optim.SGD):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.slow = [each.detach().clone() for each in self.param_groups[0]["params"]]
+
+    with pytest.raises(ArgumentError, match="the Slow keeps a tensor of shape .* in its attribute slow"):
+        Loop(make=lambda model: Slow(model.parameters(), lr=0.01))
+
+
 def test_parameters_that_were_replaced_are_noticed_in_the_next_round() -> None:
     loop = Loop()
     loop.run(0, 2)
