@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from ..utils.arguments import first_batch
 from ..utils.batches import check_labels, images_and_labels
+from ..utils.distributed import launched_processes
 from ..utils.errors import FecError, InputError
 from ..utils.forward import call_model, describe_tensors, undisturbed
 from ..utils.modules import device_of
@@ -103,6 +104,8 @@ def check_classification_data(
 ) -> None:
     """Runs the networks on one batch and checks the labels: all of them, if the data set lists them.
 
+    The model is run in evaluation mode and in training mode, in which some return something else.
+
     Args:
         model: The network to be trained; not changed.
         teacher: The network to be imitated, if any; not changed.
@@ -110,13 +113,19 @@ def check_classification_data(
         held_out: The held-out data, if any.
 
     Raises:
-        InputError: There is no batch, a batch is not a pair of images and labels, a network does not return logits
-            ``[B, classes]``, teacher and model differ in the number of classes, or a label is outside the classes.
+        InputError: There is no batch, a batch is not a pair of images and labels, a network cannot be run or does not
+            return logits ``[B, classes]`` (in training mode also with others beside: :func:`split_logits`), teacher and
+            model differ in the number of classes, or a label is outside the classes.
     """
     images, labels = images_and_labels(first_batch(loader, "train_loader"), "train_loader")
     if not len(images):
         raise InputError("train_loader: a batch has no images: leave empty batches out")
     classes = _class_count(model, images, "the model", "train_loader")
+    _check_training_mode(model, images, classes, "the images of train_loader in training mode")
+    if len(images) > 1 and _last_batch_size(loader) == 1:  # too few for batch norm behind a global pooling
+        _check_training_mode(
+            model, images[:1], classes, "the last batch of train_loader, one image (drop_last=True leaves it out),"
+        )
     if teacher is not None and (of_teacher := _class_count(teacher, images, "the teacher", "train_loader")) != classes:
         raise InputError(f"the teacher has {of_teacher} classes and the model {classes}")
     check_labels(labels, classes, "the first batch")
@@ -140,6 +149,48 @@ def _class_count(model: nn.Module, images: Tensor, role: str, loader: str) -> in
             "task=fec_fast.detection.Detection() or a task of your own"
         )
     return int(logits.shape[1])
+
+
+def _last_batch_size(loader: Iterable[Any]) -> int | None:
+    """The number of images in the last batch of a loader; ``None`` if it cannot be told, or processes share it."""
+    if not is_plain(loader) or not isinstance(loader, DataLoader) or launched_processes().world_size > 1:
+        return None
+    samples = length_of(loader.sampler)
+    if loader.batch_size is None or loader.drop_last or samples is None:
+        return None
+    return samples % loader.batch_size or loader.batch_size
+
+
+def _check_training_mode(model: nn.Module, images: Tensor, classes: int, what: str) -> None:
+    """Raises unless a classifier returns logits ``[B, classes]`` in training mode too."""
+    with undisturbed(model, training=True), torch.enable_grad():  # as in training: the model may ask for gradients
+        images = images.to(device_of(model), copy=True)
+        outputs = call_model(model, images, what)
+    every = [logits for part in split_logits(outputs) for logits in (part if isinstance(part, list) else [part])]
+    if not all(isinstance(logits, Tensor) and logits.shape == (len(images), classes) for logits in every):
+        raise InputError(
+            f"the model, {type(model).__name__}, returns a {type(outputs).__name__} ({describe_tensors(outputs)}) in "
+            f"training mode and logits [{len(images)}, {classes}] in evaluation mode: make it return the logits in "
+            "training mode too (beside them, a named tuple may have logits of auxiliary classifiers, as torchvision's "
+            "GoogLeNet does), or give a task of your own that knows its outputs"
+        )
+
+
+def split_logits(outputs: Any) -> tuple[Any, list[Any]]:
+    """Splits what a classifier returns into its logits and those of its auxiliary classifiers.
+
+    Args:
+        outputs: Logits, or a named tuple that has them as ``logits``, and other fields whose names begin with ``aux``,
+            such as torchvision's ``GoogLeNetOutputs`` and ``InceptionOutputs``.
+
+    Returns:
+        The logits, and those of the auxiliary classifiers; anything else as it is, without others.
+    """
+    fields = getattr(outputs, "_fields", ()) if isinstance(outputs, tuple) else ()
+    if "logits" not in fields or not all(name == "logits" or name.startswith("aux") for name in fields):
+        return outputs, []
+    auxiliary = [getattr(outputs, name) for name in fields if name != "logits"]
+    return outputs.logits, [logits for logits in auxiliary if logits is not None]
 
 
 def _listed_labels(dataset: Any) -> Tensor | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,9 @@ class ModelEma:
     """Keeps an exponential moving average of a model's weights.
 
     The running means and variances of batch norm are averaged with the same decay as the weights, because they have to
-    match the averaged weights, not the current ones. Integer buffers (``num_batches_tracked``) are copied.
+    match the averaged weights, not the current ones. Integer buffers (``num_batches_tracked``) and extra states
+    (``get_extra_state``) are copied. The averages of tensors in half precision are kept in float32, because a small
+    share of a difference would be rounded away; the averaged network has them rounded.
     In tensors that are not finite at the start, such as a mask with ``-inf``, an entry that is not finite in the model
     or in the average takes the model's value.
 
@@ -38,9 +42,10 @@ class ModelEma:
         self.averaged = AveragedModel(nn.Identity(), use_buffers=True)  # it would make a deep copy, which may fail
         self.averaged.module = copied_model(ModelIndex.of(source))
         self.model: nn.Module = self.averaged.module
+        self._unrounded: dict[str, Tensor] = {}
         self._infinite = [
             name
-            for name, tensor in chain(source.named_parameters(), source.named_buffers())
+            for name, tensor in _tensors(source).items()
             if tensor.is_floating_point() and not bool(tensor.isfinite().all())
         ]
 
@@ -54,22 +59,50 @@ class ModelEma:
             self.averaged.avg_fn = get_ema_avg_fn(decay)  # type: ignore[no-untyped-call]
         else:
             self.averaged.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        unrounded = self._unrounded_averages()
         self.averaged.update_parameters(self.source)
         with torch.no_grad():
             for averaged, current in zip(self.model.buffers(), self.source.buffers(), strict=True):
                 if not averaged.is_floating_point():
                     averaged.copy_(current)
+            own, given = _tensors(self.model), _tensors(self.source)
+            for name, average in unrounded.items():
+                average.lerp_(given[name].float(), 1 - decay if steps else 1.0)
             # The average with an infinite entry is infinite or NaN (inf - inf), whichever of the two has it.
-            own, given = (
-                dict(chain(each.named_parameters(), each.named_buffers())) for each in (self.model, self.source)
-            )
             for name in self._infinite:
-                own[name].copy_(torch.where(own[name].isfinite(), own[name], given[name]))
+                average = unrounded.get(name, own[name])
+                average.copy_(torch.where(average.isfinite(), average, given[name]))
+            for name, average in unrounded.items():
+                own[name].copy_(average)
+        for averaging, trained in zip(self.model.modules(), self.source.modules(), strict=True):
+            if type(trained).get_extra_state is not nn.Module.get_extra_state:
+                averaging.set_extra_state(copy.deepcopy(trained.get_extra_state()))
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Returns the averaged weights and the number of updates."""
-        return self.averaged.state_dict()
+    def _unrounded_averages(self) -> dict[str, Tensor]:
+        """The averages of the tensors in half precision, in float32, by name."""
+        # Made here, not at the start: FSDP2 has replaced the parameters since.
+        for name, rounded in _tensors(self.model).items():
+            if rounded.is_floating_point() and rounded.element_size() < torch.float32.itemsize:
+                average, current = self._unrounded.get(name), rounded.detach().float()
+                if average is not None:  # other values were written to the network: channels of a plan that fade
+                    current = torch.where(average.to(rounded.dtype) == rounded, average, current)
+                self._unrounded[name] = current
+        return self._unrounded
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the averaged weights, those in half precision in float32, and the number of updates."""
+        state = self.averaged.state_dict()
+        averages = {f"module.{name}": average for name, average in self._unrounded_averages().items()}
+        return {name: averages.get(name, value) for name, value in state.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the average from what :meth:`state_dict` returned."""
         self.averaged.load_state_dict(state)
+        for name, rounded in _tensors(self.model).items():
+            stored = state.get(f"module.{name}")
+            if stored is not None and stored.dtype != rounded.dtype:
+                self._unrounded[name] = stored.to(rounded.device, copy=True)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return dict(chain(model.named_parameters(), model.named_buffers()))

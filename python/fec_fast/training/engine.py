@@ -28,7 +28,7 @@ from .optimizer import build_optimizer
 from .progress import TrainingProgress
 from .progress_bar import ProgressBar
 from .sparsity import SparseTraining
-from .state import TrainingState, write_state
+from .state import TrainingState, copied_state, write_state
 from .trackers import log_values
 
 if TYPE_CHECKING:
@@ -59,10 +59,10 @@ class Trainer:
         self.settings = inputs.settings
         self.history: list[Epoch] = []
         self.stopped: str | None = None
-        self.best_weights: dict[str, Tensor] = {}
+        self.best_weights: dict[str, Any] = {}
         self.out_of_time = False
         self.schedule = LRSchedule.from_settings(inputs.settings)
-        inputs.model.to(accelerator.device)
+        inputs.model.to(accelerator.device)  # its value is not used, nor train's and eval's: some models' are nothing
         self.sharded = uses_fsdp2(accelerator)
         self.model = copy_for_sharding(inputs.model) if self.sharded else inputs.model
         decay = self.settings.ema_decay
@@ -75,14 +75,16 @@ class Trainer:
             average = None if self.average is None else self.average.model
             self.network, self.optimizer = shard(accelerator, self.model, self.plain_optimizer, average)
         else:
-            self.network, self.optimizer = accelerator.prepare(self.model, self.plain_optimizer)
+            prepared = accelerator.prepare(self.model, self.plain_optimizer, device_placement=[False, None])
+            self.network, self.optimizer = prepared
         self.sparse = SparseTraining(inputs.sparsify, self.model, None if self.average is None else self.average.model)
         # Listed after sharding, which replaces the parameters.
         self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.batches = len(self.loader)  # of this process
         self.progress = TrainingProgress(self.settings, self.batches, self.held_out, accelerator)
         if inputs.teacher is not None:
-            inputs.teacher.to(accelerator.device).eval()  # its value is not used: some models' train() returns nothing
+            inputs.teacher.to(accelerator.device)
+            inputs.teacher.eval()
         # Last, because it puts hooks on the networks that only close() removes.
         self.objective = inputs.task.objective(self.model, inputs.teacher, self.settings, accelerator)
 
@@ -322,9 +324,7 @@ class Trainer:
         """
         selects_best = self.settings.patience is not None and row is not None
         if selects_best and best_epoch_of(self.history, self.inputs.task.main_metric) == len(self.history):
-            self.best_weights = {
-                key: value.detach().cpu().clone() for key, value in self.resulting.state_dict().items()
-            }
+            self.best_weights = copied_state(self.resulting)
         if self.inputs.state_folder is not None:
             state = self._capture_state()  # collective under FSDP2, so not in the main process alone
             if self.accelerator.is_main_process:
@@ -360,9 +360,9 @@ class Trainer:
         for key, value in state.optimizer.items():
             entry, _, name = key.partition("/")
             parameter = self.trained[name]
-            # Momentum and the like get the device, memory format and sharding of the parameter. A count of steps
-            # (0-dim) stays on the CPU, where torch's optimizers keep it.
-            if value.ndim or not parameter.ndim:
+            # Momentum and the like get the device, memory format and sharding of the parameter. A count of steps stays
+            # on the CPU and in float32, where torch's optimizers keep it.
+            if entry != "step":
                 value = torch.empty_like(parameter).copy_(shard_like(parameter, value))
             self.plain_optimizer.state[parameter][entry] = value
         if self.average is not None:

@@ -17,7 +17,7 @@ from ..utils.errors import ArgumentError, BackendError, InputError
 from ..utils.forward import restored_modes
 from ..utils.modules import check_can_be_changed
 from ..utils.public_call import interruptible
-from ..utils.random_state import restored_randomness
+from ..utils.random_state import restored_randomness, unseeded_generators
 from ..utils.user_warnings import warn_user
 from ..utils.weights import check_finite
 from .accelerator import temporary_accelerator, unprepared_at_end
@@ -28,7 +28,7 @@ from .history import FinetuneResult, best_epoch_of
 from .inputs import TrainingInputs
 from .settings import TrainingSettings
 from .sparsity import GroupLasso, GrowingPenalty, check_sparsity
-from .state import check_state_folder, has_state, read_state
+from .state import check_extra_states, check_state_folder, has_state, read_state
 from .tasks.base import Task
 from .tasks.classification import Classification
 from .trackers import check_log_folder, make_tracker, start_trackers
@@ -60,10 +60,10 @@ def finetune(
 
     Each epoch draws its random numbers from ``(seed, epoch)``. A resumed training therefore gives the same numbers as
     one that was never interrupted: bit for bit on the CPU, unless the loader keeps worker processes alive between
-    epochs or the clock decides (``max_minutes``). The caller's random state is restored. Ctrl-C ends the training at
-    once while it waits for data or evaluates, and after the current step otherwise; resuming repeats the unfinished
-    epoch. Under FSDP2 the model receives the trained weights after
-    every epoch instead of every step.
+    epochs, its data set has a random generator of its own, or the clock decides (``max_minutes``). The caller's random
+    state is restored. Ctrl-C ends the training at once while it waits for data or evaluates, and after the current step
+    otherwise; resuming repeats the unfinished epoch. Under FSDP2 the model receives the trained weights after every
+    epoch instead of every step.
 
     Args:
         model: The network. A classifier takes images ``[B, ...]`` and returns logits ``[B, classes]``; other tasks have
@@ -105,7 +105,8 @@ def finetune(
         LayerError: A module of ``feature_layers`` does not exist.
         PlanError: The plan of ``sparsify`` is for another network.
         BackendError: The device does not support the precision, or the kind of distributed training is not supported.
-        CheckpointError: The folder holds something else, or its state belongs to another training or model.
+        CheckpointError: The folder holds something else, its state belongs to another training or model, or it cannot
+            hold what a module returns from ``get_extra_state``.
         TrainingError: The loss or a gradient became infinite or NaN, or an epoch had no batch. The model holds the
             weights before that step (under FSDP2, those after the last epoch).
         TrainingInterrupted: Ctrl-C was pressed (a ``KeyboardInterrupt``); the message says how to continue. The model
@@ -161,7 +162,15 @@ def finetune(
     with restored_randomness():
         task.check(model, teacher, train_loader, chosen, val_loader)
         if state_folder is not None:
+            for name, loader in (("train_loader", train_loader), ("val_loader", val_loader)):
+                if generators := unseeded_generators(loader):
+                    warn_user(
+                        f"{name} has a random generator of its own, {generators[0]}, which is neither seeded nor "
+                        "stored: a resumed training will not give the same numbers; draw from the global generators of "
+                        "torch, NumPy or Python"
+                    )
             check_state_folder(state_folder)
+            check_extra_states(model.state_dict())
         inputs = TrainingInputs(task, model, teacher, train_loader, val_loader, chosen, state_folder, sparsify)
         tracker = make_tracker(log_folder, log_with)
         networks = [model] if teacher is None else [model, teacher]

@@ -65,7 +65,8 @@ def copy_for_sharding(model: nn.Module) -> nn.Module:
 
     with torch.no_grad():
         for tensor in model.state_dict().values():
-            tensor.copy_(broadcast(tensor.clone()))
+            if isinstance(tensor, Tensor):  # no extra state of a module
+                tensor.copy_(broadcast(tensor.clone()))
     return copied_model(ModelIndex.of(model))
 
 
@@ -120,20 +121,20 @@ def shard(
     return sharded, prepared_optimizer
 
 
-def gather_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def gather_tensors(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Gathers sharded tensors into full ones.
 
     Args:
-        tensors: DTensors or plain tensors by name. The gathering is collective: all processes have to call this with
-            the same names in the same order.
+        tensors: DTensors, plain tensors or extra states of modules, by name. The gathering is collective: all processes
+            have to call this with the same names in the same order.
 
     Returns:
-        Full tensors, in every process; plain tensors as they are.
+        Full tensors, in every process; everything else as it is.
     """
     return {name: _full_tensor(tensor) for name, tensor in tensors.items()}
 
 
-def shard_like(reference: Any, tensor: Tensor) -> Tensor:
+def shard_like(reference: Any, tensor: Any) -> Any:
     """Shards a full tensor in the way another tensor is sharded.
 
     Args:
@@ -150,6 +151,5 @@ def shard_like(reference: Any, tensor: Tensor) -> Tensor:
     return distribute_tensor(tensor.to(reference.device), reference.device_mesh, reference.placements)
 
 
-def _full_tensor(tensor: Any) -> Tensor:
-    full: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor
-    return full
+def _full_tensor(tensor: Any) -> Any:
+    return tensor.full_tensor() if is_sharded(tensor) else tensor

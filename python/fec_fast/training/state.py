@@ -7,6 +7,7 @@ effect when ``training.json`` is replaced by a rename. A kill at any moment ther
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -14,7 +15,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 import torch
@@ -42,7 +43,7 @@ class TrainingState:
         progress: Share of the training that is done, in [0, 1].
         stopped: What ended the training; ``None`` while it is unfinished.
         scaler: State of the gradient scaler of float16 training, otherwise ``None``.
-        model: State dict of the model.
+        model: State dict of the model: tensors, and what else modules add by ``get_extra_state``.
         optimizer: Tensors of the optimizer by ``"ENTRY/PARAMETER"``, for example ``"momentum_buffer/conv1.weight"``. A
             parameter that never had a gradient has none.
         average: State dict of the moving average; empty if none is kept.
@@ -55,10 +56,10 @@ class TrainingState:
     progress: float
     stopped: str | None
     scaler: dict[str, Any] | None
-    model: dict[str, Tensor]
+    model: dict[str, Any]
     optimizer: dict[str, Tensor]
-    average: dict[str, Tensor]
-    best: dict[str, Tensor]
+    average: dict[str, Any]
+    best: dict[str, Any]
 
 
 _TENSOR_FIELDS = ("model", "optimizer", "average", "best")
@@ -91,6 +92,7 @@ class _Index(_Head):
     progress: Annotated[float, msgspec.Meta(ge=0, le=1)]
     stopped: str | None
     scaler: dict[str, float] | None
+    extra_states: NotRequired[dict[str, Any]]  # by the names that tensors have in the other file
     file: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]+\\.safetensors$")]
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
@@ -126,6 +128,46 @@ def has_state(folder: Path) -> bool:
     return (folder / _INDEX).is_file()
 
 
+def check_extra_states(state: Mapping[str, Any]) -> None:
+    """Checks that a training state can hold what modules add to a state dict by ``get_extra_state``.
+
+    Args:
+        state: The state dict of a model, or of a moving average.
+
+    Raises:
+        CheckpointError: A module returns something that is neither a tensor nor the same after JSON has held it.
+    """
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            continue
+        try:
+            is_kept = bool(json.loads(json.dumps(value, allow_nan=False)) == value)
+        except (TypeError, ValueError, RecursionError):
+            is_kept = False
+        if not is_kept:
+            layer = name.removesuffix("._extra_state") if "." in name else ""
+            raise CheckpointError(
+                f"layer {layer!r}: get_extra_state returns a {type(value).__name__} ({value!r:.80}) that a training "
+                "state cannot hold: return a tensor, or what JSON can hold (text, finite numbers, lists, dictionaries "
+                "whose keys are text); or train without checkpoint="
+            )
+
+
+def copied_state(model: nn.Module) -> dict[str, Any]:
+    """Copies the state dict of a model.
+
+    Args:
+        model: The model, on any device.
+
+    Returns:
+        The tensors on the CPU; extra states are copied as objects.
+    """
+    return {
+        name: value.detach().cpu().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+        for name, value in model.state_dict().items()
+    }
+
+
 def write_state(folder: Path, state: TrainingState) -> None:
     """Writes a training state. An older state in the folder is deleted once the new one is complete.
 
@@ -134,18 +176,21 @@ def write_state(folder: Path, state: TrainingState) -> None:
         state: The state. Its tensors may be on any device.
 
     Raises:
-        CheckpointError: The path is a file, the folder holds something other than a training state, or the history is
-            not that of as many epochs. Nothing was written.
+        CheckpointError: The path is a file, the folder holds something other than a training state, the history is not
+            that of as many epochs, or a state has other objects than :func:`check_extra_states` accepts. Nothing was
+            written.
         OSError: The disk is full or not writable; the old state is still there.
     """
     check_state_folder(folder)
     _check_history(state.history, state.epoch, f"the training state for {folder}")
+    entries = {f"{kind}/{key}": value for kind in _TENSOR_FIELDS for key, value in getattr(state, kind).items()}
+    check_extra_states(entries)
     make_folders(folder)
     # Cloned because safetensors refuses tensors that share memory, which tied weights do.
     tensors = {
-        f"{kind}/{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for kind in _TENSOR_FIELDS
-        for key, value in getattr(state, kind).items()
+        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, value in entries.items()
+        if isinstance(value, Tensor)
     }
     file = folder / f"state-{state.epoch:04d}-{secrets.token_hex(8)}.safetensors"
     try:
@@ -156,6 +201,7 @@ def write_state(folder: Path, state: TrainingState) -> None:
             "version": _VERSION,
             **{name: getattr(state, name) for name in _JSON_FIELDS},
             "history": [_with_metrics(row, math.nan, None) for row in state.history],
+            "extra_states": {key: value for key, value in entries.items() if key not in tensors},
             "file": file.name,
             "sha256": sha256(file),
         }
@@ -205,12 +251,12 @@ def read_state(folder: Path, settings: Mapping[str, Any], model: nn.Module) -> T
             if digest != index["sha256"]:
                 raise CheckpointError(f"{file} was truncated or edited: its checksum is not the one in {_INDEX}")
 
-        tensors = read_tensors(file, check).tensors
-        groups: dict[str, dict[str, Tensor]] = {kind: {} for kind in _TENSOR_FIELDS}
-        for key, value in tensors.items():
+        entries = {**read_tensors(file, check).tensors, **index.get("extra_states", {})}
+        groups: dict[str, dict[str, Any]] = {kind: {} for kind in _TENSOR_FIELDS}
+        for key, value in entries.items():
             kind, _, name = key.partition("/")
             if kind not in groups:
-                raise CheckpointError(f"{file} has {key!r}, which is no part of a training state")
+                raise CheckpointError(f"{folder} has {key!r}, which is no part of a training state")
             groups[kind][name] = value
         _check_history(index["history"], index["epoch"], f"{folder / _INDEX} is damaged: it")
         history = [_with_metrics(row, None, math.nan) for row in index["history"]]
@@ -260,19 +306,23 @@ def _check_settings(folder: Path, stored: Mapping[str, Any], current: Mapping[st
 def _check_tensors(folder: Path, state: TrainingState, model: nn.Module) -> None:
     expected = model.state_dict()
     parameters = {key: value for key, value in model.named_parameters() if value.requires_grad}
-    differing = sorted(set(state.model) ^ set(expected))
-    differing += [key for key in state.model if key in expected and state.model[key].shape != expected[key].shape]
+    differing: list[str] = []
     average = {key.removeprefix("module."): value for key, value in state.average.items() if key != "n_averaged"}
-    for kept in filter(None, (average, state.best)):
+    for kept in (state.model, *filter(None, (average, state.best))):
         differing += sorted(set(kept) ^ set(expected))
-        differing += [key for key in kept if key in expected and kept[key].shape != expected[key].shape]
+        differing += [key for key in kept if key in expected and _shape(kept[key]) != _shape(expected[key])]
     for key, value in state.optimizer.items():
         name = key.partition("/")[2]
         # A 0-dim entry is a count of steps; all others have the shape of their parameter.
-        if name not in parameters or (value.ndim and value.shape != parameters[name].shape):
+        if name not in parameters or (_shape(value) and _shape(value) != parameters[name].shape):
             differing.append(name)
     if differing:
         raise CheckpointError(
             f"the training state in {folder} is for another model: it differs in {differing[0]!r} and "
             f"{len(differing) - 1} more; load the pruned model from its checkpoint before resuming its training"
         )
+
+
+def _shape(value: Any) -> torch.Size | None:
+    """The shape of a tensor; ``None`` for an extra state."""
+    return value.shape if isinstance(value, Tensor) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,10 @@ import numpy as np
 import torch
 
 from .critical_section import put_back_by, surely_closed
+
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+# Attributes in which data sets and transforms hold others.
+_INNER = ("dataset", "datasets", "transform", "target_transform", "transforms")
 
 
 @surely_closed
@@ -69,6 +74,41 @@ def restorer_of(generator: Any) -> Callable[[], None] | None:
     return None
 
 
+def _samplers(loader: Any) -> list[Any]:
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    samplers = [getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)]
+    return [sampler for sampler in samplers if sampler is not None]
+
+
+def unseeded_generators(loader: Any) -> list[str]:
+    """Finds random generators that belong to a loader, its samplers, its data set or its transforms.
+
+    Args:
+        loader: A DataLoader, or any other object. Worker processes that are started in every epoch get the data set as
+            it is, so the generators in it do not go on from epoch to epoch, and are not listed.
+
+    Returns:
+        Descriptions of those that :func:`generators_of` does not find.
+    """
+    seeded, seen = set(map(id, generators_of(loader))), set()
+    owners = [loader, *_samplers(loader), getattr(loader, "collate_fn", None)]
+    if not getattr(loader, "num_workers", 0) or getattr(loader, "persistent_workers", False):
+        owners.append(getattr(loader, "dataset", None))
+    descriptions = []
+    while owners:
+        owner = owners.pop(0)
+        if id(owner) in seen or isinstance(owner, type | types.ModuleType | types.FunctionType):
+            continue
+        seen.add(id(owner))
+        for name, value in getattr(owner, "__dict__", {}).items():
+            if isinstance(value, _GENERATORS) and id(value) not in seeded:
+                kind = f"{type(value).__module__.partition('.')[0]}'s {type(value).__name__}"
+                descriptions.append(f"{name} of {type(owner).__name__} ({kind})")
+            elif name in _INNER:
+                owners += value if isinstance(value, list | tuple) else [value]
+    return descriptions
+
+
 def _set_state(generator: torch.Generator, state: torch.Tensor) -> None:
     generator.set_state(state)
 
@@ -93,8 +133,7 @@ def generators_of(loader: Any) -> list[torch.Generator]:
     Returns:
         The generators of the loader and its samplers; may be empty.
     """
-    samplers = (getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None))
-    candidates = [getattr(owner, "generator", None) for owner in (loader, *samplers)]
+    candidates = [getattr(owner, "generator", None) for owner in (loader, *_samplers(loader))]
     # accelerate adds this one to a shuffling loader, so that all processes draw the same order.
     candidates.append(getattr(loader, "synchronized_generator", None))
     return [generator for generator in candidates if isinstance(generator, torch.Generator)]

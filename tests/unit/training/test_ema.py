@@ -1,5 +1,6 @@
 """The moving average of the weights: its formula, and that it is what a training results in."""
 
+import copy
 import math
 
 import pytest
@@ -47,3 +48,55 @@ def test_an_entry_that_is_not_finite_is_the_models(per_tensor: bool) -> None:
     average.update()
     assert torch.equal(average.model.mask, model.mask) and torch.equal(average.model.range, model.range)
     assert torch.allclose(average.model.weight, before + 1 - 2 / 11)  # finite entries are averaged: decay 2 / 11
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_average_of_half_precision_follows_the_weights(dtype: torch.dtype) -> None:
+    coarse, fine = nn.Linear(2, 2).to(dtype), nn.Linear(2, 2)
+    fine.load_state_dict(coarse.float().state_dict())
+    coarse.to(dtype)
+    averages = ModelEma(coarse, 0.999), ModelEma(fine, 0.999)
+    for step in range(3000):
+        if step == 1500:
+            with torch.no_grad():
+                fine.weight.fill_(2.0)
+                coarse.weight.fill_(2.0)
+        if step == 2000:  # as a training does that is resumed
+            averages[0].load_state_dict(copy.deepcopy(averages[0].state_dict()))
+        for average in averages:
+            average.update()
+    assert averages[0].model.weight.dtype == dtype
+    assert torch.equal(averages[0].model.weight, averages[1].model.weight.to(dtype))
+
+
+def test_values_that_are_written_to_the_averaged_network_count() -> None:
+    model = nn.Linear(2, 2).bfloat16()
+    average = ModelEma(model, 0.9)
+    average.update()
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+        average.model.weight.zero_()
+    average.update()  # decay 2 / 11
+    assert torch.allclose(average.model.weight.float(), torch.tensor(9 / 11), atol=2e-3)
+
+
+class Scaled(nn.Linear):
+    """A layer with a number that training changes, and that is no tensor."""
+
+    seen = 0
+
+    def forward(self, input: Tensor) -> Tensor:
+        self.seen += int(self.training)
+        return super().forward(input)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"seen": self.seen}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.seen = state["seen"]
+
+
+def test_extra_states_are_those_of_the_trained_network() -> None:
+    model = nn.Sequential(nn.Flatten(), Scaled(36, 3))
+    train(model, epochs=2, ema_decay=0.9)
+    assert model[1].seen == 6

@@ -242,3 +242,16 @@ def test_a_teacher_whose_train_returns_nothing_teaches() -> None:
     found = train(Silent(*classifier()), teacher=Silent(*teacher))
     assert same_weights(found.model, expected.model)
     assert not same_weights(found.model, train(classifier()).model)
+
+
+class Unmoved(nn.Sequential):
+    """Its ``to`` returns nothing."""
+
+    def to(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        super().to(*args, **kwargs)
+
+
+def test_networks_whose_to_returns_nothing_are_trained() -> None:
+    expected = train(classifier(), teacher=classifier(width=12))
+    found = train(Unmoved(*classifier()), teacher=Unmoved(*classifier(width=12)))
+    assert same_weights(found.model, expected.model)

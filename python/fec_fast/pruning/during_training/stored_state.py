@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, TypedDict
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 from torch import nn
@@ -18,10 +19,14 @@ from ...utils.errors import CheckpointError, PlanError
 from ...utils.model_index import ModelIndex
 from ...utils.modules import unwrap_for_surgery
 from ...utils.undo import UndoLog, all_or_nothing
+from ..allocation.budget import Budget
+from ..allocation.measured import Sensitivity
+from ..pruner import prune
 from .schedule import PruningSchedule
 
 _FORMAT = "fec_fast.training_pruner"
 _VERSION = 1
+_NOT_DESCRIBED = ("calibration", "verify")  # data, and what has no effect on the result
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 _Size = Annotated[float, msgspec.Meta(ge=0, le=1e300)]
 
@@ -96,6 +101,7 @@ class _State(TypedDict):
     version: int
     schedule: dict[str, Any]
     budget: str
+    options: NotRequired[dict[str, str]]
     original: str
     size_before: _Size
     target: _Size
@@ -105,20 +111,51 @@ class _State(TypedDict):
     plan: str | None
 
 
-def to_state(progress: Progress, schedule: PruningSchedule, budget: str) -> dict[str, Any]:
+def settings_of(schedule: PruningSchedule, budget: Budget, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a pruning, of which text, numbers, lists and dictionaries can be stored.
+
+    Args:
+        schedule: The schedule.
+        budget: The budget.
+        options: The options for ``prune``. Those that have their defaults are left out, and data. Of functions and of
+            objects that are no dataclasses the name is stored alone.
+    """
+    defaults = {name: each.default for name, each in inspect.signature(prune).parameters.items()}
+    described = {
+        name: _described(value)
+        for name, value in sorted(options.items())
+        if name not in _NOT_DESCRIBED and _described(value) != _described(defaults[name])
+    }
+    return {"schedule": {**asdict(schedule), "at": list(schedule.at)}, "budget": str(budget), "options": described}
+
+
+def _described(value: Any) -> str:
+    """A text that is the same for equal options, in every process."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(sorted(f"{key!r}: {_described(each)}" for key, each in value.items())) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_described, value)) + "]"
+    if isinstance(value, str | int | float | None):
+        return repr(value)
+    named = value if hasattr(value, "__qualname__") else type(value)
+    contents = ""
+    if is_dataclass(value) and not isinstance(value, Sensitivity):  # which may have been measured anew
+        contents = _described({each.name: getattr(value, each.name) for each in fields(value)})
+    return f"{named.__module__}.{named.__qualname__}{contents}"
+
+
+def to_state(progress: Progress, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What is stored: text, numbers, lists and dictionaries alone, which every format of checkpoints can hold.
 
     Args:
         progress: How far the pruning is.
-        schedule: Its schedule.
-        budget: Its budget, as text.
+        settings: What :func:`settings_of` returned.
     """
     rounds = [{name: value for name, value in vars(each).items() if name != "plan"} for each in progress.rounds]
     return {
         "format": _FORMAT,
         "version": _VERSION,
-        "schedule": _plain(schedule),
-        "budget": budget,
+        **settings,
         "original": progress.original,
         "size_before": progress.size_before,
         "target": progress.target,
@@ -167,24 +204,29 @@ def progress_of(state: Any) -> Progress:
     )
 
 
-def check_same_settings(state: Any, schedule: PruningSchedule, budget: str) -> None:
-    """Checks that a stored pruning has the schedule and the budget of the one that is to go on.
+def check_same_settings(state: Any, settings: Mapping[str, Any]) -> None:
+    """Checks that a stored pruning has the schedule, the budget and the options of the one that is to go on.
 
     Args:
         state: What :func:`to_state` returned.
-        schedule: The schedule now.
-        budget: The budget now.
+        settings: What :func:`settings_of` returns for the one that is to go on.
 
     Raises:
         CheckpointError: They differ; the message says in what.
     """
     checked = _checked(state)
     stored = {**checked["schedule"], "budget": checked["budget"]}
-    current = {**_plain(schedule), "budget": budget}
+    current = {**settings["schedule"], "budget": settings["budget"]}
     differing = [
         f"{name} was {stored.get(name)!r:.80} and is {current.get(name)!r:.80}"
         for name in current
         if stored.get(name) != current[name]
+    ]
+    options, now = checked.get("options", settings["options"]), settings["options"]
+    differing += [
+        f"{name} was {options.get(name, 'not given'):.80} and is {now.get(name, 'not given'):.80}"
+        for name in sorted({*options, *now})
+        if options.get(name) != now.get(name)
     ]
     if differing:
         raise CheckpointError(
@@ -252,10 +294,6 @@ def narrow(plans: Sequence[tuple[ModelIndex, Plan | None]], undo: UndoLog) -> No
     for index, plan in plans:
         if plan is not None:
             prune_in_place(index, plan, undo)
-
-
-def _plain(schedule: PruningSchedule) -> dict[str, Any]:
-    return {**asdict(schedule), "at": list(schedule.at)}
 
 
 def _checked(state: Any) -> _State:

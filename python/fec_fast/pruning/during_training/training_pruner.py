@@ -37,6 +37,7 @@ from .stored_state import (
     check_same_settings,
     narrow,
     progress_of,
+    settings_of,
     stored_plan_for,
     to_state,
 )
@@ -118,6 +119,7 @@ class TrainingPruner:
         self._options = checked_options(self._network, schedule, budget, images, options)
         self._images, self._example_inputs = images, example_inputs
         self.model, self.schedule, self.budget = model, schedule, budget
+        self._settings = settings_of(schedule, budget, options)
         self._held = self._held_names(index)
         self._trial: Plan | None = None
         self._idle = 0
@@ -223,21 +225,21 @@ class TrainingPruner:
                 "state_dict: the optimizer has made a step since the last call of step(): call step() before the "
                 "checkpoint is written, or the resumed training will differ"
             )
-        return to_state(self._progress, self.schedule, str(self.budget))
+        return to_state(self._progress, self._settings)
 
     @interruptible
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Narrows model, copies and optimizers to where a stored training was; load their own states afterwards.
 
         Args:
-            state: What :meth:`state_dict` returned, of a training with the same schedule and budget.
+            state: What :meth:`state_dict` returned, of a training with the same schedule, budget and options.
 
         Raises:
             CheckpointError: It is something else, or of a training with other settings.
             PlanError: The model is neither the original nor what the stored rounds have made of it. After any error
                 everything is as it was.
         """
-        check_same_settings(state, self.schedule, str(self.budget))
+        check_same_settings(state, self._settings)
         progress = replace(progress_of(state), seen=self._steps.taken)
         index = ModelIndex.of(self._network)
         plans = [(index, stored_plan_for(index, progress, "the model"))]

@@ -14,7 +14,7 @@ from ...utils.batches import check_labels, images_and_labels
 from ...utils.errors import ArgumentError, InputError, missing_extra
 from ...utils.forward import call_model, evaluation_mode, undisturbed
 from ...utils.modules import device_of
-from ..batches import check_classification_data
+from ..batches import check_classification_data, split_logits
 from ..distillation import Distillation, check_feature_layers
 from ..settings import TrainingSettings
 from .base import BatchLoss, Objective
@@ -23,10 +23,15 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+_AUXILIARY_WEIGHT = 0.3  # Szegedy et al., Going deeper with convolutions, 2015
+
+
 class Classification:
     """One label per image, trained with cross entropy. The default task of :func:`fec_fast.finetune`.
 
-    A batch is a pair of images ``[B, ...]`` and integer labels ``[B]``; the model returns logits ``[B, classes]``.
+    A batch is a pair of images ``[B, ...]`` and integer labels ``[B]``; the model returns logits ``[B, classes]``. In
+    training mode it may return a named tuple of ``logits`` and of those of auxiliary classifiers (``aux...``), as
+    torchvision's GoogLeNet and Inception do; each of these adds 0.3 times its cross entropy to the loss.
 
     Metrics: ``accuracy`` (the main one) and, with more than five classes, ``top5``, both in [0, 1]; on held-out data
     also ``loss``, the mean cross entropy in nats.
@@ -103,6 +108,8 @@ class _ClassificationObjective:
     def loss(self, network: nn.Module, batch: Any, where: str) -> BatchLoss:
         """Computes the loss of a batch; see :meth:`fec_fast.training.tasks.base.Objective.loss`."""
         images, labels = images_and_labels(batch)
+        if not len(images):
+            raise InputError(f"train_loader: a batch has no images at {where}: leave empty batches out")
         images, labels = images.to(self.device, copy=True), labels.to(self.device)  # a model may write to its input
         target = labels
         if self.settings.mixup:
@@ -112,10 +119,13 @@ class _ClassificationObjective:
             check_labels(labels, self.mixup.num_classes, where)
             images, target = self.mixup(images, labels)
         untouched = images if self.distillation is None else images.clone()
-        logits = network(images)
+        logits, auxiliary = split_logits(network(images))
         self.classes = logits.shape[1]
         check_labels(labels, self.classes, where)
         loss = F.cross_entropy(logits, target, label_smoothing=self.settings.label_smoothing)
+        for other in auxiliary:
+            smoothing = self.settings.label_smoothing
+            loss = loss + _AUXILIARY_WEIGHT * F.cross_entropy(other, target, label_smoothing=smoothing)
         if self.distillation is not None:
             loss = self.distillation.combined_loss(untouched, logits, loss)
         if self.epoch_metrics is None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 from torch.optim.swa_utils import AveragedModel
 
@@ -225,6 +225,36 @@ def test_other_states_are_refused(change: dict[str, Any], error: type[Exception]
     assert loop.everything() == before
     with pytest.raises(CheckpointError, match="it is no state"):
         loop.pruner.load_state_dict("state")
+
+
+def l1(weight: Tensor) -> Tensor:
+    return weight.flatten(1).abs().sum(1)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "words"),
+    [
+        ({"criterion": "l1"}, {"criterion": "l2"}, "criterion was 'l1' and is 'l2'"),
+        ({"criterion": "l1"}, {"criterion": l1}, "criterion was 'l1' and is .*failures.l1"),
+        ({}, {"round_to": 2}, "round_to was not given and is 2"),
+        ({"ignore": ["one"]}, {}, r"ignore was \['one'\] and is not given"),
+        (
+            {"formula": fec_fast.Formula(axis="both")},
+            {"formula": fec_fast.Formula(axis="filters")},
+            "formula was .* and is",
+        ),
+    ],
+)
+def test_a_state_with_other_options_is_refused(then: dict[str, Any], now: dict[str, Any], words: str) -> None:
+    stored = Loop(**then)
+    stored.run(0, 4)
+    loop = Loop(seed=5, **now)
+    before = loop.everything()
+    with pytest.raises(CheckpointError, match=f"with other settings .*{words}.*: give the old ones"):
+        loop.pruner.load_state_dict(stored.pruner.state_dict())
+    assert loop.everything() == before
+    same = {"round_to": 1, "verify": False, **{name: tuple(v) if name == "ignore" else v for name, v in then.items()}}
+    Loop(seed=5, **same).pruner.load_state_dict(stored.pruner.state_dict())  # as the defaults, and another kind of list
 
 
 def test_a_state_of_another_model_is_refused() -> None:
