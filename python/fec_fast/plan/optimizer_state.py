@@ -203,7 +203,9 @@ def _check_nothing_elsewhere(optimizer: Optimizer, plan: Plan, index: ModelIndex
     Of such a tensor, nothing says which parameter and axis it belongs to. It can hold no values of these channels if
     all its axes are shorter than every axis that is narrowed.
     """
-    shortest = min((plan.shapes[name][int(axis)] for name, axes in plan.keep.items() for axis in axes), default=math.inf)
+    shortest = min(
+        (plan.shapes[name][int(axis)] for name, axes in plan.keep.items() for axis in axes), default=math.inf
+    )
     parameters = {id(each) for group in optimizer.param_groups for each in group["params"]}
     states = [each.state for each in optimizers_in(optimizer)]
     for name, value in _attributes(optimizer).items():
@@ -214,9 +216,9 @@ def _check_nothing_elsewhere(optimizer: Optimizer, plan: Plan, index: ModelIndex
                 continue
             if leaf.numel() > 1 and max(leaf.shape) >= shortest:
                 raise ArgumentError(
-                    f"the {type(optimizer).__name__} keeps a tensor of shape {list(leaf.shape)} in its attribute {name}, "
-                    "but only state[parameter] can be pruned with the parameter: use an optimizer that keeps all its "
-                    f"tensors there, or {_REMEDY}"
+                    f"the {type(optimizer).__name__} keeps a tensor of shape {list(leaf.shape)} in its attribute "
+                    f"{name}, but only state[parameter] can be pruned with the parameter: use an optimizer that keeps "
+                    f"all its tensors there, or {_REMEDY}"
                 )
 
 
