@@ -11,6 +11,7 @@ from ..plan.plan import Plan
 from ..pruning.during_training.stored_state import PruningRound
 from ..pruning.during_training.training_pruner import TrainingPruner
 from ..utils.errors import ArgumentError
+from ..utils.user_warnings import warn_user
 
 
 class TrainerCallback:
@@ -45,6 +46,15 @@ class TrainerCallback:
                 f"the PruningCallback has no pruner yet: it is made by {self._started_by}; {self._remedy}"
             )
         return self.pruner
+
+    def _warn_of_missing_rounds(self) -> None:
+        """Warns, at the end of a training, if it was too short for the schedule."""
+        missing = self._trained().missing_rounds
+        if missing is not None:
+            warn_user(
+                f"the training ended before the last round of pruning: {missing}; train longer, or let the schedule "
+                "end earlier"
+            )
 
     def _earlier_state(self, model: nn.Module) -> Mapping[str, Any] | None:
         """The state of the last training, if this one goes on with the same network."""

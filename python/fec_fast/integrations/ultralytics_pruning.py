@@ -20,7 +20,6 @@ from ..pruning.during_training.schedule import BATCH_NORM, EPOCHS, IMAGES, UNTIL
 from ..pruning.during_training.stored_state import PruningRound
 from ..pruning.during_training.training_pruner import TrainingPruner
 from ..utils.errors import ArgumentError, CheckpointError
-from ..utils.user_warnings import warn_user
 from . import trainer_callback
 from .ultralytics_images import calibration_images, checked_size, training_images
 from .ultralytics_training import (
@@ -192,11 +191,7 @@ class PruningCallback(trainer_callback.TrainerCallback):
             trainer: Ultralytics' trainer.
         """
         self._is_complete = True
-        if not self._trained().is_finished:
-            warn_user(
-                f"the training ended after {trainer.epoch + 1} epochs, before the last round of pruning: "
-                f"{self.pruner!r}; train longer, or let the schedule end earlier"
-            )
+        self._warn_of_missing_rounds()
 
     def teardown(self, trainer: Any) -> None:
         """Takes the callback off the object, also after an error.

@@ -21,6 +21,7 @@ from ..utils.public_call import interruptible
 from ..utils.reading import parse_json
 from ..utils.tensor_files import TensorFile, write_tensors
 from ..utils.undo import all_or_nothing
+from ..utils.user_warnings import warn_user
 from .checkpoint_files import (
     CARD,
     FORMAT,
@@ -174,6 +175,7 @@ def _save_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[nn.M
                 f"save: {_argument('result', result)}: expected a fec_fast.PruneResult, or an object with the model "
                 f"and the plan of one: {remedy}"
             )
+        warn_of_missing_rounds(result)
         arguments = {"result.model": result.model, "result.plan": result.plan, **arguments}
     expected: dict[str, tuple[str, tuple[type, ...]]] = {
         "model": ("a torch.nn.Module", (nn.Module,)),
@@ -188,6 +190,17 @@ def _save_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[nn.M
         raise ArgumentError(f"save: {missing[0]} is missing: {remedy}")
     model, plan, folder = arguments.values()
     return model, plan, folder
+
+
+def warn_of_missing_rounds(result: Any) -> None:
+    """Warns if a result is a ``TrainingPruner`` that has rounds left: the end of a plain training loop is not seen.
+
+    Args:
+        result: What is saved.
+    """
+    missing = getattr(result, "missing_rounds", None)
+    if isinstance(missing, str):
+        warn_user(f"saved before the last round of pruning: {missing}; train longer, or let the schedule end earlier")
 
 
 def _argument(name: str, value: Any) -> str:

@@ -22,12 +22,12 @@ from ...utils.critical_section import one_thread_at_a_time
 from ...utils.errors import ArgumentError, FecError, PlanError, TrainingError, list_some
 from ...utils.model_index import ModelIndex
 from ...utils.public_call import interruptible
-from ...utils.text import text_table
 from ...utils.undo import UndoLog, all_or_nothing
 from ...utils.user_warnings import warn_user
 from ..allocation.budget import Budget
 from .arguments import check_reachable, checked_copies, checked_network, checked_optimizers, checked_options
 from .optimizer_steps import OptimizerSteps, check_states
+from .progress_text import missing_rounds, one_line, table_of_rounds, warn_of_missing_calls
 from .ranks import agreed, check_can_be_renewed, check_equal, from_first, number_of_processes, renew, wrapper_around
 from .round_plan import RoundPlan, plan_round
 from .schedule import EPOCHS, STEPS, PruningSchedule
@@ -149,23 +149,18 @@ class TrainingPruner:
         progress = self._progress
         return self.schedule.is_over(progress.done, progress.size, progress.target)
 
+    @property
+    def missing_rounds(self) -> str | None:
+        """What was reached and which rounds are left, in words; ``None`` after the last. ``save`` warns of it."""
+        return missing_rounds(self._progress, self.schedule, self.budget.quantity)
+
     def __repr__(self) -> str:
         """One line; ``str()`` gives a table of the rounds."""
-        progress = self._progress
-        left = "finished" if self.is_finished else f"to {progress.target:.4g}"
-        return (
-            f"<TrainingPruner: {len(self.rounds)} rounds in {progress.steps} steps, {self.budget.quantity} from "
-            f"{progress.size_before:.4g} to {progress.size:.4g}, {left}>"
-        )
+        return one_line(self._progress, self.schedule, self.budget.quantity)
 
     def __str__(self) -> str:
         """A table of the rounds."""
-        rows = [
-            (str(each.number), str(each.steps), str(each.epochs), f"{each.size_before:.6g}", f"{each.size_after:.6g}")
-            for each in self.rounds
-        ]
-        header = ("round", "steps", "epochs", f"{self.budget.quantity} before", "after")
-        return "\n".join([repr(self), *([text_table(header, rows, "rrrrr")] if rows else [])])
+        return "\n".join(filter(None, [repr(self), table_of_rounds(self._progress, self.budget.quantity)]))
 
     def step(self) -> PruningRound | None:
         """Counts the optimizer's steps since the last call, and makes a round if one is due.
@@ -196,6 +191,7 @@ class TrainingPruner:
         if self._trial is not None:
             self._check_first_states(self._trial)
         counted = replace(self._progress, steps=self._progress.steps + new, seen=self._steps.taken)
+        warn_of_missing_calls(self._progress, counted, self.schedule, self._steps.taken)
         return self._go_on(counted, STEPS, counted.steps)
 
     def end_epoch(self) -> PruningRound | None:
@@ -208,6 +204,7 @@ class TrainingPruner:
             FecError: As :meth:`step`.
         """
         counted = replace(self._progress, epochs=self._progress.epochs + 1)
+        warn_of_missing_calls(self._progress, counted, self.schedule, self._steps.taken)
         return self._go_on(counted, EPOCHS, counted.epochs)
 
     def state_dict(self) -> dict[str, Any]:
