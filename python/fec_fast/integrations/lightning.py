@@ -22,21 +22,24 @@ from .tested_versions import warn_if_untested
 _PACKAGES = {"lightning.pytorch": "lightning", "pytorch_lightning": "pytorch-lightning"}
 
 
-def _callback_class() -> Any:
-    """The class of callbacks, of the package that the caller has imported already, if one of the two."""
+def _callback_classes() -> tuple[Any, Any]:
+    """``Callback`` and ``StochasticWeightAveraging`` of the package that the caller has imported, if one of the two."""
     failure: Exception | None = None
     for module, package in sorted(_PACKAGES.items(), key=lambda item: item[0] not in sys.modules):
         try:
-            kind = importlib.import_module(module).Callback
+            imported = importlib.import_module(module)
+            kinds = imported.Callback, imported.callbacks.StochasticWeightAveraging
         except (ImportError, AttributeError) as error:
             failure = error
             continue
         warn_if_untested(package, "2.4", "2.6")
-        return kind
+        return kinds
     raise missing_extra("lightning", "lightning", "fec_fast.integrations.lightning", failure) from failure
 
 
-_Callback: Any = _callback_class()
+_Callback: Any
+_StochasticAveraging: Any
+_Callback, _StochasticAveraging = _callback_classes()
 
 
 class PruningCallback(trainer_callback.TrainerCallback, _Callback):  # type: ignore[misc]
@@ -74,7 +77,7 @@ class PruningCallback(trainer_callback.TrainerCallback, _Callback):  # type: ign
             budget: The size after the last round.
             schedule: The rounds.
             copies: The names of averages of the network's weights in the ``LightningModule``. Those of Lightning's
-                callback ``WeightAveraging`` are found.
+                callbacks ``WeightAveraging`` and ``StochasticWeightAveraging`` are found.
             images: What every round is recovered on, if the schedule says so.
             **options: For :func:`fec_fast.prune`.
         """
@@ -86,6 +89,8 @@ class PruningCallback(trainer_callback.TrainerCallback, _Callback):  # type: ign
         self._network, self._copies, self._example_inputs = network, tuple(copies), example_inputs
         self._options = {"budget": budget, "schedule": schedule, "images": images, **options}
         self._stored: Mapping[str, Any] | None = None
+        self._hook: Any = None
+        self._own_hook: Any = None  # what the module had in place of its class's method
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Sees to it that the network is narrowed before weights of a checkpoint are loaded.
@@ -107,6 +112,7 @@ class PruningCallback(trainer_callback.TrainerCallback, _Callback):  # type: ign
             self._narrow(trainer, pl_module, checkpoint)
             return given(checkpoint)
 
+        self._own_hook, self._hook = vars(pl_module).get("on_load_checkpoint"), narrow_first
         pl_module.on_load_checkpoint = narrow_first
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -117,7 +123,17 @@ class PruningCallback(trainer_callback.TrainerCallback, _Callback):  # type: ign
             pl_module: The module.
             stage: Not used.
         """
-        vars(pl_module).pop("on_load_checkpoint", None)
+        self._take_hook_off(pl_module)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Takes the hook off too: Lightning calls no ``teardown`` after an exception.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+            exception: Not used.
+        """
+        self._take_hook_off(pl_module)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Makes the pruner: the optimizers exist, their states are not loaded yet.
@@ -161,9 +177,27 @@ class PruningCallback(trainer_callback.TrainerCallback, _Callback):  # type: ign
         """
         self._trained().end_epoch()
 
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Warns if rounds are left.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+        """
+        if trainer.is_global_zero:
+            self._warn_of_missing_rounds()
+
     def state_dict(self) -> dict[str, Any]:
         """What Lightning writes into its checkpoints."""
         return {} if self.pruner is None else self.pruner.state_dict()
+
+    def _take_hook_off(self, pl_module: Any) -> None:
+        if self._hook is None or vars(pl_module).get("on_load_checkpoint") is not self._hook:
+            return
+        del pl_module.on_load_checkpoint
+        if self._own_hook is not None:
+            pl_module.on_load_checkpoint = self._own_hook
+        self._hook = None
 
     def _narrow(self, trainer: Any, pl_module: Any, checkpoint: Mapping[str, Any]) -> None:
         """Narrows the network and its copies as a checkpoint says, before its weights are loaded."""
@@ -187,8 +221,11 @@ class PruningCallback(trainer_callback.TrainerCallback, _Callback):  # type: ign
         averages = [_average(self._named(pl_module, name)) for name in self._copies]
         for callback in trainer.callbacks:
             for value in vars(callback).values():
-                if isinstance(value, AveragedModel) and isinstance(value.module, type(pl_module)):
-                    averages.append(value.module.get_submodule(self._network))
+                # StochasticWeightAveraging keeps the copy of the module itself.
+                held = value.module if isinstance(value, AveragedModel) else value
+                is_average = held is not value or isinstance(callback, _StochasticAveraging)
+                if is_average and isinstance(held, type(pl_module)):
+                    averages.append(held.get_submodule(self._network))
         return averages
 
     def _named(self, pl_module: nn.Module, name: str) -> nn.Module:

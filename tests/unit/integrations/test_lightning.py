@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import itertools
 import re
 import warnings
 from pathlib import Path
@@ -154,6 +156,61 @@ def test_copies_in_the_module_are_narrowed_too(tmp_path: Path) -> None:
     resumed = Averaging(seed=5)
     fit(resumed, callback(copies=["average"]), ckpt_path=tmp_path / "step=4.ckpt")
     assert_same_state(resumed, state(whole))
+
+
+def test_the_average_of_stochastic_weight_averaging_is_narrowed_too(tmp_path: Path) -> None:
+    """After the last epoch the weights are the mean of those at the starts of all, of the channels that are left."""
+    seen: list[tuple[int, dict[str, Tensor]]] = []
+
+    class Averaged(Classifier):
+        def on_train_epoch_start(self) -> None:
+            weights = {name: each.detach().clone() for name, each in self.net.named_parameters()}
+            seen.append((self.global_step, weights))
+
+    def averaging() -> callbacks.Callback:
+        return callbacks.StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
+
+    module, pruning = Averaged(), callback()
+    fit(module, pruning, averaging(), every_epoch(tmp_path))
+    *starts, (_, averaged) = seen  # Lightning adds an epoch of its own, for the batch norms
+    assert len(starts) == 4 and pruning.rounds[-1].steps > starts[2][0]
+    for step, weights in starts:
+        plans = [made.plan for made in pruning.rounds if made.steps > step]
+        for plan, name in itertools.product(plans, weights):
+            for axis, indices in plan.keep.get(name, {}).items():
+                weights[name] = weights[name].index_select(int(axis), torch.tensor(indices))
+    for name, average in averaged.items():
+        torch.testing.assert_close(average, torch.stack([weights[name] for _, weights in starts]).mean(0))
+    resumed, again = Averaged(seed=5), callback()
+    fit(resumed, again, averaging(), ckpt_path=tmp_path / "step=8.ckpt", enable_checkpointing=False)
+    assert again.plan == pruning.plan
+    assert_same_state(resumed.net, state(module.net))
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["of the class", "of the module"])
+def test_after_an_exception_the_module_is_as_it_was(own: bool) -> None:
+    class Failing(Classifier):
+        fails = True
+
+        def training_step(self, batch: Any, number: int) -> Tensor:
+            if self.fails:
+                raise RuntimeError("a mistake of the user's")
+            return super().training_step(batch, number)
+
+    module, pruning = Failing(), callback()
+    if own:
+        module.on_load_checkpoint = print
+    for fails in (True, False):
+        module.fails = fails
+        with pytest.raises(RuntimeError, match="a mistake of the user's") if fails else contextlib.nullcontext():
+            fit(module, pruning)
+        assert vars(module).get("on_load_checkpoint") is (print if own else None)
+
+
+def test_a_training_that_ends_before_the_last_round_is_warned_of() -> None:
+    pruning = callback(schedule=PruningSchedule.until_budget(3, 20, 0.2))
+    with pytest.warns(fec_fast.FecWarning, match="the training ended .* 1 rounds made, the next one comes after 23 st"):
+        fit(Classifier(), pruning)
 
 
 def test_the_other_name_of_the_package_works_too(tmp_path: Path) -> None:
