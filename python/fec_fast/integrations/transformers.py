@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from ..plan.checkpoint import Pruned, load, read_plan, save
+from ..plan.checkpoint import Pruned, load, read_plan, save, warn_of_missing_rounds
 from ..plan.plan import expect_plan
 from ..pruning.allocation.budget import Budget
 from ..pruning.during_training.schedule import PruningSchedule
@@ -45,8 +45,9 @@ class PruningCallback(trainer_callback.TrainerCallback, _Callback):  # type: ign
     """Prunes the model of a ``Trainer`` in rounds, in place; see :class:`fec_fast.TrainingPruner`.
 
     Every checkpoint of the ``Trainer`` gets the state of the pruning beside its other files. To resume, give the
-    checkpoint to a new callback and to ``trainer.train``. After the training, :func:`save_pretrained` writes the model
-    with its plan and its config.
+    checkpoint to a new callback and to ``trainer.train``. The same ``Trainer`` can be resumed, after Ctrl-C, from a
+    checkpoint in its ``output_dir`` that was written since the last round. After the training, :func:`save_pretrained`
+    writes the model with its plan and its config.
 
     Attributes:
         pruner: The ``TrainingPruner`` of the last training; ``None`` before the first.
@@ -120,27 +121,24 @@ class PruningCallback(trainer_callback.TrainerCallback, _Callback):  # type: ign
             content = _read_state(Path(folder))
             narrow_as_stored(content["pruner"], model, [getattr(each, "module", each) for each in self._all_copies()])
             self._stored, self._stored_step = content["pruner"], content["global_step"]
-        self._guard = model.register_load_state_dict_pre_hook(_refuse_other_widths)
+        self._watch_loading(model)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Makes the pruner: the optimizer exists, and its state is loaded.
 
         Args:
-            args: Not used.
+            args: The arguments of the training.
             state: The state of the trainer.
             control: Not used.
             **kwargs: The model and the optimizer.
 
         Raises:
-            CheckpointError: The training goes on from another checkpoint than the callback's.
+            CheckpointError: The training goes on from another checkpoint than the callback's, or from one without a
+                state of the pruning.
             FecError: As :class:`fec_fast.TrainingPruner` says.
         """
-        earlier = self._earlier_state(kwargs["model"])
-        if earlier is None and state.global_step != self._stored_step:
-            raise CheckpointError(
-                f"the training starts at step {state.global_step}, the pruning at step {self._stored_step}: give the "
-                "same resume_from_checkpoint to PruningCallback and to trainer.train"
-            )
+        stored = self._state_at(Path(args.output_dir), state.global_step, kwargs["model"])
+        self._watch_loading(kwargs["model"])
         wrapped = None if self._trainer is None else self._trainer.model_wrapped
         self.pruner = TrainingPruner(
             kwargs["model"],
@@ -148,7 +146,7 @@ class PruningCallback(trainer_callback.TrainerCallback, _Callback):  # type: ign
             self._example_inputs,
             copies=self._copies,
             ddp=wrapped if isinstance(wrapped, nn.parallel.DistributedDataParallel) else None,
-            state=self._stored if earlier is None else earlier,
+            state=stored,
             **self._options,
         )
 
@@ -189,16 +187,43 @@ class PruningCallback(trainer_callback.TrainerCallback, _Callback):  # type: ign
             write_text(folder / _STATE, json.dumps(content, allow_nan=False))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Takes the check of :meth:`on_init_end` off the model.
+        """Takes the check of :meth:`on_init_end` off the model, and warns if rounds are left.
 
         Args:
             args: Not used.
-            state: Not used.
+            state: The state of the trainer.
             control: Not used.
             **kwargs: Not used.
         """
+        self._guard.remove()
+        if state.is_world_process_zero:
+            self._warn_of_missing_rounds()
+
+    def _state_at(self, output: Path, step: int, model: nn.Module) -> Mapping[str, Any] | None:
+        """The state of the pruning at the step at which a training starts: that of its checkpoint, if it has one."""
+        goes_on = self.pruner is not None and self.pruner.model is model
+        if step == 0 and goes_on:
+            return self._earlier_state(model)
+        if step == self._stored_step:
+            return self._stored
+        if not goes_on:
+            raise CheckpointError(
+                f"the training starts at step {step}, the pruning at step {self._stored_step}: give the "
+                "same resume_from_checkpoint to PruningCallback and to trainer.train"
+            )
+        # The same Trainer is resumed: the state in memory is of steps after the checkpoint, and only its step is known.
+        folder = output / f"checkpoint-{step}"
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"the training starts at step {step}, and {output} has no {folder.name}: the same Trainer is resumed "
+                "from its output_dir alone; for another folder make a new model, Trainer and PruningCallback"
+            )
+        return dict(_read_state(folder)["pruner"])
+
+    def _watch_loading(self, model: Any) -> None:
         if self._guard is not None:
             self._guard.remove()
+        self._guard = model.register_load_state_dict_pre_hook(_refuse_other_widths)
 
     def _all_copies(self) -> list[nn.Module]:
         return [self._copies] if isinstance(self._copies, nn.Module) else list(self._copies)
@@ -226,6 +251,7 @@ def save_pretrained(result: Pruned, folder: str | os.PathLike[str]) -> Path:
         raise ArgumentError(
             f"result.model: expected a PreTrainedModel, got a {type(model).__name__}: use fec_fast.save"
         )
+    warn_of_missing_rounds(result)
     expect_plan(result.plan, "result.plan")
     target = Path(os.path.abspath(check_path("folder", folder)))
     foreign = [each.name for each in target.iterdir()] if target.is_dir() else [target.name] * target.exists()
@@ -315,6 +341,6 @@ def _refuse_other_widths(module: nn.Module, weights: Mapping[str, Any], prefix: 
         if given is not None and given.shape != own.shape:
             raise CheckpointError(
                 f"the checkpoint has {name} of shape {list(given.shape)}, the model {list(own.shape)}: it is of "
-                "another round of pruning. To resume, give resume_from_checkpoint to PruningCallback too; "
-                "load_best_model_at_end cannot go back over a round"
+                "another round of pruning. To resume from it, make a new model and a new Trainer, and give "
+                "resume_from_checkpoint to its PruningCallback too; load_best_model_at_end cannot go back over a round"
             )

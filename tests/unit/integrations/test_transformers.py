@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from transformers import (  # noqa: E402
     ResNetConfig,
     ResNetForImageClassification,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
 )
 
@@ -84,6 +86,57 @@ def test_a_resumed_training_is_bit_for_bit_the_uninterrupted_one(trained, tmp_pa
     trainer.train(resume_from_checkpoint=checkpoint if step is True else str(checkpoint))
     assert again.plan == pruning.plan
     assert_same_state(model, state(whole))
+
+
+class CtrlC(TrainerCallback):
+    """Ends a training after a step, once, before its checkpoint is written."""
+
+    def __init__(self, step: int) -> None:
+        self.step: int | None = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            self.step = None
+            raise KeyboardInterrupt
+
+
+def interrupted(step: int, out: Path) -> tuple[Trainer, PruningCallback]:
+    pruning = callback()
+    trainer = trainer_of(resnet(), pruning, out)
+    trainer.add_callback(CtrlC(step))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    return trainer, pruning
+
+
+def test_the_same_trainer_goes_on_from_the_checkpoint_not_from_what_is_in_memory(trained, tmp_path: Path) -> None:
+    whole, reference, out = trained
+    trainer, pruning = interrupted(7, tmp_path)
+    trainer.train(resume_from_checkpoint=True)
+    assert [made.steps for made in pruning.rounds] == [3, 5, 8] and pruning.plan == reference.plan
+    assert_same_state(trainer.model, state(whole))
+    assert not trainer.model._load_state_dict_pre_hooks
+    shutil.copytree(out / "checkpoint-9", tmp_path / "elsewhere")
+    with pytest.raises(fec_fast.CheckpointError, match=r"starts at step 9, and .* has no checkpoint-9: the same Trai"):
+        shutil.rmtree(tmp_path / "checkpoint-9")
+        trainer.train(resume_from_checkpoint=str(tmp_path / "elsewhere"))
+
+
+def test_a_model_that_was_narrowed_after_the_checkpoint_is_not_loaded_into(tmp_path: Path) -> None:
+    trainer, _ = interrupted(5, tmp_path)
+    before = state(trainer.model)
+    with pytest.raises(fec_fast.CheckpointError, match="another round of pruning. To resume from it, make a new model"):
+        trainer.train(resume_from_checkpoint=True)
+    assert_same_state(trainer.model, before)
+
+
+def test_a_training_that_ends_before_the_last_round_is_warned_of(tmp_path: Path) -> None:
+    pruning = callback()
+    trainer = trainer_of(resnet(), pruning, tmp_path, save_strategy="no", max_steps=4)
+    with pytest.warns(fec_fast.FecWarning, match="1 of 3 rounds made, missing those after 5 steps, 8 steps; train lon"):
+        trainer.train()
+    with pytest.warns(fec_fast.FecWarning, match="saved before the last round of pruning: macs .* after 4 steps"):
+        save_pretrained(pruning.pruner, tmp_path / "pruned")
 
 
 def test_a_model_is_saved_with_its_config_and_loaded_by_its_plan(trained, tmp_path: Path) -> None:
@@ -158,7 +211,7 @@ def test_bad_use_is_named(trained, tmp_path: Path) -> None:
         callback(resume_from_checkpoint=5)
     with pytest.raises(fec_fast.ArgumentError, match="no pruner yet: it is made by trainer.train"):
         print(callback().plan)
-    with pytest.raises(fec_fast.CheckpointError, match="of another round of pruning. To resume, give resume_from"):
+    with pytest.raises(fec_fast.CheckpointError, match="of another round of pruning. To resume from it, "):
         trainer_of(resnet(), callback(), tmp_path).train(resume_from_checkpoint=pruned)
     with pytest.raises(fec_fast.CheckpointError, match="starts at step 0, the pruning at step 6: give the same"):
         trainer_of(resnet(), callback(resume_from_checkpoint=pruned), tmp_path).train()
