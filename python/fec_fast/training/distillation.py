@@ -20,6 +20,7 @@ from ..utils.critical_section import put_back_by
 from ..utils.errors import InputError, LayerError, nearest
 from ..utils.forward import call_model, describe_tensors, map_tensors, undisturbed
 from ..utils.modules import device_of
+from ..utils.user_warnings import warn_user
 from .settings import TrainingSettings
 
 
@@ -48,6 +49,7 @@ class FeatureDistillation:
         self.teacher, self.settings, self.autocast = teacher, settings, autocast
         self.student_outputs = _OutputRecorder(student, settings.feature_layers)
         self.teacher_outputs = _OutputRecorder(teacher, settings.feature_layers.values())
+        self._never_run: set[str] | None = None  # known after the first step
 
     def run_teacher(self, images: Any) -> None:
         """Runs the teacher up to the last recorded layer; the rest of its forward pass is skipped.
@@ -61,6 +63,8 @@ class FeatureDistillation:
     def feature_loss(self) -> Tensor | float:
         """Computes the weighted sum of the attention distances for the images that both networks saw last.
 
+        A layer that either network has skipped on these images (stochastic depth does so at random) is left out.
+
         Returns:
             A scalar to be added to the loss; 0 if there are no ``feature_layers``.
 
@@ -68,8 +72,14 @@ class FeatureDistillation:
             InputError: A student's map and its teacher's differ in height or width.
         """
         loss: Tensor | float = 0.0
+        if self._never_run is None:
+            self._never_run = set(self.settings.feature_layers)
         for name, teacher_name in self.settings.feature_layers.items():
-            student_map, teacher_map = self.student_outputs.outputs[name], self.teacher_outputs.outputs[teacher_name]
+            student_map = self.student_outputs.outputs.get(name)
+            teacher_map = self.teacher_outputs.outputs.get(teacher_name)
+            if student_map is None or teacher_map is None:
+                continue
+            self._never_run.discard(name)
             if student_map.shape[2:] != teacher_map.shape[2:]:
                 raise InputError(
                     f"feature_layers: in training {name!r} returns maps of {list(student_map.shape[2:])} and the "
@@ -83,9 +93,14 @@ class FeatureDistillation:
         return loss
 
     def close(self) -> None:
-        """Removes the forward hooks."""
+        """Removes the forward hooks, and warns of layers that no step has compared."""
         self.student_outputs.close()
         self.teacher_outputs.close()
+        for name in sorted(self._never_run or ()):
+            warn_user(
+                f"feature_layers: {name!r} was never run in training, by the student and its teacher on the same "
+                "images, so it was not imitated: name a module that training mode runs too"
+            )
 
 
 class Distillation(FeatureDistillation):

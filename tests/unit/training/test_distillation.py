@@ -1,15 +1,16 @@
 """Distillation: the student follows its teacher, in its outputs and in its features."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from fec_fast.training.distillation import attention_distance
 from fec_fast.training.finetuning import finetune
-from fec_fast.utils.errors import ArgumentError, InputError, LayerError
+from fec_fast.utils.errors import ArgumentError, FecWarning, InputError, LayerError
 from fec_fast.utils.evaluation import evaluate
 from helpers.comparison import same_weights
 from helpers.training import classifier, dot_images, dropout_classifier, train
@@ -79,3 +80,28 @@ def test_features_that_do_not_fit_are_named() -> None:
     pooled = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
     with pytest.raises(InputError, match=r"maps of \[6, 6\] and the teacher's '1' of \[4, 4\]"):
         train(classifier(), teacher=pooled, feature_layers={"2": "1"})
+
+
+class Skipping(nn.Module):
+    """A layer that training mode skips: in every other run, or always."""
+
+    def __init__(self, *, always: bool) -> None:
+        super().__init__()
+        self.layer, self.always, self.runs = nn.Conv2d(4, 4, 3, padding=1), always, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += self.training
+        return x if self.training and (self.always or self.runs % 2) else x + self.layer(x)
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_a_layer_that_a_step_skips_is_left_out_of_it(always: bool) -> None:
+    torch.manual_seed(0)
+    student, teacher = (
+        nn.Sequential(nn.Conv2d(1, 4, 3), Skipping(always=always), nn.Flatten(), nn.Linear(64, 3)) for _ in range(2)
+    )
+    before = student[1].layer.weight.detach().clone()
+    warned = pytest.warns(FecWarning, match="'1.layer' was never run in training") if always else nullcontext()
+    with warned:
+        train(student, teacher=teacher, feature_layers=["1.layer"], feature_weight=100.0)
+    assert torch.equal(student[1].layer.weight, before) == always

@@ -90,7 +90,17 @@ def checked_optimizers(optimizer: Any, index: ModelIndex) -> tuple[Optimizer, ..
     return found
 
 
-def checked_copies(copies: Any, network: nn.Module) -> tuple[nn.Module, ...]:
+def listed_copies(copies: Any) -> tuple[Any, ...]:
+    """Averages of a model's weights, each once.
+
+    Args:
+        copies: One, or any number of them in a list, a set, a generator.
+    """
+    is_one = isinstance(copies, nn.Module | Tensor) or not isinstance(copies, Iterable)
+    return (copies,) if is_one else tuple(copies)
+
+
+def checked_copies(copies: Sequence[Any], network: nn.Module) -> tuple[nn.Module, ...]:
     """The networks in averages of a model's weights.
 
     Args:
@@ -104,8 +114,6 @@ def checked_copies(copies: Any, network: nn.Module) -> tuple[nn.Module, ...]:
     Raises:
         ArgumentError: One is not a copy of the model.
     """
-    if isinstance(copies, nn.Module | Tensor) or not isinstance(copies, Iterable):
-        copies = (copies,)
     own, wanted, found = {id(each) for each in network.parameters()}, fingerprint(ModelIndex.of(network)), []
     for number, given in enumerate(copies):
         held = [given, getattr(given, "module", None), getattr(given, "ema", None)]

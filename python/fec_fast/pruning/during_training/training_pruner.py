@@ -25,7 +25,14 @@ from ...utils.public_call import interruptible
 from ...utils.undo import UndoLog, all_or_nothing
 from ...utils.user_warnings import warn_user
 from ..allocation.budget import Budget
-from .arguments import check_reachable, checked_copies, checked_network, checked_optimizers, checked_options
+from .arguments import (
+    check_reachable,
+    checked_copies,
+    checked_network,
+    checked_optimizers,
+    checked_options,
+    listed_copies,
+)
 from .optimizer_steps import OptimizerSteps, check_states
 from .progress_text import missing_rounds, one_line, table_of_rounds, warn_of_missing_calls
 from .ranks import agreed, check_can_be_renewed, check_equal, from_first, number_of_processes, renew, wrapper_around
@@ -114,8 +121,8 @@ class TrainingPruner:
             check_can_be_renewed(self._ddp)
         index = ModelIndex.of(self._network)
         self._optimizers = checked_optimizers(optimizer, index)
-        self._copies = checked_copies(copies, self._network)
-        self._holders = copies if isinstance(copies, Sequence) else (copies,)
+        self._holders = listed_copies(copies)
+        self._copies = checked_copies(self._holders, self._network)
         self._options = checked_options(self._network, schedule, budget, images, options)
         self._images, self._example_inputs = images, example_inputs
         self.model, self.schedule, self.budget = model, schedule, budget

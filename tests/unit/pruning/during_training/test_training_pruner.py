@@ -263,7 +263,10 @@ def test_ultralytics_like_averages_and_modules_are_found_in_their_holders() -> N
     assert not holder.ema.training and model.training and made.plan == pruner.plan
 
 
-def test_an_average_that_holds_lists_of_tensors_still_follows_the_model_after_a_round() -> None:
+@pytest.mark.parametrize(
+    "listed", [lambda holder: holder, lambda holder: {holder}, lambda holder: (h for h in [holder])]
+)
+def test_an_average_that_holds_lists_of_tensors_still_follows_the_model_after_a_round(listed: Any) -> None:
     """As Ultralytics' ModelEMA, which makes them at its first update."""
 
     class Holder:
@@ -283,7 +286,7 @@ def test_an_average_that_holds_lists_of_tensors_still_follows_the_model_after_a_
         optimizer = adamw(model)
         schedule = PruningSchedule.one_shot(1)
         pruner = fec_fast.TrainingPruner(
-            model, optimizer, EXAMPLE, budget=BUDGET, schedule=schedule, copies=holder, state=stored
+            model, optimizer, EXAMPLE, budget=BUDGET, schedule=schedule, copies=listed(holder), state=stored
         )
         for _ in range(2):
             model(EXAMPLE).sum().backward()
