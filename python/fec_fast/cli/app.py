@@ -54,6 +54,7 @@ from .recipe import read_recipe
 from .recipe_run import run_recipe
 from .report import ReportRequest, write_report_of_folder
 from .results import explanation_json, headline, result_json, scores_headline, training_json
+from .written_paths import PathCheckingCommand
 
 _NOT_RECOVERED = (
     "not recovered: most of the accuracy may be lost; --calibrate DATA (images) or fec-fast finetune brings it back"
@@ -84,7 +85,7 @@ _Set = Annotated[
 ]
 
 
-@app.command("score")
+@app.command("score", cls=PathCheckingCommand)
 def score_command(
     model: ModelName,
     weights: Weights = None,
@@ -105,7 +106,7 @@ def score_command(
     write_json(json, scores.to_json())
 
 
-@app.command("prune")
+@app.command("prune", cls=PathCheckingCommand)
 def prune_command(
     model: ModelName,
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")],
@@ -204,7 +205,7 @@ def prune_command(
     write_json(json, result_json(result, folder))
 
 
-@app.command("explain")
+@app.command("explain", cls=PathCheckingCommand)
 def explain_command(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan.json or the folder of a checkpoint.")],
     layer: Annotated[str, typer.Argument(metavar="LAYER", help="Layer of the model before pruning.")],
@@ -232,7 +233,7 @@ def explain_command(
     write_json(json, explanation_json(layer, rows))
 
 
-@app.command("report")
+@app.command("report", cls=PathCheckingCommand)
 def report_command(
     result: Annotated[
         Path, typer.Argument(metavar="RESULT", help="Folder of prune or finetune; of run: OUT/checkpoint.")
@@ -275,7 +276,7 @@ def report_command(
     say(f"report written to {write_report_of_folder(request, shape)}")
 
 
-@app.command("finetune")
+@app.command("finetune", cls=PathCheckingCommand)
 def finetune_command(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="torchvision:NAME, zoo:NAME or path/to/file.py:factory")
@@ -329,7 +330,7 @@ def finetune_command(
         write_json(json, training_json(task.main_metric, before, after, result))
 
 
-@app.command("run")
+@app.command("run", cls=PathCheckingCommand)
 def run_command(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe in YAML, such as those in recipes/.")],
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint, results.json and the training states.")],
@@ -350,7 +351,7 @@ def run_command(
         write_json(json, json_module.dumps(results, indent=1) + "\n")
 
 
-@app.command("demo")
+@app.command("demo", cls=PathCheckingCommand)
 def demo_command(
     json: Annotated[Path, typer.Option("--json", help="File for the figures.")] = Path("fec-fast-demo.json"),
     report: Annotated[Path, typer.Option("--report", help="File for the report.")] = Path("fec-fast-demo.html"),

@@ -30,9 +30,10 @@ from .options import (
     example_input,
     load_data,
 )
-from .output import Json, say, write_json
+from .output import Json, check_new_file, say, write_json
 from .program import if_interrupted
 from .results import sensitivity_headline
+from .written_paths import PathCheckingCommand
 
 _Data = Annotated[str, typer.Option("--data", help=f"{DATA_HELP}. Accuracy is measured on its held-out part.")]
 
@@ -77,6 +78,8 @@ def sweep_command(
     if out is not None:
         checkpoint.check_destination(out)
         check_out(out, force)
+    if plot is not None:
+        check_new_file("--plot", plot)
     if epochs < 0:
         raise InputError(f"--epochs {epochs}: give 0 or a positive number")
     network = in_evaluation(build_model(model, weights))
@@ -150,5 +153,5 @@ def register(app: typer.Typer) -> None:
     Args:
         app: The program.
     """
-    app.command("sweep")(sweep_command)
-    app.command("sensitivity")(sensitivity_command)
+    app.command("sweep", cls=PathCheckingCommand)(sweep_command)
+    app.command("sensitivity", cls=PathCheckingCommand)(sensitivity_command)

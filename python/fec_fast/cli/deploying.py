@@ -17,7 +17,6 @@ from ..deployment.quantisation import IMAGES
 from ..graph.counts import count
 from ..plan import checkpoint
 from ..plan.checkpoint_check import check_checkpoint
-from ..utils.errors import InputError
 from ..utils.evaluation import evaluate, warn_if_at_chance
 from ..utils.modules import in_evaluation
 from ..utils.onnx_files import export_onnx
@@ -38,8 +37,9 @@ from .options import (
     load_data,
     plan_for,
 )
-from .output import Json, say, write_json
+from .output import Json, check_new_file, say, write_json
 from .program import WholeHelp
+from .written_paths import PathCheckingCommand
 
 _Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder that prune, finetune or sweep wrote.")]
 _Out = Annotated[Path, typer.Option("-o", "--out", help="The file, such as pruned.onnx.")]
@@ -57,7 +57,7 @@ def _formats() -> None:
     """Write a pruned network for other programs."""
 
 
-@export.command("onnx")
+@export.command("onnx", cls=PathCheckingCommand)
 def export_onnx_command(
     model: ModelName,
     checkpoint_folder: _Checkpoint,
@@ -75,7 +75,7 @@ def export_onnx_command(
     write_json(json, json_module.dumps({**document, "difference": exported.difference}, indent=1) + "\n")
 
 
-@export.command("int8")
+@export.command("int8", cls=PathCheckingCommand)
 def export_int8_command(
     model: ModelName,
     checkpoint_folder: _Checkpoint,
@@ -114,7 +114,7 @@ def export_int8_command(
     write_json(json, json_module.dumps(document, indent=1) + "\n")
 
 
-@export.command("pt2e")
+@export.command("pt2e", cls=PathCheckingCommand)
 def export_pt2e_command(
     model: ModelName,
     checkpoint_folder: _Checkpoint,
@@ -140,9 +140,8 @@ def export_pt2e_command(
 
 
 def _check_file(out: Path, force: bool) -> None:
+    check_new_file("--out", out)
     check_out(out, force)
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.absolute().parent}")
 
 
 def _pruned(model: str, folder: Path) -> nn.Module:
@@ -232,5 +231,5 @@ def register(app: typer.Typer) -> None:
         app: The program.
     """
     app.add_typer(export, name="export")
-    app.command("compare")(compare_command)
-    app.command("load-check")(load_check_command)
+    app.command("compare", cls=PathCheckingCommand)(compare_command)
+    app.command("load-check", cls=PathCheckingCommand)(load_check_command)

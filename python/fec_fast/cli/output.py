@@ -12,10 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
+from ..utils.arguments import check_file_to_write
 from ..utils.errors import InputError
 from ..utils.files import write_text
 from ..utils.progress import be_quiet, is_quiet, quiet_until_end
 from ..utils.text import folded, lines_within
+from .streams import LastingStream
 
 
 @contextlib.contextmanager
@@ -44,16 +46,32 @@ def say(text: object) -> None:
         text: Anything whose ``str`` is the text.
     """
     if not is_quiet():
-        typer.echo(folded(str(text)))
+        print(folded(str(text)), flush=True)  # not by click, which writes past the stream where that is ASCII
 
 
 def _check_json(path: Any) -> Any:
     """Checks the file of ``--json`` before the work; ``-`` leaves the standard output to the JSON."""
     if path is not None and str(path) == "-":
         be_quiet()
-    elif path is not None and not Path(path).absolute().parent.is_dir():
-        raise InputError(f"--json {path}: there is no folder {Path(path).absolute().parent}")
+    elif path is not None:
+        check_new_file("--json", Path(path))
     return path
+
+
+def check_new_file(option: str, file: Path) -> None:
+    """Checks before the work that an option names a file that can be written.
+
+    Args:
+        option: The option.
+        file: Its value.
+
+    Raises:
+        InputError: It is a folder, a device or a pipe, or there is no folder for it.
+        PermissionError: Files cannot be made in its folder.
+    """
+    if not file.absolute().parent.is_dir():
+        raise InputError(f"{option} {file}: there is no folder {file.absolute().parent}")
+    check_file_to_write(option, file)
 
 
 Json = Annotated[
@@ -74,10 +92,15 @@ def write_json(path: Path | None, text: str) -> None:
     Args:
         path: The value of ``--json``.
         text: The JSON.
+
+    Raises:
+        OSError: It cannot be written, to the standard output either: whoever reads it there has nothing.
     """
     if path is None:
         return
     if str(path) == "-":
-        typer.echo(text.rstrip("\n"))
+        print(text.rstrip("\n"), flush=True)
+        if isinstance(sys.stdout, LastingStream):
+            sys.stdout.check()
     else:
         write_text(path, text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -16,13 +17,14 @@ from ..utils.machine import package_version
 from ..utils.progress import be_quiet
 from ..utils.random_state import restored_randomness, seed_all
 from .output import one_call
+from .streams import lasting_streams
 
 EXIT_CODES = "Exit codes: 0 success; 1 a fault of the program; 2 wrong input; 130 interrupted by Ctrl-C."
 # What typer raises for wrong options. Newer versions have their own copy of click, so its classes are found from here.
 _USAGE_ERRORS = tuple(
     kind for kind in typer.BadParameter.__mro__ if issubclass(kind, Exception) and kind is not Exception
 )
-_PASSED_ON: tuple[type[BaseException], ...] = (*_USAGE_ERRORS, typer.Exit, typer.Abort, BrokenPipeError)
+_PASSED_ON: tuple[type[BaseException], ...] = (*_USAGE_ERRORS, typer.Exit, typer.Abort)
 
 
 class WholeHelp(TyperGroup):
@@ -56,22 +58,28 @@ class OneLineErrors(WholeHelp):
         Returns:
             What the command returns.
         """
-        try:
-            # The same command gives the same result, although training images are drawn and changed at random.
-            with one_call(), _one_line_warnings(self, ctx), restored_randomness():
-                seed_all(0)
-                return super().invoke(ctx)
-        except _PASSED_ON as error:
-            usage: Any = error
-            misplaced = getattr(error, "option_name", None)
-            if any(misplaced in parameter.opts for parameter in self.params):
-                usage.message += f"; it belongs before the command: fec-fast {misplaced} {ctx.invoked_subcommand} ..."
-            raise
-        except (Exception, KeyboardInterrupt) as error:
-            if ctx.params.get("debug"):
+        with lasting_streams() as output:
+            try:
+                # The same command gives the same result, although training images are drawn and changed at random.
+                with one_call(), _one_line_warnings(self, ctx), restored_randomness():
+                    seed_all(0)
+                    returned = super().invoke(ctx)
+                output.flush()
+                if not isinstance(output.failure, BrokenPipeError):  # a reader that has left wants no more
+                    output.check()
+                return returned
+            except _PASSED_ON as error:
+                usage: Any = error
+                misplaced = getattr(error, "option_name", None)
+                if any(misplaced in parameter.opts for parameter in self.params):
+                    belongs = f"fec-fast {misplaced} {ctx.invoked_subcommand} ..."
+                    usage.message += f"; it belongs before the command: {belongs}"
                 raise
-            typer.echo(_in_options(_message(error), self, ctx), err=True)
-            raise typer.Exit(_exit_code(error)) from error
+            except (Exception, KeyboardInterrupt) as error:
+                if ctx.params.get("debug"):
+                    raise
+                print(_in_options(_message(error), self, ctx), file=sys.stderr, flush=True)
+                raise typer.Exit(_exit_code(error)) from error
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..utils.arguments import check_path
 from ..utils.errors import ArgumentError, CheckpointError, PlanError, nearest
-from ..utils.files import atomic_folder, sha256
+from ..utils.files import atomic_folder, check_writable, sha256
 from ..utils.model_index import ModelIndex
 from ..utils.modules import unwrap, unwrap_for_surgery
 from ..utils.onnx_files import OnnxExport, write_onnx
@@ -30,6 +30,7 @@ from .checkpoint_files import (
     PLAN,
     VERSION,
     WEIGHTS,
+    check_can_be_replaced,
     check_replaceable,
     verified_contents,
     verified_plan,
@@ -265,13 +266,17 @@ def check_destination(folder: str | os.PathLike[str]) -> Path:
         The absolute path.
 
     Raises:
-        CheckpointError: It is a file, or a folder that holds something other than a checkpoint.
+        CheckpointError: It is a file, or a folder that holds something other than a checkpoint, or that cannot be
+            replaced: a symbolic link, the place where a file system is mounted, or the working folder.
+        PermissionError: Files cannot be made in the folder that it is in.
     """
     target = Path(os.path.abspath(check_path("folder", folder)))
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
+    check_can_be_replaced(target)
+    if target.exists() and not target.is_dir():
         raise CheckpointError(f"{folder} is not a folder; give the name of a new folder or of an older checkpoint")
     if target.is_dir() and any(target.iterdir()):
         check_replaceable(target)
+    check_writable(target.parent)
     return target
 
 

@@ -89,6 +89,34 @@ def _hint_inside(folder: Path) -> str:
     return f"; its folder {inner!r} is one, and {folder.name} was written by an integration: open it with {opening}"
 
 
+def check_can_be_replaced(folder: Path) -> None:
+    """Checks that a new folder can take the name of one: a checkpoint is written beside, and then renamed.
+
+    Args:
+        folder: An absolute path; there need be nothing.
+
+    Raises:
+        CheckpointError: It is a symbolic link, a file system is mounted there, or a process would lose its folder.
+    """
+    if folder.is_symlink():
+        raise CheckpointError(
+            f"{folder} is not a folder but a symbolic link; give the folder {folder.resolve()} itself"
+        )
+    if not folder.is_dir():
+        return
+    inside = "give the name of a new folder in it, such as"
+    if os.path.ismount(folder):
+        raise CheckpointError(
+            f"{folder} is a mounted file system, which cannot be replaced; {inside} {folder / 'pruned'}"
+        )
+    with contextlib.suppress(FileNotFoundError):  # the working folder itself was removed
+        if any(folder.samefile(each) for each in (Path.cwd(), *Path.cwd().parents)):
+            raise CheckpointError(
+                f"{folder} is the working folder or has it inside, and would be replaced by another folder; {inside} "
+                f"{folder / 'pruned'}"
+            )
+
+
 def check_replaceable(folder: Path) -> None:
     """Checks that a folder holds a checkpoint and nothing that would be lost if it were replaced.
 

@@ -65,5 +65,6 @@ def write_report(path: str | os.PathLike[str], content: ReportContent) -> Path:
         sections.append(image_section(content))
     if plan.notes:
         sections.append(note_section(plan))
-    write_text(file, whole_page(content.title, headline(content, facts), sections))
+    page = whole_page(content.title, headline(content, facts), sections)
+    write_text(file, page.encode(errors="backslashreplace").decode())  # a path may have bytes that are not UTF-8
     return file

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from .compat import is_fake
 from .errors import ArgumentError, FecError, InputError, WeightError
+from .files import check_writable
 
 
 def check_number(name: str, value: Any, expected: str, *, least: float = 0.0, exclusive: bool = False) -> None:
@@ -70,13 +71,17 @@ def check_file_to_write(name: str, value: Any) -> Path:
 
     Raises:
         ArgumentError: It is not a path.
-        InputError: It is a folder, or is in a folder that does not exist.
+        InputError: It is a folder, a device or a pipe, or is in a folder that does not exist.
+        PermissionError: Files cannot be made in its folder.
     """
     file = Path(os.path.abspath(check_path(name, value)))
     if file.is_dir():
         raise InputError(f"{name}={str(value)!r:.200}: that is a folder; give the name of a file")
+    if file.exists() and not file.is_file():
+        raise InputError(f"{name}={str(value)!r:.200}: that is a device or a pipe; give the name of a file")
     if not file.parent.is_dir():
         raise InputError(f"{name}={str(value)!r:.200}: there is no folder {file.parent!s:.200}; make it first")
+    check_writable(Path(os.path.realpath(file)).parent)
     return file
 
 

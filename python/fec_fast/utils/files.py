@@ -37,17 +37,53 @@ def atomic_file(path: Path) -> Iterator[Path]:
     is removed, and a file that had the name before is unchanged. A kill leaves at most the scratch folder, a name that
     begins with a dot and ends in ``.fec-scratch``; the next write in that folder removes it.
 
+    A symbolic link stays one: the file that it leads to is written. A device, a pipe or a folder is not replaced.
+
     Args:
         path: The file's final name. Its folder exists.
 
     Yields:
         The temporary path, to be written to and closed inside the context.
+
+    Raises:
+        OSError: The disk is full, the file cannot be written, or something of its name is no file.
     """
+    check_is_no_device(path)
+    path = Path(os.path.realpath(path))
     with _scratch_folder(path) as scratch:
         yield scratch / path.name
         _flush(scratch / path.name, scratch.stat().st_mode & 0o666)
         os.replace(scratch / path.name, path)
         flush_folder(path.parent)
+
+
+def check_is_no_device(path: Path) -> None:
+    """Checks that what has a name, if anything, is a file: a rename would put a file in the place of ``/dev/stdout``.
+
+    Args:
+        path: The name of a file that is to be written.
+
+    Raises:
+        OSError: It is a folder, a device or a pipe.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "this is a device or a pipe, and is not replaced by a file", str(path))
+
+
+def check_writable(folder: Path) -> None:
+    """Checks that files can be made in a folder, or in the first of its parents that exists.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        PermissionError: They cannot: the user may not, or the file system is read-only.
+    """
+    existing = next((each for each in (folder, *folder.parents) if each.exists()), folder)
+    if existing.is_dir() and not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "files cannot be made in this folder", str(existing))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,13 @@ def test_a_folder_alone_gives_widths_and_scores(folder: Path, tmp_path: Path) ->
     text = file.read_text(encoding="utf-8")
     assert '<section id="layers"' in text and '<section id="scores"' in text and '<section id="couplings"' in text
     assert "without the model before pruning (--model)" in text and '<section id="distances"' not in text
+
+
+def test_a_folder_whose_name_is_not_utf_8(folder: Path, tmp_path: Path) -> None:
+    odd, file = tmp_path / os.fsdecode(b"\xff"), tmp_path / "report.html"
+    shutil.copytree(folder / "pruned", odd)
+    assert call(odd, "-o", file)[0] == 0
+    assert "\\udcff" in file.read_text(encoding="utf-8")
 
 
 def test_the_model_adds_sizes_and_readers(folder: Path, tmp_path: Path) -> None:

@@ -36,6 +36,28 @@ def test_failed_file_leaves_the_old_one(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["table.csv"]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # as /dev/stdout, /dev/null and /dev/full are no files
+    for name in ("pipe", "link"):
+        if name == "link":
+            (tmp_path / name).symlink_to("pipe")
+        with pytest.raises(FileExistsError, match="not replaced"):
+            write_text(tmp_path / name, "text")
+        assert (tmp_path / "pipe").is_fifo()
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]
+
+
+def test_a_link_stays_and_its_file_is_written(tmp_path: Path) -> None:
+    (tmp_path / "volume").mkdir()
+    link, file = tmp_path / "latest.json", tmp_path / "volume" / "own.json"
+    link.symlink_to(file)  # to no file yet
+    for text in ("first", "second"):
+        write_text(link, text)
+        assert link.is_symlink() and file.read_text() == text
+    assert sorted(os.listdir(tmp_path)) == ["latest.json", "volume"] and os.listdir(file.parent) == ["own.json"]
+
+
 def test_text_is_utf8(tmp_path: Path) -> None:
     write_text(tmp_path / "page.md", "3 × 3\n")
     assert (tmp_path / "page.md").read_bytes() == "3 × 3\n".encode()
