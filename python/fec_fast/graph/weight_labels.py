@@ -147,8 +147,8 @@ class ComputedWeights:
     def notes(self) -> list[str]:
         """One note for each kind of computation: the layers, and the remedy."""
         return [
-            f"{kind}: the weights of {', '.join(layers)} are computed from several of their channels together, which "
-            f"keep their width: {remedy}"
+            f"{kind}: the weights of {', '.join(layer or 'the model itself' for layer in layers)} are computed from "
+            f"several of their channels together, which keep their width: {remedy}"
             for (kind, remedy), layers in self.kept.items()
         ]
 

@@ -253,3 +253,16 @@ def test_computed_weights_are_counted_and_traced_without_touching_buffers():
 )
 def test_dimensions_of_a_reshape_in_blocks(before, after, expected):
     assert blocks_of(before, after) == expected
+
+
+def test_a_note_on_a_parameter_of_the_model_itself_says_so():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.weight = nn.Conv2d(3, 8, 1), nn.Parameter(torch.randn(6, 8, 1, 1))
+
+        def forward(self, x):
+            return nn.functional.conv2d(self.first(x), self.weight - self.weight.mean(1, keepdim=True))
+
+    notes = fec_fast.couplings(Own().eval(), X).notes
+    assert any("the weights of the model itself are computed" in note for note in notes)

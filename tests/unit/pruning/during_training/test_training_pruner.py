@@ -6,6 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
