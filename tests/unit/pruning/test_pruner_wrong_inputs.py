@@ -84,7 +84,7 @@ def test_integers_may_be_meant() -> None:
         def forward(self, numbers: torch.Tensor) -> torch.Tensor:
             raise ValueError("wrong sentence")
 
-    with pytest.raises(fec_fast.InputError, match="wrong sentence$"):
+    with pytest.raises(fec_fast.InputError, match=r"wrong sentence \(\S+:\d+\)$"):
         fec_fast.couplings(Words(), torch.zeros(1, 3, dtype=torch.int64))
 
 
