@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..utils.critical_section import put_back_by
 from ..utils.errors import InputError, LayerError, nearest
 from ..utils.forward import call_model, describe_tensors, map_tensors, undisturbed
-from ..utils.modules import device_of
+from ..utils.modules import device_of, unwrap
 from ..utils.user_warnings import warn_user
 from .settings import TrainingSettings
 
@@ -200,7 +200,7 @@ class _OutputRecorder:
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
         self.outputs: dict[str, Any] = {}
         self.stops_when_complete = False
-        modules = dict(model.named_modules())
+        modules = dict(unwrap(model).named_modules())
         self.names = dict.fromkeys(names)  # each name once, in the given order
         for name in self.names:
             if name not in modules:

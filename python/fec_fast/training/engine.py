@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..utils.arguments import batches_of
 from ..utils.errors import TrainingError, TrainingInterrupted
 from ..utils.evaluation import is_at_chance
+from ..utils.modules import unwrap
 from ..utils.random_state import generators_of, seed_all
 from ..utils.user_warnings import warn_user
 from .batches import is_plain
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
 class Trainer:
     """One training.
 
-    Three networks may exist. ``inputs.model`` is the caller's. ``model`` holds the weights that the optimizer changes:
-    it is the caller's model, or a sharded copy of it under FSDP2. ``average.model`` holds their moving average.
+    Three networks may exist. ``inputs.model`` is the caller's, and ``callers`` the same without wrappers. ``model``
+    holds the weights that the optimizer changes: it is ``callers``, or a sharded copy of it under FSDP2.
+    ``average.model`` holds their moving average.
 
     Attributes:
         model: The network that the optimizer changes, without wrappers.
@@ -64,20 +66,21 @@ class Trainer:
         self.schedule = LRSchedule.from_settings(inputs.settings)
         inputs.model.to(accelerator.device)  # its value is not used, nor train's and eval's: some models' are nothing
         self.sharded = uses_fsdp2(accelerator)
-        self.model = copy_for_sharding(inputs.model) if self.sharded else inputs.model
+        self.callers = unwrap(inputs.model)
+        self.model = copy_for_sharding(self.callers) if self.sharded else self.callers
         decay = self.settings.ema_decay
         self.average = None if decay is None else ModelEma(self.model, decay, per_tensor=self.sharded)
         self.plain_optimizer = build_optimizer((p for p in self.model.parameters() if p.requires_grad), self.settings)
         self.loader, self.held_out = self._prepare_loader(inputs.train_loader), self._prepare_loader(inputs.val_loader)
         loaders = (inputs.train_loader, self.loader, inputs.val_loader, self.held_out)
         self.generators = [generator for loader in loaders for generator in generators_of(loader)]
+        average = None if self.average is None else self.average.model
         if self.sharded:
-            average = None if self.average is None else self.average.model
             self.network, self.optimizer = shard(accelerator, self.model, self.plain_optimizer, average)
         else:
-            prepared = accelerator.prepare(self.model, self.plain_optimizer, device_placement=[False, None])
+            prepared = accelerator.prepare(inputs.model, self.plain_optimizer, device_placement=[False, None])
             self.network, self.optimizer = prepared
-        self.sparse = SparseTraining(inputs.sparsify, self.model, None if self.average is None else self.average.model)
+        self.sparse = SparseTraining(inputs.sparsify, self.model, average)
         # Listed after sharding, which replaces the parameters.
         self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.batches = len(self.loader)  # of this process
@@ -127,9 +130,9 @@ class Trainer:
                         self.finish_epoch(row)
                 self.sparse.finish()
                 if self.resulting is not self.inputs.model:
-                    self.inputs.model.load_state_dict(self.resulting.state_dict())
+                    self.callers.load_state_dict(self.resulting.state_dict())
                 if self.best_weights:
-                    self.inputs.model.load_state_dict(self.best_weights)
+                    self.callers.load_state_dict(self.best_weights)
                 interrupt.raise_if_pressed()
             except KeyboardInterrupt as error:
                 raise TrainingInterrupted(self._interrupted_message()) from error
@@ -198,8 +201,7 @@ class Trainer:
         held_out = self._evaluate(interrupt)
         if number == 0 and held_out is not None:
             self._warn_if_at_chance(held_out)
-        seconds = time.perf_counter() - start
-        return Epoch(number + 1, loss_sum / images, metrics, held_out, lr, images, seconds)
+        return Epoch(number + 1, loss_sum / images, metrics, held_out, lr, images, time.perf_counter() - start)
 
     def _train_step(self, batch: Any, lr: float, batch_number: int, where: str) -> tuple[float, int]:
         """Trains on one batch; returns its loss and its number of images."""
@@ -302,7 +304,7 @@ class Trainer:
         """Under FSDP2, copies the resulting weights into the caller's model. Collective: all processes call it."""
         if self.sharded:
             source = self.model if self.average is None else self.average.model
-            self.inputs.model.load_state_dict(gather_tensors(source.state_dict()))
+            self.callers.load_state_dict(gather_tensors(source.state_dict()))
 
     def _stop_reason(self) -> str | None:
         """Returns why the training is over; ``None`` if it is not."""
@@ -324,7 +326,7 @@ class Trainer:
         """
         selects_best = self.settings.patience is not None and row is not None
         if selects_best and best_epoch_of(self.history, self.inputs.task.main_metric) == len(self.history):
-            self.best_weights = copied_state(self.resulting)
+            self.best_weights = copied_state(unwrap(self.resulting))
         if self.inputs.state_folder is not None:
             state = self._capture_state()  # collective under FSDP2, so not in the main process alone
             if self.accelerator.is_main_process:
@@ -355,8 +357,10 @@ class Trainer:
 
     def _restore_state(self, state: TrainingState) -> None:
         """Restores a state that was checked to fit this training."""
-        own = self.model.state_dict()
-        self.model.load_state_dict({key: shard_like(own[key], value) for key, value in state.model.items()})
+        for network, stored in ((self.model, state.model), (self.average, state.average)):
+            if network is not None:
+                own = network.state_dict()
+                network.load_state_dict({key: shard_like(own[key], value) for key, value in stored.items()})
         for key, value in state.optimizer.items():
             entry, _, name = key.partition("/")
             parameter = self.trained[name]
@@ -365,9 +369,6 @@ class Trainer:
             if entry != "step":
                 value = torch.empty_like(parameter).copy_(shard_like(parameter, value))
             self.plain_optimizer.state[parameter][entry] = value
-        if self.average is not None:
-            own = self.average.state_dict()
-            self.average.load_state_dict({key: shard_like(own[key], value) for key, value in state.average.items()})
         self._gather_weights()
         if state.scaler is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state.scaler)

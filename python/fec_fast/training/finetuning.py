@@ -15,7 +15,7 @@ from ..utils.critical_section import put_back_by
 from ..utils.distributed import check_accelerate, launched_processes
 from ..utils.errors import ArgumentError, BackendError, InputError
 from ..utils.forward import restored_modes
-from ..utils.modules import check_can_be_changed
+from ..utils.modules import check_can_be_changed, unwrap
 from ..utils.public_call import interruptible
 from ..utils.random_state import restored_randomness, unseeded_generators
 from ..utils.user_warnings import warn_user
@@ -170,7 +170,7 @@ def finetune(
                         "torch, NumPy or Python"
                     )
             check_state_folder(state_folder)
-            check_extra_states(model.state_dict())
+            check_extra_states(unwrap(model).state_dict())
         inputs = TrainingInputs(task, model, teacher, train_loader, val_loader, chosen, state_folder, sparsify)
         tracker = make_tracker(log_folder, log_with)
         networks = [model] if teacher is None else [model, teacher]
@@ -188,7 +188,7 @@ def finetune(
             conditions = inputs.conditions(batches, accelerator.num_processes)
             state = None
             if resume and state_folder is not None and has_state(state_folder):
-                state = read_state(state_folder, conditions, model)
+                state = read_state(state_folder, conditions, unwrap(model))
             elif resume:
                 warn_user(f"nothing to resume in {state_folder}: training starts from the beginning")
             trainer = Trainer(accelerator, inputs, conditions)

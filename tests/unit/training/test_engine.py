@@ -1,6 +1,7 @@
 """The training loop: each setting has its effect and resumes to the same bits; patience and time limits."""
 
 import copy
+import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -255,3 +256,17 @@ def test_networks_whose_to_returns_nothing_are_trained() -> None:
     expected = train(classifier(), teacher=classifier(width=12))
     found = train(Unmoved(*classifier()), teacher=Unmoved(*classifier(width=12)))
     assert same_weights(found.model, expected.model)
+
+
+@pytest.mark.parametrize("wrapped", [nn.DataParallel, functools.partial(torch.compile, backend="eager")])
+def test_wrapped_networks_are_trained_and_resumed_as_those_inside(wrapped: Any, tmp_path: Path) -> None:
+    options = {"epochs": 3, "ema_decay": 0.5, "patience": 5}
+    held_out = dot_loader(shuffle=False)
+    expected = train(classifier(), val_loader=held_out, **options)
+    with pytest.raises(KeyboardInterrupt):
+        stopped = InterruptedLoader(held_out, 1)
+        train(wrapped(classifier()), val_loader=stopped, checkpoint=tmp_path / "s", **options)
+    model = classifier()
+    found = train(wrapped(model), val_loader=held_out, checkpoint=tmp_path / "s", resume=True, **options)
+    assert same_weights(model, expected.model)
+    assert without_times(found.history) == without_times(expected.history)
