@@ -17,6 +17,8 @@ from ..utils.errors import FecError, InputError
 from ..utils.forward import call_model, describe_tensors, undisturbed
 from ..utils.modules import device_of
 
+_STATEFUL = "torchdata.stateful_dataloader.stateful_dataloader"
+
 
 def length_of(loader: Iterable[Any]) -> int | None:
     """Returns the number of batches of a loader, ``None`` if it does not know.
@@ -31,16 +33,20 @@ def length_of(loader: Iterable[Any]) -> int | None:
 
 
 def is_plain(loader: object) -> bool:
-    """Whether a loader is a DataLoader without an ``__iter__`` of its own, or one that accelerate has prepared.
+    """Whether a loader is a DataLoader without an ``__iter__`` of its own, or one of accelerate or torchdata.
 
-    A subclass may change the batches there. accelerate makes a loader of the same attributes, which does not.
+    A subclass may change the batches there. accelerate makes a loader of the same attributes, which does not. The
+    ``__iter__`` of torchdata's ``StatefulDataLoader`` counts batches and does not change them.
 
     Args:
         loader: Any object.
     """
     if not isinstance(loader, DataLoader):
         return False
-    return type(loader).__iter__ is DataLoader.__iter__ or type(loader).__module__ == "accelerate.data_loader"
+    if type(loader).__module__ == "accelerate.data_loader":
+        return True
+    own = type(loader).__iter__
+    return own is DataLoader.__iter__ or getattr(own, "__module__", None) == _STATEFUL
 
 
 def check_can_be_repeated(loader: Iterable[Any], name: str) -> None:

@@ -16,7 +16,7 @@ from fec_fast import ArgumentError, TrainingError
 from fec_fast.training.gradients import accumulation_scale
 from fec_fast.training.history import Epoch, best_epoch_of
 from helpers.comparison import same_weights
-from helpers.training import classifier, dot_loader, train
+from helpers.training import classifier, dot_images, dot_loader, train
 
 
 class RootOfZero(nn.Module):
@@ -136,3 +136,26 @@ def test_a_loader_that_accelerate_has_prepared_is_one_that_can_be_shared() -> No
     assert is_plain(plain) and is_plain(prepared) and not is_plain(Scaled(plain.dataset)) and not is_plain([])
     results = [train(classifier(), loader=loader, epochs=1, accumulate=2) for loader in (plain, prepared)]
     assert same_weights(results[0].model, results[1].model)
+
+
+class Stateful(DataLoader):
+    """As torchdata's, which is not installed here: an ``__iter__`` that gives the same batches."""
+
+    def __iter__(self) -> Any:
+        return super().__iter__()
+
+
+Stateful.__iter__.__module__ = "torchdata.stateful_dataloader.stateful_dataloader"
+
+
+def test_a_stateful_loader_of_torchdata_is_one_that_can_be_shared() -> None:
+    options = {"accumulate": 2, "epochs": 2}
+    found = train(classifier(), loader=Stateful(dot_images(), batch_size=16, shuffle=True), **options)
+    assert same_weights(found.model, train(classifier(), loader=dot_loader(), **options).model)
+
+    class Changed(Stateful):
+        def __iter__(self) -> Any:
+            return iter([])
+
+    with pytest.raises(ArgumentError, match="without an __iter__ of its own"):
+        train(classifier(), loader=Changed(dot_images(), batch_size=16), **options)
