@@ -237,7 +237,7 @@ def l1(weight: Tensor) -> Tensor:
         ({"criterion": "l1"}, {"criterion": "l2"}, "criterion was 'l1' and is 'l2'"),
         ({"criterion": "l1"}, {"criterion": l1}, "criterion was 'l1' and is .*failures.l1"),
         ({}, {"round_to": 2}, "round_to was not given and is 2"),
-        ({"ignore": ["one"]}, {}, r"ignore was \['one'\] and is not given"),
+        ({"ignore": ["inner"]}, {}, r"ignore was \['inner'\] and is not given"),
         (
             {"formula": fec_fast.Formula(axis="both")},
             {"formula": fec_fast.Formula(axis="filters")},
