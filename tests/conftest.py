@@ -9,10 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import nn
 
 from fec_fast.pruning.allocation.layer_times import FOLDER_VARIABLE
 from fec_fast.utils import timing
+
+# No property is a matter of time: examples that a busy machine computes slowly are no fault.
+settings.register_profile(
+    "fec_fast", parent=settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("fec_fast")
 
 
 def pytest_configure() -> None:

@@ -40,7 +40,7 @@ def compare(w: Tensor, formula: Formula, *, axis: int = 0, groups: int = 1, algo
     assert float(got.min()) >= 0
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cases())
 def test_every_kind_of_weight(case: tuple[Tensor, int, int, Formula]) -> None:
     w, on, groups, formula = case

@@ -48,7 +48,7 @@ def skip_if_unusable(instruction_set: str) -> None:
 
 
 @pytest.mark.parametrize("instruction_set", SETS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(cases())
 def test_every_kind_of_weight(instruction_set: str, drawn: tuple[Tensor, int, int, Formula]) -> None:
     skip_if_unusable(instruction_set)

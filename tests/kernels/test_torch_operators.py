@@ -37,7 +37,7 @@ def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases())
 def test_every_kind_of_weight(drawn: tuple[Tensor, int, int, Formula]) -> None:
     weight, on, groups, formula = drawn

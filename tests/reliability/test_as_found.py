@@ -146,7 +146,7 @@ def test_sixteen_threads_at_once_do_what_one_does(brief_latency: None, rounds: i
     print(f"{rounds} times 16 threads: 0 changed, 0 other results")
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(exponents=st.lists(st.integers(-24, -14), min_size=8, max_size=8), seed=st.integers(0, 99))
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_scores_do_not_depend_on_flush_to_zero(dtype: torch.dtype, exponents: list[int], seed: int) -> None:

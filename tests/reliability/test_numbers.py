@@ -209,7 +209,7 @@ def names_the_layer_of_a_number_that_is_not_finite(data: st.DataObject, case: Ca
 @pytest.mark.parametrize("number", EXAMPLES)
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_property(name: str, number: int) -> None:
-    options = settings(max_examples=number, deadline=None, suppress_health_check=list(HealthCheck))
+    options = settings(max_examples=number, suppress_health_check=list(HealthCheck))
     options(given(st.data(), cases())(PROPERTIES[name]))()
 
 

@@ -42,7 +42,7 @@ VECTORS = st.lists(st.integers(FREE, LABELS), min_size=1, max_size=4)
 STEPS = st.lists(st.tuples(st.sampled_from(["unite", "pin", "look"]), VECTORS, VECTORS), max_size=25)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(steps=STEPS, later=st.lists(VECTORS, max_size=4))
 def test_unions_and_pins_in_any_order(steps, later) -> None:
     sets, plain = LabelSets(), OneByOne(LABELS)

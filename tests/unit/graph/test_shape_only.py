@@ -49,7 +49,7 @@ class Both(TorchDispatchMode):
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_convolutions_have_the_shapes_and_costs_of_real_ones(data: st.DataObject) -> None:
     draw = data.draw
     rank = draw(st.sampled_from([1, 2, 3]))

@@ -54,7 +54,7 @@ ROUNDS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**16), rounds=st.lists(ROUNDS, min_size=3, max_size=3))
 def test_a_composed_plan_is_the_plans_in_turn(seed: int, rounds: list[dict[str, Any]]) -> None:
     original = small(seed)

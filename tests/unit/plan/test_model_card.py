@@ -66,7 +66,7 @@ def test_how_a_network_of_the_zoo_is_built_is_said(result: fec_fast.PruneResult,
     assert 'model = fec_fast.zoo.build("torchvision:resnet18")' in text
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(text=st.text(max_size=40))
 @example(text="\U00010000 \\ \" ' # : |")
 def test_any_line_is_the_same_in_the_head(text: str) -> None:

@@ -32,7 +32,7 @@ def said(model: nn.Module, ratios: dict[str, float]) -> list[str]:
     return [str(warning.message) for warning in caught if "early or narrow" in str(warning.message)]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(8, 64), st.floats(0, 0.95), st.integers(8, 64), st.floats(0, 0.95))
 def test_warns_if_and_only_if_less_than_a_quarter_is_left(
     first: int, first_ratio: float, later: int, later_ratio: float

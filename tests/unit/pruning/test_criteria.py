@@ -60,7 +60,7 @@ def test_by_hand(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(weight=layers())
 def test_published_formula(name: str, weight: torch.Tensor) -> None:
     found = getattr(criteria, name)(weight)
@@ -68,7 +68,7 @@ def test_published_formula(name: str, weight: torch.Tensor) -> None:
     assert found.tolist() == pytest.approx(PUBLISHED[name](weight), rel=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(-4, 4), min_size=1, max_size=9))
 def test_bn_scale_is_the_absolute_gamma(gammas: list[float]) -> None:
     assert criteria.bn_scale(torch.tensor(gammas, dtype=torch.float64)).tolist() == [abs(gamma) for gamma in gammas]
@@ -161,7 +161,7 @@ def test_the_function_and_its_name_are_the_same_criterion(name: str, sides: str)
     assert plans[0] == plans[1]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     groups=st.sampled_from([1, 2]),
     wider=st.integers(1, 3),

@@ -326,7 +326,7 @@ def test_rounds_recover_each_before_its_training() -> None:
         fec_fast.prune_iteratively(without_norms(), IMAGE, **options)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     width=st.integers(1, 12),
     branch=st.integers(1, 8),

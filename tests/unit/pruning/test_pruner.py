@@ -208,7 +208,7 @@ def test_a_counter_of_the_models_code_is_left_alone_and_starts_equal_in_both_net
     assert model.taken == result.model.taken == 8
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     widths=st.lists(st.integers(1, 24), min_size=2, max_size=4),
     groups=st.sampled_from([1, 2, 4]),

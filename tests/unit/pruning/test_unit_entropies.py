@@ -70,7 +70,7 @@ def layouts(draw) -> tuple[int, int, int, list[int]]:
     return len(labels), axis, groups, labels
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     layout=layouts(), formula=st.sampled_from(FORMULAS), taps=st.sampled_from([(), (1, 1), (2, 3)]), seed=st.integers()
 )
@@ -112,7 +112,7 @@ def test_equal_units_have_no_entropy_in_parts_either() -> None:
     assert found.tolist() == [0.0] * 30
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     compress=st.sampled_from(["rms", "absmean", "mean"]),
     axis=st.sampled_from(["filters", "channels"]),

@@ -118,7 +118,7 @@ def test_ablation_sees_what_batch_norm_and_readers_make_of_a_channel() -> None:
         assert min(value for unit, value in enumerate(first) if unit not in free) > 1e-3
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     width=st.integers(1, 5),
     branch=st.integers(1, 4),

@@ -547,7 +547,7 @@ def test_prune_recovers_and_says_so(tmp_path: Any) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_random_chains_come_nearer_to_the_original(data: st.DataObject) -> None:
     widths = data.draw(st.lists(st.integers(4, 10), min_size=2, max_size=4))
     torch.manual_seed(data.draw(st.integers(0, 1000)))

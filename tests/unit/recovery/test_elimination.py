@@ -44,7 +44,7 @@ def solved(systems: list[System], units: int, order: list[int] | None = None) ->
     return eliminate(parts, units, order)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     units=st.integers(1, 7),
     widths=st.lists(st.integers(1, 4), min_size=1, max_size=3),
@@ -177,7 +177,7 @@ ABLATED = {
 }
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(**ABLATED)
 def test_every_step_of_an_ablation_is_the_cheapest_and_its_error_the_change(
     units, widths, outputs, missing, seed
@@ -194,7 +194,7 @@ def test_every_step_of_an_ablation_is_the_cheapest_and_its_error_the_change(
         assert float(total[unit]) == pytest.approx(highest, rel=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(**ABLATED)
 def test_what_others_make_up_for_counts_by_the_odds_of_the_error_so_far(units, widths, outputs, missing, seed) -> None:
     systems = several_systems(units, widths, outputs, missing, seed)

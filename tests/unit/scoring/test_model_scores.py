@@ -320,7 +320,7 @@ def test_rows() -> None:
     assert rows[9] == {"layer": "depthwise", "filter": 1, "entropy": scores["depthwise"][1].item()}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.dictionaries(
         st.text(min_size=1, max_size=5),

@@ -173,7 +173,7 @@ def test_wrong_arguments(change: dict[str, Any], error: type[Exception], words: 
         ops.entropies(weights, formula, **arguments)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.tuples(st.integers(1, 20), st.integers(1, 30), st.sampled_from([1, 3]), st.sampled_from([1, 3])),
     st.sampled_from(["rms", "absmean", "mean", "none"]),

@@ -13,7 +13,7 @@ from fec_fast.training.settings import TrainingSettings
 
 
 @given(st.integers(2, 40), st.floats(0.01, 1.0))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_cosine_is_torchs(steps: int, lr: float) -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
     peer = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -45,7 +45,6 @@ def test_one_cycle_is_torchs() -> None:
     one=st.floats(0.0, 1.0),
     other=st.floats(0.0, 1.0),
 )
-@settings(deadline=None)
 def test_rates_rise_to_the_peak_and_fall_to_the_end(kind: str, warm: float, one: float, other: float) -> None:
     schedule = LRSchedule.from_settings(TrainingSettings(epochs=10, lr=0.5, schedule=kind, warmup_epochs=warm))
     low, high = sorted((one, other))

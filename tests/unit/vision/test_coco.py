@@ -141,7 +141,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(entries=ENTRIES, shifts=st.lists(st.tuples(NUMBERS, st.integers(0, 3)), min_size=12, max_size=12))
 def test_reads_and_evaluates_as_pycocotools_does(
     shared: Path, entries: list[dict[str, Any]], shifts: list[tuple[int, int]]

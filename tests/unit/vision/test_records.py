@@ -141,7 +141,7 @@ def encoded(image: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 1 << 30))
 def test_every_form_of_an_image_is_the_same_picture(
     tmp_path_factory: pytest.TempPathFactory, height: int, width: int, seed: int

@@ -40,7 +40,7 @@ def test_boxes_outlines_and_pictures_without_a_text_file(folder: Path) -> None:
     assert set(target) == {"boxes", "labels"}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(st.integers(0, 1), st.integers(0, 38), st.integers(0, 18), st.integers(1, 40), st.integers(1, 20)),

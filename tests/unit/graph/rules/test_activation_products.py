@@ -131,7 +131,7 @@ def randomised(block: nn.Module) -> Network:
     return model
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     how=st.sampled_from(["attribute", "einsum", "shape", "SDPA", "SDPA, scale", "norm", "BoTNet", "CvT", "fused"]),
     heads=st.integers(1, 5),
@@ -165,7 +165,7 @@ def test_any_number_of_heads_of_any_width(
         assert after["block.q"] == after["block.k"] and after["block.q"] % left == 0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     how=st.sampled_from(["attribute", "einsum", "SDPA, scale"]),
     heads=st.integers(1, 5),

@@ -62,7 +62,7 @@ SAME_RANK = sorted(
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(names=st.lists(st.sampled_from(SAME_RANK), min_size=2, max_size=4), seed=st.integers(0, 3))
 def test_compositions_are_equal_or_kept(names: list[str], seed: int) -> None:
     functions = [(WITHIN | ACROSS)[name] for name in names]

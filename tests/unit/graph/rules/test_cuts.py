@@ -120,7 +120,7 @@ class Parts(nn.Module):
 HOW = ["computed", "computed slices", "attribute", "slices by attribute", "narrow by attribute", "literal"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), how=st.sampled_from(["chunk", *HOW]), seed=st.integers(0, 2**16), ratio=st.floats(0.2, 0.8))
 def test_any_number_and_order_of_parts(data: st.DataObject, how: str, seed: int, ratio: float) -> None:
     number = data.draw(st.integers(2, 5))

@@ -59,7 +59,7 @@ class Instances(nn.Module):
         return self.head(self.norm_b(self.b(self.norm_a(self.a(x)).relu())).relu())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     dims=st.sampled_from([1, 2, 3]),
     batch=st.sampled_from([None, 1, 2, 9]),
@@ -128,7 +128,7 @@ class Normed(nn.Module):
         return self.head(self.norm(self.a(x)).relu())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     groups=st.sampled_from([2, 3, 4, 6]),
     size=st.sampled_from([1, 2, 5]),
@@ -251,7 +251,7 @@ LAYER_NORMS: dict[str, tuple[Callable[[], nn.Module], Callable[[Tensor], Tensor]
 
 
 @pytest.mark.parametrize("name", LAYER_NORMS)
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(ratio=st.sampled_from([0.25, 0.5, 0.8]), seed=st.integers(0, 1000))
 def test_norms_over_the_kept_channels_alone(name: str, ratio: float, seed: int) -> None:
     torch.manual_seed(seed)

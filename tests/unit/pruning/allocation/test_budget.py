@@ -52,7 +52,7 @@ def prune(model: nn.Module, image: Tensor = IMAGE, **options: Any) -> fec_fast.P
         return fec_fast.prune(model, image, **options, recover=None)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     width=st.integers(1, 24),
     branch=st.integers(1, 16),
@@ -84,7 +84,7 @@ def test_memory_by_hand() -> None:
     assert whole_sizes(twice, IMAGE)["memory"] == weights + 4 * 2 * 36 * (8 + 8)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     widths=st.tuples(st.integers(4, 24), st.integers(2, 16), st.sampled_from([1, 4, 8]), st.integers(1, 5)),
     currency=st.sampled_from(["params", "macs", "memory"]),
@@ -306,7 +306,7 @@ def test_absolute_targets_are_read(text: str, quantity: str, amount: float) -> N
 
 
 @pytest.mark.parametrize("name", ["params", "macs", "memory"])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(share=st.floats(0.2, 0.8))
 def test_an_absolute_target_is_met(name: str, share: float) -> None:
     model = blocks()

@@ -110,7 +110,7 @@ def test_a_device_whose_times_rise_in_steps(step: int, monkeypatch: pytest.Monke
             assert "no nearer network was found: the next one measured takes" in result.plan.notes[0]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     step=st.sampled_from([1, 4, 8]),
     overhead=st.floats(0.0, 0.3),

@@ -129,7 +129,7 @@ def test_a_damaged_table_is_measured_anew(name: str, measured: list[Any], tmp_pa
     assert len(measured) == 2 * number and len(files(tmp_path)) == 1
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.integers(0, 2000), byte=st.integers(0, 255))
 def test_any_byte_may_be_wrong(at: int, byte: int, measured: list[Any], tmp_path: Path) -> None:
     file = tmp_path / "tables" / "whole"
@@ -147,7 +147,6 @@ def test_any_byte_may_be_wrong(at: int, byte: int, measured: list[Any], tmp_path
     assert seconds.shape == (len(layer_times.GRID),) * 2 and (seconds > 0).all() and (seconds <= 1e5).all()
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.floats(1e-6, 1.0), min_size=5, max_size=5), min_size=5, max_size=5))
 def test_a_narrower_layer_counts_as_no_slower(rows: list[list[float]]) -> None:
     """Whatever the noise: the search for removal counts relies on it."""

@@ -45,7 +45,7 @@ def test_a_policy_needs_a_budget() -> None:
         fec_fast.prune(networks.resnet_digits(), IMAGE, ratios=EntropyPolicy(), recover=None)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     increments=st.lists(st.lists(st.floats(0, 9), min_size=1, max_size=12), min_size=1, max_size=4),
     price_power=st.sampled_from([0.0, 0.5, 1.0]),

@@ -39,7 +39,7 @@ def pruned_widths(model: nn.Module, **options: object) -> tuple[dict, dict, floa
     return widths(model), widths(result.model), result.difference
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     width=st.integers(1, 40),
     branch=st.integers(1, 40),

@@ -95,7 +95,7 @@ def test_inconsistent_detections_and_targets_are_refused(found: list, targets: l
         average_precisions(found, targets, ["cell"])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(0, 5))
 def test_area_is_that_of_the_steps(right: list[bool], missed: int) -> None:
     """The sum over the boxes that were found of the best precision there or later, divided by all boxes."""
