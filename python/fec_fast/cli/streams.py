@@ -92,7 +92,7 @@ def lasting_streams() -> Iterator[LastingStream]:
     """
     before = sys.stdout, sys.stderr
     output, errors = LastingStream(before[0]), LastingStream(before[1])
-    sys.stdout, sys.stderr = output, errors  # type: ignore[assignment]  # all of a text stream that is used
+    sys.stdout, sys.stderr = output, errors
     try:
         yield output
     finally:
