@@ -105,6 +105,10 @@ def export_int8(
     kept = _names(float_layers)
     require_onnx("export_int8")
     network, batches = quantisation_inputs(model, calibration, images)
+    modules = [name for name, _ in network.named_modules()]
+    for name in kept:
+        if name not in modules:
+            raise _no_layer(name, modules)
     with atomic_file(target) as temporary:
         of_floats = temporary.with_name("float32.onnx")
         difference = write_onnx(network, batches[0][:2], of_floats, "export_int8", any_batch=True)
@@ -143,9 +147,13 @@ def _nodes_of(kept: tuple[str, ...], layers: dict[str, str]) -> list[str]:
     for name in kept:
         of_layer = [node for node, layer in layers.items() if layer == name or layer.startswith(f"{name}.")]
         if not of_layer:
-            raise LayerError(f"float_layers: no layer {name!r:.80}; {nearest(name, layers.values())}")
+            raise _no_layer(name, layers.values())
         nodes += of_layer
     return nodes
+
+
+def _no_layer(name: str, layers: Iterable[str]) -> LayerError:
+    return LayerError(f"float_layers: no layer {name!r:.80}; {nearest(name, layers)}")
 
 
 def _quantise(source: Path, target: Path, batches: list[Tensor], method: str, excluded: list[str]) -> None:

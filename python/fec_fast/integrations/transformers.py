@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from ..plan.checkpoint import Pruned, load, read_plan, save, warn_of_missing_rounds
+from ..plan.checkpoint_files import check_can_be_replaced
 from ..plan.plan import expect_plan
 from ..pruning.allocation.budget import Budget
 from ..pruning.during_training.schedule import PruningSchedule
@@ -20,7 +21,7 @@ from ..pruning.during_training.stored_state import narrow_as_stored, progress_of
 from ..pruning.during_training.training_pruner import TrainingPruner
 from ..utils.arguments import check_path
 from ..utils.errors import ArgumentError, CheckpointError, missing_extra
-from ..utils.files import atomic_folder, write_text
+from ..utils.files import atomic_folder, check_writable, write_text
 from ..utils.modules import in_evaluation, unwrap
 from ..utils.reading import read_json
 from . import trainer_callback
@@ -242,7 +243,8 @@ def save_pretrained(result: Pruned, folder: str | os.PathLike[str]) -> Path:
 
     Raises:
         ArgumentError: Not such a model, or nothing was pruned yet.
-        CheckpointError: The folder holds something else.
+        CheckpointError: The folder holds something else, or cannot be replaced: a symbolic link, a mounted file
+            system, the working folder.
         PlanError: The plan leaves other names or shapes than the model has.
         OSError: The folder cannot be written to. After any error an older one is whole.
     """
@@ -254,9 +256,11 @@ def save_pretrained(result: Pruned, folder: str | os.PathLike[str]) -> Path:
     warn_of_missing_rounds(result)
     expect_plan(result.plan, "result.plan")
     target = Path(os.path.abspath(check_path("folder", folder)))
+    check_can_be_replaced(target)
     foreign = [each.name for each in target.iterdir()] if target.is_dir() else [target.name] * target.exists()
     if set(foreign) - {_CONFIG, _PRUNED}:
         raise CheckpointError(f"{folder} holds something other than a pruned model of transformers; name a new folder")
+    check_writable(target.parent)
     with atomic_folder(target) as temporary:
         model.config.save_pretrained(temporary)
         for name in {each.name for each in temporary.iterdir()} - {_CONFIG}:

@@ -15,6 +15,7 @@ import torch
 from ..plan.checkpoint import load as load_weights
 from ..plan.checkpoint import read_plan
 from ..plan.checkpoint import save as save_weights
+from ..plan.checkpoint_files import check_can_be_replaced
 from ..plan.composition import compose
 from ..plan.plan import Plan
 from ..pruning.allocation.budget import Budget
@@ -24,7 +25,7 @@ from ..pruning.pruner import prune as prune_network
 from ..recovery.calibration import DATA_FREE
 from ..utils.arguments import check_path
 from ..utils.errors import ArgumentError, CheckpointError
-from ..utils.files import atomic_folder, write_text
+from ..utils.files import atomic_folder, check_writable, write_text
 from ..utils.frameworks import keeps_widths
 from ..utils.modules import device_of, in_evaluation
 from .bounded_building import BoundedBuilding
@@ -126,7 +127,8 @@ def save(yolo: Any, folder: str | os.PathLike[str]) -> Path:
 
     Raises:
         ArgumentError: Not such an object, its network was not pruned, or the folder is named like a file (``.pt``).
-        CheckpointError: The folder holds something else.
+        CheckpointError: The folder holds something else, or cannot be replaced: a symbolic link, a mounted file
+            system, the working folder.
         OSError: The folder cannot be written to. After any error an older one is whole.
     """
     import yaml
@@ -137,6 +139,7 @@ def save(yolo: Any, folder: str | os.PathLike[str]) -> Path:
     target = Path(os.path.abspath(check_path("folder", folder)))
     if target.suffix == ".pt":
         raise ArgumentError(f"folder={str(folder)!r:.200}: a folder is written, which YOLO cannot open: leave out .pt")
+    check_can_be_replaced(target)
     foreign = [each.name for each in target.iterdir()] if target.is_dir() else [target.name] * target.exists()
     if foreign and not (len(foreign) == 2 and PRUNED in foreign and yaml_file(target)):
         raise CheckpointError(f"{folder} holds something other than a pruned YOLO; name a new folder")
@@ -145,6 +148,7 @@ def save(yolo: Any, folder: str | os.PathLike[str]) -> Path:
     if scale and "scales" in content:  # only the one that was built: a file's name alone may not tell
         content["scales"] = {scale: content["scales"][scale]}
     content |= {"names": {int(number): str(name) for number, name in model.names.items()}, "task": yolo.task}
+    check_writable(target.parent)
     with atomic_folder(target) as temporary:
         name = Path(model.yaml.get("yaml_file") or "network.yaml").with_suffix(".yaml").name
         write_text(temporary / name, yaml.safe_dump(content, sort_keys=False, default_flow_style=None))

@@ -154,6 +154,9 @@ def test_a_model_is_saved_with_its_config_and_loaded_by_its_plan(trained, tmp_pa
         from_pretrained(ResNetForImageClassification, tmp_path)
     with pytest.raises(fec_fast.CheckpointError, match="something other than a pruned model"):
         save_pretrained(pruning, tmp_path)
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(fec_fast.CheckpointError, match="not a folder but a symbolic link; give the folder .*-resnet"):
+        save_pretrained(pruning, tmp_path / "link")
     with pytest.raises(fec_fast.ArgumentError, match="expected a PreTrainedModel, got a Sequential"):
         save_pretrained(
             fec_fast.prune(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)), IMAGES[:1], recover=None), folder

@@ -374,6 +374,9 @@ def test_damaged_and_foreign_folders_and_files_are_refused(saved: Path, tmp_path
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(CheckpointError, match="something other"):
         integration.save(integration.load(saved), tmp_path)
+    (tmp_path / "link").symlink_to(saved)
+    with pytest.raises(CheckpointError, match="is not a folder but a symbolic link"):
+        integration.save(integration.load(saved), tmp_path / "link")
     with pytest.raises(CheckpointError, match="no such file"):
         integration.from_checkpoint(tmp_path / "last.pt")
     dense = two_classes(tmp_path)
