@@ -57,8 +57,8 @@ def check_apart(command: str, paths: dict[tuple[str, str], Path]) -> None:
     for first, second in itertools.permutations(real, 2):
         if first[0] in _FILES and real[first] == real[second]:
             raise InputError(f"{first[1]}: {second[1]} is the same; give another name")
-        folder = command in _WITH_CHECKPOINT and second[0] == "out"
-        if first[0] in _BESIDE and (real[first] == real[second] or real[second] in real[first].parents) and folder:
+        is_checkpoint = command in _WITH_CHECKPOINT and second[0] == "out"
+        if is_checkpoint and first[0] in _BESIDE and real[second] in (real[first], *real[first].parents):
             raise InputError(
                 f"{first[1]}: that is in the folder of {second[1]}, which holds a checkpoint and nothing else; give a "
                 "name outside of it"

@@ -201,7 +201,9 @@ def warn_of_missing_rounds(result: Any) -> None:
     """
     missing = getattr(result, "missing_rounds", None)
     if isinstance(missing, str):
-        warn_user(f"saved before the last round of pruning: {missing}; train longer, or let the schedule end earlier")
+        warn_user(
+            f"this is saved before the last round of pruning: {missing}; train longer, or let the schedule end earlier"
+        )
 
 
 def _argument(name: str, value: Any) -> str:

@@ -15,11 +15,11 @@ from ..graph.groups import CoupledChannels
 from ..graph.trace import Trace
 from ..utils.arguments import batches_of
 from ..utils.batches import check_labels, images_and_labels
-from ..utils.cached_functions import uncached
 from ..utils.computed_weights import owner_of
 from ..utils.errors import ArgumentError, InputError
 from ..utils.forward import describe_tensors, undisturbed
 from ..utils.model_index import ModelIndex
+from ..utils.plain_code import as_written
 from .criteria import RECONSTRUCTION
 from .layer_sides import LayerSide, as_filters
 
@@ -131,7 +131,7 @@ def _gradients(
         used = min(len(images), MOST_IMAGES - number)
         number += used
         for start, end in [(at, at + 1) for at in range(used)] if per_image else [(0, used)]:
-            with undisturbed(index), uncached(index), torch.enable_grad():
+            with undisturbed(index), as_written(index), torch.enable_grad():
                 try:
                     logits = functional_call(index.model, weights, (images[start:end].to(device, copy=True),))
                 except Exception as error:  # of the user's code

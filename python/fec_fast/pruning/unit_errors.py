@@ -23,10 +23,9 @@ from ..recovery.data_free import copy_on_noise
 from ..recovery.elimination import AblatedSystem, LinearSystem, System, eliminate
 from ..recovery.input_covariance import LayerInputs, gather_input_covariances
 from ..recovery.layer_calls import WeightWay
-from ..utils.cached_functions import uncached
-from ..utils.compiled_parts import uncompiled
 from ..utils.errors import InputError, list_some
 from ..utils.model_index import ModelIndex
+from ..utils.plain_code import as_written
 from .layer_sides import as_filters
 
 # Images that are used at most.
@@ -106,7 +105,7 @@ def removal_errors(
             uses.setdefault(WeightWay(use.weight, use.in_axis, use.groups, shape), use)
     columns = {way: _columns(use, use.weight_in(index.tensors), roots, removable) for way, use in uses.items()}
     slots = {way: of_layer for way, (of_layer, _) in columns.items()}
-    with uncompiled(index), uncached(index):
+    with as_written(index):
         if isinstance(calibration, str) and calibration == DATA_FREE:
             copied = copy_on_noise(index, example_inputs, of_each_batch=not made_up_for)
             known = {way: slots[way] for way, use in uses.items() if use.weight not in copied.unknown}

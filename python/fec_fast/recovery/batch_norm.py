@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.arguments import check_network
-from ..utils.cached_functions import uncached
 from ..utils.compat import BatchNormBase
-from ..utils.compiled_parts import uncompiled
 from ..utils.critical_section import put_back_by
 from ..utils.errors import InputError
 from ..utils.forward import call_model, map_tensors, restored_modes
 from ..utils.modules import device_of, unwrap
+from ..utils.plain_code import as_written
 from ..utils.public_call import interruptible
 from ..utils.undo import undone_upon_error
 from ..utils.user_warnings import warn_user
@@ -74,13 +73,7 @@ def reestimate(model: nn.Module, loader: Tensor | Iterable[Any]) -> bool:
         for norm, momentum in momenta:
             norm.momentum = momentum
 
-    with (
-        uncompiled(model),
-        uncached(model),
-        undone_upon_error() as undo,
-        put_back_by(restore_momenta),
-        restored_modes(model),
-    ):
+    with as_written(model), undone_upon_error() as undo, put_back_by(restore_momenta), restored_modes(model):
         for norm in norms:
             for buffer in norm.buffers():
                 undo.values(buffer)

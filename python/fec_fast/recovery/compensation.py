@@ -12,15 +12,14 @@ from torch import nn
 
 from ..plan.plan import Plan, check_plan
 from ..plan.shapes import fingerprint
-from ..utils.cached_functions import uncached
 from ..utils.compat import storage_id
-from ..utils.compiled_parts import uncompiled
 from ..utils.copying import copied_model
 from ..utils.critical_section import one_thread_at_a_time
 from ..utils.errors import ArgumentError, InputError, PlanError, WeightError
 from ..utils.forward import tensors_in
 from ..utils.model_index import ModelIndex
 from ..utils.modules import unwrap_for_surgery
+from ..utils.plain_code import as_written
 from ..utils.precision import full_float32
 from ..utils.progress import progress_bar
 from ..utils.public_call import interruptible
@@ -169,7 +168,7 @@ def compensate(
         def make_fits(original: ModelIndex, pruned: ModelIndex) -> LayerFits:
             return LayerFits(original, pruned, plan, ridge or NOISE_RIDGE, rows, int(memory * 2**30))
 
-        with one_thread_at_a_time(), full_float32(), uncompiled(before, after), uncached(before, after):
+        with one_thread_at_a_time(), full_float32(), as_written(before, after):
             fits = fit_on_noise(before, after, plan, example_inputs, make_fits, progress)
         _warn_if_nothing(fits)
         return Compensation(DATA_FREE, 0, 0, tuple(fits.records), dict(fits.left))
@@ -180,7 +179,7 @@ def compensate(
             f"{number} calibration image(s) are too few: give at least {FEWEST_IMAGES}, better some hundreds"
         )
     warn_if_few(batches)
-    with one_thread_at_a_time(), full_float32(), uncompiled(before, after), uncached(before, after):
+    with one_thread_at_a_time(), full_float32(), as_written(before, after):
         small = ModelIndex.of(copied_model(after))
         fits = LayerFits(before, small, plan, ridge, rows, int(memory * 2**30))
         with progress_bar("recovery: original network", len(batches), shown=progress) as done:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from ..utils.arguments import first_batch
@@ -169,7 +170,10 @@ def _last_batch_size(loader: Iterable[Any]) -> int | None:
 
 def _check_training_mode(model: nn.Module, images: Tensor, classes: int, what: str) -> None:
     """Raises unless a classifier returns logits ``[B, classes]`` in training mode too."""
-    with undisturbed(model, training=True), torch.enable_grad():  # as in training: the model may ask for gradients
+    # As in training, because the model may put hooks on tensors with gradients; but without the memory of a training,
+    # which may run in half precision: nothing is kept for a backward pass.
+    kept = saved_tensors_hooks(lambda tensor: (tensor.shape, tensor.dtype, tensor.device), _zeros_of)
+    with undisturbed(model, training=True), torch.enable_grad(), kept:
         images = images.to(device_of(model), copy=True)
         outputs = call_model(model, images, what)
     every = [logits for part in split_logits(outputs) for logits in (part if isinstance(part, list) else [part])]
@@ -180,6 +184,11 @@ def _check_training_mode(model: nn.Module, images: Tensor, classes: int, what: s
             "training mode too (beside them, a named tuple may have logits of auxiliary classifiers, as torchvision's "
             "GoogLeNet does), or give a task of your own that knows its outputs"
         )
+
+
+def _zeros_of(kept: tuple[torch.Size, torch.dtype, torch.device]) -> Tensor:
+    shape, dtype, device = kept
+    return torch.zeros(shape, dtype=dtype, device=device)
 
 
 def split_logits(outputs: Any) -> tuple[Any, list[Any]]:

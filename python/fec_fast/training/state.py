@@ -184,7 +184,8 @@ def write_state(folder: Path, state: TrainingState) -> None:
     check_state_folder(folder)
     _check_history(state.history, state.epoch, f"the training state for {folder}")
     entries = {f"{kind}/{key}": value for kind in _TENSOR_FIELDS for key, value in getattr(state, kind).items()}
-    check_extra_states(entries)
+    for kind in _TENSOR_FIELDS:
+        check_extra_states(getattr(state, kind))
     make_folders(folder)
     # Cloned because safetensors refuses tensors that share memory, which tied weights do.
     tensors = {

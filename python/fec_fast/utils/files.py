@@ -48,7 +48,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Raises:
         OSError: The disk is full, the file cannot be written, or something of its name is no file.
     """
-    check_is_no_device(path)
+    _check_is_file(path)
     path = Path(os.path.realpath(path))
     with _scratch_folder(path) as scratch:
         yield scratch / path.name
@@ -57,15 +57,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
         flush_folder(path.parent)
 
 
-def check_is_no_device(path: Path) -> None:
-    """Checks that what has a name, if anything, is a file: a rename would put a file in the place of ``/dev/stdout``.
-
-    Args:
-        path: The name of a file that is to be written.
-
-    Raises:
-        OSError: It is a folder, a device or a pipe.
-    """
+def _check_is_file(path: Path) -> None:
+    """Checks that what has a name, if anything, is a file: a rename would put one in the place of ``/dev/stdout``."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if path.exists() and not path.is_file():

@@ -15,16 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .cached_functions import uncached
 from .code_lines import line_of_own_fault, line_that_raised
 from .compat import own_buffers, own_parameters, storage_id, tree_leaves, tree_map
-from .compiled_parts import uncompiled
 from .computed_weights import computed_attributes
 from .critical_section import one_thread_at_a_time, put_back_by, surely_closed
 from .errors import InputError
 from .model_index import ModelIndex
 from .modules import modules_of
 from .outputs import OF_EVERY_MODULE
+from .plain_code import as_written
 from .random_state import restored_torch_randomness, restorer_of
 
 _PLAIN = {bool, int, float, str, dict, OrderedDict, set, list, tuple, type(None)}
@@ -395,6 +394,5 @@ def plain_operators(index: ModelIndex) -> Iterator[None]:
         with put_back_by(restore), contextlib.ExitStack() as stack:
             torch.backends.mha.set_fastpath_enabled(False)
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            stack.enter_context(uncompiled(index))
-            stack.enter_context(uncached(index))
+            stack.enter_context(as_written(index))
             yield

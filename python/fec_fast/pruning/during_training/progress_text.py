@@ -9,6 +9,7 @@ from .schedule import EPOCHS, STEPS, PruningSchedule
 from .stored_state import Progress
 
 _LONG_EPOCH = 10_000  # steps; longer epochs are rare
+_COUNTED_BY = {STEPS: "step()", EPOCHS: "end_epoch()"}
 
 
 def one_line(progress: Progress, schedule: PruningSchedule, quantity: str) -> str:
@@ -90,9 +91,6 @@ def warn_of_missing_calls(before: Progress, now: Progress, schedule: PruningSche
             "epochs: unless an epoch is longer than that, nothing will be pruned; call end_epoch() after every epoch, "
             "or make the schedule with unit='steps'"
         )
-
-
-_COUNTED_BY = {STEPS: "step()", EPOCHS: "end_epoch()"}
 
 
 def _is_over(progress: Progress, schedule: PruningSchedule) -> bool:

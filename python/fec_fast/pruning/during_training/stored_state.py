@@ -135,6 +135,8 @@ def _described(value: Any) -> str:
         return "{" + ", ".join(sorted(f"{key!r}: {_described(each)}" for key, each in value.items())) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_described, value)) + "]"
+    if isinstance(value, set | frozenset):
+        return "[" + ", ".join(sorted(map(_described, value))) + "]"
     if isinstance(value, str | int | float | None):
         return repr(value)
     named = value if hasattr(value, "__qualname__") else type(value)

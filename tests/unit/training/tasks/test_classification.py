@@ -141,6 +141,17 @@ def test_other_outputs_in_training_mode_are_refused_before_anything_changes(in_t
     assert_same_state(model, before)
 
 
+def test_hooks_on_gradients_in_training_mode_are_no_reason_to_refuse() -> None:
+    seen: list[Tensor] = []
+
+    def hooked(logits: Tensor, side: Tensor) -> Tensor:
+        logits.register_hook(seen.append)
+        return logits
+
+    finetune(Inception(hooked), [dot_images().tensors], epochs=1, progress=False)
+    assert len(seen) == 1  # in the step alone: the check before computes no gradients
+
+
 def test_a_last_batch_of_one_image_is_refused_where_batch_norm_cannot_take_it() -> None:
     model = nn.Sequential(classifier(), nn.BatchNorm1d(3))
     before = state(model)
