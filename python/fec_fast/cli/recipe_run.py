@@ -103,7 +103,8 @@ def run_recipe(
     metrics: dict[str, dict[str, float]] = {}
 
     def measure(stage: str, network: nn.Module) -> None:
-        metrics[stage] = task.evaluate(network.to(device), held_out)
+        network.to(device)  # as a statement here and below: a model's own to() may return nothing
+        metrics[stage] = task.evaluate(network, held_out)
         network.cpu()
         values = ", ".join(f"{name} {value:.4f}" for name, value in metrics[stage].items())
         console.print(folded(f"{stage:<14} {values}"), soft_wrap=True)
@@ -123,14 +124,18 @@ def run_recipe(
         console.print(folded(result.summary(latency)), soft_wrap=True)
         measure("pruned", result.model)
         if images:
-            networks = model.to(device), result.model.to(device)
-            recovery = compensate(*networks, result.plan, train, ridge=_RIDGE, images=images, progress=progress)
+            model.to(device)
+            result.model.to(device)
+            recovery = compensate(
+                model, result.model, result.plan, train, ridge=_RIDGE, images=images, progress=progress
+            )
             result = result.with_recovery(recovery)
             console.print(folded(str(recovery)), soft_wrap=True)
             model.cpu()
             measure("recovered", result.model)
         elif recalibrated:
-            recalibrate(result.model.to(device), _first(train, recalibrated))
+            result.model.to(device)
+            recalibrate(result.model, _first(train, recalibrated))
             measure("recalibrated", result.model)
 
         def tune(network: nn.Module, stage: str, teacher: nn.Module | None) -> FinetuneResult:

@@ -66,7 +66,7 @@ class TracingMode(TorchDispatchMode):
     """Applies the rule of every operator of a run.
 
     Attributes:
-        evaluate: Calls an operator; :func:`fec_fast.graph.shape_only.call_shape_only`, or one that computes the values.
+        evaluate: Calls an operator with positional and keyword arguments; of one run, and to be set before it.
         tracker: The labels.
         operators: The operators so far.
         costs: The multiply-accumulates of those that have some.
@@ -77,20 +77,18 @@ class TracingMode(TorchDispatchMode):
         needs_values: Whether a run for the shapes alone was stopped, because the code reads values.
     """
 
-    def __init__(
-        self, index: ModelIndex, evaluate: Evaluate, norms: str = "exact", heads: Mapping[str, int] | None = None
-    ) -> None:
+    evaluate: Evaluate
+
+    def __init__(self, index: ModelIndex, norms: str = "exact", heads: Mapping[str, int] | None = None) -> None:
         """Starts with nothing recorded.
 
         Args:
             index: The index of the model that will be run.
-            evaluate: Calls an operator with positional and keyword arguments.
             norms: What happens to channels that statistics are taken over: one of
                 :data:`fec_fast.graph.channel_statistics.NORMS`.
             heads: See :class:`fec_fast.graph.head_choice.HeadChoice`.
         """
         super().__init__()  # type: ignore[no-untyped-call]
-        self.evaluate = evaluate
         self.tracker = LabelTracker(index, norms, heads)
         self.operators: list[TracedOperator] = []
         self.costs: list[OperatorCost] = []
@@ -104,9 +102,7 @@ class TracingMode(TorchDispatchMode):
         # Looked up before the call, which overwrites the old strides.
         same_elements = func is torch.ops.aten.as_strided_.default and _shows_the_same_elements(*args)
         written = self.guard.before(func, args, kwargs)
-        # A weight is computed also where results are not, as its values are scored.
-        is_weight = rule_of(func).shape is not None and self._computes_weight(args)
-        result = func(*args, **kwargs) if is_weight else self.evaluate(func, args, kwargs)
+        result = self.evaluate(func, args, kwargs)
         layer, place = self.running.name, (self.running.count(func), self.running.inputs)
         call = OperatorCall(func, args, kwargs, result, len(self.operators), layer, *place)
         inputs = self.tracker.known_label_maps(call.operands)
@@ -127,10 +123,6 @@ class TracingMode(TorchDispatchMode):
         if self.allocations is not None:
             self.allocations.record(call.results, call.operands, self.tracker.extent_of)
         return call.result
-
-    def _computes_weight(self, args: Any) -> bool:
-        tensors = [value for value in args if isinstance(value, Tensor)]
-        return bool(tensors) and all(self.tracker.is_from_parameters(tensor) for tensor in tensors)
 
     @surely_closed
     def watching(self) -> Iterator[None]:

@@ -64,8 +64,8 @@ class OperatorCall:
         """
         self.operator, self.args, self.kwargs, self.result = operator, args, kwargs, result
         self.number, self.layer, self.repetition, self.module_inputs = number, layer, repetition, module_inputs
-        self.operands = _tensors([*args, *kwargs.values()] if kwargs else args)
-        self.results = _tensors(result if isinstance(result, tuple) else (result,))
+        self.operands = operator_tensors([*args, *kwargs.values()] if kwargs else args)
+        self.results = operator_tensors(result if isinstance(result, tuple) else (result,))
 
     @property
     def name(self) -> str:
@@ -89,8 +89,15 @@ class OperatorCall:
         return None
 
 
-def _tensors(values: Iterable[Any]) -> list[Tensor]:
-    """The tensors among values; in the arguments of ATen operators they are nested in one list at most."""
+def operator_tensors(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors among the arguments or results of an operator, which are nested in one list at most.
+
+    Args:
+        values: The arguments or results.
+
+    Returns:
+        The tensors, in order.
+    """
     tensors = []
     for value in values:
         if isinstance(value, Tensor):

@@ -43,11 +43,7 @@ class ParameterGuard:
         Returns:
             The tensors that it writes to.
         """
-        written = [
-            tensor
-            for position, name in written_arguments(operator)
-            for tensor in tensors_in(args[position] if position < len(args) else kwargs.get(name))
-        ]
+        written = written_tensors(operator, args, kwargs)
         for tensor in written:
             name = self._names.get(storage_id(tensor))
             if name is not None and name not in self.written:
@@ -60,6 +56,21 @@ class ParameterGuard:
         with torch.no_grad():
             for name, values in self.written.items():
                 self._tensors[name].copy_(values)
+
+
+def written_tensors(operator: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    """The tensors that a call of an operator writes to in place.
+
+    Args:
+        operator: The ATen operator.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+    """
+    return [
+        tensor
+        for position, name in written_arguments(operator)
+        for tensor in tensors_in(args[position] if position < len(args) else kwargs.get(name))
+    ]
 
 
 @functools.cache

@@ -26,7 +26,7 @@ from .held_sizes import HeldSize
 from .parameter_guard import ParameterGuard
 from .plain_numbers import numbers_in
 from .recorded_run import unchanged
-from .shape_only import block_value_access, call_shape_only, call_with_values
+from .shape_only import ShapeOnlyRun, block_value_access, call_with_values
 from .trace import Trace
 
 _SLICE, _CLONE = torch.ops.aten.slice.Tensor, torch.ops.aten.clone.default
@@ -110,7 +110,7 @@ class PlannedRun:
         with self._changed(attributes):
             report = None if self._needs_values else self._run_for_shapes(with_calls)
             if report is None or report.failed:
-                report = self._run(call_with_values, with_calls, with_functions=True)
+                report = self._run(with_calls, for_shapes=False, with_functions=True)
         if not report.failed:
             # A run that goes another way than the trace does not show where these would be made.
             report.deviating |= {
@@ -122,9 +122,9 @@ class PlannedRun:
 
     def _run_for_shapes(self, with_calls: bool) -> RunReport:
         # Watching functions besides operators takes time, and is needed only where something does not follow.
-        report = self._run(call_shape_only, with_calls, with_functions=False)
+        report = self._run(with_calls, for_shapes=True, with_functions=False)
         if report.failed or report.deviating:
-            report = self._run(call_shape_only, with_calls, with_functions=True)
+            report = self._run(with_calls, for_shapes=True, with_functions=True)
         return report
 
     def line_of(self, position: int) -> str | None:
@@ -136,8 +136,8 @@ class PlannedRun:
         Returns:
             ``None`` where a run of the network does not show it.
         """
-        for evaluate in (call_shape_only, call_with_values):
-            report = self._run(evaluate, False, with_functions=False, line_of=position)
+        for for_shapes in (True, False):
+            report = self._run(False, for_shapes=for_shapes, with_functions=False, line_of=position)
             if report.line is not None or not report.failed:
                 return report.line
         return None
@@ -167,14 +167,14 @@ class PlannedRun:
         return expected[len(made)] if len(made) < len(expected) else len(self._operators) - 1
 
     def _run(
-        self, evaluate: Evaluate, with_calls: bool, *, with_functions: bool, line_of: int | None = None
+        self, with_calls: bool, *, for_shapes: bool, with_functions: bool, line_of: int | None = None
     ) -> RunReport:
-        report = RunReport(calls=[] if with_calls else None, with_values=evaluate is call_with_values)
-        guard = ParameterGuard(self._network)
+        report = RunReport(calls=[] if with_calls else None, with_values=not for_shapes)
+        guard, given, network = ParameterGuard(self._network), copied_inputs(self.inputs), self._network
+        evaluate: Evaluate = ShapeOnlyRun(given) if for_shapes else call_with_values
         mode = _CutsAsPlanned(guard, self._operators, self.cuts, self._count, evaluate, report, line_of)
-        values = block_value_access() if evaluate is call_shape_only else contextlib.nullcontext()
+        values = block_value_access() if for_shapes else contextlib.nullcontext()
         functions = _Functions(mode) if with_functions else contextlib.nullcontext()
-        given, network = copied_inputs(self.inputs), self._network
         try:
             with unchanged(network, mode, mode.guard, self._training), functions, values:
                 call_model(network.model, given)
@@ -274,7 +274,10 @@ class _CutsAsPlanned(TorchDispatchMode):
         if requested == planned:
             return self._evaluate(cut.operator, args, kwargs)
         report.deviating.add(position)
-        return cut.make(args, planned)
+        result = cut.make(args, planned)
+        if isinstance(self._evaluate, ShapeOnlyRun):
+            self._evaluate.note_result(args, result)
+        return result
 
     def replace(self, tensor: Tensor, numbers: Sequence[Any]) -> Tensor | None:
         """Makes the next cut, if there is one, where a function has refused the numbers that the code asks for.

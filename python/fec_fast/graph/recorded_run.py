@@ -13,7 +13,7 @@ from ..utils.forward import call_model, copied_inputs, plain_operators, restored
 from ..utils.model_index import ModelIndex
 from .dispatch_mode import Evaluate
 from .parameter_guard import ParameterGuard
-from .shape_only import block_value_access, call_shape_only, call_with_values
+from .shape_only import ShapeOnlyRun, block_value_access, call_with_values
 
 
 class RecordingMode(TorchDispatchMode):
@@ -52,26 +52,13 @@ def can_run(network: ModelIndex, example_inputs: Any, *, training: bool = False)
         example_inputs: What the trace was made with.
         training: Whether to run it in training mode.
     """
-    for evaluate, values in ((call_shape_only, block_value_access()), (call_with_values, contextlib.nullcontext())):
-        given, mode = copied_inputs(example_inputs), RecordingMode(network, evaluate)
+    for for_shapes, values in ((True, block_value_access()), (False, contextlib.nullcontext())):
+        given = copied_inputs(example_inputs)
+        mode = RecordingMode(network, ShapeOnlyRun(given) if for_shapes else call_with_values)
         with contextlib.suppress(InputError), unchanged(network, mode, mode.guard, training), values:
             call_model(network.model, given)
             return True
     return False
-
-
-def run_with_values(network: ModelIndex, example_inputs: Any) -> None:
-    """Runs a network as it is, before any run for its shapes alone; whether it can be run is not said.
-
-    Its code may keep what it computes in a global variable, once and for all: that must be values, and no zeros.
-
-    Args:
-        network: The index of the network, which is left as it was.
-        example_inputs: What to run it on.
-    """
-    given, mode = copied_inputs(example_inputs), RecordingMode(network, call_with_values)
-    with contextlib.suppress(InputError), unchanged(network, mode, mode.guard, False):
-        call_model(network.model, given)
 
 
 @surely_closed

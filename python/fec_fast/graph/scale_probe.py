@@ -16,7 +16,7 @@ from ..utils.model_index import ModelIndex
 from ..utils.running_module import RunningModule
 from .head_choice import factor_of
 from .parameter_guard import ParameterGuard
-from .shape_only import block_value_access, call_shape_only
+from .shape_only import ShapeOnlyRun, block_value_access
 
 _CHANGE = 1.37  # no power of a width is this times another number that a model is likely to hold
 
@@ -24,8 +24,9 @@ _CHANGE = 1.37  # no power of a width is this times another number that a model 
 class _Factors(TorchDispatchMode):
     """Notes the numbers that activations are multiplied with, by module."""
 
-    def __init__(self, index: ModelIndex) -> None:
+    def __init__(self, index: ModelIndex, inputs: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._evaluate = ShapeOnlyRun(inputs)
         self.guard, self.running = ParameterGuard(index), RunningModule(index.modules)
         self.found: dict[str, list[float]] = defaultdict(list)
 
@@ -34,7 +35,7 @@ class _Factors(TorchDispatchMode):
         factor = factor_of(operator_name(func).removeprefix("aten::"), args)
         if factor is not None:
             self.found[self.running.name].append(factor)
-        return call_shape_only(func, args, kwargs or {})
+        return self._evaluate(func, args, kwargs or {})
 
 
 def computed_scales(index: ModelIndex, example_inputs: Any, scales: Mapping[str, Sequence[float]]) -> set[str]:
@@ -58,8 +59,8 @@ def computed_scales(index: ModelIndex, example_inputs: Any, scales: Mapping[str,
     }
     if not any(held.values()):
         return set(scales)
-    mode = _Factors(index)
     given = copied_inputs(example_inputs)
+    mode = _Factors(index, given)
     with plain_operators(index), undisturbed(index), restored_parameters(index):
         for layer, values in held.items():
             for name, value in values.items():

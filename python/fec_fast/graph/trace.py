@@ -37,10 +37,9 @@ from .dispatch_mode import OperatorCost, TracedOperator, TracingMode
 from .held_sizes import HeldSize
 from .label_sets import LabelPartition, Pin
 from .label_tracker import LabelTracker
-from .recorded_run import run_with_values
 from .rules.registry import DataDependentError
 from .scale_probe import computed_scales
-from .shape_only import ValueAccess, block_value_access, call_shape_only, call_with_values
+from .shape_only import ShapeOnlyRun, ValueAccess, block_value_access, call_with_values
 from .weight_labels import WeightUse
 
 OUTPUTS = "its channels are outputs of the model"
@@ -127,7 +126,6 @@ def trace_model(index: ModelIndex, example_inputs: Any, *, training: bool = Fals
     Raises:
         InputError: The model cannot be run on these inputs.
     """
-    run_with_values(index, example_inputs)
     mode = _choose_heads(index, example_inputs, _trace_evaluation(index, example_inputs, norms, {}), norms)
     assert mode.allocations is not None
     operators, costs, allocations = tuple(mode.operators), tuple(mode.costs), mode.allocations.finish()
@@ -197,16 +195,16 @@ def _trace_evaluation(
 ) -> TracingMode:
     """Runs the model in evaluation mode, for its shapes alone where that is possible."""
     if not needs_values:
-        mode = TracingMode(index, call_shape_only, norms, heads)
+        mode = TracingMode(index, norms, heads)
         try:
-            _run(index, example_inputs, mode, training=False)
+            _run(index, example_inputs, mode, training=False, for_shapes=True)
             return mode
         except InputError as error:  # its code depends on values, or it cannot be run at all
             needs_values = isinstance(error.__cause__, DataDependentError)
-    mode = TracingMode(index, call_with_values, norms, heads)
+    mode = TracingMode(index, norms, heads)
     mode.needs_values = needs_values
     try:
-        _run(index, example_inputs, mode, training=False)
+        _run(index, example_inputs, mode, training=False, for_shapes=False)
         return mode
     except InputError as error:
         scripted = [name for name, module in index.modules.items() if isinstance(module, torch.jit.ScriptModule)]
@@ -279,10 +277,10 @@ def _trace_training(index: ModelIndex, example_inputs: Any, mode: TracingMode) -
     """
     tracker, seen, cuts = mode.tracker, set(mode.tracker.axes), mode.tracker.cuts
     failure = ""
-    for evaluate in (call_shape_only, call_with_values):
-        mode.evaluate, mode.operators, tracker.cuts = evaluate, [], []
+    for for_shapes in (True, False):
+        mode.operators, tracker.cuts = [], []
         try:
-            _run(index, example_inputs, mode, training=True)
+            _run(index, example_inputs, mode, training=True, for_shapes=for_shapes)
             return None
         except Exception as error:
             failure = str(error.__cause__ or error).strip().partition("\n")[0][:160]
@@ -296,12 +294,12 @@ def _trace_training(index: ModelIndex, example_inputs: Any, mode: TracingMode) -
     return failure
 
 
-def _run(index: ModelIndex, example_inputs: Any, mode: TracingMode, *, training: bool) -> None:
+def _run(index: ModelIndex, example_inputs: Any, mode: TracingMode, *, training: bool, for_shapes: bool) -> None:
     with restored_attributes(index):  # outside: what the code leaves on its modules is an output, and is looked for
-        _watch(index, example_inputs, mode, training)
+        _watch(index, example_inputs, mode, training, for_shapes)
 
 
-def _watch(index: ModelIndex, example_inputs: Any, mode: TracingMode, training: bool) -> None:
+def _watch(index: ModelIndex, example_inputs: Any, mode: TracingMode, training: bool, for_shapes: bool) -> None:
     tracker = mode.tracker
 
     def pin_read(tensor: Tensor, method: str) -> None:
@@ -317,7 +315,8 @@ def _watch(index: ModelIndex, example_inputs: Any, mode: TracingMode, training: 
     ):
         warnings.simplefilter("ignore", UserWarning)
         given = copied_inputs(example_inputs)
-        values = block_value_access() if mode.evaluate is call_shape_only else ValueAccess(pin_read)
+        mode.evaluate = ShapeOnlyRun(given) if for_shapes else call_with_values
+        values = block_value_access() if for_shapes else ValueAccess(pin_read)
         with put_back_by(mode.guard.restore):
             with mode.watching(), values:
                 outputs = call_model(index.model, given)

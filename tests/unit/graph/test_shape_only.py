@@ -198,3 +198,68 @@ def test_operators_that_need_values(function, needs: bool) -> None:
         with ShapeOnly():
             found = function(x)
         assert torch.equal(found, function(x))
+
+
+class Run(TorchDispatchMode):
+    """A run for the shapes alone."""
+
+    def __init__(self, inputs: Tensor) -> None:
+        super().__init__()
+        self.evaluate = shape_only.ShapeOnlyRun(inputs)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return self.evaluate(func, args, kwargs or {})
+
+
+def written_slice(x: Tensor) -> Tensor:
+    whole = torch.zeros(2, 3, 4)
+    whole[1] = x
+    return whole
+
+
+def written_before_the_view_is_read(x: Tensor) -> Tensor:
+    whole = torch.zeros(3, 4)
+    view = whole[1:]
+    whole.copy_(x)
+    return view
+
+
+def written_in_a_list(x: Tensor) -> Tensor:
+    whole = torch.zeros(3, 4)
+    torch._foreach_add_([whole], [x])
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("function", "depends"),
+    [
+        (lambda x: torch.ones(4) @ torch.ones(4, 4), False),
+        (lambda x: torch.ones(len(x)).cumsum(0), False),
+        (lambda x: torch.ones(3, 4), False),
+        (lambda x: x + 1, True),
+        (lambda x: torch.ones(4) @ x.mT, True),
+        (written_slice, True),
+        (written_before_the_view_is_read, True),
+        (written_in_a_list, True),
+    ],
+)
+def test_values_of_what_depends_on_the_inputs_are_not_read(function, depends: bool) -> None:
+    x = torch.randn(3, 4)
+    with Run(x):
+        found = function(x)
+        if depends:
+            with pytest.raises(DataDependentError):
+                found.sum().item()
+        else:
+            assert found.sum().item() == function(x).sum().item()
+    if not depends:
+        assert torch.equal(found, function(x))
+
+
+def test_memory_that_is_used_again_is_not_taken_for_the_inputs() -> None:
+    """A storage of the run that was released, and a constant that gets its address."""
+    x = torch.randn(3, 4)
+    with Run(x):
+        for _ in range(100):
+            _ = x.softmax(0)
+            assert (torch.tensor([[1.0, 2.0]]) @ torch.tensor([[1.0], [2.0]])).item() == 5

@@ -57,7 +57,7 @@ def test_one_entry_supports_an_operator() -> None:
     after = fec_fast.couplings(model, image)
     assert [coupled.name for coupled in after.sets] == ["a"] and not after.notes
     assert count(model, image).macs == macs + 8 * 16
-    assert calls == ["double"] * 2  # in the run with values that each trace begins with; then the shape is enough
+    assert not calls  # the shape is enough
     result = fec_fast.prune(model, image, ratio=0.5, recover=None)
     assert result.model.a.out_channels == 4 and result.difference is not None
 
