@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import re
 import shutil
@@ -12,8 +13,10 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
+from benchmarks.common import pages, tables
 from benchmarks.common.environment import ROOT
 from benchmarks.common.pages import DOCS, write_page
 
@@ -142,8 +145,25 @@ def compiler_version() -> str:
     return release[1] if release else "unknown"
 
 
+def digest(script: Path) -> str:
+    """SHA-256 of what a page depends on besides nvcc: the sources of kernels and probes, and the code that reads them.
+
+    Args:
+        script: The module that writes the page.
+    """
+    here = Path(__file__)
+    kernels = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".cu", ".cuh", ".h")]
+    code = [*here.parent.glob("*.cu"), here, script, Path(pages.__file__), Path(tables.__file__)]
+    digests = (
+        f"{path.relative_to(ROOT).as_posix()} {sha256(path.read_bytes()).hexdigest()}" for path in kernels + code
+    )
+    return sha256("\n".join(sorted(digests)).encode()).hexdigest()
+
+
 def main(description: str | None, name: str, write: Callable[[Path, str], str]) -> None:
     """The command line of a page that nvcc determines: writes it, or with ``--check`` compares the committed one.
+
+    It is compiled anew only where its sources have changed: the same nvcc makes the same of the same.
 
     Args:
         description: For ``--help``.
@@ -154,15 +174,20 @@ def main(description: str | None, name: str, write: Callable[[Path, str], str]) 
     parser.add_argument("--check", action="store_true", help="compare with the committed page, do not write it")
     check = parser.parse_args().check
     version, page = compiler_version(), DOCS / name
-    committed = re.search(r"nvcc ([0-9.]+)", page.read_text()) if page.exists() else None
-    if check and (committed is None or committed[1] != version):
-        print(f"not run: docs/{name} is of nvcc {committed[1] if committed else '(none)'}, this is {version}")
+    committed = page.read_text() if page.exists() else ""
+    of = re.search(r"nvcc ([0-9.]+)", committed)
+    if check and (of is None or of[1] != version):
+        print(f"not run: docs/{name} is of nvcc {of[1] if of else '(none)'}, this is {version}")
+        return
+    sources = f"SHA-256 of all sources: `{digest(Path(inspect.getfile(write)))}`."
+    if check and sources in committed.replace("\n", " "):
+        print(f"docs/{name} is of these sources and of nvcc {version}: nothing to compile")
         return
     with tempfile.TemporaryDirectory() as folder:
         text = write(Path(folder), version)
     if not check:
-        write_page(name, text)
-    elif text != page.read_text():
-        sys.exit(f"docs/{name} differs from what nvcc compiles: run the command without --check")
+        write_page(name, text + "\n" + pages.paragraph(sources).rstrip("\n") + "\n")
+    elif committed.startswith(text):
+        print(f"docs/{name} is what nvcc {version} compiles, of other sources: run the command without --check")
     else:
-        print(f"docs/{name} is what nvcc {version} compiles")
+        sys.exit(f"docs/{name} differs from what nvcc compiles: run the command without --check")

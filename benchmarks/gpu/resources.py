@@ -158,8 +158,8 @@ def page(folder: Path, version: str) -> str:
         paragraph(
             f"Written by `python -m benchmarks.gpu.resources` with nvcc {version} (no GPU needed); do not edit.",
             "Registers per thread / bytes of stack and spills / the occupancy that registers, shared memory and block",
-            "size allow, in % of the threads of a multiprocessor. Shared memory in bytes per block. CI compiles the",
-            "kernels and compares this table.",
+            "size allow, in % of the threads of a multiprocessor. Shared memory in bytes per block. Where the sources",
+            "have changed, CI compiles the kernels and compares this table.",
         ),
         table_of_resources(rows),
         paragraph(
