@@ -32,6 +32,7 @@ FILES = (
 WARPGROUP_FILE = "pairwise/warpgroup_products"  # compiled for sm_90a alone
 Job = tuple[Path, int | str, Path, list[str]]  # of compile_all
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+_DIGEST = "\nSHA-256 of this page and of all its sources: "
 
 
 @dataclass(frozen=True)
@@ -145,25 +146,24 @@ def compiler_version() -> str:
     return release[1] if release else "unknown"
 
 
-def digest(script: Path) -> str:
-    """SHA-256 of what a page depends on besides nvcc: the sources of kernels and probes, and the code that reads them.
+def digest(script: Path, text: str) -> str:
+    """SHA-256 of a page and of what it depends on besides nvcc: the sources of kernels and probes, and their readers.
 
     Args:
         script: The module that writes the page.
+        text: The page, without the digest.
     """
     here = Path(__file__)
     kernels = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".cu", ".cuh", ".h")]
     code = [*here.parent.glob("*.cu"), here, script, Path(pages.__file__), Path(tables.__file__)]
-    digests = (
-        f"{path.relative_to(ROOT).as_posix()} {sha256(path.read_bytes()).hexdigest()}" for path in kernels + code
-    )
-    return sha256("\n".join(sorted(digests)).encode()).hexdigest()
+    names = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in kernels + code} | {"": text.encode()}
+    return sha256("".join(f"{name} {sha256(names[name]).hexdigest()}\n" for name in sorted(names)).encode()).hexdigest()
 
 
 def main(description: str | None, name: str, write: Callable[[Path, str], str]) -> None:
     """The command line of a page that nvcc determines: writes it, or with ``--check`` compares the committed one.
 
-    It is compiled anew only where its sources have changed: the same nvcc makes the same of the same.
+    It is compiled anew only where the page or its sources have changed: the same nvcc makes the same of the same.
 
     Args:
         description: For ``--help``.
@@ -173,21 +173,20 @@ def main(description: str | None, name: str, write: Callable[[Path, str], str]) 
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare with the committed page, do not write it")
     check = parser.parse_args().check
-    version, page = compiler_version(), DOCS / name
-    committed = page.read_text() if page.exists() else ""
-    of = re.search(r"nvcc ([0-9.]+)", committed)
+    version, page, script = compiler_version(), DOCS / name, Path(inspect.getfile(write))
+    committed, _, found = (page.read_text() if page.exists() else "").partition(_DIGEST)
+    of = re.search(r"nvcc ([0-9]+(?:\.[0-9]+)*)", committed)
     if check and (of is None or of[1] != version):
         print(f"not run: docs/{name} is of nvcc {of[1] if of else '(none)'}, this is {version}")
         return
-    sources = f"SHA-256 of all sources: `{digest(Path(inspect.getfile(write)))}`."
-    if check and sources in committed.replace("\n", " "):
+    if check and found == f"`{digest(script, committed)}`.\n":
         print(f"docs/{name} is of these sources and of nvcc {version}: nothing to compile")
         return
     with tempfile.TemporaryDirectory() as folder:
         text = write(Path(folder), version)
     if not check:
-        write_page(name, text + "\n" + pages.paragraph(sources).rstrip("\n") + "\n")
-    elif committed.startswith(text):
+        write_page(name, f"{text}{_DIGEST}`{digest(script, text)}`.\n")
+    elif text == committed:
         print(f"docs/{name} is what nvcc {version} compiles, of other sources: run the command without --check")
     else:
         sys.exit(f"docs/{name} differs from what nvcc compiles: run the command without --check")

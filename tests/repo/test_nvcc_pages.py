@@ -29,12 +29,13 @@ def test_pages_of_nvcc_are_compiled_anew_where_their_sources_changed(
     monkeypatch.setattr(sys, "argv", ["cost"])
     nvcc.main("Cost.", "cost.md", write)
     page = (tmp_path / "cost.md").read_text()
-    assert page.startswith(text) and nvcc.digest(Path(__file__)) in page
+    assert page.startswith(text) and nvcc.digest(Path(__file__), text) in page
 
     monkeypatch.setattr(sys, "argv", ["cost", "--check"])
     nvcc.main("Cost.", "cost.md", write)
     assert "nothing to compile" in capsys.readouterr().out and len(compiled) == 1
-    monkeypatch.setattr(nvcc, "digest", lambda script: "0" * 64)  # as with a changed kernel, which compiles to the same
+    # As with a changed kernel that compiles to the same.
+    monkeypatch.setattr(nvcc, "digest", lambda script, text: "0" * 64)
     nvcc.main("Cost.", "cost.md", write)
     assert "of other sources" in capsys.readouterr().out and len(compiled) == 2
     text = text.replace("By", "Counted by")
@@ -54,9 +55,9 @@ def test_the_digest_is_of_every_kernel_and_of_the_code_that_reads_it(
     for module in (nvcc, pages, tables):
         monkeypatch.setattr(module, "__file__", str(tmp_path / Path(module.__file__).relative_to(ROOT)))
     script = tmp_path / "benchmarks" / "gpu" / "cost.py"
-    digests = {nvcc.digest(script)}
+    digests = {nvcc.digest(script, "a page"), nvcc.digest(script, "another page")}
     changed = [*(tmp_path / "csrc" / "cuda").rglob("*.cu*"), *script.parent.glob("*.cu"), script, Path(nvcc.__file__)]
     for path in changed:
         path.write_text(path.read_text() + "\n")
-        digests.add(nvcc.digest(script))
-    assert len(digests) == 1 + len(changed)
+        digests.add(nvcc.digest(script, "a page"))
+    assert len(digests) == 2 + len(changed)
