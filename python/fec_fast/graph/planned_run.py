@@ -276,7 +276,7 @@ class _CutsAsPlanned(TorchDispatchMode):
         report.deviating.add(position)
         result = cut.make(args, planned)
         if isinstance(self._evaluate, ShapeOnlyRun):
-            self._evaluate.note_result(args, result)
+            self._evaluate.note_results(args, result)
         return result
 
     def replace(self, tensor: Tensor, numbers: Sequence[Any]) -> Tensor | None:

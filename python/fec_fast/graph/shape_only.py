@@ -63,19 +63,22 @@ class ShapeOnlyRun:
         if not self._depends(operator_tensors([*args, *kwargs.values()])):
             return func(*args, **kwargs)
         result = call_shape_only(func, args, kwargs)
-        self._note(operator_tensors(result if isinstance(result, tuple) else (result,)))
+        self._note_results(result)
         self._note(written_tensors(func, args, kwargs))
         return result
 
-    def note_result(self, args: Sequence[Any], result: Tensor) -> None:
+    def note_results(self, args: Sequence[Any], result: Any) -> None:
         """Notes what was computed from an operator's arguments by other means.
 
         Args:
             args: The arguments.
-            result: The result.
+            result: What the operator would return: a tensor, or several.
         """
         if self._depends(operator_tensors(args)):
-            self._note((result,))
+            self._note_results(result)
+
+    def _note_results(self, result: Any) -> None:
+        self._note(operator_tensors(result if isinstance(result, tuple) else (result,)))
 
     def _depends(self, tensors: Iterable[Tensor]) -> bool:
         # Sparse tensors have no storage to be known by.

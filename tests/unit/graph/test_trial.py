@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fec_fast
-from fec_fast.graph import trial
+from fec_fast.graph import planned_run, trial
 from fec_fast.pruning.context import PruningContext
 from helpers.divided import divided_network
 
@@ -130,6 +130,15 @@ def test_one_run_finds_every_cut(monkeypatch: pytest.MonkeyPatch) -> None:
         found.clear()
         result = fec_fast.prune(model, IMAGE, ratio=0.5, recover=None)
         assert len(result.plan.sizes) == 3 and len(found) == 2 and found[1] is None
+
+
+def test_a_planned_run_of_a_split_needs_no_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(func: Any, args: Any, kwargs: Any) -> Any:
+        raise AssertionError(f"{func} was called as it is")
+
+    monkeypatch.setattr(planned_run, "call_with_values", refuse)
+    result = fec_fast.prune(divided_network("C2f by split"), IMAGE, ratio=0.5, verify=False, recover=None)
+    assert result.model.block.c == 6
 
 
 def test_a_planned_run_leaves_the_network_as_it_was() -> None:
