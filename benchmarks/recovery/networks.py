@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from benchmarks.study import data
 from benchmarks.study.run import DENSE
-from fec_fast.vision.networks import mobilenetv2_cifar
+from fec_fast.vision.networks import mobilenetv2_cifar, resnet34_cifar
 from fec_fast.vision.weights import load_weights
 
 NAMES = {
@@ -22,6 +23,8 @@ NAMES = {
     "mobilenetv2": "MobileNetV2",
 }
 LARGE = {"resnet50": "ResNet-50, 224 x 224", "vgg16_bn": "VGG-16-BN, 224 x 224"}  # for ImageNet, random weights
+_TRAINED_HERE = {"mobilenetv2": mobilenetv2_cifar, "resnet34": resnet34_cifar}  # by train_dense.py
+_SIZES = {"resnet34": 24}  # height and width of the images that a network was trained on, where smaller than stored
 # The study tests the first 4,000 of the 8,000 test images that it does not choose on; here the others are tested.
 FIRST_TESTED = 4000
 
@@ -31,6 +34,7 @@ class Bench:
 
     Attributes:
         folder: The folder of images and weights.
+        work: A folder for decoded images, and for weights that are too large for the repository.
         most: The number of test images at most.
         device: Where networks and images are given.
     """
@@ -40,12 +44,12 @@ class Bench:
 
         Args:
             folder: The folder of images and weights.
-            work: A folder for decoded images.
+            work: A folder for decoded images, and for weights that are too large for the repository.
             most: The number of test images at most.
             device: Where to run: ``"cpu"`` or ``"cuda"``.
         """
         work.mkdir(parents=True, exist_ok=True)
-        self.folder, self.most, self.device = folder, most, device
+        self.folder, self.work, self.most, self.device = folder, work, most, device
         self.cifar = data.cifar(folder / "cifar10-jpeg.zip", work)
         self.digits = data.handwritten()
 
@@ -57,15 +61,16 @@ class Bench:
 
     def dense(self, name: str) -> nn.Module:
         """A network before pruning, with its trained weights."""
-        model = mobilenetv2_cifar() if name == "mobilenetv2" else data.NETWORKS[name].build()
-        weights = None if name == "mobilenetv2" else data.NETWORKS[name].weights
-        file = DENSE / f"{name}.safetensors"
-        if file.is_file():
+        model = _TRAINED_HERE[name]() if name in _TRAINED_HERE else data.NETWORKS[name].build()
+        weights = None if name in _TRAINED_HERE else data.NETWORKS[name].weights
+        files = [folder / f"{name}.safetensors" for folder in (DENSE, self.work)]
+        file = next((file for file in files if file.is_file()), None)
+        if file is not None:
             model.load_state_dict(load_file(file))
         elif weights is not None:
             load_weights(model, self.folder / weights)
         else:
-            raise SystemExit(f"{file} is missing: python -m benchmarks.recovery.train_mobilenet writes it")
+            raise SystemExit(f"{files[0]} is missing: python -m benchmarks.recovery.train_dense writes it")
         return model.eval().to(self.device)
 
     def test(self, name: str) -> data.Pairs:
@@ -73,12 +78,18 @@ class Bench:
         images, normalise = self.source(name)
         pixels, labels = images.test
         first = FIRST_TESTED if len(labels) > FIRST_TESTED else 0
-        return self.placed(data.tested((pixels[first:], labels[first:]), normalise, self.most))
+        return self.placed(self.resized(name, data.tested((pixels[first:], labels[first:]), normalise, self.most)))
 
     def choice(self, name: str) -> data.Pairs:
         """Test images that settings may be chosen on, in batches."""
         images, normalise = self.source(name)
-        return self.placed(data.tested(images.choice, normalise, self.most))
+        return self.placed(self.resized(name, data.tested(images.choice, normalise, self.most)))
+
+    def resized(self, name: str, pairs: data.Pairs) -> data.Pairs:
+        """Images of the size that a network was trained on."""
+        if name not in _SIZES:
+            return pairs
+        return [(interpolate(x, _SIZES[name], mode="bilinear", antialias=True), y) for x, y in pairs]
 
     def placed(self, pairs: data.Pairs) -> data.Pairs:
         """Images and labels on the device."""
@@ -86,7 +97,8 @@ class Bench:
 
     def calibration(self, name: str, count: int, seed: int) -> list[Tensor]:
         """Training images without labels, in batches, drawn by the seed."""
-        return [x.to(self.device) for x, _ in data.calibration(*self.source(name), count, seed)]
+        drawn = data.calibration(*self.source(name), count, seed)
+        return [x.to(self.device) for x, _ in self.resized(name, drawn)]
 
 
 def right(model: nn.Module, test: data.Pairs) -> list[bool]:

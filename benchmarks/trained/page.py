@@ -17,6 +17,7 @@ from benchmarks.trained.rows import (
     RE_ESTIMATED,
     RECOVERED,
     ROWS,
+    SMALLER,
     SPARSE,
     TRAININGS,
     WHOLE,
@@ -32,10 +33,16 @@ def verdict(found: Estimate, aim: float) -> str:
     return "missed, within the interval" if found.mean + found.half_width() >= -aim else "missed"
 
 
-def table_of_rows(document: dict[str, Any], training: str) -> str:
+def training_of(name: str, table: str) -> str:
+    """The training of a row in the table of a training: a row may have its own in the first."""
+    return ROWS[name].training if table == WHOLE else table
+
+
+def table_of_rows(document: dict[str, Any], table: str) -> str:
     """The pruned networks and the dense ones after the same training; nothing where no row was measured."""
     rows, lines = by_seed(document["rows"]), []
     for name, row in ROWS.items():
+        training = training_of(name, table)
         dense, pruned = rows.get((row.network, DENSE, training)), rows.get((name, RECOVERED, training))
         if not dense or not pruned or not dense.keys() & pruned.keys():
             continue
@@ -58,14 +65,23 @@ def table_of_rows(document: dict[str, Any], training: str) -> str:
     return markdown_table(header, lines) if lines else ""
 
 
-def precisions(document: dict[str, Any], training: str) -> str:
+def precisions(document: dict[str, Any], table: str) -> str:
     """Which pairs of the table were trained in bfloat16, as processors that have instructions for it do."""
-    used = {row["key"][0]: row["precision"] for row in document["rows"] if row["key"][2] == training}
-    pairs = {name: {used[name], used[row.network]} for name, row in ROWS.items() if {name, row.network} <= used.keys()}
-    coarse = [name for name, both in pairs.items() if both == {"bf16"}]
-    mixed = [name for name, both in pairs.items() if len(both) > 1]
-    text = f"Trained in bfloat16: {'; '.join(coarse) or 'none'}; the others in float32."
-    return f"{text} One network of the two in bfloat16: {'; '.join(mixed)}." if mixed else text
+    found: dict[str, list[str]] = {"bf16": [], "mixed": []}
+    for name, row in ROWS.items():
+        keys = ([row.network, DENSE, training_of(name, table)], [name, RECOVERED, training_of(name, table)])
+        dense, pruned = (
+            {each["key"][3]: each["precision"] for each in document["rows"] if each["key"][:3] == key} for key in keys
+        )
+        both = sorted(dense.keys() & pruned.keys())
+        coarse = [seed for seed in both if {dense[seed], pruned[seed]} == {"bf16"}]
+        mixed = [seed for seed in both if dense[seed] != pruned[seed]]
+        for kind, seeds in (("bf16", coarse), ("mixed", mixed)):
+            if seeds:
+                some = "" if seeds == both else f" (seed {', '.join(map(str, seeds))})"
+                found[kind].append(f"{name}{some}")
+    text = f"Trained in bfloat16: {'; '.join(found['bf16']) or 'none'}; the others in float32."
+    return f"{text} One network of the two in bfloat16: {'; '.join(found['mixed'])}." if found["mixed"] else text
 
 
 def table_of_epochs(document: dict[str, Any]) -> str:
@@ -123,6 +139,12 @@ def page(document: dict[str, Any]) -> str:
             "rate is that of the recipes. The trainings are short: with more epochs the figures of dense and pruned",
             "networks change. Rows that are missing were not measured.",
         ),
+        paragraph(
+            f"ResNet-34, for the time that it takes: three epochs, of {', '.join(map(str, TRAININGS[SMALLER].sizes))}",
+            "pixels, calibrated and tested on images of 24 pixels, as its dense network was trained.",
+        )
+        if any(row["key"][2] == SMALLER for row in document["rows"])
+        else "",
         measured_on(document, document["rows"]),
         heading("Against the dense network with the same training"),
         table_of_rows(document, WHOLE),

@@ -33,8 +33,9 @@ TRAININGS = {
     "four epochs, teacher": Training((24, 24, 32, 32), 0.05, teacher=True),
     "two epochs, teacher": Training((24, 32), 0.05, teacher=True),
     "four epochs": Training((24, 24, 32, 32), 0.02, teacher=False),
+    "three epochs on smaller images, teacher": Training((16, 16, 24), 0.05, teacher=True),
 }
-WHOLE, HALF, ALONE = TRAININGS
+WHOLE, HALF, ALONE, SMALLER = TRAININGS
 
 
 @dataclass(frozen=True)
@@ -45,21 +46,24 @@ class Row:
         network: Its name, as :class:`benchmarks.recovery.networks.Bench` takes it.
         budget: What it loses.
         aim: The most percentage points that it may be behind the dense network.
+        training: The name of the training of the first table.
     """
 
     network: str
     budget: Budget
     aim: float
+    training: str = WHOLE
 
 
 ROWS = {
     "MobileNetV2, -50 % of MACs": Row("mobilenetv2", Budget(macs=0.5), 0.5),
     "ResNet-56, -50 % of parameters": Row("resnet56", Budget(params=0.5), 0.0),
     "ResNet-56, -70 % of parameters": Row("resnet56", Budget(params=0.7), 0.4),
+    "ResNet-34, -70 % of parameters": Row("resnet34", Budget(params=0.7), 0.3, SMALLER),
     "VGG-16, -90 % of parameters": Row("vgg16", Budget(params=0.9), 0.0),
     "VGG-16, -94 % of parameters": Row("vgg16", Budget(params=0.94), 0.2),
 }
-_BFLOAT16 = ("resnet56", "vgg16")  # depthwise layers are slower in it on CPUs
+_BFLOAT16 = ("resnet34", "resnet56", "vgg16")  # depthwise layers are slower in it on CPUs
 
 
 def precision(network: str) -> str:
@@ -74,8 +78,9 @@ def keys(rows: list[str], seeds: int) -> Iterator[Key]:
     """The keys of all trainings, those of the first table first: network or row, start, training, seed."""
     for seed in range(seeds):
         for row in rows:
-            yield ROWS[row].network, DENSE, WHOLE, seed
-            yield row, RECOVERED, WHOLE, seed
+            yield ROWS[row].network, DENSE, ROWS[row].training, seed
+            yield row, RECOVERED, ROWS[row].training, seed
+    rows = [row for row in rows if ROWS[row].training == WHOLE]  # the other tables are of one training
     for seed in range(seeds):
         for start, training in ((RE_ESTIMATED, WHOLE), (RECOVERED, HALF), (RE_ESTIMATED, HALF)):
             for row in rows:

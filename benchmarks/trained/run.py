@@ -3,10 +3,11 @@
     pip install '.[bench,train,vision]' && python -m benchmarks.trained --data FOLDER
 
 The folder holds ``cifar10-jpeg.zip`` and ``cifar-vgg16bn.pth``; the other dense networks are in
-benchmarks/results/dense. A training keeps its state after every epoch in the folder ``--work``, and is written to
-benchmarks/results/trained.json when it has ended: an interrupted run continues. With ``--minutes`` it ends by itself
-after the epoch that reaches them; run it again until it has nothing to do. On a machine with a GPU it trains there
-(never run). At the end docs/trained.md is written; with ``--page-only``, nothing else.
+benchmarks/results/dense, but for ResNet-34: ``python -m benchmarks.recovery.train_dense`` trains it. A training keeps
+its state after every epoch in the folder ``--work``, and is written to benchmarks/results/trained.json when it has
+ended: an interrupted run continues. With ``--minutes`` it ends by itself after the epoch that reaches them; run it
+again until it has nothing to do. On a machine with a GPU it trains there (never run). At the end docs/trained.md is
+written; with ``--page-only``, nothing else.
 """
 
 from __future__ import annotations
@@ -177,7 +178,7 @@ class Trainings:
         """For each of the test images that nothing was chosen on whether it is classified correctly."""
         images, normalise = self.bench.source(network)
         device = next(model.parameters()).device
-        test = data.tested(images.test, normalise, len(images.test[1]))
+        test = self.bench.resized(network, data.tested(images.test, normalise, len(images.test[1])))
         return right(model, [(x.to(device), y.to(device)) for x, y in test])
 
 
@@ -191,6 +192,7 @@ def main() -> None:
         "--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS).replace("%", "%%")
     )
     parser.add_argument("--seeds", default=3, type=int)
+    parser.add_argument("--threads", default=1, type=int)
     parser.add_argument("--minutes", default=float("inf"), type=float, help="begin no epoch after so many minutes")
     parser.add_argument("--page-only", action="store_true", help="measure nothing, write the page from the results")
     arguments = parser.parse_args()
@@ -199,7 +201,7 @@ def main() -> None:
             parser.error("--data is needed, except with --page-only")
         deadline = time.monotonic() + 60 * arguments.minutes
         warnings.filterwarnings("ignore", category=UserWarning)
-        torch.set_num_threads(1)
+        torch.set_num_threads(arguments.threads)
         bench = Bench(arguments.data, arguments.work, 0)
         trainings = Trainings(bench, arguments.output, arguments.work, deadline)
         try:

@@ -40,7 +40,7 @@ COMMANDS = {  # and the optional packages that its modules import
     "recovery.accuracy": ("PIL",),
     "recovery.cost": ("PIL",),
     "recovery.detector": ("torchvision", "PIL"),
-    "recovery.train_mobilenet": ("PIL",),
+    "recovery.train_dense": ("PIL",),
     "recovery.training": ("PIL",),
     "scoring": ("torchvision",),
     "scoring.host": ("torchvision",),

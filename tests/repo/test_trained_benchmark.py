@@ -1,14 +1,17 @@
-"""Parts of ``benchmarks.trained``: the teacher that is asked once."""
+"""Parts of ``benchmarks.trained``: the teacher that is asked once, and what the page says of the rows."""
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.trained import page
+from benchmarks.trained.rows import DENSE, RECOVERED, ROWS, SMALLER, WHOLE, keys
 from benchmarks.trained.teacher import RememberingTeacher
 
 
@@ -73,3 +76,30 @@ def test_the_file_answers_in_the_next_run(network: _Counted, tmp_path: Path) -> 
     assert torch.equal(second(images), wanted)
     assert second.network.calls == 0
     assert [path.name for path in tmp_path.iterdir()] == ["answers.pt"]
+
+
+_VGG, _RESNET34 = "VGG-16, -94 % of parameters", "ResNet-34, -70 % of parameters"
+
+
+def _row(name: str, training: str, seed: int, precision: str, right: str = "ff") -> dict[str, Any]:
+    start = RECOVERED if name in ROWS else DENSE
+    values = {"images": 8, "right": right, "accuracy": 12.5 * int(right, 16).bit_count(), "before": 50.0}
+    return {"key": [name, start, training, seed], "precision": precision, **values}
+
+
+def test_the_page_names_the_seeds_that_were_trained_in_bfloat16() -> None:
+    rows = [_row(name, WHOLE, seed, "bf16" if seed else "no") for name in ("vgg16", _VGG) for seed in range(3)]
+    assert page.precisions({"rows": rows}, WHOLE) == (
+        f"Trained in bfloat16: {_VGG} (seed 1, 2); the others in float32."
+    )
+    rows[0]["precision"] = "bf16"
+    text = page.precisions({"rows": rows}, WHOLE)
+    assert text.endswith(f"One network of the two in bfloat16: {_VGG} (seed 0).")
+
+
+def test_a_row_with_its_own_training_is_in_the_first_table_alone() -> None:
+    rows = [_row("resnet34", SMALLER, 0, "bf16"), _row(_RESNET34, SMALLER, 0, "bf16", "7f")]
+    first = page.table_of_rows({"rows": rows}, WHOLE)
+    assert _RESNET34 in first and "87.5" in first and "at most 0.3 behind: missed" in first
+    planned = list(keys(list(ROWS), 1))
+    assert [key[2] for key in planned if key[0] in ("resnet34", _RESNET34)] == [SMALLER, SMALLER]
