@@ -26,6 +26,7 @@ from .engine import Trainer
 from .fsdp import uses_fsdp2
 from .history import FinetuneResult, best_epoch_of
 from .inputs import TrainingInputs
+from .optimizer import warn_of_coarse_weights
 from .settings import TrainingSettings
 from .sparsity import GroupLasso, GrowingPenalty, check_sparsity
 from .state import check_extra_states, check_state_folder, has_state, read_state
@@ -153,6 +154,7 @@ def finetune(
     check_can_be_changed({"": model} if teacher is None else {"": model, "teacher": teacher})
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(f"{type(model).__name__} has no parameter with requires_grad=True: nothing to train")
+    warn_of_coarse_weights(model)
     if sparsify is not None:
         check_sparsity(model, sparsify, patience=chosen.patience)
     state_folder = None if checkpoint is None else check_path("checkpoint", checkpoint)

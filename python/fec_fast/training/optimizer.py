@@ -7,7 +7,25 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from ..utils.user_warnings import warn_user
 from .settings import TrainingSettings
+
+_COARSE = (torch.bfloat16, torch.float16)
+
+
+def warn_of_coarse_weights(model: nn.Module) -> None:
+    """Warns if trained weights are stored so coarsely that small steps of the optimizer change nothing."""
+    coarse = {name: p for name, p in model.named_parameters() if p.requires_grad and p.dtype in _COARSE}
+    if coarse:
+        name, parameter = next(iter(coarse.items()))
+        # A step of less than half of the distance to the next number is rounded away.
+        least, dtype = torch.finfo(parameter.dtype).eps / 4, str(parameter.dtype).removeprefix("torch.")
+        what = f"{len(coarse)} parameters, {name!r} first, are" if len(coarse) > 1 else f"the parameter {name!r} is"
+        precision = "bf16" if parameter.dtype == torch.bfloat16 else "fp16"
+        warn_user(
+            f"{what} trained in {dtype} itself: steps of less than {least:.3g} of a weight are lost. Train "
+            f"model.float(), with mixed_precision={precision!r} to compute in {dtype}, and convert it afterwards"
+        )
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
