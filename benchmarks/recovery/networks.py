@@ -63,14 +63,17 @@ class Bench:
         """A network before pruning, with its trained weights."""
         model = _TRAINED_HERE[name]() if name in _TRAINED_HERE else data.NETWORKS[name].build()
         weights = None if name in _TRAINED_HERE else data.NETWORKS[name].weights
-        files = [folder / f"{name}.safetensors" for folder in (DENSE, self.work)]
-        file = next((file for file in files if file.is_file()), None)
-        if file is not None:
+        file = DENSE / f"{name}.safetensors"
+        if name in _TRAINED_HERE and not file.is_file():
+            file = self.work / file.name
+        if file.is_file():
             model.load_state_dict(load_file(file))
         elif weights is not None:
             load_weights(model, self.folder / weights)
         else:
-            raise SystemExit(f"{files[0]} is missing: python -m benchmarks.recovery.train_dense writes it")
+            raise SystemExit(
+                f"{file} is missing: python -m benchmarks.recovery.train_dense {name} writes it"
+            )
         return model.eval().to(self.device)
 
     def test(self, name: str) -> data.Pairs:

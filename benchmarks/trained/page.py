@@ -149,7 +149,7 @@ def page(document: dict[str, Any]) -> str:
         paragraph(
             "ResNet-34, for the time that it takes, on smaller images: its dense network was trained for",
             f"{epochs_of(RECIPES['resnet34'].sizes)} pixels (`python -m benchmarks.recovery.train_dense`; its weights,",
-            "42 MB, are not in the repository), both networks further for",
+            "42 MB, are not in the repository), which is not to its end, both networks further for",
             f"{epochs_of(TRAININGS[SMALLER].sizes)} pixels. They are calibrated and tested on images of 24 pixels.",
         )
         if any(row["key"][2] == SMALLER for row in document["rows"])

@@ -18,7 +18,7 @@ def warn_of_coarse_weights(model: nn.Module) -> None:
     coarse = {name: p for name, p in model.named_parameters() if p.requires_grad and p.dtype in _COARSE}
     if coarse:
         name, parameter = next(iter(coarse.items()))
-        # A step of less than half of the distance to the next number is rounded away.
+        # Rounded away are steps of less than half of the distance to the next number: eps / 4 to eps / 2 of a weight.
         least, dtype = torch.finfo(parameter.dtype).eps / 4, str(parameter.dtype).removeprefix("torch.")
         what = f"{len(coarse)} parameters, {name!r} first, are" if len(coarse) > 1 else f"the parameter {name!r} is"
         precision = "bf16" if parameter.dtype == torch.bfloat16 else "fp16"
