@@ -71,9 +71,7 @@ class Bench:
         elif weights is not None:
             load_weights(model, self.folder / weights)
         else:
-            raise SystemExit(
-                f"{file} is missing: python -m benchmarks.recovery.train_dense {name} writes it"
-            )
+            raise SystemExit(f"{file} is missing: python -m benchmarks.recovery.train_dense {name} writes it")
         return model.eval().to(self.device)
 
     def test(self, name: str) -> data.Pairs:
